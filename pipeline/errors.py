@@ -1,0 +1,117 @@
+"""Every error that this project raises on purpose. Knows nothing of HTTP, exit codes or logging.
+
+ImageTo3DError
+├── CallerError             the sender can fix it; never retried
+│   ├── InvalidRequest      a field is missing, malformed or out of bounds
+│   ├── UnreadableImage     a picture that cannot be decoded, or holds nothing to model
+│   ├── BlockedAddress      a URL that leads where this deployment does not go
+│   ├── DownloadFailed      a picture's URL that did not give a picture
+│   ├── UnwritableOutput    the place that the caller named cannot be written
+│   └── MissingExtra        an optional part of the installation is needed and absent
+├── StageError              ours; the message says which stage failed and why
+│   ├── EngineFailed        the engine raised, or returned what cannot be exported
+│   ├── OutOfMemory         the device had too little memory, even after the smaller retry
+│   ├── WeightsUnusable     a checkpoint is missing, truncated, or does not fit the model
+│   ├── ExportFailed        the mesh or its texture could not be made into files
+│   └── DeliveryFailed      no storage took the files
+└── Cancelled               the caller asked for the call to stop
+"""
+
+from __future__ import annotations
+
+
+class ImageTo3DError(Exception):
+    """Base of all errors raised on purpose; `str(error)` is one sentence fit for the caller."""
+
+    code = "error"
+    retryable = False
+
+
+class CallerError(ImageTo3DError):
+    """The sender can fix it; trying again unchanged gives the same."""
+
+    code = "caller_error"
+
+
+class InvalidRequest(CallerError):
+    """A field is missing, malformed or out of bounds."""
+
+    code = "invalid_request"
+
+
+class UnreadableImage(CallerError):
+    """A picture that cannot be decoded, or that holds nothing to model."""
+
+    code = "unreadable_image"
+
+
+class BlockedAddress(CallerError):
+    """A URL that leads to an address where this deployment does not go."""
+
+    code = "blocked_address"
+
+
+class DownloadFailed(CallerError):
+    """A picture's URL that answered with an error, too slowly, or with too much."""
+
+    code = "download_failed"
+
+
+class UnwritableOutput(CallerError):
+    """The place that the caller named cannot be written."""
+
+    code = "unwritable_output"
+
+
+class MissingExtra(CallerError):
+    """An optional part of the installation is needed and absent; the message says which to install."""
+
+    code = "missing_extra"
+
+    def __init__(self, what: str, *, extra: str) -> None:
+        super().__init__(f"{what} needs the extra '{extra}': pip install 'image-to-3d[{extra}]'")
+        self.extra = extra
+
+
+class StageError(ImageTo3DError):
+    """Ours: a stage of the call failed for a reason that the sender cannot mend."""
+
+    code = "stage_error"
+    retryable = True
+
+
+class EngineFailed(StageError):
+    """The engine raised, or returned something that cannot be exported."""
+
+    code = "engine_failed"
+
+
+class OutOfMemory(StageError):
+    """The device had too little memory, even after the smaller retry."""
+
+    code = "out_of_memory"
+
+
+class WeightsUnusable(StageError):
+    """A checkpoint is missing, truncated, or does not fit the model that it is for."""
+
+    code = "weights_unusable"
+    retryable = False
+
+
+class ExportFailed(StageError):
+    """The mesh or its texture could not be made into files."""
+
+    code = "export_failed"
+
+
+class DeliveryFailed(StageError):
+    """No storage took the files."""
+
+    code = "delivery_failed"
+
+
+class Cancelled(ImageTo3DError):
+    """The caller asked for the call to stop; raised between stages and sampling steps."""
+
+    code = "cancelled"

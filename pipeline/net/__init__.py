@@ -1,0 +1,1 @@
+"""The network as the service meets it: guarded requests out, signatures."""

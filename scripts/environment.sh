@@ -1,0 +1,38 @@
+# Sourced by the scripts beside it: makes .venv where there is none, installs into it, and puts it on PATH.
+# shellcheck shell=bash
+
+find_python() {
+    local candidate
+    for candidate in "${PYTHON:-}" python3.12 python3.13 python3.11 python3 python; do
+        if [ -n "$candidate" ] && command -v "$candidate" >/dev/null 2>&1 &&
+            "$candidate" -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then
+            echo "$candidate"
+            return
+        fi
+    done
+    echo "image-to-3d needs Python 3.11, 3.12 or 3.13 with the venv module; none was found on PATH (set PYTHON=/path/to/python)" >&2
+    return 1
+}
+
+# install_into_venv REQUIREMENT [pip options…]: skipped when the same request was installed from the same pyproject.toml.
+install_into_venv() {
+    local stamp_file=.venv/.installed python stamp
+    if [ ! -x .venv/bin/python ] || ! .venv/bin/python -c '' 2>/dev/null; then
+        python=$(find_python)
+        echo "making .venv with $("$python" --version)"
+        "$python" -m venv --clear .venv
+    fi
+    export VIRTUAL_ENV="$PWD/.venv" PATH="$PWD/.venv/bin:$PATH"
+    stamp="$* $(cksum <pyproject.toml)"
+    if ! grep -qxF -- "$stamp" "$stamp_file" 2>/dev/null; then
+        echo "installing $* (the first time takes a few minutes, most of them downloads)"
+        python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+        python -m pip install --quiet --disable-pip-version-check --editable "$@"
+        echo "$stamp" >>"$stamp_file"
+    fi
+}
+
+step() {
+    echo "== $*"
+    "$@"
+}
