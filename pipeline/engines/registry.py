@@ -1,0 +1,75 @@
+"""The engines that this project has, by name, and how to make one. Imports an engine only when it is asked for.
+
+Safe to import in the web container: no numpy, no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import InvalidRequest, MissingExtra
+
+if TYPE_CHECKING:
+    from pipeline.engines.base import Engine
+
+
+@dataclass(frozen=True)
+class EngineSpec:
+    """One row of the table of engines.
+
+    Attributes:
+        name: what requests and settings call it.
+        module: where its class lives.
+        class_name: the class, made with keyword arguments only.
+        extra: the optional part of the installation that it needs.
+        max_views: how many views of one subject it takes.
+        summary: one line for `image-to-3d engines`.
+    """
+
+    name: str
+    module: str
+    class_name: str
+    extra: str
+    max_views: int
+    summary: str
+
+
+ENGINES: tuple[EngineSpec, ...] = (
+    EngineSpec(
+        "preview", "pipeline.engines.preview.engine", "PreviewEngine", "local", 8, "weight-free silhouettes, on any CPU"
+    ),
+)
+
+
+def find_spec(name: str) -> EngineSpec:
+    """The engine of that name.
+
+    Raises:
+        InvalidRequest: there is none.
+    """
+    for spec in ENGINES:
+        if spec.name == name:
+            return spec
+    raise InvalidRequest(f"engine must be one of {', '.join(s.name for s in ENGINES)}, got {name!r}")
+
+
+def make_engine(name: str, **arguments: Any) -> Engine:
+    """Make the engine of that name, not yet loaded.
+
+    Args:
+        arguments: what the engine's class takes by keyword (device, folder of weights).
+
+    Raises:
+        InvalidRequest: no engine has that name.
+        MissingExtra: its part of the installation is absent.
+    """
+    spec = find_spec(name)
+    try:
+        module = importlib.import_module(spec.module)
+    except ModuleNotFoundError as error:
+        if error.name and error.name.split(".")[0] in {"pipeline", "schemas"}:
+            raise
+        raise MissingExtra(f"the {name} engine", extra=spec.extra) from error
+    return getattr(module, spec.class_name)(**arguments)

@@ -1,0 +1,54 @@
+"""The triangle mesh that every part of the pipeline means. Knows nothing of texture, files or where it came from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, eq=False)
+class TriMesh:
+    """A triangle mesh: right-handed, +Y up, the front toward +Z, counter-clockwise seen from outside.
+
+    An asset lies in the unit cube centred at the origin. Arrays are not copied; treat them as read-only.
+
+    Attributes:
+        vertices: (V, 3) float32 or float64, metres.
+        faces: (F, 3) int32, indices into `vertices`.
+    """
+
+    vertices: NDArray[np.floating]
+    faces: NDArray[np.int32]
+
+    @property
+    def corners(self) -> NDArray[np.floating]:
+        """Corner positions of every face: (F, 3 corners, 3)."""
+        return self.vertices[self.faces]
+
+    def face_cross_products(self) -> NDArray[np.float64]:
+        """Outward normals of length twice the face's area: (F, 3) float64."""
+        corners = self.corners.astype(np.float64)
+        return np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+
+    def vertex_normals(self) -> NDArray[np.float32]:
+        """Area-weighted unit normals: (V, 3) float32; zero where a vertex has no face with area."""
+        cross = self.face_cross_products()
+        normals = np.empty((len(self.vertices), 3))
+        for axis in range(3):
+            weights = np.repeat(cross[:, axis], 3)
+            normals[:, axis] = np.bincount(self.faces.ravel(), weights=weights, minlength=len(self.vertices))
+        length = np.linalg.norm(normals, axis=1, keepdims=True)
+        return (normals / np.maximum(length, 1e-30)).astype(np.float32)
+
+    def volume(self) -> float:
+        """Signed volume in cubic metres; positive for a closed mesh whose faces look outward."""
+        corners = self.corners.astype(np.float64)
+        return float(np.einsum("fi,fi->", corners[:, 0], np.cross(corners[:, 1], corners[:, 2])) / 6.0)
+
+    def bounds(self) -> NDArray[np.float64]:
+        """Lowest and highest corner of the axis-aligned box: (2, 3) float64; zeros for an empty mesh."""
+        if len(self.vertices) == 0:
+            return np.zeros((2, 3))
+        return np.stack([self.vertices.min(axis=0), self.vertices.max(axis=0)]).astype(np.float64)

@@ -1,0 +1,49 @@
+"""Files on their way out and files that have arrived, and what a storage must be able to do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+FileKind = Literal["model", "companion", "turntable", "extra", "thumbnail"]
+
+
+@dataclass(frozen=True)
+class OutputFile:
+    """A finished file on the local disk, not yet delivered.
+
+    Attributes:
+        path: where it lies; its name is the name under which it is delivered.
+        kind: `model` is the requested asset, `companion` belongs to it (an OBJ's .mtl and texture).
+        content_type: MIME type.
+    """
+
+    path: Path
+    kind: FileKind
+    content_type: str
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A delivered file whose URL answers."""
+
+    name: str
+    kind: FileKind
+    url: str
+    size_bytes: int
+    content_type: str
+    sha256: str
+
+
+class Storage(Protocol):
+    """A place that takes finished files and gives back URLs that answer."""
+
+    def store(self, files: Sequence[OutputFile], *, file_prefix: str) -> list[Artifact]:
+        """Copy the files; when this returns, every URL answers 200. Storing the same files again changes nothing.
+
+        Raises:
+            DeliveryFailed: the place did not take them.
+        """
+        ...
