@@ -1,0 +1,19 @@
+"""The command `image-to-3d`: one module per group of commands. Imports nothing heavy before a command runs."""
+
+from __future__ import annotations
+
+import typer
+
+app = typer.Typer(
+    name="image-to-3d", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__
+)
+
+
+@app.callback()
+def root() -> None:
+    """Turn pictures into textured 3D assets, or serve the endpoint that does."""
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app()

@@ -1,0 +1,5 @@
+"""`python -m pipeline.cli`: the same command without the console script."""
+
+from pipeline.cli import main
+
+main()
