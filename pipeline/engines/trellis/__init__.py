@@ -1,0 +1,1 @@
+"""The TRELLIS engine: the released image-to-3D model in plain PyTorch."""

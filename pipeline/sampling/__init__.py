@@ -1,0 +1,1 @@
+"""Samplers as plain functions over a velocity."""

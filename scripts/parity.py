@@ -1,0 +1,37 @@
+#!/usr/bin/env python
+"""Checks the engines against golden fixtures: scripts/parity.py DIR… or scripts/parity.py --manifests DIR.
+
+One line each: name, worst relative L2, tolerance, ok; last line `N passed, N failed`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from tests.parity.harness import run_folders
+from tests.parity.registry import all_targets
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", nargs="*", type=Path, metavar="DIR", help="folders of .npz fixtures")
+    parser.add_argument("--manifests", type=Path, metavar="DIR", help="compare official keys, shapes and dtypes")
+    arguments = parser.parse_args()
+    if not arguments.folders and not arguments.manifests:
+        parser.error("name at least one folder")
+    failed = 0
+    if arguments.manifests:
+        from tests.parity.manifests import run_manifests
+
+        failed += run_manifests(arguments.manifests)
+    if arguments.folders:
+        failed += run_folders(arguments.folders, all_targets())
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Golden cases: what the released models compute, number by number."""
