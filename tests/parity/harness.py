@@ -126,7 +126,7 @@ def generated_inputs(spec: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
     if isinstance(rules, list):
         rules = {rule["name"]: rule for rule in rules}
     for name, rule in rules.items():
-        if rule.get("rule", "rnd") == "rnd":
+        if isinstance(rule, dict) and "shape" in rule and rule.get("rule", "rnd") == "rnd":
             seed = rule.get("seed", spec.get("seed"))
             inputs[name] = rnd(seed, rule.get("name", name), tuple(rule["shape"]), scale=rule.get("scale", 1.0))
     return inputs

@@ -1,0 +1,119 @@
+"""The Gaussian decoder: several 3D Gaussians for each voxel of the structured latent."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pipeline.engines.trellis.dense_blocks import HEAD_EPS
+from pipeline.engines.trellis.latent_decoder import LatentTransformer
+from pipeline.ops.voxels import VoxelSet
+
+
+@dataclass(frozen=True, eq=False)
+class Gaussians:
+    """3D Gaussians with their activations applied, in the model's frame: +Z up, the cube [-0.5, 0.5].
+
+    Attributes:
+        xyz: (G, 3) centres.
+        scaling: (G, 3) standard deviations along the own axes.
+        rotation: (G, 4) unit quaternions, w first.
+        opacity: (G, 1) in (0, 1).
+        features_dc: (G, 3) coefficients of the constant spherical harmonic.
+    """
+
+    xyz: Tensor
+    scaling: Tensor
+    rotation: Tensor
+    opacity: Tensor
+    features_dc: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class RawGaussians:
+    """Gaussians before their activations, each (G, k)."""
+
+    xyz: Tensor
+    features_dc: Tensor
+    scaling: Tensor
+    rotation: Tensor
+    opacity: Tensor
+
+
+def radical_inverse(base: int, n: int) -> float:
+    """The digits of n mirrored at the point: the van der Corput sequence."""
+    value, weight = 0.0, 1.0 / base
+    while n:
+        n, digit = divmod(n, base)
+        value += digit * weight
+        weight /= base
+    return value
+
+
+def hammersley(i: int, count: int) -> tuple[float, float, float]:
+    """Point i of a three-dimensional low-discrepancy set of `count` points in [0, 1)^3."""
+    return i / count, radical_inverse(2, i), radical_inverse(3, i)
+
+
+class SLatGaussianDecoder(LatentTransformer):
+    """`num_gaussians` Gaussians for each voxel, spread by a fixed low-discrepancy offset."""
+
+    def __init__(self, *, representation_config: Mapping[str, Any], **transformer: Any) -> None:
+        super().__init__(**transformer)
+        self.config = dict(representation_config)
+        self.widths = {"xyz": 3, "features_dc": 3, "scaling": 3, "rotation": 4, "opacity": 1}  # in channel order
+        count = self.config["num_gaussians"]
+        self.out_layer = nn.Linear(self.input_layer.out_features, count * sum(self.widths.values()))
+        points = torch.tensor([hammersley(i, count) for i in range(count)], dtype=torch.float32)
+        self.offset_perturbation: Tensor
+        self.register_buffer("offset_perturbation", torch.atanh((points * 2 - 1) / self.config["voxel_size"]))
+
+    def forward(self, feats: Tensor, voxels: VoxelSet) -> Tensor:
+        """(P, N, C) latents -> (P, N, 14 G) channels."""
+        h = self.transform(feats, voxels).to(feats.dtype)
+        return self.out_layer(F.layer_norm(h, h.shape[-1:], eps=HEAD_EPS))
+
+    def raw_gaussians(self, channels: Tensor, coords: Tensor) -> RawGaussians:
+        """Cut the channels of one batch element apart.
+
+        Args:
+            channels: (N, 14 G).
+            coords: (N, 3) voxels.
+
+        Returns:
+            Rows voxel by voxel, the Gaussians of a voxel next to each other; `xyz` in [0, 1].
+        """
+        count, rates = self.config["num_gaussians"], self.config["lr"]
+        parts = channels.split([count * width for width in self.widths.values()], dim=-1)
+        raw = {
+            name: part.unflatten(-1, (count, width)) * rates[f"_{name}"]  # (N, G, k)
+            for (name, width), part in zip(self.widths.items(), parts, strict=True)
+        }
+        offset = raw["xyz"] + self.offset_perturbation if self.config["perturb_offset"] else raw["xyz"]
+        offset = offset.tanh() / self.resolution * 0.5 * self.config["voxel_size"]
+        raw["xyz"] = (coords[:, None].float() + 0.5) / self.resolution + offset
+        return RawGaussians(**{name: value.flatten(0, 1) for name, value in raw.items()})
+
+    def activate(self, raw: RawGaussians) -> Gaussians:
+        """Apply the activations: world position, standard deviation, unit quaternion, opacity."""
+        bias = self.config["scaling_bias"]
+        if self.config["scaling_activation"] == "softplus":
+            scaling = F.softplus(raw.scaling + (bias + math.log(-math.expm1(-bias))))
+        else:
+            scaling = torch.exp(raw.scaling + math.log(bias))
+        kernel = self.config["3d_filter_kernel_size"]
+        upright = torch.tensor([1.0, 0.0, 0.0, 0.0], device=raw.rotation.device)
+        opacity_bias = self.config["opacity_bias"]
+        return Gaussians(
+            xyz=raw.xyz - 0.5,
+            scaling=(scaling**2 + kernel**2).sqrt(),
+            rotation=F.normalize(raw.rotation + upright, dim=-1),
+            opacity=torch.sigmoid(raw.opacity + math.log(opacity_bias / (1 - opacity_bias))),
+            features_dc=raw.features_dc,
+        )

@@ -1,0 +1,138 @@
+"""The structured-latent flow model: velocity of the latents on the occupied voxels."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pipeline.engines.trellis.dense_blocks import HEAD_EPS, ModulatedCrossBlock, modulation
+from pipeline.engines.trellis.sparse_blocks import SparseResBlock3d, per_row
+from pipeline.engines.trellis.structure_flow import Condition, encode_condition
+from pipeline.nn.embeddings import TimestepEmbedder, position_embedding
+from pipeline.nn.precision import set_precision
+from pipeline.nn.sparse_conv import Sparse
+from pipeline.ops.voxels import VoxelSet
+
+
+class SLatFlowModel(nn.Module):
+    """Residual blocks down to half the resolution, a transformer over the cells, residual blocks up again."""
+
+    def __init__(
+        self,
+        resolution: int,
+        in_channels: int,
+        model_channels: int,
+        cond_channels: int,
+        out_channels: int,
+        num_blocks: int,
+        num_heads: int | None = None,
+        num_head_channels: int = 64,
+        mlp_ratio: float = 4,
+        patch_size: int = 2,
+        num_io_res_blocks: int = 2,
+        io_block_channels: list[int] | None = None,
+        pe_mode: Literal["ape"] = "ape",
+        use_fp16: bool = False,
+        use_skip_connection: bool = True,
+        share_mod: bool = False,
+        qk_rms_norm: bool = False,
+        qk_rms_norm_cross: bool = False,
+    ) -> None:
+        """Make the layers; the arguments are those of the released configuration files.
+
+        Raises:
+            ValueError: `pe_mode` is another one than the released models use, or the patch size does not follow from
+                the number of input and output widths.
+        """
+        super().__init__()
+        widths = io_block_channels or []
+        if pe_mode != "ape":
+            raise ValueError(f"pe_mode must be 'ape', got {pe_mode!r}")
+        if patch_size != 2 ** len(widths):
+            raise ValueError(f"patch_size must be {2 ** len(widths)} for {len(widths)} input widths, got {patch_size}")
+        self.resolution = resolution
+        self.in_channels = in_channels
+        self.use_skip_connection = use_skip_connection
+        num_heads = num_heads or model_channels // num_head_channels
+        ends = widths[0] if widths else model_channels
+        self.t_embedder = TimestepEmbedder(model_channels)
+        self.adaLN_modulation = modulation(model_channels, 6) if share_mod else None
+        self.input_layer = nn.Linear(in_channels, ends)
+        inner = [*widths[1:], model_channels]  # what follows each input width on the way in
+        self.input_blocks = nn.ModuleList()
+        for width, following in zip(widths, inner, strict=False):
+            for _ in range(num_io_res_blocks - 1):
+                self.input_blocks.append(SparseResBlock3d(width, model_channels))
+            self.input_blocks.append(SparseResBlock3d(width, model_channels, following, downsample=True))
+        self.blocks = nn.ModuleList(
+            ModulatedCrossBlock(
+                model_channels,
+                cond_channels,
+                num_heads,
+                mlp_ratio=mlp_ratio,
+                share_mod=share_mod,
+                qk_rms_norm=qk_rms_norm,
+                qk_rms_norm_cross=qk_rms_norm_cross,
+            )
+            for _ in range(num_blocks)
+        )
+        skip = 2 if use_skip_connection else 1
+        self.out_blocks = nn.ModuleList()
+        for width, before in reversed(list(zip(widths, inner, strict=False))):
+            self.out_blocks.append(SparseResBlock3d(before * skip, model_channels, width, upsample=True))
+            for _ in range(num_io_res_blocks - 1):
+                self.out_blocks.append(SparseResBlock3d(width * skip, model_channels, width))
+        self.out_layer = nn.Linear(ends, out_channels)
+        self.set_dtype(torch.float16 if use_fp16 else torch.float32)
+
+    def set_dtype(self, dtype: torch.dtype) -> None:
+        """Set the precision of all blocks; the embeddings and the outermost layers stay float32."""
+        self.dtype = dtype
+        set_precision((self.input_blocks, self.blocks, self.out_blocks), dtype)
+
+    def encode_condition(self, tokens: Tensor, *, unguided: bool = False) -> Condition:
+        """Keys and values of (P, L, Cc) tokens, or (P, B, L, Cc) where batch elements differ."""
+        return encode_condition(self.blocks, tokens.to(self.dtype), unguided=unguided)
+
+    def forward(self, feats: Tensor, voxels: VoxelSet, t: Tensor, condition: Condition) -> Tensor:
+        """Velocity.
+
+        Args:
+            feats: (P, N, C) latents of the passes of `condition`, which share the voxels.
+            t: (B,) time in [0, 1000] of each batch element, or (1,).
+            condition: from `encode_condition`.
+
+        Returns:
+            (P, N, D) in the rows of `voxels`.
+        """
+        emb = self.t_embedder(t)  # (B, C)
+        mod = emb if self.adaLN_modulation is None else self.adaLN_modulation(emb)
+        emb, mod = emb.to(self.dtype), mod.to(self.dtype)
+        h = Sparse(self.input_layer(feats).to(self.dtype), voxels)
+        skips: list[Sparse] = []
+        finer: list[VoxelSet] = []  # the sets that a downsampling block left, in order
+        for block in self.input_blocks:
+            if block.downsample:
+                finer.append(h.voxels)
+            h = block(h, emb)
+            skips.append(h)
+        tokens, cells = h
+        key = ("position", tokens.shape[-1], self.dtype)
+        tokens = tokens + cells.remember(key, lambda: self._positions(cells, tokens.shape[-1]))
+        row_mod = per_row(mod, cells)
+        for block, context in zip(self.blocks, condition.layers, strict=True):
+            tokens = block(tokens, row_mod, context, cells)
+        h = Sparse(tokens, cells)
+        for block in self.out_blocks:
+            skip = skips.pop()
+            if self.use_skip_connection:
+                h = Sparse(torch.cat([h.feats, skip.feats], dim=-1), h.voxels)
+            h = block(h, emb, finer=finer.pop() if block.upsample else None)
+        out = F.layer_norm(h.feats, h.feats.shape[-1:], eps=HEAD_EPS)
+        return self.out_layer(out.to(feats.dtype))
+
+    def _positions(self, cells: VoxelSet, width: int) -> Tensor:
+        return position_embedding(cells.coords[:, 1:], width).to(self.dtype)

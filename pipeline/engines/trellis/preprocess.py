@@ -1,0 +1,41 @@
+"""From a cut-out view to the square picture that the encoder sees, byte for byte as the released pipeline makes it."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from pipeline.errors import UnreadableImage
+
+SOLID_ALPHA = 0.8 * 255  # what is above belongs to the subject when it is framed
+MARGIN = 1.2  # side of the frame over the subject's longer side
+
+
+def frame_subject(view: NDArray[np.uint8], *, size: int) -> NDArray[np.uint8]:
+    """Crop the subject with a margin, resize, and put it on black.
+
+    Source: microsoft/TRELLIS@6b0d647, trellis/pipelines/trellis_image_to_3d.py, preprocess_image.
+
+    Args:
+        view: (H, W, 4) uint8 RGBA, straight alpha.
+        size: side of the result in pixels.
+
+    Returns:
+        (size, size, 3) uint8.
+
+    Raises:
+        UnreadableImage: no pixel is solid.
+    """
+    rows, columns = np.nonzero(view[..., 3] > SOLID_ALPHA)
+    if len(rows) == 0:
+        raise UnreadableImage(f"the picture holds no subject: no pixel has an alpha above {SOLID_ALPHA:.0f}")
+    left, right, top, bottom = columns.min(), columns.max(), rows.min(), rows.max()
+    centre_x, centre_y = (left + right) / 2, (top + bottom) / 2
+    half = int(max(right - left, bottom - top) * MARGIN) // 2
+    box = (centre_x - half, centre_y - half, centre_x + half, centre_y + half)
+    crop = Image.fromarray(view).crop(box)  # rounds halves to even; outside is transparent black
+    if 0 in crop.size:
+        raise UnreadableImage("the picture holds no subject: it is one pixel large")
+    rgba = np.asarray(crop.resize((size, size), Image.Resampling.LANCZOS)).astype(np.float32) / 255
+    return (rgba[..., :3] * rgba[..., 3:] * 255).astype(np.uint8)

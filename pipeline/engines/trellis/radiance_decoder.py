@@ -1,0 +1,48 @@
+"""The radiance-field decoder: products of three vectors for each voxel of the structured latent."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pipeline.engines.trellis.dense_blocks import HEAD_EPS
+from pipeline.engines.trellis.latent_decoder import LatentTransformer
+from pipeline.ops.voxels import VoxelSet
+from pipeline.render.radiance_field import RadianceField
+
+
+class SLatRadianceFieldDecoder(LatentTransformer):
+    """A rank-R sum of products of three vectors of D entries for each voxel, with density and colour per rank."""
+
+    def __init__(self, *, representation_config: Mapping[str, Any], **transformer: Any) -> None:
+        super().__init__(**transformer)
+        self.rank = int(representation_config["rank"])
+        self.dim = int(representation_config["dim"])
+        self.out_layer = nn.Linear(self.input_layer.out_features, self.rank * (3 * self.dim + 1 + 3))
+
+    def forward(self, feats: Tensor, voxels: VoxelSet) -> Tensor:
+        """(P, N, C) latents -> (P, N, R (3 D + 4)) channels."""
+        h = self.transform(feats, voxels).to(feats.dtype)
+        return self.out_layer(F.layer_norm(h, h.shape[-1:], eps=HEAD_EPS))
+
+    def radiance_field(self, channels: Tensor, coords: Tensor) -> RadianceField:
+        """Cut the channels of one batch element apart.
+
+        Args:
+            channels: (N, R (3 D + 4)).
+            coords: (N, 3) voxels.
+        """
+        trivec, density, colour = channels.split([self.rank * 3 * self.dim, self.rank, self.rank * 3], dim=-1)
+        depth = round(math.log2(self.resolution))
+        return RadianceField(
+            position=(coords.float() + 0.5) / self.resolution,
+            depth=torch.full((len(coords),), depth, dtype=torch.uint8, device=coords.device),
+            trivec=trivec.unflatten(-1, (self.rank, 3, self.dim)) + 1,
+            density=density,
+            features_dc=colour.unflatten(-1, (self.rank, 3)),
+        )

@@ -1,0 +1,134 @@
+"""Blocks over voxels. Attribute names follow the released checkpoints."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pipeline.engines.trellis.dense_blocks import BLOCK_EPS, FeedForward
+from pipeline.nn.attention import SelfAttention
+from pipeline.nn.norms import LayerNorm32, SparseGroupNorm32
+from pipeline.nn.sparse_conv import Sparse, SparseConv3d
+from pipeline.ops.sparse import pool_cells, repeat_octants, spread_cells
+from pipeline.ops.voxels import VoxelSet
+
+
+class SparseTransformerBlock(nn.Module):
+    """Pre-norm self-attention, in windows or over the whole element, and feed-forward: (P, N, C) -> (P, N, C)."""
+
+    def __init__(
+        self,
+        channels: int,
+        num_heads: int,
+        *,
+        mlp_ratio: float = 4.0,
+        window_size: int | None = None,
+        shift_window: int = 0,
+        qk_rms_norm: bool = False,
+        qkv_bias: bool = True,
+        ln_affine: bool = False,
+    ) -> None:
+        super().__init__()
+        self.norm1 = LayerNorm32(channels, eps=BLOCK_EPS, elementwise_affine=ln_affine)
+        self.norm2 = LayerNorm32(channels, eps=BLOCK_EPS, elementwise_affine=ln_affine)
+        self.attn = SelfAttention(
+            channels,
+            num_heads,
+            qkv_bias=qkv_bias,
+            qk_rms_norm=qk_rms_norm,
+            window_size=window_size,
+            shift_window=shift_window,
+        )
+        self.mlp = FeedForward(channels, mlp_ratio)
+
+    def forward(self, x: Tensor, voxels: VoxelSet) -> Tensor:
+        x = x + self.attn(self.norm1(x), voxels)
+        return x + self.mlp(self.norm2(x))
+
+
+class SparseResBlock3d(nn.Module):
+    """Two convolutions modulated by the time, beside a skip, after an optional resampling by 2."""
+
+    def __init__(
+        self,
+        channels: int,
+        emb_channels: int,
+        out_channels: int | None = None,
+        *,
+        downsample: bool = False,
+        upsample: bool = False,
+    ) -> None:
+        """Make the layers.
+
+        Raises:
+            ValueError: both resamplings are asked for.
+        """
+        super().__init__()
+        if downsample and upsample:
+            raise ValueError("a block resamples down or up, not both")
+        out_channels = out_channels or channels
+        self.downsample = downsample
+        self.upsample = upsample
+        self.norm1 = LayerNorm32(channels, eps=BLOCK_EPS)
+        self.norm2 = LayerNorm32(out_channels, eps=BLOCK_EPS, elementwise_affine=False)
+        self.conv1 = SparseConv3d(channels, out_channels, 3)
+        self.conv2 = SparseConv3d(out_channels, out_channels, 3)
+        self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(emb_channels, 2 * out_channels))
+        self.skip_connection = nn.Linear(channels, out_channels) if channels != out_channels else nn.Identity()
+
+    def forward(self, x: Sparse, emb: Tensor, *, finer: VoxelSet | None = None) -> Sparse:
+        """One block.
+
+        Args:
+            x: (P, N, C) features on their voxels.
+            emb: (B, E) time embedding of each batch element, B being 1 where all share it.
+            finer: for an upsampling block, the voxels that the cells of `x` came from.
+
+        Returns:
+            Features (P, M, D) on the resampled voxels.
+        """
+        feats, voxels = x
+        if self.downsample:
+            feats, voxels = pool_cells(feats, voxels, 2), voxels.coarsen(2).cells
+        elif self.upsample:
+            if finer is None:
+                raise ValueError("an upsampling block needs the voxels that its cells came from")
+            feats, voxels = spread_cells(feats, finer, 2), finer
+        scale, shift = per_row(self.emb_layers(emb), voxels).chunk(2, dim=-1)
+        h = self.conv1(F.silu(self.norm1(feats)), voxels)
+        h = self.norm2(h) * (1 + scale) + shift
+        h = self.conv2(F.silu(h), voxels)
+        return Sparse(h + self.skip_connection(feats), voxels)
+
+
+def per_row(values: Tensor, voxels: VoxelSet) -> Tensor:
+    """Values of each batch element to each of its rows: (B, C) -> (N, C), or (1, C) where all share them."""
+    return values if len(values) == 1 else values[voxels.coords[:, 0].long()]
+
+
+class SparseSubdivideBlock3d(nn.Module):
+    """Norm, SiLU, subdivision and two convolutions, beside a skip: (P, N, C) -> (P, 8 N, D)."""
+
+    def __init__(self, channels: int, out_channels: int | None = None, *, num_groups: int = 32) -> None:
+        super().__init__()
+        out_channels = out_channels or channels
+        self.act_layers = nn.ModuleList([SparseGroupNorm32(num_groups, channels)])
+        self.out_layers = nn.ModuleList(
+            [
+                SparseConv3d(channels, out_channels, 3),
+                SparseGroupNorm32(num_groups, out_channels),
+                nn.SiLU(),
+                SparseConv3d(out_channels, out_channels, 3),
+            ]
+        )
+        self.skip_connection = None if channels == out_channels else SparseConv3d(channels, out_channels, 1)
+
+    def forward(self, x: Sparse) -> Sparse:
+        feats, voxels = x
+        finer = voxels.subdivide()
+        conv1, norm, act, conv2 = self.out_layers
+        h = repeat_octants(F.silu(self.act_layers[0](feats, voxels)))
+        h = conv2(act(norm(conv1(h, finer), finer)), finer)
+        # The skip of kernel 1 sees each voxel alone, so it runs before the features are repeated eight times.
+        skip = feats if self.skip_connection is None else self.skip_connection(feats, voxels)
+        return Sparse(h + repeat_octants(skip), finer)

@@ -1,0 +1,56 @@
+"""The structure decoder: from the dense latent to the logits of occupancy."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.engines.trellis.dense_blocks import NormType, ResBlock3d, UpsampleBlock3d, channel_norm
+from pipeline.nn.precision import set_precision
+
+
+class SparseStructureDecoder(nn.Module):
+    """Residual blocks with an upsampling by 2 between two widths."""
+
+    def __init__(
+        self,
+        out_channels: int,
+        latent_channels: int,
+        num_res_blocks: int,
+        channels: list[int],
+        num_res_blocks_middle: int = 2,
+        norm_type: NormType = "layer",
+        use_fp16: bool = False,
+    ) -> None:
+        """Make the layers; `norm_type` reaches the output layer alone, as in the released code."""
+        super().__init__()
+        self.input_layer = nn.Conv3d(latent_channels, channels[0], 3, padding=1)
+        self.middle_block = nn.Sequential(*(ResBlock3d(channels[0]) for _ in range(num_res_blocks_middle)))
+        blocks: list[nn.Module] = []
+        for i, width in enumerate(channels):
+            blocks += [ResBlock3d(width) for _ in range(num_res_blocks)]
+            if i + 1 < len(channels):
+                blocks.append(UpsampleBlock3d(width, channels[i + 1]))
+        self.blocks = nn.ModuleList(blocks)
+        self.out_layer = nn.Sequential(
+            channel_norm(norm_type, channels[-1]), nn.SiLU(), nn.Conv3d(channels[-1], out_channels, 3, padding=1)
+        )
+        self.set_dtype(torch.float16 if use_fp16 else torch.float32)
+
+    def set_dtype(self, dtype: torch.dtype) -> None:
+        """Set the precision of the blocks; input and output layers stay float32."""
+        self.dtype = dtype
+        set_precision((self.middle_block, self.blocks), dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, R, R, R) latent -> (B, D, S, S, S) logits."""
+        h = self.input_layer(x).to(self.dtype)
+        h = self.middle_block(h)
+        for block in self.blocks:
+            h = block(h)
+        return self.out_layer(h.to(x.dtype))
+
+
+def occupied_coords(logits: Tensor) -> Tensor:
+    """Voxels whose logit is above 0, in the order (batch, x, y, z): (B, D, S, S, S) -> (N, 4) int32."""
+    return torch.argwhere(logits > 0)[:, [0, 2, 3, 4]].int()

@@ -1,0 +1,133 @@
+"""The structure flow model: velocity of the dense latent from which the occupied voxels are decoded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pipeline.engines.trellis.dense_blocks import HEAD_EPS, ModulatedCrossBlock, modulation, pixel_shuffle_3d
+from pipeline.nn.attention import CrossCache
+from pipeline.nn.embeddings import TimestepEmbedder, position_embedding
+from pipeline.nn.precision import set_precision
+
+
+@dataclass(frozen=True, eq=False)
+class Condition:
+    """The picture's tokens as every block's cross-attention needs them; made once per request."""
+
+    layers: tuple[CrossCache, ...]
+
+    def select(self, passes: Sequence[int], *, unguided: bool) -> Condition:
+        """The condition for some of the guided passes, with or without the unguided one behind them."""
+        return Condition(tuple(layer.select(passes, unguided=unguided) for layer in self.layers))
+
+
+def encode_condition(blocks: nn.ModuleList, tokens: Tensor, *, unguided: bool) -> Condition:
+    """Keys and values of the tokens for every block.
+
+    Args:
+        tokens: (P, L, Cc) one context per guided pass, or (P, B, L, Cc) one per pass and batch element.
+        unguided: also make what an unguided pass gets.
+    """
+    if tokens.ndim == 3:
+        tokens = tokens[:, None]
+    return Condition(tuple(block.cross_attn.cache(tokens, unguided=unguided) for block in blocks))  # type: ignore[union-attr]
+
+
+class SparseStructureFlowModel(nn.Module):
+    """A transformer over the patches of a dense latent, modulated by time, attending to the picture's tokens."""
+
+    def __init__(
+        self,
+        resolution: int,
+        in_channels: int,
+        model_channels: int,
+        cond_channels: int,
+        out_channels: int,
+        num_blocks: int,
+        num_heads: int | None = None,
+        num_head_channels: int = 64,
+        mlp_ratio: float = 4,
+        patch_size: int = 2,
+        pe_mode: Literal["ape"] = "ape",
+        use_fp16: bool = False,
+        share_mod: bool = False,
+        qk_rms_norm: bool = False,
+        qk_rms_norm_cross: bool = False,
+    ) -> None:
+        """Make the layers; the arguments are those of the released configuration files.
+
+        Raises:
+            ValueError: `pe_mode` is another one than the released models use.
+        """
+        super().__init__()
+        if pe_mode != "ape":
+            raise ValueError(f"pe_mode must be 'ape', got {pe_mode!r}")
+        self.resolution = resolution
+        self.in_channels = in_channels
+        self.patch_size = patch_size
+        num_heads = num_heads or model_channels // num_head_channels
+        self.t_embedder = TimestepEmbedder(model_channels)
+        self.adaLN_modulation = modulation(model_channels, 6) if share_mod else None
+        side = torch.arange(resolution // patch_size, dtype=torch.int32)
+        coords = torch.cartesian_prod(side, side, side).reshape(-1, 3)  # x slowest
+        self.pos_emb: Tensor
+        self.register_buffer("pos_emb", position_embedding(coords, model_channels))
+        self.input_layer = nn.Linear(in_channels * patch_size**3, model_channels)
+        self.blocks = nn.ModuleList(
+            ModulatedCrossBlock(
+                model_channels,
+                cond_channels,
+                num_heads,
+                mlp_ratio=mlp_ratio,
+                share_mod=share_mod,
+                qk_rms_norm=qk_rms_norm,
+                qk_rms_norm_cross=qk_rms_norm_cross,
+            )
+            for _ in range(num_blocks)
+        )
+        self.out_layer = nn.Linear(model_channels, out_channels * patch_size**3)
+        self.set_dtype(torch.float16 if use_fp16 else torch.float32)
+
+    def set_dtype(self, dtype: torch.dtype) -> None:
+        """Set the precision inside the blocks; everything around them stays float32."""
+        self.dtype = dtype
+        set_precision(self.blocks, dtype)
+
+    def encode_condition(self, tokens: Tensor, *, unguided: bool = False) -> Condition:
+        """Keys and values of (P, L, Cc) tokens, one context per guided pass."""
+        return encode_condition(self.blocks, tokens.to(self.dtype), unguided=unguided)
+
+    def forward(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """Velocity.
+
+        Args:
+            x: (B, C, R, R, R), the passes of `condition` slowest where there are several.
+            t: (B,) or (1,) time in [0, 1000].
+            condition: from `encode_condition`.
+
+        Returns:
+            (B, D, R, R, R) of the type of `x`.
+        """
+        h = self.input_layer(self._patches(x)) + self.pos_emb  # (B, N, C)
+        mod = self.t_embedder(t)
+        if self.adaLN_modulation is not None:
+            mod = self.adaLN_modulation(mod)
+        h, mod = h.to(self.dtype), mod.to(self.dtype)[:, None]
+        for block, context in zip(self.blocks, condition.layers, strict=True):
+            h = block(h, mod, context)
+        h = F.layer_norm(h.to(x.dtype), h.shape[-1:], eps=HEAD_EPS)
+        patches = self.out_layer(h).mT  # (B, D p^3, N)
+        side = self.resolution // self.patch_size
+        return pixel_shuffle_3d(patches.unflatten(-1, (side, side, side)), self.patch_size)
+
+    def _patches(self, x: Tensor) -> Tensor:
+        """(B, C, R, R, R) -> (B, N, C p^3), the inverse of the pixel shuffle, x slowest."""
+        b, c, p, side = len(x), x.shape[1], self.patch_size, self.resolution // self.patch_size
+        x = x.view(b, c, side, p, side, p, side, p).permute(0, 2, 4, 6, 1, 3, 5, 7)
+        return x.reshape(b, side**3, c * p**3)

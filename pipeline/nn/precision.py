@@ -1,0 +1,20 @@
+"""Which weights of a model are in half precision: those of linear and convolution layers inside its heavy parts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from pipeline.nn.sparse_conv import SparseConv3d
+
+HEAVY_LAYERS = (nn.Linear, nn.Conv3d, SparseConv3d)
+
+
+def set_precision(parts: Iterable[nn.Module], dtype: torch.dtype) -> None:
+    """Give the linear and convolution layers inside the parts a type, in place; norms and gains stay float32."""
+    for part in parts:
+        for layer in part.modules():
+            if isinstance(layer, HEAVY_LAYERS):
+                layer.to(dtype)

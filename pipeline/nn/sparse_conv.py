@@ -1,0 +1,55 @@
+"""Sparse convolution with weights, in the layout and with the quirks of the released checkpoints."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.ops.sparse import sparse_conv3
+from pipeline.ops.voxels import VoxelSet
+
+
+class SparseConv3d(nn.Module):
+    """Submanifold convolution of kernel 1 or 3; weights are `conv.weight` (D, k, k, k, C) and `conv.bias` (D,).
+
+    Kernel 1 is not a product with the transposed weight: the library that trained the released models re-read the
+    (D, 1, 1, 1, C) buffer row-major as (C, D), so the same is done here.
+    Source: spconv 2.3 issues 450 and 772.
+    """
+
+    class Weights(nn.Module):
+        """The two tensors, under the name that the checkpoint gives them."""
+
+        def __init__(self, in_channels: int, out_channels: int, kernel_size: int, *, bias: bool) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.empty(out_channels, *[kernel_size] * 3, in_channels))
+            self.bias = nn.Parameter(torch.empty(out_channels)) if bias else None
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, *, bias: bool = True) -> None:
+        """Allocate the weights, unset.
+
+        Raises:
+            ValueError: the kernel is neither 1 nor 3.
+        """
+        super().__init__()
+        if kernel_size not in (1, 3):
+            raise ValueError(f"kernel_size must be 1 or 3, got {kernel_size}")
+        self.kernel_size = kernel_size
+        self.conv = self.Weights(in_channels, out_channels, kernel_size, bias=bias)
+
+    def forward(self, feats: Tensor, voxels: VoxelSet) -> Tensor:
+        """(..., N, C) -> (..., N, D)."""
+        weight, bias = self.conv.weight, self.conv.bias
+        if self.kernel_size == 3:
+            return sparse_conv3(feats, voxels, weight, bias)
+        out = feats @ weight.reshape(weight.shape[-1], weight.shape[0])
+        return out if bias is None else out + bias
+
+
+class Sparse(NamedTuple):
+    """Features on a set of voxels: `feats` (..., N, C) in the rows of `voxels`."""
+
+    feats: Tensor
+    voxels: VoxelSet

@@ -1,0 +1,262 @@
+"""Dual surface extraction from cubes with deformed corners and per-cube weights (FlexiCubes).
+
+Works on the cubes that the surface crosses, however few they are; nothing here is as large as the grid.
+Source: Shen et al. 2023, arXiv 2308.05371, sections 4.1 to 4.3. The tables follow from two rules, see `case_tables`.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+CORNERS = tuple((i & 1, i >> 1 & 1, i >> 2 & 1) for i in range(8))  # x fastest
+EDGES = ((0, 1), (1, 5), (4, 5), (0, 4), (2, 3), (3, 7), (6, 7), (2, 6), (2, 0), (3, 1), (7, 5), (6, 4))
+FACES = tuple((axis, side) for axis in range(3) for side in (0, 1))
+MAX_DUALS = 4  # dual vertices in one cube
+
+
+@dataclass(frozen=True)
+class CaseTables:
+    """What each of the 256 sign patterns of a cube means; bit i of a case says that corner i is inside.
+
+    Attributes:
+        dual_count: (256,) int64 dual vertices of the case.
+        dual_of_edge: (256, 12) int64 number of the dual vertex that an edge belongs to, -1 where it is not crossed.
+        ambiguous_side: (256, 3) int64 direction of the one ambiguous face of a flagged case, zeros elsewhere.
+        flagged: (256,) bool, see `case_tables`.
+    """
+
+    dual_count: NDArray[np.int64]
+    dual_of_edge: NDArray[np.int64]
+    ambiguous_side: NDArray[np.int64]
+    flagged: NDArray[np.bool_]
+
+
+@functools.cache
+def case_tables() -> CaseTables:
+    """Derive the tables.
+
+    (1) The dual vertices of a case are the connected components of its crossed edges. A face of the cube with two
+    crossed edges joins them; an ambiguous face (four crossed edges) joins the two that meet at each inside corner.
+    (2) A case is flagged when it has exactly one ambiguous face and one dual vertex. Where two flagged cubes share a
+    face, both take the dual vertices of the complementary case, or the surface would touch itself.
+    """
+    count = np.zeros(256, np.int64)
+    of_edge = np.full((256, 12), -1, np.int64)
+    side = np.zeros((256, 3), np.int64)
+    flagged = np.zeros(256, bool)
+    for case in range(256):
+        inside = [bool(case >> corner & 1) for corner in range(8)]
+        links, ambiguous = _face_links(inside)
+        components = _components([e for e, (a, b) in enumerate(EDGES) if inside[a] != inside[b]], links)
+        count[case] = len(components)
+        for number, component in enumerate(components):
+            of_edge[case, component] = number
+        if len(ambiguous) == 1 and len(components) == 1:
+            axis, high = ambiguous[0]
+            side[case, axis] = 1 if high else -1
+            flagged[case] = True
+    return CaseTables(count, of_edge, side, flagged)
+
+
+def _face_links(inside: list[bool]) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+    """Pairs of crossed edges that a face joins, and the ambiguous faces, of one sign pattern."""
+    links: list[tuple[int, int]] = []
+    ambiguous: list[tuple[int, int]] = []
+    for axis, side in FACES:
+        corners = {i for i, corner in enumerate(CORNERS) if corner[axis] == side}
+        crossed = [e for e, (a, b) in enumerate(EDGES) if {a, b} <= corners and inside[a] != inside[b]]
+        if len(crossed) == 2:
+            links.append((crossed[0], crossed[1]))
+        elif len(crossed) == 4:
+            ambiguous.append((axis, side))
+            for corner in corners:
+                if inside[corner]:
+                    first, second = (e for e in crossed if corner in EDGES[e])
+                    links.append((first, second))
+    return links, ambiguous
+
+
+def _components(nodes: list[int], links: list[tuple[int, int]]) -> list[list[int]]:
+    """Connected components, in the order of their smallest node."""
+    label = {node: node for node in nodes}
+    for _ in nodes:  # a chain of n nodes settles within n rounds
+        for a, b in links:
+            label[a] = label[b] = min(label[a], label[b])
+    return [[n for n in nodes if label[n] == root] for root in sorted(set(label.values()))]
+
+
+@dataclass(frozen=True, eq=False)
+class CornerTable:
+    """Values at grid vertices, with one last row for vertices that have no data.
+
+    Attributes:
+        sdf: (V + 1,) signed distance, negative inside.
+        offset: (V + 1, 3) displacement of the vertex from its place in the grid.
+        attributes: (V + 1, A) further values to interpolate, or None.
+    """
+
+    sdf: Tensor
+    offset: Tensor
+    attributes: Tensor | None
+
+
+@dataclass(frozen=True, eq=False)
+class DualMesh:
+    """A surface of which the vertices lie inside cubes.
+
+    Attributes:
+        vertices: (D, 3) in the cube [-0.5, 0.5]; some belong to no face where the surface leaves the grid.
+        faces: (F, 3) int64, counter-clockwise seen from the positive side.
+        attributes: (D, A) or None.
+    """
+
+    vertices: Tensor
+    faces: Tensor
+    attributes: Tensor | None
+
+
+@dataclass(frozen=True, eq=False)
+class CubeWeights:
+    """FlexiCubes' freedom inside the cubes: per edge, per corner, and per cube.
+
+    Attributes:
+        beta: (S, 12) weights of the crossings in the dual vertex.
+        alpha: (S, 8) scale of the corners' distances in the crossings.
+        gamma: (S,) preference for a quad's diagonal.
+    """
+
+    beta: Tensor
+    alpha: Tensor
+    gamma: Tensor
+
+    @classmethod
+    def from_raw(cls, raw: Tensor) -> CubeWeights:
+        """Bound the 21 raw numbers of each cube: (S, 21) beta, alpha, gamma."""
+        beta, alpha, gamma = raw.split([12, 8, 1], dim=1)
+        return cls(0.99 * beta.tanh() + 1, 0.99 * alpha.tanh() + 1, (0.99 * gamma.sigmoid() + 0.005)[:, 0])
+
+
+def extract_dual_mesh(
+    cubes: Tensor, corners: Tensor, table: CornerTable, weights: CubeWeights, *, resolution: int, chunk_size: int
+) -> DualMesh:
+    """The dual surface of the cubes that it crosses.
+
+    Args:
+        cubes: (S, 3) int64 places in the grid, ascending by (x, y, z), each with corners inside and outside.
+        corners: (S, 8) rows of `table` for the corners in the order of `CORNERS`.
+        weights: of the same cubes.
+        resolution: cubes along the grid's side.
+        chunk_size: cubes whose dual vertices are computed at once; the result does not depend on it.
+    """
+    inside = table.sdf[corners] < 0  # (S, 8)
+    case = _resolved_cases(cubes, inside, resolution)
+    tables = case_tables()
+    count = torch.from_numpy(tables.dual_count).to(cubes.device)[case]
+    dual_of_edge = torch.from_numpy(tables.dual_of_edge).to(cubes.device)[case]  # (S, 12)
+    first_dual = torch.cumsum(count, 0) - count
+    vertices, attributes = [], []
+    for start in range(0, len(cubes), chunk_size):
+        part = slice(start, start + chunk_size)
+        crossing = _crossings(cubes[part], corners[part], table, weights.alpha[part], resolution)
+        at, extra = _dual_vertices(crossing, weights.beta[part], dual_of_edge[part], count[part])
+        vertices.append(at)
+        attributes.append(extra)
+    if not vertices:
+        return _empty_mesh(table)
+    faces = _faces(cubes, inside, dual_of_edge, first_dual, weights.gamma, resolution)
+    has_attributes = table.attributes is not None
+    return DualMesh(torch.cat(vertices), faces, torch.cat(attributes) if has_attributes else None)
+
+
+def _empty_mesh(table: CornerTable) -> DualMesh:
+    none = table.offset.new_zeros((0, 3))
+    attributes = None if table.attributes is None else table.attributes.new_zeros((0, table.attributes.shape[1]))
+    return DualMesh(none, torch.zeros((0, 3), dtype=torch.int64, device=none.device), attributes)
+
+
+def linear_cube_key(cubes: Tensor, resolution: int) -> Tensor:
+    """One int64 for each (..., 3) place of a grid, ascending in (x, y, z), with room for one more at each end."""
+    x, y, z = (cubes.long() + 1).unbind(-1)
+    side = resolution + 3
+    return (x * side + y) * side + z
+
+
+def find_sorted(keys: Tensor, wanted: Tensor) -> Tensor:
+    """Place of each wanted key among ascending keys, `len(keys)` where it is absent."""
+    if len(keys) == 0:
+        return torch.zeros_like(wanted)
+    place = torch.searchsorted(keys, wanted).clamp_(max=len(keys) - 1)
+    return torch.where(keys[place] == wanted, place, len(keys))
+
+
+def _resolved_cases(cubes: Tensor, inside: Tensor, resolution: int) -> Tensor:
+    """(S,) case of each cube, complemented where its ambiguous face leads to another flagged cube."""
+    tables = case_tables()
+    case = (inside.long() << torch.arange(8, device=cubes.device)).sum(dim=1)
+    flagged = torch.from_numpy(tables.flagged).to(cubes.device)[case]
+    asking = flagged.nonzero()[:, 0]
+    side = torch.from_numpy(tables.ambiguous_side).to(cubes.device)[case[asking]]
+    neighbour = find_sorted(linear_cube_key(cubes, resolution), linear_cube_key(cubes[asking] + side, resolution))
+    flagged_or_none = torch.cat([flagged, flagged.new_zeros(1)])
+    complemented = asking[flagged_or_none[neighbour]]
+    case[complemented] = 255 - case[complemented]
+    return case
+
+
+def _crossings(cubes: Tensor, corners: Tensor, table: CornerTable, alpha: Tensor, resolution: int) -> Tensor:
+    """Where the surface crosses the twelve edges: (B, 12, 3 + A); meaningless on edges that it does not cross."""
+    grid = torch.tensor(CORNERS, device=cubes.device)
+    place = (cubes[:, None] + grid).to(table.offset.dtype) / resolution - 0.5  # (B, 8, 3)
+    values = place + table.offset[corners]
+    if table.attributes is not None:
+        values = torch.cat([values, table.attributes[corners]], dim=-1)  # (B, 8, 3 + A)
+    scaled = (table.sdf[corners] * alpha)[..., None]  # (B, 8, 1)
+    a, b = (torch.tensor(ends, device=cubes.device) for ends in zip(*EDGES, strict=True))
+    return (values[:, a] * scaled[:, b] - values[:, b] * scaled[:, a]) / (scaled[:, b] - scaled[:, a])
+
+
+def _dual_vertices(crossing: Tensor, beta: Tensor, dual_of_edge: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
+    """Weighted means of crossings: positions (D, 3) and attributes (D, A), cube by cube."""
+    wanted = torch.arange(MAX_DUALS, device=count.device) < count[:, None]  # (B, 4)
+    cube, number = wanted.nonzero().unbind(1)
+    total = crossing.new_zeros((len(cube), crossing.shape[-1]))
+    weight = crossing.new_zeros((len(cube), 1))
+    for edge in range(12):  # one by one, so that a sum does not depend on how many are computed together
+        mine = (dual_of_edge[cube, edge] == number)[:, None]
+        share = beta[cube, edge, None]
+        total = total + torch.where(mine, crossing[cube, edge] * share, 0.0)
+        weight = weight + torch.where(mine, share, 0.0)
+    mean = total / weight
+    return mean[:, :3], mean[:, 3:]
+
+
+def _faces(
+    cubes: Tensor, inside: Tensor, dual_of_edge: Tensor, first_dual: Tensor, gamma: Tensor, resolution: int
+) -> Tensor:
+    """Two triangles for every crossed edge that four cubes share: (F, 3)."""
+    a, b = (torch.tensor(ends, device=cubes.device) for ends in zip(*EDGES, strict=True))
+    cube, edge = (inside[:, a] != inside[:, b]).nonzero().unbind(1)  # ascending by cube
+    grid = torch.tensor(CORNERS, device=cubes.device)
+    low = torch.minimum(grid[a], grid[b])  # (12, 3) the edge's lower end
+    axis = (grid[a] != grid[b]).long().argmax(dim=1)
+    key = linear_cube_key(cubes[cube] + low[edge], resolution) * 3 + axis[edge]
+    _, edge_number, sharing = torch.unique(key, return_inverse=True, return_counts=True)
+    kept = (sharing[edge_number] == 4).nonzero()[:, 0]
+    kept = kept[torch.argsort(edge_number[kept], stable=True)].view(-1, 4)  # the four cubes ascending: -- -+ +- ++
+    dual = first_dual[cube[kept]] + dual_of_edge[cube[kept], edge[kept]]
+    g = gamma[cube[kept]]
+    inside_first = inside[cube[kept[:, 0]], a[edge[kept[:, 0]]]][:, None]
+    turn = torch.where(
+        inside_first, torch.tensor([2, 3, 1, 0], device=g.device), torch.tensor([0, 1, 3, 2], device=g.device)
+    )
+    quad, g = dual.gather(1, turn), g.gather(1, turn)
+    along_02 = (g[:, 0] * g[:, 2] > g[:, 1] * g[:, 3])[:, None]
+    first = torch.where(along_02, quad[:, [0, 1, 2]], quad[:, [0, 1, 3]])
+    second = torch.where(along_02, quad[:, [0, 2, 3]], quad[:, [1, 2, 3]])
+    return torch.stack([first, second], dim=1).flatten(0, 1)

@@ -1,0 +1,66 @@
+"""Cameras on an orbit around the origin, in the frame of the released renderers: +Z up, images with y down.
+
+Source: microsoft/TRELLIS@6b0d647, trellis/utils/render_utils.py; the camera conventions of OpenCV.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+ROUND = 2 * 3.1415  # the released path's own "2 pi"
+MEAN_PITCH_RAD = 0.25
+PITCH_SWING_RAD = 0.5
+
+
+@dataclass(frozen=True, eq=False)
+class Camera:
+    """A pinhole camera.
+
+    Attributes:
+        world_to_camera: (4, 4) float64; camera axes are x right, y down, z forward.
+        intrinsics: (3, 3) float64, normalised by the image's size: focal length and centre in units of its side.
+    """
+
+    world_to_camera: NDArray[np.float64]
+    intrinsics: NDArray[np.float64]
+
+    @property
+    def centre(self) -> NDArray[np.float64]:
+        """(3,) position in the world."""
+        return np.linalg.inv(self.world_to_camera)[:3, 3]
+
+    @property
+    def tan_half_fov(self) -> tuple[float, float]:
+        """Tangent of half the field of view, horizontally and vertically."""
+        return 0.5 / float(self.intrinsics[0, 0]), 0.5 / float(self.intrinsics[1, 1])
+
+
+def look_at(eye: NDArray[np.float64], target: NDArray[np.float64]) -> NDArray[np.float64]:
+    """World-to-camera matrix (4, 4) of a camera at `eye` that sees `target` in its centre, +Z upwards."""
+    forward = target - eye
+    right = np.cross((0.0, 0.0, -1.0), forward)
+    down = np.cross(forward, right)
+    rows = np.stack([axis / np.linalg.norm(axis) for axis in (right, down, forward)])
+    return np.vstack([np.column_stack([rows, -rows @ eye]), [0.0, 0.0, 0.0, 1.0]])
+
+
+def intrinsics_of(fov_rad: float) -> NDArray[np.float64]:
+    """Normalised intrinsics (3, 3) of a square image."""
+    focal = 0.5 / np.tan(fov_rad / 2)
+    return np.array([[focal, 0.0, 0.5], [0.0, focal, 0.5], [0.0, 0.0, 1.0]])
+
+
+def orbit_angles(frames: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Yaw and pitch (frames,) in radians: once around, nodding once; the last frame nearly repeats the first."""
+    yaw = np.linspace(0, ROUND, frames)
+    return yaw, MEAN_PITCH_RAD + PITCH_SWING_RAD * np.sin(yaw)
+
+
+def orbit_cameras(frames: int, *, radius: float = 2.0, fov_rad: float = np.deg2rad(40)) -> list[Camera]:
+    """Cameras of a turntable, looking at the origin."""
+    yaw, pitch = orbit_angles(frames)
+    eyes = radius * np.stack([np.sin(yaw) * np.cos(pitch), np.cos(yaw) * np.cos(pitch), np.sin(pitch)], axis=1)
+    return [Camera(look_at(eye, np.zeros(3)), intrinsics_of(fov_rad)) for eye in eyes]
