@@ -7,6 +7,11 @@ ImageTo3DError
 │   ├── BlockedAddress      a URL that leads where this deployment does not go
 │   ├── DownloadFailed      a picture's URL that did not give a picture
 │   ├── UnwritableOutput    the place that the caller named cannot be written
+│   ├── Unauthorized        no key, or one that is unknown or revoked
+│   ├── NotFound            there is no such thing, or it is another key's
+│   ├── LimitReached        what a key's limits refuse
+│   │   ├── QuotaSpent      the key's calls of the month are used up
+│   │   └── RateLimited     too many calls waiting, or too many in one minute
 │   └── MissingExtra        an optional part of the installation is needed and absent
 ├── StageError              ours; the message says which stage failed and why
 │   ├── EngineFailed        the engine raised, or returned what cannot be exported
@@ -14,6 +19,8 @@ ImageTo3DError
 │   ├── WeightsUnusable     a checkpoint is missing, truncated, or does not fit the model
 │   ├── ExportFailed        the mesh or its texture could not be made into files
 │   └── DeliveryFailed      no storage took the files
+├── StoreUnavailable        the database is locked, full or away; nothing was changed
+├── LeaseLost               a worker wrote to a job that is no longer its own
 └── Cancelled               the caller asked for the call to stop
 """
 
@@ -63,6 +70,49 @@ class UnwritableOutput(CallerError):
     code = "unwritable_output"
 
 
+class Unauthorized(CallerError):
+    """No key, or one that is unknown or revoked."""
+
+    code = "unauthorized"
+
+
+class NotFound(CallerError):
+    """There is no such thing, or it belongs to another key, which reads the same."""
+
+    code = "not_found"
+
+
+class LimitReached(CallerError):
+    """Base of what a key's limits refuse.
+
+    Attributes:
+        limit: what the key may have.
+        remaining: what it has left, 0 or more.
+        reset_at: when more is allowed, in seconds since 1970.
+        retry_after_s: whole seconds until then, at least 1.
+    """
+
+    def __init__(self, message: str, *, limit: int, remaining: int, reset_at: float, retry_after_s: int) -> None:
+        super().__init__(message)
+        self.limit = limit
+        self.remaining = remaining
+        self.reset_at = reset_at
+        self.retry_after_s = retry_after_s
+
+
+class QuotaSpent(LimitReached):
+    """The key's calls of the month are used up."""
+
+    code = "quota_spent"
+
+
+class RateLimited(LimitReached):
+    """Too many calls waiting, or too many in one minute; the same call works later."""
+
+    code = "rate_limited"
+    retryable = True
+
+
 class MissingExtra(CallerError):
     """An optional part of the installation is needed and absent; the message says which to install."""
 
@@ -109,6 +159,19 @@ class DeliveryFailed(StageError):
     """No storage took the files."""
 
     code = "delivery_failed"
+
+
+class StoreUnavailable(ImageTo3DError):
+    """The database is locked, full or away; nothing was changed, and the same request works later."""
+
+    code = "store_unavailable"
+    retryable = True
+
+
+class LeaseLost(ImageTo3DError):
+    """A worker wrote to a job that ended, or that another worker has taken up since."""
+
+    code = "lease_lost"
 
 
 class Cancelled(ImageTo3DError):

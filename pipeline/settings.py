@@ -1,0 +1,141 @@
+"""What a deployment decides, read from the environment once and passed down as values.
+
+The only module that reads the environment. Every setting is `IMAGE_TO_3D_` + its name in capitals. Reading makes no
+folder and no file; `master_secrets` is the one function here that may.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AliasChoices, Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from pipeline.jobs.record import KeyLimits
+
+MIB = 2**20
+HOUR_S = 3600.0
+DAY_S = 24 * HOUR_S
+
+
+class Settings(BaseSettings):
+    """One deployment's decisions; frozen after reading."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="IMAGE_TO_3D_", frozen=True, extra="ignore", populate_by_name=True, env_ignore_empty=True
+    )
+
+    # Where things are kept.
+    data_dir: Path = Path("data")
+    database_url: SecretStr | None = Field(
+        default=None, validation_alias=AliasChoices("IMAGE_TO_3D_DATABASE_URL", "DATABASE_URL")
+    )
+    """Postgres as `postgresql://…`; None is an SQLite file in `data_dir`."""
+
+    # Who may call, and what a key may have unless it says otherwise. 0 or less is no limit.
+    api_key: SecretStr | None = None
+    """A key that exists from the start."""
+    secret_keys: Annotated[tuple[SecretStr, ...], NoDecode] = ()
+    """Master secrets separated by commas, the current one first; none: one is made in `data_dir`."""
+    max_queued: int = 1000
+    max_running: int = 0
+    max_per_minute: int = 600
+    max_per_month: int = 0
+
+    # The web process.
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=0, le=65535)
+    public_url: str | None = None
+    """What callers reach this service under, for URLs of files; None takes it from each request."""
+    submit_wait_s: float = Field(default=20.0, ge=0, le=120)
+    fetch_wait_s: float = Field(default=20.0, ge=0, le=120)
+    max_body_bytes: int = Field(default=32 * MIB, ge=1024)
+    errors_as_200: bool = False
+    """Answer errors with HTTP 200, for old clients."""
+
+    # Workers.
+    engine: str = "preview"
+    workers: int = Field(default=1, ge=0, le=256)
+    lease_s: float = Field(default=30.0, ge=1)
+    """How long a silent worker keeps its job."""
+    stop_grace_s: float = Field(default=20.0, ge=0)
+    """How long a running call may go on after the service was told to stop."""
+
+    # Addresses, outputs, webhooks.
+    allow_private_addresses: bool = False
+    """Admit loopback and private addresses for pictures, webhooks and buckets; never link-local or metadata ones."""
+    output_lifetime_s: float = Field(default=DAY_S, ge=1)
+    record_lifetime_s: float = Field(default=7 * DAY_S, ge=1)
+    """How long an ended job's record can be read."""
+    webhook_attempts: int = Field(default=10, ge=1)
+    webhook_window_s: float = Field(default=2 * HOUR_S, ge=1)
+    webhook_connect_timeout_s: float = Field(default=10.0, gt=0)
+    webhook_timeout_s: float = Field(default=30.0, gt=0)
+
+    log_level: str = "INFO"
+
+    @field_validator("secret_keys", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @property
+    def sql_url(self) -> str:
+        """The database's address as SQLAlchemy reads it; holds a password perhaps, so it is never logged."""
+        if self.database_url is None:
+            return f"sqlite:///{(self.data_dir / 'jobs.sqlite').absolute()}"
+        url = self.database_url.get_secret_value()
+        for scheme in ("postgres://", "postgresql://"):
+            if url.startswith(scheme):
+                return f"postgresql+psycopg://{url.removeprefix(scheme)}"
+        return url
+
+    @property
+    def work_dir(self) -> Path:
+        """Holds one folder per unfinished job, with what its finished stages left."""
+        return self.data_dir / "work"
+
+    @property
+    def files_dir(self) -> Path:
+        """Holds the temporary outputs."""
+        return self.data_dir / "files"
+
+    @property
+    def default_limits(self) -> KeyLimits:
+        """Limits of a key that was made without any."""
+        return KeyLimits(
+            queued=_limit(self.max_queued),
+            running=_limit(self.max_running),
+            per_minute=_limit(self.max_per_minute),
+            per_month=_limit(self.max_per_month),
+        )
+
+
+def master_secrets(settings: Settings) -> tuple[bytes, ...]:
+    """The secrets from which signing and encryption keys are derived, the current one first.
+
+    Without any in the settings, one is made once and kept in `data_dir/secret.key`, readable by its owner alone;
+    processes that start at the same time agree on one.
+    """
+    if settings.secret_keys:
+        return tuple(secret.get_secret_value().encode() for secret in settings.secret_keys)
+    path = settings.data_dir / "secret.key"
+    if not path.exists():
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        draft = path.with_name(f".secret-{secrets.token_hex(8)}")
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(secrets.token_urlsafe(48))
+        try:
+            os.link(draft, path)  # unlike a rename, this refuses to replace another process's secret
+        except FileExistsError:
+            pass
+        finally:
+            draft.unlink()
+    return (path.read_text().strip().encode(),)
+
+
+def _limit(number: int) -> int | None:
+    return number if number > 0 else None
