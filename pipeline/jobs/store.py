@@ -159,12 +159,11 @@ class JobStore(Protocol):
         """Let the leases of a worker that is known to be dead expire now; returns how many."""
         ...
 
-    def finish(self, lease: Lease, ending: Ending, *, retention_s: float, upload_until_s: float | None = None) -> Job:
+    def finish(self, lease: Lease, ending: Ending, *, upload_for_s: float | None = None) -> Job:
         """The one final transition: state, outbox and ledger in one step. Repeating it under one lease is harmless.
 
         Args:
-            retention_s: how long the record and its outputs are kept from now.
-            upload_until_s: how long an upload into the caller's bucket is to be tried from now; None for no upload.
+            upload_for_s: how long an upload into the caller's bucket is to be tried from now; None for no upload.
 
         Raises:
             LeaseLost: the job is another worker's, or ended under another lease.

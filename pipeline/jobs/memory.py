@@ -1,0 +1,571 @@
+"""The in-memory twin of the SQL store: the same contract, one lock, plain dicts. Gone with its process.
+
+Slow and obvious on purpose: it counts by looking at every job where the SQL store keeps counters, so that the contract
+tests hold one against the other.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+import uuid
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from pipeline.errors import InvalidRequest, LeaseLost, NotFound, Unauthorized
+from pipeline.jobs.limits import (
+    CANCELLED,
+    GIVEN_UP,
+    MAX_PAUSE_S,
+    TIMED_CALLS,
+    check_limits,
+    day_of,
+    minute_of,
+    month_of,
+)
+from pipeline.jobs.record import (
+    MAX_ATTEMPTS,
+    MAX_JOB_ID,
+    AfterTask,
+    ApiKey,
+    Ending,
+    Job,
+    JobState,
+    KeyLimits,
+    KeyUse,
+    Lease,
+    NewJob,
+    Progress,
+    StoreMetrics,
+    Submitted,
+    TaskAttempt,
+    TaskKind,
+    Timings,
+    UsageDay,
+    UsageRow,
+    WorkerRecord,
+    may_follow,
+)
+
+
+class MemoryStore:
+    """A `Store` in this process's memory.
+
+    Args:
+        clock: seconds since 1970.
+        record_lifetime_s: how long an ended job stays on record.
+        webhook_window_s: how long a webhook is tried.
+    """
+
+    def __init__(
+        self,
+        *,
+        clock: Callable[[], float] = time.time,
+        record_lifetime_s: float = 7 * 86400.0,
+        webhook_window_s: float = 7200.0,
+    ) -> None:
+        self._clock = clock
+        self._record_lifetime_s = record_lifetime_s
+        self._webhook_window_s = webhook_window_s
+        self._lock = threading.RLock()
+        self._jobs: dict[int, Job] = {}
+        self._requests: dict[int, bytes] = {}
+        self._keys: dict[str, ApiKey] = {}
+        self._s3: dict[str, bytes] = {}
+        self._minutes: Counter[tuple[str, int]] = Counter()
+        self._months: Counter[tuple[str, str]] = Counter()
+        self._tasks: dict[str, AfterTask] = {}
+        self._attempts: defaultdict[str, list[TaskAttempt]] = defaultdict(list)
+        self._usage: list[UsageRow] = []
+        self._endings: list[Ending] = []
+        self._task_attempts: Counter[tuple[str, str]] = Counter()
+        self._workers: dict[str, WorkerRecord] = {}
+        self._submits = 0
+        self._restarts = 0
+
+    def close(self) -> None:
+        """Nothing to let go of."""
+
+    # ---- jobs ----
+
+    def submit(self, new: NewJob) -> Submitted:
+        with self._lock:
+            now = self._clock()
+            first = self._first_with(new)
+            if first is not None:
+                return Submitted(first, is_new=False, queue_position=self.queue_position(first))
+            key = self._keys.get(new.key_id)
+            if key is None or key.revoked_at is not None:
+                raise Unauthorized("Invalid API key")
+            rate = check_limits(key.limits, self.key_use(key.id), now=now)
+            self._submits += 1
+            job_id = 0
+            while job_id == 0 or job_id in self._jobs:
+                job_id = secrets.randbelow(MAX_JOB_ID) + 1
+            job = Job(
+                id=job_id,
+                seq=self._submits,
+                key_id=new.key_id,
+                file_prefix=new.file_prefix,
+                state=JobState.QUEUED,
+                created_at=now,
+                request_sha256=new.request_sha256,
+                meta=new.meta,
+                track_id=new.track_id,
+                webhook_url=new.webhook_url,
+                idempotency_key=new.idempotency_key,
+            )
+            self._jobs[job_id] = job
+            self._requests[job_id] = new.request
+            self._minutes[key.id, minute_of(now)] += 1
+            self._months[key.id, month_of(now)] += 1
+            return Submitted(job, is_new=True, queue_position=self.queue_position(job), rate=rate)
+
+    def _first_with(self, new: NewJob) -> Job | None:
+        """The job that this submit repeats."""
+        if new.idempotency_key is None:
+            return None
+        for job in self._jobs.values():
+            if (job.key_id, job.idempotency_key) == (new.key_id, new.idempotency_key):
+                if job.request_sha256 != new.request_sha256:
+                    raise InvalidRequest("Idempotency-Key was used before with another body")
+                return job
+        return None
+
+    def get(self, job_id: int, *, key_id: str | None) -> Job:
+        with self._lock:
+            job = self._jobs.get(job_id)
+            if job is None or key_id not in (None, job.key_id):
+                raise NotFound(f"There is no call with the id {job_id}.")
+            return job
+
+    def get_many(self, job_ids: Sequence[int]) -> list[Job]:
+        with self._lock:
+            return [self._jobs[job_id] for job_id in dict.fromkeys(job_ids) if job_id in self._jobs]
+
+    def request_of(self, job_id: int) -> bytes:
+        with self._lock:
+            if job_id not in self._requests:
+                raise NotFound(f"There is no request of a call with the id {job_id}.")
+            return self._requests[job_id]
+
+    def list_jobs(
+        self,
+        *,
+        key_id: str | None,
+        state: JobState | None = None,
+        track_id: str | int | None = None,
+        before_seq: int | None = None,
+        limit: int = 50,
+    ) -> list[Job]:
+        with self._lock:
+            jobs = [
+                job
+                for job in self._jobs.values()
+                if key_id in (None, job.key_id)
+                and state in (None, job.state)
+                and (track_id is None or (job.track_id is not None and str(job.track_id) == str(track_id)))
+                and (before_seq is None or job.seq < before_seq)
+            ]
+            return sorted(jobs, key=lambda job: -job.seq)[:limit]
+
+    def delete(self, job_id: int, *, key_id: str | None) -> Job:
+        with self._lock:
+            job = self.get(job_id, key_id=key_id)
+            if not job.state.is_final:
+                raise InvalidRequest(f"The call {job_id} is {job.state}; cancel it before deleting it.")
+            for task in self.tasks_of(job_id):
+                del self._tasks[task.id]
+                self._attempts.pop(task.id, None)
+            return self._jobs.pop(job_id)
+
+    def queue_position(self, job: Job) -> int:
+        with self._lock:
+            if job.state is not JobState.QUEUED:
+                return 0
+            return sum(other.state is JobState.QUEUED and other.seq <= job.seq for other in self._jobs.values())
+
+    def timings(self) -> Timings:
+        with self._lock:
+            last = [ending for ending in self._endings if ending.state is JobState.SUCCESS][-TIMED_CALLS:]
+            if not last:
+                return Timings(0, 0.0)
+            by_stage: defaultdict[str, list[float]] = defaultdict(list)
+            for ending in last:
+                for stage, seconds in ending.stage_seconds.items():
+                    by_stage[stage].append(seconds)
+            means = {stage: sum(values) / len(values) for stage, values in by_stage.items()}
+            return Timings(len(last), sum(ending.seconds for ending in last) / len(last), means)
+
+    def request_cancel(self, job_id: int, *, key_id: str | None) -> Job:
+        with self._lock:
+            job = self.get(job_id, key_id=key_id)
+            if job.state is JobState.QUEUED:
+                return self._end(job, CANCELLED)
+            if job.state is JobState.RUNNING:
+                return self._put(replace(job, is_cancel_requested=True))
+            return job
+
+    def cancel_queued(self, *, key_id: str) -> int:
+        with self._lock:
+            jobs = [job for job in self._jobs.values() if (job.key_id, job.state) == (key_id, JobState.QUEUED)]
+            for job in jobs:
+                self._end(job, CANCELLED)
+            return len(jobs)
+
+    def take(self, worker_id: str, *, lease_s: float, job_id: int | None = None) -> Job | None:
+        with self._lock:
+            now = self._clock()
+            for job in sorted(self._jobs.values(), key=lambda job: (job.state is JobState.QUEUED, job.seq)):
+                if job_id not in (None, job.id) or job.state.is_final:
+                    continue
+                if job.state is JobState.RUNNING and not self._is_lease_over(job, now, lease_s):
+                    continue
+                if job.state is JobState.RUNNING and job.is_cancel_requested:
+                    self._end(job, CANCELLED)
+                elif job.state is JobState.RUNNING and job.attempts >= MAX_ATTEMPTS:
+                    self._end(job, GIVEN_UP)
+                elif job.state is JobState.RUNNING or self._may_run_more(job.key_id):
+                    return self._put(
+                        replace(
+                            job,
+                            state=JobState.RUNNING,
+                            worker_id=worker_id,
+                            attempts=job.attempts + 1,
+                            lease_expires_at=now + lease_s,
+                            started_at=now if job.started_at is None else job.started_at,
+                        )
+                    )
+            return None
+
+    def _is_lease_over(self, job: Job, now: float, lease_s: float) -> bool:
+        """Whether a running job has lost its worker. A lease from before the clock stepped back is cut to `lease_s`."""
+        expires_at = job.lease_expires_at or 0.0
+        if expires_at > now + 2 * lease_s:
+            self._put(replace(job, lease_expires_at=now + lease_s))
+        return expires_at <= now
+
+    def _may_run_more(self, key_id: str) -> bool:
+        running = self.key_use(key_id).running
+        limit = self._keys[key_id].limits.running
+        return limit is None or running < limit
+
+    def renew(self, lease: Lease, *, lease_s: float) -> bool:
+        with self._lock:
+            job = self._put(replace(self._held(lease), lease_expires_at=self._clock() + lease_s))
+            return job.is_cancel_requested
+
+    def report(self, lease: Lease, progress: Progress) -> None:
+        with self._lock:
+            self._put(replace(self._held(lease), progress=progress))
+
+    def hand_back(self, lease: Lease) -> Job:
+        with self._lock:
+            job = self._held(lease)
+            if job.is_cancel_requested:
+                return self._end(job, CANCELLED)
+            return self._put(
+                replace(job, state=JobState.QUEUED, attempts=job.attempts - 1, worker_id=None, lease_expires_at=None)
+            )
+
+    def release_worker(self, worker_id: str) -> int:
+        with self._lock:
+            self._workers.pop(worker_id, None)
+            held = [job for job in self._jobs.values() if (job.state, job.worker_id) == (JobState.RUNNING, worker_id)]
+            for job in held:
+                self._put(replace(job, lease_expires_at=0.0))
+            return len(held)
+
+    def finish(self, lease: Lease, ending: Ending, *, upload_for_s: float | None = None) -> Job:
+        with self._lock:
+            job = self._jobs.get(lease.job_id)
+            if job is not None and job.state.is_final and job.worker_id and job.lease == lease:
+                return job
+            return self._end(self._held(lease), ending, upload_for_s=upload_for_s)
+
+    def replace_ending(self, job_id: int, ending: Ending) -> Job:
+        with self._lock:
+            job = self.get(job_id, key_id=None)
+            if job.state is not ending.state:
+                raise InvalidRequest(f"The call {job_id} ended as {job.state}, not as {ending.state}.")
+            self._jobs[job_id] = replace(job, ending=ending)
+            return self._jobs[job_id]
+
+    def expired(self, *, limit: int = 100) -> list[Job]:
+        with self._lock:
+            now = self._clock()
+            pending = {task.job_id for task in self._tasks.values() if task.state == "pending"}
+            jobs = [
+                job
+                for job in self._jobs.values()
+                if job.expires_at is not None and job.expires_at <= now and job.id not in pending
+            ]
+            return sorted(jobs, key=lambda job: job.seq)[:limit]
+
+    def metrics(self) -> StoreMetrics:
+        with self._lock:
+            now = self._clock()
+            queued_at = [job.created_at for job in self._jobs.values() if job.state is JobState.QUEUED]
+            seconds: Counter[str] = Counter()
+            runs: Counter[str] = Counter()
+            for ending in self._endings:
+                seconds.update(ending.stage_seconds)
+                runs.update(list(ending.stage_seconds))
+            return StoreMetrics(
+                submitted=self._submits,
+                ended=Counter(str(ending.state) for ending in self._endings),
+                states=Counter(str(job.state) for job in self._jobs.values()),
+                oldest_queued_s=max([0.0, *(now - at for at in queued_at)]),
+                stage_seconds=seconds,
+                stage_runs=runs,
+                gpu_seconds=sum(ending.gpu_seconds for ending in self._endings),
+                task_attempts=dict(self._task_attempts),
+                tasks_pending=Counter(task.kind for task in self._tasks.values() if task.state == "pending"),
+            )
+
+    def _held(self, lease: Lease) -> Job:
+        """The job of a lease that still holds."""
+        job = self._jobs.get(lease.job_id)
+        if job is None or job.state is not JobState.RUNNING or job.lease != lease:
+            raise LeaseLost(f"job {lease.job_id} is no longer held by {lease.worker_id}, attempt {lease.attempt}")
+        return job
+
+    def _put(self, job: Job) -> Job:
+        before = self._jobs[job.id].state
+        assert job.state is before or may_follow(before, job.state), f"{before} -> {job.state}"
+        self._jobs[job.id] = job
+        return job
+
+    def _end(self, job: Job, ending: Ending, *, upload_for_s: float | None = None) -> Job:
+        """The final transition with everything that goes with it."""
+        now = self._clock()
+        ended = self._put(
+            replace(
+                job,
+                state=ending.state,
+                ending=ending,
+                finished_at=now,
+                expires_at=now + self._record_lifetime_s,
+                lease_expires_at=None,
+                progress=Progress("", 100) if ending.state is JobState.SUCCESS else job.progress,
+            )
+        )
+        del self._requests[job.id]
+        if ending.state is not JobState.SUCCESS:
+            self._months[job.key_id, month_of(job.created_at)] -= 1
+        if job.webhook_url is not None:
+            self._add_task(ended, "webhook", job.webhook_url, now, self._webhook_window_s)
+        if upload_for_s is not None:
+            self._add_task(ended, "upload", "", now, upload_for_s)
+        self._endings.append(ending)
+        self._usage.append(
+            UsageRow(
+                key_id=job.key_id,
+                job_id=job.id,
+                state=ending.state,
+                engine=ending.engine,
+                seconds=ending.seconds,
+                gpu_seconds=ending.gpu_seconds,
+                created_at=job.created_at,
+                finished_at=now,
+                track_id=job.track_id,
+            )
+        )
+        return ended
+
+    # ---- keys ----
+
+    def add_key(self, key: ApiKey) -> ApiKey:
+        with self._lock:
+            known = self.find_key(key.sha256)
+            if known is not None:
+                return known
+            if any(other.name == key.name and other.revoked_at is None for other in self._keys.values()):
+                raise InvalidRequest(f"There is a key named {key.name!r} already.")
+            self._keys[key.id] = key
+            return key
+
+    def find_key(self, sha256: str) -> ApiKey | None:
+        with self._lock:
+            return next((key for key in self._keys.values() if key.sha256 == sha256), None)
+
+    def list_keys(self) -> list[ApiKey]:
+        with self._lock:
+            return list(self._keys.values())
+
+    def revoke_key(self, key_id: str) -> ApiKey:
+        with self._lock:
+            key = self._key(key_id)
+            self._keys[key_id] = replace(key, revoked_at=key.revoked_at or self._clock())
+            return self._keys[key_id]
+
+    def limit_key(self, key_id: str, limits: KeyLimits) -> ApiKey:
+        with self._lock:
+            self._keys[key_id] = replace(self._key(key_id), limits=limits)
+            return self._keys[key_id]
+
+    def _key(self, key_id: str) -> ApiKey:
+        if key_id not in self._keys:
+            raise NotFound(f"There is no key with the id {key_id}.")
+        return self._keys[key_id]
+
+    def key_use(self, key_id: str) -> KeyUse:
+        with self._lock:
+            now = self._clock()
+            states = Counter(job.state for job in self._jobs.values() if job.key_id == key_id)
+            return KeyUse(
+                queued=states[JobState.QUEUED],
+                running=states[JobState.RUNNING],
+                this_minute=self._minutes[key_id, minute_of(now)],
+                this_month=self._months[key_id, month_of(now)],
+            )
+
+    def save_s3(self, key_id: str, encrypted: bytes) -> None:
+        with self._lock:
+            self._s3[key_id] = encrypted
+
+    def s3_of(self, key_id: str) -> bytes | None:
+        with self._lock:
+            return self._s3.get(key_id)
+
+    def reset_s3(self, key_id: str) -> bool:
+        with self._lock:
+            return self._s3.pop(key_id, None) is not None
+
+    # ---- after-tasks ----
+
+    def _add_task(self, job: Job, kind: TaskKind, target: str, now: float, window_s: float) -> None:
+        task = AfterTask(
+            id=f"msg_{uuid.uuid4().hex}",
+            kind=kind,
+            job_id=job.id,
+            key_id=job.key_id,
+            target=target,
+            state="pending",
+            attempts=0,
+            created_at=now,
+            next_attempt_at=now,
+            give_up_at=now + window_s,
+        )
+        self._tasks[task.id] = task
+
+    def claim_task(self, kind: TaskKind, *, claim_s: float) -> AfterTask | None:
+        with self._lock:
+            now = self._clock()
+            due = [
+                task
+                for task in self._tasks.values()
+                if task.kind == kind and task.state == "pending" and not now < task.next_attempt_at <= now + MAX_PAUSE_S
+            ]
+            if not due:
+                return None
+            task = min(due, key=lambda task: task.next_attempt_at)
+            self._tasks[task.id] = replace(task, next_attempt_at=now + min(claim_s, MAX_PAUSE_S))
+            return self._tasks[task.id]
+
+    def settle_task(
+        self, task: AfterTask, *, status: int | None, error: str, seconds: float, retry_in_s: float | None
+    ) -> AfterTask:
+        with self._lock:
+            now = self._clock()
+            if task.id not in self._tasks:
+                raise NotFound(f"There is no task {task.id}.")
+            known = self._tasks[task.id]
+            tried = replace(known, attempts=known.attempts + 1, last_status=status, last_error=error)
+            if not error:
+                tried = replace(tried, state="done", done_at=now)
+            elif retry_in_s is None or now + retry_in_s > known.give_up_at:
+                tried = replace(tried, state="given_up", done_at=now)
+            else:
+                tried = replace(tried, state="pending", next_attempt_at=now + min(retry_in_s, MAX_PAUSE_S))
+            self._tasks[task.id] = tried
+            tries = self._attempts[task.id]
+            tries.append(TaskAttempt(task.id, len(tries) + 1, now, status, error, seconds))
+            self._task_attempts[task.kind, "error" if error else "ok"] += 1
+            return tried
+
+    def tasks_of(self, job_id: int) -> list[AfterTask]:
+        with self._lock:
+            return [task for task in self._tasks.values() if task.job_id == job_id]
+
+    def attempts_of(self, task_id: str) -> list[TaskAttempt]:
+        with self._lock:
+            return list(self._attempts.get(task_id, ()))
+
+    def redeliver(self, job_id: int, *, key_id: str | None) -> AfterTask:
+        with self._lock:
+            self.get(job_id, key_id=key_id)
+            for task in self.tasks_of(job_id):
+                if task.kind == "webhook":
+                    now = self._clock()
+                    self._tasks[task.id] = replace(
+                        task,
+                        state="pending",
+                        attempts=0,
+                        next_attempt_at=now,
+                        give_up_at=now + self._webhook_window_s,
+                        done_at=None,
+                    )
+                    return self._tasks[task.id]
+            raise InvalidRequest(f"The call {job_id} has not ended, or has no webhook.")
+
+    # ---- ledger ----
+
+    def usage_rows(
+        self, *, key_id: str | None, since: float | None = None, until: float | None = None, limit: int = 10_000
+    ) -> list[UsageRow]:
+        with self._lock:
+            rows = [
+                row
+                for row in self._usage
+                if key_id in (None, row.key_id)
+                and (since is None or row.finished_at >= since)
+                and (until is None or row.finished_at < until)
+            ]
+            return rows[:limit]
+
+    def usage_days(
+        self, *, key_id: str | None, since: float | None = None, until: float | None = None
+    ) -> list[UsageDay]:
+        days: defaultdict[tuple[str, str], list[UsageRow]] = defaultdict(list)
+        for row in self.usage_rows(key_id=key_id, since=since, until=until, limit=2**31):
+            days[day_of(row.finished_at), row.key_id].append(row)
+        return [
+            UsageDay(
+                key_id=owner,
+                day=day,
+                calls=len(rows),
+                succeeded=sum(row.state is JobState.SUCCESS for row in rows),
+                failed=sum(row.state is JobState.FAILED for row in rows),
+                cancelled=sum(row.state is JobState.CANCELLED for row in rows),
+                seconds=sum(row.seconds for row in rows),
+                gpu_seconds=sum(row.gpu_seconds for row in rows),
+            )
+            for (day, owner), rows in sorted(days.items())
+        ]
+
+    # ---- workers ----
+
+    def say_alive(self, worker: WorkerRecord) -> None:
+        with self._lock:
+            self._workers[worker.worker_id] = replace(worker, seen_at=self._clock())
+
+    def say_goodbye(self, worker_id: str) -> None:
+        with self._lock:
+            self._workers.pop(worker_id, None)
+
+    def workers(self, *, seen_within_s: float = 30.0) -> list[WorkerRecord]:
+        with self._lock:
+            now = self._clock()
+            return [worker for worker in self._workers.values() if abs(now - worker.seen_at) <= seen_within_s]
+
+    def ask_restart(self) -> int:
+        with self._lock:
+            self._restarts += 1
+            return self._restarts
+
+    def restarts_asked(self) -> int:
+        with self._lock:
+            return self._restarts
