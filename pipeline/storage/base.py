@@ -4,10 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Literal, Protocol
 
 FileKind = Literal["model", "companion", "turntable", "extra", "thumbnail"]
+
+CONTENT_TYPES = {
+    ".glb": "model/gltf-binary",
+    ".obj": "model/obj",
+    ".mtl": "model/mtl",
+    ".stl": "model/stl",
+    ".ply": "application/octet-stream",  # PLY has no registered type
+    ".mp4": "video/mp4",
+    ".png": "image/png",
+    ".jpg": "image/jpeg",
+    ".webp": "image/webp",
+}
+
+
+def content_type_of(name: str) -> str:
+    """The MIME type of a file by the ending of its name."""
+    return CONTENT_TYPES.get(PurePath(name).suffix.lower(), "application/octet-stream")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,222 @@
+"""Temporary outputs in a local folder, reached by signed links that expire. Knows nothing of jobs and of HTTP.
+
+The layout is `<folder>/<file_prefix>/<name>`; entries that begin with a dot are on their way in or out.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.errors import DeliveryFailed, NotFound
+from pipeline.storage.base import Artifact, FileKind, OutputFile, Storage, content_type_of
+from pipeline.storage.links import SAFE_NAME, LinkSigner
+from pipeline.storage.placing import place_files
+
+RUN_ALLOWANCE_S = 3600.0
+"""How long after its submit a call may end with exactly the links that were predicted for it."""
+
+_NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """A file that a link opens: what is needed to answer it, ranges included.
+
+    Attributes:
+        etag: a strong validator in quotes; it changes whenever the file is written anew.
+        modified_at: seconds since 1970.
+    """
+
+    path: Path
+    size_bytes: int
+    etag: str
+    content_type: str
+    modified_at: float
+
+
+class LocalStorage:
+    """A folder, as a `pipeline.storage.base.Storage`.
+
+    Args:
+        folder: made when first needed.
+        signer: makes and checks the links.
+        base_url: what links begin with, as `https://host`; empty gives links that begin with `/files/`.
+        lifetime_s: how long files can be fetched once they are there.
+        clock: seconds since 1970.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        signer: LinkSigner,
+        base_url: str = "",
+        lifetime_s: float = 24 * 3600.0,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._folder = folder
+        self._signer = signer
+        self._base_url = base_url.rstrip("/")
+        self._lifetime_s = lifetime_s
+        self._clock = clock
+
+    def predict_urls(self, names: Iterable[str], *, file_prefix: str, created_at: float) -> list[str]:
+        """The links under which files will be found; nothing needs to be there yet.
+
+        Args:
+            created_at: when the call was submitted, seconds since 1970.
+        """
+        token = self._signer.token(file_prefix, expires_at=created_at + RUN_ALLOWANCE_S + self._lifetime_s)
+        return [self._url(token, name) for name in names]
+
+    def store(
+        self, files: Sequence[OutputFile], *, file_prefix: str, created_at: float | None = None
+    ) -> list[Artifact]:
+        """Copy the files into the folder; all of them are there, and on the disk, when this returns.
+
+        Storing the same files again changes nothing. A failure leaves nothing behind.
+
+        Args:
+            created_at: when the call was submitted; links are then those of `predict_urls`, unless that was
+                more than `RUN_ALLOWANCE_S` ago.
+
+        Raises:
+            DeliveryFailed: the disk is full or refuses, a source is gone, or a name is unfit for a link.
+        """
+        names = [file.path.name for file in files]
+        if len(set(names)) < len(names):
+            raise DeliveryFailed("two files to deliver have one name")
+        for name in [file_prefix, *names]:
+            if not SAFE_NAME.fullmatch(name):
+                raise DeliveryFailed(f"{name!r} is no name for a file behind a link")
+
+        try:
+            digests = place_files(files, self._folder / file_prefix, staging=self._folder)
+            os.utime(self._folder / file_prefix, (self._clock(), self._clock()))
+        except OSError as error:
+            raise _as_delivery_failed(error, files) from error
+
+        now = self._clock()
+        is_predicted = created_at is not None and created_at <= now <= created_at + RUN_ALLOWANCE_S
+        starts_at = created_at + RUN_ALLOWANCE_S if is_predicted and created_at is not None else now
+        token = self._signer.token(file_prefix, expires_at=starts_at + self._lifetime_s)
+        return [
+            Artifact(
+                name=file.path.name,
+                kind=file.kind,
+                url=self._url(token, file.path.name),
+                size_bytes=size_bytes,
+                content_type=file.content_type,
+                sha256=sha256,
+            )
+            for file, (size_bytes, sha256) in zip(files, digests, strict=True)
+        ]
+
+    def for_call(self, *, created_at: float) -> Storage:
+        """This storage for one call, with the links that were predicted at its submit."""
+        return _CallStorage(self, created_at)
+
+    def open_file(self, token: str, name: str) -> StoredFile:
+        """The file that a link leads to.
+
+        Raises:
+            NotFound: the token is not ours, was altered or has expired, or there is no such file (yet, or any more).
+        """
+        file_prefix = self._signer.check(token, now=self._clock())
+        path = self._stored_path(file_prefix, name)
+        try:
+            stat = path.stat(follow_symlinks=False)
+        except OSError as error:
+            raise NotFound("there is no such file") from error
+        return StoredFile(
+            path=path,
+            size_bytes=stat.st_size,
+            etag=f'"{stat.st_mtime_ns:x}-{stat.st_ino:x}-{stat.st_size:x}"',
+            content_type=content_type_of(name),
+            modified_at=stat.st_mtime,
+        )
+
+    def stored_files(self, contents: Iterable[tuple[str, FileKind]], *, file_prefix: str) -> list[OutputFile]:
+        """Files that were stored, as files to deliver elsewhere.
+
+        Args:
+            contents: name and kind of each.
+
+        Raises:
+            NotFound: one of them is gone.
+        """
+        return [
+            OutputFile(self._stored_path(file_prefix, name), kind=kind, content_type=content_type_of(name))
+            for name, kind in contents
+        ]
+
+    def delete(self, file_prefix: str) -> bool:
+        """Remove the files of one call; returns whether there were any."""
+        if not SAFE_NAME.fullmatch(file_prefix):
+            return False
+        return self._remove(self._folder / file_prefix)
+
+    def clean(self) -> int:
+        """Remove what no link can open any more, and what interrupted writers left; returns how many calls' files."""
+        if not self._folder.is_dir():
+            return 0
+        removed = 0
+        for entry in list(self._folder.iterdir()):
+            try:
+                age_s = self._clock() - entry.stat(follow_symlinks=False).st_mtime
+            except FileNotFoundError:
+                continue
+            if entry.name.startswith("."):
+                if age_s > RUN_ALLOWANCE_S:
+                    shutil.rmtree(entry, ignore_errors=True)
+            elif age_s > self._lifetime_s + RUN_ALLOWANCE_S:
+                removed += self._remove(entry)
+        return removed
+
+    def _url(self, token: str, name: str) -> str:
+        return f"{self._base_url}/files/{token}/{name}"
+
+    def _stored_path(self, file_prefix: str, name: str) -> Path:
+        """Where a file lies that is there and is a plain file."""
+        path = self._folder / file_prefix / name
+        if not (SAFE_NAME.fullmatch(file_prefix) and SAFE_NAME.fullmatch(name)) or path.is_symlink():
+            raise NotFound("there is no such file")
+        if not path.is_file():
+            raise NotFound("there is no such file")
+        return path
+
+    def _remove(self, folder: Path) -> bool:
+        """Take a folder away in one step, then empty it at leisure."""
+        leaving = self._folder / f".leaving-{secrets.token_hex(8)}"
+        try:
+            folder.rename(leaving)
+        except FileNotFoundError:
+            return False
+        shutil.rmtree(leaving, ignore_errors=True)
+        return True
+
+
+@dataclass(frozen=True)
+class _CallStorage:
+    """A `LocalStorage` that knows when the call was submitted."""
+
+    local: LocalStorage
+    created_at: float
+
+    def store(self, files: Sequence[OutputFile], *, file_prefix: str) -> list[Artifact]:
+        return self.local.store(files, file_prefix=file_prefix, created_at=self.created_at)
+
+
+def _as_delivery_failed(error: OSError, files: Sequence[OutputFile]) -> DeliveryFailed:
+    total_mb = sum(file.path.stat().st_size for file in files if file.path.is_file()) / 1e6
+    what = f"{len(files)} files of {total_mb:.1f} MB" if len(files) != 1 else f"a file of {total_mb:.1f} MB"
+    if error.errno in _NO_SPACE:
+        return DeliveryFailed(f"the temporary storage has no space left for {what}")
+    return DeliveryFailed(f"the temporary storage did not take {what}: {error.strerror or type(error).__name__}")
