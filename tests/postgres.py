@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+FAST = ["-c", "fsync=off", "-c", "full_page_writes=off", "-c", "shared_buffers=32MB"]
+
 
 def find_binaries() -> Path | None:
     """The folder of `initdb` and `postgres`, of the newest version there is."""
@@ -47,8 +49,7 @@ def running_server() -> Iterator[str]:
         port = _free_port()
         with (folder / "log").open("wb") as log:
             server = subprocess.Popen(
-                [binaries / "postgres", "-D", folder / "data", "-p", str(port), "-h", "127.0.0.1", "-k", folder]
-                + ["-c", "fsync=off", "-c", "full_page_writes=off", "-c", "shared_buffers=32MB"],
+                [binaries / "postgres", "-D", folder / "data", "-p", str(port), "-h", "127.0.0.1", "-k", folder, *FAST],
                 stdout=log,
                 stderr=log,
                 user=owner,

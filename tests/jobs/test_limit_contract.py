@@ -176,11 +176,11 @@ def test_a_key_is_recognised_until_it_is_revoked(store: Store, clock: Clock) -> 
     assert authenticate(store, plain) == record
     assert store.revoke_key(record.id).revoked_at == clock.now
 
-    with pytest.raises(Unauthorized, match="^Invalid API key$"):
+    with pytest.raises(Unauthorized, match=r"^Invalid API key$"):
         authenticate(store, plain)
-    with pytest.raises(Unauthorized, match="^Invalid API key$"):
+    with pytest.raises(Unauthorized, match=r"^Invalid API key$"):
         authenticate(store, plain + "x")
-    with pytest.raises(Unauthorized, match="^API key required$"):
+    with pytest.raises(Unauthorized, match=r"^API key required$"):
         authenticate(store, "")
 
 
