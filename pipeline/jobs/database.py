@@ -65,7 +65,14 @@ class Database:
         else:
             options = {"pool_pre_ping": True, "connect_args": {"connect_timeout": 10}}
         # A read waits for a connection rather than opening one per thread; none is held between statements of others.
-        self.engine = sa.create_engine(address, pool_size=8, max_overflow=8, pool_timeout=BUSY_TIMEOUT_S, **options)
+        self.engine = sa.create_engine(
+            address,
+            pool_size=8,
+            max_overflow=8,
+            pool_timeout=BUSY_TIMEOUT_S,
+            hide_parameters=True,  # requests and hashes stand in no traceback
+            **options,
+        )
         self._write_engine = self.engine.execution_options(is_write=True)
         self._write_lock = FairLock()
         if self.is_sqlite:

@@ -1,0 +1,271 @@
+"""A worker's loop over a store: take a job, keep its lease, do the work, end the job. Knows nothing of the work.
+
+What may happen around the work, and what then becomes of the job: the process dies (its lease expires, another worker
+takes the job up), the store is away (writes are repeated until it is back), the caller cancels (the work is told), the
+service stops (the work gets some time, then the job goes back into the queue), the work hangs (its process ends).
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import structlog
+
+from pipeline.errors import LeaseLost, StoreUnavailable
+from pipeline.jobs.record import Ending, Job, JobState, Lease, Progress, WorkerRecord
+from pipeline.jobs.store import JobStore, WorkerBoard
+
+MAX_BEAT_S = 1.0
+"""Longest pause between two heartbeats: also how late progress is seen and a cancel is heard."""
+ALIVE_EVERY_S = 5.0
+LOOK_UP_EVERY_S = 1.0
+"""How often an idle worker asks whether a restart is wished for."""
+FINISH_PAUSES_S = (0.1, 0.3, 1.0, 3.0, *([5.0] * 120))
+"""Pauses between attempts to write an end while the store is away, ten minutes together."""
+
+log = structlog.get_logger()
+
+
+class QueueStore(JobStore, WorkerBoard, Protocol):
+    """What a worker needs of a store."""
+
+
+@dataclass(frozen=True)
+class Worked:
+    """What the work came to.
+
+    Attributes:
+        upload_for_s: how long a late upload into the caller's bucket is to be tried; None for none.
+    """
+
+    ending: Ending
+    upload_for_s: float | None = None
+
+
+class Watch:
+    """The line between running work and the store: progress goes out, the wish to stop comes in.
+
+    Args:
+        say_alive: called with every heartbeat.
+        stop: the service is to stop; the work may go on for `stop_grace_s`.
+        timeout_s: longest time for one attempt; `on_timeout` is called when it is over, from the heartbeat's thread.
+    """
+
+    def __init__(
+        self,
+        store: QueueStore,
+        lease: Lease,
+        *,
+        say_alive: Callable[[], None],
+        lease_s: float,
+        stop: threading.Event,
+        stop_grace_s: float,
+        timeout_s: float,
+        on_timeout: Callable[[], None],
+    ) -> None:
+        self._store = store
+        self._lease = lease
+        self._say_alive = say_alive
+        self._lease_s = lease_s
+        self._stop = stop
+        self._stop_grace_s = stop_grace_s
+        self._timeout_s = timeout_s
+        self._on_timeout = on_timeout
+        self._progress = self._reported = Progress()
+        self._is_over = threading.Event()
+        self.is_cancel_requested = False
+        self.is_lease_lost = False
+        self.is_giving_back = False
+        self._thread = threading.Thread(target=self._keep, name=f"lease-{lease.job_id}", daemon=True)
+
+    def report(self, stage: str, percent: int) -> None:
+        """Say how far the work is; costs nothing, the heartbeat writes it."""
+        self._progress = Progress(stage, percent)
+
+    def is_cancelled(self) -> bool:
+        """Whether the work should stop, for whatever reason."""
+        return self.is_cancel_requested or self.is_lease_lost or self.is_giving_back
+
+    def __enter__(self) -> Watch:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._is_over.set()
+        self._thread.join()
+
+    def _keep(self) -> None:
+        """Beat until the work is over or the lease is lost."""
+        beat_s = min(self._lease_s / 4, MAX_BEAT_S)
+        started_s = time.monotonic()
+        stopping_since_s: float | None = None
+        while not self._is_over.wait(beat_s):
+            now_s = time.monotonic()
+            if now_s - started_s > self._timeout_s:
+                log.error("call takes too long", job_id=self._lease.job_id, timeout_s=self._timeout_s)
+                self._on_timeout()
+            if self._stop.is_set():
+                stopping_since_s = now_s if stopping_since_s is None else stopping_since_s
+                self.is_giving_back = now_s - stopping_since_s >= self._stop_grace_s
+            if not self._beat():
+                return
+
+    def _beat(self) -> bool:
+        """One heartbeat; False when the lease is lost."""
+        try:
+            if self._progress != self._reported:
+                progress = self._progress
+                self._store.report(self._lease, progress)
+                self._reported = progress
+            self.is_cancel_requested = self._store.renew(self._lease, lease_s=self._lease_s)
+            self._say_alive()
+        except LeaseLost:
+            self.is_lease_lost = True
+            return False
+        except StoreUnavailable as error:  # nobody else can take the job either: keep on, and see when it is back
+            log.warning("heartbeat failed", job_id=self._lease.job_id, reason=str(error))
+        return True
+
+
+Work = Callable[[Job, Watch], Worked]
+
+
+def _do_nothing() -> None:
+    """The reaction to a call that takes too long, for work that cannot be ended from outside."""
+
+
+class QueueWorker:
+    """Takes one job at a time and does it.
+
+    Args:
+        work: does a job; what it raises fails the job.
+        worker_id: unique over all workers ever started.
+        engine: what the worker says of itself on the board.
+        lease_s: how long a job stays with a silent worker.
+        stop_grace_s: how long work may go on after `stop` was set.
+        timeout_s: longest time for one attempt at a job.
+        on_timeout: called when an attempt takes longer; ends the process, since work in native code hears nothing.
+        poll_s: pause after nothing was found to do.
+    """
+
+    def __init__(
+        self,
+        store: QueueStore,
+        work: Work,
+        *,
+        worker_id: str,
+        engine: str = "",
+        lease_s: float = 30.0,
+        stop_grace_s: float = 20.0,
+        timeout_s: float = float("inf"),
+        on_timeout: Callable[[], None] = _do_nothing,
+        poll_s: float = 0.2,
+    ) -> None:
+        self._store = store
+        self._work = work
+        self._worker_id = worker_id
+        self._engine = engine
+        self._lease_s = lease_s
+        self._stop_grace_s = stop_grace_s
+        self._timeout_s = timeout_s
+        self._on_timeout = on_timeout
+        self._poll_s = poll_s
+        self._alive_at_s = self._looked_up_at_s = float("-inf")
+        self._restarts_at_start: int | None = None
+
+    def run(self, stop: threading.Event) -> None:
+        """Work until told to stop, or until a restart is wished for."""
+        while not stop.is_set():
+            try:
+                self._say_alive()
+                if self._is_restart_asked():
+                    log.info("restarting as asked", worker_id=self._worker_id)
+                    break
+                did_work = self.run_one(stop) is not None
+            except StoreUnavailable as error:
+                log.warning("worker waits for the store", worker_id=self._worker_id, reason=str(error))
+                did_work = False
+            if not did_work:
+                stop.wait(self._poll_s)
+        try:
+            self._store.say_goodbye(self._worker_id)
+        except StoreUnavailable:
+            log.warning("left without a goodbye", worker_id=self._worker_id)
+
+    def run_one(self, stop: threading.Event, *, job_id: int | None = None) -> Job | None:
+        """Take one job and bring it to its end, or back into the queue when told to stop.
+
+        Returns:
+            The job as it was taken, None where there was nothing to do.
+
+        Raises:
+            StoreUnavailable: the store was away before a job was taken.
+        """
+        job = self._store.take(self._worker_id, lease_s=self._lease_s, job_id=job_id)
+        if job is None:
+            return None
+        with structlog.contextvars.bound_contextvars(job_id=job.id, attempt=job.attempts):
+            log.info("call begins")
+            started_s = time.monotonic()
+            with Watch(
+                self._store,
+                job.lease,
+                say_alive=lambda: self._say_alive(job.id),
+                lease_s=self._lease_s,
+                stop=stop,
+                stop_grace_s=self._stop_grace_s,
+                timeout_s=self._timeout_s,
+                on_timeout=self._on_timeout,
+            ) as watch:
+                worked = self._try(job, watch)
+                outcome = self._conclude(job, watch, worked)
+            log.info("call over", outcome=outcome, seconds=round(time.monotonic() - started_s, 3))
+        return job
+
+    def _try(self, job: Job, watch: Watch) -> Worked:
+        try:
+            return self._work(job, watch)
+        except Exception as error:  # a job whose work cannot even start must still end
+            log.exception("work failed outside its stages")
+            message = f"The call failed for an internal reason ({type(error).__name__})."
+            return Worked(Ending(JobState.FAILED, message=message, error_code="stage_error", retryable=True))
+
+    def _conclude(self, job: Job, watch: Watch, worked: Worked) -> str:
+        """Write what became of the job, as long as it takes; returns it in a word."""
+        is_interrupted = worked.ending.state is JobState.CANCELLED and not watch.is_cancel_requested
+        for pause_s in FINISH_PAUSES_S:
+            try:
+                if watch.is_lease_lost:
+                    return "lost"
+                if is_interrupted:
+                    return str(self._store.hand_back(job.lease).state)
+                return str(self._store.finish(job.lease, worked.ending, upload_for_s=worked.upload_for_s).state)
+            except LeaseLost:
+                return "lost"
+            except StoreUnavailable as error:
+                log.warning("end not written yet", reason=str(error))
+                time.sleep(pause_s)
+        return "unwritten"  # the lease expires, and the next attempt goes on from the last finished stage
+
+    def _say_alive(self, job_id: int | None = None) -> None:
+        """Stand on the board, written every few seconds."""
+        now_s = time.monotonic()
+        if now_s - self._alive_at_s >= ALIVE_EVERY_S:
+            self._alive_at_s = now_s
+            record = WorkerRecord(self._worker_id, self._engine, seen_at=0.0, is_ready=True, job_id=job_id)
+            self._store.say_alive(record)
+
+    def _is_restart_asked(self) -> bool:
+        """Whether a restart was wished for since the first time that this was asked."""
+        now_s = time.monotonic()
+        if now_s - self._looked_up_at_s < LOOK_UP_EVERY_S:
+            return False
+        self._looked_up_at_s = now_s
+        asked = self._store.restarts_asked()
+        if self._restarts_at_start is None:
+            self._restarts_at_start = asked
+        return asked > self._restarts_at_start
