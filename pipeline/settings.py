@@ -19,13 +19,19 @@ from pipeline.jobs.record import KeyLimits
 MIB = 2**20
 HOUR_S = 3600.0
 DAY_S = 24 * HOUR_S
+MIN_SECRET_CHARS = 16
 
 
 class Settings(BaseSettings):
     """One deployment's decisions; frozen after reading."""
 
     model_config = SettingsConfigDict(
-        env_prefix="IMAGE_TO_3D_", frozen=True, extra="ignore", populate_by_name=True, env_ignore_empty=True
+        env_prefix="IMAGE_TO_3D_",
+        frozen=True,
+        extra="ignore",
+        populate_by_name=True,
+        env_ignore_empty=True,
+        hide_input_in_errors=True,
     )
 
     # Where things are kept.
@@ -61,6 +67,8 @@ class Settings(BaseSettings):
     workers: int = Field(default=1, ge=0, le=256)
     lease_s: float = Field(default=30.0, ge=1)
     """How long a silent worker keeps its job."""
+    call_timeout_s: float = Field(default=HOUR_S, ge=1)
+    """Longest time for one attempt at a call; then its worker ends itself, and another one tries."""
     stop_grace_s: float = Field(default=20.0, ge=0)
     """How long a running call may go on after the service was told to stop."""
 
@@ -81,6 +89,13 @@ class Settings(BaseSettings):
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("secret_keys")
+    @classmethod
+    def _check_length(cls, value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        if any(len(secret) < MIN_SECRET_CHARS for secret in value):
+            raise ValueError(f"each secret needs at least {MIN_SECRET_CHARS} characters")
+        return value
 
     @property
     def sql_url(self) -> str:

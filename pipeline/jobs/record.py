@@ -35,8 +35,7 @@ FinalState = Literal[JobState.SUCCESS, JobState.FAILED, JobState.CANCELLED]
 FINAL_STATES = frozenset({JobState.SUCCESS, JobState.FAILED, JobState.CANCELLED})
 
 TRANSITIONS: Mapping[JobState, frozenset[JobState]] = {
-    # A queued job fails only when it was handed back at its last attempt.
-    JobState.QUEUED: frozenset({JobState.RUNNING, JobState.CANCELLED, JobState.FAILED}),
+    JobState.QUEUED: frozenset({JobState.RUNNING, JobState.CANCELLED}),
     # Running to running is a job taken up again after its lease expired; to queued, one handed back by its worker.
     JobState.RUNNING: frozenset({JobState.RUNNING, JobState.QUEUED, *FINAL_STATES}),
     JobState.SUCCESS: frozenset(),
