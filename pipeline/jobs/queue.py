@@ -134,6 +134,10 @@ class Watch:
 Work = Callable[[Job, Watch], Worked]
 
 
+def _ignore_end(job: Job) -> None:
+    """The reaction to a job's end, for work that leaves nothing behind."""
+
+
 def _do_nothing() -> None:
     """The reaction to a call that takes too long, for work that cannot be ended from outside."""
 
@@ -143,6 +147,7 @@ class QueueWorker:
 
     Args:
         work: does a job; what it raises fails the job.
+        on_end: told each job that this worker has ended, once its end is on record.
         worker_id: unique over all workers ever started.
         engine: what the worker says of itself on the board.
         lease_s: how long a job stays with a silent worker.
@@ -158,6 +163,7 @@ class QueueWorker:
         work: Work,
         *,
         worker_id: str,
+        on_end: Callable[[Job], None] = _ignore_end,
         engine: str = "",
         lease_s: float = 30.0,
         stop_grace_s: float = 20.0,
@@ -168,6 +174,7 @@ class QueueWorker:
         self._store = store
         self._work = work
         self._worker_id = worker_id
+        self._on_end = on_end
         self._engine = engine
         self._lease_s = lease_s
         self._stop_grace_s = stop_grace_s
@@ -243,12 +250,15 @@ class QueueWorker:
                     return "lost"
                 if is_interrupted:
                     return str(self._store.hand_back(job.lease).state)
-                return str(self._store.finish(job.lease, worked.ending, upload_for_s=worked.upload_for_s).state)
+                ended = self._store.finish(job.lease, worked.ending, upload_for_s=worked.upload_for_s)
             except LeaseLost:
                 return "lost"
             except StoreUnavailable as error:
                 log.warning("end not written yet", reason=str(error))
                 time.sleep(pause_s)
+                continue
+            self._on_end(ended)
+            return str(ended.state)
         return "unwritten"  # the lease expires, and the next attempt goes on from the last finished stage
 
     def _say_alive(self, job_id: int | None = None) -> None:

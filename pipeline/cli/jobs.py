@@ -1,0 +1,92 @@
+"""`image-to-3d jobs`: the calls on record, as the operator sees them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pipeline.cli.data_folder import DataOption, KeyOption, key_id_of, moment, opened_store, print_table
+
+if TYPE_CHECKING:
+    from pipeline.jobs.record import Job
+
+IdArgument = Annotated[int, typer.Argument(help="The call's id.")]
+
+jobs = typer.Typer(help="List and show calls, send a webhook again.", no_args_is_help=True)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the group to the command."""
+    app.add_typer(jobs, name="jobs")
+
+
+@jobs.command("list")
+def list_jobs(
+    data: DataOption = None,
+    key: KeyOption = None,
+    state: Annotated[
+        str | None, typer.Option(help="Only in this state: queued, running, success, failed, cancelled.")
+    ] = None,
+    track_id: Annotated[str | None, typer.Option(help="Only with this mark of the sender.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="At most so many.")] = 50,
+) -> None:
+    """List calls, newest first."""
+    from pipeline.jobs.record import JobState
+
+    if state is not None and state not in list(JobState):
+        raise typer.BadParameter(f"--state must be one of {', '.join(JobState)}, got {state!r}")
+    with opened_store(data) as store:
+        names = {known.id: known.name for known in store.list_keys()}
+        found = store.list_jobs(
+            key_id=key_id_of(store, key),
+            state=None if state is None else JobState(state),
+            track_id=track_id,
+            limit=limit,
+        )
+    print_table(
+        ("ID", "KEY", "STATE", "STAGE", "CREATED (UTC)", "SECONDS", "TRACK ID", "MESSAGE"),
+        [
+            (
+                job.id,
+                names.get(job.key_id, job.key_id),
+                job.state,
+                f"{job.progress.stage} {job.progress.percent}%".strip() if job.state == "running" else None,
+                moment(job.created_at),
+                None if job.ending is None else f"{job.ending.seconds:.1f}",
+                job.track_id,
+                job.ending.message if job.ending is not None else "",
+            )
+            for job in found
+        ],
+    )
+
+
+@jobs.command()
+def show(job_id: IdArgument, data: DataOption = None) -> None:
+    """Print all that is on record of a call, webhook attempts included, as JSON."""
+    import json
+    from dataclasses import asdict
+
+    with opened_store(data) as store:
+        record = _plain(store.get(job_id, key_id=None))
+        record["tasks"] = [
+            asdict(task) | {"tries": [asdict(attempt) for attempt in store.attempts_of(task.id)]}
+            for task in store.tasks_of(job_id)
+        ]
+    typer.echo(json.dumps(record, indent=2, ensure_ascii=False))
+
+
+@jobs.command()
+def redeliver(job_id: IdArgument, data: DataOption = None) -> None:
+    """Send a call's webhook again, under its old id; a running service does so within a second."""
+    with opened_store(data) as store:
+        task = store.redeliver(job_id, key_id=None)
+    typer.echo(f"{task.id} is due now")
+
+
+def _plain(job: Job) -> dict[str, Any]:
+    """A job as JSON can say it."""
+    from dataclasses import asdict
+
+    return asdict(job) | {"created": moment(job.created_at), "finished": moment(job.finished_at)}

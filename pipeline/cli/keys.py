@@ -1,0 +1,108 @@
+"""`image-to-3d keys`: who may call, and how much."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipeline.cli.data_folder import DataOption, find_key, moment, opened_store, print_table, settings_for
+
+if TYPE_CHECKING:
+    from pipeline.jobs.record import KeyLimits
+
+NameArgument = Annotated[str, typer.Argument(help="What the key is called in lists.")]
+Limit = Annotated[int | None, typer.Option(min=0, help="0 is no limit.")]
+
+keys = typer.Typer(help="Make, list, revoke and limit the keys that callers present.", no_args_is_help=True)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the group to the command."""
+    app.add_typer(keys, name="keys")
+
+
+@keys.command()
+def create(
+    name: NameArgument,
+    data: DataOption = None,
+    queued: Limit = None,
+    running: Limit = None,
+    per_minute: Limit = None,
+    per_month: Limit = None,
+) -> None:
+    """Make a key and print it, this once, with the secret of its webhooks."""
+    from pipeline.jobs.keys import make_key
+    from pipeline.net.signing import WebhookSigner
+    from pipeline.settings import master_secrets
+
+    settings = settings_for(data)
+    with opened_store(data) as store:
+        limits = _changed(settings.default_limits, queued, running, per_minute, per_month)
+        plain, record = make_key(name, limits=limits)
+        store.add_key(record)
+        secret = WebhookSigner(master_secrets(settings)).secret_of(record.id)
+    typer.echo(plain)
+    typer.echo(f"Keep it: it is not shown again. Its webhooks are signed with {secret}", err=True)
+
+
+@keys.command("list")
+def list_keys(data: DataOption = None) -> None:
+    """List all keys, with what they may have and what they have in use."""
+    with opened_store(data) as store:
+        rows: list[tuple[object, ...]] = []
+        for key in store.list_keys():
+            use, limits = store.key_use(key.id), key.limits
+            rows.append(
+                (
+                    key.name,
+                    key.shown,
+                    moment(key.created_at),
+                    "in use" if key.revoked_at is None else f"revoked {moment(key.revoked_at)}",
+                    _of(use.queued, limits.queued),
+                    _of(use.running, limits.running),
+                    _of(use.this_minute, limits.per_minute),
+                    _of(use.this_month, limits.per_month),
+                )
+            )
+    print_table(("NAME", "KEY", "CREATED (UTC)", "STATE", "QUEUED", "RUNNING", "MINUTE", "MONTH"), rows)
+
+
+@keys.command()
+def revoke(name: NameArgument, data: DataOption = None) -> None:
+    """End a key at once; its calls under way run on."""
+    with opened_store(data) as store:
+        key = store.revoke_key(find_key(store, name).id)
+    typer.echo(f"{key.name} is revoked")
+
+
+@keys.command()
+def limit(
+    name: NameArgument,
+    data: DataOption = None,
+    queued: Limit = None,
+    running: Limit = None,
+    per_minute: Limit = None,
+    per_month: Limit = None,
+) -> None:
+    """Change what a key may have; limits that are not named stay."""
+    with opened_store(data) as store:
+        key = find_key(store, name)
+        key = store.limit_key(key.id, _changed(key.limits, queued, running, per_minute, per_month))
+    shown = {"queued": key.limits.queued, "running": key.limits.running}
+    shown |= {"per minute": key.limits.per_minute, "per month": key.limits.per_month}
+    typer.echo(f"{key.name}: " + ", ".join(f"{word} {'no limit' if n is None else n}" for word, n in shown.items()))
+
+
+def _changed(
+    limits: KeyLimits, queued: int | None, running: int | None, per_minute: int | None, per_month: int | None
+) -> KeyLimits:
+    """The limits with those that were given; 0 lifts one."""
+    from dataclasses import replace
+
+    given = {"queued": queued, "running": running, "per_minute": per_minute, "per_month": per_month}
+    return replace(limits, **{name: number or None for name, number in given.items() if number is not None})
+
+
+def _of(used: int, limit: int | None) -> str:
+    return f"{used}" if limit is None else f"{used}/{limit}"

@@ -1,0 +1,40 @@
+"""From settings to the live parts that every process of the service shares."""
+
+from __future__ import annotations
+
+from pipeline.jobs.keys import hash_key, key_record, make_key
+from pipeline.jobs.sql import SqlStore
+from pipeline.jobs.store import KeyStore
+from pipeline.settings import Settings
+
+
+def open_store(settings: Settings) -> SqlStore:
+    """The deployment's store, its schema brought up to date.
+
+    Raises:
+        StoreUnavailable: the database is away, or of a newer version.
+    """
+    return SqlStore(
+        settings.sql_url,
+        record_lifetime_s=settings.record_lifetime_s,
+        webhook_window_s=settings.webhook_window_s,
+    )
+
+
+def ensure_key(store: KeyStore, settings: Settings) -> str | None:
+    """See to it that somebody can call: the key of the settings exists, or else any key does.
+
+    Returns:
+        The key that was made because there was none at all, to be shown once; None otherwise.
+    """
+    if settings.api_key is not None:
+        # Its name holds a piece of its hash: the environment's next key may exist beside this one.
+        plain = settings.api_key.get_secret_value()
+        name = f"environment {hash_key(plain)[:6]}"
+        store.add_key(key_record(plain, name=name, limits=settings.default_limits))
+        return None
+    if store.list_keys():
+        return None
+    plain, record = make_key("development", limits=settings.default_limits)
+    store.add_key(record)
+    return plain

@@ -1,0 +1,204 @@
+"""The operator's commands, on a real data folder."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner, Result
+
+from pipeline.cli import jobs, keys, serve, usage
+from pipeline.deployment import ensure_key, open_store
+from pipeline.errors import Unauthorized
+from pipeline.jobs.keys import authenticate
+from pipeline.jobs.record import ApiKey, Ending, JobState, KeyLimits, NewJob
+from pipeline.jobs.sql import SqlStore
+from pipeline.settings import Settings
+
+Command = Callable[..., Result]
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def command(data: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
+    """Runs `image-to-3d WORDS… --data FOLDER`."""
+    monkeypatch.delenv("DATABASE_URL", raising=False)
+    app = typer.Typer()
+    for module in (keys, jobs, usage, serve):
+        module.register(app)
+    return lambda *words: CliRunner().invoke(app, [*words, "--data", str(data)])
+
+
+def store_of(data: Path) -> SqlStore:
+    return open_store(Settings(data_dir=data))
+
+
+def key_named(store: SqlStore, name: str) -> ApiKey:
+    return next(key for key in store.list_keys() if key.name == name)
+
+
+def end_one(store: SqlStore, key: ApiKey, **fields: str) -> int:
+    new = NewJob(key_id=key.id, file_prefix="p", request=b"{}", request_sha256="0" * 64, **fields)  # type: ignore[arg-type]
+    store.submit(new)
+    job = store.take("w", lease_s=30)
+    assert job is not None
+    ending = Ending(JobState.SUCCESS, stage_seconds={"generate": 1.5}, gpu_seconds=0.25, engine="preview")
+    return store.finish(job.lease, ending).id
+
+
+def test_a_key_is_printed_once_and_then_recognised(command: Command, data: Path) -> None:
+    made = command("keys", "create", "shop")
+
+    plain = made.stdout.strip()
+    store = store_of(data)
+    assert made.exit_code == 0
+    assert authenticate(store, plain).name == "shop"
+    store.close()
+    assert "whsec_" in made.stderr
+    listed = command("keys", "list").stdout
+    assert "shop" in listed and plain not in listed
+    assert all(plain.encode() not in path.read_bytes() for path in data.iterdir())
+
+
+def test_a_name_cannot_be_given_twice(command: Command) -> None:
+    command("keys", "create", "shop")
+
+    again = command("keys", "create", "shop")
+
+    assert again.exit_code == 1
+    assert again.stderr == "There is a key named 'shop' already.\n"
+
+
+def test_a_revoked_key_is_refused(command: Command, data: Path) -> None:
+    plain = command("keys", "create", "shop").stdout.strip()
+
+    assert command("keys", "revoke", "shop").stdout == "shop is revoked\n"
+
+    store = store_of(data)
+    with pytest.raises(Unauthorized):
+        authenticate(store, plain)
+    store.close()
+    assert "revoked 20" in command("keys", "list").stdout
+
+
+def test_limits_are_set_changed_and_lifted_one_by_one(command: Command, data: Path) -> None:
+    command("keys", "create", "shop", "--queued", "5", "--per-minute", "0", "--per-month", "100")
+
+    said = command("keys", "limit", "shop", "--per-month", "0", "--running", "2").stdout
+
+    assert said == "shop: queued 5, running 2, per minute no limit, per month no limit\n"
+    store = store_of(data)
+    assert key_named(store, "shop").limits == KeyLimits(queued=5, running=2)
+    store.close()
+
+
+@pytest.mark.parametrize("words", [("keys", "revoke", "nobody"), ("jobs", "list", "--key", "nobody")])
+def test_a_name_that_is_no_keys_is_said_to_be(command: Command, words: tuple[str, ...]) -> None:
+    answer = command(*words)
+
+    assert answer.exit_code == 1
+    assert answer.stderr == "There is no key named 'nobody'.\n"
+
+
+def test_jobs_are_listed_shown_and_redelivered(command: Command, data: Path) -> None:
+    command("keys", "create", "shop")
+    store = store_of(data)
+    job_id = end_one(store, key_named(store, "shop"), track_id="order 7", webhook_url="http://127.0.0.1/h")
+    task = store.claim_task("webhook", claim_s=60)
+    assert task is not None
+    store.settle_task(task, status=500, error="answered 500", seconds=0.1, retry_in_s=None)
+
+    row = command("jobs", "list", "--state", "success", "--track-id", "order 7").stdout.splitlines()[1]
+    shown = json.loads(command("jobs", "show", str(job_id)).stdout)
+    said = command("jobs", "redeliver", str(job_id)).stdout
+
+    assert re.match(rf"{job_id} +shop +success +- +\S+ \S+ +1\.5 +order 7$", row)
+    assert shown["id"] == job_id and shown["ending"]["gpu_seconds"] == 0.25
+    assert shown["tasks"][0]["tries"][0]["error"] == "answered 500"
+    assert said == f"{task.id} is due now\n"
+    again = store.claim_task("webhook", claim_s=60)
+    assert again is not None and again.id == task.id
+    store.close()
+
+
+def test_a_state_that_there_is_not_is_refused(command: Command) -> None:
+    answer = command("jobs", "list", "--state", "done")
+
+    assert answer.exit_code == 2
+    assert "must be one of queued, running, success" in re.sub(r"\s+", " ", answer.stderr)
+
+
+def test_an_unknown_call_is_said_to_be(command: Command) -> None:
+    for words in (("jobs", "show", "7"), ("jobs", "redeliver", "7")):
+        answer = command(*words)
+        assert (answer.exit_code, answer.stderr) == (1, "There is no call with the id 7.\n")
+
+
+def test_usage_is_printed_as_a_table_and_as_csv(command: Command, data: Path) -> None:
+    command("keys", "create", "shop")
+    store = store_of(data)
+    for _ in range(2):
+        end_one(store, key_named(store, "shop"))
+    day = store.usage_days(key_id=None)[0].day
+    store.close()
+
+    rows = list(csv.DictReader(io.StringIO(command("usage", "--csv").stdout)))
+
+    assert rows == [
+        {
+            "key": "shop",
+            "day": day,
+            "calls": "2",
+            "succeeded": "2",
+            "failed": "0",
+            "cancelled": "0",
+            "seconds": "3.000",
+            "gpu_seconds": "0.500",
+        }
+    ]
+    assert re.search(rf"^shop +{day} +2 +2 +0 +0 +3\.000 +0\.500$", command("usage").stdout, re.MULTILINE)
+    assert command("usage", "--csv", "--until", "2020-01-01").stdout == ",".join(rows[0]) + "\n"
+
+
+def test_a_first_start_makes_a_key_and_a_second_does_not(data: Path) -> None:
+    store = store_of(data)
+    settings = Settings(data_dir=data)
+
+    made = ensure_key(store, settings)
+
+    assert made is not None and authenticate(store, made).name == "development"
+    assert ensure_key(store, settings) is None
+    store.close()
+
+
+def test_the_key_of_the_settings_exists_from_the_start(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = store_of(data)
+    for plain in ("the first one", "the next one"):
+        monkeypatch.setenv("IMAGE_TO_3D_API_KEY", plain)
+        for _ in range(2):
+            assert ensure_key(store, Settings(data_dir=data)) is None
+
+    assert authenticate(store, "the first one").id != authenticate(store, "the next one").id
+    assert len(store.list_keys()) == 2
+    store.close()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [(("--engine", "absent"), "engine must be one of"), (("--workers", "-1"), "workers"), (("--port", "0"), "port")],
+)
+def test_serve_refuses_what_it_cannot_serve(command: Command, words: tuple[str, ...], said: str) -> None:
+    answer = command("serve", *words)
+
+    assert answer.exit_code in (1, 2)
+    assert said in answer.stderr
