@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import DeliveryFailed, UnwritableOutput
-from pipeline.storage.base import Artifact, OutputFile, Storage
+from pipeline.storage.base import Artifact, CustomerBucket, OutputFile, Storage
 from pipeline.storage.placing import place_files
 
 
@@ -26,7 +26,9 @@ class Delivery:
     is_upload_pending: bool = False
 
 
-def deliver(files: Sequence[OutputFile], *, file_prefix: str, temporary: Storage, bucket: Storage | None) -> Delivery:
+def deliver(
+    files: Sequence[OutputFile], *, file_prefix: str, temporary: Storage, bucket: CustomerBucket | None
+) -> Delivery:
     """Bring the files into the caller's bucket, or into temporary storage where there is none or it fails.
 
     Args:
@@ -39,7 +41,9 @@ def deliver(files: Sequence[OutputFile], *, file_prefix: str, temporary: Storage
     if bucket is None:
         return Delivery(tuple(temporary.store(files, file_prefix=file_prefix)))
     try:
-        return Delivery(tuple(bucket.store(files, file_prefix=file_prefix)))
+        artifacts = tuple(bucket.store(files, file_prefix=file_prefix))
+        trouble = bucket.public_trouble(artifacts)
+        return Delivery(artifacts, warnings=(trouble,) if trouble else ())
     except DeliveryFailed as error:
         warning = (
             f"Your bucket did not take the files ({error}); they are in temporary storage, "

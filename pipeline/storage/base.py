@@ -64,3 +64,11 @@ class Storage(Protocol):
             DeliveryFailed: the place did not take them.
         """
         ...
+
+
+class CustomerBucket(Storage, Protocol):
+    """A storage of the customer's own, whose public address may not answer although the files are there."""
+
+    def public_trouble(self, artifacts: Sequence[Artifact]) -> str | None:
+        """Why the files' URLs do not answer, in one sentence; None when they do."""
+        ...
