@@ -1,14 +1,36 @@
-"""Stage 4: finished files to artifacts whose URLs answer. Knows no particular storage and nothing of jobs' states."""
+"""Stage 4: finished files to artifacts whose URLs answer, at once or, when a bucket is away, later as well.
+
+Knows nothing of how a storage works, nor of who runs the stage.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import random
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
-from pipeline.errors import DeliveryFailed, UnwritableOutput
+import structlog
+
+from pipeline.errors import DeliveryFailed, NotFound, UnwritableOutput
+from pipeline.jobs.record import AfterTask
+from pipeline.jobs.store import JobStore, Outbox
 from pipeline.storage.base import Artifact, CustomerBucket, OutputFile, Storage
+from pipeline.storage.local import LocalStorage
 from pipeline.storage.placing import place_files
+
+FALLBACK = "Your bucket did not take the files"
+UNTIL_THEN = "they are in temporary storage, and the upload is tried again until that copy expires."
+
+UPLOAD_CLAIM_S = 900.0
+"""How long an upload is one process's own; a process that died is forgotten after this time."""
+FIRST_PAUSE_S = 60.0
+LONGEST_PAUSE_S = 3600.0
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
@@ -45,10 +67,7 @@ def deliver(
         trouble = bucket.public_trouble(artifacts)
         return Delivery(artifacts, warnings=(trouble,) if trouble else ())
     except DeliveryFailed as error:
-        warning = (
-            f"Your bucket did not take the files ({error}); they are in temporary storage, "
-            "and the upload is tried again until that copy expires."
-        )
+        warning = f"{FALLBACK} ({error}); {UNTIL_THEN}"
     artifacts = tuple(temporary.store(files, file_prefix=file_prefix))
     return Delivery(artifacts, warnings=(warning,), is_upload_pending=True)
 
@@ -80,3 +99,71 @@ def deliver_to_folder(files: Sequence[OutputFile], folder: Path) -> Delivery:
             for file, (size_bytes, sha256) in zip(files, digests, strict=True)
         )
     )
+
+
+class UploadStore(JobStore, Outbox, Protocol):
+    """What late uploads need of a store."""
+
+
+def retry_uploads(
+    store: UploadStore,
+    *,
+    temporary: LocalStorage,
+    bucket_of: Callable[[str], CustomerBucket | None],
+    rng: random.Random | None = None,
+) -> int:
+    """Try the uploads that are due: carry files from temporary storage into the bucket that did not take them.
+
+    After a success the job's artifacts are those in the bucket, and the warning about it is gone. Uploads are tried
+    one after another; the store ends them when the temporary copy expires.
+
+    Args:
+        bucket_of: the bucket of a key as it is now; None when there is none any more.
+        rng: for the jitter of the pauses.
+
+    Returns:
+        How many uploads were tried.
+    """
+    rng = rng or random.Random()
+    tried = 0
+    while (task := store.claim_task("upload", claim_s=UPLOAD_CLAIM_S)) is not None:
+        tried += 1
+        started_s = time.monotonic()
+        pause_s: float | None = None
+        try:
+            error = _upload(store, task, temporary=temporary, bucket=bucket_of(task.key_id))
+        except DeliveryFailed as failure:
+            error, pause_s = str(failure), upload_pause_s(task.attempts + 1, rng)
+        except NotFound:
+            error = "the temporary copy is gone"
+        seconds = time.monotonic() - started_s
+        log.info("late upload", job_id=task.job_id, number=task.attempts + 1, error=error, seconds=round(seconds, 3))
+        with suppress(NotFound):  # the job was deleted meanwhile
+            store.settle_task(task, status=None, error=error, seconds=seconds, retry_in_s=pause_s)
+    return tried
+
+
+def upload_pause_s(attempts_made: int, rng: random.Random) -> float:
+    """Seconds before an upload is tried again: doubling from a minute to an hour, shortened at random by up to 15 %."""
+    return min(FIRST_PAUSE_S * 2.0 ** min(attempts_made - 1, 16), LONGEST_PAUSE_S) * (1 - 0.15 * rng.random())
+
+
+def _upload(store: UploadStore, task: AfterTask, *, temporary: LocalStorage, bucket: CustomerBucket | None) -> str:
+    """One late upload; returns "" or why it is not to be tried again."""
+    job = store.get(task.job_id, key_id=None)
+    if bucket is None:
+        return "there is no bucket any more"
+    if job.ending is None:
+        return "the call has no outputs"
+    contents = [(artifact["name"], artifact["kind"]) for artifact in job.ending.artifacts]
+    files = temporary.stored_files(contents, file_prefix=job.file_prefix)
+    artifacts = bucket.store(files, file_prefix=job.file_prefix)
+    trouble = bucket.public_trouble(artifacts)
+    warnings = [warning for warning in job.ending.warnings if not warning.startswith(FALLBACK)]
+    ending = replace(
+        job.ending,
+        artifacts=tuple(asdict(artifact) for artifact in artifacts),
+        warnings=tuple(warnings + ([trouble] if trouble else [])),
+    )
+    store.replace_ending(job.id, ending)
+    return ""
