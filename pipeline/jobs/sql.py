@@ -7,8 +7,6 @@ row, which makes the key's submits stand in line, and inserts.
 
 from __future__ import annotations
 
-import json
-import secrets
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -17,12 +15,11 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import exc
 
-from pipeline.errors import InvalidRequest, LeaseLost, NotFound, Unauthorized
+from pipeline.errors import InvalidRequest, NotFound, Unauthorized
 from pipeline.jobs.database import Database
 from pipeline.jobs.limits import CANCELLED, GIVEN_UP, MAX_PAUSE_S, check_limits, minute_of, month_of
 from pipeline.jobs.record import (
     MAX_ATTEMPTS,
-    MAX_JOB_ID,
     AfterTask,
     ApiKey,
     Ending,
@@ -44,7 +41,21 @@ from pipeline.jobs.record import (
     may_follow,
 )
 from pipeline.jobs.sql_endings import add_to_totals, end_job
+from pipeline.jobs.sql_leases import (
+    change_job,
+    get_job,
+    held_job,
+    is_held,
+    lease_lost,
+    lock_first,
+    lock_job,
+    queue_position_of,
+    stale_leases,
+    take_first_time,
+    waiting_jobs,
+)
 from pipeline.jobs.sql_reports import read_metrics, read_timings, read_usage_days, read_usage_rows
+from pipeline.jobs.sql_submits import first_with, insert_job, key_use_of, limit_columns
 from pipeline.jobs.tables import (
     IS_PENDING,
     IS_QUEUED,
@@ -56,7 +67,6 @@ from pipeline.jobs.tables import (
     jobs,
     key_buckets,
     key_from_row,
-    key_months,
     keys,
     task_attempts,
     task_from_row,
@@ -72,7 +82,6 @@ _COUNT_CALL = sa.text(
     "INSERT INTO key_months (key_id, month, accepted, calls) VALUES (:key_id, :month, 1, 1)"
     " ON CONFLICT (key_id, month) DO UPDATE SET accepted = key_months.accepted + 1, calls = key_months.calls + 1"
 )
-_MAY_RUN_MORE = keys.c.max_running.is_(None) | (keys.c.running < keys.c.max_running)
 
 
 class SqlStore:
@@ -119,12 +128,12 @@ class SqlStore:
         now = self._clock()
         with self._database.write() as connection:
             key = connection.execute(sa.select(keys).where(keys.c.id == new.key_id).with_for_update()).one_or_none()
-            first = _first_with(connection, new)
+            first = first_with(connection, new)
             if first is not None:
-                return Submitted(first, is_new=False, queue_position=_queue_position(connection, first))
+                return Submitted(first, is_new=False, queue_position=queue_position_of(connection, first))
             if key is None or key.revoked_at is not None:
                 raise Unauthorized("Invalid API key")
-            limits, use = key_from_row(key).limits, _key_use(connection, key, now)
+            limits, use = key_from_row(key).limits, key_use_of(connection, key, now)
             rate = check_limits(limits, use, now=now)
             connection.execute(
                 keys.update()
@@ -132,13 +141,13 @@ class SqlStore:
                 .values(queued=keys.c.queued + 1, minute=minute_of(now), minute_calls=use.this_minute + 1)
             )
             connection.execute(_COUNT_CALL, {"key_id": key.id, "month": month_of(now)})
-            job = _insert_job(connection, new, now)
+            job = insert_job(connection, new, now)
             waiting = connection.execute(sa.select(sa.func.sum(keys.c.queued))).scalar_one()
             return Submitted(job, is_new=True, queue_position=int(waiting), rate=rate)
 
     def get(self, job_id: int, *, key_id: str | None) -> Job:
         with self._database.read() as connection:
-            return _get(connection, job_id, key_id)
+            return get_job(connection, job_id, key_id)
 
     def get_many(self, job_ids: Sequence[int]) -> list[Job]:
         if not job_ids:
@@ -179,7 +188,7 @@ class SqlStore:
 
     def delete(self, job_id: int, *, key_id: str | None) -> Job:
         with self._database.write() as connection:
-            job = _get(connection, job_id, key_id, for_update=True)
+            job = get_job(connection, job_id, key_id, for_update=True)
             if not job.state.is_final:
                 raise InvalidRequest(f"The call {job_id} is {job.state}; cancel it before deleting it.")
             ids = sa.select(tasks.c.id).where(tasks.c.job_id == job_id)
@@ -190,7 +199,7 @@ class SqlStore:
 
     def queue_position(self, job: Job) -> int:
         with self._database.read() as connection:
-            return _queue_position(connection, job)
+            return queue_position_of(connection, job)
 
     def timings(self) -> Timings:
         with self._database.read() as connection:
@@ -200,18 +209,18 @@ class SqlStore:
 
     def request_cancel(self, job_id: int, *, key_id: str | None) -> Job:
         with self._database.write() as connection:
-            job = _get(connection, job_id, key_id, for_update=True)
+            job = get_job(connection, job_id, key_id, for_update=True)
             if job.state is JobState.QUEUED:
                 return self._end(connection, job, CANCELLED)
             if job.state is JobState.RUNNING:
-                return _change(connection, job, is_cancel_requested=True)
+                return change_job(connection, job, is_cancel_requested=True)
             return job
 
     def cancel_queued(self, *, key_id: str) -> int:
         cancelled = 0
         while True:  # one end per transaction, so that a long queue never locks the others out
             with self._database.write() as connection:
-                job = _lock_first(connection, sa.select(jobs).where(IS_QUEUED, jobs.c.key_id == key_id))
+                job = lock_first(connection, sa.select(jobs).where(IS_QUEUED, jobs.c.key_id == key_id))
                 if job is None:
                     return cancelled
                 self._end(connection, job, CANCELLED)
@@ -224,19 +233,19 @@ class SqlStore:
         while True:
             now = self._clock()
             with self._database.read() as connection:  # an idle worker asks often and must not take the write lock
-                stale, waiting = _stale_lease(now, lease_s, job_id), _waiting(full_keys, job_id)
+                stale, waiting = stale_leases(now, lease_s, job_id), waiting_jobs(full_keys, job_id)
                 found = connection.execute(stale.limit(1)).first() or connection.execute(waiting.limit(1)).first()
             if found is None:
                 return None
             with self._database.write() as connection:
-                job = _lock_first(connection, stale)
+                job = lock_first(connection, stale)
                 if job is not None:
                     taken = self._take_up_again(connection, job, worker_id, now, lease_s)
                 else:
-                    job = _lock_first(connection, waiting)
+                    job = lock_first(connection, waiting)
                     if job is None:
                         return None  # others have it
-                    taken = _take_first_time(connection, job, worker_id, now, lease_s)
+                    taken = take_first_time(connection, job, worker_id, now, lease_s)
                     if taken is None:
                         full_keys.add(job.key_id)
             if taken is not None:
@@ -247,35 +256,37 @@ class SqlStore:
     ) -> Job | None:
         """What becomes of a running job whose lease is over; None where it does not run on now."""
         if (job.lease_expires_at or 0.0) > now:  # written before the clock stepped back: let it run out from here
-            _change(connection, job, lease_expires_at=now + lease_s)
+            change_job(connection, job, lease_expires_at=now + lease_s)
             return None
         if job.is_cancel_requested or job.attempts >= MAX_ATTEMPTS:
             self._end(connection, job, CANCELLED if job.is_cancel_requested else GIVEN_UP)
             return None
-        return _change(connection, job, worker_id=worker_id, attempts=job.attempts + 1, lease_expires_at=now + lease_s)
+        return change_job(
+            connection, job, worker_id=worker_id, attempts=job.attempts + 1, lease_expires_at=now + lease_s
+        )
 
     def renew(self, lease: Lease, *, lease_s: float) -> bool:
-        renewal = jobs.update().where(_is_held(lease)).values(lease_expires_at=self._clock() + lease_s)
+        renewal = jobs.update().where(is_held(lease)).values(lease_expires_at=self._clock() + lease_s)
         with self._database.write() as connection:
             flag = connection.execute(renewal.returning(jobs.c.is_cancel_requested)).scalar_one_or_none()
         if flag is None:
-            raise _lost(lease)
+            raise lease_lost(lease)
         return bool(flag)
 
     def report(self, lease: Lease, progress: Progress) -> None:
-        report = jobs.update().where(_is_held(lease)).values(stage=progress.stage, percent=progress.percent)
+        report = jobs.update().where(is_held(lease)).values(stage=progress.stage, percent=progress.percent)
         with self._database.write() as connection:
             if connection.execute(report).rowcount != 1:
-                raise _lost(lease)
+                raise lease_lost(lease)
 
     def hand_back(self, lease: Lease) -> Job:
         with self._database.write() as connection:
-            job = _held(connection, lease)
+            job = held_job(connection, lease)
             if job.is_cancel_requested:
                 return self._end(connection, job, CANCELLED)
             counters = {"queued": keys.c.queued + 1, "running": keys.c.running - 1}
             connection.execute(keys.update().where(keys.c.id == job.key_id).values(counters))
-            return _change(
+            return change_job(
                 connection,
                 job,
                 state=JobState.QUEUED,
@@ -294,9 +305,9 @@ class SqlStore:
 
     def finish(self, lease: Lease, ending: Ending, *, upload_for_s: float | None = None) -> Job:
         with self._database.write() as connection:
-            job = _locked(connection, lease.job_id)
+            job = lock_job(connection, lease.job_id)
             if job is None or job.worker_id is None or job.lease != lease or job.state is JobState.QUEUED:
-                raise _lost(lease)
+                raise lease_lost(lease)
             if job.state.is_final:
                 return job
             return self._end(connection, job, ending, upload_for_s=upload_for_s)
@@ -312,11 +323,11 @@ class SqlStore:
             webhook_window_s=self._webhook_window_s,
             upload_for_s=upload_for_s,
         )
-        return _get(connection, job.id, None)
+        return get_job(connection, job.id, None)
 
     def replace_ending(self, job_id: int, ending: Ending) -> Job:
         with self._database.write() as connection:
-            job = _get(connection, job_id, None, for_update=True)
+            job = get_job(connection, job_id, None, for_update=True)
             if job.state is not ending.state:
                 raise InvalidRequest(f"The call {job_id} ended as {job.state}, not as {ending.state}.")
             connection.execute(jobs.update().where(jobs.c.seq == job.seq).values(ending=ending_as_text(ending)))
@@ -341,7 +352,7 @@ class SqlStore:
 
     def add_key(self, key: ApiKey) -> ApiKey:
         fields = {name: value for name, value in asdict(key).items() if name != "limits"}
-        row = fields | _limit_columns(key.limits) | {"queued": 0, "running": 0, "minute": 0, "minute_calls": 0}
+        row = fields | limit_columns(key.limits) | {"queued": 0, "running": 0, "minute": 0, "minute_calls": 0}
         try:
             with self._database.write() as connection:
                 known = connection.execute(sa.select(keys).where(keys.c.sha256 == key.sha256)).one_or_none()
@@ -369,7 +380,7 @@ class SqlStore:
         return self._change_key(key_id, revoked_at=sa.func.coalesce(keys.c.revoked_at, self._clock()))
 
     def limit_key(self, key_id: str, limits: KeyLimits) -> ApiKey:
-        return self._change_key(key_id, **_limit_columns(limits))
+        return self._change_key(key_id, **limit_columns(limits))
 
     def _change_key(self, key_id: str, **columns: Any) -> ApiKey:
         with self._database.write() as connection:
@@ -382,7 +393,7 @@ class SqlStore:
     def key_use(self, key_id: str) -> KeyUse:
         with self._database.read() as connection:
             key = connection.execute(sa.select(keys).where(keys.c.id == key_id)).one_or_none()
-            return KeyUse(0, 0, 0, 0) if key is None else _key_use(connection, key, self._clock())
+            return KeyUse(0, 0, 0, 0) if key is None else key_use_of(connection, key, self._clock())
 
     def save_s3(self, key_id: str, encrypted: bytes) -> None:
         upsert = sa.text(
@@ -457,7 +468,7 @@ class SqlStore:
     def redeliver(self, job_id: int, *, key_id: str | None) -> AfterTask:
         now = self._clock()
         with self._database.write() as connection:
-            _get(connection, job_id, key_id)
+            get_job(connection, job_id, key_id)
             again = (
                 tasks.update()
                 .where(tasks.c.job_id == job_id, tasks.c.kind == "webhook")
@@ -519,153 +530,6 @@ class SqlStore:
     def restarts_asked(self) -> int:
         with self._database.read() as connection:
             return _restarts(connection)
-
-
-def _insert_job(connection: sa.Connection, new: NewJob, now: float) -> Job:
-    job = Job(
-        id=secrets.randbelow(MAX_JOB_ID) + 1,
-        seq=0,
-        key_id=new.key_id,
-        file_prefix=new.file_prefix,
-        state=JobState.QUEUED,
-        created_at=now,
-        request_sha256=new.request_sha256,
-        meta=new.meta,
-        track_id=new.track_id,
-        webhook_url=new.webhook_url,
-        idempotency_key=new.idempotency_key,
-    )
-    row = {
-        "id": job.id,
-        "key_id": job.key_id,
-        "file_prefix": job.file_prefix,
-        "state": "queued",
-        "created_at": now,
-        "request_sha256": job.request_sha256,
-        "meta": json.dumps(dict(job.meta)),
-        "track_id": as_text(job.track_id),
-        "webhook_url": job.webhook_url,
-        "idempotency_key": job.idempotency_key,
-        "stage": "",
-        "percent": 0,
-        "attempts": 0,
-        "is_cancel_requested": False,
-    }
-    seq = connection.execute(jobs.insert().returning(jobs.c.seq), row).scalar_one()
-    connection.execute(job_requests.insert(), {"job_id": job.id, "body": new.request})
-    return replace(job, seq=seq)
-
-
-def _first_with(connection: sa.Connection, new: NewJob) -> Job | None:
-    """The job that this submit repeats."""
-    if new.idempotency_key is None:
-        return None
-    is_same = (jobs.c.key_id == new.key_id) & (jobs.c.idempotency_key == new.idempotency_key)
-    row = connection.execute(sa.select(jobs).where(is_same)).one_or_none()
-    if row is not None and row.request_sha256 != new.request_sha256:
-        raise InvalidRequest("Idempotency-Key was used before with another body")
-    return None if row is None else job_from_row(row)
-
-
-def _key_use(connection: sa.Connection, key: sa.Row[Any], now: float) -> KeyUse:
-    of_month = (key_months.c.key_id == key.id) & (key_months.c.month == month_of(now))
-    return KeyUse(
-        queued=key.queued,
-        running=key.running,
-        this_minute=key.minute_calls if key.minute == minute_of(now) else 0,
-        this_month=connection.execute(sa.select(key_months.c.calls).where(of_month)).scalar_one_or_none() or 0,
-    )
-
-
-def _limit_columns(limits: KeyLimits) -> dict[str, int | None]:
-    return {f"max_{name}": value for name, value in asdict(limits).items()}
-
-
-def _get(connection: sa.Connection, job_id: int, key_id: str | None, *, for_update: bool = False) -> Job:
-    query = sa.select(jobs).where(jobs.c.id == job_id)
-    row = connection.execute(query.with_for_update() if for_update else query).one_or_none()
-    if row is None or key_id not in (None, row.key_id):
-        raise NotFound(f"There is no call with the id {job_id}.")
-    return job_from_row(row)
-
-
-def _locked(connection: sa.Connection, job_id: int) -> Job | None:
-    row = connection.execute(sa.select(jobs).where(jobs.c.id == job_id).with_for_update()).one_or_none()
-    return None if row is None else job_from_row(row)
-
-
-def _lock_first(connection: sa.Connection, query: sa.Select[Any]) -> Job | None:
-    """The first job of a query that no other transaction holds, locked for this one."""
-    first = query.order_by(jobs.c.seq).limit(1).with_for_update(skip_locked=True)
-    row = connection.execute(first).one_or_none()
-    return None if row is None else job_from_row(row)
-
-
-def _change(connection: sa.Connection, job: Job, **changes: Any) -> Job:
-    """Write some fields of a job whose row this transaction holds."""
-    after = replace(job, **changes)
-    assert after.state is job.state or may_follow(job.state, after.state), f"{job.state} -> {after.state}"
-    row = {name: str(value) if name == "state" else value for name, value in changes.items()}
-    connection.execute(jobs.update().where(jobs.c.seq == job.seq).values(row))
-    return after
-
-
-def _stale_lease(now: float, lease_s: float, job_id: int | None) -> sa.Select[Any]:
-    """Running jobs whose lease is over, or lies further ahead than any lease can."""
-    is_over = (jobs.c.lease_expires_at <= now) | (jobs.c.lease_expires_at > now + 2 * lease_s)
-    query = sa.select(jobs).where(IS_RUNNING, is_over)
-    return query if job_id is None else query.where(jobs.c.id == job_id)
-
-
-def _waiting(full_keys: set[str], job_id: int | None) -> sa.Select[Any]:
-    """Queued jobs of keys that may run more."""
-    query = sa.select(jobs).where(
-        IS_QUEUED, jobs.c.key_id.in_(sa.select(keys.c.id).where(keys.c.queued > 0, _MAY_RUN_MORE))
-    )
-    if full_keys:
-        query = query.where(jobs.c.key_id.not_in(full_keys))
-    return query if job_id is None else query.where(jobs.c.id == job_id)
-
-
-def _take_first_time(connection: sa.Connection, job: Job, worker_id: str, now: float, lease_s: float) -> Job | None:
-    """A queued job, now running; None where another worker took the last place of its key meanwhile."""
-    place = keys.update().where(keys.c.id == job.key_id, _MAY_RUN_MORE)
-    counters = {"queued": keys.c.queued - 1, "running": keys.c.running + 1}
-    if connection.execute(place.values(counters)).rowcount != 1:
-        return None
-    return _change(
-        connection,
-        job,
-        state=JobState.RUNNING,
-        worker_id=worker_id,
-        attempts=job.attempts + 1,
-        lease_expires_at=now + lease_s,
-        started_at=now if job.started_at is None else job.started_at,
-    )
-
-
-def _is_held(lease: Lease) -> sa.ColumnElement[bool]:
-    is_own = (jobs.c.worker_id == lease.worker_id) & (jobs.c.attempts == lease.attempt)
-    return (jobs.c.id == lease.job_id) & (jobs.c.state == "running") & is_own
-
-
-def _held(connection: sa.Connection, lease: Lease) -> Job:
-    """The job of a lease that still holds, locked."""
-    row = connection.execute(sa.select(jobs).where(_is_held(lease)).with_for_update()).one_or_none()
-    if row is None:
-        raise _lost(lease)
-    return job_from_row(row)
-
-
-def _lost(lease: Lease) -> LeaseLost:
-    return LeaseLost(f"job {lease.job_id} is no longer held by {lease.worker_id}, attempt {lease.attempt}")
-
-
-def _queue_position(connection: sa.Connection, job: Job) -> int:
-    if job.state is not JobState.QUEUED:
-        return 0
-    query = sa.select(sa.func.count()).select_from(jobs).where(IS_QUEUED, jobs.c.seq <= job.seq)
-    return connection.execute(query).scalar_one()
 
 
 def _restarts(connection: sa.Connection) -> int:
