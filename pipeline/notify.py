@@ -21,6 +21,7 @@ import structlog
 from pipeline.errors import ImageTo3DError, NotFound, StoreUnavailable
 from pipeline.jobs.record import AfterTask
 from pipeline.jobs.store import Outbox
+from pipeline.net.deadline import deadline
 from pipeline.net.signing import WebhookSigner
 
 GROWTH = 2.0
@@ -67,7 +68,7 @@ class WebhookSender:
         client: guarded against addresses where this deployment does not go.
         signer: signs with the secret of the task's key.
         connect_timeout_s: for the connection.
-        answer_timeout_s: for the whole answer, from when the body is sent.
+        answer_timeout_s: for the answer's head, from when the body is sent.
         clock: seconds since 1970.
     """
 
@@ -82,29 +83,55 @@ class WebhookSender:
     ) -> None:
         self._client = client
         self._signer = signer
-        self._timeout = httpx.Timeout(answer_timeout_s, connect=connect_timeout_s)
+        self._connect_timeout_s = connect_timeout_s
+        self._answer_timeout_s = answer_timeout_s
         self._clock = clock
 
     def __call__(self, task: AfterTask, body: bytes) -> Attempt:
         """POST the body once. Any 2xx is success; redirects are not followed, and no answer is read beyond its head."""
         headers = {
+            "connection": "close",
             "content-type": "application/json",
             "user-agent": "image-to-3d",
             **self._signer.headers(key_id=task.key_id, webhook_id=task.id, timestamp=self._clock(), body=body),
         }
         started_s = time.monotonic()
         status, error = None, ""
-        try:
-            with self._client.stream(
-                "POST", task.target, content=body, headers=headers, timeout=self._timeout, follow_redirects=False
-            ) as response:
+        with deadline(self._connect_timeout_s + self._answer_timeout_s) as limit:
+            try:
+                request = self._client.build_request(
+                    "POST",
+                    task.target,
+                    content=body,
+                    headers=headers,
+                    timeout=httpx.Timeout(self._answer_timeout_s, connect=self._connect_timeout_s),
+                    extensions=limit.extensions,
+                )
+                response = self._client.send(request, stream=True, follow_redirects=False)
+                response.close()
                 status = response.status_code
-            error = "" if response.is_success else _refusal(status)
-        except ImageTo3DError as blocked:
-            error = str(blocked)
-        except (httpx.HTTPError, httpx.InvalidURL) as failure:
-            error = _trouble(failure, self._timeout)
+                error = "" if response.is_success else _refusal(status)
+            except ImageTo3DError as blocked:
+                error = str(blocked)
+            except (httpx.HTTPError, httpx.InvalidURL) as failure:
+                error = self._trouble(failure, is_late=limit.has_passed)
         return Attempt(status, error, time.monotonic() - started_s)
+
+    def _trouble(self, failure: Exception, *, is_late: bool) -> str:
+        """What kept a receiver from answering, in words and without its address, which may hold a secret."""
+        match failure:
+            case httpx.ConnectTimeout() | httpx.PoolTimeout():
+                return f"no connection within {self._connect_timeout_s:g} s"
+            case httpx.TimeoutException():
+                return f"no answer within {self._answer_timeout_s:g} s"
+            case _ if is_late:
+                return f"no answer within {self._answer_timeout_s:g} s"
+            case httpx.ConnectError():
+                return f"no connection: {_connect_trouble(failure)}"
+            case httpx.UnsupportedProtocol() | httpx.LocalProtocolError() | httpx.InvalidURL():
+                return "the address cannot be used"
+            case _:
+                return "the connection broke before there was an answer"
 
 
 class WebhookCourier:
@@ -159,12 +186,13 @@ class WebhookCourier:
         """
         with ThreadPoolExecutor(self._threads, thread_name_prefix="webhook") as pool:
             while not stop.is_set():
+                with self._changed:
+                    is_free = self._changed.wait_for(self._has_sender, timeout=poll_s)
                 try:
-                    is_busy = self._start_one(pool)
+                    if is_free and not self._start_one(pool):
+                        stop.wait(poll_s)
                 except StoreUnavailable as error:
                     log.warning("webhooks wait for the store", reason=str(error))
-                    is_busy = False
-                if not is_busy:
                     stop.wait(poll_s)
             with self._changed:
                 self._waiting.clear()
@@ -174,32 +202,33 @@ class WebhookCourier:
         sent_before = self._sent
         with ThreadPoolExecutor(self._threads, thread_name_prefix="webhook") as pool:
             while True:
-                while self._start_one(pool):
-                    pass
                 with self._changed:
-                    if not self._in_flight.total():
-                        return self._sent - sent_before
-                    self._changed.wait()
+                    self._changed.wait_for(self._has_sender)
+                if not self._start_one(pool):
+                    with self._changed:
+                        if not self._in_flight.total():
+                            return self._sent - sent_before
+                        self._changed.wait()
 
     def _start_one(self, pool: ThreadPoolExecutor) -> bool:
-        """Claim the next due task and start it, or keep it at hand; False when nothing is due or no sender is free."""
-        with self._changed:
-            if self._in_flight.total() >= self._threads:
-                return False
+        """Claim the next due task and start it, or keep it at hand; False when nothing is due."""
         task = self._outbox.claim_task("webhook", claim_s=self._claim_s)
         if task is None:
             return False
         claim = _Claim(task, ends_at_s=time.monotonic() + self._claim_s)
         with self._changed:
-            if self._has_sender_free(task.key_id):
+            if self._has_sender_for(task.key_id):
                 self._launch(pool, claim)
             elif len(self._waiting[task.key_id]) < MAX_WAITING_PER_KEY:
                 self._waiting[task.key_id].append(claim)
         return True
 
-    def _has_sender_free(self, key_id: str) -> bool:
+    def _has_sender(self) -> bool:
+        return self._in_flight.total() < self._threads
+
+    def _has_sender_for(self, key_id: str) -> bool:
         allowed = 1 if key_id in self._slow_keys else self._per_key
-        return self._in_flight[key_id] < allowed and self._in_flight.total() < self._threads
+        return self._in_flight[key_id] < allowed and self._has_sender()
 
     def _launch(self, pool: ThreadPoolExecutor, claim: _Claim) -> None:
         self._in_flight[claim.task.key_id] += 1
@@ -212,7 +241,7 @@ class WebhookCourier:
         with self._changed:
             self._in_flight[task.key_id] -= 1
             waiting = self._waiting[task.key_id]
-            while waiting and self._has_sender_free(task.key_id):
+            while waiting and self._has_sender_for(task.key_id):
                 claim = waiting.popleft()
                 if claim.ends_at_s - time.monotonic() > self._claim_s / 2:
                     self._launch(pool, claim)
@@ -275,21 +304,6 @@ def _refusal(status: int) -> str:
     return f"answered {status}"
 
 
-def _trouble(failure: Exception, timeout: httpx.Timeout) -> str:
-    """What kept a receiver from answering, in words and without its address, which may hold a secret."""
-    match failure:
-        case httpx.ConnectTimeout() | httpx.PoolTimeout():
-            return f"no connection within {timeout.connect:g} s"
-        case httpx.TimeoutException():
-            return f"no answer within {timeout.read:g} s"
-        case httpx.ConnectError():
-            return f"no connection: {_connect_trouble(failure)}"
-        case httpx.UnsupportedProtocol() | httpx.LocalProtocolError() | httpx.InvalidURL():
-            return "the address cannot be used"
-        case _:
-            return "the connection broke before there was an answer"
-
-
 def _connect_trouble(failure: BaseException) -> str:
     """Why there was no connection, from the first error below that knows."""
     cause: BaseException | None = failure
@@ -305,3 +319,18 @@ def _connect_trouble(failure: BaseException) -> str:
                 return words.lower()
         cause = cause.__cause__ or cause.__context__
     return "the receiver cannot be reached"
+
+
+def send_due_webhooks(
+    outbox: Outbox,
+    sender: Callable[[AfterTask, bytes], Attempt],
+    body_of: Callable[[AfterTask], bytes],
+    *,
+    schedule: Schedule | None = None,
+) -> int:
+    """One round for deployments without a lasting process: send what is due, wait for the answers.
+
+    Returns:
+        How many attempts were made.
+    """
+    return WebhookCourier(outbox, send=sender, body_of=body_of, schedule=schedule).send_due()

@@ -39,7 +39,7 @@ class S3Storage:
         attempts: tries per request.
     """
 
-    def __init__(self, bucket: Bucket, *, http: httpx.Client, attempts: int = 5) -> None:
+    def __init__(self, bucket: Bucket, *, http: httpx.Client, attempts: int = 4) -> None:
         self._bucket = bucket
         self._http = http
         self._attempts = attempts

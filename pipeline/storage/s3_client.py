@@ -20,7 +20,7 @@ import httpx
 
 from pipeline.errors import ImageTo3DError, InvalidRequest
 
-TIMEOUT = httpx.Timeout(60.0, connect=10.0)
+TIMEOUT = httpx.Timeout(30.0, connect=10.0)
 MAX_ANSWER_BYTES = 16 << 20
 """No answer that this service asks a bucket for is near that long."""
 
@@ -56,7 +56,7 @@ class Bucket:
         return f"{self.public_url}/{quote(name)}"
 
 
-def make_client(bucket: Bucket, http: httpx.Client, *, attempts: int = 5) -> Any:
+def make_client(bucket: Bucket, http: httpx.Client, *, attempts: int = 4) -> Any:
     """A boto3 S3 client that sends by `http`.
 
     Args:
