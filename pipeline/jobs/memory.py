@@ -74,7 +74,7 @@ class MemoryStore:
         self._requests: dict[int, bytes] = {}
         self._keys: dict[str, ApiKey] = {}
         self._s3: dict[str, bytes] = {}
-        self._minutes: Counter[tuple[str, int]] = Counter()
+        self._minutes: dict[str, tuple[int, int]] = {}
         self._months: Counter[tuple[str, str]] = Counter()
         self._tasks: dict[str, AfterTask] = {}
         self._attempts: defaultdict[str, list[TaskAttempt]] = defaultdict(list)
@@ -99,7 +99,8 @@ class MemoryStore:
             key = self._keys.get(new.key_id)
             if key is None or key.revoked_at is not None:
                 raise Unauthorized("Invalid API key")
-            rate = check_limits(key.limits, self.key_use(key.id), now=now)
+            use = self.key_use(key.id)
+            rate = check_limits(key.limits, use, now=now)
             self._submits += 1
             job_id = 0
             while job_id == 0 or job_id in self._jobs:
@@ -119,7 +120,7 @@ class MemoryStore:
             )
             self._jobs[job_id] = job
             self._requests[job_id] = new.request
-            self._minutes[key.id, minute_of(now)] += 1
+            self._minutes[key.id] = (minute_of(now), use.this_minute + 1)
             self._months[key.id, month_of(now)] += 1
             return Submitted(job, is_new=True, queue_position=self.queue_position(job), rate=rate)
 
@@ -414,11 +415,12 @@ class MemoryStore:
     def key_use(self, key_id: str) -> KeyUse:
         with self._lock:
             now = self._clock()
+            minute, calls = self._minutes.get(key_id, (0, 0))
             states = Counter(job.state for job in self._jobs.values() if job.key_id == key_id)
             return KeyUse(
                 queued=states[JobState.QUEUED],
                 running=states[JobState.RUNNING],
-                this_minute=self._minutes[key_id, minute_of(now)],
+                this_minute=calls if minute == minute_of(now) else 0,
                 this_month=self._months[key_id, month_of(now)],
             )
 
