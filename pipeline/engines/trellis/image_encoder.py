@@ -26,7 +26,6 @@ def encoder_config(
         num_register_tokens=registers,
         layer_norm_eps=1e-6,
         layerscale_value=1.0,
-        attn_implementation="sdpa",
     )
 
 

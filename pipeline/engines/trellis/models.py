@@ -1,0 +1,129 @@
+"""The seven networks of one model, made, filled and put on their device together."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel
+
+from pipeline.engines.trellis.gaussian_decoder import SLatGaussianDecoder
+from pipeline.engines.trellis.image_encoder import ImageEncoder, encoder_config
+from pipeline.engines.trellis.latent_flow import SLatFlowModel
+from pipeline.engines.trellis.mesh_decoder import SLatMeshDecoder
+from pipeline.engines.trellis.radiance_decoder import SLatRadianceFieldDecoder
+from pipeline.engines.trellis.spec import EncoderSpec, ModelSpec, RuleWeights
+from pipeline.engines.trellis.structure_decoder import SparseStructureDecoder
+from pipeline.engines.trellis.structure_flow import SparseStructureFlowModel
+from pipeline.engines.trellis.weights import ENCODER_FOLDER, check_encoder_file
+from pipeline.errors import WeightsUnusable
+from pipeline.nn.checkpoint import load_strictly, module_entries
+from pipeline.nn.rule_weights import fill_by_rule
+
+PART_CLASSES: dict[str, type[nn.Module]] = {
+    "structure_flow": SparseStructureFlowModel,
+    "structure_decoder": SparseStructureDecoder,
+    "latent_flow": SLatFlowModel,
+    "gaussian_decoder": SLatGaussianDecoder,
+    "radiance_decoder": SLatRadianceFieldDecoder,
+    "mesh_decoder": SLatMeshDecoder,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Models:
+    """The networks of one model."""
+
+    encoder: ImageEncoder
+    structure_flow: SparseStructureFlowModel
+    structure_decoder: SparseStructureDecoder
+    latent_flow: SLatFlowModel
+    gaussian_decoder: SLatGaussianDecoder
+    radiance_decoder: SLatRadianceFieldDecoder
+    mesh_decoder: SLatMeshDecoder
+
+
+def load_models(spec: ModelSpec, folder: Path | None, *, device: torch.device, dtype: torch.dtype) -> Models:
+    """Make all networks.
+
+    Args:
+        folder: where `fetch_weights` put the files; None for a model whose weights follow from a rule.
+        dtype: precision inside the heavy blocks; the rest is float32.
+
+    Raises:
+        WeightsUnusable: a file is missing, cut short, or does not fit; nothing is kept then.
+    """
+    if spec.rule_weights is not None:
+        return _rule_models(spec, spec.rule_weights, device=device, dtype=dtype)
+    if folder is None:
+        raise WeightsUnusable(f"{spec.name} needs a folder of weights")
+    with ThreadPoolExecutor() as pool:
+        parts = {name: pool.submit(_load_part, spec, name, folder, device, dtype) for name in PART_CLASSES}
+        encoder = pool.submit(_load_encoder, spec.encoder, folder, device)
+        filled: dict[str, Any] = {name: part.result() for name, part in parts.items()}
+        return Models(encoder=encoder.result(), **filled)
+
+
+def make_part(spec: ModelSpec, name: str) -> nn.Module:
+    """One network with its official arguments and precision, on the current default device, unfilled."""
+    return PART_CLASSES[name](**spec.checkpoints[name].args)
+
+
+def _load_part(spec: ModelSpec, name: str, folder: Path, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    with torch.device("meta"):
+        part = make_part(spec, name)
+    stored = module_entries(part)
+    part.set_dtype(dtype)  # type: ignore[operator]
+    load_strictly(part, folder / spec.checkpoints[name].file_name, device=device, stored=stored)
+    return part
+
+
+def _config(spec: EncoderSpec) -> Dinov2WithRegistersConfig:
+    return encoder_config(
+        image_size=spec.image_size,
+        patch_size=spec.patch_size,
+        width=spec.width,
+        depth=spec.depth,
+        heads=spec.heads,
+        registers=spec.registers,
+    )
+
+
+def _load_encoder(spec: EncoderSpec, folder: Path, device: torch.device) -> ImageEncoder:
+    """The encoder by the library that published it; what it would only warn of is refused."""
+    path = folder / ENCODER_FOLDER / spec.file_name
+    check_encoder_file(path, spec)
+    loaded: Any = Dinov2WithRegistersModel.from_pretrained(
+        path.parent,
+        config=_config(spec),
+        dtype=torch.float32,
+        local_files_only=True,
+        use_safetensors=True,
+        output_loading_info=True,
+    )
+    model, info = loaded
+    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if info.get(kind):
+            raise WeightsUnusable(f"{path.name} does not fit the encoder: {kind} {sorted(map(str, info[kind]))[0]}")
+    return ImageEncoder(model).to(device)
+
+
+@torch.no_grad()
+def _rule_models(spec: ModelSpec, rule: RuleWeights, *, device: torch.device, dtype: torch.dtype) -> Models:
+    with torch.random.fork_rng(devices=[]):  # the layers' own initialisation draws from the global generator
+        parts: dict[str, Any] = {name: make_part(spec, name) for name in PART_CLASSES}
+        encoder = Dinov2WithRegistersModel(_config(spec.encoder))
+    for name, part in {**parts, "encoder": encoder}.items():
+        fill_by_rule(part, seed=rule.seed, key_prefix=f"{name}.")
+    models = Models(encoder=ImageEncoder(encoder), **parts)
+    parts["structure_decoder"].out_layer[2].bias += rule.occupancy_shift
+    models.mesh_decoder.out_layer.bias[:8] += rule.distance_shift
+    for part in parts.values():
+        part.set_dtype(dtype)
+    for field in fields(models):
+        getattr(models, field.name).to(device).eval().requires_grad_(False)
+    return models
