@@ -149,16 +149,16 @@ class S3Storage:
             ContentType=file.content_type,
             Metadata={SHA256_KEY: sha256},
         )
-        upload = {"Bucket": self._bucket.name, "Key": key, "UploadId": begun["UploadId"]}
+        upload = {"Bucket": self._bucket.name, "Key": key, "UploadId": begun.get("UploadId")}
         parts: list[dict[str, Any]] = []
         try:
             for number, content in enumerate(_parts_of(file.path), start=1):
                 md5 = _md5_base64(content)
                 answer = self._client.upload_part(**upload, PartNumber=number, Body=content, ContentMD5=md5)
-                parts.append({"PartNumber": number, "ETag": answer["ETag"]})
+                parts.append({"PartNumber": number, "ETag": answer.get("ETag", "")})
             self._client.complete_multipart_upload(**upload, MultipartUpload={"Parts": parts})
         except BaseException:
-            self._try(self._client.abort_multipart_upload, key, UploadId=begun["UploadId"])
+            self._try(self._client.abort_multipart_upload, key, UploadId=begun.get("UploadId"))
             raise
 
     def _with_acl(self, request: Callable[..., Any], **arguments: Any) -> Any:
@@ -182,7 +182,8 @@ class S3Storage:
             if status_and_code(error)[0] in (403, 404):
                 return False
             raise
-        is_ours = head["ContentLength"] == digest.size_bytes and head["Metadata"].get(SHA256_KEY) == digest.sha256
+        sha256 = head.get("Metadata", {}).get(SHA256_KEY)
+        is_ours = (head.get("ContentLength"), sha256) == (digest.size_bytes, digest.sha256)
         return is_ours and self._is_intact(key, head, digest)
 
     def _verify(self, key: str, digest: _Digest) -> None:
@@ -205,14 +206,14 @@ class S3Storage:
             if status_and_code(error)[0] == 403:
                 return  # a key that may write but not look: what was put was acknowledged, checksum included
             raise
-        if head["ContentLength"] != digest.size_bytes:
-            raise DeliveryFailed(f"the bucket holds {head['ContentLength']} bytes of {digest.size_bytes}")
+        if (held := head.get("ContentLength")) != digest.size_bytes:
+            raise DeliveryFailed(f"the bucket holds {held} bytes of {digest.size_bytes}")
         if not self._is_intact(key, head, digest):
             raise DeliveryFailed("the bucket holds something else than was sent to it")
 
     def _is_intact(self, key: str, head: Any, digest: _Digest) -> bool:
         """Whether an object of the right size has the right content: by its ETag, else by reading it back."""
-        if head["ETag"].strip('"') == digest.etag or head.get("ServerSideEncryption", "").startswith("aws:kms"):
+        if head.get("ETag", "").strip('"') == digest.etag or head.get("ServerSideEncryption", "").startswith("aws:kms"):
             return True  # under such encryption an ETag says nothing; the service itself checked Content-MD5
         read = hashlib.sha256()
         for begin in range(0, digest.size_bytes, PART_BYTES):
