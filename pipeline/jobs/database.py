@@ -1,12 +1,14 @@
 """A SQLite file or a Postgres server behind one way to read and to write, and its schema's migrations.
 
 Knows nothing of jobs. SQLite runs in WAL mode with `BEGIN IMMEDIATE` for writes; the threads of a process queue at a
-lock of ours before they ask for SQLite's, whose waiting is a poll that starves somebody under load.
+lock of ours before one of them asks for SQLite's.
 """
 
 from __future__ import annotations
 
+import sqlite3
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +21,10 @@ from sqlalchemy import event, exc
 from pipeline.errors import StoreUnavailable
 from pipeline.jobs.tables import SCHEMA_REVISION
 
+BUSY = "The service's database is busy or away; try again."
 BUSY_TIMEOUT_S = 10.0
+LOCK_POLL_S = 0.001
+"""How often a process asks for SQLite's write lock: its own waiting backs off to 100 ms and starves under load."""
 MIGRATION_LOCK = 0x1243D
 """Postgres advisory lock under which one process migrates and the others wait."""
 
@@ -32,16 +37,34 @@ class FairLock:
         self._is_held = False
         self._waiters: deque[threading.Event] = deque()
 
-    def __enter__(self) -> None:
+    @contextmanager
+    def held(self, *, timeout_s: float) -> Iterator[None]:
+        """Hold the lock for the block.
+
+        Raises:
+            StoreUnavailable: it was not free in time.
+        """
+        self._acquire(timeout_s)
+        try:
+            yield
+        finally:
+            self._release()
+
+    def _acquire(self, timeout_s: float) -> None:
         with self._guard:
             if not self._is_held:
                 self._is_held = True
                 return
             turn = threading.Event()
             self._waiters.append(turn)
-        turn.wait()
+        if turn.wait(timeout_s):
+            return
+        with self._guard:
+            if not turn.is_set():
+                self._waiters.remove(turn)
+                raise StoreUnavailable(BUSY)
 
-    def __exit__(self, *error: object) -> None:
+    def _release(self) -> None:
         with self._guard:
             if self._waiters:
                 self._waiters.popleft().set()  # handed over without being let go
@@ -100,7 +123,7 @@ class Database:
             with _translated(), self.engine.begin() as connection:
                 yield connection
             return
-        with self._write_lock, _translated(), self._write_engine.begin() as connection:
+        with self._write_lock.held(timeout_s=BUSY_TIMEOUT_S), _translated(), self._write_engine.begin() as connection:
             yield connection
 
     def migrate(self) -> None:
@@ -139,15 +162,35 @@ def _prepare_sqlite(connection: Any, record: object) -> None:
 
 
 def _begin_immediate(connection: sa.Connection) -> None:
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+    """Begin a write transaction as soon as no other process has one.
+
+    Raises:
+        sqlite3.OperationalError: that took longer than `BUSY_TIMEOUT_S`.
+    """
+    cursor = connection.connection.cursor()
+    cursor.execute("PRAGMA busy_timeout = 0")
+    deadline_s = time.monotonic() + BUSY_TIMEOUT_S
+    try:
+        while True:
+            try:
+                cursor.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline_s:
+                    raise
+                time.sleep(LOCK_POLL_S)
+            else:
+                return
+    finally:
+        cursor.execute(f"PRAGMA busy_timeout = {int(BUSY_TIMEOUT_S * 1000)}")
+        cursor.close()
 
 
 @contextmanager
 def _translated() -> Iterator[None]:
     try:
         yield
-    except (exc.OperationalError, exc.InterfaceError, exc.TimeoutError) as error:
-        raise StoreUnavailable("The service's database is busy or away; try again.") from error
+    except (exc.OperationalError, exc.InterfaceError, exc.TimeoutError, sqlite3.OperationalError) as error:
+        raise StoreUnavailable(BUSY) from error
 
 
 def _revision(connection: sa.Connection) -> str | None:

@@ -204,11 +204,11 @@ def test_the_fair_lock_serves_its_waiters_in_order() -> None:
     lock, order = FairLock(), []
 
     def enter(number: int) -> None:
-        with lock:
+        with lock.held(timeout_s=10):
             order.append(number)
 
     with ThreadPoolExecutor(8) as pool:
-        with lock:
+        with lock.held(timeout_s=10):
             futures = []
             for number in range(8):
                 futures.append(pool.submit(enter, number))
@@ -218,3 +218,19 @@ def test_the_fair_lock_serves_its_waiters_in_order() -> None:
             future.result(10)
 
     assert order == list(range(8))
+
+
+def test_the_fair_lock_is_not_waited_for_longer_than_asked() -> None:
+    lock = FairLock()
+
+    def enter(timeout_s: float) -> str:
+        with lock.held(timeout_s=timeout_s):
+            return "in"
+
+    with ThreadPoolExecutor(2) as pool:
+        with lock.held(timeout_s=10):
+            patient = pool.submit(enter, 10)
+            with pytest.raises(StoreUnavailable, match="busy or away"):
+                pool.submit(enter, 0.01).result(10)
+        assert patient.result(10) == "in"
+        assert enter(0.01) == "in"
