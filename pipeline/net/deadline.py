@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+import httpx
+
 
 class Deadline:
     """What a request is given on its way, and whether its time ran out.
@@ -34,11 +36,13 @@ class Deadline:
                 _break(stream)
 
     def _note(self, event: str, info: dict[str, Any]) -> None:
-        """httpcore tells what it does; a connection is told of when it is made, and again when it speaks TLS."""
+        """httpcore tells what it does: when a connection is about to be made, is made, and when it speaks TLS."""
+        if event == "connection.connect_tcp.started" and self.has_passed:
+            raise httpx.ConnectTimeout("the time for this request is up")
         if event in ("connection.connect_tcp.complete", "connection.start_tls.complete"):
             with self._lock:
                 self._streams.append(info["return_value"])
-                if self.has_passed:
+                if self.has_passed:  # in the very moment
                     _break(info["return_value"])
 
 
