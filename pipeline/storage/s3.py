@@ -18,7 +18,7 @@ import structlog
 
 from pipeline.errors import DeliveryFailed, ImageTo3DError, InvalidRequest
 from pipeline.storage.base import Artifact, OutputFile
-from pipeline.storage.s3_client import Bucket, explain, failures, make_client, status_and_code
+from pipeline.storage.s3_client import TIMEOUT, Bucket, explain, failures, make_client, status_and_code
 
 PART_BYTES = 8 << 20
 """Size of the parts of a large file; services take nothing under 5 MiB but for the last."""
@@ -37,12 +37,16 @@ class S3Storage:
         bucket: the customer's.
         http: carries all requests; its transport decides which addresses may be reached.
         attempts: tries per request.
+        timeout: for each wait of a request.
     """
 
-    def __init__(self, bucket: Bucket, *, http: httpx.Client, attempts: int = 4) -> None:
+    def __init__(
+        self, bucket: Bucket, *, http: httpx.Client, attempts: int = 4, timeout: httpx.Timeout = TIMEOUT
+    ) -> None:
         self._bucket = bucket
         self._http = http
         self._attempts = attempts
+        self._timeout = timeout
         self._takes_acl = True
         self._made: Any = None
 
@@ -59,10 +63,10 @@ class S3Storage:
         try:
             for file in sorted(files, key=lambda file: (file.kind == "model", file.path.stat().st_size)):
                 stored[file.path] = self._store_one(file)
+        except failures() as error:  # first, because some of them are OSErrors as well
+            raise DeliveryFailed(explain(error, bucket=self._bucket.name)) from error
         except OSError as error:
             raise DeliveryFailed(f"a file to upload cannot be read: {error.strerror}") from error
-        except failures() as error:
-            raise DeliveryFailed(explain(error, bucket=self._bucket.name)) from error
         return [stored[file.path] for file in files]
 
     def probe(self) -> None:
@@ -109,7 +113,7 @@ class S3Storage:
     @property
     def _client(self) -> Any:
         if self._made is None:
-            self._made = make_client(self._bucket, self._http, attempts=self._attempts)
+            self._made = make_client(self._bucket, self._http, attempts=self._attempts, timeout=self._timeout)
         return self._made
 
     def _store_one(self, file: OutputFile) -> Artifact:

@@ -56,12 +56,13 @@ class Bucket:
         return f"{self.public_url}/{quote(name)}"
 
 
-def make_client(bucket: Bucket, http: httpx.Client, *, attempts: int = 4) -> Any:
+def make_client(bucket: Bucket, http: httpx.Client, *, attempts: int = 4, timeout: httpx.Timeout = TIMEOUT) -> Any:
     """A boto3 S3 client that sends by `http`.
 
     Args:
         http: its transport decides which addresses may be reached.
         attempts: tries per request, with growing, jittered pauses (botocore's standard mode).
+        timeout: for each wait of a request.
 
     Raises:
         InvalidRequest: the endpoint or the region cannot be part of an address.
@@ -100,7 +101,7 @@ def make_client(bucket: Bucket, http: httpx.Client, *, attempts: int = 4) -> Any
     # To learn a bucket's region boto3 asks HeadBucket, and when that is redirected too, again, without end. Services
     # that know the region say it in the redirecting answer, so the question is never sent.
     client.meta.events.register_first("before-send.s3.HeadBucket", _answer_not_found)
-    client.meta.events.register_last("before-send.s3", _sender(http))
+    client.meta.events.register_last("before-send.s3", _sender(http, timeout))
     return client
 
 
@@ -190,7 +191,7 @@ def _shared_loader() -> Any:
     return create_loader()
 
 
-def _sender(http: httpx.Client) -> Callable[..., Any]:
+def _sender(http: httpx.Client, timeout: httpx.Timeout) -> Callable[..., Any]:
     """What botocore calls in place of its own HTTP session; its errors are those that botocore's retries know."""
     from botocore.awsrequest import AWSResponse
     from botocore.exceptions import (
@@ -211,7 +212,7 @@ def _sender(http: httpx.Client) -> Callable[..., Any]:
                 request.url,
                 headers=headers,
                 content=request.body or b"",
-                timeout=TIMEOUT,
+                timeout=timeout,
                 follow_redirects=False,
             ) as answer:
                 content = _read_bounded(answer)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -618,6 +619,19 @@ def test_an_endpoint_that_is_away_fails_in_words(http: httpx.Client, files: list
         S3Storage(bucket, http=http, attempts=2).store(files, file_prefix=PREFIX)
     with pytest.raises(InvalidRequest, match=r"^the bucket's endpoint cannot be reached$"):
         S3Storage(bucket, http=http, attempts=1).probe()
+
+
+def test_an_endpoint_that_hangs_fails_in_words(
+    bucket: Bucket, http: httpx.Client, proxy: FaultProxy, files: list[OutputFile]
+):
+    release = threading.Event()
+    proxy.add(is_put, lambda handler, body: release.wait(20))
+    hasty = httpx.Timeout(0.3)
+
+    with pytest.raises(DeliveryFailed, match=r"^the bucket's endpoint does not answer$"):
+        S3Storage(through(proxy, bucket), http=http, attempts=2, timeout=hasty).store(files, file_prefix=PREFIX)
+    assert proxy.count("PUT") == 2
+    release.set()
 
 
 def test_an_endpoint_that_speaks_no_s3_fails_in_words(bucket: Bucket, http: httpx.Client, proxy: FaultProxy):
