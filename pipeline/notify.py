@@ -194,6 +194,9 @@ class WebhookCourier:
                 except StoreUnavailable as error:
                     log.warning("webhooks wait for the store", reason=str(error))
                     stop.wait(poll_s)
+                except Exception:
+                    log.exception("webhooks wait")  # and go on: a courier that ends would be missed too late
+                    stop.wait(poll_s)
             with self._changed:
                 self._waiting.clear()
 
