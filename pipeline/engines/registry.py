@@ -40,6 +40,9 @@ ENGINES: tuple[EngineSpec, ...] = (
     EngineSpec(
         "preview", "pipeline.engines.preview.engine", "PreviewEngine", "local", 8, "weight-free silhouettes, on any CPU"
     ),
+    EngineSpec(
+        "trellis", "pipeline.engines.trellis.engine", "TrellisEngine", "trellis", 8, "the released TRELLIS model"
+    ),
 )
 
 

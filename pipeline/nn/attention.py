@@ -126,6 +126,8 @@ class CrossAttention(nn.Module):
             The shape of `x`.
         """
         guided = x[: cache.guided_rows(len(x))]
+        if cache.unguided is not None and len(guided) == 0:
+            return cache.unguided.expand_as(x)
         q = self.to_q(guided).unflatten(-1, (self.num_heads, -1))
         if self.q_rms_norm is not None:
             q = self.q_rms_norm(q)

@@ -5,6 +5,7 @@ Source: microsoft/TRELLIS@6b0d647, trellis/utils/render_utils.py; the camera con
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,7 +31,7 @@ class Camera:
     @property
     def centre(self) -> NDArray[np.float64]:
         """(3,) position in the world."""
-        return np.linalg.inv(self.world_to_camera)[:3, 3]
+        return -self.world_to_camera[:3, :3].T @ self.world_to_camera[:3, 3]
 
     @property
     def tan_half_fov(self) -> tuple[float, float]:
@@ -43,8 +44,10 @@ def look_at(eye: NDArray[np.float64], target: NDArray[np.float64]) -> NDArray[np
     forward = target - eye
     right = np.cross((0.0, 0.0, -1.0), forward)
     down = np.cross(forward, right)
-    rows = np.stack([axis / np.linalg.norm(axis) for axis in (right, down, forward)])
-    return np.vstack([np.column_stack([rows, -rows @ eye]), [0.0, 0.0, 0.0, 1.0]])
+    pose = np.eye(4)
+    pose[:3, :3] = np.stack([axis / np.linalg.norm(axis) for axis in (right, down, forward)])
+    pose[:3, 3] = -pose[:3, :3] @ eye
+    return pose
 
 
 def intrinsics_of(fov_rad: float) -> NDArray[np.float64]:
@@ -59,8 +62,16 @@ def orbit_angles(frames: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]
     return yaw, MEAN_PITCH_RAD + PITCH_SWING_RAD * np.sin(yaw)
 
 
-def orbit_cameras(frames: int, *, radius: float = 2.0, fov_rad: float = np.deg2rad(40)) -> list[Camera]:
-    """Cameras of a turntable, looking at the origin."""
+def orbit_cameras(
+    frames: int, *, radius: float = 2.0, fov_rad: float = math.radians(40), start_yaw_rad: float = 0.0
+) -> list[Camera]:
+    """Cameras of a turntable, looking at the origin.
+
+    Args:
+        radius: distance from the origin.
+        start_yaw_rad: where the round begins; 0 is on +Y.
+    """
     yaw, pitch = orbit_angles(frames)
+    yaw = yaw + start_yaw_rad
     eyes = radius * np.stack([np.sin(yaw) * np.cos(pitch), np.cos(yaw) * np.cos(pitch), np.sin(pitch)], axis=1)
     return [Camera(look_at(eye, np.zeros(3)), intrinsics_of(fov_rad)) for eye in eyes]

@@ -15,7 +15,7 @@ Evaluate = Callable[[Tensor, float, Sequence[int], bool], Tensor]
 one last where it is asked for."""
 
 MultiImageMode = Literal["stochastic", "multidiffusion"]
-MULTI_IMAGE_MODES: tuple[str, ...] = get_args(MultiImageMode)
+MULTI_IMAGE_MODES: tuple[MultiImageMode, ...] = get_args(MultiImageMode)
 
 
 @dataclass(frozen=True)

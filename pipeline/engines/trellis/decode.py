@@ -1,0 +1,121 @@
+"""From the structured latent to what a `Generation` holds: mesh, colours, splat file, turntable."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline.engines.trellis.colours import INVISIBLE, GaussianColours, VertexColours, gaussian_rgb
+from pipeline.engines.trellis.frame import quaternions_to_y_up, to_y_up
+from pipeline.engines.trellis.gaussian_decoder import Gaussians, SLatGaussianDecoder
+from pipeline.engines.trellis.mesh_decoder import SLatMeshDecoder
+from pipeline.engines.trellis.mesh_extraction import extract_mesh, gather_field
+from pipeline.engines.trellis.radiance_decoder import SLatRadianceFieldDecoder
+from pipeline.engines.trellis.spec import REFERENCE_RESOLUTION, ModelSpec
+from pipeline.errors import EngineFailed
+from pipeline.formats.splat import splat_ply_bytes
+from pipeline.mesh.tri_mesh import TriMesh
+from pipeline.ops.voxels import VoxelSet
+from pipeline.render.orbit import orbit_cameras
+from pipeline.render.radiance_field import turntable_frames
+
+HALF_TURN_RAD = 3.1415  # half of the path's own round, so that a turntable begins at the front
+
+
+def decode_mesh(
+    decoder: SLatMeshDecoder,
+    slat: Tensor,
+    voxels: VoxelSet,
+    *,
+    spec: ModelSpec,
+    resolution: int,
+    chunk_size: int,
+) -> tuple[TriMesh, VertexColours]:
+    """The surface with its own colours, in the project's frame.
+
+    Args:
+        slat: (1, N, C).
+        resolution: as a request means it: `REFERENCE_RESOLUTION` is the decoder's own grid.
+
+    Raises:
+        EngineFailed: the latents hold no surface.
+    """
+    out = decoder(slat, voxels)
+    field = gather_field(
+        out.voxels.coords[:, 1:], out.feats[0], resolution=spec.mesh_resolution, use_color=decoder.use_color
+    )
+    del out
+    wanted = max(2, resolution * spec.mesh_resolution // REFERENCE_RESOLUTION)
+    surface = extract_mesh(field, resolution=wanted, chunk_size=chunk_size)
+    if len(surface.faces) == 0:
+        raise EngineFailed("the model made no surface from this picture")
+    used, faces = torch.unique(surface.faces, return_inverse=True)
+    vertices = to_y_up(surface.vertices[used].cpu().numpy())
+    rgb = np.full((len(vertices), 3), 128, np.uint8)
+    if surface.attributes is not None:
+        rgb = (surface.attributes[used, :3] * 255).round().to(torch.uint8).cpu().numpy()
+    return TriMesh(vertices, faces.to(torch.int32).cpu().numpy()), VertexColours(vertices, rgb)
+
+
+def decode_gaussians(decoder: SLatGaussianDecoder, slat: Tensor, voxels: VoxelSet) -> Gaussians:
+    """The Gaussians that show at all, in the model's frame, on the CPU."""
+    gaussians = decoder.activate(decoder.raw_gaussians(decoder(slat, voxels)[0], voxels.coords[:, 1:]))
+    shown = gaussians.opacity[:, 0] >= INVISIBLE
+    return Gaussians(
+        xyz=gaussians.xyz[shown].cpu(),
+        scaling=gaussians.scaling[shown].cpu(),
+        rotation=gaussians.rotation[shown].cpu(),
+        opacity=gaussians.opacity[shown].cpu(),
+        features_dc=gaussians.features_dc[shown].cpu(),
+    )
+
+
+def gaussian_colours(gaussians: Gaussians, fallback: VertexColours) -> GaussianColours:
+    """The Gaussians as a colour source in the project's frame, half precision but for their places."""
+    return GaussianColours(
+        xyz=to_y_up(gaussians.xyz.numpy()),
+        scaling=gaussians.scaling.numpy().astype(np.float16),
+        rotation=quaternions_to_y_up(gaussians.rotation.numpy()).astype(np.float16),
+        opacity=gaussians.opacity[:, 0].numpy().astype(np.float16),
+        rgb=gaussian_rgb(gaussians.features_dc.numpy()),
+        fallback=fallback,
+    )
+
+
+def splat_file(gaussians: Gaussians) -> bytes:
+    """The Gaussians as a .ply for splat viewers, in the project's frame."""
+    return splat_ply_bytes(
+        xyz=to_y_up(gaussians.xyz.numpy()),
+        features_dc=gaussians.features_dc.numpy(),
+        opacity=gaussians.opacity[:, 0].numpy(),
+        scaling=gaussians.scaling.numpy(),
+        rotation=quaternions_to_y_up(gaussians.rotation.numpy()),
+    )
+
+
+def render_turntable(
+    decoder: SLatRadianceFieldDecoder,
+    slat: Tensor,
+    voxels: VoxelSet,
+    *,
+    spec: ModelSpec,
+    chunk_size: int,
+    on_share: Callable[[float], None],
+) -> bytes:
+    """A turntable as an mp4, volume-rendered; `on_share` gets the share of its frames that are done."""
+    from pipeline.formats.mp4 import encode_mp4
+
+    field = decoder.radiance_field(decoder(slat, voxels)[0], voxels.coords[:, 1:])
+    frames: Iterator[NDArray[np.uint8]] = turntable_frames(
+        field,
+        orbit_cameras(spec.turntable_frames, start_yaw_rad=HALF_TURN_RAD),
+        resolution=spec.turntable_size,
+        chunk_size=chunk_size,
+        ssaa=spec.turntable_ssaa,
+        on_frame=lambda frame: on_share(frame / spec.turntable_frames),
+    )
+    return encode_mp4(frames, fps=spec.turntable_fps, width=spec.turntable_size, height=spec.turntable_size)

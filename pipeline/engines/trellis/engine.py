@@ -1,0 +1,229 @@
+"""The TRELLIS engine: pictures in, a `Generation` out.
+
+What it does in a row: frame the views, encode them, sample the occupied voxels, sample their latents, decode the
+latents into a mesh, Gaussians and, where a turntable is asked for, a radiance field.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline.engines.base import Generation, GenerationOptions, OnStep, View, ignore_steps
+from pipeline.engines.trellis import decode
+from pipeline.engines.trellis.models import Models, load_models
+from pipeline.engines.trellis.preprocess import frame_subject
+from pipeline.engines.trellis.spec import IMAGE_LARGE, TINY, ModelSpec, SamplerSpec
+from pipeline.engines.trellis.stages import (
+    SamplerSettings,
+    latent_velocities,
+    one_pass_at_a_time,
+    run_sampler,
+    structure_velocities,
+)
+from pipeline.engines.trellis.structure_decoder import occupied_coords
+from pipeline.engines.trellis.weights import WEIGHTS_FOLDER
+from pipeline.errors import EngineFailed, InvalidRequest, OutOfMemory
+from pipeline.ops.voxels import VoxelSet
+from pipeline.sampling.guidance import MULTI_IMAGE_MODES, Evaluate, MultiImageMode
+
+TINY_WEIGHTS = "tiny"
+PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+SMALLER_CHUNK = 4  # the retry after a lack of memory takes chunks this much smaller, and its passes one by one
+
+AFTER_ENCODING, AFTER_STRUCTURE, AFTER_LATENT, AFTER_MESH = 0.03, 0.35, 0.85, 0.95
+"""Share of the work that is done after each part; the turntable, where there is one, takes the rest."""
+
+
+class TrellisEngine:
+    """The released model, or its tiny twin with weights from a rule."""
+
+    name = "trellis"
+
+    def __init__(
+        self,
+        *,
+        weights: Path | str,
+        device: str | None = None,
+        dtype: str | None = None,
+        multi_image_mode: str = "stochastic",
+    ) -> None:
+        """Set the engine up; nothing is read before `load`.
+
+        Args:
+            weights: the folder that `fetch-weights` filled, or "tiny".
+            device: where to run, such as `cuda:0`; by default a GPU where there is one.
+            dtype: precision inside the heavy blocks: `float16` as the model was released, `bfloat16`, or `float32`;
+                by default `float16` on a GPU and `float32` on a CPU.
+            multi_image_mode: what several views of one subject do where the request says nothing.
+
+        Raises:
+            InvalidRequest: a precision or mode that does not exist.
+        """
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        precision = dtype or ("float16" if self.device.type == "cuda" else "float32")
+        if precision not in PRECISIONS:
+            raise InvalidRequest(f"dtype must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+        self.dtype = PRECISIONS[precision]
+        self.multi_image_mode: MultiImageMode = _checked_mode(multi_image_mode)
+        tiny = weights == TINY_WEIGHTS
+        self.spec: ModelSpec = TINY if tiny else IMAGE_LARGE
+        self.folder = None if tiny else Path(weights) / WEIGHTS_FOLDER
+        self._models: Models | None = None
+
+    def load(self) -> None:
+        """Read the weights, or make the tiny ones; see `Engine.load`."""
+        if self._models is None:
+            self._models = load_models(self.spec, self.folder, device=self.device, dtype=self.dtype)
+
+    def generate(
+        self, views: Sequence[View], options: GenerationOptions, *, on_step: OnStep = ignore_steps
+    ) -> Generation:
+        """Turn the views of one subject into a `Generation`; see `Engine.generate`."""
+        if not views:
+            raise InvalidRequest("at least one view is needed")
+        self.load()
+        assert self._models is not None
+        mode = _checked_mode(options.multi_image_mode or self.multi_image_mode)
+        pictures = np.stack([frame_subject(view, size=self.spec.encoder.image_size) for view in views])
+        call = _Call(self.spec, self._models, self.device, options, mode, on_step, one_by_one=False)
+        started = time.perf_counter()
+        with torch.inference_mode():
+            try:
+                generation = call.run(pictures)
+            except torch.cuda.OutOfMemoryError:
+                generation = self._run_smaller(call, pictures)
+        if self.device.type != "cuda":
+            return generation
+        torch.cuda.synchronize(self.device)
+        return replace(generation, gpu_seconds=time.perf_counter() - started)
+
+    def _run_smaller(self, call: _Call, pictures: NDArray[np.uint8]) -> Generation:
+        torch.cuda.empty_cache()
+        options = replace(call.options, chunk_size=max(1, call.options.chunk_size // SMALLER_CHUNK))
+        try:
+            return replace(call, options=options, one_by_one=True).run(pictures)
+        except torch.cuda.OutOfMemoryError as error:
+            torch.cuda.empty_cache()
+            free, total = (size / 1e9 for size in torch.cuda.mem_get_info(self.device))
+            raise OutOfMemory(
+                f"the device had too little memory, even one pass at a time: {free:.1f} of {total:.1f} GB are free"
+            ) from error
+
+
+def _checked_mode(mode: str) -> MultiImageMode:
+    for known in MULTI_IMAGE_MODES:
+        if mode == known:
+            return known
+    raise InvalidRequest(f"multi_image_mode must be one of {', '.join(MULTI_IMAGE_MODES)}, got {mode!r}")
+
+
+@dataclass(frozen=True)
+class _Call:
+    """One request on its way through the model; `one_by_one` trades time for memory."""
+
+    spec: ModelSpec
+    models: Models
+    device: torch.device
+    options: GenerationOptions
+    mode: MultiImageMode
+    on_step: OnStep
+    one_by_one: bool
+
+    def run(self, pictures: NDArray[np.uint8]) -> Generation:
+        """(P, H, W, 3) framed pictures to a generation."""
+        tokens = self.models.encoder(torch.from_numpy(pictures).to(self.device))  # (P, L, C)
+        self.on_step(AFTER_ENCODING)
+        generator = torch.Generator().manual_seed(self.options.seed)  # on the CPU, so that every device starts alike
+        voxels = self._sample_voxels(tokens, generator)
+        slat = self._sample_latents(tokens, voxels, generator)
+        return self._decode(slat, voxels)
+
+    def _sample_voxels(self, tokens: Tensor, generator: torch.Generator) -> VoxelSet:
+        flow = self.models.structure_flow
+        noise = torch.randn((1, flow.in_channels, *[flow.resolution] * 3), generator=generator).to(self.device)
+        settings = _settings(
+            self.spec.structure_sampler, self.options.ss_sampling_steps, self.options.ss_guidance_strength
+        )
+        on_step = self._progress(AFTER_ENCODING, AFTER_STRUCTURE, settings.steps)
+        latent = self._sample(noise, structure_velocities(flow, tokens), settings, len(tokens), on_step)
+        coords = occupied_coords(self.models.structure_decoder(latent))
+        if len(coords) == 0:
+            raise EngineFailed("the model found no shape in this picture: no voxel is occupied")
+        return VoxelSet(coords, batch_size=1)
+
+    def _sample_latents(self, tokens: Tensor, voxels: VoxelSet, generator: torch.Generator) -> Tensor:
+        flow = self.models.latent_flow
+        noise = torch.randn((len(voxels), flow.in_channels), generator=generator).to(self.device)
+        settings = _settings(
+            self.spec.latent_sampler, self.options.slat_sampling_steps, self.options.slat_guidance_strength
+        )
+        on_step = self._progress(AFTER_STRUCTURE, AFTER_LATENT, settings.steps)
+        slat = self._sample(noise[None], latent_velocities(flow, voxels, tokens), settings, len(tokens), on_step)
+        mean, std = (torch.tensor(values, device=self.device) for values in (self.spec.slat_mean, self.spec.slat_std))
+        return slat * std + mean
+
+    def _sample(
+        self,
+        noise: Tensor,
+        evaluate: Evaluate,
+        settings: SamplerSettings,
+        pictures: int,
+        on_step: Callable[[int], None],
+    ) -> Tensor:
+        if self.one_by_one:
+            evaluate = one_pass_at_a_time(evaluate)
+        return run_sampler(noise, evaluate, settings, pictures=pictures, mode=self.mode, on_step=on_step)
+
+    def _progress(self, start: float, end: float, steps: int) -> Callable[[int], None]:
+        return lambda step: self.on_step(start + (end - start) * step / steps)
+
+    def _decode(self, slat: Tensor, voxels: VoxelSet) -> Generation:
+        options, models = self.options, self.models
+        mesh, colours = decode.decode_mesh(
+            models.mesh_decoder,
+            slat,
+            voxels,
+            spec=self.spec,
+            resolution=options.resolution,
+            chunk_size=options.chunk_size,
+        )
+        source, files = colours, {}
+        if options.splat or not options.no_texture:
+            gaussians = decode.decode_gaussians(models.gaussian_decoder, slat, voxels)
+            source = decode.gaussian_colours(gaussians, colours)
+            if options.splat:
+                files["splat.ply"] = decode.splat_file(gaussians)
+        self.on_step(AFTER_MESH)
+        turntable = None
+        if options.render:
+            turntable = decode.render_turntable(
+                models.radiance_decoder,
+                slat,
+                voxels,
+                spec=self.spec,
+                chunk_size=options.chunk_size,
+                on_share=lambda share: self.on_step(AFTER_MESH + (1 - AFTER_MESH) * share),
+            )
+        self.on_step(1.0)
+        return Generation(
+            mesh=mesh,
+            colour_source=source,
+            engine=TrellisEngine.name,
+            seed=options.seed,
+            turntable_mp4=turntable,
+            extra_files=files,
+        )
+
+
+def _settings(sampler: SamplerSpec, steps: int, strength: float) -> SamplerSettings:
+    return SamplerSettings(
+        steps=steps, cfg_strength=strength, cfg_interval=sampler.cfg_interval, rescale_t=sampler.rescale_t
+    )
