@@ -1,4 +1,4 @@
-"""From settings to the live parts that every process of the service shares."""
+"""What a deployment's settings say about its store: where it is, and who may call from the start."""
 
 from __future__ import annotations
 

@@ -62,7 +62,6 @@ def serve(settings: Settings, *, announce: Callable[[str], None], open_browser: 
 
 def _web(settings: Settings) -> Child:
     command = [sys.executable, "-m", "pipeline.web", *_common(settings)]
-    command += ["--host", settings.host, "--port", str(settings.port)]
     return Child("web", command=lambda _: command, on_death=lambda _: None)
 
 
@@ -86,14 +85,13 @@ def _worker(settings: Settings, store: JobStore, run_id: str, place: int) -> Chi
 
 
 def _common(settings: Settings) -> list[str]:
-    return ["--data", str(settings.data_dir)]
+    return ["--data", str(settings.data_dir), "--host", settings.host, "--port", str(settings.port)]
 
 
 def _announce_when_ready(
     settings: Settings, announce: Callable[[str], None], open_browser: bool, stop: threading.Event
 ) -> None:
-    host = "127.0.0.1" if settings.host in ("0.0.0.0", "::", "") else settings.host
-    address = f"http://{f'[{host}]' if ':' in host else host}:{settings.port}"
+    address = settings.model_copy(update={"public_url": None}).base_url
     deadline_s = time.monotonic() + READY_WAIT_S
     while not stop.is_set():
         try:

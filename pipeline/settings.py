@@ -55,7 +55,7 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
     public_url: str | None = None
-    """What callers reach this service under, for URLs of files; None takes it from each request."""
+    """What callers reach this service under, for URLs of files; None is host and port."""
     submit_wait_s: float = Field(default=20.0, ge=0, le=120)
     fetch_wait_s: float = Field(default=20.0, ge=0, le=120)
     max_body_bytes: int = Field(default=32 * MIB, ge=1024)
@@ -107,6 +107,14 @@ class Settings(BaseSettings):
             if url.startswith(scheme):
                 return f"postgresql+psycopg://{url.removeprefix(scheme)}"
         return url
+
+    @property
+    def base_url(self) -> str:
+        """What absolute URLs of this service begin with, where no request tells it; without a slash at its end."""
+        if self.public_url is not None:
+            return self.public_url.rstrip("/")
+        host = "127.0.0.1" if self.host in ("0.0.0.0", "::", "") else self.host
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
 
     @property
     def work_dir(self) -> Path:

@@ -77,6 +77,19 @@ def test_without_a_database_jobs_are_kept_in_the_data_folder(tmp_path: Path) -> 
     assert not settings.data_dir.exists()
 
 
+@pytest.mark.parametrize(
+    ("host", "public_url", "expected"),
+    [
+        ("127.0.0.1", None, "http://127.0.0.1:8000"),
+        ("0.0.0.0", None, "http://127.0.0.1:8000"),
+        ("::1", None, "http://[::1]:8000"),
+        ("0.0.0.0", "https://3d.example.com/", "https://3d.example.com"),
+    ],
+)
+def test_urls_of_files_begin_with_the_public_address(host: str, public_url: str | None, expected: str) -> None:
+    assert Settings(host=host, public_url=public_url).base_url == expected
+
+
 def test_limits_of_zero_are_no_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("IMAGE_TO_3D_MAX_QUEUED", "5")
     monkeypatch.setenv("IMAGE_TO_3D_MAX_PER_MINUTE", "0")

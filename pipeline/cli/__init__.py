@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import typer
 
+from pipeline.cli import jobs, keys, serve, usage
+
 app = typer.Typer(
     name="image-to-3d", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__
 )
@@ -12,6 +14,10 @@ app = typer.Typer(
 @app.callback()
 def root() -> None:
     """Turn pictures into textured 3D assets, or serve the endpoint that does."""
+
+
+for module in (serve, keys, jobs, usage):
+    module.register(app)
 
 
 def main() -> None:

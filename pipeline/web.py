@@ -1,0 +1,43 @@
+"""The web process: `python -m pipeline.web` serves the API until told to stop, or until its parent is gone."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import uvicorn
+
+from pipeline.api.app import create_app
+from pipeline.children import call_when_orphaned
+from pipeline.settings import Settings
+from pipeline.telemetry import configure_logging
+
+KEEP_ALIVE_S = 75
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Entry point of the process; uvicorn itself listens to SIGTERM and SIGINT."""
+    parser = argparse.ArgumentParser(prog="python -m pipeline.web", description=__doc__)
+    parser.add_argument("--data", type=Path, help="folder of the deployment's data")
+    parser.add_argument("--host")
+    parser.add_argument("--port", type=int)
+    options = parser.parse_args(argv)
+    given = {"data_dir": options.data, "host": options.host, "port": options.port}
+    settings = Settings(**{name: value for name, value in given.items() if value is not None})
+    configure_logging(settings.log_level)
+    config = uvicorn.Config(
+        create_app(settings),
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        access_log=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=round(settings.stop_grace_s),
+    )
+    server = uvicorn.Server(config)
+    call_when_orphaned(lambda: setattr(server, "should_exit", True))
+    server.run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,213 @@
+"""A worker process: takes calls from the store and runs them; beside that it sends webhooks and cleans up.
+
+Wiring alone: the loop is `pipeline.jobs.queue`, the call is `pipeline.call`, the webhooks are `pipeline.notify`. Several
+workers run side by side without knowing of each other; each may be killed at any moment.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import secrets
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import structlog
+
+from pipeline.api.app import final_body
+from pipeline.call import CallOutcome, run_call
+from pipeline.children import call_when_orphaned, stop_on_signals
+from pipeline.deliver import Delivery, deliver, retry_uploads
+from pipeline.errors import ImageTo3DError, NotFound
+from pipeline.generate import LocalEngines
+from pipeline.intake import take_in
+from pipeline.jobs.queue import QueueWorker, Watch, Worked
+from pipeline.jobs.record import AfterTask, Ending, Job, JobState
+from pipeline.jobs.store import JobStore
+from pipeline.service import Service, open_service
+from pipeline.settings import Settings
+from pipeline.storage.base import OutputFile
+from pipeline.storage.local import LocalStorage
+from pipeline.telemetry import configure_logging
+from schemas.request import ImageTo3DRequest
+
+CLEAN_EVERY_S = 60.0
+UPLOAD_EVERY_S = 10.0
+STALE_FOLDER_S = 600.0
+"""A call's folder is left alone for so long after its last change, whatever the store says."""
+EX_SOFTWARE = 70
+
+log = structlog.get_logger()
+
+
+class CallWork:
+    """The work of a `QueueWorker`: one call through its five stages, into the caller's storage.
+
+    Args:
+        engines: kept loaded from one call to the next.
+    """
+
+    def __init__(self, service: Service, engines: LocalEngines) -> None:
+        self._service = service
+        self._engines = engines
+
+    def __call__(self, job: Job, watch: Watch) -> Worked:
+        """Run a job's call; goes on after the last stage that an earlier attempt finished."""
+        here = self._service
+        request = ImageTo3DRequest.model_validate_json(here.store.request_of(job.id))
+
+        def bring_out(files: Sequence[OutputFile]) -> Delivery:
+            bucket = None if request.temp else here.bucket_of(job.key_id)
+            temporary = here.temporary.for_call(created_at=job.created_at)
+            return deliver(files, file_prefix=job.file_prefix, temporary=temporary, bucket=bucket)
+
+        outcome = run_call(
+            request,
+            file_prefix=job.file_prefix,
+            work_dir=folder_of(job, here.settings.work_dir),
+            take_in=take_in,
+            generate=lambda views, options, on_step: self._engines.generator_for(request.engine)(
+                views, options, on_step
+            ),
+            deliver=bring_out,
+            notify=lambda _: None,  # the webhook leaves the outbox, where the final state puts it
+            on_progress=watch.report,
+            is_cancelled=watch.is_cancelled,
+        )
+        upload_for_s = here.settings.output_lifetime_s if outcome.is_upload_pending else None
+        return Worked(ending_of(outcome), upload_for_s=upload_for_s)
+
+
+def ending_of(outcome: CallOutcome) -> Ending:
+    """What the store keeps of how a call ended."""
+    return Ending(
+        state=JobState(outcome.state),  # type: ignore[arg-type]  # the three final states, by name
+        message=outcome.message,
+        error_code=outcome.error_code,
+        retryable=outcome.retryable,
+        warnings=outcome.warnings,
+        artifacts=tuple(asdict(artifact) for artifact in outcome.artifacts),
+        stage_seconds=outcome.stage_seconds,
+        gpu_seconds=outcome.gpu_seconds,
+        engine=outcome.engine,
+        meta=outcome.meta,
+    )
+
+
+def folder_of(job: Job, work_dir: Path) -> Path:
+    """Where a job's finished stages leave what the next attempt goes on from."""
+    return work_dir / f"{job.id}-{job.file_prefix}"
+
+
+def clean(store: JobStore, temporary: LocalStorage, work_dir: Path) -> None:
+    """Remove outputs that no link opens any more, records whose time is over, and what dead workers left.
+
+    Several processes may clean at the same time.
+    """
+    temporary.clean()
+    for job in store.expired():
+        temporary.delete(job.file_prefix)
+        try:
+            store.delete(job.id, key_id=None)
+        except NotFound:  # another process was quicker
+            continue
+    if not work_dir.is_dir():
+        return
+    folders = {folder: int(folder.name.split("-")[0]) for folder in work_dir.iterdir() if folder.name[:1].isdigit()}
+    running = {folder_of(job, work_dir) for job in store.get_many([*folders.values()]) if not job.state.is_final}
+    for folder in folders.keys() - running:
+        if _age_s(folder) > STALE_FOLDER_S:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _age_s(path: Path) -> float:
+    """Seconds since the last change; 0 for what is gone."""
+    try:
+        return time.time() - path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
+
+
+def repeat(duty: Callable[[], object], *, every_s: float, stop: threading.Event) -> None:
+    """Do something again and again until told to stop; what it raises is logged, and it is tried again."""
+    while not stop.wait(every_s):
+        try:
+            duty()
+        except ImageTo3DError as error:
+            log.warning("duty put off", duty=getattr(duty, "__name__", ""), reason=str(error))
+        except Exception:
+            log.exception("duty failed")
+
+
+def run_worker(settings: Settings, *, worker_id: str, stop: threading.Event) -> None:
+    """Work until told to stop, or until a restart is wished for.
+
+    Raises:
+        StoreUnavailable: the database is away at the start.
+    """
+    here = open_service(settings)
+    is_over = threading.Event()
+
+    def retry() -> None:
+        retry_uploads(here.store, temporary=here.temporary, bucket_of=here.bucket_of)
+
+    def clean_up() -> None:
+        clean(here.store, here.temporary, settings.work_dir)
+
+    def body_of(task: AfterTask) -> bytes:
+        return json.dumps(final_body(here.store.get(task.job_id, key_id=None))).encode()
+
+    duties = [
+        threading.Thread(target=here.courier(body_of).run, args=(is_over,), name="webhooks"),
+        threading.Thread(target=repeat, args=(retry,), kwargs={"every_s": UPLOAD_EVERY_S, "stop": is_over}),
+        threading.Thread(target=repeat, args=(clean_up,), kwargs={"every_s": CLEAN_EVERY_S, "stop": is_over}),
+    ]
+    for duty in duties:
+        duty.start()
+    worker = QueueWorker(
+        here.store,
+        CallWork(here, LocalEngines(settings.engine)),
+        worker_id=worker_id,
+        on_end=lambda job: shutil.rmtree(folder_of(job, settings.work_dir), ignore_errors=True),
+        engine=settings.engine,
+        lease_s=settings.lease_s,
+        stop_grace_s=settings.stop_grace_s,
+        timeout_s=settings.call_timeout_s,
+        on_timeout=lambda: os._exit(EX_SOFTWARE),
+    )
+    try:
+        worker.run(stop)
+    finally:
+        is_over.set()
+        for duty in duties:
+            duty.join()
+        here.close()
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Entry point of `python -m pipeline.worker`."""
+    parser = argparse.ArgumentParser(prog="python -m pipeline.worker", description=__doc__)
+    parser.add_argument("--data", type=Path, help="folder of the deployment's data")
+    parser.add_argument("--host", help="where the web process listens, for the URLs of files")
+    parser.add_argument("--port", type=int)
+    parser.add_argument("--engine", help="engine of calls that name none")
+    parser.add_argument("--worker-id", help="unique over all workers ever started; drawn when left out")
+    options = parser.parse_args(argv)
+    given = {"data_dir": options.data, "host": options.host, "port": options.port, "engine": options.engine}
+    settings = Settings(**{name: value for name, value in given.items() if value is not None})
+    configure_logging(settings.log_level)
+    stop = stop_on_signals()
+    call_when_orphaned(stop.set)
+    worker_id = options.worker_id or f"{socket.gethostname()}-{secrets.token_hex(4)}"
+    log.info("worker starts", worker_id=worker_id, engine=settings.engine)
+    run_worker(settings, worker_id=worker_id, stop=stop)
+
+
+if __name__ == "__main__":
+    main()

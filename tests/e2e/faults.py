@@ -1,0 +1,291 @@
+"""A real service under load while its processes are killed, and what must be true afterwards.
+
+Used by the tests for a few rounds and by `scripts/bench_faults.py` for hundreds. Every submit carries an idempotency
+key and is repeated until it is answered, as a careful client does; so no answer that was lost leaves a second job.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+import uuid
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+from pipeline.deployment import open_store
+from pipeline.jobs.record import Job, JobState
+from pipeline.jobs.sql import SqlStore
+from pipeline.settings import Settings
+from scripts.bench_serve import picture
+
+ROOT = Path(__file__).resolve().parents[2]
+SUBMIT = "/api/v1/enterprise/3d/image_to_3d"
+KEY = "fault-test-key-with-some-length"
+
+
+class Receiver:
+    """A webhook receiver that keeps what it is told, by the job's id."""
+
+    def __init__(self) -> None:
+        self.told: defaultdict[int, list[tuple[str, dict[str, Any]]]] = defaultdict(list)
+        receiver = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+                receiver.told[body["id"]].append((self.headers["webhook-id"], body))
+                self.send_response(204)
+                self.end_headers()
+
+            def log_message(self, *arguments: object) -> None:
+                """Say nothing."""
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}/hook"
+        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+
+    def __enter__(self) -> Receiver:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+class Service:
+    """`image-to-3d serve` on a folder of its own."""
+
+    def __init__(self, data: Path, *, workers: int, **settings: object) -> None:
+        self.data = data
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.address = f"http://127.0.0.1:{self.port}"
+        given = {"API_KEY": KEY, "ALLOW_PRIVATE_ADDRESSES": 1, "LEASE_S": 4, "MAX_QUEUED": 0, "MAX_PER_MINUTE": 0}
+        given |= {"STOP_GRACE_S": 5, **{name.upper(): value for name, value in settings.items()}}
+        variables = [f"IMAGE_TO_3D_{name}={value}" for name, value in given.items()]
+        serve = ["-m", "pipeline.cli", "serve", "--data", str(data), "--workers", str(workers)]
+        self._command = ["env", "-u", "DATABASE_URL", *variables, sys.executable, *serve, "--port", str(self.port)]
+        self._log = (data.parent / "service.log").open("ab")
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it, or start it again after `kill`."""
+        self._process = subprocess.Popen(self._command, cwd=ROOT, stdout=self._log, stderr=self._log)
+
+    def wait_until_ready(self, timeout_s: float = 60) -> None:
+        deadline_s = time.monotonic() + timeout_s
+        while True:
+            try:
+                with urllib.request.urlopen(f"{self.address}/health", timeout=5):
+                    return
+            except (urllib.error.URLError, OSError):
+                if time.monotonic() > deadline_s:
+                    raise
+                time.sleep(0.1)
+
+    def processes(self) -> list[int]:
+        """Web process and workers, as the supervisor has them now."""
+        assert self._process is not None
+        pid = self._process.pid
+        with suppress(FileNotFoundError):
+            return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        return []
+
+    def kill_one(self, rng: random.Random) -> None:
+        """SIGKILL to one of the processes."""
+        alive = self.processes()
+        if alive:
+            with suppress(ProcessLookupError):
+                os.kill(rng.choice(alive), signal.SIGKILL)
+
+    def kill(self) -> None:
+        """SIGKILL to the supervisor; its children end by themselves."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+
+    def stop(self) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self._process.terminate()
+            self._process.wait(60)
+        self._log.close()
+
+
+@dataclass
+class Client:
+    """Submits until told to stop, each submit repeated until it is answered.
+
+    Attributes:
+        accepted: ids by idempotency key.
+        refused: answers that were not a job.
+    """
+
+    service: Service
+    webhook: str
+    pause_s: float
+    accepted: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
+    refused: list[str] = field(default_factory=list)
+
+    def run(self, stop: threading.Event) -> None:
+        fields = {"key": KEY, "image": picture(), "resolution": 64, "texture_size": 512, "output_format": "obj"}
+        while not stop.is_set():
+            key = uuid.uuid4().hex
+            body = {**fields, "webhook": self.webhook, "track_id": key, "seed": 1}
+            while not self._submit(json.dumps(body).encode(), key):
+                time.sleep(0.1)
+            stop.wait(self.pause_s)
+
+    def _submit(self, body: bytes, key: str) -> bool:
+        headers = {"content-type": "application/json", "idempotency-key": key, "prefer": "wait=0"}
+        request = urllib.request.Request(self.service.address + SUBMIT, body, headers)
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                self.accepted[key].add(json.load(answer)["id"])
+        except urllib.error.HTTPError as error:
+            if error.code == 503:
+                return False
+            self.refused.append(f"{error.code} {error.read()[:200]!r}")
+        except (urllib.error.URLError, OSError, ValueError):
+            return False
+        return True
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was found after the storm; `faults` is empty when nothing was lost, doubled or left open."""
+
+    accepted: int
+    kills: int
+    states: dict[str, int]
+    attempts: int
+    webhooks: int
+    faults: list[str]
+
+
+def storm(folder: Path, *, rounds: int, seed: int, workers: int = 2, clients: int = 2, pause_s: float = 1.0) -> Report:
+    """Kill a random process in each round, under load; then let everything end, and look at what is there."""
+    rng = random.Random(seed)
+    service = Service(folder / "data", workers=workers)
+    stop = threading.Event()
+    with Receiver() as receiver:
+        senders = [Client(service, receiver.url, pause_s) for _ in range(clients)]
+        threads = [threading.Thread(target=sender.run, args=(stop,)) for sender in senders]
+        try:
+            service.start()
+            service.wait_until_ready()
+            for thread in threads:
+                thread.start()
+            for _ in range(rounds):
+                time.sleep(rng.uniform(0.2, 2.0))
+                service.kill_one(rng)
+            stop.set()
+            for thread in threads:
+                thread.join(120)
+            accepted = {key: ids for sender in senders for key, ids in sender.accepted.items()}
+            with opened(service) as store:
+                wait_until_ended(store, receiver, accepted)
+                faults = [f"refused: {answer}" for sender in senders for answer in sender.refused]
+                faults += find_faults(store, receiver, accepted)
+                jobs = store.list_jobs(key_id=None, limit=10**6)
+        finally:
+            stop.set()
+            service.stop()
+    return Report(
+        accepted=len(accepted),
+        kills=rounds,
+        states={state: sum(job.state == state for job in jobs) for state in sorted({job.state for job in jobs})},
+        attempts=sum(job.attempts for job in jobs),
+        webhooks=sum(len(tellings) for tellings in receiver.told.values()),
+        faults=faults,
+    )
+
+
+@contextmanager
+def opened(service: Service) -> Iterator[SqlStore]:
+    store = open_store(Settings(data_dir=service.data, database_url=None))
+    yield store
+    store.close()
+
+
+def wait_until_ended(
+    store: SqlStore, receiver: Receiver, accepted: dict[str, set[int]], timeout_s: float = 600
+) -> None:
+    """Until no job is open and every webhook has arrived; in vain only when something is lost."""
+    deadline_s = time.monotonic() + timeout_s
+    while time.monotonic() < deadline_s:
+        is_open = store.metrics().states.keys() & {"queued", "running"}
+        if not is_open and all(job_id in receiver.told for ids in accepted.values() for job_id in ids):
+            return
+        time.sleep(0.2)
+
+
+def find_faults(store: SqlStore, receiver: Receiver, accepted: dict[str, set[int]]) -> list[str]:
+    """Everything that is not as promised, in words."""
+    faults = [f"submit {key} was answered with {len(ids)} jobs" for key, ids in accepted.items() if len(ids) != 1]
+    promised = {job_id for ids in accepted.values() for job_id in ids}
+    jobs = {job.id: job for job in store.list_jobs(key_id=None, limit=10**6)}
+    ledger = [row.job_id for row in store.usage_rows(key_id=None, limit=10**6)]
+    faults += [f"job {job_id} is gone" for job_id in promised - jobs.keys()]
+    faults += [f"job {job_id} was never accepted" for job_id in jobs.keys() - promised]
+    faults += [
+        f"job {job_id} stands {ledger.count(job_id)} times in the ledger"
+        for job_id in jobs
+        if ledger.count(job_id) != 1
+    ]
+    webhook_ids = [webhook_id for tellings in receiver.told.values() for webhook_id in {one for one, _ in tellings}]
+    if len(webhook_ids) != len(set(webhook_ids)):
+        faults.append("two jobs share a webhook id")
+    for job in jobs.values():
+        faults += faults_of(job, receiver.told.get(job.id, []))
+    return faults
+
+
+def faults_of(job: Job, tellings: list[tuple[str, dict[str, Any]]]) -> list[str]:
+    """What is wrong with one ended job and with what its receiver was told."""
+    faults = []
+    if not job.state.is_final or job.ending is None:
+        return [f"job {job.id} is still {job.state}"]
+    if not tellings:
+        faults.append(f"job {job.id} was not told of")
+    if len({webhook_id for webhook_id, _ in tellings}) > 1:
+        faults.append(f"job {job.id} was told of under several ids")
+    if any(body["status"] != ("success" if job.state is JobState.SUCCESS else "failed") for _, body in tellings):
+        faults.append(f"job {job.id} ended as {job.state}, but its receiver was told otherwise")
+    if job.state is JobState.FAILED and job.ending.error_code != "interrupted":
+        faults.append(f"job {job.id} failed: {job.ending.message}")
+    if job.state is JobState.SUCCESS:
+        urls = [url for _, body in tellings for url in body["output"]]
+        if not urls or {url.rpartition(".")[2] for url in urls} < {"obj", "mtl"}:
+            faults.append(f"job {job.id} has incomplete outputs: {urls}")
+        faults += [f"job {job.id}: {url} does not answer" for url in set(urls) if not answers(url)]
+    return faults
+
+
+def answers(url: str) -> bool:
+    """Whether a URL gives a file that is not empty."""
+    for _ in range(20):  # the web process may just be coming back
+        try:
+            with urllib.request.urlopen(url, timeout=10) as answer:
+                return len(answer.read()) > 0
+        except urllib.error.HTTPError:
+            return False
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.3)
+    return False
