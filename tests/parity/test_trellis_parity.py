@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.engines.trellis.spec import IMAGE_LARGE
+from tests.parity.harness import KITS, fixture_paths, run_fixture
+from tests.parity.manifests import check_part
+from tests.parity.trellis import TARGETS
+
+FIXTURES = [path for folder in (KITS / "parity", KITS / "parity" / "render") for path in fixture_paths(folder)]
+
+needs_kit = pytest.mark.skipif(not FIXTURES, reason="the parity kit does not lie beside this checkout")
+
+
+@needs_kit
+@pytest.mark.parametrize("path", FIXTURES, ids=lambda path: path.stem)
+def test_a_golden_case_is_reproduced_within_its_tolerance(path: Path) -> None:
+    verdict = run_fixture(path, TARGETS)
+
+    assert verdict.ok, verdict.line()
+
+
+@needs_kit
+@pytest.mark.parametrize("name", sorted(IMAGE_LARGE.checkpoints))
+def test_the_official_arguments_give_the_official_keys_shapes_and_types(name: str) -> None:
+    assert check_part(name, KITS / "parity" / "manifest") == ""
