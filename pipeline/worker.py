@@ -1,6 +1,6 @@
 """A worker process: takes calls from the store and runs them; beside that it sends webhooks and cleans up.
 
-Wiring alone: the loop is `pipeline.jobs.queue`, the call is `pipeline.call`, the webhooks are `pipeline.notify`. Several
+Wiring alone: the loop is `pipeline.jobs.queue`, the call `pipeline.call`, the webhooks `pipeline.notify`. Several
 workers run side by side without knowing of each other; each may be killed at any moment.
 """
 
@@ -24,7 +24,7 @@ from pipeline.api.app import final_body
 from pipeline.call import CallOutcome, run_call
 from pipeline.children import call_when_orphaned, stop_on_signals
 from pipeline.deliver import Delivery, deliver, retry_uploads
-from pipeline.errors import ImageTo3DError, NotFound
+from pipeline.errors import ImageTo3DError, NotFound, StoreUnavailable
 from pipeline.generate import LocalEngines
 from pipeline.intake import take_in
 from pipeline.jobs.queue import QueueWorker, Watch, Worked
@@ -58,7 +58,11 @@ class CallWork:
         self._engines = engines
 
     def __call__(self, job: Job, watch: Watch) -> Worked:
-        """Run a job's call; goes on after the last stage that an earlier attempt finished."""
+        """Run a job's call; goes on after the last stage that an earlier attempt finished.
+
+        Raises:
+            StoreUnavailable: the store was away in the middle of the call.
+        """
         here = self._service
         request = ImageTo3DRequest.model_validate_json(here.store.request_of(job.id))
 
@@ -80,6 +84,8 @@ class CallWork:
             on_progress=watch.report,
             is_cancelled=watch.is_cancelled,
         )
+        if outcome.error_code == StoreUnavailable.code:
+            raise StoreUnavailable(outcome.message)
         upload_for_s = here.settings.output_lifetime_s if outcome.is_upload_pending else None
         return Worked(ending_of(outcome), upload_for_s=upload_for_s)
 

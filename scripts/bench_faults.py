@@ -25,7 +25,9 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     started_s = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        report = storm(Path(folder), rounds=options.rounds, seed=options.seed, workers=options.workers)
+        report = storm(
+            Path(folder), rounds=options.rounds, seed=options.seed, workers=options.workers, clients=4, pause_s=0.5
+        )
     print(f"{report.kills} kills in {time.perf_counter() - started_s:.0f} s, seed {options.seed}")
     print(f"{report.accepted} jobs accepted: {report.states}, {report.attempts} attempts, {report.webhooks} webhooks")
     for fault in report.faults:

@@ -156,6 +156,9 @@ def run_idle_worker(data: Path, worker_id: str) -> None:
     from pipeline.jobs.queue import QueueWorker, Watch, Worked
     from pipeline.jobs.record import Ending, Job, JobState
     from pipeline.settings import Settings
+    from pipeline.telemetry import configure_logging
+
+    configure_logging("WARNING")
 
     def work(job: Job, watch: Watch) -> Worked:
         return Worked(Ending(JobState.SUCCESS, stage_seconds={"generate": 0.001}, engine="nothing", meta=job.meta))

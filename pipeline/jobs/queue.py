@@ -146,7 +146,7 @@ class QueueWorker:
     """Takes one job at a time and does it.
 
     Args:
-        work: does a job; what it raises fails the job.
+        work: does a job; what it raises fails the job, but for `StoreUnavailable`, which puts it off.
         on_end: told each job that this worker has ended, once its end is on record.
         worker_id: unique over all workers ever started.
         engine: what the worker says of itself on the board.
@@ -236,6 +236,9 @@ class QueueWorker:
     def _try(self, job: Job, watch: Watch) -> Worked:
         try:
             return self._work(job, watch)
+        except StoreUnavailable as error:  # no fault of the job's: it goes back into the queue
+            log.warning("work interrupted", reason=str(error))
+            return Worked(Ending(JobState.CANCELLED))
         except Exception as error:  # a job whose work cannot even start must still end
             log.exception("work failed outside its stages")
             message = f"The call failed for an internal reason ({type(error).__name__})."

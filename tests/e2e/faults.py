@@ -34,6 +34,7 @@ from scripts.bench_serve import picture
 
 ROOT = Path(__file__).resolve().parents[2]
 SUBMIT = "/api/v1/enterprise/3d/image_to_3d"
+SUPERVISOR_SHARE = 0.1
 KEY = "fault-test-key-with-some-length"
 
 
@@ -109,14 +110,17 @@ class Service:
         return []
 
     def kill_one(self, rng: random.Random) -> None:
-        """SIGKILL to one of the processes."""
+        """SIGKILL to one of the processes; the supervisor, if it is the one, is started again."""
         alive = self.processes()
-        if alive:
+        if rng.random() < SUPERVISOR_SHARE:
+            self.kill()
+            self.start()
+        elif alive:
             with suppress(ProcessLookupError):
                 os.kill(rng.choice(alive), signal.SIGKILL)
 
     def kill(self) -> None:
-        """SIGKILL to the supervisor; its children end by themselves."""
+        """SIGKILL to the supervisor; its children end by themselves, after the call that they are at."""
         assert self._process is not None
         self._process.kill()
         self._process.wait()

@@ -77,6 +77,33 @@ def test_work_that_raises_fails_the_job_without_telling_internals(opened: SqlSto
     assert (ending.state, ending.message) == (JobState.FAILED, "The call failed for an internal reason (KeyError).")
 
 
+def test_work_that_the_store_interrupts_is_put_off(opened: SqlStore, key: ApiKey) -> None:
+    job_id = opened.submit(new_job(key)).job.id
+    tries = []
+
+    def work(job: Job, watch: Watch) -> Worked:
+        tries.append(job.attempts)
+        if len(tries) == 1:
+            raise StoreUnavailable("busy")
+        return DONE
+
+    worker = worker_for(opened, work)
+    for _ in range(2):
+        worker.run_one(threading.Event())
+
+    assert tries == [1, 1]
+    assert opened.get(job_id, key_id=None).state is JobState.SUCCESS
+
+
+def test_the_end_of_a_job_is_told_once_it_is_on_record(opened: SqlStore, key: ApiKey) -> None:
+    job_id = opened.submit(new_job(key)).job.id
+    told: list[Job] = []
+
+    worker_for(opened, lambda job, watch: DONE, on_end=told.append).run_one(threading.Event())
+
+    assert told == [opened.get(job_id, key_id=None)]
+
+
 def test_progress_reaches_the_store_while_the_work_goes_on(opened: SqlStore, key: ApiKey) -> None:
     job_id = opened.submit(new_job(key)).job.id
 
