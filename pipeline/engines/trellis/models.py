@@ -19,7 +19,7 @@ from pipeline.engines.trellis.radiance_decoder import SLatRadianceFieldDecoder
 from pipeline.engines.trellis.spec import EncoderSpec, ModelSpec, RuleWeights
 from pipeline.engines.trellis.structure_decoder import SparseStructureDecoder
 from pipeline.engines.trellis.structure_flow import SparseStructureFlowModel
-from pipeline.engines.trellis.weights import ENCODER_FOLDER, check_encoder_file
+from pipeline.engines.trellis.weights import ENCODER_FOLDER, check_weights
 from pipeline.errors import WeightsUnusable
 from pipeline.nn.checkpoint import load_strictly, module_entries
 from pipeline.nn.rule_weights import fill_by_rule
@@ -61,6 +61,7 @@ def load_models(spec: ModelSpec, folder: Path | None, *, device: torch.device, d
         return _rule_models(spec, spec.rule_weights, device=device, dtype=dtype)
     if folder is None:
         raise WeightsUnusable(f"{spec.name} needs a folder of weights")
+    check_weights(folder, spec, sizes=False)  # all headers first: a wrong file is found before gigabytes are read
     with ThreadPoolExecutor() as pool:
         parts = {name: pool.submit(_load_part, spec, name, folder, device, dtype) for name in PART_CLASSES}
         encoder = pool.submit(_load_encoder, spec.encoder, folder, device)
@@ -94,15 +95,15 @@ def _config(spec: EncoderSpec) -> Dinov2WithRegistersConfig:
 
 
 def _load_encoder(spec: EncoderSpec, folder: Path, device: torch.device) -> ImageEncoder:
-    """The encoder by the library that published it; what it would only warn of is refused."""
+    """The encoder by the library that its names come from; what that would only warn of is refused."""
     path = folder / ENCODER_FOLDER / spec.file_name
-    check_encoder_file(path, spec)
     loaded: Any = Dinov2WithRegistersModel.from_pretrained(
         path.parent,
         config=_config(spec),
         dtype=torch.float32,
         local_files_only=True,
         use_safetensors=True,
+        ignore_mismatched_sizes=True,  # they are refused below, by name
         output_loading_info=True,
     )
     model, info = loaded

@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from pipeline.engines.trellis.colours import GaussianColours, VertexColours, gaussian_rgb, rotate_back
+from pipeline.engines.trellis.frame import quaternions_to_y_up, to_y_up
+
+VOXELS = 32  # along the cube's side; the released model has 64, with the same number of Gaussians in each
+PER_VOXEL = 32
+GRID = 4 * VOXELS  # the mesh's vertices lie this fine
+
+
+def sphere_points(count: int, rng: np.random.Generator) -> np.ndarray:
+    points = rng.normal(size=(count, 3))
+    return (0.4 * points / np.linalg.norm(points, axis=1, keepdims=True)).astype(np.float32)
+
+
+def stripes(points: np.ndarray, *, period: float) -> np.ndarray:
+    """Soft stripes along every axis: (P, 3) in [0, 1]."""
+    return 0.5 + 0.5 * np.sin(2 * np.pi * points / period)
+
+
+def no_fallback() -> VertexColours:
+    return VertexColours(np.zeros((0, 3), np.float32), np.zeros((0, 3), np.uint8))
+
+
+def gaussians_on_a_sphere(period: float, fallback: VertexColours) -> GaussianColours:
+    """As many Gaussians as the decoder gives, scattered about the surface, each with the texture's colour below it."""
+    rng = np.random.default_rng(0)
+    surface_voxels = 4 * np.pi * 0.4**2 * VOXELS**2
+    points = sphere_points(int(surface_voxels * PER_VOXEL), rng)
+    xyz = points + rng.normal(scale=0.2 / VOXELS, size=points.shape)
+    on_surface = 0.4 * xyz / np.linalg.norm(xyz, axis=1, keepdims=True)
+    count = len(xyz)
+    return GaussianColours(
+        xyz=xyz.astype(np.float32),
+        scaling=np.full((count, 3), 0.1 / VOXELS, np.float16),
+        rotation=np.tile(np.array([1, 0, 0, 0], np.float16), (count, 1)),
+        opacity=np.full(count, 0.5, np.float16),
+        rgb=np.rint(stripes(on_surface, period=period) * 255).astype(np.uint8),
+        fallback=fallback,
+    )
+
+
+def vertex_colours_on_a_sphere(period: float) -> VertexColours:
+    count = int(4 * np.pi * 0.4**2 * GRID**2)
+    vertices = sphere_points(count, np.random.default_rng(1))
+    return VertexColours(vertices, np.rint(stripes(vertices, period=period) * 255).astype(np.uint8))
+
+
+def error(source: GaussianColours | VertexColours, period: float) -> float:
+    points = sphere_points(4000, np.random.default_rng(2))
+    found = source.colours_at(points, points)
+    return float(np.sqrt(np.mean((found - stripes(points, period=period)) ** 2)))
+
+
+@pytest.mark.parametrize("period_in_voxels", [2, 4])
+def test_gaussians_keep_a_texture_better_than_vertex_colours(period_in_voxels: float) -> None:
+    period = period_in_voxels / VOXELS
+    vertices = vertex_colours_on_a_sphere(period)
+
+    by_gaussians, by_vertices = error(gaussians_on_a_sphere(period, vertices), period), error(vertices, period)
+
+    assert by_gaussians < by_vertices
+
+
+def test_where_no_gaussian_is_near_the_vertex_colours_decide() -> None:
+    vertices = VertexColours(np.array([[5.0, 0, 0]], np.float32), np.array([[10, 20, 30]], np.uint8))
+    source = gaussians_on_a_sphere(0.1, vertices)
+    far = np.array([[4.0, 0, 0]], np.float32)
+
+    np.testing.assert_allclose(source.colours_at(far, far), [[10 / 255, 20 / 255, 30 / 255]], rtol=1e-6)
+
+
+def test_without_anything_a_point_is_grey() -> None:
+    none = np.zeros((0, 3))
+    source = GaussianColours(
+        none.astype(np.float32),
+        none.astype(np.float16),
+        np.zeros((0, 4), np.float16),
+        none[:, 0].astype(np.float16),
+        none.astype(np.uint8),
+        no_fallback(),
+    )
+
+    assert source.colours_at(np.ones((2, 3), np.float32), np.ones((2, 3), np.float32)).tolist() == [[0.5] * 3] * 2
+
+
+def test_a_more_opaque_gaussian_counts_more() -> None:
+    source = GaussianColours(
+        xyz=np.zeros((2, 3), np.float32),
+        scaling=np.full((2, 3), 0.1, np.float16),
+        rotation=np.tile(np.array([1, 0, 0, 0], np.float16), (2, 1)),
+        opacity=np.array([0.75, 0.25], np.float16),
+        rgb=np.array([[255, 0, 0], [0, 0, 255]], np.uint8),
+        fallback=no_fallback(),
+    )
+
+    found = source.colours_at(np.zeros((1, 3), np.float32), np.ones((1, 3), np.float32))
+
+    np.testing.assert_allclose(found, [[0.75, 0, 0.25]], atol=1e-6)
+
+
+def test_a_colour_source_crosses_a_border_without_its_tree() -> None:
+    source = gaussians_on_a_sphere(0.1, no_fallback())
+    points = sphere_points(10, np.random.default_rng(3))
+    before = source.colours_at(points, points)
+
+    data = pickle.dumps(source)
+    after = pickle.loads(data)
+
+    assert len(data) < len(source.xyz) * 40
+    np.testing.assert_array_equal(after.colours_at(points, points), before)
+
+
+def test_reading_colours_imports_no_torch() -> None:
+    code = "import sys, pipeline.engines.trellis.colours; sys.exit('torch' in sys.modules)"
+
+    assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 0
+
+
+def test_the_frame_turns_up_and_front() -> None:
+    up_front = np.array([[0, 0, 1], [0, -1, 0], [1, 0, 0]], np.float32)  # the model's up, front and right
+
+    assert to_y_up(up_front).tolist() == [[0, 1, 0], [0, 0, 1], [1, 0, 0]]
+
+
+def test_turned_quaternions_turn_vectors_as_the_frame_does() -> None:
+    rng = np.random.default_rng(0)
+    rotation = rng.normal(size=(6, 4))
+    rotation = (rotation / np.linalg.norm(rotation, axis=1, keepdims=True)).astype(np.float32)
+    vectors = rng.normal(size=(6, 3)).astype(np.float32)
+
+    along = rotate_back(quaternions_to_y_up(rotation), to_y_up(vectors))
+
+    np.testing.assert_allclose(along, rotate_back(rotation, vectors), atol=1e-6)
+
+
+def test_colours_of_the_constant_harmonic_are_clamped() -> None:
+    assert gaussian_rgb(np.array([[0.0, 10.0, -10.0]])).tolist() == [[128, 255, 0]]

@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+
+import pytest
+
+from pipeline.engines.trellis.engine import TrellisEngine
+from pipeline.engines.trellis.spec import IMAGE_LARGE
+from pipeline.engines.trellis.weights import (
+    ENCODER_FOLDER,
+    RECORD_NAME,
+    WEIGHTS_FOLDER,
+    check_weights,
+    manifest,
+    verify_record,
+)
+from pipeline.errors import WeightsUnusable
+from pipeline.nn.tensor_files import BYTES, Entry
+
+SMALL = "ckpts/ss_dec_conv3d_16l8_fp16.safetensors"
+
+
+def write_sparse(path: Path, entries: dict[str, Entry], *, whole: bool = True) -> None:
+    """A file with the right header whose tensors are a hole on the disk: full size, no space.
+
+    The order is the one in which the format's own library writes: wide types first, then by name.
+    """
+    header: dict[str, object] = {}
+    at = 0
+    for key, entry in sorted(entries.items(), key=lambda item: (-BYTES[item[1].dtype], item[0])):
+        header[key] = {"dtype": entry.dtype, "shape": list(entry.shape), "data_offsets": [at, at + entry.size_bytes]}
+        at += entry.size_bytes
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        file.truncate(8 + len(text) + at - (0 if whole else 100))
+
+
+def write_all(folder: Path) -> None:
+    for checkpoint in IMAGE_LARGE.checkpoints.values():
+        write_sparse(folder / checkpoint.file_name, manifest(Path(checkpoint.file_name).stem))
+    write_sparse(folder / ENCODER_FOLDER / IMAGE_LARGE.encoder.file_name, manifest("encoder"))
+
+
+def test_the_packaged_lists_are_those_of_the_published_sizes(tmp_path: Path) -> None:
+    write_all(tmp_path)
+
+    check_weights(tmp_path)
+
+    assert len(manifest("encoder")) == 344 + 24 * 4  # q, k and v are three tensors there, each with a bias
+
+
+def test_a_renamed_tensor_is_named(tmp_path: Path) -> None:
+    write_all(tmp_path)
+    entries = dict(manifest(Path(SMALL).stem))
+    entries["blocks.0.norm1.gain"] = entries.pop("blocks.0.norm1.weight")
+    write_sparse(tmp_path / SMALL, entries)
+
+    with pytest.raises(WeightsUnusable, match=r"^ss_dec_conv3d_16l8_fp16\.safetensors lacks the tensor blocks\.0\."):
+        check_weights(tmp_path)
+
+
+def test_a_truncated_file_is_named(tmp_path: Path) -> None:
+    write_all(tmp_path)
+    write_sparse(tmp_path / SMALL, manifest(Path(SMALL).stem), whole=False)
+
+    with pytest.raises(WeightsUnusable, match=r"^ss_dec_conv3d_16l8_fp16\.safetensors is cut short or damaged"):
+        check_weights(tmp_path)
+
+
+def test_an_engine_without_its_weights_says_which_file_is_missing(tmp_path: Path) -> None:
+    engine = TrellisEngine(weights=tmp_path, device="cpu")
+
+    with pytest.raises(WeightsUnusable, match=r"safetensors is missing in .*trellis"):
+        engine.load()
+
+
+def test_a_surplus_tensor_leaves_no_half_loaded_engine(tmp_path: Path) -> None:
+    folder = tmp_path / WEIGHTS_FOLDER
+    write_all(folder)
+    write_sparse(folder / SMALL, {**manifest(Path(SMALL).stem), "extra": Entry("F32", (1,))})
+    engine = TrellisEngine(weights=tmp_path, device="cpu")
+
+    with pytest.raises(WeightsUnusable, match=r"has a tensor that the model does not know: extra$"):
+        engine.load()
+
+    assert engine._models is None
+
+
+def test_files_are_recorded_first_and_verified_after(tmp_path: Path) -> None:
+    (tmp_path / "a.bin").write_bytes(b"weights")
+    verify_record(tmp_path, ["a.bin"])
+    verify_record(tmp_path, ["a.bin"])
+    assert set(json.loads((tmp_path / RECORD_NAME).read_text())) == {"a.bin"}
+
+    (tmp_path / "a.bin").write_bytes(b"others")
+
+    with pytest.raises(WeightsUnusable, match=r"^a\.bin has changed since it was fetched"):
+        verify_record(tmp_path, ["a.bin"])
