@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Checks the engines against golden fixtures: scripts/parity.py DIR… or scripts/parity.py --manifests DIR.
+"""Checks the engines against golden fixtures: scripts/parity.py DIR…, --manifests DIR, or --full-size.
 
 One line each: name, worst relative L2, tolerance, ok; last line `N passed, N failed`.
 """
@@ -20,10 +20,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="*", type=Path, metavar="DIR", help="folders of .npz fixtures")
     parser.add_argument("--manifests", type=Path, metavar="DIR", help="compare official keys, shapes and dtypes")
+    parser.add_argument("--full-size", action="store_true", help="write, load and spoil 4.2 GB of random weights")
     arguments = parser.parse_args()
-    if not arguments.folders and not arguments.manifests:
+    if not (arguments.folders or arguments.manifests or arguments.full_size):
         parser.error("name at least one folder")
     failed = 0
+    if arguments.full_size:
+        from tests.parity.full_size import run_full_size
+
+        failed += run_full_size()
     if arguments.manifests:
         from tests.parity.manifests import run_manifests
 

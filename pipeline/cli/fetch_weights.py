@@ -17,7 +17,7 @@ def fetch_weights(
     engine: Annotated[str, typer.Option(help="The engine whose weights are wanted.")] = "trellis",
     folder: Annotated[Path, typer.Option("--dir", help="Where the weights of all engines are kept.")] = Path("weights"),
 ) -> None:
-    """Fetch an engine's weights at their pinned revisions and check them; a cut transfer goes on where it stopped."""
+    """Fetch an engine's weights at their pinned revisions and check them; whole files stay."""
     import importlib
 
     from pipeline.engines.registry import find_spec
@@ -28,7 +28,7 @@ def fetch_weights(
         try:
             weights = importlib.import_module(f"{package}.weights")
         except ModuleNotFoundError as error:
-            if error.name != f"{package}.weights":
+            if error.name is None or not f"{package}.weights".startswith(error.name):
                 raise
             typer.echo(f"{engine} needs no weights")
             return

@@ -70,14 +70,20 @@ def check_weights(folder: Path, spec: ModelSpec = IMAGE_LARGE, *, sizes: bool = 
 
 
 def fetch_weights(
-    weights: Path, *, spec: ModelSpec = IMAGE_LARGE, report: Callable[[str], None] = lambda line: None
+    weights: Path,
+    *,
+    spec: ModelSpec = IMAGE_LARGE,
+    endpoint: str | None = None,
+    report: Callable[[str], None] = lambda line: None,
 ) -> Path:
     """Bring all files of a model into `weights / "trellis"`, each at its pinned revision, and check them.
 
-    A transfer that was cut off goes on where it stopped; files that are there and fit are not fetched again.
+    A connection that breaks is taken up where it broke, and files that are whole are not fetched again; a file that a
+    killed process left half is fetched anew.
 
     Args:
         weights: the folder of all engines' weights.
+        endpoint: address of a mirror; the public hub by default.
         report: takes one line for each thing done.
 
     Returns:
@@ -88,15 +94,23 @@ def fetch_weights(
     """
     folder = weights / WEIGHTS_FOLDER
     names = [checkpoint.file_name for checkpoint in spec.checkpoints.values()]
-    _fetch(spec.repo_id, spec.revision, names, folder)
-    _fetch(spec.encoder.repo_id, spec.encoder.revision, [spec.encoder.file_name], folder / ENCODER_FOLDER)
+    encoder = spec.encoder
+    fetch_files(spec.repo_id, names, folder, revision=spec.revision, endpoint=endpoint)
+    fetch_files(
+        encoder.repo_id, [encoder.file_name], folder / ENCODER_FOLDER, revision=encoder.revision, endpoint=endpoint
+    )
     check_weights(folder, spec)
     report(f"{spec.name}: names, shapes, types and sizes fit")
-    verify_record(folder, [*names, f"{ENCODER_FOLDER}/{spec.encoder.file_name}"], report=report)
+    verify_record(folder, [*names, f"{ENCODER_FOLDER}/{encoder.file_name}"], report=report)
     return folder
 
 
-def _fetch(repo_id: str, revision: str, names: list[str], folder: Path) -> None:
+def fetch_files(repo_id: str, names: list[str], folder: Path, *, revision: str, endpoint: str | None = None) -> None:
+    """Bring files of a published repository into a folder; those that are there are not fetched again.
+
+    Raises:
+        WeightsUnusable: one cannot be fetched.
+    """
     try:
         from huggingface_hub import hf_hub_download
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
@@ -104,9 +118,10 @@ def _fetch(repo_id: str, revision: str, names: list[str], folder: Path) -> None:
         raise MissingExtra("fetching weights", extra="trellis") from error
     for name in names:
         try:
-            hf_hub_download(repo_id, name, revision=revision, local_dir=folder)
+            hf_hub_download(repo_id, name, revision=revision, local_dir=folder, endpoint=endpoint)
         except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-            raise WeightsUnusable(f"{name} of {repo_id} cannot be fetched: {str(error).splitlines()[0]}") from error
+            reason = str(error).strip().splitlines()[0]
+            raise WeightsUnusable(f"{name} of {repo_id} cannot be fetched: {reason}") from error
 
 
 def verify_record(folder: Path, names: list[str], *, report: Callable[[str], None] = lambda line: None) -> None:

@@ -1,0 +1,26 @@
+from __future__ import annotations
+
+import typer
+from typer.testing import CliRunner
+
+from pipeline.cli import fetch_weights
+
+
+def command() -> typer.Typer:
+    app = typer.Typer()
+    app.callback()(lambda: None)
+    fetch_weights.register(app)
+    return app
+
+
+def test_an_engine_without_weights_says_so() -> None:
+    result = CliRunner().invoke(command(), ["fetch-weights", "--engine", "preview"])
+
+    assert (result.exit_code, result.output) == (0, "preview needs no weights\n")
+
+
+def test_an_unknown_engine_is_one_sentence_and_an_error() -> None:
+    result = CliRunner().invoke(command(), ["fetch-weights", "--engine", "nonsense"])
+
+    assert result.exit_code == 1
+    assert result.output.startswith("engine must be one of preview, trellis")
