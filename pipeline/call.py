@@ -1,0 +1,230 @@
+"""One call from request to result: the only place where the five stages stand in a row, and the only catch-all.
+
+Knows nothing of HTTP, stores, buckets or Modal: what generates, delivers and notifies is handed in. Each finished
+stage leaves its result in the call's folder, so that a call taken up again goes on after the last finished stage.
+"""
+
+from __future__ import annotations
+
+import logging
+import pickle
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pipeline.deliver import Delivery
+from pipeline.engines.base import Generation, GenerationOptions, OnStep, View
+from pipeline.errors import Cancelled, CallerError, ImageTo3DError, StageError
+from pipeline.export import export
+from pipeline.generate import draw_seed, options_of
+from pipeline.storage.base import Artifact, OutputFile
+from pipeline.telemetry import StageTimer
+from schemas.request import ImageTo3DRequest
+
+log = logging.getLogger(__name__)
+
+STAGES = ("intake", "generate", "export", "deliver", "notify")
+# Where each stage ends, in percent of the whole call; the shares are those of a warm call on an H100.
+STAGE_ENDS_AT = {"intake": 5, "generate": 50, "export": 90, "deliver": 98, "notify": 100}
+
+TakeIn = Callable[[ImageTo3DRequest], list[View]]
+Generate = Callable[[Sequence[View], GenerationOptions, OnStep], Generation]
+Deliver = Callable[[Sequence[OutputFile]], Delivery]
+OnProgress = Callable[[str, int], None]
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class CallOutcome:
+    """How a call ended; every field is plain data.
+
+    Attributes:
+        state: the final state of the job.
+        file_prefix: what the names of all its files begin with.
+        artifacts: delivered files, the requested model first; empty unless `state` is success.
+        is_upload_pending: they wait in temporary storage for a bucket that did not take them.
+        message: one sentence for the caller when the call did not succeed, else "".
+        error_code: `ImageTo3DError.code` of what ended it, else "".
+        retryable: whether the same call may succeed when tried again.
+        is_callers_fault: the sender can mend it (a bad picture), as opposed to a failure of ours.
+        warnings: sentences for the caller about what was ignored, assumed or done differently.
+        stage_seconds: wall seconds by stage, only those that ran.
+        gpu_seconds: accelerator seconds.
+        meta: every effective parameter.
+    """
+
+    state: Literal["success", "failed", "cancelled"]
+    file_prefix: str
+    engine: str
+    seed: int
+    artifacts: tuple[Artifact, ...] = ()
+    is_upload_pending: bool = False
+    message: str = ""
+    error_code: str = ""
+    retryable: bool = False
+    is_callers_fault: bool = False
+    warnings: tuple[str, ...] = ()
+    stage_seconds: dict[str, float] = field(default_factory=dict)
+    gpu_seconds: float = 0.0
+    meta: dict[str, Any] = field(default_factory=dict)
+
+
+def run_call(
+    request: ImageTo3DRequest,
+    *,
+    file_prefix: str,
+    work_dir: Path,
+    take_in: TakeIn,
+    generate: Generate,
+    deliver: Deliver,
+    notify: Callable[[CallOutcome], None],
+    on_progress: OnProgress,
+    is_cancelled: Callable[[], bool],
+) -> CallOutcome:
+    """Run the five stages and say how the call ended. Never raises, whatever a stage does.
+
+    Args:
+        request: a validated request; a seed of 0 is drawn here.
+        file_prefix: what the names of all files begin with; the same on every attempt of one job.
+        work_dir: the call's own folder. Run again with the same folder, the call resumes after its last finished stage.
+        take_in: request to checked views.
+        generate: views and options to a `Generation`; calls its third argument between steps.
+        deliver: finished files to artifacts whose URLs answer.
+        notify: told the outcome before it is returned.
+        on_progress: told the stage and the percent of the whole call.
+        is_cancelled: asked between stages and between the steps of a stage.
+    """
+    run = _Run(request, file_prefix, work_dir, on_progress, is_cancelled)
+    try:
+        outcome = run.through_delivery(take_in, generate, deliver)
+    except Cancelled:
+        outcome = run.ended("cancelled", message="The call was cancelled.", error_code=Cancelled.code)
+    except ImageTo3DError as error:
+        outcome = run.ended(
+            "failed",
+            message=str(error),
+            error_code=error.code,
+            retryable=error.retryable,
+            is_callers_fault=isinstance(error, CallerError),
+        )
+    except Exception as error:  # noqa: BLE001  # the one catch-all: no call ends without a state
+        log.exception("stage %s failed", run.stage)
+        failure = _as_stage_error(error, run.stage)
+        outcome = run.ended("failed", message=str(failure), error_code=failure.code, retryable=failure.retryable)
+    try:
+        with run.timer.measure("notify"):
+            notify(outcome)
+    except Exception:  # noqa: BLE001  # a receiver's trouble is never the call's
+        log.exception("notify failed")
+    on_progress("notify", STAGE_ENDS_AT["notify"])
+    return outcome
+
+
+class _Run:
+    """What the stages of one call share: its timer, its checkpoints, its progress."""
+
+    def __init__(
+        self,
+        request: ImageTo3DRequest,
+        file_prefix: str,
+        work_dir: Path,
+        on_progress: OnProgress,
+        is_cancelled: Callable[[], bool],
+    ) -> None:
+        self.request = request
+        self.file_prefix = file_prefix
+        self.work_dir = work_dir
+        self.timer = StageTimer()
+        self.stage = STAGES[0]
+        self.seed = request.seed
+        self.engine = request.engine or ""
+        self.warnings: tuple[str, ...] = ()
+        self.gpu_seconds = 0.0
+        self._on_progress = on_progress
+        self._is_cancelled = is_cancelled
+
+    def through_delivery(self, take_in: TakeIn, generate: Generate, deliver: Deliver) -> CallOutcome:
+        """Stages 1 to 4. Raises whatever ends them early."""
+        self.work_dir.mkdir(parents=True, exist_ok=True)
+        self.seed = self._once("seed", lambda: self.request.seed or draw_seed())
+
+        views = self._run_stage("intake", lambda _: take_in(self.request))
+        options = options_of(self.request, seed=self.seed)
+        generation = self._run_stage("generate", lambda on_step: generate(views, options, on_step))
+        self.engine, self.warnings, self.gpu_seconds = generation.engine, generation.warnings, generation.gpu_seconds
+
+        files = self._run_stage(
+            "export",
+            lambda on_step: export(
+                generation,
+                request=self.request,
+                file_prefix=self.file_prefix,
+                folder=self.work_dir / "files",
+                on_step=on_step,
+            ),
+        )
+        delivery = self._run_stage("deliver", lambda _: deliver(files))
+        self.warnings += delivery.warnings
+        return self.ended("success", artifacts=tuple(delivery.artifacts), is_upload_pending=delivery.is_upload_pending)
+
+    def ended(self, state: Literal["success", "failed", "cancelled"], **details: Any) -> CallOutcome:
+        """The outcome with what is known by now."""
+        meta = {
+            **self.request.effective_parameters(),
+            "seed": self.seed,
+            "engine": self.engine,
+            "file_prefix": self.file_prefix,
+        }
+        return CallOutcome(
+            state=state,
+            file_prefix=self.file_prefix,
+            engine=self.engine,
+            seed=self.seed,
+            warnings=self.warnings,
+            stage_seconds=self.timer.seconds,
+            gpu_seconds=self.gpu_seconds,
+            meta=meta,
+            **details,
+        )
+
+    def _run_stage(self, stage: str, work: Callable[[OnStep], Result]) -> Result:
+        """Run one stage, or take its result from an earlier attempt."""
+        self.stage = stage
+        starts_at = STAGE_ENDS_AT[STAGES[STAGES.index(stage) - 1]] if stage != STAGES[0] else 0
+        ends_at = STAGE_ENDS_AT[stage]
+
+        def on_step(share: float) -> None:
+            if self._is_cancelled():
+                raise Cancelled("The call was cancelled.")
+            self._on_progress(stage, round(starts_at + (ends_at - starts_at) * min(max(share, 0.0), 1.0)))
+
+        on_step(0.0)
+        with self.timer.measure(stage):
+            result = self._once(stage, lambda: work(on_step))
+        on_step(1.0)
+        return result
+
+    def _once(self, name: str, work: Callable[[], Result]) -> Result:
+        """The result of `work`, kept in the call's folder so that the next attempt does not do it again.
+
+        Pickle is safe here: the folder is the service's own and holds only what this method wrote.
+        """
+        kept = self.work_dir / f"{name}.pickle"
+        if kept.exists():
+            return pickle.loads(kept.read_bytes())
+        result = work()
+        unfinished = kept.with_suffix(".unfinished")
+        unfinished.write_bytes(pickle.dumps(result, protocol=pickle.HIGHEST_PROTOCOL))
+        unfinished.replace(kept)
+        return result
+
+
+def _as_stage_error(error: Exception, stage: str) -> StageError:
+    """A foreign exception as ours: says which stage, and nothing of the inside."""
+    if isinstance(error, OSError) and error.strerror:
+        return StageError(f"{stage} failed: {error.strerror}")
+    if isinstance(error, MemoryError):
+        return StageError(f"{stage} failed: out of memory")
+    return StageError(f"{stage} failed for an internal reason ({type(error).__name__})")

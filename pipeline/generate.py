@@ -1,0 +1,94 @@
+"""Stage 2: cut-out views in, a `Generation` out. Knows how to ask an engine, not which one answers."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from pipeline.engines.base import Engine, Generation, GenerationOptions, OnStep, View, ignore_steps
+from pipeline.engines.registry import find_spec, make_engine
+from pipeline.errors import EngineFailed, InvalidRequest
+from schemas.request import ImageTo3DRequest
+
+MAX_SEED = 2**32 - 1
+
+
+def draw_seed() -> int:
+    """A seed nobody chose, 1 to 2^32-1: what seed 0 in a request asks for."""
+    return 1 + secrets.randbelow(MAX_SEED)
+
+
+def options_of(request: ImageTo3DRequest, *, seed: int) -> GenerationOptions:
+    """The part of a request that an engine may use.
+
+    Args:
+        seed: the effective seed, already drawn where the request said 0.
+    """
+    return GenerationOptions(
+        seed=seed,
+        resolution=request.resolution,
+        ss_guidance_strength=request.ss_guidance_strength,
+        ss_sampling_steps=request.ss_sampling_steps,
+        slat_guidance_strength=request.slat_guidance_strength,
+        slat_sampling_steps=request.slat_sampling_steps,
+        chunk_size=request.chunk_size,
+        render=request.render,
+        no_texture=request.no_texture,
+        multi_image_mode=request.multi_image_mode,
+        splat=request.splat,
+    )
+
+
+class LocalEngines:
+    """Engines in this process: each is made and loaded when first used, then kept.
+
+    Args:
+        default: the engine for requests that name none.
+        arguments: keyword arguments for the default engine's class (device, weights).
+    """
+
+    def __init__(self, default: str, **arguments: Any) -> None:
+        self._default = default
+        self._arguments = arguments
+        self._loaded: dict[str, Engine] = {}
+
+    def generator_for(self, name: str | None) -> Callable[[Sequence[View], GenerationOptions, OnStep], Generation]:
+        """The `generate` callable of `call.run_call` for the engine that a request names.
+
+        Raises:
+            InvalidRequest: there is no engine of that name.
+        """
+        chosen = find_spec(name or self._default)
+
+        def generate(views: Sequence[View], options: GenerationOptions, on_step: OnStep = ignore_steps) -> Generation:
+            if len(views) > chosen.max_views:
+                raise InvalidRequest(f"engine {chosen.name} takes at most {chosen.max_views} views, got {len(views)}")
+            return check_generation(self._engine(chosen.name).generate(views, options, on_step=on_step))
+
+        return generate
+
+    def _engine(self, name: str) -> Engine:
+        if name not in self._loaded:
+            engine = make_engine(name, **(self._arguments if name == self._default else {}))
+            engine.load()
+            self._loaded[name] = engine
+        return self._loaded[name]
+
+
+def check_generation(generation: Generation) -> Generation:
+    """The same generation, when it can be exported.
+
+    Raises:
+        EngineFailed: the mesh is empty, has numbers that are not finite, or faces that point nowhere.
+    """
+    mesh = generation.mesh
+    if len(mesh.faces) == 0:
+        raise EngineFailed(f"engine {generation.engine} found no surface in this picture")
+    if not np.isfinite(mesh.vertices).all():
+        raise EngineFailed(f"engine {generation.engine} returned vertices that are not finite")
+    if mesh.faces.min() < 0 or mesh.faces.max() >= len(mesh.vertices):
+        raise EngineFailed(f"engine {generation.engine} returned faces beyond its {len(mesh.vertices)} vertices")
+    return generation
