@@ -1,0 +1,122 @@
+"""The preview engine: silhouettes to solids, coloured from the pictures. No weights, no torch, the same every time.
+
+One view is inflated; several are carved into a visual hull. It shows what the service does, on any machine; it does
+not guess what it cannot see.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.engines.base import Generation, GenerationOptions, OnStep, View, ignore_steps
+from pipeline.engines.preview.colours import ProjectedViews, Projector, depth_map
+from pipeline.engines.preview.hull import carve, place_silhouettes
+from pipeline.engines.preview.inflate import inflate
+from pipeline.engines.preview.pictures import Picture, crop_subject, far_side
+from pipeline.mesh.tri_mesh import TriMesh
+
+NAME = "preview"
+MAX_SIDE_PX = 1024
+UNUSED = ("ss_guidance_strength", "ss_sampling_steps", "slat_guidance_strength", "slat_sampling_steps")
+"""Options that only mean something to an engine that samples."""
+
+
+class PreviewEngine:
+    """Turns silhouettes into solids; see the module."""
+
+    name = NAME
+
+    def load(self) -> None:
+        """Nothing to load."""
+
+    def generate(
+        self, views: Sequence[View], options: GenerationOptions, *, on_step: OnStep = ignore_steps
+    ) -> Generation:
+        """Inflate one view, or carve the hull of several; see `Engine.generate`.
+
+        Raises:
+            UnreadableImage: the views hold no body.
+            Cancelled: raised by `on_step`.
+        """
+        on_step(0.0)
+        warnings = _unused_options(options)
+        # Views of one size come from one turntable, whose axis is the middle of the frame; cut-outs keep no axis.
+        is_axis_known = len(views) > 1 and len({view.shape for view in views}) == 1
+        pictures = [crop_subject(view, max_side_px=MAX_SIDE_PX, is_axis_known=is_axis_known) for view in views]
+        on_step(0.1)
+        if len(pictures) <= 2:
+            mesh, projectors = _from_front(pictures, options)
+        else:
+            mesh, projectors = _from_several(pictures, options, on_step)
+        if len(pictures) > 1:
+            warnings += (_assumption(len(pictures)),)
+        on_step(1.0)
+        return Generation(
+            mesh=mesh,
+            colour_source=ProjectedViews(projectors),
+            engine=NAME,
+            seed=options.seed,
+            warnings=warnings,
+        )
+
+
+def _from_front(pictures: Sequence[Picture], options: GenerationOptions) -> tuple[TriMesh, tuple[Projector, ...]]:
+    """Inflate the first view. A second one shows the back, which adds no depth; without it the back is guessed."""
+    front = pictures[0]
+    px_per_metre = float(max(front.alpha.shape))
+    near = Projector(0.0, _as_bytes(front.colours), px_per_metre, _middle_px(front))
+    if len(pictures) == 1:
+        far = Projector(np.pi, _as_bytes(far_side(front)[:, ::-1]), px_per_metre, _middle_px(front))
+    else:
+        back = pictures[1]
+        scale = px_per_metre * back.alpha.shape[0] / front.alpha.shape[0]
+        far = Projector(np.pi, _as_bytes(back.colours), scale, _middle_px(back))
+    return inflate(front.alpha, resolution=options.resolution), (near, far)
+
+
+def _from_several(
+    pictures: Sequence[Picture], options: GenerationOptions, on_step: OnStep
+) -> tuple[TriMesh, tuple[Projector, ...]]:
+    silhouettes = place_silhouettes(pictures, resolution=options.resolution)
+    mesh = carve(
+        silhouettes,
+        resolution=options.resolution,
+        on_share=lambda share: on_step(0.1 + 0.8 * share),
+    )
+    projectors = []
+    for picture, silhouette in zip(pictures, silhouettes, strict=True):
+        margin_px = (silhouette.mask.shape[1] - picture.alpha.shape[1]) / 2
+        origin_px = (silhouette.origin_px[0] - margin_px, silhouette.origin_px[1] - margin_px)
+        bare = Projector(silhouette.azimuth_rad, _as_bytes(picture.colours), silhouette.px_per_metre, origin_px)
+        depths = depth_map(mesh.vertices, bare, cells=options.resolution // 2)
+        projectors.append(Projector(bare.azimuth_rad, bare.colours, bare.px_per_metre, bare.origin_px, depths))
+    return mesh, tuple(projectors)
+
+
+def _middle_px(picture: Picture) -> tuple[float, float]:
+    return picture.alpha.shape[1] / 2, picture.alpha.shape[0] / 2
+
+
+def _as_bytes(colours: NDArray[np.float32]) -> NDArray[np.uint8]:
+    return np.round(colours * 255).astype(np.uint8)
+
+
+def _assumption(views: int) -> str:
+    return (
+        f"The preview engine took the {views} views as evenly spaced around the subject, {360 / views:g} degrees "
+        "apart, counter-clockwise seen from above."
+    )
+
+
+def _unused_options(options: GenerationOptions) -> tuple[str, ...]:
+    """A sentence about the requested options that this engine has no use for."""
+    default = GenerationOptions(seed=options.seed)
+    unused = [name for name in UNUSED if getattr(options, name) != getattr(default, name)]
+    if options.multi_image_mode is not None:
+        unused.append("multi_image_mode")
+    if options.splat:
+        unused.append("splat")
+    return (f"The preview engine has no use for {', '.join(unused)}.",) if unused else ()

@@ -1,0 +1,76 @@
+"""One silhouette to a closed solid: the surface z² = u(x, y), where u solves Poisson's equation inside the mask.
+
+With Δu = -4 inside and u = 0 on the edge, a disc becomes a sphere and a strip an elliptic tube. Holes of the mask stay
+holes and separate parts stay separate bodies. The surface is meshed directly as two sheets that share their rim, so
+its silhouette is the mask's contour itself and it is a closed manifold by construction; a grid in three dimensions
+would need a cube of cells to say the same.
+
+Knows nothing of colours or of cameras.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+from scipy.sparse.linalg import splu
+
+from pipeline.engines.preview.mask_grid import MaskGrid, lay_grid
+from pipeline.engines.preview.silhouette_mesh import mesh_between_sheets
+from pipeline.errors import UnreadableImage
+from pipeline.mesh.tri_mesh import TriMesh
+
+HALF_DEPTH = 0.5
+
+
+def inflate(alpha: NDArray[np.float32], *, resolution: int) -> TriMesh:
+    """Inflate a mask.
+
+    Args:
+        alpha: (H, W) float32, 0 to 1, cropped to the subject; row 0 is the top.
+        resolution: cells along the longer side.
+
+    Returns:
+        A closed mesh in the unit cube whose longer visible side is 1; its front faces +Z.
+
+    Raises:
+        UnreadableImage: nothing of the mask is wide enough to have an inside.
+    """
+    grid = lay_grid(alpha, resolution=resolution)
+    if not grid.inside.any():
+        raise UnreadableImage("the picture holds no subject that is wide enough to become a body")
+    heights = np.sqrt(solve_poisson(grid)) * grid.cell_m
+    heights *= min(1.0, HALF_DEPTH / heights.max())
+    return mesh_between_sheets(grid, heights)
+
+
+def solve_poisson(grid: MaskGrid) -> NDArray[np.float64]:
+    """Solve Δu = -4 inside the mask with u = 0 on its contour.
+
+    The five-point stencil, with the contour's true distance where it cuts an edge; symmetric, of second order.
+    Source: Gibou, Fedkiw, Cheng, Kang, "A second-order-accurate symmetric discretization of the Poisson equation on
+    irregular domains", J. Comput. Phys. 176 (2002).
+
+    Returns:
+        (rows, columns) float64 in units of squared cells; 0 outside.
+    """
+    inside, values = grid.inside, grid.values
+    count = int(inside.sum())
+    number = np.full(inside.shape, -1)
+    number[inside] = np.arange(count)
+    centre = inside[1:-1, 1:-1]
+    diagonal = np.zeros(count)
+    rows, columns = [], []
+    for down, right in ((0, 1), (0, -1), (1, 0), (-1, 0)):
+        window = (slice(1 + down, inside.shape[0] - 1 + down), slice(1 + right, inside.shape[1] - 1 + right))
+        neighbour = number[window][centre]
+        share = grid.crossing(values[inside], values[window][centre])
+        diagonal += np.where(neighbour >= 0, 1.0, 1.0 / share)
+        rows.append(np.flatnonzero(neighbour >= 0))
+        columns.append(neighbour[neighbour >= 0])
+    row, column = np.concatenate(rows), np.concatenate(columns)
+    matrix = sparse.coo_matrix((-np.ones(len(row)), (row, column)), shape=(count, count)) + sparse.diags(diagonal)
+    solver = splu(matrix.tocsc(), permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True})
+    solution = np.zeros(inside.shape)
+    solution[inside] = np.maximum(solver.solve(np.full(count, 4.0)), 1e-6)
+    return solution

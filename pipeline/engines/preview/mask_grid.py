@@ -1,0 +1,79 @@
+"""A mask sampled at the nodes of a grid, with its contour between them. Knows nothing of heights or colours."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+LEVEL = 0.5
+THINNEST_PART = 1.5  # cells; parts of the mask that are thinner are widened, or they would fall between the nodes
+NEAREST_CROSSING = 0.05  # share of a grid edge by which the contour keeps away from the nodes
+
+
+@dataclass(frozen=True, eq=False)
+class MaskGrid:
+    """A mask at the nodes of a square grid whose outermost nodes lie outside.
+
+    Attributes:
+        values: (rows, columns) float64, 0 to 1, inside above `LEVEL`; row 0 is the lowest.
+        cell_m: distance of neighbouring nodes.
+        origin_m: x and y of the node in row 0 and column 0.
+    """
+
+    values: NDArray[np.float64]
+    cell_m: float
+    origin_m: tuple[float, float]
+
+    @property
+    def inside(self) -> NDArray[np.bool_]:
+        """(rows, columns)"""
+        return self.values > LEVEL
+
+    def crossing(self, inner: NDArray[np.float64], outer: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Where the contour cuts grid edges, as a share of the edge from its inner node."""
+        share = (inner - LEVEL) / np.maximum(inner - outer, 1e-9)
+        return np.clip(share, NEAREST_CROSSING, 1 - NEAREST_CROSSING)
+
+
+def lay_grid(alpha: NDArray[np.float32], *, resolution: int) -> MaskGrid:
+    """Sample a mask (H, W) at the nodes of a grid with `resolution` cells along its longer side."""
+    height, width = alpha.shape
+    px_per_cell = max(height, width) / resolution
+    # Half a cell of blur before sampling lets the contour run between pixels.
+    sigma_px = max(0.5 * px_per_cell, 0.5)
+    margin_px = int(np.ceil(4 * sigma_px + THINNEST_PART * px_per_cell)) + 2
+    padded = _widen_thin_parts(np.pad(alpha, margin_px), THINNEST_PART * px_per_cell)
+    smooth = cv2.GaussianBlur(padded, (0, 0), sigma_px)
+
+    rows, columns = (int(np.ceil(side / px_per_cell)) + 5 for side in (height, width))
+    from_top_px = (np.arange(rows) - 2) * px_per_cell
+    from_left_px = (np.arange(columns) - 2) * px_per_cell
+    x, y = np.meshgrid(from_left_px + margin_px - 0.5, from_top_px + margin_px - 0.5)
+    values = cv2.remap(smooth, x.astype(np.float32), y.astype(np.float32), cv2.INTER_LINEAR)
+    values[[0, -1]], values[:, [0, -1]] = 0, 0
+    cell_m = 1.0 / resolution
+    lowest_px = height / 2 - from_top_px[-1]
+    return MaskGrid(
+        values=values[::-1].astype(np.float64),
+        cell_m=cell_m,
+        origin_m=((from_left_px[0] - width / 2) / px_per_cell * cell_m, lowest_px / px_per_cell * cell_m),
+    )
+
+
+def _widen_thin_parts(alpha: NDArray[np.float32], least_px: float) -> NDArray[np.float32]:
+    """Widen what is thinner than `least_px`, such as antennae seen from afar; the rest stays as it is."""
+    if least_px <= 1:
+        return alpha
+    solid = (alpha > LEVEL).astype(np.uint8)
+    thick = np.asarray(cv2.morphologyEx(solid, cv2.MORPH_OPEN, _disc(least_px)), np.uint8)
+    wider = cv2.dilate(solid & ~thick, _disc(0.75 * least_px))
+    return np.maximum(alpha, wider.astype(np.float32))
+
+
+def _disc(diameter_px: float) -> NDArray[np.uint8]:
+    """A structuring element of odd side; 1 pixel at least."""
+    side = 2 * int(diameter_px / 2) + 1
+    return np.asarray(cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side)), np.uint8)

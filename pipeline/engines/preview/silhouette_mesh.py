@@ -1,0 +1,173 @@
+"""A closed mesh between two mirrored sheets over a mask, joined along the mask's contour. Knows nothing of pictures.
+
+Marching squares gives the contour and the polygons of the cut cells. The sheets rise from the contour like the root
+of the distance to it, so between each contour vertex and the grid nodes beside it lie rings of further vertices,
+placed where that root is evenly sampled.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.engines.preview.mask_grid import LEVEL, MaskGrid
+from pipeline.mesh.tri_mesh import TriMesh
+
+RINGS = 5
+"""Rings of vertices between the contour and the first nodes."""
+CORNERS = ((0, 0), (0, 1), (1, 1), (1, 0))
+"""Row and column of a cell's corners, counter-clockwise with rows upwards; edge k goes from corner k to k + 1."""
+
+Ids = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class _Triangles:
+    """Triangles of one sheet seen from the front, counter-clockwise, by how many of their corners are on the contour.
+
+    Attributes:
+        inner: (n, 3) node, node, node.
+        one_on_contour: (n, 3) contour, node, node.
+        two_on_contour: (n, 3) contour, contour, node.
+    """
+
+    inner: Ids
+    one_on_contour: Ids
+    two_on_contour: Ids
+
+
+def mesh_between_sheets(grid: MaskGrid, heights: NDArray[np.float64]) -> TriMesh:
+    """Mesh the body |z| <= height over the inside of a grid.
+
+    Args:
+        heights: (rows, columns) metres, positive at the inside nodes; the body is flat on the contour.
+    """
+    inside = grid.inside
+    node_number = np.full(inside.shape, -1, np.int64)
+    node_number[inside] = np.arange(inside.sum())
+    rows, columns = np.nonzero(inside)
+    nodes = np.stack([columns, rows, heights[inside] / grid.cell_m], axis=1).astype(np.float64)
+    contour, edge_numbers = _contour_vertices(grid)
+    triangles = _triangles(inside, grid.values, node_number, edge_numbers)
+    vertices, faces = _close(nodes, contour, triangles)
+    vertices *= grid.cell_m
+    vertices[:, :2] += grid.origin_m
+    return TriMesh(vertices.astype(np.float32), faces.astype(np.int32))
+
+
+def _contour_vertices(grid: MaskGrid) -> tuple[NDArray[np.float64], tuple[Ids, Ids]]:
+    """Vertices (C, 3) where the contour cuts grid edges, and their numbers by horizontal and by vertical edge."""
+    inside, values = grid.inside, grid.values
+    found: list[NDArray[np.float64]] = []
+    numbers: list[Ids] = []
+    count = 0
+    for axis in (1, 0):  # edges along a row, then along a column
+        low = [slice(None), slice(None)]
+        high = [slice(None), slice(None)]
+        low[axis], high[axis] = slice(None, -1), slice(1, None)
+        near, far = tuple(low), tuple(high)
+        cut = inside[near] != inside[far]
+        starts_inside = inside[near][cut]
+        first, last = values[near][cut], values[far][cut]
+        share = grid.crossing(np.where(starts_inside, first, last), np.where(starts_inside, last, first))
+        row, column = (index.astype(np.float64) for index in np.nonzero(cut))
+        along = np.where(starts_inside, share, 1 - share)
+        x, y = (column + along, row) if axis == 1 else (column, row + along)
+        found.append(np.stack([x, y, np.zeros_like(x)], axis=1))
+        number = np.full(cut.shape, -1, np.int64)
+        number[cut] = count + np.arange(len(x))
+        numbers.append(number)
+        count += len(x)
+    return np.concatenate(found), (numbers[0], numbers[1])
+
+
+def _triangles(
+    inside: NDArray[np.bool_], values: NDArray[np.float64], node_number: Ids, edge_numbers: tuple[Ids, Ids]
+) -> _Triangles:
+    """Cut every cell's inside into triangles."""
+    rows, columns = inside.shape[0] - 1, inside.shape[1] - 1
+
+    def at_corner(array: NDArray, k: int) -> NDArray:
+        row, column = CORNERS[k % 4]
+        return array[row : row + rows, column : column + columns]
+
+    along_rows, along_columns = edge_numbers
+    edges = (along_rows[:-1], along_columns[:, 1:], along_rows[1:], along_columns[:, :-1])
+    nodes = [at_corner(node_number, k) for k in range(4)]
+    code = np.zeros((rows, columns), np.uint8)
+    total = np.zeros((rows, columns))
+    for k in range(4):
+        code |= at_corner(inside, k).astype(np.uint8) << k
+        total += at_corner(values, k)
+    is_joined = total > 4 * LEVEL  # of the two readings of a saddle
+    inner: list[Ids] = []
+    one: list[Ids] = []
+    two: list[Ids] = []
+
+    for k in range(4):
+        n = [nodes[(k + i) % 4] for i in range(4)]
+        c = [edges[(k + i) % 4] for i in range(4)]
+        bit = [1 << ((k + i) % 4) for i in range(4)]
+        alone = (code == bit[0]) | ((code == bit[0] | bit[2]) & ~is_joined)
+        two.append(_pick(alone, c[0], c[3], n[0]))
+        pair = code == bit[0] | bit[1]
+        one.append(_pick(pair, c[3], n[0], n[1]))
+        two.append(_pick(pair, c[1], c[3], n[1]))
+        three = code == bit[0] | bit[1] | bit[2]
+        one += [_pick(three, c[3], n[0], n[1]), _pick(three, c[2], n[1], n[2])]
+        two.append(_pick(three, c[2], c[3], n[1]))
+        if k < 2:
+            saddle = (code == bit[0] | bit[2]) & is_joined
+            one += [_pick(saddle, c[0], n[2], n[0]), _pick(saddle, c[2], n[0], n[2])]
+            two += [_pick(saddle, c[0], c[1], n[2]), _pick(saddle, c[2], c[3], n[0])]
+    full = code == 15
+    inner += [_pick(full, nodes[0], nodes[1], nodes[2]), _pick(full, nodes[0], nodes[2], nodes[3])]
+    return _Triangles(np.concatenate(inner), np.concatenate(one), np.concatenate(two))
+
+
+def _pick(cells: NDArray[np.bool_], *corners: Ids) -> Ids:
+    """The triangles (n, 3) of the chosen cells."""
+    return np.stack([corner[cells] for corner in corners], axis=1)
+
+
+def _close(
+    nodes: NDArray[np.float64], contour: NDArray[np.float64], triangles: _Triangles
+) -> tuple[NDArray[np.float64], Ids]:
+    """Put the rings in, mirror the sheet, and join the two along the contour.
+
+    Returns:
+        vertices (V, 3) in cells, and faces (F, 3).
+    """
+    one, two = triangles.one_on_contour, triangles.two_on_contour
+    # A spoke goes from a contour vertex to a node; its vertices are numbered from the contour inwards.
+    pairs = np.concatenate([one[:, [0, 1]], one[:, [0, 2]], two[:, [0, 2]], two[:, [1, 2]]])
+    spokes, spoke_of = np.unique(pairs, axis=0, return_inverse=True)
+    share = (np.arange(1, RINGS + 1) / (RINGS + 1))[None, :, None]
+    start, end = contour[spokes[:, 0], None], nodes[spokes[:, 1], None]
+    rings = start + (end - start) * share**2
+    rings[..., 2] = end[..., 2] * share[..., 0]
+
+    front = np.concatenate([contour, nodes, rings.reshape(-1, 3)])
+    ladder = np.concatenate(
+        [
+            spokes[:, :1],
+            len(contour) + len(nodes) + np.arange(len(spokes) * RINGS).reshape(-1, RINGS),
+            len(contour) + spokes[:, 1:],
+        ],
+        axis=1,
+    )[spoke_of.reshape(-1)]
+    first, second, third, fourth = np.split(ladder, np.cumsum([len(one), len(one), len(two)]))
+    faces = np.concatenate(
+        [
+            len(contour) + triangles.inner,
+            *(np.stack([first[:, k], first[:, k + 1], second[:, k + 1]], axis=1) for k in range(RINGS + 1)),
+            *(np.stack([first[:, k], second[:, k + 1], second[:, k]], axis=1) for k in range(1, RINGS + 1)),
+            *(np.stack([third[:, k], fourth[:, k], fourth[:, k + 1]], axis=1) for k in range(RINGS + 1)),
+            *(np.stack([third[:, k], fourth[:, k + 1], third[:, k + 1]], axis=1) for k in range(RINGS)),
+        ]
+    )
+    mirrored = np.where(faces < len(contour), faces, faces + len(front) - len(contour))[:, ::-1]
+    back = front[len(contour) :] * (1, 1, -1)
+    return np.concatenate([front, back]), np.concatenate([faces, mirrored])
