@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeVar
 
 from pipeline.deliver import Delivery
 from pipeline.engines.base import Generation, GenerationOptions, OnStep, View
-from pipeline.errors import Cancelled, CallerError, ImageTo3DError, StageError
+from pipeline.errors import CallerError, Cancelled, ImageTo3DError, StageError
 from pipeline.export import export
 from pipeline.generate import draw_seed, options_of
 from pipeline.storage.base import Artifact, OutputFile
@@ -109,14 +109,14 @@ def run_call(
             retryable=error.retryable,
             is_callers_fault=isinstance(error, CallerError),
         )
-    except Exception as error:  # noqa: BLE001  # the one catch-all: no call ends without a state
+    except Exception as error:  # the one catch-all: no call ends without a state
         log.exception("stage %s failed", run.stage)
         failure = _as_stage_error(error, run.stage)
         outcome = run.ended("failed", message=str(failure), error_code=failure.code, retryable=failure.retryable)
     try:
         with run.timer.measure("notify"):
             notify(outcome)
-    except Exception:  # noqa: BLE001  # a receiver's trouble is never the call's
+    except Exception:  # a receiver's trouble is never the call's
         log.exception("notify failed")
     on_progress("notify", STAGE_ENDS_AT["notify"])
     return outcome

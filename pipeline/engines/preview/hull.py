@@ -53,7 +53,9 @@ def place_silhouettes(pictures: Sequence[Picture], *, resolution: int) -> list[S
         margin = int(np.ceil(3 * px_per_metre / resolution)) + 2
         blurred = cv2.GaussianBlur(np.pad(picture.alpha, margin), (0, 0), max(0.5 * px_per_metre / resolution, 0.5))
         origin = (picture.centre_x_px + margin, picture.alpha.shape[0] / 2 + margin)
-        silhouettes.append(Silhouette(np.asarray(blurred, np.float32), 2 * np.pi * k / len(pictures), px_per_metre, origin))
+        silhouettes.append(
+            Silhouette(np.asarray(blurred, np.float32), 2 * np.pi * k / len(pictures), px_per_metre, origin)
+        )
     return silhouettes
 
 

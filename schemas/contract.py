@@ -1,0 +1,346 @@
+"""How the contract reads values: lenient in form, strict in meaning, one sentence per refusal.
+
+Annotations that pydantic models put on their fields. Each says in one place what is accepted, what the refusal reads
+like, and what the JSON schema states. Knows no particular field.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, NoReturn, cast, get_args
+from urllib.parse import urlsplit
+
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, SecretStr, ValidationError
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+SHOWN_CHARS = 60
+"""Longest piece of a sender's value that a message repeats."""
+
+_PROBLEM = "contract"
+_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+_SWITCH = {"yes": True, "true": True, "on": True, "1": True, "no": False, "false": False, "off": False, "0": False}
+
+
+class ContractError(ValueError):
+    """A body that the contract refuses; `str(error)` is the one sentence for the sender."""
+
+
+def shown(value: object) -> str:
+    """A sender's value as a message may repeat it: one line, printable, at most about `SHOWN_CHARS` long."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, int) and value.bit_length() > 190:
+        return "a number of more than 50 digits"
+    if isinstance(value, int | float):
+        return repr(value)
+    if isinstance(value, str):
+        return repr(value if len(value) <= SHOWN_CHARS else f"{value[: SHOWN_CHARS - 1]}…")
+    return kind_of(value)
+
+
+def kind_of(value: object) -> str:
+    """What sort of JSON value this is, for messages that must not repeat the value itself."""
+    if value is None:
+        return "null"
+    for types, name in (
+        (bool, "true or false"),
+        ((int, float), "a number"),
+        (str, "a text"),
+        ((list, tuple), "a list"),
+        (dict, "an object"),
+    ):
+        if isinstance(value, types):
+            return name
+    return "something else"
+
+
+def refuse(reason: str) -> NoReturn:
+    """Refuse the field under validation; the reason follows the field's name in the sentence.
+
+    Raises:
+        PydanticCustomError: always; pydantic collects it, `first_problem` turns it into the sentence.
+    """
+    raise PydanticCustomError(_PROBLEM, "{reason}", {"reason": reason})
+
+
+def first_problem(error: ValidationError) -> str:
+    """The first problem of a validation as one sentence that begins with the field's name."""
+    problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    field = ".".join(str(part) for part in problem["loc"])
+    reason = "is required" if problem["type"] == "missing" else problem["msg"]
+    return f"{field} {reason}".strip()
+
+
+def is_plain_text(text: str) -> bool:
+    """Whether every store takes the text: no NUL, no lone surrogate."""
+    return "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def is_http_url(text: str) -> bool:
+    """Whether the text is an absolute http or https URL with a host, without blanks or control characters."""
+    if not text.isprintable() or " " in text or len(text) > 4096:
+        return False
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError:
+        return False
+    return parts.scheme in {"http", "https"} and bool(parts.hostname) and port != 0
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Base of the annotations: `read` accepts or refuses, `describe` is the JSON schema."""
+
+    def read(self, value: object) -> object:
+        raise NotImplementedError
+
+    def describe(self) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(cast(Callable[[Any], Any], self.read))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return self.describe()
+
+
+@dataclass(frozen=True)
+class Decimal(_Reader):
+    """A finite number between two bounds, also as text."""
+
+    low: float
+    high: float
+
+    def read(self, value: object) -> float:
+        number = _number(value)
+        if number is None:
+            refuse(f"must be a number between {self.low:g} and {self.high:g}, got {shown(value)}")
+        if not self.low <= number <= self.high:
+            refuse(f"must be between {self.low:g} and {self.high:g}, got {shown(value)}")
+        return float(number)
+
+    def describe(self) -> dict[str, Any]:
+        return {"type": "number", "minimum": self.low, "maximum": self.high}
+
+
+@dataclass(frozen=True)
+class Whole(_Reader):
+    """A whole number between two bounds, also as text; a float only where it is integral."""
+
+    low: int
+    high: int
+
+    def read(self, value: object) -> int:
+        number = _number(value)
+        if number is None or (math.isfinite(number) and number != int(number)):
+            refuse(f"must be a whole number between {self.low} and {self.high}, got {shown(value)}")
+        if not self.low <= number <= self.high:
+            refuse(f"must be between {self.low} and {self.high}, got {shown(value)}")
+        return int(number)
+
+    def describe(self) -> dict[str, Any]:
+        return {"type": "integer", "minimum": self.low, "maximum": self.high}
+
+
+@dataclass(frozen=True)
+class YesNo(_Reader):
+    """A boolean, also as yes/no, true/false, on/off, 1/0."""
+
+    def read(self, value: object) -> bool:
+        if isinstance(value, bool):
+            return value
+        if isinstance(value, str) and len(value) <= SHOWN_CHARS:
+            switched = _SWITCH.get(value.strip().lower())
+        else:
+            switched = bool(value) if isinstance(value, int | float) and value in (0, 1) else None
+        if switched is None:
+            refuse(f"must be yes, no, true or false, got {shown(value)}")
+        return switched
+
+    def describe(self) -> dict[str, Any]:
+        return {"type": "boolean"}
+
+
+@dataclass(frozen=True)
+class OneOf(_Reader):
+    """One of a few words, in any case."""
+
+    words: tuple[str, ...]
+
+    def read(self, value: object) -> str:
+        word = value.strip().lower() if isinstance(value, str) and len(value) <= SHOWN_CHARS else None
+        if word not in self.words:
+            refuse(f"must be one of {', '.join(self.words)}, got {shown(value)}")
+        return word
+
+    def describe(self) -> dict[str, Any]:
+        return {"type": "string", "enum": list(self.words)}
+
+
+def one_of(literal: Any) -> OneOf:
+    """The annotation that accepts exactly the words of a `Literal`."""
+    return OneOf(get_args(literal))
+
+
+@dataclass(frozen=True)
+class OneOfOrNothing(_Reader):
+    """One of a few words in any case, or nothing."""
+
+    words: tuple[str, ...]
+
+    def read(self, value: object) -> str | None:
+        return None if value is None else OneOf(self.words).read(value)
+
+    def describe(self) -> dict[str, Any]:
+        return {"anyOf": [OneOf(self.words).describe(), {"type": "null"}]}
+
+
+@dataclass(frozen=True)
+class Text(_Reader):
+    """One line of plain text, stripped."""
+
+    max_chars: int
+
+    def read(self, value: object) -> str:
+        if not isinstance(value, str):
+            refuse(f"must be a text, got {shown(value)}")
+        text = value.strip()
+        if len(text) > self.max_chars or not is_plain_text(text) or not text.isprintable():
+            refuse(f"must be one line of at most {self.max_chars} characters, got {shown(value)}")
+        return text
+
+    def describe(self) -> dict[str, Any]:
+        return {"type": "string", "maxLength": self.max_chars}
+
+
+@dataclass(frozen=True)
+class Secret(_Reader):
+    """A text that is kept out of every message, or nothing."""
+
+    max_chars: int = 4096
+
+    def read(self, value: object) -> SecretStr | None:
+        if value is None or isinstance(value, SecretStr):
+            return value
+        if not isinstance(value, str) or len(value) > self.max_chars or not is_plain_text(value):
+            refuse(f"must be a text of at most {self.max_chars} characters, got {kind_of(value)}")
+        return SecretStr(value)
+
+    def describe(self) -> dict[str, Any]:
+        return {"type": "string", "format": "password", "maxLength": self.max_chars}
+
+
+@dataclass(frozen=True)
+class Pictures(_Reader):
+    """One picture or a list of them, each a URL, a data URI or base64; what they hold is for intake to see."""
+
+    most: int
+
+    def read(self, value: object) -> tuple[str, ...]:
+        pictures = tuple(value) if isinstance(value, list | tuple) else (value,)
+        if not pictures:
+            refuse("must be a picture or a list of them, got an empty list")
+        if len(pictures) > self.most:
+            refuse(f"must be at most {self.most} pictures, got {len(pictures)}")
+        for picture in pictures:
+            if not isinstance(picture, str):
+                refuse(f"must be an http(s) URL, a data URI or base64, got {kind_of(picture)}")
+            if not picture.strip():
+                refuse("must be an http(s) URL, a data URI or base64, got an empty text")
+            if not is_plain_text(picture):
+                refuse("must be plain text without NUL characters or lone surrogates")
+        return tuple(str(picture).strip() for picture in pictures)
+
+    def describe(self) -> dict[str, Any]:
+        picture = {"type": "string", "minLength": 1}
+        return {"anyOf": [picture, {"type": "array", "items": picture, "minItems": 1, "maxItems": self.most}]}
+
+
+@dataclass(frozen=True)
+class HttpUrl(_Reader):
+    """An absolute http or https URL. Whether it may be visited is for `pipeline.net.egress` to say."""
+
+    optional: bool = True
+
+    def read(self, value: object) -> str | None:
+        if self.optional and value is None:
+            return None
+        text = value.strip() if isinstance(value, str) else ""
+        if not is_http_url(text):
+            refuse(f"must be an http or https URL, got {_url_without_secrets(value)}")
+        return text
+
+    def describe(self) -> dict[str, Any]:
+        url = {"type": "string", "format": "uri", "pattern": "^https?://", "maxLength": 4096}
+        return {"anyOf": [url, {"type": "null"}]} if self.optional else url
+
+
+@dataclass(frozen=True)
+class Name(_Reader):
+    """A short name of lower-case letters, digits, hyphens and underscores, or nothing."""
+
+    max_chars: int = 64
+
+    def read(self, value: object) -> str | None:
+        if value is None:
+            return None
+        name = value.strip().lower() if isinstance(value, str) else ""
+        if not re.fullmatch(rf"[a-z0-9_-]{{1,{self.max_chars}}}", name, re.ASCII):
+            refuse(f"must be a name of letters, digits, '-' and '_', got {shown(value)}")
+        return name
+
+    def describe(self) -> dict[str, Any]:
+        return {"anyOf": [{"type": "string", "pattern": "^[A-Za-z0-9_-]+$", "maxLength": 64}, {"type": "null"}]}
+
+
+@dataclass(frozen=True)
+class Label(_Reader):
+    """A sender's own mark: a text or a whole number, handed back as it came, or nothing."""
+
+    max_chars: int = 255
+
+    def read(self, value: object) -> str | int | None:
+        if value is None:
+            return None
+        if isinstance(value, bool) or not isinstance(value, str | int):
+            refuse(f"must be a text or a whole number, got {shown(value)}")
+        if isinstance(value, int):
+            if abs(value) >= 10**self.max_chars:
+                refuse(f"must be at most {self.max_chars} characters, got {shown(value)}")
+            return value
+        if len(value) > self.max_chars:
+            refuse(f"must be at most {self.max_chars} characters, got {len(value)}")
+        if not is_plain_text(value):
+            refuse("must be plain text without NUL characters or lone surrogates")
+        return value
+
+    def describe(self) -> dict[str, Any]:
+        text = {"type": "string", "maxLength": self.max_chars}
+        return {"anyOf": [text, {"type": "integer"}, {"type": "null"}]}
+
+
+OutputFormat = Literal["glb", "obj", "stl", "ply"]
+"""The endings of an asset, in the order in which the documentation lists them."""
+
+
+def _number(value: object) -> int | float | None:
+    """The number that a value stands for, None where it stands for none; NaN stands for none."""
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, str) and len(value) <= SHOWN_CHARS and _NUMBER.fullmatch(value.strip()):
+        value = float(value)
+    if isinstance(value, int) or (isinstance(value, float) and not math.isnan(value)):
+        return value
+    return None
+
+
+def _url_without_secrets(value: object) -> str:
+    """A refused URL for a message: what may be a password or a token is cut off."""
+    if not isinstance(value, str):
+        return shown(value)
+    head = re.split(r"[?#]", value, maxsplit=1)[0]
+    return shown(re.sub(r"//[^/]*@", "//…@", head))

@@ -1,0 +1,144 @@
+"""The body of a submit: every documented field, its default and bounds. Knows nothing of how a call is run.
+
+Lenient in form, strict in meaning: numbers may come as text, booleans as yes and no, null means "not given"; a value
+out of bounds is refused, never clamped; what this service has no use for is ignored and mentioned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+
+from schemas.contract import (
+    ContractError,
+    Decimal,
+    HttpUrl,
+    Label,
+    Name,
+    OneOfOrNothing,
+    OutputFormat,
+    Pictures,
+    Secret,
+    Whole,
+    YesNo,
+    first_problem,
+    kind_of,
+    one_of,
+    shown,
+)
+
+MAX_VIEWS = 8
+MULTI_IMAGE_MODES = ("stochastic", "multidiffusion")
+LEGACY_NAMES = {"init_image": "image"}
+"""Fields under names of earlier versions of the documented API, and what they are called now."""
+NOT_PARAMETERS = {"key", "image", "webhook", "track_id"}
+"""Fields that say who calls, with what and whom to tell; all others shape the result."""
+
+
+class ImageTo3DRequest(BaseModel):
+    """A validated submit. Attributes are the documented fields; bounds are in the annotations."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+
+    key: Annotated[SecretStr | None, Secret()] = Field(
+        default=None, exclude=True, repr=False, description="API key; also as header `key` or `Authorization: Bearer`"
+    )
+    image: Annotated[tuple[str, ...], Pictures(MAX_VIEWS)] = Field(
+        repr=False, description="the picture: http(s) URL, `data:` URI or bare base64; a list with `multi_image`"
+    )
+    render: Annotated[bool, YesNo()] = Field(default=False, description="also deliver an mp4 turntable")
+    output_format: Annotated[OutputFormat, one_of(OutputFormat)] = Field(
+        default="glb", description="file format of the asset"
+    )
+    resolution: Annotated[int, Whole(64, 512)] = Field(
+        default=256, description="the grid that the surface is extracted on"
+    )
+    multi_image: Annotated[bool, YesNo()] = Field(
+        default=False, description="several views of one subject: a list, or one sheet of cut-out views"
+    )
+    ss_guidance_strength: Annotated[float, Decimal(0, 10)] = Field(
+        default=7.5, description="guidance of stage 1, the sparse structure"
+    )
+    ss_sampling_steps: Annotated[int, Whole(1, 50)] = Field(default=12, description="steps of stage 1")
+    slat_guidance_strength: Annotated[float, Decimal(0, 10)] = Field(
+        default=3.0, description="guidance of stage 2, the structured latent"
+    )
+    slat_sampling_steps: Annotated[int, Whole(1, 50)] = Field(default=12, description="steps of stage 2")
+    mesh_simplify: Annotated[float, Decimal(0.90, 0.98)] = Field(
+        default=0.90, description="share of the extracted triangles that is removed"
+    )
+    chunk_size: Annotated[int, Whole(1, 12000)] = Field(
+        default=8192, description="points evaluated at once: peak memory falls with it, the result stays"
+    )
+    seed: Annotated[int, Whole(0, 2**32 - 1)] = Field(
+        default=0, description="the same seed gives the same bytes; 0 draws one, told in `meta.seed`"
+    )
+    temp: Annotated[bool, YesNo()] = Field(
+        default=False, description="use temporary storage even where you have a bucket"
+    )
+    webhook: Annotated[str | None, HttpUrl()] = Field(default=None, description="told when the call ends")
+    track_id: Annotated[str | int | None, Label()] = Field(
+        default=None, description="your own mark, handed back by the webhook and by fetch"
+    )
+    texture_size: Annotated[int, Whole(512, 4096)] = Field(
+        default=1024, description="side of the texture in pixels (extension)"
+    )
+    engine: Annotated[str | None, Name()] = Field(
+        default=None, description="an engine that the deployment offers (extension)"
+    )
+    no_texture: Annotated[bool, YesNo()] = Field(default=False, description="leave the texture out (extension)")
+    multi_image_mode: Annotated[Literal["stochastic", "multidiffusion"] | None, OneOfOrNothing(MULTI_IMAGE_MODES)] = (
+        Field(default=None, description="how an engine joins several views (extension)")
+    )
+    splat: Annotated[bool, YesNo()] = Field(
+        default=False, description="also deliver the Gaussians as a splat `.ply`, where the engine has them (extension)"
+    )
+
+    def effective_parameters(self) -> dict[str, Any]:
+        """Every parameter that shapes the result, with the value in force: what `meta` tells the caller."""
+        return self.model_dump(mode="json", exclude=NOT_PARAMETERS)
+
+
+@dataclass(frozen=True)
+class ParsedRequest:
+    """A validated request, and sentences about what of the body had no effect."""
+
+    request: ImageTo3DRequest
+    warnings: tuple[str, ...] = ()
+
+
+def parse_request(body: object, *, default_output_format: OutputFormat = "glb") -> ParsedRequest:
+    """Read the JSON body of a submit.
+
+    Args:
+        body: what the JSON said, of any kind.
+        default_output_format: what a body without `output_format` gets; it depends on the path.
+
+    Raises:
+        ContractError: one sentence that names the first field at fault, what was seen and what is accepted.
+    """
+    if not isinstance(body, Mapping):
+        raise ContractError(f"the body must be a JSON object, got {kind_of(body)}")
+    given = {str(name): value for name, value in body.items() if value is not None}
+    for legacy, name in LEGACY_NAMES.items():
+        if legacy in given:
+            given.setdefault(name, given.pop(legacy))
+    ignored = sorted(given.keys() - ImageTo3DRequest.model_fields.keys())
+    try:
+        request = ImageTo3DRequest.model_validate({"output_format": default_output_format, **given})
+    except ValidationError as error:
+        raise ContractError(first_problem(error)) from None
+    if len(request.image) > 1 and not request.multi_image:
+        raise ContractError(f"image must be one picture unless multi_image is true, got a list of {len(request.image)}")
+    return ParsedRequest(request, _mention(ignored))
+
+
+def _mention(ignored: list[str]) -> tuple[str, ...]:
+    """A sentence about the fields that were not used."""
+    if not ignored:
+        return ()
+    names = ", ".join(shown(name)[1:-1] for name in ignored[:8]) + (", …" if len(ignored) > 8 else "")
+    return (f"Ignored, because this service has no such field: {names}.",)
