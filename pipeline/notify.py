@@ -6,8 +6,6 @@ Knows nothing of what a webhook says, nor of how a job ends: the outbox row is w
 from __future__ import annotations
 
 import random
-import socket
-import ssl
 import threading
 import time
 from collections import Counter, defaultdict, deque
@@ -22,6 +20,7 @@ from pipeline.errors import ImageTo3DError, NotFound, StoreUnavailable
 from pipeline.jobs.record import AfterTask
 from pipeline.jobs.store import Outbox
 from pipeline.net.deadline import deadline
+from pipeline.net.egress import why_unreachable
 from pipeline.net.signing import WebhookSigner
 
 GROWTH = 2.0
@@ -127,7 +126,7 @@ class WebhookSender:
             case _ if is_late:
                 return f"no answer within {self._answer_timeout_s:g} s"
             case httpx.ConnectError():
-                return f"no connection: {_connect_trouble(failure)}"
+                return f"no connection: {why_unreachable(failure)}"
             case httpx.UnsupportedProtocol() | httpx.LocalProtocolError() | httpx.InvalidURL():
                 return "the address cannot be used"
             case _:
@@ -305,23 +304,6 @@ def _refusal(status: int) -> str:
     if 300 <= status < 400:
         return f"answered {status}; redirects are not followed"
     return f"answered {status}"
-
-
-def _connect_trouble(failure: BaseException) -> str:
-    """Why there was no connection, from the first error below that knows."""
-    cause: BaseException | None = failure
-    while cause is not None:
-        match cause:
-            case ssl.SSLCertVerificationError():
-                return "its certificate is not valid"
-            case ssl.SSLError():
-                return "it does not speak TLS as expected"
-            case socket.gaierror():
-                return "its name does not resolve"
-            case OSError(strerror=str() as words):
-                return words.lower()
-        cause = cause.__cause__ or cause.__context__
-    return "the receiver cannot be reached"
 
 
 def send_due_webhooks(

@@ -1,0 +1,228 @@
+"""The guard of outgoing requests: which addresses are refused, however they are written or reached."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import httpx
+import pytest
+
+from pipeline.errors import BlockedAddress, DownloadFailed
+from pipeline.net.egress import check_address, check_url, fetch, guarded_client
+
+
+@dataclass(frozen=True)
+class Policy:
+    allow_private_addresses: bool
+
+
+STRICT, LAPTOP = Policy(False), Policy(True)
+
+
+class Answers(BaseHTTPRequestHandler):
+    """Serves `/picture`, `/to/N` (N redirects to it), and what `routes` adds."""
+
+    def do_GET(self) -> None:
+        server: Server = self.server  # type: ignore[assignment]
+        server.asked.append(self.path)
+        if self.path in server.routes:
+            server.routes[self.path](self)
+        elif self.path.startswith("/to/"):
+            left = int(self.path.rsplit("/", 1)[1])
+            self.redirect("/picture" if left == 1 else f"/to/{left - 1}")
+        elif self.path == "/picture":
+            self.answer(b"a picture")
+        else:
+            self.send_error(404)
+
+    def answer(self, content: bytes) -> None:
+        self.send_response(200)
+        self.send_header("content-length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def redirect(self, to: str) -> None:
+        self.send_response(302)
+        self.send_header("location", to)
+        self.send_header("content-length", "0")
+        self.end_headers()
+
+    def log_message(self, *arguments: object) -> None:
+        """Say nothing."""
+
+
+class Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Answers)
+        self.routes: dict[str, Callable[[Answers], None]] = {}
+        self.asked: list[str] = []
+        self.url = f"http://127.0.0.1:{self.server_port}"
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that hangs up is no error here."""
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    server = Server()
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "127.0.0.1",
+        "127.1",
+        "2130706433",
+        "0x7f000001",
+        "0177.0.0.1",
+        "localhost",
+        "0.0.0.0",
+        "10.1.2.3",
+        "192.168.0.1",
+        "172.31.255.255",
+        "100.64.0.1",
+        "169.254.169.254",
+        "100.100.100.200",
+        "224.0.0.1",
+        "255.255.255.255",
+        "[::]",
+        "[::1]",
+        "[::ffff:10.0.0.1]",
+        "[::ffff:7f00:1]",
+        "[2002:7f00:1::]",
+        "[64:ff9b::a9fe:a9fe]",
+        "[fe80::1]",
+        "[fd00:ec2::254]",
+        "[fc00::1]",
+    ],
+)
+def test_what_is_not_public_is_refused_in_every_spelling(host: str) -> None:
+    for url in (f"http://{host}/", f"https://{host}:8443/a?b"):
+        with pytest.raises(BlockedAddress, match="leads to an address that is not public"):
+            check_url(url, STRICT)
+    with pytest.raises(BlockedAddress):
+        fetch(f"http://{host}:9/", STRICT)
+
+
+@pytest.mark.parametrize("address", ["169.254.169.254", "fe80::1%eth0", "100.100.100.200", "fd00:ec2::254", "0.0.0.0"])
+def test_a_laptop_may_go_to_private_addresses_but_never_to_metadata(address: str) -> None:
+    with pytest.raises(BlockedAddress):
+        check_address(address, LAPTOP, host="host")
+    for private in ("127.0.0.1", "10.0.0.1", "::1", "fd12::1", "8.8.8.8"):
+        check_address(private, LAPTOP, host="host")
+
+
+@pytest.mark.parametrize("address", ["8.8.8.8", "2606:4700:4700::1111", "::ffff:8.8.8.8", "2002:808:808::"])
+def test_public_addresses_pass(address: str) -> None:
+    check_address(address, STRICT, host="host")
+
+
+def test_only_http_and_https_leave() -> None:
+    for url in (
+        "file:///etc/passwd",
+        "ftp://example.com/",
+        "gopher://example.com",
+        "http:///nothing",
+        "http://a:99999/",
+    ):
+        for leave in (check_url, fetch):
+            with pytest.raises(BlockedAddress, match="is not an http or https address that can be used"):
+                leave(url, STRICT)
+
+
+def test_a_name_that_leads_inside_is_refused_where_it_is_connected_to(server: Server) -> None:
+    asked: list[str] = []
+
+    def resolve(host: str, port: int) -> list[str]:
+        asked.append(host)
+        return ["8.8.8.8"] if len(asked) == 1 else ["127.0.0.1"]  # what a rebinding name server does
+
+    check_url(f"http://rebinding.test:{server.server_port}/picture", STRICT, resolve=resolve)
+    with pytest.raises(BlockedAddress, match=r"^rebinding\.test leads"):
+        fetch(f"http://rebinding.test:{server.server_port}/picture", STRICT, resolve=resolve)
+    assert server.asked == []
+
+
+def test_one_inner_address_among_public_ones_is_enough_to_refuse() -> None:
+    with pytest.raises(BlockedAddress):
+        check_url("http://mixed.test/", STRICT, resolve=lambda host, port: ["8.8.8.8", "10.0.0.1"])
+
+
+def test_the_name_stays_in_the_request_while_the_checked_address_is_connected_to(server: Server) -> None:
+    hosts: list[str] = []
+    server.routes["/picture"] = lambda handler: (hosts.append(handler.headers["host"]), handler.answer(b"x"))[1]
+    fetch(f"http://named.test:{server.server_port}/picture", LAPTOP, resolve=lambda host, port: ["127.0.0.1"])
+    assert hosts == [f"named.test:{server.server_port}"]
+
+
+def test_redirects_are_followed_up_to_five_and_each_is_checked(server: Server) -> None:
+    assert fetch(f"{server.url}/to/5", LAPTOP) == b"a picture"
+    with pytest.raises(DownloadFailed, match="redirects more than 5 times"):
+        fetch(f"{server.url}/to/6", LAPTOP)
+    for inside in ("http://169.254.169.254/latest/meta-data", "http://[fe80::1]/", "file:///etc/passwd"):
+        server.routes["/inside"] = lambda handler, to=inside: handler.redirect(to)
+        with pytest.raises(BlockedAddress):
+            fetch(f"{server.url}/inside", LAPTOP)
+
+
+def test_a_long_body_is_cut_whether_it_says_so_or_not(server: Server) -> None:
+    def unannounced(handler: Answers) -> None:
+        handler.send_response(200)
+        handler.end_headers()
+        for _ in range(64):
+            handler.wfile.write(b"x" * 1024)
+
+    server.routes["/announced"] = lambda handler: handler.answer(b"x" * 65536)
+    server.routes["/unannounced"] = unannounced
+    for path in ("/announced", "/unannounced"):
+        with pytest.raises(DownloadFailed, match=r"^127\.0\.0\.1 sends more than 0\.03125 MiB$"):
+            fetch(server.url + path, LAPTOP, max_bytes=32768)
+
+
+def test_a_trickle_is_cut_when_the_time_is_up(server: Server) -> None:
+    def trickle(handler: Answers) -> None:
+        handler.send_response(200)
+        handler.end_headers()
+        while True:
+            handler.wfile.write(b"x")
+            time.sleep(0.05)
+
+    server.routes["/trickle"] = trickle
+    with pytest.raises(DownloadFailed, match=r"did not send the picture within 0\.3 s"):
+        fetch(f"{server.url}/trickle", LAPTOP, timeout_s=0.3)
+
+
+@pytest.mark.parametrize(
+    ("path", "words"), [("/nothing", "answered 404 instead of a picture"), (":1/", "connection refused")]
+)
+def test_a_failed_download_says_why_and_keeps_the_url_to_itself(server: Server, path: str, words: str) -> None:
+    url = server.url + path + "?token=hunter2" if path.startswith("/") else f"http://127.0.0.1{path}?token=hunter2"
+    with pytest.raises(DownloadFailed, match=words) as failed:
+        fetch(url, LAPTOP)
+    assert "hunter2" not in str(failed.value)
+
+
+def test_the_environments_proxy_has_no_say(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+    monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:1")
+    with guarded_client(LAPTOP) as client:
+        assert client.get(f"{server.url}/picture").content == b"a picture"
+
+
+def test_a_client_of_many_requests_is_guarded_at_each(server: Server) -> None:
+    with guarded_client(STRICT) as client, pytest.raises(BlockedAddress):
+        client.post(f"{server.url}/picture", content=b"x")
+    with guarded_client(LAPTOP) as client, pytest.raises(httpx.ConnectError):
+        client.get("http://nowhere.invalid/")
