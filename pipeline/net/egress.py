@@ -113,6 +113,8 @@ def fetch(
             with deadline(left_s) as limit:
                 try:
                     found = _get(client, url, max_bytes=max_bytes, extensions=limit.extensions)
+                    if limit.has_passed:  # a body without a length ends where its connection was cut
+                        raise httpx.ReadTimeout("cut")
                 except (httpx.UnsupportedProtocol, httpx.LocalProtocolError, httpx.InvalidURL) as failure:
                     raise BlockedAddress(f"{host} is not an http or https address that can be used") from failure
                 except httpx.HTTPError as failure:

@@ -1,0 +1,107 @@
+"""Stage 1: what a request calls its picture, to checked cut-out views. A bad picture never costs a GPU second.
+
+Knows nothing of engines.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import errno
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import unquote_to_bytes
+
+from pipeline.engines.base import View
+from pipeline.errors import InvalidRequest, UnreadableImage
+from pipeline.imaging.decode import decode_image
+from pipeline.imaging.matting import Matter, cut_out
+from pipeline.imaging.views import split_sheet
+from pipeline.net.egress import MAX_BYTES
+from schemas.request import MAX_VIEWS, ImageTo3DRequest
+
+Fetch = Callable[[str], bytes]
+"""Downloads an http(s) URL; raises `BlockedAddress` or `DownloadFailed`."""
+
+
+def take_in(
+    request: ImageTo3DRequest, *, fetch: Fetch, matter: Matter | None = None, allow_paths: bool = False
+) -> list[View]:
+    """Get, decode and cut out a request's pictures.
+
+    Args:
+        fetch: downloads what is given as a URL.
+        matter: removes backgrounds; None is the one that needs no weights.
+        allow_paths: a picture may be the path of a file of this machine; never for requests from outside.
+
+    Returns:
+        One view for each picture, or those of a sheet.
+
+    Raises:
+        CallerError: one sentence about the first picture at fault.
+    """
+    pictures = [
+        cut_out(decode_image(read_picture(source, fetch=fetch, allow_paths=allow_paths)), matter=matter)
+        for source in request.image
+    ]
+    if request.multi_image and len(pictures) == 1:
+        return split_sheet(pictures[0], most=MAX_VIEWS)
+    return pictures
+
+
+def read_picture(source: str, *, fetch: Fetch, allow_paths: bool = False) -> bytes:
+    """The bytes behind a URL, a data URI, bare base64 or, where allowed, a path.
+
+    Raises:
+        CallerError: there are none, or too many.
+    """
+    scheme = source[:8].lower()
+    if scheme.startswith(("http://", "https://")):
+        return fetch(source)
+    if scheme.startswith("data:"):
+        return _from_data_uri(source)
+    if allow_paths:
+        return _from_path(Path(source))
+    return _from_base64(source)
+
+
+def _from_data_uri(uri: str) -> bytes:
+    head, comma, content = uri.partition(",")
+    if not comma:
+        raise InvalidRequest("image is a data URI without a comma; data:image/png;base64,… is accepted")
+    if head.lower().endswith(";base64"):
+        return _from_base64(unquote_to_bytes(content).decode("latin-1"))
+    return _at_most(unquote_to_bytes(content))
+
+
+def _from_base64(text: str) -> bytes:
+    """Standard or URL-safe base64, with or without line breaks and padding."""
+    compact = "".join(text.split()).translate(str.maketrans("-_", "+/")).rstrip("=")
+    if len(compact) > (MAX_BYTES * 4) // 3 + 4:
+        raise UnreadableImage(f"the picture is larger than {MAX_BYTES // 2**20} MiB")
+    try:
+        return base64.b64decode(compact + "=" * (-len(compact) % 4), validate=True)
+    except (binascii.Error, ValueError):
+        raise InvalidRequest("image is neither an http(s) URL, nor a data URI, nor base64") from None
+
+
+def _from_path(path: Path) -> bytes:
+    try:
+        if path.is_dir():
+            raise InvalidRequest(f"{path} is a folder, not a picture")
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        raise InvalidRequest(f"{path} does not exist") from None
+    except OSError as error:
+        reason = "its name is too long" if error.errno == errno.ENAMETOOLONG else (error.strerror or "").lower()
+        raise InvalidRequest(f"{str(path)[:80]} cannot be read: {reason}") from None
+    except ValueError:  # a NUL in the name
+        raise InvalidRequest("the picture's path holds a NUL character") from None
+    return _at_most(content)
+
+
+def _at_most(content: bytes) -> bytes:
+    if len(content) > MAX_BYTES:
+        raise UnreadableImage(f"the picture is larger than {MAX_BYTES // 2**20} MiB")
+    return content

@@ -1,0 +1,120 @@
+"""Bytes to pixels: every accepted kind of picture, and one sentence for every other."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageCms, features
+
+from pipeline.errors import UnreadableImage
+from pipeline.imaging.decode import decode_image
+from tests.pictures import bare_png, draw_figure, encode
+
+FIGURE = draw_figure(64)
+OPAQUE = draw_figure(64, background=(200, 200, 210))
+
+
+def refusal_of(data: bytes) -> str:
+    with pytest.raises(UnreadableImage) as refused:
+        decode_image(data)
+    return str(refused.value)
+
+
+@pytest.mark.parametrize("format", ["PNG", "WEBP", "TIFF", "AVIF"])
+def test_formats_with_alpha_keep_it(format: str) -> None:
+    if format == "AVIF" and not features.check("avif"):
+        pytest.skip("this Pillow reads no AVIF")
+    options = {"WEBP": {"lossless": True, "exact": True}, "AVIF": {"quality": 100}}.get(format, {})
+    decoded = decode_image(encode(FIGURE, format, **options))
+    assert decoded.shape == (64, 64, 4)
+    assert np.abs(decoded[..., 3].astype(int) - FIGURE[..., 3]).max() <= 2
+
+
+@pytest.mark.parametrize(("format", "tolerance"), [("PNG", 0), ("BMP", 0), ("JPEG", 40), ("GIF", 40)])
+def test_opaque_pictures_decode_to_their_colours(format: str, tolerance: int) -> None:
+    options = {"JPEG": {"quality": 95}}.get(format, {})
+    decoded = decode_image(encode(Image.fromarray(OPAQUE).convert("RGB"), format, **options))
+    assert (decoded[..., 3] == 255).all()
+    assert np.percentile(np.abs(decoded[..., :3].astype(int) - OPAQUE[..., :3]), 99) <= tolerance
+
+
+def test_exif_rotation_is_applied() -> None:
+    wide = Image.fromarray(OPAQUE[:32]).convert("RGB")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned to the right
+    decoded = decode_image(encode(wide, "JPEG", exif=exif, quality=95))
+    assert decoded.shape[:2] == (64, 32)
+    turned = np.asarray(wide.rotate(-90, expand=True))
+    assert np.percentile(np.abs(decoded[..., :3].astype(int) - turned), 99) <= 40
+
+
+def test_sixteen_bits_are_scaled_not_clipped() -> None:
+    ramp = np.linspace(0, 65535, 256).astype(np.uint16)[None].repeat(16, axis=0)
+    for format in ("PNG", "TIFF"):
+        decoded = decode_image(encode(Image.fromarray(ramp), format))
+        assert np.abs(decoded[0, :, 0].astype(int) - np.arange(256)).max() <= 1
+
+
+def test_cmyk_palette_and_grey_with_alpha_are_read() -> None:
+    cmyk = decode_image(encode(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "JPEG", quality=95))
+    assert cmyk[4, 4, 0] > 200 and cmyk[4, 4, 1] < 60
+    palette = Image.fromarray(FIGURE).convert("RGB").quantize(8)
+    index = palette.getpixel((0, 0))
+    assert decode_image(encode(palette, transparency=index))[0, 0, 3] == 0
+    grey = Image.fromarray(FIGURE).convert("LA")
+    assert np.array_equal(decode_image(encode(grey))[..., 3], FIGURE[..., 3])
+
+
+def test_of_an_animation_the_first_frame_is_taken() -> None:
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "lime", "blue")]
+    for format in ("GIF", "PNG", "WEBP"):
+        data = encode(frames[0], format, save_all=True, append_images=frames[1:], duration=10)
+        assert decode_image(data)[4, 4, 0] > 240
+
+
+def test_a_colour_profile_is_applied_and_a_broken_one_ignored() -> None:
+    lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    decoded = decode_image(encode(OPAQUE, icc_profile=lab))
+    assert np.abs(decoded.astype(int) - OPAQUE).max() <= 2
+    assert np.array_equal(decode_image(encode(OPAQUE, icc_profile=b"no profile")), OPAQUE)
+
+
+def test_a_huge_header_is_refused_before_its_pixels_are_decoded() -> None:
+    assert refusal_of(bare_png(60000, 60000)) == "the picture is larger than 50 megapixels"
+    assert refusal_of(bare_png(10000, 5001)) == (
+        "the picture has 10000 × 5001 pixels; at most 50 megapixels are accepted"
+    )
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"", "the picture is empty"),
+        (b"just text, named .png", "is no picture that can be read"),
+        (b"%PDF-1.7 nothing", "is no picture that can be read"),
+        (encode(OPAQUE)[:900], "damaged or cut short"),
+        (encode(Image.fromarray(OPAQUE).convert("RGB"), "JPEG")[:700], "damaged or cut short"),
+        (bare_png(20, 20), "damaged or cut short"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "is no picture that can be read"),
+    ],
+)
+def test_a_bad_file_is_refused_in_one_sentence(data: bytes, words: str) -> None:
+    message = refusal_of(data)
+    assert words in message and "\n" not in message
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_a_mutated_file_is_a_picture_or_one_sentence(data: st.DataObject) -> None:
+    format = data.draw(st.sampled_from(["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP"]))
+    content = bytearray(encode(Image.fromarray(OPAQUE[:24, :24]).convert("RGB"), format))
+    for _ in range(data.draw(st.integers(1, 6))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        decoded = decode_image(bytes(content))
+    except UnreadableImage as refused:
+        assert "\n" not in str(refused)
+    else:
+        assert decoded.dtype == np.uint8 and decoded.shape[2] == 4

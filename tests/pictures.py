@@ -1,0 +1,61 @@
+"""Pictures that tests draw for themselves, and the files that they are sent as."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+
+def encode(pixels: NDArray[np.uint8] | Image.Image, format: str = "PNG", **options: Any) -> bytes:
+    """A picture as a file's bytes."""
+    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
+    buffer = io.BytesIO()
+    image.save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+def bare_png(width: int, height: int) -> bytes:
+    """A PNG whose header claims a size, with next to no pixels behind it."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 6, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
+    )
+
+
+def draw_figure(side: int = 256, *, background: tuple[int, int, int] | None = None) -> NDArray[np.uint8]:
+    """A little figure with thin legs and two antennae: (side, side, 4) RGBA, cut out unless there is a background."""
+    scale = 4
+    image = Image.new("RGBA", (side * scale, side * scale), (0, 0, 0, 0))
+    pen = ImageDraw.Draw(image)
+
+    def box(left: float, top: float, right: float, bottom: float) -> tuple[float, ...]:
+        return tuple(value * side * scale for value in (left, top, right, bottom))
+
+    line = max(1, round(0.02 * side * scale))
+    for x in (0.42, 0.58):
+        pen.line(box(x, 0.28, x + (x - 0.5) * 0.9, 0.06), fill=(40, 40, 60, 255), width=line)
+        pen.line(box(x, 0.7, x + (x - 0.5) * 0.5, 0.95), fill=(60, 40, 40, 255), width=2 * line)
+    pen.ellipse(box(0.3, 0.35, 0.7, 0.8), fill=(200, 60, 50, 255))
+    pen.ellipse(box(0.36, 0.18, 0.64, 0.44), fill=(240, 190, 60, 255))
+    pen.rectangle(box(0.4, 0.5, 0.6, 0.62), fill=(50, 90, 180, 255))
+    figure = np.asarray(image.resize((side, side), Image.Resampling.LANCZOS))
+    if background is None:
+        return figure
+    alpha = figure[..., 3:].astype(np.float32) / 255
+    colours = figure[..., :3] * alpha + np.array(background, np.float32) * (1 - alpha)
+    return np.dstack([colours.round().astype(np.uint8), np.full((side, side), 255, np.uint8)])
+
+
+def mask_iou(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:
+    """Intersection over union of two masks."""
+    return float((first & second).sum() / (first | second).sum())
