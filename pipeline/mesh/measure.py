@@ -1,0 +1,68 @@
+"""What a mesh is like, in numbers. Changes nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+
+from pipeline.mesh.topology import edge_keys, half_edge_ends
+from pipeline.mesh.tri_mesh import TriMesh
+
+
+@dataclass(frozen=True)
+class MeshReport:
+    """Counts and sizes of a mesh.
+
+    Attributes:
+        is_watertight: every edge has exactly two faces.
+        is_winding_consistent: every edge that has two faces is walked by them in opposite directions.
+        non_manifold_edges: edges with more than two faces.
+        boundary_edges: edges with one face.
+        components: bodies that share no vertex.
+        volume: signed, cubic metres.
+        lowest, highest: corners of the axis-aligned box, metres.
+    """
+
+    faces: int
+    vertices: int
+    is_watertight: bool
+    is_winding_consistent: bool
+    non_manifold_edges: int
+    boundary_edges: int
+    components: int
+    volume: float
+    lowest: tuple[float, float, float]
+    highest: tuple[float, float, float]
+
+
+def measure(mesh: TriMesh) -> MeshReport:
+    """Measure a mesh; vertices that no face uses do not count."""
+    count = len(mesh.vertices)
+    start, end = half_edge_ends(mesh.faces)
+    _, edge, uses = np.unique(edge_keys(mesh.faces, max(count, 1)), return_inverse=True, return_counts=True)
+    balance = np.bincount(edge.reshape(-1), weights=np.where(start < end, 1, -1), minlength=len(uses))
+    used = np.unique(mesh.faces)
+    low, high = TriMesh(mesh.vertices[used], np.zeros((0, 3), np.int32)).bounds()
+    return MeshReport(
+        faces=len(mesh.faces),
+        vertices=len(used),
+        is_watertight=len(mesh.faces) > 0 and bool((uses == 2).all()),
+        is_winding_consistent=bool((balance[uses == 2] == 0).all()),
+        non_manifold_edges=int((uses > 2).sum()),
+        boundary_edges=int((uses == 1).sum()),
+        components=len(np.unique(label_components(mesh)[used])) if len(used) else 0,
+        volume=mesh.volume() if len(mesh.faces) else 0.0,
+        lowest=(float(low[0]), float(low[1]), float(low[2])),
+        highest=(float(high[0]), float(high[1]), float(high[2])),
+    )
+
+
+def label_components(mesh: TriMesh) -> np.ndarray:
+    """The number of the body that each vertex (V,) belongs to."""
+    start, end = half_edge_ends(mesh.faces)
+    count = len(mesh.vertices)
+    graph = coo_matrix((np.ones(len(start), np.int8), (start, end)), shape=(count, count))
+    return connected_components(graph, directed=False)[1]
