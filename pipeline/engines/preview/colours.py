@@ -44,7 +44,7 @@ class Projector:
 
     def sample(self, points: NDArray[np.float32]) -> NDArray[np.float32]:
         """Colours (P, 3), 0 to 1, that the picture shows where it shows the points."""
-        x_px = self.origin_px[0] + self.px_per_metre * (points @ self.rightward)
+        x_px = self.origin_px[0] + self.px_per_metre * (along(points, self.rightward))
         y_px = self.origin_px[1] - self.px_per_metre * points[:, 1]
         return sample_bilinear(self.colours, x_px, y_px) / np.float32(255)
 
@@ -53,9 +53,9 @@ class Projector:
         if self.depths is None:
             return np.ones(len(points), bool)
         cells = len(self.depths)
-        column = depth_cell(points @ self.rightward, cells)
+        column = depth_cell(along(points, self.rightward), cells)
         row = depth_cell(points[:, 1], cells)
-        return points @ self.toward_camera > self.depths[row, column] - 3.0 / cells
+        return along(points, self.toward_camera) > self.depths[row, column] - 3.0 / cells
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,12 +66,12 @@ class ProjectedViews:
 
     def colours_at(self, points: NDArray[np.float32], normals: NDArray[np.float32]) -> NDArray[np.float32]:
         """Colours (P, 3) of surface points (P, 3) with unit normals (P, 3); see `ColourSource`."""
-        facing = np.stack([np.maximum(normals @ p.toward_camera, 0) for p in self.projectors], axis=1)
+        facing = np.stack([np.maximum(along(normals, p.toward_camera), 0) for p in self.projectors], axis=1)
         seen = np.stack([p.sees(points) for p in self.projectors], axis=1)
         weights = (facing**SHARPNESS) * seen
         nobody = weights.sum(axis=1) < 1e-9
         # What no camera sees takes the colour of the one that comes nearest to facing it.
-        turned = np.stack([normals[nobody] @ p.toward_camera for p in self.projectors], axis=1)
+        turned = np.stack([along(normals[nobody], p.toward_camera) for p in self.projectors], axis=1)
         weights[nobody] = np.exp(4 * (turned + 1.0 * seen[nobody]))
         weights /= weights.sum(axis=1, keepdims=True)
 
@@ -80,6 +80,14 @@ class ProjectedViews:
             chosen = np.flatnonzero(weights[:, k] > 1e-3)
             colours[chosen] += weights[chosen, k, None] * projector.sample(points[chosen])
         return np.clip(colours, 0, 1)
+
+
+def along(vectors: NDArray[np.floating], direction: NDArray[np.float32]) -> NDArray[np.floating]:
+    """Lengths (P,) of vectors (P, 3) along a direction.
+
+    Term by term, because a matrix product's last bits depend on how many vectors it is given at once.
+    """
+    return vectors[:, 0] * direction[0] + vectors[:, 1] * direction[1] + vectors[:, 2] * direction[2]
 
 
 def depth_cell(coordinate: NDArray[np.floating], cells: int) -> NDArray[np.int32]:
@@ -94,7 +102,7 @@ def depth_map(vertices: NDArray[np.floating], projector: Projector, *, cells: in
         vertices: (V, 3), at least one for each cell that the surface covers.
     """
     depths = np.full((cells, cells), -np.inf, np.float32)
-    column = depth_cell(vertices @ projector.rightward, cells)
+    column = depth_cell(along(vertices, projector.rightward), cells)
     row = depth_cell(vertices[:, 1], cells)
-    np.maximum.at(depths, (row, column), (vertices @ projector.toward_camera).astype(np.float32))
+    np.maximum.at(depths, (row, column), (along(vertices, projector.toward_camera)).astype(np.float32))
     return depths

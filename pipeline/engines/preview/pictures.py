@@ -47,8 +47,8 @@ def crop_subject(view: View, *, max_side_px: int, is_axis_known: bool) -> Pictur
         raise UnreadableImage("the picture holds no subject: every pixel is transparent")
     top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
     crop = view[top:bottom, left:right]
-    alpha: NDArray[np.float32] = crop[..., 3] / np.float32(255)
-    colours: NDArray[np.float32] = _without_fringe(crop) / np.float32(255)
+    alpha = (crop[..., 3] / 255).astype(np.float32)
+    colours = (_without_fringe(crop) / 255).astype(np.float32)
 
     centre_x = view.shape[1] / 2 - left if is_axis_known else (right - left) / 2
     scale = min(1.0, max_side_px / max(alpha.shape))
