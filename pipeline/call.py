@@ -6,6 +6,7 @@ stage leaves its result in the call's folder, so that a call taken up again goes
 
 from __future__ import annotations
 
+import errno
 import logging
 import pickle
 from collections.abc import Callable, Sequence
@@ -15,7 +16,7 @@ from typing import Any, Literal, TypeVar
 
 from pipeline.deliver import Delivery
 from pipeline.engines.base import Generation, GenerationOptions, OnStep, View
-from pipeline.errors import CallerError, Cancelled, ImageTo3DError, StageError
+from pipeline.errors import CallerError, Cancelled, DiskFull, ImageTo3DError, StageError
 from pipeline.export import export
 from pipeline.generate import draw_seed, options_of
 from pipeline.storage.base import Artifact, OutputFile
@@ -223,6 +224,8 @@ class _Run:
 
 def _as_stage_error(error: Exception, stage: str) -> StageError:
     """A foreign exception as ours: says which stage, and nothing of the inside."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DiskFull(f"{stage} failed: no space left on the device")
     if isinstance(error, OSError) and error.strerror:
         return StageError(f"{stage} failed: {error.strerror}")
     if isinstance(error, MemoryError):

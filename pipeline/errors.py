@@ -17,6 +17,7 @@ ImageTo3DError
 │   ├── EngineFailed        the engine raised, or returned what cannot be exported
 │   ├── OutOfMemory         the device had too little memory, even after the smaller retry
 │   ├── WeightsUnusable     a checkpoint is missing, truncated, or does not fit the model
+│   ├── DiskFull            this machine has no room for a call's files
 │   ├── ExportFailed        the mesh or its texture could not be made into files
 │   └── DeliveryFailed      no storage took the files
 ├── StoreUnavailable        the database is locked, full or away; nothing was changed
@@ -147,6 +148,12 @@ class WeightsUnusable(StageError):
 
     code = "weights_unusable"
     retryable = False
+
+
+class DiskFull(StageError):
+    """This machine has no room for a call's files."""
+
+    code = "disk_full"
 
 
 class ExportFailed(StageError):

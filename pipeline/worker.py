@@ -30,6 +30,7 @@ from pipeline.intake import take_in
 from pipeline.jobs.queue import QueueWorker, Watch, Worked
 from pipeline.jobs.record import AfterTask, Ending, Job, JobState
 from pipeline.jobs.store import JobStore
+from pipeline.net.egress import fetch
 from pipeline.service import Service, open_service
 from pipeline.settings import Settings
 from pipeline.storage.base import OutputFile
@@ -75,7 +76,7 @@ class CallWork:
             request,
             file_prefix=job.file_prefix,
             work_dir=folder_of(job, here.settings.work_dir),
-            take_in=take_in,
+            take_in=lambda request: take_in(request, fetch=lambda url: fetch(url, here.settings)),
             generate=lambda views, options, on_step: self._engines.generator_for(request.engine)(
                 views, options, on_step
             ),

@@ -72,3 +72,30 @@ class CustomerBucket(Storage, Protocol):
     def public_trouble(self, artifacts: Sequence[Artifact]) -> str | None:
         """Why the files' URLs do not answer, in one sentence; None when they do."""
         ...
+
+
+def output_names(
+    output_format: str,
+    *,
+    file_prefix: str,
+    render: bool = False,
+    is_textured: bool = True,
+    extra_endings: Sequence[str] = (),
+) -> list[tuple[str, FileKind]]:
+    """The files of a call in the order of the answer: known before they are made, so that links can be predicted.
+
+    Args:
+        output_format: ending of the model.
+        extra_endings: what the engine adds.
+    """
+    names: list[tuple[str, FileKind]] = [(f"{file_prefix}.{output_format}", "model")]
+    if output_format == "obj":
+        names.append((f"{file_prefix}.mtl", "companion"))
+        if is_textured:
+            names.append((f"{file_prefix}_texture.png", "companion"))
+    if render:
+        names.append((f"{file_prefix}.mp4", "turntable"))
+    for ending in extra_endings:
+        names.append((f"{file_prefix}.{ending}", "extra"))
+    names.append((f"{file_prefix}_thumbnail.png", "thumbnail"))
+    return names

@@ -1,0 +1,185 @@
+"""Stage 3: a `Generation` to files on the local disk, the same way for every engine.
+
+Clean, simplify, unwrap, bake, encode. Knows nothing of engines beyond what they return, nor of where files go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.engines.base import Generation, OnStep
+from pipeline.errors import ExportFailed
+from pipeline.formats.glb import glb_bytes, unit_normals
+from pipeline.formats.mp4 import encode_mp4
+from pipeline.formats.obj import mtl_bytes, obj_bytes
+from pipeline.formats.ply import ply_bytes
+from pipeline.formats.png import png_bytes
+from pipeline.formats.stl import stl_bytes
+from pipeline.mesh.bake import bake, colour_vertices
+from pipeline.mesh.clean import clean
+from pipeline.mesh.simplify import simplify
+from pipeline.mesh.tri_mesh import TriMesh
+from pipeline.mesh.unwrap import UnwrappedMesh, unwrap
+from pipeline.render.mesh_view import ShownMesh, thumbnail, turntable
+from pipeline.storage.base import OutputFile, content_type_of, output_names
+from schemas.request import ImageTo3DRequest
+
+TURNTABLE_FRAMES, TURNTABLE_FPS = 120, 30
+PICTURE_SIZE = 512
+PLAIN_GREY = 184
+
+
+@dataclass(frozen=True, eq=False)
+class Asset:
+    """A finished surface with its texture, not yet encoded.
+
+    Attributes:
+        mesh: closed and simplified.
+        normals: (V, 3) unit vectors of its vertices.
+        unwrapped: the mesh split along the seams of its texture.
+        texture: (S, S, 3) uint8 sRGB; one grey texel where none was asked for.
+    """
+
+    mesh: TriMesh
+    normals: NDArray[np.float32]
+    unwrapped: UnwrappedMesh
+    texture: NDArray[np.uint8]
+    is_textured: bool
+
+    @property
+    def shown(self) -> ShownMesh:
+        """As it is looked at."""
+        split = self.unwrapped
+        normals = self.normals[split.source_vertices]
+        return ShownMesh(split.vertices, split.faces, normals, split.uvs, self.texture)
+
+
+def export(
+    generation: Generation, *, request: ImageTo3DRequest, file_prefix: str, folder: Path, on_step: OnStep
+) -> list[OutputFile]:
+    """Make every file of a call.
+
+    Args:
+        file_prefix: what their names begin with.
+        folder: takes them; made when missing.
+        on_step: told the share that is done; may raise `Cancelled`.
+
+    Returns:
+        The model first, then what belongs to it, the turntable, extra files, the thumbnail.
+
+    Raises:
+        ExportFailed: the generation holds no closed surface.
+        Cancelled: raised by `on_step`.
+    """
+    asset = make_asset(generation, request=request, on_step=lambda share: on_step(0.6 * share))
+    contents = dict(_model_files(asset, generation, request, file_prefix))
+    on_step(0.7)
+    if request.render:
+        contents[f"{file_prefix}.mp4"] = generation.turntable_mp4 or _turntable_of(
+            asset.shown, lambda share: on_step(0.7 + 0.25 * share)
+        )
+    contents |= {f"{file_prefix}.{ending}": content for ending, content in generation.extra_files.items()}
+    contents[f"{file_prefix}_thumbnail.png"] = png_bytes(thumbnail(asset.shown, size=PICTURE_SIZE))
+    on_step(0.97)
+    folder.mkdir(parents=True, exist_ok=True)
+    files = []
+    for name, kind in output_names(
+        request.output_format,
+        file_prefix=file_prefix,
+        render=request.render,
+        is_textured=asset.is_textured,
+        extra_endings=tuple(generation.extra_files),
+    ):
+        path = folder / name
+        path.write_bytes(contents[name])
+        files.append(OutputFile(path, kind, content_type_of(name)))
+    return files
+
+
+def make_asset(generation: Generation, *, request: ImageTo3DRequest, on_step: OnStep) -> Asset:
+    """Clean, simplify, unwrap and bake.
+
+    Raises:
+        ExportFailed: the generation holds no closed surface.
+    """
+    cleaned = clean(generation.mesh)
+    if len(cleaned.faces) == 0:
+        raise ExportFailed("export failed: the engine's surface encloses nothing")
+    on_step(0.2)
+    mesh = simplify(cleaned, target_faces=round((1 - request.mesh_simplify) * len(generation.mesh.faces)))
+    normals = unit_normals(mesh.vertex_normals())
+    on_step(0.5)
+    if request.no_texture:
+        return _plain(mesh, normals)
+    unwrapped = unwrap(mesh, texture_size=request.texture_size)
+    on_step(0.7)
+    texture = bake(
+        unwrapped,
+        normals[unwrapped.source_vertices],
+        generation.colour_source.colours_at,
+        texture_size=request.texture_size,
+        chunk_size=request.chunk_size,
+        on_share=lambda share: on_step(0.7 + 0.3 * share),
+    )
+    return Asset(mesh, normals, unwrapped, texture, is_textured=True)
+
+
+def _plain(mesh: TriMesh, normals: NDArray[np.float32]) -> Asset:
+    """An asset of one grey."""
+    vertices = np.arange(len(mesh.vertices), dtype=np.int32)
+    split = UnwrappedMesh(
+        mesh.vertices.astype(np.float32), mesh.faces, np.zeros((len(vertices), 2), np.float32), vertices
+    )
+    return Asset(mesh, normals, split, np.full((1, 1, 3), PLAIN_GREY, np.uint8), is_textured=False)
+
+
+def _model_files(asset: Asset, generation: Generation, request: ImageTo3DRequest, file_prefix: str) -> dict[str, bytes]:
+    """The model in the requested format and what belongs to it, by name."""
+    mesh, split = asset.mesh, asset.unwrapped
+    name = f"{file_prefix}.{request.output_format}"
+    if request.output_format == "stl":
+        return {name: stl_bytes(mesh)}
+    if request.output_format == "ply":
+        colours = None
+        if asset.is_textured:
+            source = generation.colour_source.colours_at
+            colours = colour_vertices(mesh, asset.normals, source, chunk_size=request.chunk_size)
+        return {name: ply_bytes(vertices=mesh.vertices, faces=mesh.faces, normals=asset.normals, colours=colours)}
+    texture_png = png_bytes(asset.texture) if asset.is_textured else None
+    if request.output_format == "glb":
+        normals = asset.normals[split.source_vertices]
+        uvs = split.uvs if asset.is_textured else None
+        return {
+            name: glb_bytes(
+                vertices=split.vertices, faces=split.faces, normals=normals, uvs=uvs, texture_png=texture_png
+            )
+        }
+    texture_name = f"{file_prefix}_texture.png"
+    files = {
+        name: obj_bytes(
+            vertices=mesh.vertices,
+            normals=asset.normals,
+            faces=mesh.faces,
+            uvs=split.uvs if asset.is_textured else None,
+            uv_faces=split.faces if asset.is_textured else None,
+            material_file=f"{file_prefix}.mtl",
+        ),
+        f"{file_prefix}.mtl": mtl_bytes(texture_file=texture_name if asset.is_textured else None),
+    }
+    return files | ({texture_name: texture_png} if texture_png is not None else {})
+
+
+def _turntable_of(shown: ShownMesh, on_share: Callable[[float], None]) -> bytes:
+    """One round around the mesh as an mp4."""
+
+    def counted():  # type: ignore[no-untyped-def]
+        for number, frame in enumerate(turntable(shown, frames=TURNTABLE_FRAMES, size=PICTURE_SIZE), start=1):
+            on_share(number / TURNTABLE_FRAMES)
+            yield frame
+
+    return encode_mp4(counted(), fps=TURNTABLE_FPS, width=PICTURE_SIZE, height=PICTURE_SIZE)

@@ -1,0 +1,140 @@
+"""glTF 2.0 in one binary file: one mesh, one PBR material, its texture inside. The same arrays give the same bytes.
+
+Source: Khronos, glTF 2.0 Specification, ISO/IEC 12113:2022. glTF is y-up, in metres, with texture coordinates from the
+top left, as is everything here, so nothing is converted.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+MAGIC, CONTAINER_VERSION, JSON_CHUNK, BINARY_CHUNK = 0x46546C67, 2, 0x4E4F534A, 0x004E4942
+FLOAT, UNSIGNED_SHORT, UNSIGNED_INT = 5126, 5123, 5125
+ARRAY_BUFFER, ELEMENT_ARRAY_BUFFER = 34962, 34963
+LINEAR, LINEAR_MIPMAP_LINEAR, CLAMP_TO_EDGE = 9729, 9987, 33071
+ROUGHNESS = 0.9
+PLAIN_GREY = [0.72, 0.72, 0.72, 1.0]
+
+
+def glb_bytes(
+    *,
+    vertices: NDArray[np.float32],
+    faces: NDArray[np.int32],
+    normals: NDArray[np.float32],
+    uvs: NDArray[np.float32] | None = None,
+    texture_png: bytes | None = None,
+) -> bytes:
+    """Encode a mesh.
+
+    Args:
+        vertices: (V, 3) metres.
+        faces: (F, 3), at least one.
+        normals: (V, 3) unit vectors; a zero one becomes upward.
+        uvs: (V, 2) in [0, 1], v downwards; None with no texture.
+        texture_png: the base colour as a PNG file.
+
+    Raises:
+        ValueError: there is no face, or only one of `uvs` and `texture_png`.
+    """
+    if len(faces) == 0:
+        raise ValueError("a GLB without faces says nothing")
+    if (uvs is None) != (texture_png is None):
+        raise ValueError("uvs and texture_png go together")
+    binary = _Binary()
+    index_type = np.uint16 if len(vertices) < 65535 else np.uint32
+    attributes = {
+        "POSITION": binary.add_accessor(vertices.astype(np.float32), "VEC3", ARRAY_BUFFER, with_bounds=True),
+        "NORMAL": binary.add_accessor(unit_normals(normals), "VEC3", ARRAY_BUFFER),
+    }
+    if uvs is not None:
+        attributes["TEXCOORD_0"] = binary.add_accessor(uvs.astype(np.float32), "VEC2", ARRAY_BUFFER)
+    indices = binary.add_accessor(faces.astype(index_type).ravel(), "SCALAR", ELEMENT_ARRAY_BUFFER)
+    document: dict[str, Any] = {
+        "asset": {"version": "2.0", "generator": f"image-to-3d {version('image-to-3d')}"},
+        "scene": 0,
+        "scenes": [{"nodes": [0]}],
+        "nodes": [{"mesh": 0}],
+        "meshes": [{"primitives": [{"attributes": attributes, "indices": indices, "material": 0}]}],
+        "materials": [_material(is_textured=texture_png is not None)],
+    }
+    if texture_png is not None:
+        document["textures"] = [{"sampler": 0, "source": 0}]
+        document["samplers"] = [
+            {
+                "magFilter": LINEAR,
+                "minFilter": LINEAR_MIPMAP_LINEAR,
+                "wrapS": CLAMP_TO_EDGE,
+                "wrapT": CLAMP_TO_EDGE,
+            }
+        ]
+        document["images"] = [{"bufferView": binary.add_view(texture_png), "mimeType": "image/png"}]
+    document |= {
+        "accessors": binary.accessors,
+        "bufferViews": binary.views,
+        "buffers": [{"byteLength": len(binary.content)}],
+    }
+    return _container(json.dumps(document, separators=(",", ":")).encode(), bytes(binary.content))
+
+
+def unit_normals(normals: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Normals (V, 3) as readers want them: of length 1; what has no direction points upward."""
+    length = np.linalg.norm(normals.astype(np.float64), axis=1, keepdims=True)
+    return np.where(length > 1e-6, normals / np.maximum(length, 1e-6), (0.0, 1.0, 0.0)).astype(np.float32)
+
+
+def _material(*, is_textured: bool) -> dict[str, Any]:
+    colour = {"baseColorTexture": {"index": 0}} if is_textured else {"baseColorFactor": PLAIN_GREY}
+    return {"pbrMetallicRoughness": {**colour, "metallicFactor": 0.0, "roughnessFactor": ROUGHNESS}}
+
+
+class _Binary:
+    """The binary chunk as it grows, with what the document says of it."""
+
+    def __init__(self) -> None:
+        self.content = bytearray()
+        self.views: list[dict[str, Any]] = []
+        self.accessors: list[dict[str, Any]] = []
+
+    def add_view(self, content: bytes, target: int | None = None) -> int:
+        """Append bytes at the next multiple of four; returns the view's number."""
+        self.content += b"\0" * (-len(self.content) % 4)
+        view = {"buffer": 0, "byteOffset": len(self.content), "byteLength": len(content)}
+        self.views.append(view if target is None else view | {"target": target})
+        self.content += content
+        return len(self.views) - 1
+
+    def add_accessor(self, values: NDArray[Any], kind: str, target: int, *, with_bounds: bool = False) -> int:
+        """Append an array; returns the accessor's number."""
+        component = {"f": FLOAT, "H": UNSIGNED_SHORT, "I": UNSIGNED_INT}[values.dtype.char]
+        accessor: dict[str, Any] = {
+            "bufferView": self.add_view(np.ascontiguousarray(values).tobytes(), target),
+            "componentType": component,
+            "count": len(values),
+            "type": kind,
+        }
+        if with_bounds:
+            accessor |= {"min": values.min(axis=0).tolist(), "max": values.max(axis=0).tolist()}
+        self.accessors.append(accessor)
+        return len(self.accessors) - 1
+
+
+def _container(document: bytes, binary: bytes) -> bytes:
+    """Both chunks behind the header, each padded to a multiple of four."""
+    document += b" " * (-len(document) % 4)
+    binary += b"\0" * (-len(binary) % 4)
+    length = 12 + 8 + len(document) + 8 + len(binary)
+    return b"".join(
+        [
+            struct.pack("<III", MAGIC, CONTAINER_VERSION, length),
+            struct.pack("<II", len(document), JSON_CHUNK),
+            document,
+            struct.pack("<II", len(binary), BINARY_CHUNK),
+            binary,
+        ]
+    )
