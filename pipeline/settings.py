@@ -64,6 +64,9 @@ class Settings(BaseSettings):
 
     # Workers.
     engine: str = "preview"
+    """Runs calls that name none."""
+    engines: Annotated[tuple[str, ...], NoDecode] = ()
+    """Further engines that calls may name, separated by commas."""
     workers: int = Field(default=1, ge=0, le=256)
     lease_s: float = Field(default=30.0, ge=1)
     """How long a silent worker keeps its job."""
@@ -85,7 +88,7 @@ class Settings(BaseSettings):
 
     log_level: str = "INFO"
 
-    @field_validator("secret_keys", mode="before")
+    @field_validator("secret_keys", "engines", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
@@ -96,6 +99,11 @@ class Settings(BaseSettings):
         if any(len(secret) < MIN_SECRET_CHARS for secret in value):
             raise ValueError(f"each secret needs at least {MIN_SECRET_CHARS} characters")
         return value
+
+    @property
+    def offered_engines(self) -> tuple[str, ...]:
+        """Names of the engines that calls may name, the default first."""
+        return tuple(dict.fromkeys((self.engine, *self.engines)))
 
     @property
     def sql_url(self) -> str:

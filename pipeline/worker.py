@@ -20,7 +20,7 @@ from pathlib import Path
 
 import structlog
 
-from pipeline.api.app import final_body
+from pipeline.api.bodies import final_body
 from pipeline.call import CallOutcome, run_call
 from pipeline.children import call_when_orphaned, stop_on_signals
 from pipeline.deliver import Delivery, deliver, retry_uploads

@@ -95,7 +95,9 @@ def output_names(
             names.append((f"{file_prefix}_texture.png", "companion"))
     if render:
         names.append((f"{file_prefix}.mp4", "turntable"))
-    for ending in extra_endings:
-        names.append((f"{file_prefix}.{ending}", "extra"))
-    names.append((f"{file_prefix}_thumbnail.png", "thumbnail"))
-    return names
+    extra: FileKind = "extra"
+    return [
+        *names,
+        *((f"{file_prefix}.{ending}", extra) for ending in extra_endings),
+        (f"{file_prefix}_thumbnail.png", "thumbnail"),
+    ]

@@ -79,7 +79,7 @@ def far_side(picture: Picture) -> NDArray[np.float32]:
 
     A blur that stops at the mask, wide enough that eyes and writing are gone and narrow enough that trousers stay blue.
     """
-    sigma_px = 0.04 * max(picture.alpha.shape)
+    sigma_px = 0.08 * max(picture.alpha.shape)
     weight = (picture.alpha >= 0.5).astype(np.float32)
     blurred = cv2.GaussianBlur(picture.colours * weight[..., None], (0, 0), sigma_px)
     total = cv2.GaussianBlur(weight, (0, 0), sigma_px)[..., None]

@@ -1,0 +1,1 @@
+"""The HTTP side: routes, keys, bodies, problems. Knows the contract and the store; never runs a call."""

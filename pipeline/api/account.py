@@ -1,0 +1,150 @@
+"""Routes about a caller's account and the deployment: bucket, usage, system details, server actions."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from dataclasses import asdict
+from typing import Any
+
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
+
+from pipeline.api.bodies import UNKNOWN_CALL_S
+from pipeline.api.calls import ENTERPRISE, KEY_BODY, V6, body_schema
+from pipeline.api.context import Context, context_of
+from pipeline.api.problems import BAD_REQUEST, TOO_LARGE, UNAUTHORIZED, documented
+from pipeline.jobs.record import JobState
+from pipeline.storage.bucket_details import bucket_of_details
+from pipeline.storage.s3 import S3Storage
+from pipeline.storage.saved_bucket import seal_bucket
+from schemas.responses import ServerActionBody, SystemDetailsBody
+from schemas.s3 import S3Details, parse_s3_details
+
+REFUSALS = documented(BAD_REQUEST, UNAUTHORIZED, TOO_LARGE)
+ACCOUNT = "/api/v1/enterprise"
+S3_EXAMPLE = {
+    "key": "…",
+    "deploy_type": "image_to_3d",
+    "public_url": "https://cdn.example.com/assets/",
+    "region_name": "us-east-1",
+    "endpoint_url": "https://bucket.s3.amazonaws.com",
+    "aws_access_key_id": "AKIA…",
+    "aws_secret_access_key": "…",
+    "image_directory": "3d",
+}
+S3_BODY = body_schema(S3Details.model_json_schema(), example=S3_EXAMPLE)
+
+router = APIRouter(tags=["account"])
+
+
+@router.post(f"{ACCOUNT}/update_s3", response_model=ServerActionBody, responses=REFUSALS, openapi_extra=S3_BODY)
+async def update_s3(request: Request, context: Context = Depends(context_of)) -> JSONResponse:
+    """Save the bucket that outputs go to, after a test object was put there, read back and deleted."""
+    key, body = await context.caller(request)
+    bucket = bucket_of_details(parse_s3_details({name: value for name, value in body.items() if name != "key"}))
+
+    def save() -> None:
+        S3Storage(bucket, http=context.service.http).probe()
+        context.store.save_s3(key.id, seal_bucket(bucket, owner=key.id, vault=context.service.vault))
+
+    await context.do(save)
+    return JSONResponse(ServerActionBody(message=f"Outputs go to bucket {bucket.name} from now on.").to_json())
+
+
+@router.post(f"{ACCOUNT}/reset_s3", response_model=ServerActionBody, responses=REFUSALS, openapi_extra=KEY_BODY)
+async def reset_s3(request: Request, context: Context = Depends(context_of)) -> JSONResponse:
+    """Forget the bucket; outputs go to temporary storage from now on."""
+    key, _ = await context.caller(request)
+    was_there = await context.do(context.store.reset_s3, key.id)
+    message = "The bucket is forgotten; outputs go to temporary storage." if was_there else "There was no bucket."
+    return JSONResponse(ServerActionBody(message=message).to_json())
+
+
+@router.post(
+    f"{ENTERPRISE}/system_details", response_model=SystemDetailsBody, responses=REFUSALS, openapi_extra=KEY_BODY
+)
+async def system_details(request: Request, context: Context = Depends(context_of)) -> JSONResponse:
+    """Engines loaded, and seconds until a new call would start."""
+    await context.caller(request)
+
+    def look() -> SystemDetailsBody:
+        workers = context.store.workers()
+        timings = context.store.timings()
+        queued = context.store.metrics().states.get(JobState.QUEUED, 0)
+        one_call_s = timings.seconds if timings.calls else UNKNOWN_CALL_S
+        is_free = any(worker.job_id is None for worker in workers)
+        ahead = queued if is_free else queued + 1
+        wait_s = 0 if ahead == 0 else one_call_s * ahead / max(1, len(workers))
+        engines = {worker.engine for worker in workers if worker.is_ready}
+        return SystemDetailsBody(model_count=len(engines), queue_time=math.ceil(wait_s))
+
+    return JSONResponse((await context.do(look)).to_json())
+
+
+async def _restart(request: Request, context: Context = Depends(context_of)) -> JSONResponse:
+    """Let running calls finish and give later ones fresh workers."""
+    await context.caller(request)
+    await context.do(context.store.ask_restart)
+    return _done("Workers start anew once their running calls are finished.")
+
+
+async def _clear_cache(request: Request, context: Context = Depends(context_of)) -> JSONResponse:
+    """Drop cached inputs; this service keeps none beyond a call's end."""
+    await context.caller(request)
+    return _done("No inputs are kept beyond the end of a call.")
+
+
+async def _clear_queue(request: Request, context: Context = Depends(context_of)) -> JSONResponse:
+    """Cancel the caller's waiting calls."""
+    key, _ = await context.caller(request)
+    cancelled = await context.do(context.store.cancel_queued, key_id=key.id)
+    return _done(f"{cancelled} waiting calls are cancelled.")
+
+
+def _done(message: str) -> JSONResponse:
+    return JSONResponse(ServerActionBody(message=message).to_json())
+
+
+for _prefix in (ENTERPRISE, V6):
+    for _names, _action in (
+        (("restart_server", "update_server", "update"), _restart),
+        (("clear_cache",), _clear_cache),
+        (("clear_queue",), _clear_queue),
+    ):
+        for _name in _names:
+            router.add_api_route(
+                f"{_prefix}/{_name}",
+                _action,
+                methods=["POST"],
+                response_model=ServerActionBody,
+                responses=REFUSALS,
+                openapi_extra=KEY_BODY,
+                name=_name,
+                operation_id=f"{_name}_{_prefix.split('/')[2]}",
+            )
+
+
+@router.get(
+    "/api/v1/usage",
+    responses={
+        **documented(BAD_REQUEST, UNAUTHORIZED),
+        200: {"content": {"application/json": {}, "text/csv": {}}, "description": "Calls and GPU seconds by day."},
+    },
+)
+async def usage(request: Request, format: str = "json", context: Context = Depends(context_of)) -> Response:
+    """The caller's calls and GPU seconds by day (UTC), as JSON or with `format=csv` as CSV."""
+    key, _ = await context.caller(request)
+    days = await context.do(context.store.usage_days, key_id=key.id)
+    rows: list[dict[str, Any]] = [
+        {name: value for name, value in asdict(day).items() if name != "key_id"} for day in days
+    ]
+    if format != "csv":
+        return JSONResponse({"status": "success", "days": rows})
+    columns = ["day", "calls", "succeeded", "failed", "cancelled", "seconds", "gpu_seconds"]
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, columns)
+    writer.writeheader()
+    writer.writerows(rows)
+    return PlainTextResponse(buffer.getvalue(), media_type="text/csv")

@@ -1,0 +1,66 @@
+"""The ASGI application, put together: `create_app` is all that a server needs."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+from fastapi import FastAPI
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from pipeline.api import account, calls, files, pages, problems
+from pipeline.api.context import Context
+from pipeline.service import Service, open_service
+from pipeline.settings import Settings
+
+DESCRIPTION = (
+    "One picture in, a textured 3D asset out. The HTTP body is the one that ModelsLab documents for its "
+    "Image to 3D API: clients work here after changing host and key."
+)
+HEALTHY = b'{"status":"ok"}'
+
+
+def create_app(settings: Settings, *, service: Service | None = None) -> ASGIApp:
+    """The application of one deployment.
+
+    Args:
+        service: the live parts; opened from the settings by default, and closed with the application.
+
+    Raises:
+        StoreUnavailable: the database is away.
+    """
+    opened = service or open_service(settings)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        if service is None:
+            opened.close()
+
+    app = FastAPI(
+        title="image-to-3d",
+        version=version("image-to-3d"),
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        redoc_url=None,
+    )
+    app.state.context = Context(opened)
+    problems.install(app, errors_as_200=settings.errors_as_200)
+    for module in (calls, account, files, pages):
+        app.include_router(module.router)
+    return _health_first(app)
+
+
+def _health_first(app: FastAPI) -> ASGIApp:
+    """Answer `GET /health` before anything else is looked at: probes come often and must never wait."""
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(HEALTHY)).encode())]
+
+    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] == "/health" and scope["method"] == "GET":
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            await send({"type": "http.response.body", "body": HEALTHY})
+            return
+        await app(scope, receive, send)
+
+    return serve

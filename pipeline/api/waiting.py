@@ -1,0 +1,56 @@
+"""Waiting for jobs to end, many callers with one query. Knows no HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+
+from starlette.concurrency import run_in_threadpool
+
+from pipeline.errors import ImageTo3DError
+from pipeline.jobs.record import Job
+from pipeline.jobs.store import JobStore
+
+POLL_S = 0.15
+
+
+class EndWatch:
+    """Tells callers when their jobs have ended: one query for all, only while somebody waits."""
+
+    def __init__(self, store: JobStore, *, poll_s: float = POLL_S) -> None:
+        self._store = store
+        self._poll_s = poll_s
+        self._waiting: defaultdict[int, list[asyncio.Future[Job]]] = defaultdict(list)
+        self._task: asyncio.Task[None] | None = None
+
+    async def wait(self, job: Job, seconds: float) -> Job:
+        """The job once it has ended, or as it was when the time is up."""
+        if job.state.is_final or seconds <= 0:
+            return job
+        future: asyncio.Future[Job] = asyncio.get_running_loop().create_future()
+        self._waiting[job.id].append(future)
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._poll())
+        try:
+            return await asyncio.wait_for(future, seconds)
+        except TimeoutError:
+            return job
+        finally:
+            waiting = self._waiting.get(job.id, [])
+            if future in waiting:
+                waiting.remove(future)
+            if not waiting:
+                self._waiting.pop(job.id, None)
+
+    async def _poll(self) -> None:
+        while self._waiting:
+            await asyncio.sleep(self._poll_s)
+            try:
+                jobs = await run_in_threadpool(self._store.get_many, list(self._waiting))
+            except ImageTo3DError:  # the store is away; whoever waits goes on waiting
+                continue
+            for job in jobs:
+                if job.state.is_final:
+                    for future in self._waiting.pop(job.id, []):
+                        if not future.done():
+                            future.set_result(job)

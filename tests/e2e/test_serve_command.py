@@ -1,0 +1,113 @@
+"""`image-to-3d serve` as its operator meets it: what it says, what it starts, what it leaves behind."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pipeline.deployment import open_store
+from pipeline.jobs.keys import authenticate
+from pipeline.settings import Settings
+
+ROOT = Path(__file__).resolve().parents[2]
+WAIT_S = 60.0  # far longer than anything takes here; only a failing test waits so long
+HEAVY = ("torch", "numpy", "scipy", "trimesh", "cv2", "numba")
+
+
+@contextmanager
+def serving(data: Path) -> Iterator[tuple[subprocess.Popen[str], int, list[str]]]:
+    """The service once it says that it is ready, its port, and what it said."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = ["env", "-u", "DATABASE_URL", "-u", "IMAGE_TO_3D_API_KEY", "IMAGE_TO_3D_STOP_GRACE_S=1", sys.executable]
+    command += ["-m", "pipeline.cli", "serve", "--data", str(data), "--port", str(port)]
+    log = (data.parent / "service.log").open("ab")
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=log, text=True)
+    said: list[str] = []
+    try:
+        assert process.stdout is not None
+        for line in process.stdout:
+            said.append(line.rstrip())
+            if line.startswith("Ready"):
+                break
+        yield process, port, said
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+        process.wait(WAIT_S)
+        assert process.stdout is not None
+        process.stdout.close()
+        log.close()
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def command_line(pid: int) -> str:
+    return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+
+
+def test_the_first_start_shows_a_key_once_and_the_next_does_not(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+
+    with serving(data) as (_, port, said), urllib.request.urlopen(f"http://127.0.0.1:{port}/health") as answer:
+        assert answer.status == 200
+    with serving(data) as (_, _, said_again):
+        pass
+
+    shown = re.search(r"shown this once: (\S+)", "\n".join(said))
+    assert shown is not None
+    store = open_store(Settings(data_dir=data, database_url=None))
+    assert authenticate(store, shown[1]).name == "development"
+    store.close()
+    assert any("keys create" in line for line in said)
+    assert len(said_again) == 1 and said_again[0].startswith("Ready at http://127.0.0.1:")
+    assert shown[1] not in (tmp_path / "service.log").read_text()
+
+
+def test_stopping_leaves_no_process_and_says_goodbye(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    with serving(data) as (process, _, _):
+        store = open_store(Settings(data_dir=data, database_url=None))
+        deadline = time.monotonic() + WAIT_S
+        while not store.workers():
+            assert time.monotonic() < deadline, "no worker came"
+            time.sleep(0.05)
+        pids = children_of(process.pid)
+        lines = " ".join(command_line(pid) for pid in pids)
+        assert "pipeline.web" in lines and "pipeline.worker" in lines
+
+    assert process.returncode == 0
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+    assert store.workers() == []
+    store.close()
+
+
+def test_the_service_ends_with_a_supervisor_that_was_killed(tmp_path: Path) -> None:
+    with serving(tmp_path / "data") as (process, _, _):
+        pids = children_of(process.pid)
+        os.kill(process.pid, signal.SIGKILL)
+        deadline = time.monotonic() + WAIT_S
+        while any("pipeline." in command_line(pid) for pid in pids if Path(f"/proc/{pid}").exists()):
+            assert time.monotonic() < deadline, "processes were left behind"
+            time.sleep(0.05)
+
+
+def test_the_web_process_imports_nothing_heavy() -> None:
+    names = ", ".join(map(repr, HEAVY))
+    code = f"import sys, pipeline.web, pipeline.serve; print([n for n in ({names}) if n in sys.modules])"
+
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+
+    assert found.strip() == "[]"
