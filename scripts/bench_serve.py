@@ -77,13 +77,17 @@ class Connection:
 
 
 def picture() -> str:
-    """A small PNG (64 x 64 noise) as base64."""
+    """A small PNG (64 x 64, a cut-out disc with noise on it) as base64."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
-    rows = b"".join(b"\0" + bytes((x * y * 37 + x) % 256 for x in range(64 * 3)) for y in range(64))
-    header = struct.pack(">IIBBBBB", 64, 64, 8, 2, 0, 0, 0)
+    def pixel(x: int, y: int) -> bytes:
+        inside = (x - 31.5) ** 2 + (y - 31.5) ** 2 < 28**2
+        return bytes((x * y * k + x) % 256 for k in (37, 41, 43)) + (b"\xff" if inside else b"\0")
+
+    rows = b"".join(b"\0" + b"".join(pixel(x, y) for x in range(64)) for y in range(64))
+    header = struct.pack(">IIBBBBB", 64, 64, 8, 6, 0, 0, 0)
     png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
     return base64.b64encode(png).decode()
 
