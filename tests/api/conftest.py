@@ -1,0 +1,87 @@
+"""A deployment for the API's tests: the real store and storage on a folder, a clock-free worker that a test drives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from pipeline.api.app import create_app
+from pipeline.jobs.keys import make_key
+from pipeline.jobs.record import Ending, Job, JobState, KeyLimits
+from pipeline.service import Service, open_service
+from pipeline.settings import Settings
+from pipeline.storage.base import OutputFile, content_type_of
+
+SUBMIT = "/api/v1/enterprise/3d/image_to_3d"
+PICTURE = "data:image/png;base64,iVBORw0KGgo="
+
+
+@dataclass
+class Deployment:
+    """A client of the app, the parts behind it, and two callers' keys."""
+
+    client: TestClient
+    service: Service
+    key: str
+    other_key: str
+    folder: Path
+
+    def post(self, path: str, body: dict[str, Any] | None = None, **headers: str) -> Any:
+        """POST as the first caller unless the body names a key; returns the response."""
+        return self.client.post(path, json={"key": self.key, **(body or {})}, headers=headers)
+
+    def submit(self, path: str = SUBMIT, **fields: Any) -> dict[str, Any]:
+        """Submit without waiting; returns the body."""
+        answer = self.post(path, {"image": PICTURE, **fields}, prefer="wait=0")
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    def finish(self, job_id: int, *, state: JobState = JobState.SUCCESS, message: str = "") -> Job:
+        """Do what a worker does with the job: take it, bring files out, end it."""
+        store = self.service.store
+        job = store.take("worker", lease_s=60, job_id=job_id)
+        assert job is not None
+        artifacts: tuple[dict[str, Any], ...] = ()
+        if state is JobState.SUCCESS:
+            files = []
+            for name, kind in ((f"{job.file_prefix}.glb", "model"), (f"{job.file_prefix}_thumbnail.png", "thumbnail")):
+                path = self.folder / name
+                path.write_bytes(b"0123456789" * 10)
+                files.append(OutputFile(path, kind, content_type_of(name)))  # type: ignore[arg-type]
+            storage = self.service.temporary.for_call(created_at=job.created_at)
+            stored = storage.store(files, file_prefix=job.file_prefix)
+            artifacts = tuple(vars(artifact) for artifact in stored)
+        ending = Ending(
+            state, message=message, artifacts=artifacts, stage_seconds={"generate": 1.25}, meta={"seed": 7}, engine="x"
+        )
+        return store.finish(job.lease, ending)
+
+
+@pytest.fixture
+def deploy(tmp_path: Path) -> Iterator[Callable[..., Deployment]]:
+    """Makes a deployment with settings of the test's own."""
+    opened: list[Service] = []
+
+    def make(limits: KeyLimits | None = None, **settings: Any) -> Deployment:
+        given = {"submit_wait_s": 0, "fetch_wait_s": 0, "public_url": "http://testserver", "database_url": None}
+        service = open_service(Settings(data_dir=tmp_path / "data", **{**given, **settings}))
+        opened.append(service)
+        keys = [make_key(name, limits=limits or KeyLimits()) for name in ("first", "second")]
+        for _, record in keys:
+            service.store.add_key(record)
+        client = TestClient(create_app(service.settings, service=service), raise_server_exceptions=False)
+        return Deployment(client, service, keys[0][0], keys[1][0], tmp_path)
+
+    yield make
+    for service in opened:
+        service.close()
+
+
+@pytest.fixture
+def deployment(deploy: Callable[..., Deployment]) -> Deployment:
+    return deploy()

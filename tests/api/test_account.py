@@ -1,0 +1,132 @@
+"""Bucket, usage, system details, server actions, files, pages."""
+
+from __future__ import annotations
+
+import csv
+import io
+
+import pytest
+
+from pipeline.jobs.record import WorkerRecord
+from pipeline.storage.bucket_details import bucket_of_details
+from schemas.s3 import parse_s3_details
+from tests.api.conftest import Deployment
+
+SECRETS = {"aws_access_key_id": "AKIAEXAMPLE", "aws_secret_access_key": "hunter2-hunter2"}
+
+
+@pytest.mark.parametrize("prefix", ["/api/v1/enterprise/3d", "/api/v6/3d"])
+@pytest.mark.parametrize("action", ["restart_server", "update_server", "update", "clear_cache", "clear_queue"])
+def test_server_actions_succeed_for_a_caller_and_no_one_else(deployment: Deployment, prefix: str, action: str) -> None:
+    answer = deployment.post(f"{prefix}/{action}")
+    assert answer.status_code == 200 and answer.json()["status"] == "success" and answer.json()["message"]
+    assert deployment.post(f"{prefix}/{action}", {"key": "wrong"}).status_code == 401
+
+
+def test_clearing_the_queue_cancels_the_callers_own_calls_alone(deployment: Deployment) -> None:
+    mine = deployment.submit()["id"]
+    theirs = deployment.submit(key=deployment.other_key)["id"]
+    assert deployment.post("/api/v1/enterprise/3d/clear_queue").json()["message"] == "1 waiting calls are cancelled."
+    states = {job.id: job.state for job in deployment.service.store.list_jobs(key_id=None)}
+    assert states == {mine: "cancelled", theirs: "queued"}
+
+
+def test_system_details_count_engines_and_the_wait(deployment: Deployment) -> None:
+    details = "/api/v1/enterprise/3d/system_details"
+    assert deployment.post(details).json() == {"status": "ok", "model_count": 0, "queue_time": 20}
+    seen_at = __import__("time").time()
+    deployment.service.store.say_alive(WorkerRecord("w", "preview", seen_at, is_ready=True))
+    assert deployment.post(details).json() == {"status": "ok", "model_count": 1, "queue_time": 0}
+
+
+def test_usage_counts_a_keys_own_calls_as_json_and_csv(deployment: Deployment) -> None:
+    deployment.finish(deployment.submit()["id"])
+    headers = {"key": deployment.key}
+    (day,) = deployment.client.get("/api/v1/usage", headers=headers).json()["days"]
+    assert (day["calls"], day["succeeded"], day["failed"]) == (1, 1, 0)
+    (row,) = csv.DictReader(io.StringIO(deployment.client.get("/api/v1/usage?format=csv", headers=headers).text))
+    assert row["calls"] == "1" and row["day"] == day["day"]
+    assert deployment.client.get("/api/v1/usage", headers={"key": deployment.other_key}).json()["days"] == []
+    assert deployment.client.get("/api/v1/usage").status_code == 401
+
+
+def test_a_bucket_at_a_blocked_address_is_refused_and_its_secrets_stay(deployment: Deployment) -> None:
+    body = {**SECRETS, "endpoint_url": "http://169.254.169.254/bucket"}
+    answer = deployment.post("/api/v1/enterprise/update_s3", body)
+    assert answer.status_code == 400 and "169.254.169.254" in answer.json()["message"]
+    assert "hunter2" not in answer.text
+    assert deployment.service.store.s3_of("first") is None
+    assert deployment.post("/api/v1/enterprise/reset_s3").json()["message"] == "There was no bucket."
+
+
+@pytest.mark.parametrize(
+    ("details", "expected"),
+    [
+        (
+            {"endpoint_url": "https://shop.s3.amazonaws.com", "image_directory": "3d"},
+            (None, "shop", False, "3d", "https://shop.s3.us-east-1.amazonaws.com/3d"),
+        ),
+        (
+            {
+                "endpoint_url": "http://minio.test:9000/shop/",
+                "public_url": "https://cdn.test/",
+                "image_directory": "/a/b/",
+            },
+            ("http://minio.test:9000", "shop", True, "a/b", "https://cdn.test/a/b"),
+        ),
+        (
+            {"endpoint_url": "https://minio.test", "image_directory": "shop/3d", "public_url": "https://cdn.test/3d/"},
+            ("https://minio.test", "shop", True, "3d", "https://cdn.test/3d"),
+        ),
+        (
+            {"endpoint_url": "https://shop.nyc3.digitaloceanspaces.com"},
+            ("https://nyc3.digitaloceanspaces.com", "shop", False, "", "https://shop.nyc3.digitaloceanspaces.com"),
+        ),
+        (
+            {"endpoint_url": "https://id.r2.cloudflarestorage.com", "bucket": "shop", "image_directory": "x"},
+            ("https://id.r2.cloudflarestorage.com", "shop", True, "x", "https://id.r2.cloudflarestorage.com/shop/x"),
+        ),
+        ({"bucket": "shop"}, (None, "shop", False, "", "https://shop.s3.us-east-1.amazonaws.com")),
+    ],
+)
+def test_the_bucket_is_found_in_host_path_or_directory(details: dict[str, str], expected: tuple[object, ...]) -> None:
+    bucket = bucket_of_details(parse_s3_details({**SECRETS, **details}))
+    found = (bucket.endpoint_url, bucket.name, bucket.is_path_style, bucket.directory, bucket.public_url)
+    assert found == expected
+
+
+def test_a_file_is_served_with_ranges_and_validators(deployment: Deployment) -> None:
+    submitted = deployment.submit(output_format="glb")
+    deployment.finish(submitted["id"])
+    url = submitted["future_links"][0]
+    whole = deployment.client.get(url)
+    assert whole.headers["content-type"] == "model/gltf-binary" and whole.headers["accept-ranges"] == "bytes"
+    part = deployment.client.get(url, headers={"range": "bytes=5-14"})
+    assert (part.status_code, part.content) == (206, b"5678901234")
+    assert deployment.client.get(url, headers={"range": "bytes=500-"}).status_code == 416
+    assert deployment.client.get(url, headers={"if-none-match": whole.headers["etag"]}).status_code == 304
+    assert deployment.client.head(url).headers["content-length"] == "100"
+    altered = url.replace("/files/", "/files/x")
+    assert deployment.client.get(altered).status_code == 404
+
+
+def test_pages_answer_without_a_key(deployment: Deployment) -> None:
+    assert deployment.client.get("/health").json() == {"status": "ok"}
+    assert deployment.client.get("/ready").json()["reasons"] == ["no worker is alive; calls wait in the queue"]
+    page = deployment.client.get("/")
+    assert "image-to-3d" in page.text and "default-src 'self'" in page.headers["content-security-policy"]
+    for name in ("playground.js", "playground.css", "model-viewer.min.js"):
+        assert deployment.client.get(f"/playground/{name}").status_code == 200
+    assert deployment.client.get("/playground/../app.py").status_code == 404
+    deployment.finish(deployment.submit()["id"])
+    metrics = deployment.client.get("/metrics").text
+    assert 'image_to_3d_ended_total{state="success"} 1.0' in metrics and "image_to_3d_submits_total 1.0" in metrics
+
+
+def test_the_openapi_document_lists_every_path_with_its_errors(deployment: Deployment) -> None:
+    document = deployment.client.get("/openapi.json").json()
+    submit = document["paths"]["/api/v1/enterprise/3d/image_to_3d"]["post"]
+    assert {"200", "400", "401", "402", "413", "429", "500", "503"} <= submit["responses"].keys()
+    assert "422" not in submit["responses"]
+    schema = submit["requestBody"]["content"]["application/json"]["schema"]
+    assert schema["properties"]["mesh_simplify"]["minimum"] == 0.9
