@@ -109,12 +109,17 @@ def stop_on_signals() -> threading.Event:
     return stop
 
 
-def call_when_orphaned(orphaned: Callable[[], None], *, poll_s: float = 0.5) -> None:
-    """Watch, in a thread of its own, for the parent's end, also a sudden one, and call back once."""
-    parent = os.getppid()
+def call_when_orphaned(orphaned: Callable[[], None], *, parent_pid: int | None = None, poll_s: float = 0.5) -> None:
+    """Watch, in a thread of its own, for the parent's end, also a sudden one, and call back once.
+
+    Args:
+        parent_pid: the parent as it calls itself; it may have ended before this process came so far as to ask. None is
+            whoever is the parent now.
+    """
+    expected = os.getppid() if parent_pid is None else parent_pid
 
     def watch() -> None:
-        while os.getppid() == parent:
+        while os.getppid() == expected:
             time.sleep(poll_s)
         orphaned()
 

@@ -6,6 +6,7 @@ again when they end, and lets a dead worker's jobs go at once rather than when t
 
 from __future__ import annotations
 
+import os
 import secrets
 import socket
 import sys
@@ -85,7 +86,8 @@ def _worker(settings: Settings, store: JobStore, run_id: str, place: int) -> Chi
 
 
 def _common(settings: Settings) -> list[str]:
-    return ["--data", str(settings.data_dir), "--host", settings.host, "--port", str(settings.port)]
+    address = ["--host", settings.host, "--port", str(settings.port)]
+    return ["--data", str(settings.data_dir), *address, "--parent-pid", str(os.getpid())]
 
 
 def _announce_when_ready(

@@ -21,6 +21,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, help="folder of the deployment's data")
     parser.add_argument("--host")
     parser.add_argument("--port", type=int)
+    parser.add_argument("--parent-pid", type=int, help="end when this process, the parent, has ended")
     options = parser.parse_args(argv)
     given = {"data_dir": options.data, "host": options.host, "port": options.port}
     settings = Settings(**{name: value for name, value in given.items() if value is not None})
@@ -35,7 +36,7 @@ def main(argv: list[str] | None = None) -> None:
         timeout_graceful_shutdown=round(settings.stop_grace_s),
     )
     server = uvicorn.Server(config)
-    call_when_orphaned(lambda: setattr(server, "should_exit", True))
+    call_when_orphaned(lambda: setattr(server, "should_exit", True), parent_pid=options.parent_pid)
     server.run()
 
 

@@ -205,12 +205,13 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--port", type=int)
     parser.add_argument("--engine", help="engine of calls that name none")
     parser.add_argument("--worker-id", help="unique over all workers ever started; drawn when left out")
+    parser.add_argument("--parent-pid", type=int, help="end when this process, the parent, has ended")
     options = parser.parse_args(argv)
     given = {"data_dir": options.data, "host": options.host, "port": options.port, "engine": options.engine}
     settings = Settings(**{name: value for name, value in given.items() if value is not None})
     configure_logging(settings.log_level)
     stop = stop_on_signals()
-    call_when_orphaned(stop.set)
+    call_when_orphaned(stop.set, parent_pid=options.parent_pid)
     worker_id = options.worker_id or f"{socket.gethostname()}-{secrets.token_hex(4)}"
     log.info("worker starts", worker_id=worker_id, engine=settings.engine)
     run_worker(settings, worker_id=worker_id, stop=stop)
