@@ -15,7 +15,7 @@ from pipeline.engines.base import Generation, GenerationOptions, OnStep, View, i
 from pipeline.engines.preview.colours import ProjectedViews, Projector, depth_map
 from pipeline.engines.preview.hull import carve, place_silhouettes
 from pipeline.engines.preview.inflate import inflate
-from pipeline.engines.preview.pictures import Picture, crop_subject, far_side
+from pipeline.engines.preview.pictures import Picture, crop_subject, far_side, share_a_frame
 from pipeline.mesh.tri_mesh import TriMesh
 
 NAME = "preview"
@@ -43,8 +43,7 @@ class PreviewEngine:
         """
         on_step(0.0)
         warnings = _unused_options(options)
-        # Views of one size come from one turntable, whose axis is the middle of the frame; cut-outs keep no axis.
-        is_axis_known = len(views) > 1 and len({view.shape for view in views}) == 1
+        is_axis_known = share_a_frame(views)
         pictures = [crop_subject(view, max_side_px=MAX_SIDE_PX, is_axis_known=is_axis_known) for view in views]
         on_step(0.1)
         if len(pictures) <= 2:

@@ -21,6 +21,8 @@ from pipeline.errors import UnreadableImage
 from pipeline.mesh.tri_mesh import TriMesh
 
 LEVEL = 0.5
+BLUR_CELLS = 0.35
+"""How much masks are blurred, so that the surface runs between pixels."""
 ROWS_PER_SLAB = 8
 """Rows of the grid in memory at once; fixed, because where slabs begin shows in the last bits of their vertices."""
 
@@ -44,18 +46,21 @@ class Silhouette:
 
 def place_silhouettes(pictures: Sequence[Picture], *, resolution: int) -> list[Silhouette]:
     """Put the views of one subject around it, at a scale at which it fills the unit cube."""
-    # In units of the subject's height, the same in all views.
-    reach = _reach([(p.centre_x_px / p.alpha.shape[0], p.alpha.shape[1] / p.alpha.shape[0]) for p in pictures])
-    metres_high = min(1.0, 0.5 / reach)
+    # In units that are the same in all views; the height is what all views leave standing.
+    reach = _reach([(p.centre_px[0] / p.unit_px, p.alpha.shape[1] / p.unit_px) for p in pictures])
+    up = min(p.centre_px[1] / p.unit_px for p in pictures)
+    down = min((p.alpha.shape[0] - p.centre_px[1]) / p.unit_px for p in pictures)
+    metres_per_unit = min(1 / (up + down), 0.5 / reach)
     silhouettes = []
     for k, picture in enumerate(pictures):
-        px_per_metre = picture.alpha.shape[0] / metres_high
+        px_per_metre = picture.unit_px / metres_per_unit
         margin = int(np.ceil(3 * px_per_metre / resolution)) + 2
-        blurred = cv2.GaussianBlur(np.pad(picture.alpha, margin), (0, 0), max(0.5 * px_per_metre / resolution, 0.5))
-        origin = (picture.centre_x_px + margin, picture.alpha.shape[0] / 2 + margin)
-        silhouettes.append(
-            Silhouette(np.asarray(blurred, np.float32), 2 * np.pi * k / len(pictures), px_per_metre, origin)
-        )
+        sigma = max(BLUR_CELLS * px_per_metre / resolution, 0.4)
+        blurred = cv2.GaussianBlur(np.pad(picture.alpha, margin), (0, 0), sigma)
+        middle = picture.centre_px[1] - (up - down) / 2 * picture.unit_px
+        origin = (picture.centre_px[0] + margin, middle + margin)
+        azimuth_rad = 2 * np.pi * k / len(pictures)
+        silhouettes.append(Silhouette(np.asarray(blurred, np.float32), azimuth_rad, px_per_metre, origin))
     return silhouettes
 
 

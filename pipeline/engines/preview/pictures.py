@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -12,6 +13,7 @@ from pipeline.engines.base import View
 from pipeline.errors import UnreadableImage
 
 SOLID_ALPHA = 128  # the mask is where alpha reaches this
+MOST_HEIGHT_RATIO = 1.15  # perspective shows near parts larger; more than this is another crop
 PURE_ALPHA = 250  # pixels below are mixed with the background and take the colour of the nearest pure one
 
 
@@ -22,12 +24,14 @@ class Picture:
     Attributes:
         alpha: (H, W) float32, 0 to 1.
         colours: (H, W, 3) float32 sRGB, 0 to 1; defined everywhere, also outside the mask.
-        centre_x_px: column of the crop that lies on the axis around which the views stand.
+        centre_px: column and row of the crop where the axis around which the views stand meets their common height.
+        unit_px: a length that is the same in all views of a subject, as this picture shows it.
     """
 
     alpha: NDArray[np.float32]
     colours: NDArray[np.float32]
-    centre_x_px: float
+    centre_px: tuple[float, float]
+    unit_px: float
 
 
 def crop_subject(view: View, *, max_side_px: int, is_axis_known: bool) -> Picture:
@@ -36,7 +40,8 @@ def crop_subject(view: View, *, max_side_px: int, is_axis_known: bool) -> Pictur
     Args:
         view: (H, W, 4) uint8 RGBA, straight alpha.
         max_side_px: longest side of the result.
-        is_axis_known: the middle of the frame is the axis; else the middle of the subject is.
+        is_axis_known: the views share one frame, whose middle is on the axis; else the middle of each view's subject
+            is, and the subject is as high in all of them.
 
     Raises:
         UnreadableImage: no pixel is solid.
@@ -50,14 +55,26 @@ def crop_subject(view: View, *, max_side_px: int, is_axis_known: bool) -> Pictur
     alpha = (crop[..., 3] / 255).astype(np.float32)
     colours = (_without_fringe(crop) / 255).astype(np.float32)
 
-    centre_x = view.shape[1] / 2 - left if is_axis_known else (right - left) / 2
+    if is_axis_known:
+        centre = (view.shape[1] / 2 - left, view.shape[0] / 2 - top)
+        unit = float(view.shape[0])
+    else:
+        centre = ((right - left) / 2, (bottom - top) / 2)
+        unit = float(bottom - top)
     scale = min(1.0, max_side_px / max(alpha.shape))
     if scale < 1:
         size = (max(1, round(alpha.shape[1] * scale)), max(1, round(alpha.shape[0] * scale)))
-        centre_x *= size[0] / alpha.shape[1]
         alpha = np.asarray(cv2.resize(alpha, size, interpolation=cv2.INTER_AREA), np.float32)
         colours = np.asarray(cv2.resize(colours, size, interpolation=cv2.INTER_AREA), np.float32)
-    return Picture(alpha, colours, float(centre_x))
+    return Picture(alpha, colours, (float(centre[0] * scale), float(centre[1] * scale)), unit * scale)
+
+
+def share_a_frame(views: Sequence[View]) -> bool:
+    """Whether views come from one turntable: frames of one size, in which the subject is about as high in all."""
+    if len(views) < 2 or len({view.shape for view in views}) > 1:
+        return False
+    heights = [int((view[..., 3] >= SOLID_ALPHA).any(axis=1).sum()) for view in views]
+    return max(heights) <= MOST_HEIGHT_RATIO * min(heights)
 
 
 def _without_fringe(crop: NDArray[np.uint8]) -> NDArray[np.uint8]:
