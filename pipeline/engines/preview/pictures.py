@@ -94,9 +94,9 @@ def _without_fringe(crop: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def far_side(picture: Picture) -> NDArray[np.float32]:
     """Colours (H, W, 3) for the side that nobody has seen: the near side's, without its details.
 
-    A blur that stops at the mask, wide enough that eyes and writing are gone and narrow enough that trousers stay blue.
+    A blur that stops at the mask, wide enough that writing is gone and narrow enough that stripes stay stripes.
     """
-    sigma_px = 0.08 * max(picture.alpha.shape)
+    sigma_px = 0.03 * max(picture.alpha.shape)
     weight = (picture.alpha >= 0.5).astype(np.float32)
     blurred = cv2.GaussianBlur(picture.colours * weight[..., None], (0, 0), sigma_px)
     total = cv2.GaussianBlur(weight, (0, 0), sigma_px)[..., None]
