@@ -70,11 +70,14 @@ def test_the_engine_says_which_options_it_has_no_use_for() -> None:
 def test_the_front_shows_the_picture_and_the_back_its_colours_without_details() -> None:
     figure = draw_figure(128)
     source = PreviewEngine().generate([figure], GenerationOptions(seed=1, resolution=64)).colour_source
-    point, front = np.array([[0.0, 0.0, 0.3]], np.float32), np.array([[0, 0, 1]], np.float32)
-    badge = source.colours_at(point, front)[0]
-    assert badge[2] > badge[0]  # blue on the red body
-    back = source.colours_at(point * [1, 1, -1], -front)[0]
-    assert back[0] > back[2]
+    points = np.zeros((80, 3), np.float32)
+    points[:, 0], points[:, 2] = np.linspace(-0.15, 0.15, 80), 0.2
+    front = np.tile(np.float32([0, 0, 1]), (80, 1))
+    near = source.colours_at(points, front)
+    assert near[40, 2] > near[40, 0] and near[2, 0] > near[2, 2]  # a blue badge on a red body
+    far = source.colours_at(points * np.float32([1, 1, -1]), -front)
+    assert np.abs(np.diff(far, axis=0)).max() < 0.3 * np.abs(np.diff(near, axis=0)).max()
+    assert np.abs(far.mean(axis=0) - near.mean(axis=0)).max() < 0.15
 
 
 def test_a_view_without_a_solid_pixel_is_refused() -> None:
