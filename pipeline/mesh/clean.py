@@ -22,6 +22,7 @@ APART_M = 4e-6
 SPECK_SHARE = 0.02
 """Bodies smaller than this share of the whole are specks, by the diagonals of their boxes."""
 MAX_HOLE_EDGES = 2000
+MAX_PARTING_ROUNDS = 16
 
 
 def clean(mesh: TriMesh, *, max_hole_edges: int = MAX_HOLE_EDGES) -> TriMesh:
@@ -41,6 +42,7 @@ def clean(mesh: TriMesh, *, max_hole_edges: int = MAX_HOLE_EDGES) -> TriMesh:
     faces, twin = _wind_one_way(faces, twin)
     vertices, faces = _split_fans(vertices, faces, twin)
     vertices, faces = _close_holes(vertices, faces, twin, max_hole_edges)
+    vertices, faces = _part_doubled_edges(vertices, faces)
     vertices, faces = _drop_specks(vertices, faces)
     faces = _turn_outward(vertices, faces)
     return separate(TriMesh(vertices.astype(np.float32), faces))
@@ -118,25 +120,65 @@ def _drop_void_faces(faces: NDArray[np.int32]) -> NDArray[np.int32]:
 def _pair_faces(vertices: NDArray[np.float64], faces: NDArray[np.int32]) -> NDArray[np.int64]:
     """Partners of half-edges (3 F,); around crowded edges, faces that enclose the same part of a body."""
     twin, crowded = pair_half_edges(faces, len(vertices))
-    start, end = half_edge_ends(faces)
     for half_edges in crowded:
-        a, b = start[half_edges[0]], end[half_edges[0]]
-        low, high = (a, b) if a < b else (b, a)
-        axis = vertices[high] - vertices[low]
-        opposite = vertices[faces.ravel()[(half_edges // 3) * 3 + (half_edges % 3 + 2) % 3]] - vertices[low]
-        across = np.cross(axis, np.eye(3)[np.argmin(np.abs(axis))])
-        upward = np.cross(axis, across) / max(np.linalg.norm(axis), 1e-30)
-        angle = np.arctan2(opposite @ upward, opposite @ across)
-        around = half_edges[np.argsort(angle, kind="stable")]
-        forward = start[around] == low
-        free = np.ones(len(around), bool)
-        for k in range(len(around)):
-            following = (k + 1) % len(around)
-            # From a backward face to the next forward one, counter-clockwise, lies the inside.
-            if free[k] and free[following] and not forward[k] and forward[following]:
-                twin[around[k]], twin[around[following]] = around[following], around[k]
-                free[k] = free[following] = False
+        for first, second in _pair_around(vertices, faces, half_edges):
+            twin[first], twin[second] = second, first
     return twin
+
+
+def _pair_around(
+    vertices: NDArray[np.float64], faces: NDArray[np.int32], half_edges: NDArray[np.int64]
+) -> list[tuple[int, int]]:
+    """Of the half-edges of one crowded edge, those that belong together: two faces with the inside between them."""
+    corners = faces.ravel()
+    after = half_edges - half_edges % 3 + (half_edges % 3 + 1) % 3
+    low, high = sorted((int(corners[half_edges[0]]), int(corners[after[0]])))
+    axis = vertices[high] - vertices[low]
+    opposite = vertices[corners[half_edges - half_edges % 3 + (half_edges % 3 + 2) % 3]] - vertices[low]
+    across = np.cross(axis, np.eye(3)[np.argmin(np.abs(axis))])
+    upward = np.cross(axis, across) / max(float(np.linalg.norm(axis)), 1e-30)
+    order = np.argsort(np.arctan2(opposite @ upward, opposite @ across), kind="stable")
+    around = half_edges[order]
+    forward = corners[around] == low
+    free = np.ones(len(around), bool)
+    pairs = []
+    for k in range(len(around)):
+        following = (k + 1) % len(around)
+        # From a backward face to the next forward one, counter-clockwise, lies the inside.
+        if free[k] and free[following] and not forward[k] and forward[following]:
+            pairs.append((int(around[k]), int(around[following])))
+            free[k] = free[following] = False
+    return pairs
+
+
+def _part_doubled_edges(
+    vertices: NDArray[np.float64], faces: NDArray[np.int32]
+) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
+    """Give each sheet its own edge where two pass through the same two vertices, by a vertex in its middle."""
+    for _ in range(MAX_PARTING_ROUNDS):
+        _, crowded = pair_half_edges(faces, len(vertices))
+        if not crowded:
+            break
+        touched: set[int] = set()
+        middles, added, parted = [], [], faces.copy()
+        for half_edges in crowded:
+            for first, second in _pair_around(vertices, faces, half_edges)[1:]:
+                if {first // 3, second // 3} & touched:
+                    continue
+                touched |= {first // 3, second // 3}
+                middle = len(vertices) + len(middles)
+                start, end = faces.ravel()[first], faces[first // 3, (first % 3 + 1) % 3]
+                middles.append((vertices[start] + vertices[end]) / 2)
+                for half_edge in (first, second):
+                    face, corner = divmod(half_edge, 3)
+                    a, b, c = np.roll(faces[face], -corner)
+                    parted[face] = (a, middle, c)
+                    added.append((middle, b, c))
+        if not middles:
+            break
+        vertices = np.concatenate([vertices, middles])
+        faces = np.concatenate([parted, np.array(added, np.int32)])
+    return vertices, faces
 
 
 def _wind_one_way(faces: NDArray[np.int32], twin: NDArray[np.int64]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:

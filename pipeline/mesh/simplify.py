@@ -20,7 +20,7 @@ from pipeline.mesh.tri_mesh import TriMesh
 LEAST_FACES = 4
 # Refusals in turn, each tried only when the one before leaves too many faces: the least cosine between a face's normal
 # before and after, and the least quality of a face (1 is equilateral).
-STRICTNESS = ((0.2, 0.05), (0.0, 0.005), (-0.5, 0.0))
+STRICTNESS = ((0.2, 0.005), (0.0, 0.0), (-0.5, 0.0))
 
 
 def simplify(mesh: TriMesh, *, target_faces: int) -> TriMesh:
@@ -81,7 +81,7 @@ def _quadrics(points: NDArray[np.float64], faces: NDArray[np.int32]) -> NDArray[
     flat = faces.ravel()
     for k in range(10):
         quadrics[:, k] = np.bincount(flat, weights=np.repeat(per_face[:, k], 3), minlength=len(points))
-    weight = 1e-4 * np.bincount(flat, weights=np.repeat(double_area / 6, 3), minlength=len(points))
+    weight = 1e-6 * np.bincount(flat, weights=np.repeat(double_area / 6, 3), minlength=len(points))
     stay = np.stack(
         [
             weight,

@@ -1,0 +1,84 @@
+"""Meshes that tests build for themselves."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from skimage.measure import marching_cubes
+
+from pipeline.mesh.tri_mesh import TriMesh
+
+
+def of_field(values: NDArray[np.floating]) -> TriMesh:
+    """The zero surface of values on a grid, negative inside, in the unit cube, wound outward."""
+    vertices, faces, _, _ = marching_cubes(values.astype(np.float32), 0.0, gradient_direction="descent")
+    return TriMesh((vertices / (np.array(values.shape) - 1) - 0.5).astype(np.float32), faces.astype(np.int32))
+
+
+def grid(cells: int) -> tuple[NDArray[np.float64], ...]:
+    axis = np.linspace(-0.5, 0.5, cells + 1)
+    return tuple(np.meshgrid(axis, axis, axis, indexing="ij"))
+
+
+def sphere(cells: int = 40, radius: float = 0.4) -> TriMesh:
+    x, y, z = grid(cells)
+    return of_field(np.sqrt(x**2 + y**2 + z**2) - radius)
+
+
+def torus(cells: int = 48) -> TriMesh:
+    x, y, z = grid(cells)
+    return of_field(np.hypot(np.hypot(x, z) - 0.3, y) - 0.12)
+
+
+def box(cells: int = 40) -> TriMesh:
+    x, y, z = grid(cells)
+    return of_field(np.max(np.abs(np.stack([x / 0.41, y / 0.33, z / 0.27])), axis=0) - 1)
+
+
+def organic(cells: int = 48) -> TriMesh:
+    x, y, z = grid(cells)
+    lumps = 0.05 * np.sin(13 * x) * np.sin(11 * y + 1) * np.sin(12 * z + 2)
+    return of_field(np.sqrt(x**2 + y**2 + z**2) - 0.36 - lumps)
+
+
+def stalks(cells: int = 60) -> TriMesh:
+    """A body with legs little thicker than a cell."""
+    x, y, z = grid(cells)
+    legs = np.min([np.hypot(x - a, z - b) - 0.02 for a in (-0.2, 0.2) for b in (-0.15, 0.15)], axis=0)
+    legs = np.maximum(legs, np.abs(y + 0.2) - 0.25)
+    body = np.max(np.abs(np.stack([x / 0.3, (y - 0.15) / 0.1, z / 0.25])), axis=0) - 1
+    return of_field(np.minimum(legs, 0.1 * body))
+
+
+ALL = {shape.__name__: shape for shape in (sphere, torus, box, organic, stalks)}
+
+
+def tetrahedron(offset: tuple[float, float, float] = (0, 0, 0), scale: float = 0.2) -> TriMesh:
+    vertices = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]], np.float32) * scale + np.float32(offset)
+    return TriMesh(vertices, np.array([[0, 2, 1], [0, 1, 3], [0, 3, 2], [1, 2, 3]], np.int32))
+
+
+def joined(*meshes: TriMesh) -> TriMesh:
+    """Meshes as one, nothing welded."""
+    starts = np.cumsum([0, *(len(mesh.vertices) for mesh in meshes[:-1])])
+    faces = np.concatenate([mesh.faces + start for mesh, start in zip(meshes, starts, strict=True)])
+    return TriMesh(np.concatenate([mesh.vertices for mesh in meshes]), faces.astype(np.int32))
+
+
+def welded_report(mesh: TriMesh) -> tuple[bool, bool, int, float]:
+    """What a reader that welds at a micrometre finds: watertight, consistent, crowded edges, volume. Slow and plain."""
+    places: dict[tuple[int, ...], int] = {}
+    number = [
+        places.setdefault(tuple(place), len(places))
+        for place in np.round(mesh.vertices.astype(float) * 1e6).astype(int).tolist()
+    ]
+    edges: dict[tuple[int, int], list[int]] = {}
+    for face in mesh.faces.tolist():
+        a, b, c = (number[corner] for corner in face)
+        if len({a, b, c}) < 3:
+            continue
+        for start, end in ((a, b), (b, c), (c, a)):
+            edges.setdefault((min(start, end), max(start, end)), []).append(1 if start < end else -1)
+    closed = all(len(uses) == 2 for uses in edges.values())
+    consistent = all(sum(uses) == 0 for uses in edges.values())
+    return closed, consistent, sum(len(uses) > 2 for uses in edges.values()), mesh.volume()
