@@ -1,0 +1,137 @@
+"""Unwrapping and baking: no texel with two owners, and a texture that reads like the surface, seams included."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from pipeline.mesh.bake import NO_FACE, bake, colour_vertices, own_texels
+from pipeline.mesh.clean import clean
+from pipeline.mesh.simplify import simplify
+from pipeline.mesh.tri_mesh import TriMesh
+from pipeline.mesh.unwrap import UnwrappedMesh, unwrap
+from tests.mesh.shapes import box, of_field, organic, stalks, tetrahedron, torus
+
+SIZE = 1024
+SHAPES = {"torus": torus, "box": box, "organic": organic}
+
+
+def field(points: NDArray[np.float32], normals: NDArray[np.float32]) -> NDArray[np.float32]:
+    """A colour that is known everywhere; it does not depend on how many points are asked for at once."""
+    return (0.5 + 0.4 * np.sin(11 * points + np.float32([0, 1, 2]))).astype(np.float32)
+
+
+@cache
+def small(name: str) -> TriMesh:
+    mesh = clean(SHAPES[name](80))
+    return simplify(mesh, target_faces=len(mesh.faces) // 10)
+
+
+@cache
+def unwrapped_of(name: str) -> UnwrappedMesh:
+    return unwrap(small(name), texture_size=SIZE)
+
+
+def texture_of(
+    unwrapped: UnwrappedMesh, mesh: TriMesh, *, size: int = SIZE, chunk_size: int = 8192
+) -> NDArray[np.uint8]:
+    normals = mesh.vertex_normals()[unwrapped.source_vertices]
+    return bake(unwrapped, normals, field, texture_size=size, chunk_size=chunk_size)
+
+
+def coverage(unwrapped: UnwrappedMesh, size: int) -> NDArray[np.int64]:
+    """How many faces hold each texel's centre strictly inside: (size, size). Slow and plain."""
+    count = np.zeros((size, size), int)
+    for corners in (unwrapped.uvs[unwrapped.faces].astype(np.float64) * size).tolist():
+        (ax, ay), (bx, by), (cx, cy) = corners
+        x0, x1 = int(min(ax, bx, cx)), int(max(ax, bx, cx)) + 1
+        y0, y1 = int(min(ay, by, cy)), int(max(ay, by, cy)) + 1
+        x, y = np.meshgrid(np.arange(x0, min(x1, size)) + 0.5, np.arange(y0, min(y1, size)) + 0.5)
+        sides = [
+            (ex - sx) * (y - sy) - (ey - sy) * (x - sx)
+            for (sx, sy), (ex, ey) in (((ax, ay), (bx, by)), ((bx, by), (cx, cy)), ((cx, cy), (ax, ay)))
+        ]
+        inside = np.all([s > 1e-6 for s in sides], axis=0) | np.all([s < -1e-6 for s in sides], axis=0)
+        count[y0 : y0 + inside.shape[0], x0 : x0 + inside.shape[1]] += inside
+    return count
+
+
+def psnr(difference: NDArray[np.floating]) -> float:
+    return float(10 * np.log10(1 / np.mean(difference**2)))
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_no_texel_has_two_owners(name: str) -> None:
+    assert coverage(unwrapped_of(name), SIZE).max() == 1
+
+
+def test_folded_and_thin_shapes_have_no_texel_with_two_owners_either() -> None:
+    for mesh in (stalks(), of_field(np.random.default_rng(2).normal(size=(12, 12, 12)))):
+        unwrapped = unwrap(clean(mesh), texture_size=512)
+        assert coverage(unwrapped, 512).max() == 1
+        assert unwrapped.uvs.min() >= 0 and unwrapped.uvs.max() <= 1
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_the_texture_reads_like_the_field_and_seams_do_not_show(name: str) -> None:
+    mesh, unwrapped = small(name), unwrapped_of(name)
+    texture = texture_of(unwrapped, mesh).astype(np.float64) / 255
+    rng = np.random.default_rng(1)
+    area = np.linalg.norm(mesh.face_cross_products(), axis=1)
+    face = rng.choice(len(area), 100_000, p=area / area.sum())
+    weights = rng.dirichlet((1, 1, 1), len(face))
+    points = np.einsum("nk,nki->ni", weights, unwrapped.vertices[unwrapped.faces[face]])
+    places = np.einsum("nk,nki->ni", weights, unwrapped.uvs[unwrapped.faces[face]]) * SIZE - 0.5
+    low = np.clip(np.floor(places).astype(int), 0, SIZE - 2)
+    x, y = (places - low).T[:, :, None]
+    column, row = low.T
+    upper = texture[row, column] * (1 - x) + texture[row, column + 1] * x
+    lower = texture[row + 1, column] * (1 - x) + texture[row + 1, column + 1] * x
+    difference = upper * (1 - y) + lower * y - field(points.astype(np.float32), points)
+    covered = coverage(unwrapped, SIZE) > 0
+    at_edge = ~(
+        covered[row, column] & covered[row, column + 1] & covered[row + 1, column] & covered[row + 1, column + 1]
+    )
+    assert at_edge.sum() > 300
+    assert psnr(difference) >= 38
+    assert psnr(difference[at_edge]) >= psnr(difference[~at_edge]) - 2
+
+
+def test_chunk_size_changes_nothing_but_how_much_is_asked_at_once() -> None:
+    mesh, asked = small("box"), []
+
+    def counting(points: NDArray[np.float32], normals: NDArray[np.float32]) -> NDArray[np.float32]:
+        asked.append(len(points))
+        return field(points, normals)
+
+    unwrapped = unwrapped_of("box")
+    normals = mesh.vertex_normals()[unwrapped.source_vertices]
+    textures = [bake(unwrapped, normals, counting, texture_size=SIZE, chunk_size=size) for size in (997, 12_000)]
+    assert np.array_equal(*textures) and max(asked) <= 12_000 and min(asked[:5]) == 997
+    vertices = [colour_vertices(mesh, mesh.vertex_normals(), field, chunk_size=size) for size in (1, 5000)]
+    assert np.array_equal(*vertices)
+
+
+def test_the_gutter_repeats_the_nearest_owned_texel() -> None:
+    mesh = tetrahedron(scale=0.5)
+    unwrapped = unwrap(mesh, texture_size=512)
+    texture = texture_of(unwrapped, mesh, size=512)
+    owned = own_texels(unwrapped, texture_size=512)[0] != NO_FACE
+    colours = {tuple(colour) for colour in texture[owned].tolist()}
+    assert owned.any() and not owned.all()
+    assert {tuple(colour) for colour in texture[~owned].tolist()} <= colours
+
+
+def test_unwrapping_keeps_the_faces_and_is_repeatable() -> None:
+    mesh = small("torus")
+    first, second = (unwrap(mesh, texture_size=512) for _ in range(2))
+    assert np.array_equal(first.uvs, second.uvs) and np.array_equal(first.faces, second.faces)
+    assert np.array_equal(first.source_vertices[first.faces], mesh.faces)
+
+
+def test_a_mesh_without_faces_has_no_atlas() -> None:
+    with pytest.raises(ValueError, match="no atlas"):
+        unwrap(TriMesh(np.zeros((0, 3), np.float32), np.zeros((0, 3), np.int32)), texture_size=512)
