@@ -1,0 +1,213 @@
+"""`image-to-3d generate` and `inspect`, as a user meets them: results, refusals, interruption."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.main import get_command
+
+from pipeline.cli import app
+from schemas.request import ImageTo3DRequest
+from tests.pictures import bare_png, draw_figure, encode
+
+ROOT = Path(__file__).resolve().parents[2]
+FAST = ("--resolution", "64", "--texture-size", "512")
+REFUSED = 2
+
+
+def run(*words: str | Path, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pipeline.cli", *map(str, words)]
+    variables = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd or ROOT, env=variables, timeout=120)
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    path = tmp_path / "figure.png"
+    path.write_bytes(encode(draw_figure(128)))
+    return path
+
+
+def test_a_picture_becomes_a_file_that_inspect_understands(picture: Path, tmp_path: Path) -> None:
+    made = run("generate", picture, "-o", tmp_path / "out" / "toy.glb", *FAST, "--seed", "5", "--json")
+    assert made.returncode == 0, made.stderr
+    said = json.loads(made.stdout)
+    assert said["meta"]["seed"] == 5 and said["meta"]["engine"] == "preview"
+    assert [Path(path).name for path in said["output"]] == ["toy.glb", "toy_thumbnail.png"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["toy.glb", "toy_thumbnail.png"]
+    assert made.stderr == ""  # quiet in a pipe
+    found = json.loads(run("inspect", tmp_path / "out" / "toy.glb", "--json").stdout)
+    assert found["watertight"] and found["texture"] == "512 × 512" and found["faces"] > 100
+    assert "watertight" in run("inspect", tmp_path / "out" / "toy.glb").stdout
+
+
+def test_an_obj_beside_its_picture_does_not_overwrite_it(picture: Path) -> None:
+    before = picture.read_bytes()
+    made = run("generate", picture, "-o", picture.with_suffix(".obj"), *FAST)
+    assert made.returncode == 0, made.stderr
+    assert picture.read_bytes() == before
+
+
+def test_every_field_of_the_contract_is_an_option() -> None:
+    command = get_command(app).commands["generate"]  # type: ignore[attr-defined]
+    options = {parameter.name for parameter in command.params}
+    fields = set(ImageTo3DRequest.model_fields)
+    assert fields - options == {"key", "image", "output_format", "temp", "webhook", "track_id"}
+
+
+def test_no_torch_is_imported_on_the_way(picture: Path, tmp_path: Path) -> None:
+    words = ["generate", str(picture), "-o", str(tmp_path / "a.glb"), *FAST]
+    code = (
+        "import sys; from pipeline.cli import app; "
+        f"app({words!r}, standalone_mode=False); "
+        "print([name for name in ('torch', 'transformers') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=120)
+    assert done.stdout.splitlines()[-1] == "[]", done.stderr
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys\nfrom pipeline.cli import app\ntry:\n    app(['--help'])\nexcept SystemExit:\n    pass\n"
+        "print([n for n in ('numpy', 'numba', 'fastapi', 'sqlalchemy', 'boto3', 'pydantic') if n in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def bad_inputs(folder: Path) -> dict[str, tuple[list[str], str]]:
+    """Words after `generate`, and words that the one sentence holds."""
+    figure = draw_figure(64)
+    png, jpeg = encode(figure), encode(Image.fromarray(figure).convert("RGB"), "JPEG")
+    sheet = np.zeros((40, 360, 4), np.uint8)
+    for k in range(9):
+        sheet[5:35, 40 * k + 5 : 40 * k + 35] = 255
+    contents = {
+        "empty.png": (b"", "is empty"),
+        "text.png": (b"only text", "is no picture that can be read"),
+        "cut.png": (png[: len(png) // 2], "damaged or cut short"),
+        "cut.jpg": (jpeg[: len(jpeg) // 2], "damaged or cut short"),
+        "huge.png": (bare_png(60000, 60000), "megapixels"),
+        "bomb.png": (bare_png(9000, 9000), "megapixels"),
+        "clear.png": (encode(np.zeros((64, 64, 4), np.uint8)), "every pixel is transparent"),
+        "dot.png": (encode(np.full((1, 1, 3), 200, np.uint8)), "1 × 1 pixels"),
+        "wall.png": (encode(np.full((64, 64, 3), 200, np.uint8)), "no subject that stands out"),
+    }
+    cases = {}
+    for name, (content, words) in contents.items():
+        (folder / name).write_bytes(content)
+        cases[name] = ([str(folder / name)], words)
+    (folder / "nine.png").write_bytes(encode(sheet))
+    (folder / "good.png").write_bytes(png)
+    good = str(folder / "good.png")
+    return cases | {
+        "sheet of nine": ([str(folder / "nine.png"), "--multi-image"], "holds 9 views"),
+        "list": ([good, good], "unless multi_image is true"),
+        "folder": ([str(folder)], "is a folder"),
+        "missing": ([str(folder / "none.png")], "does not exist"),
+        "field": ([good, "--mesh-simplify", "0.5"], "mesh_simplify must be between 0.9 and 0.98, got '0.5'"),
+        "engine": ([good, "--engine", "magic"], "engine must be one of"),
+        "127.1": (["http://127.1:9/a.png"], "not public"),
+        "mapped": (["http://[::ffff:10.0.0.1]/a.png"], "not public"),
+        "metadata": (["http://169.254.169.254/a.png", "--allow-private-addresses"], "not public"),
+        "name": (["http://localhost:9/a.png"], "not public"),
+    }
+
+
+def test_bad_input_is_one_sentence_exit_code_2_and_nothing_left(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    inputs, scratch = tmp_path_factory.mktemp("inputs"), tmp_path_factory.mktemp("scratch")
+    code = (
+        "import json, sys, tempfile\nfrom pipeline.cli import app\n"
+        "for words in json.load(sys.stdin):\n"
+        "    try:\n        app(['generate', *words])\n"
+        "    except SystemExit as end:\n        print(end.code, flush=True); print('--', file=sys.stderr, flush=True)\n"
+    )
+    cases = bad_inputs(inputs)
+    calls = [[*words, "-o", str(tmp_path / "out" / "a.glb"), *FAST] for words, _ in cases.values()]
+    variables = {**os.environ, "TMPDIR": str(scratch)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], input=json.dumps(calls), capture_output=True, text=True, cwd=ROOT, env=variables
+    )
+    messages = done.stderr.split("--\n")
+    for (name, (_, words)), code_seen, message in zip(cases.items(), done.stdout.split(), messages, strict=False):
+        assert code_seen == str(REFUSED), (name, message)
+        assert message.startswith("error: ") and message.count("\n") == 1 and words in message, (name, message)
+    assert len(done.stdout.split()) == len(cases)
+    assert list(tmp_path.iterdir()) == [] and list(scratch.iterdir()) == []
+
+
+@pytest.mark.parametrize("output", ["a.fbx", "a", ".glb"])
+def test_an_output_of_no_known_kind_is_refused(picture: Path, tmp_path: Path, output: str) -> None:
+    done = run("generate", picture, "-o", tmp_path / "out" / output)
+    assert done.returncode == REFUSED and "the output must end in .glb, .obj, .stl, .ply" in done.stderr
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_the_work(picture: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for output in (tmp_path / "file" / "a.glb", Path("/proc/none/a.glb")):
+        done = run("generate", picture, "-o", output, *FAST)
+        assert done.returncode == REFUSED and done.stderr.count("\n") == 1, done.stderr
+        assert "cannot write to" in done.stderr
+
+
+def test_a_redirect_inside_is_refused(tmp_path: Path) -> None:
+    class Redirect(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(302)
+            self.send_header("location", "http://169.254.169.254/latest")
+            self.end_headers()
+
+        def log_message(self, *arguments: object) -> None:
+            """Say nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Redirect)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        url = f"http://127.0.0.1:{server.server_port}/a.png"
+        done = run("generate", url, "-o", tmp_path / "a.glb", "--allow-private-addresses")
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+    assert done.returncode == REFUSED and "169.254.169.254 leads to an address that is not public" in done.stderr
+
+
+@pytest.mark.parametrize("after_s", [0.6, 1.4, 2.2, 3.0])
+def test_ctrl_c_at_any_moment_leaves_nothing(picture: Path, tmp_path: Path, after_s: float) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    command = [sys.executable, "-m", "pipeline.cli", "generate", str(picture), "-o", str(tmp_path / "out" / "a.glb")]
+    command += ["--render", "--resolution", "512"]
+    process = subprocess.Popen(
+        command, cwd=ROOT, env={**os.environ, "TMPDIR": str(scratch)}, stderr=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    time.sleep(after_s)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    if process.returncode == 0:
+        pytest.skip("it was done before")
+    assert process.returncode in (REFUSED, -signal.SIGINT, 130), errors
+    assert list(scratch.iterdir()) == [] and not (tmp_path / "out").exists()
+    if process.returncode == REFUSED:
+        assert errors.decode().strip() == "error: interrupted; nothing was written"
+
+
+def test_inspect_of_what_is_no_3d_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.glb").write_bytes(b"nothing")
+    for path in (tmp_path / "a.glb", tmp_path / "missing.glb", tmp_path):
+        done = run("inspect", path)
+        assert done.returncode == REFUSED and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
