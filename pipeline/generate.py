@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -47,12 +46,12 @@ class LocalEngines:
 
     Args:
         default: the engine for requests that name none.
-        arguments: keyword arguments for the default engine's class (device, weights).
+        weights: the folder of all engines' weights, or "tiny" for random ones of small shapes.
     """
 
-    def __init__(self, default: str, **arguments: Any) -> None:
+    def __init__(self, default: str, *, weights: str = "weights") -> None:
         self._default = default
-        self._arguments = arguments
+        self._weights = weights
         self._loaded: dict[str, Engine] = {}
 
     def generator_for(self, name: str | None) -> Callable[[Sequence[View], GenerationOptions, OnStep], Generation]:
@@ -72,7 +71,7 @@ class LocalEngines:
 
     def _engine(self, name: str) -> Engine:
         if name not in self._loaded:
-            engine = make_engine(name, **(self._arguments if name == self._default else {}))
+            engine = make_engine(name, **({"weights": self._weights} if find_spec(name).has_weights else {}))
             engine.load()
             self._loaded[name] = engine
         return self._loaded[name]

@@ -67,6 +67,8 @@ class Settings(BaseSettings):
     """Runs calls that name none."""
     engines: Annotated[tuple[str, ...], NoDecode] = ()
     """Further engines that calls may name, separated by commas."""
+    weights: str = "weights"
+    """The folder of the engines' weights, or "tiny" for random ones of small shapes."""
     workers: int = Field(default=1, ge=0, le=256)
     lease_s: float = Field(default=30.0, ge=1)
     """How long a silent worker keeps its job."""

@@ -179,7 +179,7 @@ def run_worker(settings: Settings, *, worker_id: str, stop: threading.Event) -> 
         duty.start()
     worker = QueueWorker(
         here.store,
-        CallWork(here, LocalEngines(settings.engine)),
+        CallWork(here, LocalEngines(settings.engine, weights=settings.weights)),
         worker_id=worker_id,
         on_end=lambda job: shutil.rmtree(folder_of(job, settings.work_dir), ignore_errors=True),
         engine=settings.engine,

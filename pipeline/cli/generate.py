@@ -30,7 +30,7 @@ def generate(
         list[str], typer.Argument(metavar="PICTURE…", help="Path, http(s) URL, data URI or base64; several views.")
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="File to write: .glb, .obj, .stl or .ply.")],
-    engine: Annotated[str | None, typer.Option(help="preview, triposr or trellis. [default: preview]")] = None,
+    engine: Annotated[str | None, typer.Option(help="preview or trellis. [default: preview]")] = None,
     render: Annotated[bool, typer.Option("--render", help="Also write an mp4 turntable.")] = False,
     multi_image: Annotated[bool, typer.Option("--multi-image", help="Several views of one subject.")] = False,
     multi_image_mode: Annotated[str | None, typer.Option(help="stochastic or multidiffusion.")] = None,
@@ -49,7 +49,7 @@ def generate(
     splat: Annotated[
         bool, typer.Option("--splat", help="Also write the Gaussians, where the engine has them.")
     ] = False,
-    weights: Annotated[Path, typer.Option("--weights", help="Folder of the engines' weights.")] = Path("weights"),
+    weights: Annotated[str, typer.Option("--weights", help="Folder of the engines' weights.")] = "weights",
     allow_private_addresses: Annotated[
         bool, typer.Option("--allow-private-addresses", help="Download from this machine and its network too.")
     ] = False,
@@ -71,14 +71,18 @@ def generate(
 _NOT_FIELDS = ("weights", "allow_private_addresses", "as_json")
 
 
-def _run(body: dict[str, Any], *, output: Path, weights: Path, allow_private_addresses: bool) -> CallOutcome:
+def _run(body: dict[str, Any], *, output: Path, weights: str, allow_private_addresses: bool) -> CallOutcome:
     """Run the call.
 
     Raises:
         CallerError: a field, the output's name, or a missing part of the installation.
     """
+    import logging
+
     from pipeline.errors import InvalidRequest
     from schemas.request import ContractError, parse_request
+
+    logging.getLogger("pipeline").addHandler(logging.NullHandler())  # the command says it in one sentence
 
     ending = output.suffix.lower().removeprefix(".")
     if ending not in FORMATS or not output.stem:
@@ -97,8 +101,7 @@ def _run(body: dict[str, Any], *, output: Path, weights: Path, allow_private_add
 
     _check_place(output)
     policy = _Policy(allow_private_addresses)
-    arguments = {} if engine == "preview" else {"weights": weights}
-    generator = LocalEngines(engine, **arguments).generator_for(engine)
+    generator = LocalEngines(engine, weights=weights).generator_for(engine)
     with _progress_bar() as on_progress, tempfile.TemporaryDirectory(prefix="image-to-3d-") as work_dir:
         return run_call(
             request,

@@ -25,7 +25,8 @@ class EngineSpec:
         class_name: the class, made with keyword arguments only.
         extra: the optional part of the installation that it needs.
         max_views: how many views of one subject it takes.
-        summary: one line for `image-to-3d engines`.
+        has_weights: its class takes `weights`, the folder that `fetch-weights` fills.
+        summary: one line about it.
     """
 
     name: str
@@ -33,15 +34,28 @@ class EngineSpec:
     class_name: str
     extra: str
     max_views: int
+    has_weights: bool
     summary: str
 
 
 ENGINES: tuple[EngineSpec, ...] = (
     EngineSpec(
-        "preview", "pipeline.engines.preview.engine", "PreviewEngine", "local", 8, "weight-free silhouettes, on any CPU"
+        name="preview",
+        module="pipeline.engines.preview.engine",
+        class_name="PreviewEngine",
+        extra="local",
+        max_views=8,
+        has_weights=False,
+        summary="weight-free silhouettes, on any CPU",
     ),
     EngineSpec(
-        "trellis", "pipeline.engines.trellis.engine", "TrellisEngine", "trellis", 8, "the released TRELLIS model"
+        name="trellis",
+        module="pipeline.engines.trellis.engine",
+        class_name="TrellisEngine",
+        extra="trellis",
+        max_views=8,
+        has_weights=True,
+        summary="the released TRELLIS model",
     ),
 )
 
