@@ -69,6 +69,8 @@ class Settings(BaseSettings):
     """Further engines that calls may name, separated by commas."""
     weights: str = "weights"
     """The folder of the engines' weights, or "tiny" for random ones of small shapes."""
+    matting_model: str | None = None
+    """The model that removes backgrounds, by rembg's name for it; None is the way that needs no weights."""
     workers: int = Field(default=1, ge=0, le=256)
     lease_s: float = Field(default=30.0, ge=1)
     """How long a silent worker keeps its job."""

@@ -26,6 +26,7 @@ from pipeline.children import call_when_orphaned, stop_on_signals
 from pipeline.deliver import Delivery, deliver, retry_uploads
 from pipeline.errors import ImageTo3DError, NotFound, StoreUnavailable
 from pipeline.generate import LocalEngines
+from pipeline.imaging.rembg_matter import RembgMatter
 from pipeline.intake import take_in
 from pipeline.jobs.queue import QueueWorker, Watch, Worked
 from pipeline.jobs.record import AfterTask, Ending, Job, JobState
@@ -57,6 +58,8 @@ class CallWork:
     def __init__(self, service: Service, engines: LocalEngines) -> None:
         self._service = service
         self._engines = engines
+        model = service.settings.matting_model
+        self._matter = RembgMatter(model) if model else None
 
     def __call__(self, job: Job, watch: Watch) -> Worked:
         """Run a job's call; goes on after the last stage that an earlier attempt finished.
@@ -76,7 +79,7 @@ class CallWork:
             request,
             file_prefix=job.file_prefix,
             work_dir=folder_of(job, here.settings.work_dir),
-            take_in=lambda request: take_in(request, fetch=lambda url: fetch(url, here.settings)),
+            take_in=lambda request: take_in(request, fetch=lambda url: fetch(url, here.settings), matter=self._matter),
             generate=lambda views, options, on_step: self._engines.generator_for(request.engine)(
                 views, options, on_step
             ),
