@@ -38,7 +38,7 @@ def _validator_folder() -> str | None:
             "--no-save",
             "--prefix",
             str(folder),
-            "gltf-validator@2",
+            "gltf-validator",
         ]
         try:
             subprocess.run(command, check=True, capture_output=True, timeout=120, cwd=folder)
