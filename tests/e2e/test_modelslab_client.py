@@ -8,15 +8,13 @@ from __future__ import annotations
 import base64
 import json
 import urllib.request
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import boto3
 import pytest
-from modelslab_py.core.apis.three_d import Three_D
-from modelslab_py.core.client import Client
-from modelslab_py.schemas.threed import Image23D
 
 from tests.e2e.faults import KEY, Receiver, Service
 from tests.pictures import draw_figure, encode
@@ -24,11 +22,13 @@ from tests.storage.s3_servers import moto_server
 
 trimesh = pytest.importorskip("trimesh", reason="needs the extra 'local'")
 
-pytestmark = [
-    pytest.mark.xdist_group("s3"),
-    # The client is written for pydantic 1, and pydantic 2 says so at every call.
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-]
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # the client is written for pydantic 1, as pydantic 2 remarks at every turn
+    from modelslab_py.core.apis.three_d import Three_D
+    from modelslab_py.core.client import Client
+    from modelslab_py.schemas.threed import Image23D
+
+pytestmark = [pytest.mark.xdist_group("s3"), pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 
 SMALL = {"resolution": 64, "seed": 5}
 
