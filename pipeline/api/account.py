@@ -49,7 +49,7 @@ async def update_s3(request: Request, context: Context = Depends(context_of)) ->
         S3Storage(bucket, http=context.service.http).probe()
         context.store.save_s3(key.id, seal_bucket(bucket, owner=key.id, vault=context.service.vault))
 
-    await context.do(save)
+    await context.probe(save)
     return JSONResponse(ServerActionBody(message=f"Outputs go to bucket {bucket.name} from now on.").to_json())
 
 
