@@ -15,10 +15,12 @@ from pipeline.api.bodies import UNKNOWN_CALL_S
 from pipeline.api.calls import ENTERPRISE, KEY_BODY, V6, body_schema
 from pipeline.api.context import Context, context_of
 from pipeline.api.problems import BAD_REQUEST, TOO_LARGE, UNAUTHORIZED, documented
+from pipeline.errors import InvalidRequest
 from pipeline.jobs.record import JobState
 from pipeline.storage.bucket_details import bucket_of_details
 from pipeline.storage.s3 import S3Storage
 from pipeline.storage.saved_bucket import seal_bucket
+from schemas.contract import shown
 from schemas.responses import ServerActionBody, SystemDetailsBody
 from schemas.s3 import S3Details, parse_s3_details
 
@@ -136,6 +138,8 @@ for _prefix in (ENTERPRISE, V6):
 async def usage(request: Request, format: str = "json", context: Context = Depends(context_of)) -> Response:
     """The caller's calls and GPU seconds by day (UTC), as JSON or with `format=csv` as CSV."""
     key, _ = await context.caller(request)
+    if format not in ("json", "csv"):
+        raise InvalidRequest(f"format must be json or csv, got {shown(format)}")
     days = await context.do(context.store.usage_days, key_id=key.id)
     rows: list[dict[str, Any]] = [
         {name: value for name, value in asdict(day).items() if name != "key_id"} for day in days

@@ -18,18 +18,20 @@ from sse_starlette import EventSourceResponse
 from pipeline.api.bodies import NOTES
 from pipeline.api.context import Context, context_of
 from pipeline.api.problems import BAD_REQUEST, NOT_FOUND, QUOTA_SPENT, TOO_LARGE, TOO_MANY, UNAUTHORIZED, documented
-from pipeline.api.requests import idempotency_key, read_id, wished_wait_s
+from pipeline.api.requests import idempotency_key, read_id, read_mark, read_whole, wished_wait_s
 from pipeline.engines.registry import find_spec
-from pipeline.errors import InvalidRequest
+from pipeline.errors import InvalidRequest, NotFound, StoreUnavailable
+from pipeline.imaging.inline import check_beginning, read_inline
 from pipeline.jobs.record import Job, JobState, NewJob, Submitted
 from pipeline.net.egress import check_url
 from schemas.contract import OutputFormat, is_http_url
 from schemas.request import ImageTo3DRequest, parse_request
-from schemas.responses import FailedBody, ProcessingBody, ServerActionBody, SuccessBody
+from schemas.responses import ErrorBody, FailedBody, ProcessingBody, ServerActionBody, SuccessBody
 
 ENTERPRISE, V6 = "/api/v1/enterprise/3d", "/api/v6/3d"
 EVENT_POLL_S = 0.4
 MAX_PAGE = 200
+MAX_SEQ = 2**53
 
 EXAMPLE = {
     "key": "enterprise_api_key",
@@ -134,6 +136,9 @@ def _read_submit(
     key = context.authenticate(request, body)
     parsed = parse_request(body, default_output_format=default_output_format)
     _check_engine(parsed.request, context)
+    for picture in parsed.request.image:
+        if not is_http_url(picture):
+            check_beginning(read_inline(picture))
     sent = {name: value for name, value in body.items() if name != "key"}
     digest = hashlib.sha256(json.dumps([default_output_format, sent], sort_keys=True).encode()).hexdigest()
     job = NewJob(
@@ -280,15 +285,12 @@ async def list_calls(request: Request, context: Context = Depends(context_of)) -
     state = body.get("status")
     if state is not None and state not in [known.value for known in JobState]:
         raise InvalidRequest(f"status must be one of {', '.join(known.value for known in JobState)}")
-    track_id = body.get("track_id")
-    if track_id is not None and (isinstance(track_id, bool) or not isinstance(track_id, str | int)):
-        raise InvalidRequest("track_id must be a text or a whole number")
-    limit, before = _whole(body, "limit", 50, MAX_PAGE), _whole(body, "before", None, 2**62)
+    limit, before = read_whole(body, "limit", 50, MAX_PAGE), read_whole(body, "before", None, MAX_SEQ)
     jobs = await context.do(
         context.store.list_jobs,
         key_id=key.id,
         state=None if state is None else JobState(state),
-        track_id=track_id,
+        track_id=read_mark(body.get("track_id")),
         before_seq=before,
         limit=limit,
     )
@@ -299,22 +301,6 @@ async def list_calls(request: Request, context: Context = Depends(context_of)) -
 
     following = jobs[-1].seq if jobs and len(jobs) == limit else None
     return JSONResponse({"status": "success", "calls": await context.do(bodies), "next": following})
-
-
-def _whole(body: dict[str, Any], name: str, default: Any, most: int) -> Any:
-    """A whole number of a body, from 1 to `most`.
-
-    Raises:
-        InvalidRequest: it is something else.
-    """
-    value = body.get(name)
-    if value is None:
-        return default
-    if isinstance(value, str) and value.isdecimal() and len(value) < 20:
-        value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
-        raise InvalidRequest(f"{name} must be a whole number from 1 to {most}")
-    return value
 
 
 @router.get(
@@ -334,10 +320,21 @@ async def events(call_id: str, request: Request, context: Context = Depends(cont
 
 async def _events(job_id: int, key_id: str, context: Context, base_url: str) -> AsyncIterator[dict[str, str]]:
     last: dict[str, Any] | None = None
+
+    def look() -> tuple[bool, dict[str, Any]]:
+        job = context.store.get(job_id, key_id=key_id)
+        return job.state.is_final, context.answer_about(job, fetch_path=f"{ENTERPRISE}/fetch", base_url=base_url)
+
     while True:
-        job = await context.do(context.store.get, job_id, key_id=key_id)
-        body = await context.do(context.answer_about, job, fetch_path=f"{ENTERPRISE}/fetch", base_url=base_url)
-        if job.state.is_final:
+        try:
+            is_final, body = await context.do(look)
+        except NotFound as gone:  # deleted while its caller watched
+            yield {"event": "end", "data": json.dumps(ErrorBody(message=str(gone)).to_json())}
+            return
+        except StoreUnavailable:  # for the moment; whoever watches goes on watching
+            await asyncio.sleep(EVENT_POLL_S)
+            continue
+        if is_final:
             yield {"event": "end", "data": json.dumps(body)}
             return
         progress = {name: body[name] for name in ("stage", "progress", "queue_position", "eta", "message")}
