@@ -32,8 +32,8 @@ S3_EXAMPLE = {
     "public_url": "https://cdn.example.com/assets/",
     "region_name": "us-east-1",
     "endpoint_url": "https://bucket.s3.amazonaws.com",
-    "aws_access_key_id": "AKIA…",
-    "aws_secret_access_key": "…",
+    "aws_access_key_id": "AKIAIOSFODNN7EXAMPLE",
+    "aws_secret_access_key": "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY",
     "image_directory": "3d",
 }
 S3_BODY = body_schema(S3Details.model_json_schema(), example=S3_EXAMPLE)
@@ -48,7 +48,7 @@ async def update_s3(request: Request, context: Context = Depends(context_of)) ->
     bucket = bucket_of_details(parse_s3_details({name: value for name, value in body.items() if name != "key"}))
 
     def save() -> None:
-        S3Storage(bucket, http=context.service.http).probe()
+        S3Storage(bucket, http=context.service.http, attempts=1).probe()
         context.store.save_s3(key.id, seal_bucket(bucket, owner=key.id, vault=context.service.vault))
 
     await context.probe(save)
