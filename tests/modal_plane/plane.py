@@ -1,13 +1,16 @@
 """One plane: its parts put together on an event loop of their own thread, and what tests ask it for."""
 
 import asyncio
+import os
 import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self, TypeVar
+from unittest.mock import patch
 
+import modal
 from grpclib.server import Server
 from modal._serialization import serialize_data_format
 from modal_proto import api_pb2
@@ -123,6 +126,8 @@ class Plane:
 
     def stop(self) -> None:
         """Kills every container, closes every door, and returns once nothing is left."""
+        if not self._thread.is_alive():
+            return
         self._loop.call_soon_threadsafe(self._stopping.set)
         self._thread.join()
         if self._failure is not None:
@@ -199,10 +204,23 @@ class Plane:
         """The headers that a web function with `requires_proxy_auth` lets through."""
         return {"Modal-Key": PROXY_TOKEN[0], "Modal-Secret": PROXY_TOKEN[1]}
 
+    def client(self) -> modal.Client:
+        """A client of this plane for this process, to pass as `client=`; the caller closes it."""
+        with patch.dict(os.environ, self.environment()):
+            return modal.Client.from_credentials(*TOKEN)
+
     def create_secret(self, name: str, values: Mapping[str, str]) -> None:
-        """What `modal secret create NAME KEY=VALUE …` does."""
-        secret = Secret(new_id("st"), name, DEFAULT_ENVIRONMENT, dict(values))
-        self._look(lambda: self._state.secrets.update({secret.secret_id: secret}))
+        """What `modal secret create --force NAME KEY=VALUE …` does."""
+
+        def create() -> None:
+            for known in self._state.secrets.values():
+                if (known.name, known.environment) == (name, DEFAULT_ENVIRONMENT):
+                    known.values = dict(values)
+                    return
+            secret = Secret(new_id("st"), name, DEFAULT_ENVIRONMENT, dict(values))
+            self._state.secrets[secret.secret_id] = secret
+
+        self._look(create)
 
     # What a test looks at
 
@@ -350,6 +368,10 @@ class Plane:
         return asyncio.run_coroutine_threadsafe(bounded(), self._loop).result()
 
     def _look(self, work: Callable[[], T]) -> T:
+        """Reads or changes the state on its loop; once the plane has stopped, nothing else touches it."""
+        if not self._thread.is_alive():
+            return work()
+
         async def run() -> T:
             return work()
 

@@ -21,7 +21,7 @@ from tests.modal_plane.state import Container, State
 
 TASK_HEADER = "x-plane-task"
 
-# A function with `restrict_modal_access` reaches its own inputs, outputs and volumes, and nothing else of the workspace.
+# A function with `restrict_modal_access` reaches its own inputs, outputs and volumes, and nothing else there is.
 ALLOWED_TO_UNTRUSTED = frozenset(
     {
         "AuthTokenGet",
