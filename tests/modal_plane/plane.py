@@ -7,7 +7,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 from unittest.mock import patch
 
 import modal
@@ -182,9 +182,13 @@ class Plane:
             server.close()
             await server.wait_closed()
 
-    def _begin_web_call(self, function: Function, scope: bytes) -> Call:
-        call = new_call(self._state, function, api_pb2.FUNCTION_CALL_INVOCATION_TYPE_SYNC)
-        payload = api_pb2.FunctionInput(args=scope, data_format=api_pb2.DATA_FORMAT_ASGI)
+    def _begin_web_call(self, function: Function, scope: dict[str, Any]) -> Call:
+        return self._begin_call(function, api_pb2.FUNCTION_CALL_INVOCATION_TYPE_SYNC, scope)
+
+    def _begin_call(self, function: Function, invocation_type: int, *arguments: object) -> Call:
+        call = new_call(self._state, function, invocation_type)
+        pickled = serialize_data_format((arguments, {}), api_pb2.DATA_FORMAT_PICKLE)
+        payload = api_pb2.FunctionInput(args=pickled, data_format=api_pb2.DATA_FORMAT_PICKLE)
         self._runner.enqueue(add_input(self._state, call, payload))
         return call
 
@@ -329,11 +333,7 @@ class Plane:
             function = self._function(name)
             schedule = function.effective().function.schedule
             assert schedule.WhichOneof("schedule_oneof"), f"{name} has no schedule"
-            call = new_call(self._state, function, api_pb2.FUNCTION_CALL_INVOCATION_TYPE_ASYNC)
-            arguments = serialize_data_format(((), {}), api_pb2.DATA_FORMAT_PICKLE)
-            payload = api_pb2.FunctionInput(args=arguments, data_format=api_pb2.DATA_FORMAT_PICKLE)
-            self._runner.enqueue(add_input(self._state, call, payload))
-            return call.call_id
+            return self._begin_call(function, api_pb2.FUNCTION_CALL_INVOCATION_TYPE_ASYNC).call_id
 
         return self._look(fire)
 

@@ -23,8 +23,8 @@ from tests.modal_plane.state import Call, Container, Function, State, new_id, st
 
 CALL_PARAMETER = "__modal_function_call_id"
 PIECE_BYTES = 1024 * 1024
-Enqueue = Callable[[Function, bytes], Call]
-"""Starts a call of a web function with a serialised ASGI scope."""
+Enqueue = Callable[[Function, dict[str, Any]], Call]
+"""Starts a call of a web function with an ASGI scope as its argument."""
 
 
 class WebDoor:
@@ -107,7 +107,7 @@ class WebDoor:
         call = self._state.calls.get(request.query.get(CALL_PARAMETER, ""))
         if call is None or call.function is not function:
             assert self.enqueue is not None
-            call = self.enqueue(function, serialize_data_format(_scope(request), api_pb2.DATA_FORMAT_ASGI))
+            call = self.enqueue(function, _scope(request))
             body = asyncio.ensure_future(_send_body(call, request))
         else:
             body = asyncio.ensure_future(asyncio.sleep(0))
