@@ -121,9 +121,19 @@ async function stop() {
   }
 }
 
+// Browsers offer the clipboard only to pages that came by https or from this machine.
+async function toClipboard(text) {
+  if (navigator.clipboard) return navigator.clipboard.writeText(text);
+  const area = make("textarea", { value: text, className: "unseen" });
+  document.body.append(area);
+  area.select();
+  document.execCommand("copy");
+  area.remove();
+}
+
 async function copy() {
   const chosen = at("panel-curl").hidden ? "python" : "curl";
-  await navigator.clipboard.writeText(snippets[chosen]);
+  await toClipboard(snippets[chosen]);
   at("copy").textContent = "Copied";
   at("said").textContent = `The ${chosen} call is copied.`;
   setTimeout(() => (at("copy").textContent = "Copy"), COPIED_MS);
