@@ -22,7 +22,9 @@ SIZE = 280
 
 def main() -> None:
     """Write the picture."""
-    request = parse_request({"image": str(HERE / "sample.png"), "seed": 1}).request
+    request = parse_request(
+        {"image": str(HERE.parent / "pipeline" / "api" / "playground" / "sample.png"), "seed": 1}
+    ).request
 
     def no_download(url: str) -> bytes:
         raise AssertionError(url)

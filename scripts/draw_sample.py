@@ -1,4 +1,4 @@
-"""Draws scripts/sample.png, the picture that `scripts/try` turns into 3D: a little lighthouse, cut out."""
+"""Draws the picture that `scripts/try` and the playground offer to turn into 3D: a little lighthouse, cut out."""
 
 from __future__ import annotations
 
@@ -52,6 +52,6 @@ def _lit(picture: Image.Image) -> Image.Image:
 
 
 if __name__ == "__main__":
-    target = Path(__file__).with_name("sample.png")
+    target = Path(__file__).parents[1] / "pipeline" / "api" / "playground" / "sample.png"
     draw().save(target, optimize=True)
     print(f"{target}: {target.stat().st_size / 1e3:.0f} kB")

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
+import hashlib
+from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files
+from pathlib import PurePath
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -17,28 +22,64 @@ from pipeline.jobs.record import StoreMetrics
 
 router = APIRouter(tags=["service"])
 
-ASSETS = {"playground.js": "text/javascript", "playground.css": "text/css", "model-viewer.min.js": "text/javascript"}
-CONTENT_SECURITY_POLICY = (
-    "default-src 'self'; script-src 'self' 'wasm-unsafe-eval'; style-src 'self' 'unsafe-inline'; "
-    "img-src 'self' data: blob: https: http:; connect-src 'self' blob: data: https: http:; worker-src 'self' blob:; "
-    "media-src 'self' blob: https: http:; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
-)
+PLAYGROUND = "pipeline.api.playground"
+MEDIA_TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml", ".png": "image/png"}
+"""What of the playground's folder is served, by the ending of its name."""
+PAGE_HEADERS = {
+    # Nothing from elsewhere, nothing inline but the one style sheet that model-viewer brings (its hash), no eval but
+    # compiled WebAssembly, which decodes meshes. `blob:` is how previews and a model's textures are read.
+    "content-security-policy": (
+        "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; "
+        "style-src 'self' 'sha256-PXtZZkJMMyc18o/DN1ZEFOJ2qEGq95IQbVaJFMOXOb0='; "
+        "img-src 'self' blob: data:; media-src 'self'; connect-src 'self' blob:; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "cross-origin-opener-policy": "same-origin",
+    "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+}
 
 
 @router.get("/", include_in_schema=False)
 async def playground() -> HTMLResponse:
     """The playground page."""
-    page = files("pipeline.api.playground").joinpath("index.html").read_text()
-    return HTMLResponse(page, headers={"content-security-policy": CONTENT_SECURITY_POLICY})
+    return HTMLResponse(_asset("index.html").content, headers=PAGE_HEADERS)
 
 
 @router.get("/playground/{name}", include_in_schema=False)
-async def playground_asset(name: str) -> Response:
-    """A file of the playground."""
-    if name not in ASSETS:
+async def playground_asset(name: str, request: Request) -> Response:
+    """A file of the playground; browsers keep it and ask whether it is still the same."""
+    media_type = MEDIA_TYPES.get(PurePath(name).suffix)
+    if media_type is None or name not in _asset_names():
         raise NotFound(f"There is nothing at /playground/{name[:100]}.")
-    content = files("pipeline.api.playground").joinpath(name).read_bytes()
-    return Response(content, media_type=ASSETS[name], headers={"cache-control": "public, max-age=3600"})
+    asset = _asset(name)
+    headers = {"cache-control": "no-cache", "etag": asset.etag, "vary": "accept-encoding"}
+    if asset.etag in request.headers.get("if-none-match", ""):
+        return Response(status_code=304, headers=headers)
+    content = asset.content
+    if "gzip" in request.headers.get("accept-encoding", "") and len(asset.gzipped) < len(content):
+        content, headers["content-encoding"] = asset.gzipped, "gzip"
+    return Response(content, media_type=media_type, headers={**headers, "x-content-type-options": "nosniff"})
+
+
+@dataclass(frozen=True)
+class _Asset:
+    """A file of the playground as it is sent: as it is, or compressed."""
+
+    content: bytes
+    gzipped: bytes
+    etag: str
+
+
+@cache
+def _asset(name: str) -> _Asset:
+    content = files(PLAYGROUND).joinpath(name).read_bytes()
+    return _Asset(content, gzip.compress(content, mtime=0), f'"{hashlib.sha256(content).hexdigest()[:32]}"')
+
+
+@cache
+def _asset_names() -> frozenset[str]:
+    return frozenset(entry.name for entry in files(PLAYGROUND).iterdir())
 
 
 @router.get("/health", responses={200: {"description": "The process answers."}})

@@ -114,7 +114,7 @@ def test_pages_answer_without_a_key(deployment: Deployment) -> None:
     assert deployment.client.get("/health").json() == {"status": "ok"}
     assert deployment.client.get("/ready").json()["reasons"] == ["no worker is alive; calls wait in the queue"]
     page = deployment.client.get("/")
-    assert "image-to-3d" in page.text and "default-src 'self'" in page.headers["content-security-policy"]
+    assert "image-to-3d" in page.text and "default-src 'none'" in page.headers["content-security-policy"]
     for name in ("playground.js", "playground.css", "model-viewer.min.js"):
         assert deployment.client.get(f"/playground/{name}").status_code == 200
     assert deployment.client.get("/playground/../app.py").status_code == 404

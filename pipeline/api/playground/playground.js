@@ -1,167 +1,171 @@
-// The playground: one call at a time, watched by server-sent events over fetch (EventSource cannot send a key).
-const SUBMIT = "/api/v6/3d/image_to_3d";
-const EVENTS = "/api/v1/enterprise/3d/events/";
-const HIDDEN = new Set(["key", "image", "webhook", "track_id", "temp", "multi_image"]);
-const at = (id) => document.getElementById(id);
-let pictures = [];
+// The playground: one call at a time, from pictures and options to a model that can be turned.
+import { SUBMIT, Refused, cancel, fields, follow, submit } from "./calls.js";
+import { at, make, tabs } from "./dom.js";
+import { options, showMultiImage, showOptions } from "./options.js";
+import { count, image, preview, sources, watchPictures } from "./pictures.js";
+import { STAYS_STILL, loadViewer, showResult } from "./result.js";
+import { curl, python } from "./snippets.js";
 
-const asDataUri = (file) =>
-  new Promise((resolve, reject) => {
-    const reader = new FileReader();
-    reader.onload = () => resolve(reader.result);
-    reader.onerror = () => reject(reader.error);
-    reader.readAsDataURL(file);
-  });
+const STAGES = { queued: "Queue", intake: "Picture", generate: "Shape", export: "Texture", deliver: "Files" };
+const KEY = "image-to-3d.key";
+const MASK = "YOUR_KEY";
+const COPIED_MS = 1800;
 
-async function choose(files) {
-  pictures = await Promise.all([...files].filter((file) => file.type.startsWith("image/")).map(asDataUri));
-  at("previews").replaceChildren(
-    ...pictures.map((uri, number) => Object.assign(new Image(), { src: uri, alt: `View ${number + 1}` })),
-  );
-  at("drop-text").textContent = pictures.length > 1 ? `${pictures.length} views` : "One picture";
-}
+let running = null;
+let snippets = { curl: "", python: "" };
 
-// Options come from the contract itself, so that a new field needs nothing here.
-async function showOptions() {
-  const schema = await (await fetch("/openapi.json")).json();
-  const fields = schema.paths[SUBMIT].post.requestBody.content["application/json"].schema.properties;
-  for (const [name, field] of Object.entries(fields)) {
-    if (HIDDEN.has(name)) continue;
-    const kind = field.anyOf ? field.anyOf[0] : field;
-    let input;
-    if (kind.enum) {
-      input = document.createElement("select");
-      const words = field.anyOf ? ["", ...kind.enum] : kind.enum;
-      input.append(...words.map((word) => new Option(word || "default", word)));
-      input.value = field.default ?? "";
-    } else {
-      input = document.createElement("input");
-      if (kind.type === "boolean") {
-        input.type = "checkbox";
-        input.checked = Boolean(field.default);
-      } else if (kind.type === "integer" || kind.type === "number") {
-        input.type = "number";
-        Object.assign(input, { min: kind.minimum, max: kind.maximum, step: kind.type === "integer" ? 1 : "any" });
-        input.value = field.default;
-      } else {
-        input.value = field.default ?? "";
-      }
-    }
-    input.name = name;
-    input.dataset.default = input.type === "checkbox" ? String(input.checked) : input.value;
-    const label = document.createElement("label");
-    label.title = field.description ?? "";
-    label.append(`${name.replaceAll("_", " ")} `, input);
-    at("options").append(label);
-  }
-}
+const key = () => at("key").value.trim();
+const is = (state) => document.body.dataset.state === state;
 
-function options() {
-  const given = {};
-  for (const input of at("options").querySelectorAll("input, select")) {
-    const value = input.type === "checkbox" ? input.checked : input.value;
-    if (String(value) !== input.dataset.default && value !== "") given[input.name] = value;
-  }
-  return given;
-}
-
-function say(text, isRefused = false) {
-  at("said").textContent = text;
-  at("said").classList.toggle("refused", isRefused);
-}
-
-async function follow(id, key) {
-  const answer = await fetch(EVENTS + id, { headers: { authorization: `Bearer ${key}` } });
-  const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
-  let text = "";
-  for (;;) {
-    const { value, done } = await reader.read();
-    if (done) throw new Error("the connection ended before the call did");
-    text += value.replaceAll("\r\n", "\n");
-    const events = text.split("\n\n");
-    text = events.pop();
-    for (const event of events) {
-      const lines = Object.fromEntries(event.split("\n").map((line) => [line.split(": ", 1)[0], line.slice(line.indexOf(": ") + 2)]));
-      if (!lines.data) continue;
-      const body = JSON.parse(lines.data);
-      if (lines.event === "end") return body;
-      at("progress").value = body.progress;
-      say(body.message);
-    }
-  }
-}
-
-function show(body) {
-  at("progress").value = 100;
-  say(`Done in ${body.generationTime} s. ${body.warning}`);
-  const model = body.output.find((url) => url.endsWith(".glb"));
-  at("viewer").hidden = !model;
-  if (model) at("viewer").src = model;
-  at("files").replaceChildren(
-    ...[...body.output, ...body.extra_assets].map((url) => {
-      const item = document.createElement("li");
-      const link = Object.assign(document.createElement("a"), { href: url, textContent: url.split("/").pop(), download: "" });
-      item.append(link);
-      return item;
-    }),
-  );
+function turnTo(state, said) {
+  document.body.dataset.state = state;
+  at("submit").setAttribute("aria-disabled", String(state === "running"));
+  at("submit").textContent = state === "running" ? "Working on it …" : state === "empty" ? "Make it 3D" : "Make it 3D again";
+  if (said) at("said").textContent = said;
 }
 
 function showSnippets(given) {
-  const body = { key: "YOUR_KEY", image: "https://example.com/subject.png", ...given };
-  const url = location.origin + SUBMIT;
-  at("curl").textContent = `curl -X POST ${url} \\\n  -H 'content-type: application/json' \\\n  -d '${JSON.stringify(body)}'`;
-  const python = JSON.stringify(body, null, 4).replace(/: true/g, ": True").replace(/: false/g, ": False");
-  at("python").textContent = `import requests\n\nanswer = requests.post("${url}", json=${python})\nprint(answer.json())`;
-  at("snippets").hidden = false;
+  const call = { url: location.origin + SUBMIT, sources: sources(), given };
+  snippets = { curl: curl({ ...call, key: key() }), python: python({ ...call, key: key() }) };
+  at("curl").textContent = curl({ ...call, key: MASK });
+  at("python").textContent = python({ ...call, key: MASK });
+  document.body.classList.add("has-code");
+}
+
+function showProgress({ stage, progress, queue_position: position, eta }, message) {
+  at("progress").value = progress;
+  at("percent").textContent = Math.round(progress);
+  const names = Object.keys(STAGES);
+  const here = Math.max(0, names.indexOf(stage));
+  at("steps").replaceChildren(
+    ...names.map((name, place) => make("li", { textContent: STAGES[name], className: place < here ? "past" : place === here ? "now" : "" })),
+  );
+  const isWaiting = !(stage in STAGES) || stage === "queued";
+  const words = position > 1 ? `Number ${position} in the queue` : isWaiting ? "Starting" : `${STAGES[stage]}, step ${here} of ${names.length - 1}`;
+  // A listener hears each stage once, not each percent.
+  if (at("said").textContent !== words) at("said").textContent = words;
+  at("message").textContent = message ?? (position > 1 ? `${words}.` : "");
+  at("waiting").textContent = eta ? ` About ${eta} s left` : "";
+}
+
+// A message of the API begins with the name of the field that it is about.
+function fieldOf(message, status) {
+  if (status === 401 || status === 402) return "key";
+  if (/^image\b|\bpictures?\b/.test(message)) return "image";
+  const first = message.split(/[ .]/, 1)[0];
+  return document.querySelector(`.problem[data-for="${CSS.escape(first)}"]`) ? first : null;
+}
+
+function clearProblems() {
+  for (const problem of document.querySelectorAll(".problem")) problem.textContent = "";
+  for (const input of document.querySelectorAll("[aria-invalid]")) input.removeAttribute("aria-invalid");
+}
+
+function showProblem(message, status = 0) {
+  const field = fieldOf(message, status);
+  if (!field) return false;
+  document.querySelector(`.problem[data-for="${CSS.escape(field)}"]`).textContent = message;
+  const input = at({ key: "key", image: "choose" }[field] ?? `option-${field}`) ?? document.querySelector(`input[name="${CSS.escape(field)}"]`);
+  input.closest("details")?.setAttribute("open", "");
+  input.setAttribute("aria-invalid", "true");
+  input.focus();
+  return true;
+}
+
+function showFailure(title, message, status, hint = "") {
+  at("failure-title").textContent = title;
+  at("failure").textContent = message;
+  at("failure-hint").textContent = hint;
+  turnTo("failed", `${title}. ${message}`);
+  showProblem(message, status);
+}
+
+function showEnd(body) {
+  if (body.status === "success") return showResult(body).then(() => turnTo("done", `Done in ${body.generationTime} seconds.`));
+  const hint = body.retryable ? "The same call may succeed when it is sent again." : "";
+  showFailure(body.error_code === "cancelled" ? "Cancelled" : "The call did not succeed", body.message, 0, hint);
 }
 
 async function run(event) {
   event.preventDefault();
-  if (!pictures.length) return say("Choose a picture first.", true);
-  const key = at("key").value;
-  const button = event.target.querySelector("button[type=submit]");
-  button.disabled = true;
-  at("progress").hidden = false;
-  at("progress").value = 0;
-  say("Sending …");
+  if (is("running")) return;
+  clearProblems();
+  const given = { ...options(), ...(count() > 1 ? { multi_image: true } : {}) };
+  if (count()) showSnippets(given);
+  if (preview()) at("running-picture").src = preview();
+  else at("running-picture").removeAttribute("src");
+  turnTo("running");
+  at("result").scrollIntoView({ block: "nearest", behavior: STAYS_STILL.matches ? "auto" : "smooth" });
+  showProgress({ stage: "queued", progress: 0, queue_position: 0, eta: 0 }, "Sending the picture");
   try {
-    const several = pictures.length > 1;
-    const given = { ...options(), ...(several ? { multi_image: true } : {}) };
-    showSnippets(given);
-    const answer = await fetch(SUBMIT, {
-      method: "POST",
-      headers: { "content-type": "application/json", authorization: `Bearer ${key}`, prefer: "wait=0" },
-      body: JSON.stringify({ image: several ? pictures : pictures[0], ...given }),
-    });
-    let body = await answer.json();
-    if (body.status === "processing") body = await follow(body.id, key);
-    if (body.status === "success") show(body);
-    else say(body.message, true);
+    let body = await submit(key(), { ...(count() ? { image: image() } : {}), ...given });
+    loadViewer();
+    running = { key: key(), id: body.id };
+    if (body.status === "processing") body = await follow(running.key, running.id, (event) => showProgress(event));
+    await showEnd(body);
   } catch (error) {
-    say(`It did not work: ${error.message}`, true);
+    const words = error instanceof Refused ? error.message : `The page failed: ${error.message}`;
+    showFailure("The call was not taken", words, error.status ?? 0);
   } finally {
-    button.disabled = false;
+    running = null;
   }
 }
 
-at("call").addEventListener("submit", run);
-at("pictures").addEventListener("change", (event) => choose(event.target.files));
-const drop = at("drop");
-drop.addEventListener("keydown", (event) => {
-  if (event.key === "Enter" || event.key === " ") {
-    event.preventDefault();
-    at("pictures").click();
+async function stop() {
+  if (!running) return;
+  at("message").textContent = "Cancelling.";
+  try {
+    await cancel(running.key, running.id);
+  } catch (error) {
+    at("message").textContent = error.message;
   }
-});
-for (const kind of ["dragover", "dragleave", "drop"]) {
-  drop.addEventListener(kind, (event) => {
-    event.preventDefault();
-    drop.classList.toggle("over", kind === "dragover");
-    if (kind === "drop") choose(event.dataTransfer.files);
+}
+
+// Browsers offer the clipboard only to pages that came by https or from this machine.
+async function toClipboard(text) {
+  if (navigator.clipboard) return navigator.clipboard.writeText(text);
+  const area = make("textarea", { value: text, className: "unseen" });
+  document.body.append(area);
+  area.select();
+  document.execCommand("copy");
+  area.remove();
+}
+
+async function copy() {
+  const chosen = at("panel-curl").hidden ? "python" : "curl";
+  await toClipboard(snippets[chosen]);
+  at("copy").textContent = "Copied";
+  at("said").textContent = `The ${chosen} call is copied.`;
+  setTimeout(() => (at("copy").textContent = "Copy"), COPIED_MS);
+}
+
+function watchKey() {
+  at("key").value = sessionStorage.getItem(KEY) ?? "";
+  const keep = () => {
+    sessionStorage.setItem(KEY, key());
+    at("key-hint").hidden = key() !== "";
+  };
+  at("key").addEventListener("input", keep);
+  keep();
+  at("reveal").addEventListener("click", () => {
+    const isShown = at("key").type === "text";
+    at("key").type = isShown ? "password" : "text";
+    at("reveal").textContent = isShown ? "Show" : "Hide";
+    at("reveal").setAttribute("aria-pressed", String(!isShown));
   });
 }
-for (const button of document.querySelectorAll("[data-copy]")) {
-  button.addEventListener("click", () => navigator.clipboard.writeText(at(button.dataset.copy).textContent));
-}
-showOptions();
+
+at("call").addEventListener("submit", run);
+at("call").addEventListener("keydown", (event) => (event.ctrlKey || event.metaKey) && event.key === "Enter" && at("call").requestSubmit());
+at("cancel").addEventListener("click", stop);
+at("copy").addEventListener("click", copy);
+tabs(at("languages"), (chosen) => {
+  at("panel-curl").hidden = chosen !== 0;
+  at("panel-python").hidden = chosen !== 1;
+});
+watchKey();
+watchPictures(() => {
+  showMultiImage(count() > 1);
+  clearProblems();
+});
+fields().then(showOptions, () => showFailure("The page is not complete", "The service does not tell its options.", 0, "Reload the page once it is back."));

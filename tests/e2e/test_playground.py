@@ -1,0 +1,356 @@
+"""The playground as a person meets it: a real service, a real browser, a real model on the canvas."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import trimesh
+from numpy.typing import NDArray
+from PIL import Image
+from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+
+from schemas.request import ImageTo3DRequest
+from tests.e2e.test_serve_command import serving
+from tests.pictures import draw_figure, encode
+
+CHROMIUM = shutil.which("chromium")
+# The sandbox wants more rights than a container has; the canvas is drawn by the processor.
+CHROMIUM_OPTIONS = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist"]
+SMALL = {"width": 480, "height": 720}  # the processor draws every pixel
+CALL_WAIT_MS = 120_000  # far longer than a call takes here; only a failing test waits so long
+WAIT_S = 30.0
+DROP = """([files]) => {
+  const carried = new DataTransfer();
+  for (const [name, content] of files) {
+    carried.items.add(new File([Uint8Array.from(atob(content), (c) => c.charCodeAt(0))], name, { type: "image/png" }));
+  }
+  return carried;
+}"""
+
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium"),
+    pytest.mark.xdist_group("playground"),
+]
+
+
+@dataclass
+class Visit:
+    """A page of the playground, and what the browser did for it."""
+
+    page: Page
+    key: str
+    urls: list[str] = field(default_factory=list)
+    submits: list[dict[str, Any]] = field(default_factory=list)
+    complaints: list[str] = field(default_factory=list)
+
+    def drop(self, *files: tuple[str, bytes]) -> None:
+        """Drop files on the page as a hand would."""
+        coded = [(name, base64.b64encode(content).decode()) for name, content in files]
+        carried = self.page.evaluate_handle(DROP, [coded])
+        for event in ("dragenter", "dragover", "drop"):
+            self.page.dispatch_event("#result", event, {"dataTransfer": carried})
+
+    def make_it_quick(self) -> None:
+        """The smallest asset that the contract allows."""
+        self.page.fill("#option-resolution", "64")
+        self.page.fill("#option-texture_size", "512")
+
+    def expect_state(self, state: str) -> None:
+        expect(self.page.locator("body")).to_have_attribute("data-state", state, timeout=CALL_WAIT_MS)
+
+    def canvas(self) -> NDArray[np.uint8]:
+        """(H, W, 3) what stands in the viewer, once it has loaded its model."""
+        viewer = self.page.locator("model-viewer")
+        wait_until(lambda: viewer.evaluate("(viewer) => viewer.loaded && viewer.modelIsVisible"))
+        wait_until(lambda: _count_red(_pixels(viewer)) > 0)
+        return _pixels(viewer)
+
+
+def wait_until(is_so: Callable[[], Any]) -> None:
+    """Ask until it is so. Playwright's own waiting in the page is an eval, which the page forbids."""
+    deadline_s = time.monotonic() + WAIT_S
+    while not is_so():
+        assert time.monotonic() < deadline_s, "it never came to be"
+        time.sleep(0.05)
+
+
+def _pixels(element: Locator) -> NDArray[np.uint8]:
+    """(H, W, 3) what the screen shows where the element is; not the element's own screenshot, which waits for rest."""
+    element.scroll_into_view_if_needed()
+    box = element.bounding_box()
+    assert box is not None
+    return np.asarray(Image.open(io.BytesIO(element.page.screenshot(clip=box))).convert("RGB"))
+
+
+def _count_red(pixels: NDArray[np.uint8]) -> int:
+    """Pixels in the colour of the figure's body, which no part of the page has."""
+    red, green, blue = np.moveaxis(pixels.astype(int), -1, 0)
+    return int(((red > 120) & (red > 2 * green) & (red > 2 * blue)).sum())
+
+
+def luminance(css_colour: str) -> float:
+    """Relative luminance of an opaque `rgb(…)`. Source: WCAG 2.2, definition of relative luminance."""
+    channels = np.array([int(part) for part in re.findall(r"\d+", css_colour)[:3]]) / 255
+    linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+    return float(linear @ (0.2126, 0.7152, 0.0722))
+
+
+@pytest.fixture(scope="module")
+def figure() -> bytes:
+    return encode(draw_figure(256))
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
+    """The address of a running service, and a key."""
+    with serving(tmp_path_factory.mktemp("playground") / "data") as (_, port, said):
+        shown = re.search(r"shown this once: (\S+)", "\n".join(said))
+        assert shown is not None
+        yield f"http://127.0.0.1:{port}/", shown[1]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_OPTIONS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(service: tuple[str, str], browser: Browser) -> Iterator[Callable[..., Visit]]:
+    """Opens the page, by default with the key in its field; the browser must have nothing to complain of at the end."""
+    address, key = service
+    visits: list[Visit] = []
+
+    def open_page(*, has_key: bool = True, **options: Any) -> Visit:
+        context = browser.new_context(**{"viewport": SMALL, "reduced_motion": "reduce", **options})
+        context.grant_permissions(["clipboard-read", "clipboard-write"])
+        opened = Visit(context.new_page(), key)
+        visits.append(opened)
+        page = opened.page
+        page.on("request", lambda request: opened.urls.append(request.url))
+        page.on("request", lambda request: _note_submit(opened, request.url, request.post_data))
+        page.on("pageerror", lambda error: opened.complaints.append(str(error)))
+        page.on("console", lambda said: "Content Security" in said.text and opened.complaints.append(said.text))
+        page.goto(address)
+        page.wait_for_selector("#option-seed", state="attached")
+        if has_key:
+            page.fill("#key", key)
+        return opened
+
+    yield open_page
+    for opened in visits:
+        opened.page.context.close()
+        assert opened.complaints == []
+        assert not [url for url in opened.urls if key in url]
+        assert not [url for url in opened.urls if not url.startswith((address, "blob:", "data:"))]
+
+
+def _note_submit(opened: Visit, url: str, body: str | None) -> None:
+    if url.endswith("/image_to_3d") and body:
+        opened.submits.append(json.loads(body))
+
+
+def test_a_dropped_picture_becomes_a_model_that_turns_and_can_be_downloaded(
+    visit: Callable[..., Visit], figure: bytes, tmp_path: Path
+) -> None:
+    here = visit()
+    page = here.page
+    here.drop(("figure.png", figure))
+    here.make_it_quick()
+    page.check("#option-render")
+    page.click("#submit")
+    here.expect_state("done")
+
+    front = here.canvas()
+    page.locator("model-viewer").evaluate("(viewer) => viewer.shadowRoot.querySelector('.userInput').focus()")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+    wait_until(lambda: (np.abs(_pixels(page.locator("model-viewer")).astype(int) - front) > 32).mean() > 0.005)
+    with page.expect_download() as coming:
+        page.get_by_role("link", name="Download model, textured, GLB").click()
+    coming.value.save_as(tmp_path / "figure.glb")
+    page.get_by_role("tab", name="Turntable").click()
+    film = page.locator("video")
+    wait_until(lambda: film.evaluate("(film) => film.videoWidth") > 0)
+    page.get_by_role("tab", name="Thumbnail").click()
+    thumbnail = page.get_by_alt_text("Thumbnail of the model")
+    wait_until(lambda: thumbnail.evaluate("(image) => image.naturalWidth") > 0)
+
+    assert _count_red(front) > 0.005 * front.shape[0] * front.shape[1]
+    mesh = trimesh.load_mesh(tmp_path / "figure.glb")
+    assert len(mesh.faces) > 100 and mesh.visual.material.baseColorTexture is not None
+    assert re.search(r"[1-9]\d* kB", page.locator("#files").inner_text())
+    expect(page.locator("#said")).to_have_text(re.compile(r"^Done in [\d.]+ seconds\.$"))
+
+
+def test_the_copied_calls_work_as_they_are(visit: Callable[..., Visit], figure: bytes, tmp_path: Path) -> None:
+    here = visit()
+    page = here.page
+    name = "the figure's $HOME `x`.png"
+    (tmp_path / name).write_bytes(figure)
+    here.drop((name, figure))
+    here.make_it_quick()
+    page.click("#more summary")
+    page.fill("#option-track_id", 'a "mark" worth $5 \\ `now`')
+    page.click("#submit")
+    here.expect_state("done")
+
+    page.click("#copy")
+    curl = page.evaluate("navigator.clipboard.readText()")
+    page.get_by_role("tab", name="Python").click()
+    page.click("#copy")
+    python = page.evaluate("navigator.clipboard.readText()")
+    answer = json.loads(subprocess.check_output(["bash", "-c", curl], cwd=tmp_path, text=True))
+    saved = subprocess.check_output([sys.executable, "-c", python], cwd=tmp_path, text=True).split("\n")
+
+    assert answer["status"] == "success"
+    assert answer["track_id"] == 'a "mark" worth $5 \\ `now`' and answer["meta"]["resolution"] == 64
+    assert (tmp_path / saved[0]).read_bytes()[:4] == b"glTF"
+    assert here.key in curl and here.key in python and here.key not in page.content()
+
+
+def test_the_keyboard_alone_is_enough(visit: Callable[..., Visit], figure: bytes, tmp_path: Path) -> None:
+    here = visit(has_key=False)
+    page = here.page
+    (tmp_path / "figure.png").write_bytes(figure)
+
+    def tab_to(wished: str) -> list[str]:
+        passed: list[str] = []
+        for _ in range(60):
+            page.keyboard.press("Tab")
+            passed.append(page.evaluate("document.activeElement.id || document.activeElement.name"))
+            if passed[-1] == wished:
+                return passed
+        raise AssertionError(f"{wished} is not reached: {passed}")
+
+    passed = tab_to("choose")
+    with page.expect_file_chooser() as chooser:
+        page.keyboard.press("Enter")
+    chooser.value.set_files(tmp_path / "figure.png")
+    expect(page.locator("#views li")).to_have_count(1)
+    passed += tab_to("output_format")
+    passed += tab_to("option-resolution")
+    page.keyboard.press("Control+A")
+    page.keyboard.type("74")
+    page.keyboard.press("PageDown")
+    passed += tab_to("key")
+    page.keyboard.type(here.key)
+    passed += tab_to("submit")
+    page.keyboard.press("Enter")
+    here.expect_state("done")
+
+    assert passed.index("choose") < passed.index("output_format") < passed.index("key") < passed.index("submit")
+    assert here.submits[0]["resolution"] == 64
+    assert page.evaluate("[localStorage.length, Object.values(sessionStorage)]") == [0, [here.key]]
+    page.reload()
+    assert page.input_value("#key") == here.key
+
+
+def test_several_pictures_are_sent_as_views_in_the_order_shown(visit: Callable[..., Visit], figure: bytes) -> None:
+    here = visit()
+    page = here.page
+    back = encode(draw_figure(256)[:, ::-1])
+    here.drop(("back.png", back), ("front.png", figure))
+    here.make_it_quick()
+    page.get_by_role("button", name="Move earlier view 2").click()
+    page.click("#more summary")
+
+    expect(page.get_by_role("switch", name="Multi image")).to_be_checked()
+    page.click("#submit")
+    here.expect_state("done")
+
+    (sent,) = here.submits
+    assert sent["multi_image"] is True
+    assert [base64.b64decode(uri.split(",")[1]) for uri in sent["image"]] == [figure, back]
+    assert _count_red(here.canvas()) > 0
+
+
+def test_a_wrong_key_is_said_beside_the_key(visit: Callable[..., Visit], figure: bytes) -> None:
+    here = visit(has_key=False)
+    page = here.page
+    page.fill("#key", "wrong")
+    here.drop(("figure.png", figure))
+    page.click("#submit")
+    here.expect_state("failed")
+
+    expect(page.locator("#key-problem")).to_have_text("Invalid API key")
+    expect(page.locator("#key")).to_be_focused()
+    expect(page.locator("#key")).to_have_attribute("aria-invalid", "true")
+    expect(page.locator("#said")).to_contain_text("Invalid API key")
+
+
+def test_a_file_that_is_no_picture_is_said_beside_the_picture(visit: Callable[..., Visit]) -> None:
+    here = visit()
+    page = here.page
+    here.drop(("notes.png", b"no picture at all"))
+    page.click("#submit")
+    here.expect_state("failed")
+
+    expect(page.locator("#image-problem")).to_contain_text("no picture that can be read")
+    assert page.locator("#image-problem").inner_text() == page.locator("#failure").inner_text()
+    page.get_by_role("button", name="Remove the picture").click()
+    page.click("#submit")
+    expect(page.locator("#image-problem")).to_have_text("image is required")
+
+
+def test_a_refused_option_is_said_beside_it_in_the_words_of_the_api(visit: Callable[..., Visit], figure: bytes) -> None:
+    here = visit()
+    page = here.page
+    here.drop(("figure.png", figure))
+    page.click("#more summary")
+    page.fill("#option-mesh_simplify", "0.5")
+    page.click("#more summary")
+    page.click("#submit")
+
+    problem = page.locator("[data-field=mesh_simplify] .problem")
+    expect(problem).to_have_text("mesh_simplify must be between 0.9 and 0.98, got 0.5")
+    expect(problem).to_be_visible()
+    expect(page.locator("#option-mesh_simplify")).to_be_focused()
+
+
+def test_every_field_of_the_contract_has_a_control_with_a_name(visit: Callable[..., Visit]) -> None:
+    page = visit().page
+    page.click("#more summary")
+    shown = page.locator("[data-field]").evaluate_all("(fields) => fields.map((one) => one.dataset.field)")
+
+    assert set(shown) == ImageTo3DRequest.model_fields.keys() - {"key", "image"}
+    for control in page.locator("main :is(input, select, button):visible:not([aria-hidden=true])").all():
+        label = control.evaluate(
+            "(one) => one.ariaLabel || [...(one.labels ?? [])].map((label) => label.innerText).join() || one.innerText"
+        )
+        assert label.strip(), control.evaluate("(one) => one.outerHTML")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_phones_width_scrolls_only_down_and_texts_stand_out(
+    visit: Callable[..., Visit], figure: bytes, scheme: str
+) -> None:
+    here = visit(viewport={"width": 360, "height": 740}, color_scheme=scheme, has_key=False)
+    page = here.page
+    here.drop(*[(f"{'a-long-name-' * 6}{number}.png", figure) for number in range(3)])
+    page.click("#more summary")
+    page.click("#submit")
+    here.expect_state("failed")
+
+    assert page.evaluate("document.documentElement.scrollWidth") == 360
+    ground = luminance(page.evaluate("getComputedStyle(document.querySelector('#call')).backgroundColor"))
+    assert (ground < 0.05) == (scheme == "dark")
+    for selector in ("h1", "h2", "small", ".problem:not(:empty)", "#sample", ".api-name", ".segments span"):
+        ink = luminance(page.evaluate("(one) => getComputedStyle(document.querySelector(one)).color", selector))
+        contrast = (max(ink, ground) + 0.05) / (min(ink, ground) + 0.05)
+        assert contrast >= 4.5, selector  # WCAG 2.2, 1.4.3 for text of normal size
