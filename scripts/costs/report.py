@@ -26,8 +26,8 @@ from scripts.costs.days import DayShape, calls_of_day
 
 VOLUMES = (1, 100, 10_000)
 LEAST_CALLS, MOST_DAYS = 3000, 30  # a volume is averaged over days until it has so many calls, or so many days
-SCALEDOWN_WINDOWS_S = (2, 10, 30, 60, 300, 1200)
-BUFFERS, MINIMA = (0, 1, 2), (0, 1)
+SCALEDOWN_WINDOWS_S = (2, 10, 30, 60, 300)
+BUFFERS, MINIMA, MAXIMA = (0, 1), (0, 1), (2, 4, 10)  # 10 GPUs is the limit of Modal's Starter plan
 GPUS = {
     "trellis": ("H100", "A100-80GB", "A100-40GB", "L40S"),
     "triposr": ("L4", "A10", "T4"),
@@ -39,8 +39,9 @@ the idle time of every container. N/day: the mean over days with a wave and burs
 Prices of {prices}, durations of {times}: `cost.py sources` lists where each comes from."""
 
 SIMULATE_NOTES = """\
-wait: seconds until a GPU takes the call; cold: share of the calls that waited at all; $/day: all three functions,
-of which gpu; cents per call. max_containers {most}."""
+min, max, buffer, scaledown: the settings of the GPU function; the other two have Modal's defaults. waited: the share of
+the calls that found no free GPU; p50 to p99: seconds until one took the call. $/day: all three functions, and of them
+the GPU's. {rows}"""
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,6 @@ class Trial:
     usd_per_day: float
     gpu_usd_per_day: float
     cents_per_call: float
-    most: int
 
     def wait_s(self, share: float) -> float:
         return quantile(self.waits_s, share)
@@ -92,7 +92,6 @@ def try_settings(
                 usd_per_day=bill.total * calls,
                 gpu_usd_per_day=(bill.gpu_startup + bill.gpu_busy + bill.gpu_idle) * calls,
                 cents_per_call=100 * bill.total,
-                most=max(day.gpu.most for day in days),
             )
         )
     return sorted(trials, key=lambda trial: trial.usd_per_day)
@@ -103,12 +102,22 @@ def recommend(trials: Sequence[Trial], p95_s: float) -> Trial | None:
     return min((trial for trial in trials if trial.wait_s(0.95) <= p95_s), key=lambda t: t.usd_per_day, default=None)
 
 
-def default_grid(max_containers: int | None) -> list[Autoscaler]:
+def default_grid(maxima: Sequence[int]) -> list[Autoscaler]:
     """The settings that `simulate` tries."""
     return [
-        Autoscaler(least, max_containers, buffer, window)
-        for least, buffer, window in itertools.product(MINIMA, BUFFERS, SCALEDOWN_WINDOWS_S)
+        Autoscaler(least, most, buffer, window)
+        for least, most, buffer, window in itertools.product(MINIMA, maxima, BUFFERS, SCALEDOWN_WINDOWS_S)
     ]
+
+
+def undominated(trials: Sequence[Trial]) -> list[Trial]:
+    """Of trials, cheapest first, those that wait less at p95 (or the same, and less at p99) than all cheaper ones."""
+    kept: list[Trial] = []
+    for trial in trials:
+        waits = trial.wait_s(0.95), trial.wait_s(0.99)
+        if not kept or waits < (kept[-1].wait_s(0.95), kept[-1].wait_s(0.99)):
+            kept.append(trial)
+    return kept
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
@@ -164,17 +173,17 @@ def peers_table(prices: Prices) -> str:
 
 def trials_table(trials: Sequence[Trial]) -> str:
     """The grid: settings, waits, dollars."""
-    rows = [["min", "buffer", "scaledown", "cold", "p50", "p95", "p99", "most", "$/day", "gpu", "cents/call"]]
+    rows = [["min", "max", "buffer", "scaledown", "waited", "p50", "p95", "p99", "$/day", "GPU", "cents/call"]]
     for trial in trials:
         settings, waits = trial.settings, trial.waits_s
         rows.append(
             [
                 str(settings.min_containers),
+                "-" if settings.max_containers is None else str(settings.max_containers),
                 str(settings.buffer_containers),
                 f"{settings.scaledown_window:g} s",
                 f"{sum(wait > 0 for wait in waits) / len(waits):.1%}",
                 *(f"{trial.wait_s(share):.1f}" for share in (0.5, 0.95, 0.99)),
-                str(trial.most),
                 f"{trial.usd_per_day:.2f}",
                 f"{trial.gpu_usd_per_day:.2f}",
                 f"{trial.cents_per_call:.2f}",
@@ -190,8 +199,8 @@ def recommendation(trials: Sequence[Trial], p95_s: float) -> str:
         return f"p95 <= {p95_s:g} s: no setting of the grid reaches it"
     settings = best.settings
     said = (
-        f"min_containers={settings.min_containers}, buffer_containers={settings.buffer_containers}, "
-        f"scaledown_window={settings.scaledown_window:g}"
+        f"min_containers={settings.min_containers}, max_containers={settings.max_containers}, "
+        f"buffer_containers={settings.buffer_containers}, scaledown_window={settings.scaledown_window:g}"
     )
     return f"p95 <= {p95_s:g} s: {said}   p95 {best.wait_s(0.95):.1f} s, {best.cents_per_call:.2f} cents per call"
 
@@ -243,10 +252,9 @@ def parser() -> argparse.ArgumentParser:
     )
     trial.add_argument("--gpu", metavar="NAME", help="default: the engine's first")
     trial.add_argument("--calls", type=int, default=10_000, help="calls a day")
-    trial.add_argument(
-        "--p95", type=float, nargs="+", default=[1.0, 15.0], metavar="S", help="recommend for these waits"
-    )
-    trial.add_argument("--max-containers", type=int, default=10, help="10 GPUs is the limit of Modal's Starter plan")
+    trial.add_argument("--p95", type=float, nargs="+", default=[1.0, 10.0], metavar="S", help="waits to recommend for")
+    trial.add_argument("--max-containers", type=int, nargs="+", default=MAXIMA, metavar="N", help="those tried")
+    trial.add_argument("--all", action="store_true", help="print settings too that another one beats in price and wait")
     sources = verbs.add_parser("sources", parents=[common], help="where each price and each duration comes from")
     sources.add_argument("--gpu", metavar="NAME", help="default: the engine's first")
     measured = verbs.add_parser(
@@ -291,10 +299,12 @@ def _report(options: argparse.Namespace) -> str:
     if options.verb == "simulate":
         grid = default_grid(options.max_containers)
         trials = try_settings(grid, options.calls, times, rates, seed=options.seed, shape=shape)
-        notes = SIMULATE_NOTES.format(most=options.max_containers)
-        head = f"{options.engine} on {gpu}, {options.calls:,} calls a day, {days_for(options.calls)} days"
+        shown = trials if options.all else undominated(trials)
+        left_out = len(trials) - len(shown)
+        notes = SIMULATE_NOTES.format(rows=f"Beaten in price and wait, and left out: {left_out}." if left_out else "")
+        head = f"{options.engine} on {gpu}, {options.calls:,} calls a day, {days_for(options.calls)} such days"
         best = "\n".join(recommendation(trials, p95_s) for p95_s in options.p95)
-        return f"{head}\n\n{trials_table(trials)}\n\n{notes}\n\n{best}"
+        return f"{head}\n\n{trials_table(shown)}\n\n{notes}\n\n{best}"
     settings = Autoscaler(scaledown_window=options.scaledown)
     deployment = Deployment(settings, settings)
     table = cost_table(costs, deployment, seed=options.seed, shape=shape)
