@@ -1,7 +1,6 @@
 """Seconds of the parts of a call that need no GPU, as a file for `scripts/cost.py --stages`.
 
-Wall seconds of imports; CPU seconds of intake and export, and of compiling the kernels of an image that carries none.
-
+All are CPU seconds, to which nothing else that runs on the machine adds; with two cores the wall shows a little less.
 The export is that of a call to TRELLIS at its defaults: a mesh of half a million faces, coloured by 640,000 Gaussians.
 Needs the extra `local`; with the extra `trellis`, the imports of the GPU container are measured too.
 """
@@ -84,7 +83,6 @@ def intake_once(asked: ImageTo3DRequest) -> None:
 
 
 def cpu_s_of(work: Callable[[], object]) -> float:
-    """CPU seconds: what else runs on the machine does not add to them. On a container's two cores the wall shows less."""
     started_s = time.process_time()
     work()
     return time.process_time() - started_s
@@ -98,7 +96,7 @@ def seconds_said_by(code: str, *variables: str) -> float:
 
 
 def import_s(code: str) -> float:
-    return seconds_said_by(f"import time; began = time.perf_counter()\n{code}\nprint(time.perf_counter() - began)")
+    return seconds_said_by(f"{code}\nimport time; print(time.process_time())")
 
 
 def compile_s() -> float:
