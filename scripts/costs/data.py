@@ -202,10 +202,9 @@ def _by_arithmetic(generate: Mapping[str, Any], rates: Mapping[str, Any], gpu: s
     if kind not in rates:
         raise KeyError(f"no {kind} of {gpu} in the data")
     seconds = slowdown * generate["tflop"] / (generate["efficiency"] * rates[kind])
-    by = (
-        f"{generate['tflop']:g} TFLOP at {generate['efficiency']:.0%} of {rates[kind]:g} TFLOPS {generate['precision']}"
-    )
-    return Duration("sampling and decoding", seconds, "arithmetic", by + (f", x {slowdown:g}" if slowdown != 1 else ""))
+    by = f"{generate['tflop']:g} TFLOP ({generate['of']}) at {generate['efficiency']:.0%} of {rates[kind]:g} TFLOPS"
+    slowed = f", x {slowdown:g}" if slowdown != 1 else ""
+    return Duration("sampling and decoding", seconds, "arithmetic", f"{by} {generate['precision']}{slowed}")
 
 
 def _durations(rows: Mapping[str, Mapping[str, Any]]) -> tuple[Duration, ...]:

@@ -24,6 +24,16 @@ from scripts.costs.data import (
 )
 from scripts.costs.days import DayShape, calls_of_day
 
+HELP = """\
+What a call costs on Modal, from a dated price list and the seconds of each stage, and which autoscaler settings to
+deploy. Tables are Markdown whose columns line up.
+
+  cost.py table                                  cents per call by GPU and volume, beside hosted services
+  cost.py simulate --gpu L40S --calls 3000       waits and dollars of bursty days, by settings
+  cost.py sources                                where each price and each duration comes from
+  cost.py measured runs.jsonl --gpu H100 > my.json, then any of the above with --stages my.json
+"""
+
 VOLUMES = (1, 100, 10_000)
 LEAST_CALLS, MOST_DAYS = 3000, 30  # a volume is averaged over days until it has so many calls, or so many days
 SCALEDOWN_WINDOWS_S = (2, 10, 30, 60, 300)
@@ -164,7 +174,7 @@ def parts_table(
 
 def peers_table(prices: Prices) -> str:
     """Hosted services' published prices; a mark where the figure is not from the provider's own page."""
-    rows = [["hosted service", "cents per call", "seen on its own page"]]
+    rows = [["hosted service", "cents per call", "its own page"]]
     for peer in prices.peers:
         cents = "not found" if peer.usd_per_call is None else f"{100 * peer.usd_per_call:.2f}"
         rows.append([peer.name, cents, "yes" if peer.is_own_page and peer.usd_per_call is not None else "no"])
@@ -205,7 +215,7 @@ def recommendation(trials: Sequence[Trial], p95_s: float) -> str:
     return f"p95 <= {p95_s:g} s: {said}   p95 {best.wait_s(0.95):.1f} s, {best.cents_per_call:.2f} cents per call"
 
 
-def sources_text(prices: Prices, path: Path, times: StageSeconds, label: str) -> str:
+def sources_text(prices: Prices, path: Path, times: StageSeconds, *, label: str, note: str) -> str:
     """Every price and every duration with its source."""
     said = json.loads(path.read_text())
     lines = [f"Prices, {prices.dated}. {said['note']}", f"  Modal: {said['modal']['source']}; {said['modal']['seen']}"]
@@ -214,7 +224,7 @@ def sources_text(prices: Prices, path: Path, times: StageSeconds, label: str) ->
         for row in said["modal"]["multipliers"]
     ]
     lines += [f"  {peer.name}: {peer.source}; {peer.seen}" for peer in prices.peers]
-    lines += ["", f"Durations, {times.dated}, {label}."]
+    lines += ["", f"Durations, {times.dated}, {label}. {note}"]
     for kind, group in (("stage", times.stages), ("start of", times.startups)):
         for name, steps in group.items():
             lines += [f"  {kind} {name}: {s.what} {s.seconds:.3f} s, {s.how}: {s.by}" for s in steps]
@@ -228,7 +238,7 @@ def sources_text(prices: Prices, path: Path, times: StageSeconds, label: str) ->
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--engine", choices=sorted(GPUS), default="trellis")
+    common.add_argument("--engine", choices=sorted(GPUS), default="trellis", help="default: trellis")
     common.add_argument("--stages", type=Path, metavar="FILE", help="your own durations, laid over the file that ships")
     common.add_argument("--prices", type=Path, metavar="FILE", default=PRICES, help="another price list")
     common.add_argument(
@@ -241,8 +251,10 @@ def parser() -> argparse.ArgumentParser:
     common.add_argument(
         "--gpu-slowdown", type=float, default=1.0, metavar="X", help="factor on GPU seconds that are arithmetic"
     )
-    common.add_argument("--seed", type=int, default=0)
-    whole = argparse.ArgumentParser(prog="cost.py", description=__doc__)
+    common.add_argument("--seed", type=int, default=0, help="of the days' arrivals")
+    whole = argparse.ArgumentParser(
+        prog="cost.py", description=HELP, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     verbs = whole.add_subparsers(dest="verb", required=True)
     table = verbs.add_parser("table", parents=[common], help="cents per call by GPU and volume, beside hosted services")
     table.add_argument("--scaledown", type=float, default=60, metavar="S", help="scaledown_window of all functions")
@@ -295,7 +307,7 @@ def _report(options: argparse.Namespace) -> str:
     gpu, times, rates = costs[0]
     shape = DayShape()
     if options.verb == "sources":
-        return sources_text(prices, options.prices, times, f"{options.engine} on {gpu}")
+        return sources_text(prices, options.prices, times, label=f"{options.engine} on {gpu}", note=data["note"])
     if options.verb == "simulate":
         grid = default_grid(options.max_containers)
         trials = try_settings(grid, options.calls, times, rates, seed=options.seed, shape=shape)
