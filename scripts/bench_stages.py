@@ -1,6 +1,6 @@
 """Seconds of the parts of a call that need no GPU, as a file for `scripts/cost.py --stages`.
 
-All are CPU seconds, to which nothing else that runs on the machine adds; with two cores the wall shows a little less.
+All are CPU seconds, to which nothing else that runs on the machine adds; waiting for disk and network is not in them.
 The export is that of a call to TRELLIS at its defaults: a mesh of half a million faces, coloured by 640,000 Gaussians.
 Needs the extra `local`; with the extra `trellis`, the imports of the GPU container are measured too.
 """
@@ -122,7 +122,7 @@ def main(argv: list[str]) -> int:
     def row(what: str, work: Callable[[], float]) -> dict[str, object]:
         runs = [work() for _ in range(options.runs)]
         spread = f"{min(runs):.3g} to {max(runs):.3g} s"
-        by = f"scripts/bench.py stages, median of {options.runs}, {os.cpu_count()} CPUs, {spread}"
+        by = f"scripts/bench.py stages, CPU seconds, median of {options.runs} on {os.cpu_count()} CPUs, {spread}"
         print(f"{what:<22} {statistics.median(runs):8.3f} s   {spread}", flush=True)
         return {"seconds": round(statistics.median(runs), 3), "how": "measured", "by": by}
 

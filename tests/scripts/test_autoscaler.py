@@ -106,6 +106,17 @@ def test_calls_within_the_window_start_one_container_and_wait_once() -> None:
     assert run.idle_s == (40 - 11) + (80 - 42) + 60
 
 
+def test_of_two_idle_containers_the_one_that_worked_last_goes_on_and_the_other_stops() -> None:
+    arrivals_s = [0.0, *(10.0 * number for number in range(11))]
+
+    run = simulate(arrivals_s, [1.0] * 12, Autoscaler(scaledown_window=15), cold_start_s=5.0)
+
+    # Both start at 0 and are done at 6. One takes every later call, the last from 100 to 101, and stops at 116; the
+    # other stops at 21. Taking turns, each would idle 19 s at most and both would stay until the end.
+    assert run.started == 2
+    assert run.paid_s == 116.0 + 21.0
+
+
 def test_a_waiting_call_takes_a_container_that_falls_free_before_its_own_is_up() -> None:
     run = simulate([0.0, 10.0], [2.0, 2.0], Autoscaler(scaledown_window=2), cold_start_s=9.0)
 
