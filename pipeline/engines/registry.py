@@ -60,6 +60,16 @@ ENGINES: tuple[EngineSpec, ...] = (
         summary="the released TRELLIS model",
         gpus=("H100", "A100-80GB", "A100-40GB"),
     ),
+    EngineSpec(
+        name="triposr",
+        module="pipeline.engines.triposr.engine",
+        class_name="TripoSREngine",
+        extra="triposr",
+        max_views=1,
+        has_weights=True,
+        summary="the released TripoSR model: drafts, also on a laptop's CPU",
+        gpus=("L4", "A10", "T4"),
+    ),
 )
 
 

@@ -179,7 +179,7 @@ class _Bricks:
         for cells in active.split(self._cells_at_once()):
             points = self.points_of(cells)
             views = [points[:, x : x + side, y : y + side, z : z + side].flatten(1) for x, y, z in CORNERS]
-            count = sum((view > self.level).int() for view in views)
+            count = torch.stack([view > self.level for view in views]).sum(dim=0)
             which, place = ((count > 0) & (count < len(CORNERS))).nonzero().unbind(1)
             first = cells[which] * side + along[place]
             real = (first < self.resolution - 1).all(dim=1)  # the others repeat the last point

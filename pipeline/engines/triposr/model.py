@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -10,8 +11,12 @@ from torch import Tensor, nn
 from pipeline.engines.triposr.backbone import Transformer1D
 from pipeline.engines.triposr.field import TriplaneField
 from pipeline.engines.triposr.image_encoder import DINOSingleImageTokenizer
-from pipeline.engines.triposr.spec import ModelSpec
+from pipeline.engines.triposr.spec import ModelSpec, RuleWeights
 from pipeline.engines.triposr.triplane import NeRFMLP, Triplane1DTokenizer, TriplaneUpsampleNetwork
+from pipeline.engines.triposr.weights import FILE_NAME
+from pipeline.errors import WeightsUnusable
+from pipeline.nn.checkpoint import load_strictly
+from pipeline.nn.rule_weights import fill_by_rule
 
 
 class TSR(nn.Module):
@@ -49,3 +54,30 @@ def make_model(spec: ModelSpec) -> TSR:
     """The network, unfilled, on the meta device, where it takes no memory."""
     with torch.device("meta"):
         return TSR(spec)
+
+
+def load_model(spec: ModelSpec, folder: Path | None) -> TSR:
+    """The network with its weights in host memory; nothing in it depends on the file any more.
+
+    Args:
+        folder: where `fetch_weights` put the file; None for a model whose weights follow from a rule.
+
+    Raises:
+        WeightsUnusable: the file is missing, cut short, or does not fit.
+    """
+    if spec.rule_weights is not None:
+        return _rule_model(spec, spec.rule_weights)
+    if folder is None:
+        raise WeightsUnusable(f"{spec.name} needs a folder of weights")
+    model = make_model(spec)
+    load_strictly(model, folder / FILE_NAME, device="cpu", copy=True)
+    return model
+
+
+@torch.no_grad()
+def _rule_model(spec: ModelSpec, rule: RuleWeights) -> TSR:
+    with torch.random.fork_rng(devices=[]):  # the layers' own initialisation draws from the global generator
+        model = TSR(spec)
+    fill_by_rule(model, seed=rule.seed, scale=rule.scale)
+    model.decoder.linears[-1].bias[0] += rule.density_shift
+    return model.eval().requires_grad_(False)

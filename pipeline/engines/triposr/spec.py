@@ -164,7 +164,7 @@ TINY = ModelSpec(
     encoder=EncoderSpec(
         hidden_size=48, num_hidden_layers=2, num_attention_heads=3, intermediate_size=96, image_size=32
     ),
-    tokenizer=TokenizerSpec(plane_size=4, num_channels=64),
+    tokenizer=TokenizerSpec(plane_size=1, num_channels=64),  # few texels make a shape of few pieces
     backbone=BackboneSpec(
         in_channels=64,
         num_attention_heads=4,
@@ -180,6 +180,6 @@ TINY = ModelSpec(
     turntable_frames=24,
     turntable_fps=12,
     rule_weights=RuleWeights(
-        seed=20240304, scale={"tokenizer.embeddings": 10.0, "decoder.layers.*.weight": 2.0}, density_shift=0.0
+        seed=17, scale={"tokenizer.embeddings": 4.0, "decoder.layers.*.weight": 1.5}, density_shift=2.85
     ),
 )
