@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from importlib.resources import files
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from pipeline.api.context import Context, context_of
-from pipeline.api.problems import UNAVAILABLE
+from pipeline.api.problems import UNAUTHORIZED, UNAVAILABLE, documented
+from pipeline.api.requests import check_operator
 from pipeline.errors import ImageTo3DError, NotFound
 from pipeline.jobs.record import StoreMetrics
 
@@ -47,7 +48,7 @@ async def health() -> JSONResponse:
     return JSONResponse({"status": "ok"})
 
 
-@router.get("/ready", responses={UNAVAILABLE: {"description": "Why calls would not be taken."}})
+@router.get("/ready", responses={**documented(), UNAVAILABLE: {"description": "Why calls would not be taken."}})
 async def ready(context: Context = Depends(context_of)) -> JSONResponse:
     """Whether calls are taken, with reasons; wakes no GPU."""
     reasons = []
@@ -60,9 +61,16 @@ async def ready(context: Context = Depends(context_of)) -> JSONResponse:
     return JSONResponse({"status": "ok", "reasons": reasons})
 
 
-@router.get("/metrics", responses={200: {"content": {"text/plain": {}}, "description": "Prometheus metrics."}})
-async def metrics(context: Context = Depends(context_of)) -> Response:
-    """Counters and gauges of the whole deployment in Prometheus' text form."""
+@router.get(
+    "/metrics",
+    responses={
+        **documented(UNAUTHORIZED),
+        200: {"content": {"text/plain": {}}, "description": "Prometheus metrics."},
+    },
+)
+async def metrics(request: Request, context: Context = Depends(context_of)) -> Response:
+    """Counters and gauges of the whole deployment in Prometheus' text form; for its operator alone."""
+    check_operator(request, context.settings.metrics_token)
     found = await context.do(context.store.metrics)
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_StoreCollector(found))

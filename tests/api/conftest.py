@@ -18,6 +18,7 @@ from pipeline.settings import Settings
 from pipeline.storage.base import OutputFile, content_type_of
 
 SUBMIT = "/api/v1/enterprise/3d/image_to_3d"
+METRICS_TOKEN = "a-token-for-monitoring"
 PICTURE = "data:image/png;base64,iVBORw0KGgo="
 
 
@@ -67,14 +68,18 @@ def deploy(tmp_path: Path) -> Iterator[Callable[..., Deployment]]:
     """Makes a deployment with settings of the test's own."""
     opened: list[Service] = []
 
-    def make(limits: KeyLimits | None = None, **settings: Any) -> Deployment:
+    def make(
+        limits: KeyLimits | None = None, *, peer: tuple[str, int] = ("192.0.2.7", 50000), **settings: Any
+    ) -> Deployment:
         given = {"submit_wait_s": 0, "fetch_wait_s": 0, "public_url": "http://testserver", "database_url": None}
+        given["metrics_token"] = METRICS_TOKEN
         service = open_service(Settings(data_dir=tmp_path / "data", **{**given, **settings}))
         opened.append(service)
         keys = [make_key(name, limits=limits or KeyLimits()) for name in ("first", "second")]
         for _, record in keys:
             service.store.add_key(record)
-        client = TestClient(create_app(service.settings, service=service), raise_server_exceptions=False)
+        app = create_app(service.settings, service=service)
+        client = TestClient(app, raise_server_exceptions=False, client=peer)
         return Deployment(client, service, keys[0][0], keys[1][0], tmp_path)
 
     yield make
