@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +35,8 @@ class Deployment:
 
     def post(self, path: str, body: dict[str, Any] | None = None, **headers: str) -> Any:
         """POST as the first caller unless the body names a key; returns the response."""
-        return self.client.post(path, json={"key": self.key, **(body or {})}, headers=headers)
+        content = json.dumps({"key": self.key, **(body or {})})  # in ASCII: a lone surrogate can be sent too
+        return self.client.post(path, content=content, headers={"content-type": "application/json", **headers})
 
     def submit(self, path: str = SUBMIT, **fields: Any) -> dict[str, Any]:
         """Submit without waiting; returns the body."""
