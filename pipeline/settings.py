@@ -62,7 +62,9 @@ class Settings(BaseSettings):
     fetch_wait_s: float = Field(default=20.0, ge=0, le=120)
     max_body_bytes: int = Field(default=32 * MIB, ge=1024)
     errors_as_200: bool = False
-    """Answer errors with HTTP 200, for old clients."""
+    """Answer the API's errors with HTTP 200, for old clients."""
+    metrics_token: SecretStr | None = None
+    """What `/metrics` wants as bearer token; None opens it to this machine alone."""
 
     # Workers.
     engine: str = "preview"

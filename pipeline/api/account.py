@@ -43,7 +43,7 @@ router = APIRouter(tags=["account"])
 
 @router.post(f"{ACCOUNT}/update_s3", response_model=ServerActionBody, responses=REFUSALS, openapi_extra=S3_BODY)
 async def update_s3(request: Request, context: Context = Depends(context_of)) -> JSONResponse:
-    """Save the bucket that outputs go to, after a test object was put there, read back and deleted."""
+    """Save the bucket that outputs go to, once a test object was put there, read back and deleted: waits for it."""
     key, body = await context.caller(request)
     bucket = bucket_of_details(parse_s3_details({name: value for name, value in body.items() if name != "key"}))
 

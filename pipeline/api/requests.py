@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import json
 import re
 from collections.abc import AsyncIterator
@@ -9,9 +10,10 @@ from typing import Any
 
 import anyio
 from fastapi import Request
+from pydantic import SecretStr
 
 from pipeline.api.problems import BodyTooLarge
-from pipeline.errors import InvalidRequest, NotFound
+from pipeline.errors import InvalidRequest, NotFound, Unauthorized
 from pipeline.jobs.record import MAX_JOB_ID
 from schemas.contract import is_plain_text, kind_of, shown
 
@@ -20,6 +22,8 @@ DRAINED_BODIES, DRAIN_S = 3, 10.0
 """How much of a body that is too long is thrown away, and for how long: a client that is still sending when the
 connection closes never reads why."""
 MAX_IDEMPOTENCY_KEY_CHARS = 255
+LOOPBACK = ("127.0.0.1", "::1")
+FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip", "via")
 _WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,6})", re.IGNORECASE)
 
 
@@ -73,8 +77,31 @@ def presented_key(request: Request, body: dict[str, Any]) -> str | None:
     in_header = request.headers.get("key")
     if in_header:
         return in_header
+    return bearer_token(request)
+
+
+def bearer_token(request: Request) -> str | None:
+    """The token of `Authorization: Bearer`."""
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     return token.strip() if scheme.lower() == "bearer" and token.strip() else None
+
+
+def check_operator(request: Request, expected: SecretStr | None) -> None:
+    """Refuse whoever is not the deployment's operator: its token decides, and without one the caller's machine.
+
+    What a proxy passes on is never taken for this machine, whatever address the proxy has.
+
+    Raises:
+        Unauthorized: somebody else.
+    """
+    if expected is not None:
+        presented = (bearer_token(request) or "").encode("utf-8", "surrogatepass")
+        if not hmac.compare_digest(presented, expected.get_secret_value().encode()):
+            raise Unauthorized("The operator's bearer token is required")
+        return
+    host = request.client.host if request.client is not None else ""
+    if host not in LOOPBACK or any(header in request.headers for header in FORWARDED):
+        raise Unauthorized("Set IMAGE_TO_3D_METRICS_TOKEN to read this from another machine")
 
 
 def wished_wait_s(request: Request, default_s: float) -> float:

@@ -29,6 +29,8 @@ from tests.e2e.faults import KEY, Service, opened
 
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 LONGEST_ANSWER_S = 1.0
+WAITS_FOR_OTHERS = ("POST /api/v1/enterprise/update_s3",)
+"""Answered when the customer's own endpoint has answered, so not among the slowest."""
 KEYLESS_SHARE, KNOWN_ID_SHARE = 0.1, 0.5
 
 
@@ -72,12 +74,13 @@ def fuzz(service: Service, *, cases: int, seed: int) -> Report:
     schema = schemathesis.openapi.from_dict(document)
     operations = [found.ok() for found in schema.get_all_operations()]
     modes = (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)
-    each = -(-cases // (len(operations) * len(modes)))
     with requests.Session() as session, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # strategies that filter much say so
-        for operation in operations:
-            for mode in modes:
-                _fuzz_operation(operation, mode, service, session, report, rng, ids=ids, cases=each)
+        while report.cases < cases:  # operations without any input have but one request each
+            each = -(-(cases - report.cases) // (len(operations) * len(modes)))
+            for operation in operations:
+                for mode in modes:
+                    _fuzz_operation(operation, mode, service, session, report, rng, ids=ids, cases=each)
     return report
 
 
@@ -133,8 +136,8 @@ def _judge(case: Any, answer: Any, report: Report) -> None:
     report.cases += 1
     report.statuses[answer.status_code] += 1
     report.operations[label] += 1
-    seconds = answer.elapsed
-    report.slowest = max(report.slowest, (seconds, f"{label} {str(case.body)[:200]}"))
+    if label not in WAITS_FOR_OTHERS:
+        report.slowest = max(report.slowest, (answer.elapsed, f"{label} {str(case.body)[:200]}"))
     try:
         case.validate_response(answer, checks=CHECKS)
     except (Failure, FailureGroup) as failure:
