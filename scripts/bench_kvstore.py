@@ -115,7 +115,8 @@ def rate_of_submits(console: Console, *, latency_s: float, threads: int, submits
         entries.operations = 0
         began_s = time.perf_counter()
         with ThreadPoolExecutor(threads) as pool:
-            jobs = list(pool.map(lambda n: stores[n % len(stores)].submit(new_job(key)).job.id, range(submits)))
+            some = [pool.submit(stores[number % processes].submit, new_job(key)) for number in range(submits)]
+            jobs = [submitted.result().job.id for submitted in some]
         seconds = time.perf_counter() - began_s
         assert len(set(jobs)) == submits == stores[0].metrics().submitted
         console.print(
