@@ -357,6 +357,26 @@ def test_a_second_deploy_keeps_the_address_and_is_rolled_back(plane: Plane) -> N
     assert [version.rollback_of for version in plane.apps()[0].versions] == [0, 0, 1]
 
 
+def test_a_stopped_app_ends_its_containers_and_its_address(plane: Plane) -> None:
+    url = plane.web_url("guarded")
+
+    run_modal(plane, "app", "stop", APP, "--yes")
+
+    plane.wait_until(lambda: all(each.is_ended for each in plane.containers()))
+    assert httpx.get(url).status_code == 404
+
+
+def test_a_plane_by_hand_prints_its_variables_and_ends_when_told(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.modal_plane", "--port", "0", "--folder", str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        lines = [process.stdout.readline() for _ in range(3)]
+        process.terminate()
+
+    assert lines[0].startswith("export MODAL_SERVER_URL=http://127.0.0.1:")
+    assert process.returncode == 0
+
+
 def test_a_missing_key_of_a_secret_fails_the_deploy(plane: Plane) -> None:
     plane.create_secret("plane-secret", {"OTHER": "value"})
 
