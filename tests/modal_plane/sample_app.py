@@ -64,7 +64,7 @@ def fail_at_first(key: str, failures: int) -> int:
     return runs
 
 
-@app.function(image=image, timeout=1)
+@app.function(image=image, timeout=1, startup_timeout=60)
 def oversleep(seconds: float) -> None:
     time.sleep(seconds)
 
@@ -167,7 +167,7 @@ class Broken:
 @modal.concurrent(max_inputs=20)
 @modal.asgi_app()
 def web():
-    """A web app with a streaming answer, a streamed body, two requests that need each other, and one that is late."""
+    """A web app with streams both ways, requests that wait for one another, and some that end badly or late."""
     from fastapi import FastAPI, Request
     from fastapi.responses import Response, StreamingResponse
 
@@ -189,16 +189,14 @@ def web():
     @api.get("/events")
     async def events() -> StreamingResponse:
         async def lines() -> AsyncIterator[str]:
-            for number in range(3):
-                yield f"data: {number}\n\n"
-                await asyncio.sleep(0.2)
+            yield "data: first\n\n"
+            await asyncio.wait_for(met.wait(), 20)
+            yield "data: after the meeting\n\n"
 
         return StreamingResponse(lines(), media_type="text/event-stream")
 
     @api.get("/meet")
-    async def meet(first: bool) -> str:
-        if first:
-            await asyncio.wait_for(met.wait(), 20)
+    async def meet() -> str:
         met.set()
         return "met"
 

@@ -20,7 +20,10 @@ def stamps(root: Path) -> dict[str, Stamp]:
     for folder, _, names in os.walk(root):
         for name in names:
             path = Path(folder, name)
-            status = path.lstat()
+            try:
+                status = path.lstat()
+            except FileNotFoundError:  # removed since it was listed, by the container that works here
+                continue
             found[str(path.relative_to(root))] = (status.st_ino, status.st_mtime_ns, status.st_size)
     return found
 
@@ -69,9 +72,9 @@ class View:
         """Carries local changes over to the committed files."""
         changed = self.changed()
         for path in changed:
-            if os.path.lexists(self.root / path):
+            try:
                 replace_file(self.root / path, self.committed / path)
-            else:
+            except FileNotFoundError:
                 (self.committed / path).unlink(missing_ok=True)
         self._remember(changed)
 
@@ -103,7 +106,10 @@ class View:
         inside = {}
         for folder, _, names in os.walk(self.root):
             for path in (Path(folder), *(Path(folder, name) for name in names)):
-                status = path.lstat()
+                try:
+                    status = path.lstat()
+                except FileNotFoundError:
+                    continue
                 inside[(status.st_dev, status.st_ino)] = str(path.relative_to(self.root))
         for pid in pids:
             for handle in (Path(f"/proc/{pid}/cwd"), *_descriptors(pid)):

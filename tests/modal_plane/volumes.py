@@ -12,7 +12,7 @@ from grpclib import GRPCError, Status
 from modal_proto import api_pb2
 
 from tests.modal_plane.state import DEFAULT_ENVIRONMENT, Container, State, new_id
-from tests.modal_plane.views import View, session_pids
+from tests.modal_plane.views import View, replace_file, session_pids
 from tests.modal_plane.web import WebDoor
 
 Caller = Container | None
@@ -189,8 +189,7 @@ class VolumeHandlers:
         _refuse_existing(targets, forbidden=request.disallow_overwrite_existing_files)
         for file in request.files:
             content = self._state.content(file.sha256_hex)
-            targets[file.filename].parent.mkdir(parents=True, exist_ok=True)
-            await asyncio.to_thread(shutil.copyfile, content, targets[file.filename])
+            await asyncio.to_thread(replace_file, content, targets[file.filename])
         return Empty()
 
     async def VolumePutFiles2(
@@ -211,13 +210,15 @@ class VolumeHandlers:
         ]
         if not missing:
             for file in request.files:
-                targets[file.path].parent.mkdir(parents=True, exist_ok=True)
-                with targets[file.path].open("wb") as target:
+                part = self._state.folder / "content" / new_id("part")
+                with part.open("wb") as target:
                     for index, block in enumerate(file.blocks):
                         # A block arrives without its trailing zeros; seeking over them puts them back.
                         target.seek(index * BLOCK_BYTES)
                         target.write(self._state.content(block.contents_sha256.hex()).read_bytes())
                     target.truncate(file.size)
+                replace_file(part, targets[file.path], link=True)
+                part.unlink()
         return api_pb2.VolumePutFiles2Response(missing_blocks=missing)
 
     async def VolumeGetFile2(self, request: api_pb2.VolumeGetFile2Request, _: Caller) -> api_pb2.VolumeGetFile2Response:
@@ -248,8 +249,7 @@ class VolumeHandlers:
             if not source.exists() or (source.is_dir() and not request.recursive):
                 raise GRPCError(Status.NOT_FOUND, f"No such file: {name}")
             into = target / source.name if target.is_dir() else target
-            into.parent.mkdir(parents=True, exist_ok=True)
-            await asyncio.to_thread(shutil.copytree if source.is_dir() else shutil.copyfile, source, into)
+            await asyncio.to_thread(shutil.copytree if source.is_dir() else replace_file, source, into)
         return Empty()
 
     async def VolumeRemoveFile(self, request: api_pb2.VolumeRemoveFileRequest, _: Caller) -> Empty:
