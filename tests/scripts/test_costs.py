@@ -193,7 +193,7 @@ def test_the_recommended_settings_are_the_cheapest_that_meet_the_wait() -> None:
 
 def test_settings_that_cost_more_and_wait_longer_are_left_out() -> None:
     def trial(usd: float, wait_s: float) -> Trial:
-        return Trial(Autoscaler(), (wait_s,), usd, usd, usd)
+        return Trial(Autoscaler(), (wait_s,), 0.0, usd, usd, usd)
 
     cheap, beaten, fast = trial(1, 9), trial(2, 9), trial(3, 0)
 
@@ -216,7 +216,7 @@ def test_the_simulation_prints_what_it_recommends(capsys: pytest.CaptureFixture[
     assert main(["simulate", "--calls", "500", "--max-containers", "2", "--p95", "20", "0.001", "--gpu", "L40S"]) == 0
 
     printed = capsys.readouterr().out
-    assert printed.startswith("trellis on L40S, 500 calls a day, 6 such days")
+    assert printed.startswith("trellis on L40S, 500 calls a day; days: 6")
     assert "p95 <= 20 s: min_containers=0, max_containers=2, buffer_containers=0, scaledown_window=2" in printed
     assert "p95 <= 0.001 s: min_containers=1" in printed
 
