@@ -22,7 +22,7 @@ from pipeline.engines.trellis.spec import IMAGE_LARGE
 from pipeline.engines.trellis.weights import ENCODER_FOLDER, check_weights, manifest
 from pipeline.engines.triposr import weights as triposr
 from pipeline.engines.triposr.model import load_model as load_triposr
-from pipeline.engines.triposr.spec import RELEASED as triposr_model
+from pipeline.engines.triposr.spec import RELEASED
 from pipeline.errors import WeightsUnusable
 from pipeline.nn.checkpoint import FILE_DTYPES
 from pipeline.nn.tensor_files import Entry
@@ -106,14 +106,14 @@ def run_triposr() -> int:
     """A pickle of the released layout: converted, loaded strictly, and refused once it is spoilt."""
     entries = triposr.manifest()
     with tempfile.TemporaryDirectory() as name:
-        pickled, target = Path(name) / triposr_model.file_name, Path(name) / triposr.FILE_NAME
+        pickled, target = Path(name) / RELEASED.file_name, Path(name) / triposr.FILE_NAME
         state = OrderedDict(random_tensors(entries, seed=0))
         torch.save(state, pickled)
         started = time.perf_counter()
         triposr.convert_checkpoint(pickled, target)
         print(f"{pickled.stat().st_size} bytes pickled, converted in {time.perf_counter() - started:.1f} s")
         started = time.perf_counter()
-        model = load_triposr(triposr_model, Path(name))
+        model = load_triposr(RELEASED, Path(name))
         print(f"loaded strictly in {time.perf_counter() - started:.1f} s")
         loaded = model.state_dict()
         wrong = int(not all(torch.equal(loaded[key], tensor) for key, tensor in state.items()))

@@ -69,7 +69,7 @@ def test_several_views_are_refused_naming_the_engines_that_take_them() -> None:
     generate = LocalEngines("triposr", weights="tiny").generator_for("triposr")
     view = np.asarray(draw_figure(64))
 
-    with pytest.raises(InvalidRequest, match="takes one view, got 2; preview, trellis would take them$"):
+    with pytest.raises(InvalidRequest, match=r"takes one view, got 2; preview, trellis would take them$"):
         generate([view, view], None, lambda share: None)  # type: ignore[arg-type]
 
 
