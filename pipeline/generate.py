@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from pipeline.engines.base import Engine, Generation, GenerationOptions, OnStep, View, ignore_steps
-from pipeline.engines.registry import find_spec, make_engine
-from pipeline.errors import EngineFailed, InvalidRequest
+from pipeline.engines.registry import check_views, find_spec, make_engine
+from pipeline.errors import EngineFailed
 from schemas.request import ImageTo3DRequest
 
 MAX_SEED = 2**32 - 1
@@ -68,8 +68,7 @@ class LocalEngines:
         chosen = find_spec(name or self._default)
 
         def generate(views: Sequence[View], options: GenerationOptions, on_step: OnStep = ignore_steps) -> Generation:
-            if len(views) > chosen.max_views:
-                raise InvalidRequest(f"engine {chosen.name} takes at most {chosen.max_views} views, got {len(views)}")
+            check_views(chosen, len(views))
             return check_generation(self._engine(chosen.name).generate(views, options, on_step=on_step))
 
         return generate

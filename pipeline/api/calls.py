@@ -19,7 +19,7 @@ from pipeline.api.bodies import NOTES
 from pipeline.api.context import Context, context_of
 from pipeline.api.problems import BAD_REQUEST, NOT_FOUND, QUOTA_SPENT, TOO_LARGE, TOO_MANY, UNAUTHORIZED, documented
 from pipeline.api.requests import idempotency_key, read_id, read_mark, read_whole, wished_wait_s
-from pipeline.engines.registry import find_spec
+from pipeline.engines.registry import check_views, find_spec
 from pipeline.errors import InvalidRequest, NotFound, StoreUnavailable
 from pipeline.imaging.inline import check_beginning, read_inline
 from pipeline.jobs.record import Job, JobState, NewJob, Submitted
@@ -164,11 +164,7 @@ def _check_engine(request: ImageTo3DRequest, context: Context) -> None:
     name = request.engine or context.settings.engine
     if name not in offered:
         raise InvalidRequest(f"engine must be one of {', '.join(offered)}, got {name!r}")
-    spec = find_spec(name)
-    if len(request.image) > spec.max_views:
-        takes = [other for other in offered if find_spec(other).max_views >= len(request.image)]
-        hint = f"; {', '.join(takes)} would take them" if takes else ""
-        raise InvalidRequest(f"engine {name} takes at most {spec.max_views} views, got {len(request.image)}{hint}")
+    check_views(find_spec(name), len(request.image), offered=offered)
 
 
 def _addresses_of(draft: _Draft) -> list[str]:

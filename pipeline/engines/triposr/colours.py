@@ -20,12 +20,12 @@ Array = NDArray[np.float32]
 
 
 def _relu(x: Array) -> Array:
-    return np.maximum(x, 0)
+    return np.maximum(x, np.float32(0))
 
 
 def _silu(x: Array) -> Array:
     with np.errstate(over="ignore"):  # exp of a large number is infinite, and the quotient 0, as it should be
-        return x / (1 + np.exp(-x))
+        return (x / (1 + np.exp(-x))).astype(np.float32, copy=False)
 
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"relu": _relu, "silu": _silu}
@@ -65,7 +65,7 @@ class TriplaneColours:
             summed = act(hidden).astype(np.float64) @ weight.T.astype(np.float64)
             hidden = summed.astype(np.float32) + bias
         with np.errstate(over="ignore"):
-            return 1 / (1 + np.exp(-hidden))
+            return (1 / (1 + np.exp(-hidden))).astype(np.float32, copy=False)
 
     def _read(self, coords: Array) -> Array:
         """(P, 3) -> (P, N): bilinear samples of the three planes, added up."""

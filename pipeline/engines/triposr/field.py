@@ -7,6 +7,7 @@ which points share a matrix product never depends on how many are evaluated at o
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 from pipeline.engines.triposr.spec import RendererSpec
 from pipeline.engines.triposr.triplane import OUT_CHANNELS, NeRFMLP
 from pipeline.nn.activations import activation
+from pipeline.ops.parallel import each_on_one_thread
 
 CPU_BLOCK, GPU_BLOCK = 1024, 4096  # points in one matrix product
 PLANE_AXES = ((0, 1), (0, 2), (1, 2))  # of each plane: the axis along its rows (columns of W), and the one across
@@ -93,11 +95,12 @@ class TriplaneField:
             positions: (N, 3) in the model's frame, also outside the box.
             chunk_size: points evaluated at once, in whole blocks; the result does not depend on it.
         """
-        chunk = self._whole_blocks(chunk_size)
         out = positions.new_empty((len(positions), OUT_CHANNELS))
-        for start in range(0, len(positions), chunk):
-            part = slice(start, start + chunk)
+
+        def evaluate(part: slice) -> None:
             out[part] = self._decode(self._at_points(positions[part] / self.renderer.radius))
+
+        self._in_chunks(evaluate, len(positions), chunk_size, points_each=1)
         density, features = out[:, :1], out[:, 1:]
         return Samples(density, features, self.activate_density(density), self._activate_colour(features))
 
@@ -112,12 +115,13 @@ class TriplaneField:
             (N, B, B, B), x slowest.
         """
         count, _, side = coords.shape
-        per_chunk = self._whole_blocks(chunk_size) // side**3
         out = coords.new_empty((count, side, side, side))
-        for start in range(0, count, per_chunk):
-            part = slice(start, start + per_chunk)
+
+        def evaluate(part: slice) -> None:
             density = self._decode(self._at_bricks(coords[part]))[:, 0]
             out[part] = self.activate_density(density).view(-1, side, side, side)
+
+        self._in_chunks(evaluate, count, chunk_size, points_each=side**3)
         return out
 
     def activate_density(self, density: Tensor) -> Tensor:
@@ -127,8 +131,17 @@ class TriplaneField:
     def _activate_colour(self, features: Tensor) -> Tensor:
         return activation(self.renderer.color_activation)(features)
 
-    def _whole_blocks(self, chunk_size: int) -> int:
-        return max(1, chunk_size // self.block) * self.block
+    def _in_chunks(self, evaluate: Callable[[slice], None], count: int, chunk_size: int, *, points_each: int) -> None:
+        """Evaluate all rows in whole blocks, on a CPU the blocks of a chunk shared out to its threads."""
+        blocks = max(1, chunk_size // self.block)  # of one chunk
+        threads = min(blocks, torch.get_num_threads()) if self.table.device.type == "cpu" else 1
+        rows = blocks // threads * self.block // points_each
+        parts = [slice(start, start + rows) for start in range(0, count, rows)]
+        if self.table.device.type == "cpu":
+            each_on_one_thread(evaluate, parts, at_once=threads)
+        else:
+            for part in parts:
+                evaluate(part)
 
     def _texels(self, coords: Tensor, axis_size: int) -> tuple[Tensor, Tensor]:
         """Index of the lower texel, the border's being 0, and the share of the next one; coordinates in [-1, 1]."""
