@@ -91,6 +91,12 @@ class Settings(BaseSettings):
     webhook_timeout_s: float = Field(default=30.0, gt=0)
 
     log_level: str = "INFO"
+    otlp_endpoint: str | None = Field(
+        default=None,
+        repr=False,
+        validation_alias=AliasChoices("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"),
+    )
+    """Where traces go (extra `tracing`); the other OTEL_* variables are read by OpenTelemetry itself."""
 
     @field_validator("secret_keys", "engines", mode="before")
     @classmethod
@@ -108,6 +114,11 @@ class Settings(BaseSettings):
     def offered_engines(self) -> tuple[str, ...]:
         """Names of the engines that calls may name, the default first."""
         return tuple(dict.fromkeys((self.engine, *self.engines)))
+
+    @property
+    def is_traced(self) -> bool:
+        """Whether traces are kept."""
+        return self.otlp_endpoint is not None
 
     @property
     def sql_url(self) -> str:

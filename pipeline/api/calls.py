@@ -22,6 +22,7 @@ from pipeline.engines.registry import find_spec
 from pipeline.errors import InvalidRequest
 from pipeline.jobs.record import JobState, NewJob, Submitted
 from pipeline.net.egress import check_url
+from pipeline.telemetry import note_on_span, traceparent_as_meta
 from schemas.contract import OutputFormat, is_http_url
 from schemas.request import ImageTo3DRequest, parse_request
 from schemas.responses import FailedBody, ProcessingBody, ServerActionBody, SuccessBody
@@ -105,12 +106,13 @@ async def _submit(
         file_prefix=str(uuid.uuid4()),
         request=parsed.request.model_dump_json().encode(),
         request_sha256=digest,
-        meta={**parsed.request.effective_parameters(), NOTES: list(parsed.warnings)},
+        meta={**parsed.request.effective_parameters(), NOTES: list(parsed.warnings), **traceparent_as_meta()},
         track_id=parsed.request.track_id,
         webhook_url=parsed.request.webhook,
         idempotency_key=idempotency_key(request),
     )
     submitted = await context.do(context.store.submit, new)
+    note_on_span({"job.id": submitted.job.id})
     job = await context.ends.wait(submitted.job, wished_wait_s(request, context.settings.submit_wait_s))
     if not job.state.is_final:
         job = await context.do(context.store.get, job.id, key_id=key.id)
