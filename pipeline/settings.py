@@ -105,6 +105,12 @@ class Settings(BaseSettings):
     webhook_timeout_s: float = Field(default=30.0, gt=0)
 
     log_level: str = "INFO"
+    otlp_endpoint: str | None = Field(
+        default=None,
+        repr=False,
+        validation_alias=AliasChoices("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"),
+    )
+    """Where traces go (extra `tracing`); the other OTEL_* variables are read by OpenTelemetry itself."""
 
     @field_validator("secret_keys", "engines", "trellis_ss_cfg_interval", "trellis_slat_cfg_interval", mode="before")
     @classmethod
@@ -136,6 +142,11 @@ class Settings(BaseSettings):
                 "slat_rescale_t": self.trellis_slat_rescale_t,
             }
         }
+
+    @property
+    def is_traced(self) -> bool:
+        """Whether traces are kept."""
+        return self.otlp_endpoint is not None
 
     @property
     def sql_url(self) -> str:

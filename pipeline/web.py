@@ -8,9 +8,9 @@ from pathlib import Path
 import uvicorn
 
 from pipeline.api.app import create_app
-from pipeline.children import call_when_orphaned
+from pipeline.children import call_when_orphaned, stop_on_signals
 from pipeline.settings import Settings
-from pipeline.telemetry import configure_logging
+from pipeline.telemetry import configure_logging, start_tracing
 
 KEEP_ALIVE_S = 75
 
@@ -37,7 +37,12 @@ def main(argv: list[str] | None = None) -> None:
     )
     server = uvicorn.Server(config)
     call_when_orphaned(lambda: setattr(server, "should_exit", True), parent_pid=options.parent_pid)
-    server.run()
+    stop_on_signals()  # uvicorn raises the signal that ended it once more, for the handler before its own
+    stop_tracing = start_tracing() if settings.is_traced else lambda: None
+    try:
+        server.run()
+    finally:
+        stop_tracing()
 
 
 if __name__ == "__main__":

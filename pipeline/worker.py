@@ -36,7 +36,7 @@ from pipeline.service import Service, open_service
 from pipeline.settings import Settings
 from pipeline.storage.base import OutputFile
 from pipeline.storage.local import LocalStorage
-from pipeline.telemetry import configure_logging
+from pipeline.telemetry import configure_logging, start_tracing
 from schemas.request import ImageTo3DRequest
 
 CLEAN_EVERY_S = 60.0
@@ -219,7 +219,11 @@ def main(argv: list[str] | None = None) -> None:
     call_when_orphaned(stop.set, parent_pid=options.parent_pid)
     worker_id = options.worker_id or f"{socket.gethostname()}-{secrets.token_hex(4)}"
     log.info("worker starts", worker_id=worker_id, engine=settings.engine)
-    run_worker(settings, worker_id=worker_id, stop=stop)
+    stop_tracing = start_tracing() if settings.is_traced else lambda: None
+    try:
+        run_worker(settings, worker_id=worker_id, stop=stop)
+    finally:
+        stop_tracing()
 
 
 if __name__ == "__main__":

@@ -1,9 +1,12 @@
-"""What customers entrust to the service never stands in its log, however much is logged."""
+"""What customers entrust to the service never stands in its log, its traces or its metrics, however much is told."""
 
 from __future__ import annotations
 
+import base64
 import io
 import logging
+import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -20,6 +23,9 @@ from pipeline.storage.base import OutputFile
 from pipeline.storage.s3 import S3Storage
 from pipeline.storage.s3_client import make_client
 from pipeline.telemetry import configure_logging
+from tests.e2e.test_serve_command import serving
+from tests.otlp import trace_receiver
+from tests.pictures import draw_figure, encode
 from tests.storage.s3_servers import answer, fault_proxy, moto_server
 from tests.storage.test_s3 import SECRET, a_bucket
 from tests.test_notify import SIGNER, body_of, ended_job, receiving
@@ -80,3 +86,39 @@ def test_neither_a_webhooks_address_nor_its_signature_nor_its_content_is_logged(
     assert f'"job_id": {job.id}' in log_lines.getvalue()
     for secret in ("entrusted", headers["webhook-signature"], SIGNER.secret_of(job.key_id), body.decode()):
         assert secret not in log_lines.getvalue()
+
+
+def test_neither_traces_nor_metrics_nor_log_of_a_running_service_tell_what_a_caller_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    picture = base64.b64encode(encode(draw_figure(64))).decode()
+    monkeypatch.setenv("IMAGE_TO_3D_LOG_LEVEL", "DEBUG")
+    monkeypatch.setenv("IMAGE_TO_3D_ALLOW_PRIVATE_ADDRESSES", "1")
+    with trace_receiver() as traces, receiving(200) as receiver, httpx.Client(timeout=60) as client:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", traces.url)
+        with serving(tmp_path / "data") as (_, port, said):
+            address = f"http://127.0.0.1:{port}"
+            shown = re.search(r"shown this once: (\S+)", "\n".join(said))
+            assert shown is not None
+            body = {"key": shown[1], "image": picture, "resolution": 64, "texture_size": 512, "no_texture": True}
+            body["webhook"] = f"{receiver.url}/hook?token=entrusted"
+            call = client.post(f"{address}/api/v6/3d/image_to_3d", json=body).json()
+            while call["status"] == "processing":
+                call = client.post(call["fetch_result"], json={"key": shown[1]}).json()
+            assert client.get(call["output"][0]).status_code == 200
+            client.post(f"{address}/api/v6/3d/image_to_3d", json=body | {"key": "guessed-key"})
+            while not receiver.got:
+                time.sleep(0.05)
+            metrics = client.get(f"{address}/metrics").text
+    log = (tmp_path / "service.log").read_text()
+
+    names = {one.name for one in traces.spans}
+    assert {"POST", "GET", "call", "stage intake", "stage generate", "stage export", "stage deliver"} <= names
+    (trace_id,) = {one.trace_id for one in traces.spans if one.name == "call"}
+    assert {one.name for one in traces.spans if one.trace_id == trace_id} == names - {"GET"}
+    told = "".join(map(str, traces.resources)) + metrics + log
+    token = call["output"][0].split("/files/")[1].split("/")[0]
+    signature = receiver.got[0][0]["webhook-signature"]
+    for secret in (shown[1], "guessed-key", "entrusted", token, signature, signature[3:], picture[:60], picture[-60:]):
+        assert secret not in told
+    assert str(call["id"]) in log and str(call["id"]) in "".join(map(str, traces.spans))

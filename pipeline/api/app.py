@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pipeline.api import account, calls, files, pages, problems
 from pipeline.api.context import Context
+from pipeline.api.tracing import traced
 from pipeline.service import Service, open_service
 from pipeline.settings import Settings
 
@@ -49,10 +50,10 @@ def create_app(settings: Settings, *, service: Service | None = None) -> ASGIApp
     problems.install(app, errors_as_200=settings.errors_as_200)
     for module in (calls, account, files, pages):
         app.include_router(module.router)
-    return _health_first(app)
+    return _health_first(traced(app) if settings.is_traced else app)
 
 
-def _health_first(app: FastAPI) -> ASGIApp:
+def _health_first(app: ASGIApp) -> ASGIApp:
     """Answer `GET /health` before anything else is looked at: probes come often and must never wait."""
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(HEALTHY)).encode())]
 

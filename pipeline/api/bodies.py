@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.jobs.record import AfterTask, Job, JobState, Timings
+from pipeline.telemetry import TRACEPARENT
 from schemas.responses import FailedBody, ProcessingBody, SuccessBody
 
 UNKNOWN_CALL_S = 20.0
@@ -82,7 +83,7 @@ def eta_s(job: Job, *, queue_position: int, timings: Timings, workers: int) -> i
 
 def public_meta(job: Job) -> Mapping[str, Any]:
     """What a caller may see of a job's `meta`."""
-    return {name: value for name, value in job.meta.items() if name != NOTES}
+    return {name: value for name, value in job.meta.items() if name not in (NOTES, TRACEPARENT)}
 
 
 def webhook_status(tasks: Sequence[AfterTask]) -> str:

@@ -24,6 +24,7 @@ from pipeline.errors import InvalidRequest, NotFound, StoreUnavailable
 from pipeline.imaging.inline import check_beginning, read_inline
 from pipeline.jobs.record import Job, JobState, NewJob, Submitted
 from pipeline.net.egress import check_url
+from pipeline.telemetry import note_on_span, traceparent_as_meta
 from schemas.contract import OutputFormat, is_http_url
 from schemas.request import ImageTo3DRequest, parse_request
 from schemas.responses import ErrorBody, FailedBody, ProcessingBody, ServerActionBody, SuccessBody
@@ -111,6 +112,7 @@ async def _submit(
         return submitted, context.answer_about(job, fetch_path=fetch_path, base_url=base_url, queue_position=position)
 
     submitted, answer = await context.do(record)
+    note_on_span({"job.id": submitted.job.id})
     if answer is None:
         answer = await _answer_in_time(context, submitted.job, wait_s=wait_s, fetch_path=fetch_path, base_url=base_url)
     return JSONResponse(answer, headers=_rate_headers(submitted))
@@ -146,7 +148,7 @@ def _read_submit(
         file_prefix=str(uuid.uuid4()),
         request=parsed.request.model_dump_json().encode(),
         request_sha256=digest,
-        meta={**parsed.request.effective_parameters(), NOTES: list(parsed.warnings)},
+        meta={**parsed.request.effective_parameters(), NOTES: list(parsed.warnings), **traceparent_as_meta()},
         track_id=parsed.request.track_id,
         webhook_url=parsed.request.webhook,
         idempotency_key=idempotency_key(request),

@@ -18,6 +18,7 @@ import structlog
 from pipeline.errors import LeaseLost, StoreUnavailable
 from pipeline.jobs.record import Ending, Job, JobState, Lease, Progress, WorkerRecord
 from pipeline.jobs.store import JobStore, WorkerBoard
+from pipeline.telemetry import TRACEPARENT, span
 
 MAX_BEAT_S = 1.0
 """Longest pause between two heartbeats: also how late progress is seen and a cancel is heard."""
@@ -215,7 +216,11 @@ class QueueWorker:
         job = self._store.take(self._worker_id, lease_s=self._lease_s, job_id=job_id)
         if job is None:
             return None
-        with structlog.contextvars.bound_contextvars(job_id=job.id, attempt=job.attempts):
+        traced = {"job.id": job.id, "job.attempt": job.attempts}
+        with (
+            structlog.contextvars.bound_contextvars(job_id=job.id, attempt=job.attempts),
+            span("call", traced, kind="consumer", parent=job.meta.get(TRACEPARENT)) as note,
+        ):
             log.info("call begins")
             started_s = time.monotonic()
             with Watch(
@@ -230,6 +235,7 @@ class QueueWorker:
             ) as watch:
                 worked = self._try(job, watch)
                 outcome = self._conclude(job, watch, worked)
+            note({"job.outcome": outcome, "job.engine": worked.ending.engine})
             log.info("call over", outcome=outcome, seconds=round(time.monotonic() - started_s, 3))
         return job
 

@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# Sees to it that the Debian packages that tests use are there: PostgreSQL, of which they start a private server, and
+# Chromium. What is absent and may not be installed is named; the tests that need it then skip, with the same reason.
+set -euo pipefail
+
+has_postgresql() { compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || command -v initdb >/dev/null 2>&1; }
+has_chromium() { command -v chromium >/dev/null 2>&1; }
+
+missing=()
+for package in postgresql chromium; do
+    "has_$package" || missing+=("$package")
+done
+if [ ${#missing[@]} = 0 ]; then
+    exit 0
+fi
+if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null 2>&1; then
+    echo "not installed, and cannot be from here, so that their tests will be skipped: ${missing[*]}" >&2
+    exit 0
+fi
+apt-get update -qq || true
+for package in "${missing[@]}"; do
+    echo "installing $package for the tests"
+    if ! DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "$package" >/dev/null; then
+        echo "$package could not be installed: its tests will be skipped" >&2
+    fi
+done

@@ -1,0 +1,132 @@
+"""Traces: one from the request through the call to its stages, across processes, and nothing where nobody asks."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+
+import pytest
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanKind
+from starlette.testclient import TestClient
+
+from pipeline.api.app import create_app
+from pipeline.jobs.keys import make_key
+from pipeline.jobs.queue import QueueWorker, Watch, Worked
+from pipeline.jobs.record import Ending, Job, JobState, KeyLimits
+from pipeline.service import open_service
+from pipeline.settings import Settings
+from pipeline.telemetry import StageTimer, note_on_span, span, start_tracing, traceparent_as_meta
+from tests.otlp import trace_receiver
+
+SUBMIT = "/api/v1/enterprise/3d/image_to_3d"
+PICTURE = "data:image/png;base64,iVBORw0KGgo="
+CALLERS_TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
+CALLERS_SPAN = "00f067aa0ba902b7"
+
+
+@pytest.fixture
+def spans() -> Iterator[InMemorySpanExporter]:
+    exporter = InMemorySpanExporter()
+    stop = start_tracing(exporter=exporter)
+    yield exporter
+    stop()
+
+
+def by_name(exporter: InMemorySpanExporter) -> dict[str, ReadableSpan]:
+    return {one.name: one for one in exporter.get_finished_spans()}
+
+
+def test_without_tracing_spans_cost_nothing_and_import_nothing() -> None:
+    code = (
+        "import sys; from pipeline.telemetry import span, note_on_span, traceparent_as_meta, StageTimer\n"
+        "with span('call', {'job.id': 1}) as note, StageTimer().measure('intake'): note({'a': 1}); note_on_span({})\n"
+        "print(traceparent_as_meta(), [name for name in sys.modules if name.startswith('opentelemetry')])"
+    )
+
+    said = subprocess.check_output([sys.executable, "-c", code], text=True)
+
+    assert said.strip() == "{} []"
+
+
+def test_a_submit_a_call_and_its_stages_are_one_trace(spans: InMemorySpanExporter, tmp_path) -> None:
+    settings = Settings(
+        data_dir=tmp_path, database_url=None, submit_wait_s=0, otlp_endpoint="http://127.0.0.1:1", api_key=None
+    )
+    service = open_service(settings)
+    key, record = make_key("caller", limits=KeyLimits())
+    service.store.add_key(record)
+
+    def work(job: Job, watch: Watch) -> Worked:
+        with StageTimer().measure("intake"):
+            pass
+        return Worked(Ending(JobState.SUCCESS, engine="preview"))
+
+    with TestClient(create_app(settings, service=service)) as client:
+        headers = {"authorization": f"Bearer {key}", "traceparent": f"00-{CALLERS_TRACE}-{CALLERS_SPAN}-01"}
+        body = client.post(SUBMIT, json={"image": PICTURE}, headers=headers).json()
+        QueueWorker(service.store, work, worker_id="w").run_one(threading.Event())
+        fetched = client.post(f"/api/v1/enterprise/3d/fetch/{body['id']}", json={"key": key}).json()
+        client.get("/files/secret-token/name.glb")
+    service.close()
+
+    found = by_name(spans)
+    requests = [one for one in spans.get_finished_spans() if one.kind is SpanKind.SERVER]
+    submit, call, stage = requests[0], found["call"], found["stage intake"]
+    assert submit.attributes == {
+        "http.request.method": "POST",
+        "http.route": SUBMIT,
+        "http.response.status_code": 200,
+        "job.id": body["id"],
+    }
+    assert call.attributes == {
+        "job.id": body["id"],
+        "job.attempt": 1,
+        "job.outcome": "success",
+        "job.engine": "preview",
+    }
+    assert format(submit.context.trace_id, "032x") == CALLERS_TRACE
+    assert format(submit.parent.span_id, "016x") == CALLERS_SPAN
+    assert call.parent.span_id == submit.context.span_id and stage.parent.span_id == call.context.span_id
+    assert {one.context.trace_id for one in (call, stage)} == {submit.context.trace_id}
+    assert requests[-1].attributes["http.route"] == "/files/{token}/{name}"
+    assert "secret-token" not in "".join(one.to_json() for one in spans.get_finished_spans())
+    assert "traceparent" not in body["meta"] and "traceparent" not in fetched["meta"]
+
+
+def test_an_error_is_told_by_its_type_and_never_by_its_message(spans: InMemorySpanExporter) -> None:
+    with pytest.raises(ValueError, match="entrusted"), span("call"):
+        raise ValueError("http://example.com/?token=entrusted")
+
+    (failed,) = spans.get_finished_spans()
+    assert not failed.status.is_ok and failed.attributes == {"error.type": "ValueError"}
+    assert "entrusted" not in failed.to_json()
+
+
+def test_a_foreign_traceparent_that_cannot_be_read_begins_a_trace_of_its_own(spans: InMemorySpanExporter) -> None:
+    with span("call", parent="00-nonsense"):
+        note_on_span({"job.id": 7})
+        meta = traceparent_as_meta()
+
+    (call,) = spans.get_finished_spans()
+    assert call.parent is None and call.attributes == {"job.id": 7}
+    assert meta["traceparent"].split("-")[1:3] == [f"{call.context.trace_id:032x}", f"{call.context.span_id:016x}"]
+
+
+def test_spans_reach_a_receiver_that_the_environment_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    with trace_receiver() as receiver:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.url)
+        monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=test")
+        stop = start_tracing()
+        with span("call", {"job.id": 7}):
+            pass
+        stop()
+
+    assert Settings().is_traced
+    (resource,) = receiver.resources
+    told = {pair.key: pair.value.string_value for pair in resource.resource.attributes}
+    assert receiver.paths == ["/v1/traces"] and [one.name for one in receiver.spans] == ["call"]
+    assert told["service.name"] == "image-to-3d" and told["deployment.environment.name"] == "test"
