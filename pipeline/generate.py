@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from pipeline.engines.base import Engine, Generation, GenerationOptions, OnStep, View, ignore_steps
-from pipeline.engines.registry import find_spec, make_engine
-from pipeline.errors import EngineFailed, InvalidRequest
+from pipeline.engines.registry import check_views, find_spec, make_engine
+from pipeline.errors import EngineFailed
 from schemas.request import ImageTo3DRequest
 
 MAX_SEED = 2**32 - 1
@@ -47,11 +48,15 @@ class LocalEngines:
     Args:
         default: the engine for requests that name none.
         weights: the folder of all engines' weights, or "tiny" for random ones of small shapes.
+        arguments: what else each engine's class is made with, by the engine's name.
     """
 
-    def __init__(self, default: str, *, weights: str = "weights") -> None:
+    def __init__(
+        self, default: str, *, weights: str = "weights", arguments: Mapping[str, Mapping[str, Any]] | None = None
+    ) -> None:
         self._default = default
         self._weights = weights
+        self._arguments = arguments or {}
         self._loaded: dict[str, Engine] = {}
 
     def generator_for(self, name: str | None) -> Callable[[Sequence[View], GenerationOptions, OnStep], Generation]:
@@ -63,15 +68,15 @@ class LocalEngines:
         chosen = find_spec(name or self._default)
 
         def generate(views: Sequence[View], options: GenerationOptions, on_step: OnStep = ignore_steps) -> Generation:
-            if len(views) > chosen.max_views:
-                raise InvalidRequest(f"engine {chosen.name} takes at most {chosen.max_views} views, got {len(views)}")
+            check_views(chosen, len(views))
             return check_generation(self._engine(chosen.name).generate(views, options, on_step=on_step))
 
         return generate
 
     def _engine(self, name: str) -> Engine:
         if name not in self._loaded:
-            engine = make_engine(name, **({"weights": self._weights} if find_spec(name).has_weights else {}))
+            weights = {"weights": self._weights} if find_spec(name).has_weights else {}
+            engine = make_engine(name, **weights, **self._arguments.get(name, {}))
             engine.load()
             self._loaded[name] = engine
         return self._loaded[name]

@@ -5,16 +5,14 @@ Knows nothing of engines.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import errno
 from collections.abc import Callable
 from pathlib import Path
-from urllib.parse import unquote_to_bytes
 
 from pipeline.engines.base import View
-from pipeline.errors import InvalidRequest, UnreadableImage
+from pipeline.errors import InvalidRequest
 from pipeline.imaging.decode import decode_image
+from pipeline.imaging.inline import at_most, read_inline
 from pipeline.imaging.matting import Matter, cut_out
 from pipeline.imaging.views import split_sheet
 from pipeline.net.egress import MAX_BYTES
@@ -58,31 +56,9 @@ def read_picture(source: str, *, fetch: Fetch, allow_paths: bool = False) -> byt
     scheme = source[:8].lower()
     if scheme.startswith(("http://", "https://")):
         return fetch(source)
-    if scheme.startswith("data:"):
-        return _from_data_uri(source)
-    if allow_paths:
+    if allow_paths and not scheme.startswith("data:"):
         return _from_path(Path(source))
-    return _from_base64(source)
-
-
-def _from_data_uri(uri: str) -> bytes:
-    head, comma, content = uri.partition(",")
-    if not comma:
-        raise InvalidRequest("image is a data URI without a comma; data:image/png;base64,… is accepted")
-    if head.lower().endswith(";base64"):
-        return _from_base64(unquote_to_bytes(content).decode("latin-1"))
-    return _at_most(unquote_to_bytes(content))
-
-
-def _from_base64(text: str) -> bytes:
-    """Standard or URL-safe base64, with or without line breaks and padding."""
-    compact = "".join(text.split()).translate(str.maketrans("-_", "+/")).rstrip("=")
-    if len(compact) > (MAX_BYTES * 4) // 3 + 4:
-        raise UnreadableImage(f"the picture is larger than {MAX_BYTES // 2**20} MiB")
-    try:
-        return base64.b64decode(compact + "=" * (-len(compact) % 4), validate=True)
-    except (binascii.Error, ValueError):
-        raise InvalidRequest("image is neither an http(s) URL, nor a data URI, nor base64") from None
+    return read_inline(source)
 
 
 def _from_path(path: Path) -> bytes:
@@ -98,10 +74,4 @@ def _from_path(path: Path) -> bytes:
         raise InvalidRequest(f"{str(path)[:80]} cannot be read: {reason}") from None
     except ValueError:  # a NUL in the name
         raise InvalidRequest("the picture's path holds a NUL character") from None
-    return _at_most(content)
-
-
-def _at_most(content: bytes) -> bytes:
-    if len(content) > MAX_BYTES:
-        raise UnreadableImage(f"the picture is larger than {MAX_BYTES // 2**20} MiB")
-    return content
+    return at_most(content)

@@ -21,6 +21,7 @@ SHOWN_CHARS = 60
 
 _PROBLEM = "contract"
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+_TOKEN = "[!-~]+"
 _SWITCH = {"yes": True, "true": True, "on": True, "1": True, "no": False, "false": False, "off": False, "0": False}
 
 
@@ -76,7 +77,15 @@ def first_problem(error: ValidationError) -> str:
 
 def is_plain_text(text: str) -> bool:
     """Whether every store takes the text: no NUL, no lone surrogate."""
-    return "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
+    if "\0" in text:
+        return False
+    if text.isascii():  # a flag of the text, not a walk through it: pictures have millions of characters
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def is_http_url(text: str) -> bool:
@@ -219,19 +228,29 @@ class Text(_Reader):
 
 @dataclass(frozen=True)
 class Secret(_Reader):
-    """A text that is kept out of every message, or nothing."""
+    """A text that is kept out of every message, or nothing.
+
+    Args:
+        is_token: only visible ASCII characters, as in a header; blanks around it are cut off.
+    """
 
     max_chars: int = 4096
+    is_token: bool = False
 
     def read(self, value: object) -> SecretStr | None:
         if value is None or isinstance(value, SecretStr):
             return value
         if not isinstance(value, str) or len(value) > self.max_chars or not is_plain_text(value):
             refuse(f"must be a text of at most {self.max_chars} characters, got {kind_of(value)}")
-        return SecretStr(value)
+        if not self.is_token:
+            return SecretStr(value)
+        if not re.fullmatch(_TOKEN, value.strip()):
+            refuse("must be letters, digits and signs of ASCII, without blanks")
+        return SecretStr(value.strip())
 
     def describe(self) -> dict[str, Any]:
-        return {"type": "string", "format": "password", "maxLength": self.max_chars}
+        schema: dict[str, Any] = {"type": "string", "format": "password", "maxLength": self.max_chars}
+        return schema | {"pattern": f"^{_TOKEN}$"} if self.is_token else schema
 
 
 @dataclass(frozen=True)

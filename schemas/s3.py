@@ -21,8 +21,8 @@ class S3Details(BaseModel):
     public_url: Annotated[str | None, HttpUrl()] = Field(default=None, description="what URLs of files begin with")
     region_name: Annotated[str, Text(64)] = Field(default="us-east-1", description="the bucket's region")
     endpoint_url: Annotated[str | None, HttpUrl()] = Field(default=None, description="the S3-compatible service")
-    aws_access_key_id: Annotated[SecretStr, Secret()] = Field(repr=False)
-    aws_secret_access_key: Annotated[SecretStr, Secret()] = Field(repr=False)
+    aws_access_key_id: Annotated[SecretStr, Secret(is_token=True)] = Field(repr=False)
+    aws_secret_access_key: Annotated[SecretStr, Secret(is_token=True)] = Field(repr=False)
     image_directory: Annotated[str, Text(512)] = Field(default="", description="folder in the bucket")
     bucket: Annotated[str, Text(255)] = Field(default="", description="its name, where the endpoint does not tell it")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import signal
 import sys
 from pathlib import Path
 
@@ -15,6 +16,7 @@ def main(argv: list[str]) -> int:
     if not argv or argv[0] not in names:
         print(f"usage: python scripts/bench.py {{{','.join(names)}}} [options]", file=sys.stderr)
         return 2
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # measurements stop the processes that they started
     sys.path.insert(0, str(HERE.parent))
     return importlib.import_module(f"scripts.bench_{argv[0]}").main(argv[1:])
 

@@ -205,17 +205,31 @@ class Service:
         self._processes.append(subprocess.Popen(command, cwd=ROOT))
 
     def web_memory_mb(self) -> float:
-        """Resident megabytes of the web process, the supervisor's child."""
-        parent = self._processes[0].pid
-        children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
-        status = Path(f"/proc/{children[0]}/status").read_text()
+        """Resident megabytes of the web process."""
+        status = Path(f"/proc/{self._web_pid()}/status").read_text()
         return int(status.split("VmRSS:")[1].split()[0]) / 1024
+
+    def cpu_s(self) -> tuple[float, float]:
+        """CPU seconds that the web process and the worker have used: unlike rates, no neighbour changes them much."""
+        worker = [process.pid for process in self._processes[1:]]
+        return cpu_s_of(self._web_pid()), sum(map(cpu_s_of, worker))
+
+    def _web_pid(self) -> int:
+        """The supervisor's child."""
+        parent = self._processes[0].pid
+        return int(Path(f"/proc/{parent}/task/{parent}/children").read_text().split()[0])
 
     def stop(self) -> None:
         for process in self._processes:
             process.send_signal(signal.SIGTERM)
         for process in self._processes:
             process.wait(60)
+
+
+def cpu_s_of(pid: int) -> float:
+    """User and system seconds of a process, all its threads together."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def wait_until_drained(data: Path) -> tuple[dict[str, int], list[int]]:
@@ -242,9 +256,12 @@ def measure(service: Service, *, clients: int, seconds: float, jobs: int) -> lis
     asyncio.run(load_submits(service.port, service.key, clients=4, seconds=2, at_most=200))  # warm
     health = asyncio.run(load_health(service.port, clients=16, seconds=min(seconds, 10)))
     service.start_worker()
-    memory = [service.web_memory_mb()]
+    memory, cpu_before = [service.web_memory_mb()], service.cpu_s()
     load = asyncio.run(load_submits(service.port, service.key, clients=clients, seconds=seconds, at_most=10**9))
     memory.append(service.web_memory_mb())
+    web_cpu, worker_cpu = (
+        (after - before) / max(1, len(load.ids)) for before, after in zip(cpu_before, service.cpu_s(), strict=True)
+    )
     rest = asyncio.run(
         load_submits(service.port, service.key, clients=clients, seconds=3600, at_most=max(0, jobs - len(load.ids)))
     )
@@ -269,6 +286,7 @@ def measure(service: Service, *, clients: int, seconds: float, jobs: int) -> lis
             "p99 < 400 ms",
             p99 < MAX_SUBMIT_P99_S,
         ),
+        ("  CPU per submit, web + worker", f"{web_cpu * 1e3:.1f} + {worker_cpu * 1e3:.1f} ms", "", True),
         ("  refused", str(refused), "0", refused == 0),
         ("jobs sent, in all", str(len(load.ids) + len(rest.ids)), "", True),
         ("  lost, doubled", f"{lost}, {doubled}", "0, 0", lost == doubled == 0),

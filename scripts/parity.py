@@ -20,7 +20,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="*", type=Path, metavar="DIR", help="folders of .npz fixtures")
     parser.add_argument("--manifests", type=Path, metavar="DIR", help="compare official keys, shapes and dtypes")
-    parser.add_argument("--full-size", action="store_true", help="write, load and spoil 4.2 GB of random weights")
+    parser.add_argument(
+        "--full-size", action="store_true", help="write, load and spoil random weights of the released sizes, 4.2 GB"
+    )
     arguments = parser.parse_args()
     if not (arguments.folders or arguments.manifests or arguments.full_size):
         parser.error("name at least one folder")

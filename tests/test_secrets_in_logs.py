@@ -8,6 +8,7 @@ import logging
 import re
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,17 +33,26 @@ from tests.test_notify import SIGNER, body_of, ended_job, receiving
 pytestmark = pytest.mark.xdist_group("s3")
 
 
-@pytest.fixture
-def log_lines() -> Iterator[io.StringIO]:
-    """The service's log, everything in it; the logging of the test run is put back afterwards."""
+@contextmanager
+def kept_logging() -> Iterator[None]:
+    """Put the logging of the test run back afterwards."""
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
+    try:
+        yield
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
+        structlog.reset_defaults()
+
+
+@pytest.fixture
+def log_lines() -> Iterator[io.StringIO]:
+    """The service's log, everything in it."""
     written = io.StringIO()
-    configure_logging("DEBUG", stream=written)
-    yield written
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    structlog.reset_defaults()
+    with kept_logging():
+        configure_logging("DEBUG", stream=written)
+        yield written
 
 
 def test_no_secret_or_signature_of_a_bucket_is_logged(log_lines: io.StringIO, tmp_path: Path):

@@ -15,10 +15,12 @@ from pipeline.api.bodies import UNKNOWN_CALL_S
 from pipeline.api.calls import ENTERPRISE, KEY_BODY, V6, body_schema
 from pipeline.api.context import Context, context_of
 from pipeline.api.problems import BAD_REQUEST, TOO_LARGE, UNAUTHORIZED, documented
+from pipeline.errors import InvalidRequest
 from pipeline.jobs.record import JobState
 from pipeline.storage.bucket_details import bucket_of_details
 from pipeline.storage.s3 import S3Storage
 from pipeline.storage.saved_bucket import seal_bucket
+from schemas.contract import shown
 from schemas.responses import ServerActionBody, SystemDetailsBody
 from schemas.s3 import S3Details, parse_s3_details
 
@@ -30,8 +32,8 @@ S3_EXAMPLE = {
     "public_url": "https://cdn.example.com/assets/",
     "region_name": "us-east-1",
     "endpoint_url": "https://bucket.s3.amazonaws.com",
-    "aws_access_key_id": "AKIA…",
-    "aws_secret_access_key": "…",
+    "aws_access_key_id": "AKIAIOSFODNN7EXAMPLE",
+    "aws_secret_access_key": "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY",
     "image_directory": "3d",
 }
 S3_BODY = body_schema(S3Details.model_json_schema(), example=S3_EXAMPLE)
@@ -41,15 +43,15 @@ router = APIRouter(tags=["account"])
 
 @router.post(f"{ACCOUNT}/update_s3", response_model=ServerActionBody, responses=REFUSALS, openapi_extra=S3_BODY)
 async def update_s3(request: Request, context: Context = Depends(context_of)) -> JSONResponse:
-    """Save the bucket that outputs go to, after a test object was put there, read back and deleted."""
+    """Save the bucket that outputs go to, once a test object was put there, read back and deleted: waits for it."""
     key, body = await context.caller(request)
     bucket = bucket_of_details(parse_s3_details({name: value for name, value in body.items() if name != "key"}))
 
     def save() -> None:
-        S3Storage(bucket, http=context.service.http).probe()
+        S3Storage(bucket, http=context.service.http, attempts=1).probe()
         context.store.save_s3(key.id, seal_bucket(bucket, owner=key.id, vault=context.service.vault))
 
-    await context.do(save)
+    await context.probe(save)
     return JSONResponse(ServerActionBody(message=f"Outputs go to bucket {bucket.name} from now on.").to_json())
 
 
@@ -136,6 +138,8 @@ for _prefix in (ENTERPRISE, V6):
 async def usage(request: Request, format: str = "json", context: Context = Depends(context_of)) -> Response:
     """The caller's calls and GPU seconds by day (UTC), as JSON or with `format=csv` as CSV."""
     key, _ = await context.caller(request)
+    if format not in ("json", "csv"):
+        raise InvalidRequest(f"format must be json or csv, got {shown(format)}")
     days = await context.do(context.store.usage_days, key_id=key.id)
     rows: list[dict[str, Any]] = [
         {name: value for name, value in asdict(day).items() if name != "key_id"} for day in days

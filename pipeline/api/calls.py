@@ -8,6 +8,7 @@ import json
 import math
 import uuid
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from typing import Any
 
 from fastapi import APIRouter, Depends, Request
@@ -17,19 +18,21 @@ from sse_starlette import EventSourceResponse
 from pipeline.api.bodies import NOTES
 from pipeline.api.context import Context, context_of
 from pipeline.api.problems import BAD_REQUEST, NOT_FOUND, QUOTA_SPENT, TOO_LARGE, TOO_MANY, UNAUTHORIZED, documented
-from pipeline.api.requests import idempotency_key, read_id, wished_wait_s
-from pipeline.engines.registry import find_spec
-from pipeline.errors import InvalidRequest
-from pipeline.jobs.record import JobState, NewJob, Submitted
+from pipeline.api.requests import idempotency_key, read_id, read_mark, read_whole, wished_wait_s
+from pipeline.engines.registry import check_views, find_spec
+from pipeline.errors import InvalidRequest, NotFound, StoreUnavailable
+from pipeline.imaging.inline import check_beginning, read_inline
+from pipeline.jobs.record import Job, JobState, NewJob, Submitted
 from pipeline.net.egress import check_url
 from pipeline.telemetry import note_on_span, traceparent_as_meta
 from schemas.contract import OutputFormat, is_http_url
 from schemas.request import ImageTo3DRequest, parse_request
-from schemas.responses import FailedBody, ProcessingBody, ServerActionBody, SuccessBody
+from schemas.responses import ErrorBody, FailedBody, ProcessingBody, ServerActionBody, SuccessBody
 
 ENTERPRISE, V6 = "/api/v1/enterprise/3d", "/api/v6/3d"
 EVENT_POLL_S = 0.4
 MAX_PAGE = 200
+MAX_SEQ = 2**53
 
 EXAMPLE = {
     "key": "enterprise_api_key",
@@ -95,13 +98,52 @@ async def submit_v6(request: Request, context: Context = Depends(context_of)) ->
 async def _submit(
     request: Request, context: Context, *, default_output_format: OutputFormat, fetch_path: str
 ) -> JSONResponse:
-    key, body = await context.caller(request)
+    body = await context.body(request)
+    base_url, wait_s = context.base_url(request), wished_wait_s(request, context.settings.submit_wait_s)
+    new = await context.do(_read_submit, request, context, body, default_output_format)
+    if addresses := _addresses_of(new):
+        await context.look_up(lambda: _check_addresses(addresses, context))
+
+    def record() -> tuple[Submitted, dict[str, Any] | None]:
+        submitted = context.store.submit(new.job)
+        job, position = submitted.job, submitted.queue_position
+        if wait_s > 0 and not job.state.is_final:
+            return submitted, None
+        return submitted, context.answer_about(job, fetch_path=fetch_path, base_url=base_url, queue_position=position)
+
+    submitted, answer = await context.do(record)
+    note_on_span({"job.id": submitted.job.id})
+    if answer is None:
+        answer = await _answer_in_time(context, submitted.job, wait_s=wait_s, fetch_path=fetch_path, base_url=base_url)
+    return JSONResponse(answer, headers=_rate_headers(submitted))
+
+
+@dataclass(frozen=True)
+class _Draft:
+    """A submit that was read and may be recorded."""
+
+    request: ImageTo3DRequest
+    job: NewJob
+
+
+def _read_submit(
+    request: Request, context: Context, body: dict[str, Any], default_output_format: OutputFormat
+) -> _Draft:
+    """Everything about a submit that can be told without going anywhere. Blocks, for a while where pictures are large.
+
+    Raises:
+        Unauthorized: nobody that we know.
+        ContractError, CallerError: a field is at fault.
+    """
+    key = context.authenticate(request, body)
     parsed = parse_request(body, default_output_format=default_output_format)
     _check_engine(parsed.request, context)
-    await context.do(_check_addresses, parsed.request, context)
+    for picture in parsed.request.image:
+        if not is_http_url(picture):
+            check_beginning(read_inline(picture))
     sent = {name: value for name, value in body.items() if name != "key"}
     digest = hashlib.sha256(json.dumps([default_output_format, sent], sort_keys=True).encode()).hexdigest()
-    new = NewJob(
+    job = NewJob(
         key_id=key.id,
         file_prefix=str(uuid.uuid4()),
         request=parsed.request.model_dump_json().encode(),
@@ -111,13 +153,7 @@ async def _submit(
         webhook_url=parsed.request.webhook,
         idempotency_key=idempotency_key(request),
     )
-    submitted = await context.do(context.store.submit, new)
-    note_on_span({"job.id": submitted.job.id})
-    job = await context.ends.wait(submitted.job, wished_wait_s(request, context.settings.submit_wait_s))
-    if not job.state.is_final:
-        job = await context.do(context.store.get, job.id, key_id=key.id)
-    answer = await context.do(context.answer_about, job, fetch_path=fetch_path, base_url=context.base_url(request))
-    return JSONResponse(answer, headers=_rate_headers(submitted))
+    return _Draft(parsed.request, job)
 
 
 def _check_engine(request: ImageTo3DRequest, context: Context) -> None:
@@ -130,24 +166,34 @@ def _check_engine(request: ImageTo3DRequest, context: Context) -> None:
     name = request.engine or context.settings.engine
     if name not in offered:
         raise InvalidRequest(f"engine must be one of {', '.join(offered)}, got {name!r}")
-    spec = find_spec(name)
-    if len(request.image) > spec.max_views:
-        takes = [other for other in offered if find_spec(other).max_views >= len(request.image)]
-        hint = f"; {', '.join(takes)} would take them" if takes else ""
-        raise InvalidRequest(f"engine {name} takes at most {spec.max_views} views, got {len(request.image)}{hint}")
+    check_views(find_spec(name), len(request.image), offered=offered)
 
 
-def _check_addresses(request: ImageTo3DRequest, context: Context) -> None:
+def _addresses_of(draft: _Draft) -> list[str]:
+    """Where the call would go."""
+    addresses = [picture for picture in draft.request.image if is_http_url(picture)]
+    return addresses if draft.request.webhook is None else [*addresses, draft.request.webhook]
+
+
+def _check_addresses(addresses: list[str], context: Context) -> None:
     """Refuse, before anything is recorded, addresses that this deployment does not go to. Blocks.
 
     Raises:
         BlockedAddress: one of them is such.
     """
-    for picture in request.image:
-        if is_http_url(picture):
-            check_url(picture, context.settings)
-    if request.webhook is not None:
-        check_url(request.webhook, context.settings)
+    for address in addresses:
+        check_url(address, context.settings)
+
+
+async def _answer_in_time(context: Context, job: Job, *, wait_s: float, fetch_path: str, base_url: str) -> Any:
+    """The answer about a job: its result if that comes within the wait, else how far it is."""
+    waited = await context.ends.wait(job, wait_s)
+
+    def look() -> dict[str, Any]:
+        latest = waited if waited.state.is_final or wait_s <= 0 else context.store.get(job.id, key_id=job.key_id)
+        return context.answer_about(latest, fetch_path=fetch_path, base_url=base_url)
+
+    return await context.do(look)
 
 
 def _rate_headers(submitted: Submitted) -> dict[str, str]:
@@ -192,13 +238,10 @@ async def fetch_by_body_v6(request: Request, context: Context = Depends(context_
 
 
 async def _fetch(request: Request, context: Context, *, key_id: str, call_id: object, fetch_path: str) -> JSONResponse:
-    number = read_id(call_id)
-    job = await context.do(context.store.get, number, key_id=key_id)
-    waited = await context.ends.wait(job, wished_wait_s(request, context.settings.fetch_wait_s))
-    if not waited.state.is_final:
-        waited = await context.do(context.store.get, number, key_id=key_id)
+    job = await context.do(context.store.get, read_id(call_id), key_id=key_id)
+    wait_s = wished_wait_s(request, context.settings.fetch_wait_s)
     base_url = context.base_url(request)
-    return JSONResponse(await context.do(context.answer_about, waited, fetch_path=fetch_path, base_url=base_url))
+    return JSONResponse(await _answer_in_time(context, job, wait_s=wait_s, fetch_path=fetch_path, base_url=base_url))
 
 
 @router.post(f"{ENTERPRISE}/cancel/{{call_id}}", response_model=STATE, responses=ABOUT_ONE, openapi_extra=KEY_BODY)
@@ -240,15 +283,12 @@ async def list_calls(request: Request, context: Context = Depends(context_of)) -
     state = body.get("status")
     if state is not None and state not in [known.value for known in JobState]:
         raise InvalidRequest(f"status must be one of {', '.join(known.value for known in JobState)}")
-    track_id = body.get("track_id")
-    if track_id is not None and (isinstance(track_id, bool) or not isinstance(track_id, str | int)):
-        raise InvalidRequest("track_id must be a text or a whole number")
-    limit, before = _whole(body, "limit", 50, MAX_PAGE), _whole(body, "before", None, 2**62)
+    limit, before = read_whole(body, "limit", 50, MAX_PAGE), read_whole(body, "before", None, MAX_SEQ)
     jobs = await context.do(
         context.store.list_jobs,
         key_id=key.id,
         state=None if state is None else JobState(state),
-        track_id=track_id,
+        track_id=read_mark(body.get("track_id")),
         before_seq=before,
         limit=limit,
     )
@@ -259,22 +299,6 @@ async def list_calls(request: Request, context: Context = Depends(context_of)) -
 
     following = jobs[-1].seq if jobs and len(jobs) == limit else None
     return JSONResponse({"status": "success", "calls": await context.do(bodies), "next": following})
-
-
-def _whole(body: dict[str, Any], name: str, default: Any, most: int) -> Any:
-    """A whole number of a body, from 1 to `most`.
-
-    Raises:
-        InvalidRequest: it is something else.
-    """
-    value = body.get(name)
-    if value is None:
-        return default
-    if isinstance(value, str) and value.isdecimal() and len(value) < 20:
-        value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
-        raise InvalidRequest(f"{name} must be a whole number from 1 to {most}")
-    return value
 
 
 @router.get(
@@ -294,10 +318,21 @@ async def events(call_id: str, request: Request, context: Context = Depends(cont
 
 async def _events(job_id: int, key_id: str, context: Context, base_url: str) -> AsyncIterator[dict[str, str]]:
     last: dict[str, Any] | None = None
+
+    def look() -> tuple[bool, dict[str, Any]]:
+        job = context.store.get(job_id, key_id=key_id)
+        return job.state.is_final, context.answer_about(job, fetch_path=f"{ENTERPRISE}/fetch", base_url=base_url)
+
     while True:
-        job = await context.do(context.store.get, job_id, key_id=key_id)
-        body = await context.do(context.answer_about, job, fetch_path=f"{ENTERPRISE}/fetch", base_url=base_url)
-        if job.state.is_final:
+        try:
+            is_final, body = await context.do(look)
+        except NotFound as gone:  # deleted while its caller watched
+            yield {"event": "end", "data": json.dumps(ErrorBody(message=str(gone)).to_json())}
+            return
+        except StoreUnavailable:  # for the moment; whoever watches goes on watching
+            await asyncio.sleep(EVENT_POLL_S)
+            continue
+        if is_final:
             yield {"event": "end", "data": json.dumps(body)}
             return
         progress = {name: body[name] for name in ("stage", "progress", "queue_position", "eta", "message")}

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import anyio
 from fastapi import Request
 from starlette.concurrency import run_in_threadpool
 
 from pipeline.api.bodies import final_body, processing_body, webhook_status
+from pipeline.api.outlook import OutlookReader
 from pipeline.api.requests import presented_key, read_object
 from pipeline.api.waiting import EndWatch
 from pipeline.jobs.keys import authenticate
@@ -19,6 +21,11 @@ from pipeline.storage.saved_bucket import open_bucket
 
 Result = TypeVar("Result")
 
+LOOKUPS_AT_ONCE = 16
+LOOKUP_S = 5.0
+"""How long a submit waits for names to resolve; later ones are checked where they are connected to."""
+PROBES_AT_ONCE = 8
+
 
 class Context:
     """The live parts of a deployment as routes use them; everything that blocks runs beside the event loop."""
@@ -28,10 +35,40 @@ class Context:
         self.settings = service.settings
         self.store = service.store
         self.ends = EndWatch(service.store)
+        self.outlook = OutlookReader(service.store)
+        # Work that others can make slow has threads of its own: it must not use up those that answer everybody.
+        self._lookups = anyio.CapacityLimiter(LOOKUPS_AT_ONCE)
+        self._probes = anyio.CapacityLimiter(PROBES_AT_ONCE)
 
     async def do(self, work: Callable[..., Result], *arguments: Any, **options: Any) -> Result:
         """Run blocking work in a thread."""
         return await run_in_threadpool(work, *arguments, **options)
+
+    async def look_up(self, work: Callable[[], None]) -> None:
+        """Run work that asks name servers, and go on without it when it takes longer than `LOOKUP_S`."""
+        with anyio.move_on_after(LOOKUP_S):
+            await anyio.to_thread.run_sync(work, limiter=self._lookups, abandon_on_cancel=True)
+
+    async def probe(self, work: Callable[[], Result]) -> Result:
+        """Run work that asks a customer's server."""
+        return await anyio.to_thread.run_sync(work, limiter=self._probes)
+
+    async def body(self, request: Request) -> dict[str, Any]:
+        """The body of the request.
+
+        Raises:
+            InvalidRequest: it is no JSON object.
+            BodyTooLarge: it is too long.
+        """
+        return await read_object(request, max_bytes=self.settings.max_body_bytes)
+
+    def authenticate(self, request: Request, body: dict[str, Any]) -> ApiKey:
+        """Who calls. Blocks.
+
+        Raises:
+            Unauthorized: nobody that we know.
+        """
+        return authenticate(self.store, presented_key(request, body))
 
     async def caller(self, request: Request) -> tuple[ApiKey, dict[str, Any]]:
         """Who calls, and the body of the request.
@@ -40,23 +77,30 @@ class Context:
             Unauthorized: nobody that we know.
             InvalidRequest: the body is no JSON object.
         """
-        body = await read_object(request, max_bytes=self.settings.max_body_bytes)
-        return await self.do(authenticate, self.store, presented_key(request, body)), body
+        body = await self.body(request)
+        return await self.do(self.authenticate, request, body), body
 
     def base_url(self, request: Request) -> str:
         """What absolute URLs begin with, without a slash at the end."""
         return self.settings.base_url if self.settings.public_url else str(request.base_url).rstrip("/")
 
-    def answer_about(self, job: Job, *, fetch_path: str, base_url: str) -> dict[str, Any]:
-        """The body of the answer about a job, whatever its state. Blocks."""
+    def answer_about(
+        self, job: Job, *, fetch_path: str, base_url: str, queue_position: int | None = None
+    ) -> dict[str, Any]:
+        """The body of the answer about a job, whatever its state. Blocks.
+
+        Args:
+            queue_position: asked of the store where it is not known.
+        """
         if job.state.is_final:
             tasks = self.store.tasks_of(job.id) if job.webhook_url else []
             return final_body(job, webhook_status=webhook_status(tasks))
+        outlook = self.outlook.read()
         return processing_body(
             job,
-            queue_position=self.store.queue_position(job),
-            timings=self.store.timings(),
-            workers=len(self.store.workers()),
+            queue_position=self.store.queue_position(job) if queue_position is None else queue_position,
+            timings=outlook.timings,
+            workers=outlook.workers,
             fetch_result=f"{base_url}{fetch_path}/{job.id}",
             future_links=self.future_links(job),
         )

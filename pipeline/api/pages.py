@@ -16,7 +16,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from pipeline.api.context import Context, context_of
-from pipeline.api.problems import UNAVAILABLE
+from pipeline.api.problems import UNAUTHORIZED, UNAVAILABLE, documented
+from pipeline.api.requests import check_operator
 from pipeline.errors import ImageTo3DError, NotFound
 from pipeline.jobs.record import StoreMetrics
 
@@ -88,7 +89,7 @@ async def health() -> JSONResponse:
     return JSONResponse({"status": "ok"})
 
 
-@router.get("/ready", responses={UNAVAILABLE: {"description": "Why calls would not be taken."}})
+@router.get("/ready", responses={**documented(), UNAVAILABLE: {"description": "Why calls would not be taken."}})
 async def ready(context: Context = Depends(context_of)) -> JSONResponse:
     """Whether calls are taken, with reasons; wakes no GPU."""
     reasons = []
@@ -101,9 +102,16 @@ async def ready(context: Context = Depends(context_of)) -> JSONResponse:
     return JSONResponse({"status": "ok", "reasons": reasons})
 
 
-@router.get("/metrics", responses={200: {"content": {"text/plain": {}}, "description": "Prometheus metrics."}})
-async def metrics(context: Context = Depends(context_of)) -> Response:
-    """Counters and gauges of the whole deployment in Prometheus' text form."""
+@router.get(
+    "/metrics",
+    responses={
+        **documented(UNAUTHORIZED),
+        200: {"content": {"text/plain": {}}, "description": "Prometheus metrics."},
+    },
+)
+async def metrics(request: Request, context: Context = Depends(context_of)) -> Response:
+    """Counters and gauges of the whole deployment in Prometheus' text form; for its operator alone."""
+    check_operator(request, context.settings.metrics_token)
     found = await context.do(context.store.metrics)
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_StoreCollector(found))

@@ -10,6 +10,7 @@ import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
 from pipeline.errors import (
@@ -59,7 +60,7 @@ def status_of(error: Exception) -> int:
             return INTERNAL
 
 
-def answer_error(error: Exception, *, as_200: bool) -> JSONResponse:
+def answer_error(error: Exception) -> JSONResponse:
     """The answer to a request that was refused."""
     status = status_of(error)
     headers: dict[str, str] = {}
@@ -74,37 +75,55 @@ def answer_error(error: Exception, *, as_200: bool) -> JSONResponse:
         body = RateLimitedBody(message=str(error), retry_after=error.retry_after_s)
     if isinstance(error, StoreUnavailable):
         headers["retry-after"] = str(STORE_RETRY_S)
-    if status == INTERNAL:
+    if status in (INTERNAL, UNAVAILABLE):
         request_id = uuid.uuid4().hex
-        log.error("request failed", request_id=request_id, exc_info=error)
-        body = ErrorBody(message=f"Internal error; quote request id {request_id} when you report it.")
         headers["x-request-id"] = request_id
-    return JSONResponse(body.to_json(), 200 if as_200 else status, headers)
+        if status == INTERNAL:
+            log.error("request failed", request_id=request_id, exc_info=error)
+            body = ErrorBody(message=f"Internal error; quote request id {request_id} when you report it.")
+        else:
+            log.warning("request put off", request_id=request_id, reason=str(error))
+            body = ErrorBody(message=f"{error} Request id {request_id}.")
+    return JSONResponse(body.to_json(), status, headers)
 
 
 def install(app: FastAPI, *, errors_as_200: bool) -> None:
-    """Answer every error of the app in the contract's form."""
+    """Answer every error of the app in the contract's form.
+
+    Args:
+        errors_as_200: answer those of the API with HTTP 200. Files, pages and metrics keep their statuses: who asks for
+            a file must not take an error for one.
+    """
+
+    def status_for(request: Request, status: int) -> int:
+        return 200 if errors_as_200 and request.url.path.startswith("/api/") else status
 
     async def on_error(request: Request, error: Exception) -> Response:
-        return answer_error(error, as_200=errors_as_200)
+        answer = answer_error(error)
+        answer.status_code = status_for(request, answer.status_code)
+        return answer
+
+    async def on_gone(request: Request, error: Exception) -> Response:
+        return Response(status_code=BAD_REQUEST)  # nobody reads it: the caller hung up while sending
 
     async def on_http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         message = {NOT_FOUND: f"There is nothing at {request.url.path[:200]}."}.get(
             error.status_code, f"{request.method} is not for {request.url.path[:200]}."
         )
-        status = 200 if errors_as_200 else error.status_code
+        status = status_for(request, error.status_code)
         return JSONResponse(ErrorBody(message=message).to_json(), status, dict(error.headers or {}))
 
     async def on_validation(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
         first = error.errors()[0]
         message = f"{first['loc'][-1]} {str(first['msg'])[:1].lower()}{str(first['msg'])[1:]}"
-        return JSONResponse(ErrorBody(message=message).to_json(), 200 if errors_as_200 else BAD_REQUEST)
+        return JSONResponse(ErrorBody(message=message).to_json(), status_for(request, BAD_REQUEST))
 
     app.add_exception_handler(ImageTo3DError, on_error)
     app.add_exception_handler(ContractError, on_error)
     app.add_exception_handler(Exception, on_error)
+    app.add_exception_handler(ClientDisconnect, on_gone)
     app.add_exception_handler(HTTPException, on_http)
     app.add_exception_handler(RequestValidationError, on_validation)
 

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import hmac
 import json
 import re
+from collections.abc import AsyncIterator
 from typing import Any
 
+import anyio
 from fastapi import Request
+from pydantic import SecretStr
 
 from pipeline.api.problems import BodyTooLarge
-from pipeline.errors import InvalidRequest
-from schemas.contract import kind_of
+from pipeline.errors import InvalidRequest, NotFound, Unauthorized
+from pipeline.jobs.record import MAX_JOB_ID
+from schemas.contract import is_plain_text, kind_of, shown
 
 MAX_WAIT_S = 120.0
+DRAINED_BODIES, DRAIN_S = 3, 10.0
+"""How much of a body that is too long is thrown away, and for how long: a client that is still sending when the
+connection closes never reads why."""
 MAX_IDEMPOTENCY_KEY_CHARS = 255
+LOOPBACK = ("127.0.0.1", "::1")
+FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip", "via")
 _WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,6})", re.IGNORECASE)
 
 
@@ -26,12 +36,17 @@ async def read_object(request: Request, *, max_bytes: int) -> dict[str, Any]:
     """
     announced = request.headers.get("content-length", "")
     too_large = BodyTooLarge(f"The body is larger than {max_bytes / 2**20:g} MiB.")
+    pieces = request.stream()
     if announced.isdecimal() and int(announced) > max_bytes:
+        if "expect" not in request.headers:  # else it sends nothing before our word
+            await _drain(pieces, most_bytes=DRAINED_BODIES * max_bytes)
         raise too_large
     content = bytearray()
-    async for piece in request.stream():
+    async for piece in pieces:
         content += piece
         if len(content) > max_bytes:
+            content.clear()
+            await _drain(pieces, most_bytes=DRAINED_BODIES * max_bytes)
             raise too_large
     if not content.strip():
         return {}
@@ -44,6 +59,16 @@ async def read_object(request: Request, *, max_bytes: int) -> dict[str, Any]:
     return body
 
 
+async def _drain(pieces: AsyncIterator[bytes], *, most_bytes: int) -> None:
+    """Read on, and keep nothing."""
+    read_bytes = 0
+    with anyio.move_on_after(DRAIN_S):
+        async for piece in pieces:
+            read_bytes += len(piece)
+            if read_bytes > most_bytes:
+                return
+
+
 def presented_key(request: Request, body: dict[str, Any]) -> str | None:
     """The API key from the body's `key`, the header `key`, or `Authorization: Bearer`; the first that is there."""
     in_body = body.get("key")
@@ -52,8 +77,31 @@ def presented_key(request: Request, body: dict[str, Any]) -> str | None:
     in_header = request.headers.get("key")
     if in_header:
         return in_header
+    return bearer_token(request)
+
+
+def bearer_token(request: Request) -> str | None:
+    """The token of `Authorization: Bearer`."""
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     return token.strip() if scheme.lower() == "bearer" and token.strip() else None
+
+
+def check_operator(request: Request, expected: SecretStr | None) -> None:
+    """Refuse whoever is not the deployment's operator: its token decides, and without one the caller's machine.
+
+    What a proxy passes on is never taken for this machine, whatever address the proxy has.
+
+    Raises:
+        Unauthorized: somebody else.
+    """
+    if expected is not None:
+        presented = (bearer_token(request) or "").encode("utf-8", "surrogatepass")
+        if not hmac.compare_digest(presented, expected.get_secret_value().encode()):
+            raise Unauthorized("The operator's bearer token is required")
+        return
+    host = request.client.host if request.client is not None else ""
+    if host not in LOOPBACK or any(header in request.headers for header in FORWARDED):
+        raise Unauthorized("Set IMAGE_TO_3D_METRICS_TOKEN to read this from another machine")
 
 
 def wished_wait_s(request: Request, default_s: float) -> float:
@@ -79,9 +127,43 @@ def read_id(value: object) -> int:
 
     Raises:
         InvalidRequest: it is neither.
+        NotFound: no call ever has such an id.
     """
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value
     if isinstance(value, str) and re.fullmatch(r"[0-9]{1,19}", value.strip(), re.ASCII):
-        return int(value)
-    raise InvalidRequest("request_id must be the id of a call, a whole number")
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise InvalidRequest("request_id must be the id of a call, a whole number")
+    if not 1 <= value <= MAX_JOB_ID:
+        raise NotFound(f"There is no call with the id {shown(value)}.")
+    return value
+
+
+def read_mark(value: object) -> str | int | None:
+    """A `track_id` to look for.
+
+    Raises:
+        InvalidRequest: no call has such a mark.
+    """
+    if value is None or (isinstance(value, int) and not isinstance(value, bool)):
+        return value
+    if not isinstance(value, str):
+        raise InvalidRequest("track_id must be a text or a whole number")
+    if not is_plain_text(value):
+        raise InvalidRequest("track_id must be plain text without NUL characters or lone surrogates")
+    return value
+
+
+def read_whole(body: dict[str, Any], name: str, default: Any, most: int) -> Any:
+    """A whole number of a body, from 1 to `most`.
+
+    Raises:
+        InvalidRequest: it is something else.
+    """
+    value = body.get(name)
+    if value is None:
+        return default
+    if isinstance(value, str) and value.isdecimal() and len(value) < 20:
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+        raise InvalidRequest(f"{name} must be a whole number from 1 to {most}")
+    return value

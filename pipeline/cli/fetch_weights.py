@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from pipeline.nn.published import OnBytes
 
 
 def register(app: typer.Typer) -> None:
@@ -17,23 +25,73 @@ def fetch_weights(
     engine: Annotated[str, typer.Option(help="The engine whose weights are wanted.")] = "trellis",
     folder: Annotated[Path, typer.Option("--dir", help="Where the weights of all engines are kept.")] = Path("weights"),
 ) -> None:
-    """Fetch an engine's weights at their pinned revisions and check them; whole files stay."""
-    import importlib
-
-    from pipeline.engines.registry import find_spec
+    """Fetch an engine's weights at their pinned revisions and check them; what has come already stays."""
+    from pipeline.engines.registry import find_spec, weights_module
     from pipeline.errors import ImageTo3DError
 
     try:
-        package = find_spec(engine).module.rpartition(".")[0]
-        try:
-            weights = importlib.import_module(f"{package}.weights")
-        except ModuleNotFoundError as error:
-            if error.name is None or not f"{package}.weights".startswith(error.name):
-                raise
+        weights = weights_module(find_spec(engine))
+        if weights is None:
             typer.echo(f"{engine} needs no weights")
             return
-        fetched = weights.fetch_weights(folder, report=typer.echo)
+        if missing := weights.missing_bytes(folder):
+            typer.echo(f"{engine}: {missing / 1e9:.2f} GB to fetch")
+        with _own_bar() as on_bytes:
+            fetched = weights.fetch_weights(folder, report=typer.echo, on_bytes=on_bytes)
     except ImageTo3DError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(1) from error
+    except KeyboardInterrupt:
+        typer.echo("interrupted; the next fetch goes on from here", err=True)
+        raise typer.Exit(1) from None
     typer.echo(f"{engine}'s weights are in {fetched}")
+
+
+def fetch_on_first_use(engine: str, weights: str, *, say: Callable[[str], None], on_bytes: OnBytes) -> None:
+    """Fetch what an engine's weights lack, after saying how much that is.
+
+    For commands that a person has started; a server is given its weights beforehand.
+
+    Args:
+        weights: the folder of all engines' weights, or the name of weights that are no files.
+        say: takes lines for the person.
+
+    Raises:
+        WeightsUnusable: they cannot be fetched.
+    """
+    from pipeline.engines.registry import find_spec, weights_module
+
+    module = weights_module(find_spec(engine))
+    if module is None or weights == "tiny":
+        return
+    folder = Path(weights)
+    if missing := module.missing_bytes(folder):
+        say(f"the weights of {engine} are not in {folder} yet: fetching {missing / 1e9:.2f} GB, once")
+        say("what has come stays when this is interrupted, and the next call goes on from there")
+        module.fetch_weights(folder, on_bytes=on_bytes)
+
+
+def bytes_bar(progress: Progress) -> OnBytes:
+    """One more line of a progress display for each file that comes."""
+    tasks: dict[str, int] = {}
+
+    def on_bytes(name: str, done: int, size: int) -> None:
+        if name not in tasks:
+            tasks[name] = progress.add_task(Path(name).name, total=size)
+        progress.update(tasks[name], completed=done)  # type: ignore[arg-type]
+
+    return on_bytes
+
+
+@contextmanager
+def _own_bar() -> Iterator[OnBytes]:
+    """A bar for each file on a terminal; nothing anywhere else."""
+    if not sys.stderr.isatty():
+        yield lambda name, done, size: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        yield bytes_bar(progress)

@@ -6,15 +6,22 @@ import json
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pipeline.cli.data_folder import settings_for
+from pipeline.cli.fetch_weights import bytes_bar, fetch_on_first_use
+
 if TYPE_CHECKING:
     from pipeline.call import CallOutcome
+    from pipeline.engines.base import Generation, GenerationOptions, OnStep, View
+    from pipeline.nn.published import OnBytes
 
 FORMATS = ("glb", "obj", "stl", "ply")
 FAILED, REFUSED = 1, 2  # exit codes: ours, and what the caller can mend
@@ -30,7 +37,7 @@ def generate(
         list[str], typer.Argument(metavar="PICTURE…", help="Path, http(s) URL, data URI or base64; several views.")
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="File to write: .glb, .obj, .stl or .ply.")],
-    engine: Annotated[str | None, typer.Option(help="preview or trellis. [default: preview]")] = None,
+    engine: Annotated[str | None, typer.Option(help="See `image-to-3d engines`. [default: preview]")] = None,
     render: Annotated[bool, typer.Option("--render", help="Also write an mp4 turntable.")] = False,
     multi_image: Annotated[bool, typer.Option("--multi-image", help="Several views of one subject.")] = False,
     multi_image_mode: Annotated[str | None, typer.Option(help="stochastic or multidiffusion.")] = None,
@@ -49,7 +56,7 @@ def generate(
     splat: Annotated[
         bool, typer.Option("--splat", help="Also write the Gaussians, where the engine has them.")
     ] = False,
-    weights: Annotated[str, typer.Option("--weights", help="Folder of the engines' weights.")] = "weights",
+    weights: Annotated[str | None, typer.Option(help="Folder of the engines' weights. [default: weights]")] = None,
     allow_private_addresses: Annotated[
         bool, typer.Option("--allow-private-addresses", help="Download from this machine and its network too.")
     ] = False,
@@ -71,7 +78,7 @@ def generate(
 _NOT_FIELDS = ("weights", "allow_private_addresses", "as_json")
 
 
-def _run(body: dict[str, Any], *, output: Path, weights: str, allow_private_addresses: bool) -> CallOutcome:
+def _run(body: dict[str, Any], *, output: Path, weights: str | None, allow_private_addresses: bool) -> CallOutcome:
     """Run the call.
 
     Raises:
@@ -101,17 +108,23 @@ def _run(body: dict[str, Any], *, output: Path, weights: str, allow_private_addr
 
     _check_place(output)
     policy = _Policy(allow_private_addresses)
-    generator = LocalEngines(engine, weights=weights).generator_for(engine)
-    with _progress_bar() as on_progress, tempfile.TemporaryDirectory(prefix="image-to-3d-") as work_dir:
+    settings = settings_for(None, weights=weights)
+    engines = LocalEngines(engine, weights=settings.weights, arguments=settings.engine_arguments)
+    with _display() as display, tempfile.TemporaryDirectory(prefix="image-to-3d-") as work_dir:
+
+        def generate(views: Sequence[View], options: GenerationOptions, on_step: OnStep) -> Generation:
+            fetch_on_first_use(engine, settings.weights, say=display.say, on_bytes=display.on_bytes)
+            return engines.generator_for(engine)(views, options, on_step)
+
         return run_call(
             request,
             file_prefix=output.stem,
             work_dir=Path(work_dir),
             take_in=lambda request: take_in(request, fetch=lambda url: fetch(url, policy), allow_paths=True),
-            generate=generator,
+            generate=generate,
             deliver=lambda files: deliver_to_folder(files, output.parent),
             notify=lambda outcome: None,
-            on_progress=on_progress,
+            on_progress=display.on_progress,
             is_cancelled=lambda: False,
         )
 
@@ -188,11 +201,26 @@ def _fail(message: str, code: int, *, as_json: bool) -> None:
     raise typer.Exit(code)
 
 
+@dataclass(frozen=True)
+class _Display:
+    """Where the command shows how far it is.
+
+    Attributes:
+        on_progress: takes the stage and the percentage of the whole call.
+        on_bytes: takes how far a file of weights has come.
+        say: takes a line for the person.
+    """
+
+    on_progress: Callable[[str, int], None]
+    on_bytes: OnBytes
+    say: Callable[[str], None]
+
+
 @contextmanager
-def _progress_bar() -> Iterator[Callable[[str, int], None]]:
-    """A bar over the whole call on a terminal; nothing anywhere else."""
+def _display() -> Iterator[_Display]:
+    """A bar over the whole call on a terminal; lines alone anywhere else."""
     if not sys.stderr.isatty():
-        yield lambda stage, percent: None
+        yield _Display(lambda stage, percent: None, lambda name, done, size: None, partial(typer.echo, err=True))
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
@@ -200,7 +228,11 @@ def _progress_bar() -> Iterator[Callable[[str, int], None]]:
     columns = (TextColumn("{task.description:<9}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("intake", total=100)
-        yield lambda stage, percent: progress.update(task, description=stage, completed=percent)
+        yield _Display(
+            on_progress=lambda stage, percent: progress.update(task, description=stage, completed=percent),
+            on_bytes=bytes_bar(progress),
+            say=progress.console.print,
+        )
 
 
 def _report(outcome: CallOutcome, *, as_json: bool) -> None:

@@ -6,6 +6,8 @@ Safe to import in the web container: no numpy, no torch.
 from __future__ import annotations
 
 import importlib
+import importlib.util
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,19 +26,25 @@ class EngineSpec:
         module: where its class lives.
         class_name: the class, made with keyword arguments only.
         extra: the optional part of the installation that it needs.
+        packages: what that part brings, by the names that are imported.
         max_views: how many views of one subject it takes.
         has_weights: its class takes `weights`, the folder that `fetch-weights` fills.
         summary: one line about it.
+        gpus: the accelerators that a rented deployment takes for it, by Modal's names, the best first; empty: none.
     """
 
     name: str
     module: str
     class_name: str
     extra: str
+    packages: tuple[str, ...]
     max_views: int
     has_weights: bool
     summary: str
+    gpus: tuple[str, ...] = ()
 
+
+LOCAL_PACKAGES = ("PIL", "cv2", "imageio_ffmpeg", "numba", "numpy", "scipy", "skimage", "trimesh", "xatlas")
 
 ENGINES: tuple[EngineSpec, ...] = (
     EngineSpec(
@@ -44,6 +52,7 @@ ENGINES: tuple[EngineSpec, ...] = (
         module="pipeline.engines.preview.engine",
         class_name="PreviewEngine",
         extra="local",
+        packages=LOCAL_PACKAGES,
         max_views=8,
         has_weights=False,
         summary="weight-free silhouettes, on any CPU",
@@ -53,9 +62,22 @@ ENGINES: tuple[EngineSpec, ...] = (
         module="pipeline.engines.trellis.engine",
         class_name="TrellisEngine",
         extra="trellis",
+        packages=(*LOCAL_PACKAGES, "huggingface_hub", "safetensors", "torch", "transformers"),
         max_views=8,
         has_weights=True,
         summary="the released TRELLIS model",
+        gpus=("H100", "A100-80GB", "A100-40GB"),
+    ),
+    EngineSpec(
+        name="triposr",
+        module="pipeline.engines.triposr.engine",
+        class_name="TripoSREngine",
+        extra="triposr",
+        packages=(*LOCAL_PACKAGES, "huggingface_hub", "safetensors", "torch"),
+        max_views=1,
+        has_weights=True,
+        summary="the released TripoSR model: drafts, also on a laptop's CPU",
+        gpus=("L4", "A10", "T4"),
     ),
 )
 
@@ -70,6 +92,34 @@ def find_spec(name: str) -> EngineSpec:
         if spec.name == name:
             return spec
     raise InvalidRequest(f"engine must be one of {', '.join(s.name for s in ENGINES)}, got {name!r}")
+
+
+def check_views(spec: EngineSpec, views: int, *, offered: Iterable[str] = ()) -> None:
+    """See that an engine takes that many views of one subject.
+
+    Args:
+        offered: names of the engines that the caller could choose instead; all of them by default.
+
+    Raises:
+        InvalidRequest: it does not; the message names those that do.
+    """
+    if views <= spec.max_views:
+        return
+    others = [find_spec(name) for name in offered] or ENGINES
+    takes = [other.name for other in others if other.max_views >= views]
+    hint = f"; {', '.join(takes)} would take them" if takes else ""
+    counted = f"at most {spec.max_views} views" if spec.max_views > 1 else "one view"
+    raise InvalidRequest(f"engine {spec.name} takes {counted}, got {views}{hint}")
+
+
+def is_installed(spec: EngineSpec) -> bool:
+    """Whether the packages that an engine needs are here; imports none of them."""
+    return all(importlib.util.find_spec(package) is not None for package in spec.packages)
+
+
+def weights_module(spec: EngineSpec) -> Any:
+    """The module with an engine's `fetch_weights` and `missing_bytes`, which imports no torch; None without weights."""
+    return importlib.import_module(f"{spec.module.rpartition('.')[0]}.weights") if spec.has_weights else None
 
 
 def make_engine(name: str, **arguments: Any) -> Engine:

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from pipeline.errors import UnreadableImage
+from pipeline.imaging.inline import ACCEPTED
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "HEIF")
-ACCEPTED = "PNG, JPEG, WebP, BMP, GIF, TIFF or AVIF"
 MAX_MEGAPIXELS = 50
 SIXTEEN_BIT_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")
 

@@ -1,7 +1,7 @@
 """A SQLite file or a Postgres server behind one way to read and to write, and its schema's migrations.
 
 Knows nothing of jobs. SQLite runs in WAL mode with `BEGIN IMMEDIATE` for writes; the threads of a process queue at a
-lock of ours before one of them asks for SQLite's.
+lock of ours before one of them asks for SQLite's, and may share one commit.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy import event, exc
@@ -25,8 +25,12 @@ BUSY = "The service's database is busy or away; try again."
 BUSY_TIMEOUT_S = 10.0
 LOCK_POLL_S = 0.001
 """How often a process asks for SQLite's write lock: its own waiting backs off to 100 ms and starves under load."""
+MAX_TOGETHER = 64
+"""Pieces of work in one shared transaction; a bound on how long the others wait for it."""
 MIGRATION_LOCK = 0x1243D
 """Postgres advisory lock under which one process migrates and the others wait."""
+
+Result = TypeVar("Result")
 
 
 class FairLock:
@@ -72,6 +76,36 @@ class FairLock:
                 self._is_held = False
 
 
+class _Piece(Generic[Result]):
+    """Work that waits to be done in a transaction together with others'."""
+
+    def __init__(self, work: Callable[[sa.Connection], Result]) -> None:
+        self.work = work
+        self.is_settled = threading.Event()
+        self.is_committed = False
+        self._value: Result | None = None
+        self._error: Exception | None = None
+
+    def run(self, connection: sa.Connection) -> None:
+        """Do the work; when it refuses, undo what it did and leave the others' work alone."""
+        try:
+            with connection.begin_nested():
+                self._value = self.work(connection)
+        except (exc.OperationalError, exc.InterfaceError):
+            raise  # not this work's trouble but the database's: nothing of the transaction stays
+        except Exception as error:  # noqa: BLE001  # raised where the work was asked for
+            self._error = error
+
+    def outcome(self) -> Result:
+        """What the work returned, or raises what it raised."""
+        self.is_settled.wait()
+        if not self.is_committed:
+            raise StoreUnavailable(BUSY)
+        if self._error is not None:
+            raise self._error
+        return self._value  # pyright: ignore[reportReturnType]
+
+
 class Database:
     """Connections to one database, safe to share between threads, not across a fork.
 
@@ -96,11 +130,14 @@ class Database:
             hide_parameters=True,  # requests and hashes stand in no traceback
             **options,
         )
-        self._write_engine = self.engine.execution_options(is_write=True)
+        self._durable_engine = self.engine.execution_options(is_durable=True)
+        self._light_engine = self.engine.execution_options(is_durable=False)
         self._write_lock = FairLock()
+        self._pieces: deque[_Piece[Any]] = deque()
         if self.is_sqlite:
             event.listen(self.engine, "connect", _prepare_sqlite)
-            event.listen(self._write_engine, "begin", _begin_immediate)
+            event.listen(self._durable_engine, "begin", _begin_durable)
+            event.listen(self._light_engine, "begin", _begin_light)
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
@@ -113,8 +150,12 @@ class Database:
             yield connection
 
     @contextmanager
-    def write(self) -> Iterator[sa.Connection]:
+    def write(self, *, is_durable: bool = True) -> Iterator[sa.Connection]:
         """A transaction that commits when the block ends and leaves nothing behind when it raises.
+
+        Args:
+            is_durable: whether it must survive a power cut. SQLite then waits for the disk; without, what was written
+                may be gone after a power cut (never after a mere crash), together with all that was written later.
 
         Raises:
             StoreUnavailable: the database is locked, full or away; nothing was changed.
@@ -123,8 +164,47 @@ class Database:
             with _translated(), self.engine.begin() as connection:
                 yield connection
             return
-        with self._write_lock.held(timeout_s=BUSY_TIMEOUT_S), _translated(), self._write_engine.begin() as connection:
+        engine = self._durable_engine if is_durable else self._light_engine
+        with self._write_lock.held(timeout_s=BUSY_TIMEOUT_S), _translated(), engine.begin() as connection:
             yield connection
+
+    def write_together(self, work: Callable[[sa.Connection], Result]) -> Result:
+        """Do work in a transaction that it may share with other threads' work, and return what it returns.
+
+        SQLite has one writer at a time, and each commit waits for the disk: what queues up behind one commit is done
+        under the next one together. Work that refuses is undone by itself. Postgres does the like on its own.
+
+        Raises:
+            StoreUnavailable: the database is locked, full or away; nothing was changed.
+        """
+        if not self.is_sqlite:
+            with self.write() as connection:
+                return work(connection)
+        piece = _Piece(work)
+        self._pieces.append(piece)
+        try:
+            with self._write_lock.held(timeout_s=BUSY_TIMEOUT_S):
+                while not piece.is_settled.is_set():
+                    self._run_pieces()
+        except StoreUnavailable:
+            with suppress(ValueError):  # somebody has taken it up, who will settle it
+                self._pieces.remove(piece)
+                raise
+        return piece.outcome()
+
+    def _run_pieces(self) -> None:
+        """Do what waits, in one transaction; the caller holds the write lock."""
+        pieces = [self._pieces.popleft() for _ in range(min(len(self._pieces), MAX_TOGETHER))]
+        is_committed = False
+        try:
+            with _translated(), self._durable_engine.begin() as connection:
+                for piece in pieces:
+                    piece.run(connection)
+            is_committed = True
+        finally:
+            for piece in pieces:
+                piece.is_committed = is_committed
+                piece.is_settled.set()
 
     def migrate(self) -> None:
         """Bring the schema to this version's; of several processes that try, one does it.
@@ -152,8 +232,6 @@ def _prepare_sqlite(connection: Any, record: object) -> None:
     connection.isolation_level = None  # transactions are begun by us, not by the driver's guess
     for pragma in (
         "journal_mode = WAL",
-        # Every commit reaches the disk: a submit that was answered survives a power cut.
-        "synchronous = FULL",
         f"busy_timeout = {int(BUSY_TIMEOUT_S * 1000)}",
         "cache_size = -16000",
         "journal_size_limit = 67108864",
@@ -161,7 +239,15 @@ def _prepare_sqlite(connection: Any, record: object) -> None:
         connection.execute(f"PRAGMA {pragma}").close()
 
 
-def _begin_immediate(connection: sa.Connection) -> None:
+def _begin_durable(connection: sa.Connection) -> None:
+    _begin_immediate(connection, synchronous="FULL")  # a submit that was answered survives a power cut
+
+
+def _begin_light(connection: sa.Connection) -> None:
+    _begin_immediate(connection, synchronous="NORMAL")
+
+
+def _begin_immediate(connection: sa.Connection, *, synchronous: str) -> None:
     """Begin a write transaction as soon as no other process has one.
 
     Raises:
@@ -169,6 +255,7 @@ def _begin_immediate(connection: sa.Connection) -> None:
     """
     cursor = connection.connection.cursor()
     cursor.execute("PRAGMA busy_timeout = 0")
+    cursor.execute(f"PRAGMA synchronous = {synchronous}")
     deadline_s = time.monotonic() + BUSY_TIMEOUT_S
     try:
         while True:

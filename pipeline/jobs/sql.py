@@ -119,31 +119,30 @@ class SqlStore:
     def submit(self, new: NewJob) -> Submitted:
         for _ in range(ID_DRAWS - 1):
             try:
-                return self._submit(new)
+                return self._database.write_together(lambda connection: self._submit(connection, new))
             except exc.IntegrityError:  # another submit drew the same id at the same moment
                 continue
-        return self._submit(new)
+        return self._database.write_together(lambda connection: self._submit(connection, new))
 
-    def _submit(self, new: NewJob) -> Submitted:
+    def _submit(self, connection: sa.Connection, new: NewJob) -> Submitted:
         now = self._clock()
-        with self._database.write() as connection:
-            key = connection.execute(sa.select(keys).where(keys.c.id == new.key_id).with_for_update()).one_or_none()
-            first = first_with(connection, new)
-            if first is not None:
-                return Submitted(first, is_new=False, queue_position=queue_position_of(connection, first))
-            if key is None or key.revoked_at is not None:
-                raise Unauthorized("Invalid API key")
-            limits, use = key_from_row(key).limits, key_use_of(connection, key, now)
-            rate = check_limits(limits, use, now=now)
-            connection.execute(
-                keys.update()
-                .where(keys.c.id == key.id)
-                .values(queued=keys.c.queued + 1, minute=minute_of(now), minute_calls=use.this_minute + 1)
-            )
-            connection.execute(_COUNT_CALL, {"key_id": key.id, "month": month_of(now)})
-            job = insert_job(connection, new, now)
-            waiting = connection.execute(sa.select(sa.func.sum(keys.c.queued))).scalar_one()
-            return Submitted(job, is_new=True, queue_position=int(waiting), rate=rate)
+        key = connection.execute(sa.select(keys).where(keys.c.id == new.key_id).with_for_update()).one_or_none()
+        first = first_with(connection, new)
+        if first is not None:
+            return Submitted(first, is_new=False, queue_position=queue_position_of(connection, first))
+        if key is None or key.revoked_at is not None:
+            raise Unauthorized("Invalid API key")
+        limits, use = key_from_row(key).limits, key_use_of(connection, key, now)
+        rate = check_limits(limits, use, now=now)
+        connection.execute(
+            keys.update()
+            .where(keys.c.id == key.id)
+            .values(queued=keys.c.queued + 1, minute=minute_of(now), minute_calls=use.this_minute + 1)
+        )
+        connection.execute(_COUNT_CALL, {"key_id": key.id, "month": month_of(now)})
+        job = insert_job(connection, new, now)
+        waiting = connection.execute(sa.select(sa.func.sum(keys.c.queued))).scalar_one()
+        return Submitted(job, is_new=True, queue_position=int(waiting), rate=rate)
 
     def get(self, job_id: int, *, key_id: str | None) -> Job:
         with self._database.read() as connection:
@@ -234,11 +233,12 @@ class SqlStore:
             now = self._clock()
             with self._database.read() as connection:  # an idle worker asks often and must not take the write lock
                 stale, waiting = stale_leases(now, lease_s, job_id), waiting_jobs(full_keys, job_id)
-                found = connection.execute(stale.limit(1)).first() or connection.execute(waiting.limit(1)).first()
-            if found is None:
-                return None
-            with self._database.write() as connection:
-                job = lock_first(connection, stale)
+                is_stale = connection.execute(stale.limit(1)).first() is not None
+                if not is_stale and connection.execute(waiting.limit(1)).first() is None:
+                    return None
+            # A first taking that a power cut undoes leaves the job in the queue. A stale job may end here, for good.
+            with self._database.write(is_durable=is_stale) as connection:
+                job = lock_first(connection, stale) if is_stale else None
                 if job is not None:
                     taken = self._take_up_again(connection, job, worker_id, now, lease_s)
                 else:
@@ -267,7 +267,7 @@ class SqlStore:
 
     def renew(self, lease: Lease, *, lease_s: float) -> bool:
         renewal = jobs.update().where(is_held(lease)).values(lease_expires_at=self._clock() + lease_s)
-        with self._database.write() as connection:
+        with self._database.write(is_durable=False) as connection:
             flag = connection.execute(renewal.returning(jobs.c.is_cancel_requested)).scalar_one_or_none()
         if flag is None:
             raise lease_lost(lease)
@@ -275,7 +275,7 @@ class SqlStore:
 
     def report(self, lease: Lease, progress: Progress) -> None:
         report = jobs.update().where(is_held(lease)).values(stage=progress.stage, percent=progress.percent)
-        with self._database.write() as connection:
+        with self._database.write(is_durable=False) as connection:
             if connection.execute(report).rowcount != 1:
                 raise lease_lost(lease)
 
@@ -426,7 +426,7 @@ class SqlStore:
         with self._database.read() as connection:
             if connection.execute(due).first() is None:
                 return None
-        with self._database.write() as connection:
+        with self._database.write(is_durable=False) as connection:
             task_id = connection.execute(due.with_for_update(skip_locked=True)).scalar_one_or_none()
             claim = tasks.update().where(tasks.c.id == task_id).values(next_attempt_at=now + min(claim_s, MAX_PAUSE_S))
             row = connection.execute(claim.returning(*tasks.c)).one_or_none()
@@ -508,7 +508,7 @@ class SqlStore:
             " ON CONFLICT (worker_id) DO UPDATE SET engine = excluded.engine, seen_at = excluded.seen_at,"
             " is_ready = excluded.is_ready, job_id = excluded.job_id"
         )
-        with self._database.write() as connection:
+        with self._database.write(is_durable=False) as connection:
             connection.execute(upsert, asdict(replace(worker, seen_at=self._clock())))
 
     def say_goodbye(self, worker_id: str) -> None:

@@ -1,9 +1,10 @@
 """What a store of jobs, keys, outbox and usage must be able to do. Knows no database.
 
 Four small protocols, because most users need one of them, and `Store`, which is all four. `pipeline.jobs.memory` is the
-in-memory twin, `pipeline.jobs.sql` the one for SQLite and Postgres; tests/jobs holds both to one contract. Every method
-is one atomic step; all are safe to call from several threads. Where a method takes `key_id`, a job of another key reads
-the same as one that does not exist; None is the operator, who sees all.
+in-memory twin, `pipeline.jobs.sql` the one for SQLite and Postgres, `pipeline.jobs.kv` the one for key-value maps;
+tests/jobs holds all to one contract. Every method is one atomic step; all are safe to call from several threads. Where
+a method takes `key_id`, a job of another key reads the same as one that does not exist; None is the operator, who sees
+all.
 
 Any method may raise `StoreUnavailable`: nothing was changed, and the same call may be made again.
 """

@@ -75,3 +75,33 @@ def orbit_cameras(
     yaw = yaw + start_yaw_rad
     eyes = radius * np.stack([np.sin(yaw) * np.cos(pitch), np.cos(yaw) * np.cos(pitch), np.sin(pitch)], axis=1)
     return [Camera(look_at(eye, np.zeros(3)), intrinsics_of(fov_rad)) for eye in eyes]
+
+
+def level_orbit(
+    frames: int, *, elevation_deg: float, distance: float, fovy_deg: float, height: int, width: int
+) -> list[Camera]:
+    """Cameras evenly around the origin at one elevation, the first on +X, then towards +Y.
+
+    Source: VAST-AI-Research/TripoSR@d26e331, tsr/utils.py, get_spherical_cameras.
+
+    Args:
+        fovy_deg: vertical field of view.
+        height, width: of the pictures, for their aspect ratio.
+    """
+    azimuth, elevation = np.arange(frames) * (2 * np.pi / frames), np.deg2rad(elevation_deg)
+    flat, up = np.cos(elevation), np.full(frames, np.sin(elevation))
+    eyes = distance * np.stack([np.cos(azimuth) * flat, np.sin(azimuth) * flat, up], axis=1)
+    intrinsics = intrinsics_of(np.deg2rad(fovy_deg))
+    intrinsics[0, 0] *= height / width
+    return [Camera(look_at(eye, np.zeros(3)), intrinsics) for eye in eyes]
+
+
+def pixel_rays(camera: Camera, *, height: int, width: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Origins and unit directions (height, width, 3) in the world of rays through the pixels' centres."""
+    tan_x, tan_y = camera.tan_half_fov
+    right = ((np.arange(width) + 0.5) / width * 2 - 1) * tan_x
+    down = ((np.arange(height) + 0.5) / height * 2 - 1) * tan_y
+    towards = np.stack(np.broadcast_arrays(right[None, :], down[:, None], 1.0), axis=-1)
+    directions = towards @ camera.world_to_camera[:3, :3]
+    directions /= np.linalg.norm(directions, axis=-1, keepdims=True)
+    return np.broadcast_to(camera.centre, directions.shape), directions

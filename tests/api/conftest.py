@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from pipeline.settings import Settings
 from pipeline.storage.base import OutputFile, content_type_of
 
 SUBMIT = "/api/v1/enterprise/3d/image_to_3d"
+METRICS_TOKEN = "a-token-for-monitoring"
 PICTURE = "data:image/png;base64,iVBORw0KGgo="
 
 
@@ -33,7 +35,8 @@ class Deployment:
 
     def post(self, path: str, body: dict[str, Any] | None = None, **headers: str) -> Any:
         """POST as the first caller unless the body names a key; returns the response."""
-        return self.client.post(path, json={"key": self.key, **(body or {})}, headers=headers)
+        content = json.dumps({"key": self.key, **(body or {})})  # in ASCII: a lone surrogate can be sent too
+        return self.client.post(path, content=content, headers={"content-type": "application/json", **headers})
 
     def submit(self, path: str = SUBMIT, **fields: Any) -> dict[str, Any]:
         """Submit without waiting; returns the body."""
@@ -67,14 +70,18 @@ def deploy(tmp_path: Path) -> Iterator[Callable[..., Deployment]]:
     """Makes a deployment with settings of the test's own."""
     opened: list[Service] = []
 
-    def make(limits: KeyLimits | None = None, **settings: Any) -> Deployment:
+    def make(
+        limits: KeyLimits | None = None, *, peer: tuple[str, int] = ("192.0.2.7", 50000), **settings: Any
+    ) -> Deployment:
         given = {"submit_wait_s": 0, "fetch_wait_s": 0, "public_url": "http://testserver", "database_url": None}
+        given["metrics_token"] = METRICS_TOKEN
         service = open_service(Settings(data_dir=tmp_path / "data", **{**given, **settings}))
         opened.append(service)
         keys = [make_key(name, limits=limits or KeyLimits()) for name in ("first", "second")]
         for _, record in keys:
             service.store.add_key(record)
-        client = TestClient(create_app(service.settings, service=service), raise_server_exceptions=False)
+        app = create_app(service.settings, service=service)
+        client = TestClient(app, raise_server_exceptions=False, client=peer)
         return Deployment(client, service, keys[0][0], keys[1][0], tmp_path)
 
     yield make

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Callable
 
 import pytest
 
 from pipeline.jobs.record import WorkerRecord
 from pipeline.storage.bucket_details import bucket_of_details
 from schemas.s3 import parse_s3_details
-from tests.api.conftest import Deployment
+from tests.api.conftest import METRICS_TOKEN, Deployment
 
 SECRETS = {"aws_access_key_id": "AKIAEXAMPLE", "aws_secret_access_key": "hunter2-hunter2"}
 
@@ -48,6 +49,11 @@ def test_usage_counts_a_keys_own_calls_as_json_and_csv(deployment: Deployment) -
     assert row["calls"] == "1" and row["day"] == day["day"]
     assert deployment.client.get("/api/v1/usage", headers={"key": deployment.other_key}).json()["days"] == []
     assert deployment.client.get("/api/v1/usage").status_code == 401
+
+
+def test_usage_in_a_form_that_there_is_not_is_a_400(deployment: Deployment) -> None:
+    answer = deployment.client.get("/api/v1/usage?format=xml", headers={"key": deployment.key})
+    assert (answer.status_code, answer.json()["message"]) == (400, "format must be json or csv, got 'xml'")
 
 
 def test_a_bucket_at_a_blocked_address_is_refused_and_its_secrets_stay(deployment: Deployment) -> None:
@@ -106,6 +112,14 @@ def test_a_file_is_served_with_ranges_and_validators(deployment: Deployment) -> 
     assert deployment.client.get(url, headers={"range": "bytes=500-"}).status_code == 416
     assert deployment.client.get(url, headers={"if-none-match": whole.headers["etag"]}).status_code == 304
     assert deployment.client.head(url).headers["content-length"] == "100"
+    for validator in (whole.headers["etag"], whole.headers["last-modified"]):
+        resumed = deployment.client.get(url, headers={"range": "bytes=5-14", "if-range": validator})
+        assert (resumed.status_code, resumed.content) == (206, b"5678901234")
+    anew = deployment.client.get(url, headers={"range": "bytes=5-14", "if-range": '"of another file"'})
+    assert (anew.status_code, anew.content) == (200, whole.content)
+    assert deployment.client.get(url, headers={"range": "bytes=-3"}).content == whole.content[-3:]
+    head = deployment.client.head(url, headers={"range": "bytes=5-14"})
+    assert (head.status_code, head.content, head.headers["content-length"]) == (206, b"", "10")
     altered = url.replace("/files/", "/files/x")
     assert deployment.client.get(altered).status_code == 404
 
@@ -118,9 +132,31 @@ def test_pages_answer_without_a_key(deployment: Deployment) -> None:
     for name in ("playground.js", "playground.css", "model-viewer.min.js"):
         assert deployment.client.get(f"/playground/{name}").status_code == 200
     assert deployment.client.get("/playground/../app.py").status_code == 404
+
+
+def test_metrics_are_for_the_bearer_of_the_operators_token(deployment: Deployment) -> None:
     deployment.finish(deployment.submit()["id"])
-    metrics = deployment.client.get("/metrics").text
+    for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": f"Bearer {deployment.key}"}):
+        assert deployment.client.get("/metrics", headers=headers).status_code == 401
+    metrics = deployment.client.get("/metrics", headers={"authorization": f"Bearer {METRICS_TOKEN}"}).text
     assert 'image_to_3d_ended_total{state="success"} 1.0' in metrics and "image_to_3d_submits_total 1.0" in metrics
+
+
+@pytest.mark.parametrize(
+    ("peer", "headers", "status"),
+    [
+        ("127.0.0.1", {}, 200),
+        ("::1", {}, 200),
+        ("192.0.2.7", {}, 401),
+        ("127.0.0.1", {"x-forwarded-for": "192.0.2.7"}, 401),
+        ("127.0.0.1", {"forwarded": "for=192.0.2.7"}, 401),
+    ],
+)
+def test_without_a_token_metrics_are_for_this_machine_alone(
+    deploy: Callable[..., Deployment], peer: str, headers: dict[str, str], status: int
+) -> None:
+    deployment = deploy(metrics_token=None, peer=(peer, 50000))
+    assert deployment.client.get("/metrics", headers=headers).status_code == status
 
 
 def test_the_openapi_document_lists_every_path_with_its_errors(deployment: Deployment) -> None:

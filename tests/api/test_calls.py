@@ -105,6 +105,15 @@ def test_a_bad_field_is_a_400_with_one_sentence(deployment: Deployment, body: di
     assert deployment.service.store.list_jobs(key_id=None) == []
 
 
+def test_an_engine_that_takes_one_view_names_those_that_take_several(deploy: Callable[..., Deployment]) -> None:
+    deployment = deploy(engine="triposr", engines=("preview",))
+    body = {"image": [PICTURE, PICTURE], "multi_image": True}
+    answer = deployment.post(SUBMIT, body)
+    message = "engine triposr takes one view, got 2; preview would take them"
+    assert (answer.status_code, answer.json()) == (400, {"status": "error", "message": message})
+    assert deployment.service.store.list_jobs(key_id=None) == []
+
+
 @pytest.mark.parametrize("content", [b"{", b"[1]", b'"x"', b"\xff\xfe", b"[" * 100_000])
 def test_a_body_that_is_no_object_is_a_400(deployment: Deployment, content: bytes) -> None:
     answer = deployment.client.post(SUBMIT, content=content)

@@ -59,6 +59,14 @@ class Receiver:
         self.url = f"http://127.0.0.1:{self._server.server_port}/hook"
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
 
+    def wait_for(self, job_id: int, timeout_s: float = 30.0) -> dict[str, Any]:
+        """What was last told of a job, once there is something."""
+        deadline_s = time.monotonic() + timeout_s
+        while not self.told.get(job_id):
+            assert time.monotonic() < deadline_s, f"nothing was told of job {job_id}"
+            time.sleep(0.05)
+        return self.told[job_id][-1][1]
+
     def __enter__(self) -> Receiver:
         self._thread.start()
         return self

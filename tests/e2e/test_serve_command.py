@@ -24,13 +24,13 @@ HEAVY = ("torch", "numpy", "scipy", "trimesh", "cv2", "numba")
 
 
 @contextmanager
-def serving(data: Path) -> Iterator[tuple[subprocess.Popen[str], int, list[str]]]:
+def serving(data: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], int, list[str]]]:
     """The service once it says that it is ready, its port, and what it said."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = ["env", "-u", "DATABASE_URL", "-u", "IMAGE_TO_3D_API_KEY", "IMAGE_TO_3D_STOP_GRACE_S=1", sys.executable]
-    command += ["-m", "pipeline.cli", "serve", "--data", str(data), "--port", str(port)]
+    command += ["-m", "pipeline.cli", "serve", "--data", str(data), "--port", str(port), *options]
     log = (data.parent / "service.log").open("ab")
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=log, text=True)
     said: list[str] = []

@@ -10,6 +10,9 @@ import torch
 from pipeline.engines.trellis.models import make_part
 from pipeline.engines.trellis.spec import IMAGE_LARGE
 from pipeline.engines.trellis.weights import manifest
+from pipeline.engines.triposr.model import make_model
+from pipeline.engines.triposr.spec import RELEASED
+from pipeline.engines.triposr.weights import manifest as triposr_manifest
 from pipeline.errors import WeightsUnusable
 from pipeline.nn.checkpoint import FILE_DTYPES, module_entries
 from pipeline.nn.tensor_files import Entry, check_entries
@@ -43,8 +46,28 @@ def check_part(name: str, folder: Path) -> str:
     return ""
 
 
+def check_triposr(folder: Path) -> str:
+    """What is wrong with the model of the TripoSR kit's manifest, empty where nothing is."""
+    data = json.loads((folder / "model.json").read_text())
+    expected = {key: Entry("F32", tuple(shape)) for key, shape in data["keys"].items()}
+    try:
+        check_entries("the module TSR", module_entries(make_model(RELEASED)), expected)
+        check_entries("the packaged manifest", triposr_manifest(), expected)
+    except WeightsUnusable as error:
+        return str(error)
+    published = data["model_ckpt_bytes_published"], data["model_ckpt_sha256_published"]
+    if published != (RELEASED.size_bytes, RELEASED.sha256):
+        return f"size and sha256 are {(RELEASED.size_bytes, RELEASED.sha256)}, published {published}"
+    return ""
+
+
 def run_manifests(folder: Path) -> int:
     """Print one line for each checkpoint; returns how many do not fit."""
+    if (folder / "model.json").exists():
+        wrong = check_triposr(folder)
+        print(f"{'triposr':20s} {len(triposr_manifest()):4d} tensors  {wrong or 'ok'}")
+        print(f"{int(not wrong)} passed, {int(bool(wrong))} failed")
+        return int(bool(wrong))
     failed = 0
     for name in IMAGE_LARGE.checkpoints:
         wrong = check_part(name, folder)

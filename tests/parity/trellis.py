@@ -88,9 +88,10 @@ def sparse_input(fixture: Fixture) -> tuple[Tensor, VoxelSet]:
 def attention_options(args: Mapping[str, Any]) -> dict[str, Any]:
     """The reference's attention arguments in our names."""
     known = {name: args[name] for name in ("qkv_bias", "qk_rms_norm") if name in args}
+    if args.get("attn_mode", "full") not in ("full", "windowed"):
+        raise ValueError(f"attn_mode {args['attn_mode']!r} needs a package that the released models do not")
     if args.get("attn_mode") == "windowed":
-        known |= {"window_size": args["window_size"], "shift_window": args.get("shift_window", 0)}
-        known["shift_window"] = known["shift_window"] or 0
+        known |= {"window_size": args["window_size"], "shift_window": args.get("shift_window") or 0}
     return known
 
 
@@ -111,7 +112,8 @@ def absolute_position(fixture: Fixture) -> Mapping[str, Any]:
 
 def attention_module(args: Mapping[str, Any]) -> SelfAttention | CrossAttention:
     if args.get("type", "self") == "cross":
-        return CrossAttention(args["channels"], args["num_heads"], args["ctx_channels"], **attention_options(args))
+        context = args.get("ctx_channels") or args["channels"]
+        return CrossAttention(args["channels"], args["num_heads"], context, **attention_options(args))
     return SelfAttention(args["channels"], args["num_heads"], **attention_options(args))
 
 
@@ -136,7 +138,11 @@ def sparse_attention(fixture: Fixture) -> Mapping[str, Any]:
 @check("SparseConv3d")
 def sparse_convolution(fixture: Fixture) -> Mapping[str, Any]:
     feats, voxels = sparse_input(fixture)
-    return {"y": filled(SparseConv3d(**fixture.args), fixture.spec)(feats, voxels)[0]}
+    args = fixture.args
+    args.pop("indice_key", None)  # the reference's name of a cached table
+    if args.pop("stride", 1) != 1 or args.pop("dilation", 1) != 1 or args.pop("padding", None) is not None:
+        raise ValueError("the released models convolve in place alone")
+    return {"y": filled(SparseConv3d(**args), fixture.spec)(feats, voxels)[0]}
 
 
 @check("SparseGroupNorm32")
@@ -169,10 +175,19 @@ def without_defaults(args: dict[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: one of them asks for something that the released models do not use.
     """
-    fixed = {"use_checkpoint": (True, False), "attn_mode": ("full",), "window_size": (None,), "use_rope": (False,)}
+    fixed = {
+        "use_checkpoint": (True, False),
+        "use_rope": (False,),
+        "serialize_mode": (None,),
+        "shift_sequence": (None,),
+    }
     for name in fixed.keys() & args.keys():
         if args.pop(name) not in fixed[name]:
             raise ValueError(f"{name} is not what the released models use")
+    if args.pop("attn_mode", "full") == "full":
+        args.pop("window_size", None), args.pop("shift_window", None)
+    elif "shift_window" in args:
+        args["shift_window"] = args["shift_window"] or 0
     return args
 
 
@@ -189,7 +204,7 @@ def modulated_block(fixture: Fixture) -> Mapping[str, Any]:
 
 @check("SparseTransformerBlock")
 def sparse_block(fixture: Fixture) -> Mapping[str, Any]:
-    args = fixture.args
+    args = without_defaults(fixture.args) | {"attn_mode": fixture.args.get("attn_mode", "full")}
     options = attention_options(args) | {name: args[name] for name in ("mlp_ratio", "ln_affine") if name in args}
     block = filled(SparseTransformerBlock(args["channels"], args["num_heads"], **options), fixture.spec)
     feats, voxels = sparse_input(fixture)
@@ -208,17 +223,22 @@ def upsample_block(fixture: Fixture) -> Mapping[str, Any]:
 
 @check("SparseResBlock3d")
 def sparse_residual_block(fixture: Fixture) -> Mapping[str, Any]:
-    block = filled(SparseResBlock3d(**fixture.args), fixture.spec)
+    block = filled(SparseResBlock3d(**without_defaults(fixture.args)), fixture.spec)
     out = block(Sparse(*sparse_input(fixture)), tensor(fixture, "emb"))
     return {"y": out.feats[0], "y_coords": out.voxels.coords}
 
 
 @check("SparseSubdivideBlock3d")
 def subdivide_block(fixture: Fixture) -> Mapping[str, Any]:
-    args = fixture.args
-    args.pop("resolution")  # the reference keeps it for a cache; it changes nothing
+    args = without_defaults(fixture.args)
+    args.pop("resolution", None)  # the reference keeps it for a cache; it changes nothing
     out = filled(SparseSubdivideBlock3d(**args), fixture.spec)(Sparse(*sparse_input(fixture)))
     return {"y": out.feats[0], "y_coords": out.voxels.coords}
+
+
+def model_args(args: Mapping[str, Any]) -> dict[str, Any]:
+    """A model's arguments without the one that only trades time for memory in training."""
+    return {name: value for name, value in args.items() if name != "use_checkpoint"}
 
 
 # -- models -----------------------------------------------------------------------------------------------------------
@@ -226,7 +246,7 @@ def subdivide_block(fixture: Fixture) -> Mapping[str, Any]:
 
 @check("SparseStructureFlowModel")
 def structure_flow(fixture: Fixture) -> Mapping[str, Any]:
-    model = filled(SparseStructureFlowModel(**fixture.args), fixture.spec)
+    model = filled(SparseStructureFlowModel(**model_args(fixture.args)), fixture.spec)
     condition = model.encode_condition(tensor(fixture, "cond")[None])
     v = model(tensor(fixture, "x"), tensor(fixture, "t"), condition)
     return {"v": v, "pos_emb": model.pos_emb}
@@ -234,13 +254,13 @@ def structure_flow(fixture: Fixture) -> Mapping[str, Any]:
 
 @check("SparseStructureDecoder")
 def structure_decoder(fixture: Fixture) -> Mapping[str, Any]:
-    logits = filled(SparseStructureDecoder(**fixture.args), fixture.spec)(tensor(fixture, "x"))
+    logits = filled(SparseStructureDecoder(**model_args(fixture.args)), fixture.spec)(tensor(fixture, "x"))
     return {"logits": logits, "coords": occupied_coords(logits)}
 
 
 @check("SLatFlowModel")
 def latent_flow(fixture: Fixture) -> Mapping[str, Any]:
-    model = filled(SLatFlowModel(**fixture.args), fixture.spec)
+    model = filled(SLatFlowModel(**model_args(fixture.args)), fixture.spec)
     feats, voxels = sparse_input(fixture)
     condition = model.encode_condition(tensor(fixture, "cond")[None])
     return {"v": model(feats, voxels, tensor(fixture, "t"), condition)[0]}
@@ -248,7 +268,7 @@ def latent_flow(fixture: Fixture) -> Mapping[str, Any]:
 
 @check("SLatGaussianDecoder")
 def gaussian_decoder(fixture: Fixture) -> Mapping[str, Any]:
-    model = filled(SLatGaussianDecoder(**fixture.args), fixture.spec)
+    model = filled(SLatGaussianDecoder(**model_args(fixture.args)), fixture.spec)
     feats, voxels = sparse_input(fixture)
     channels = model(feats, voxels)[0]
     out: dict[str, Any] = {"feats": channels, "offset_perturbation": model.offset_perturbation}
@@ -264,7 +284,7 @@ def gaussian_decoder(fixture: Fixture) -> Mapping[str, Any]:
 
 @check("SLatRadianceFieldDecoder")
 def radiance_decoder(fixture: Fixture) -> Mapping[str, Any]:
-    model = filled(SLatRadianceFieldDecoder(**fixture.args), fixture.spec)
+    model = filled(SLatRadianceFieldDecoder(**model_args(fixture.args)), fixture.spec)
     feats, voxels = sparse_input(fixture)
     channels = model(feats, voxels)[0]
     out: dict[str, Any] = {"feats": channels}
@@ -282,7 +302,7 @@ def radiance_decoder(fixture: Fixture) -> Mapping[str, Any]:
 
 @check("SLatMeshDecoder")
 def mesh_decoder(fixture: Fixture) -> Mapping[str, Any]:
-    model = filled(SLatMeshDecoder(**fixture.args), fixture.spec)
+    model = filled(SLatMeshDecoder(**model_args(fixture.args)), fixture.spec)
     between: list[Tensor] = []
     for block in model.upsample:
         block.register_forward_hook(lambda module, inputs, output: between.append(output.feats[0]))
@@ -384,7 +404,7 @@ def fixture_velocities(fixture: Fixture) -> Evaluate:
 
         return analytic
 
-    model = filled(SparseStructureFlowModel(**spec["args"]), spec)
+    model = filled(SparseStructureFlowModel(**model_args(spec["args"])), spec)
     condition = model.encode_condition(torch.cat(conds))  # the negative condition is not zero, so it is a pass
 
     def velocities(x: Tensor, t: float, pictures: Sequence[int], unguided: bool) -> Tensor:
@@ -433,7 +453,7 @@ PIPELINE_MODELS: dict[str, type[nn.Module]] = {
 def pipeline_run(fixture: Fixture) -> Mapping[str, Any]:
     spec, run = fixture.spec, fixture.spec["run_args"]
     models: dict[str, Any] = {
-        name: filled(PIPELINE_MODELS[model["target"]](**model["args"]), model)
+        name: filled(PIPELINE_MODELS[model["target"]](**model_args(model["args"])), model)
         for name, model in spec["args"]["models"].items()
     }
     decoder = models["sparse_structure_decoder"]

@@ -27,6 +27,10 @@ def test_the_documented_body_is_read_and_keeps_its_secrets() -> None:
     assert "hunter2" not in repr(details) + details.model_dump_json() and "AKIA" not in repr(details)
 
 
+def test_a_key_that_was_pasted_with_a_line_break_is_read() -> None:
+    assert parse_s3_details(GOOD | {"aws_access_key_id": " AKIA1\n"}).aws_access_key_id.get_secret_value() == "AKIA1"
+
+
 @pytest.mark.parametrize(
     ("changed", "sentence"),
     [
@@ -35,6 +39,10 @@ def test_the_documented_body_is_read_and_keeps_its_secrets() -> None:
         ({"endpoint_url": "s3://x"}, "endpoint_url must be an http or https URL, got 's3://x'"),
         ({"region_name": "a\nb"}, "region_name must be one line of at most 64 characters, got 'a\\nb'"),
         ({"aws_secret_access_key": 5}, "aws_secret_access_key must be a text of at most 4096 characters, got a number"),
+        (
+            {"aws_access_key_id": "AKIA…"},
+            "aws_access_key_id must be letters, digits and signs of ASCII, without blanks",
+        ),
     ],
 )
 def test_a_refusal_is_one_sentence(changed: dict[str, object], sentence: str) -> None:

@@ -49,12 +49,21 @@ class ModulatedCrossBlock(nn.Module):
         qk_rms_norm: bool = False,
         qk_rms_norm_cross: bool = False,
         qkv_bias: bool = True,
+        window_size: int | None = None,
+        shift_window: int = 0,
     ) -> None:
         super().__init__()
         self.norm1 = LayerNorm32(channels, eps=BLOCK_EPS, elementwise_affine=False)
         self.norm2 = LayerNorm32(channels, eps=BLOCK_EPS)
         self.norm3 = LayerNorm32(channels, eps=BLOCK_EPS, elementwise_affine=False)
-        self.self_attn = SelfAttention(channels, num_heads, qkv_bias=qkv_bias, qk_rms_norm=qk_rms_norm)
+        self.self_attn = SelfAttention(
+            channels,
+            num_heads,
+            qkv_bias=qkv_bias,
+            qk_rms_norm=qk_rms_norm,
+            window_size=window_size,
+            shift_window=shift_window,
+        )
         self.cross_attn = CrossAttention(
             channels, num_heads, ctx_channels, qkv_bias=qkv_bias, qk_rms_norm=qk_rms_norm_cross
         )

@@ -10,11 +10,9 @@ from pipeline.engines.trellis.engine import TrellisEngine
 from pipeline.engines.trellis.spec import IMAGE_LARGE
 from pipeline.engines.trellis.weights import (
     ENCODER_FOLDER,
-    RECORD_NAME,
     WEIGHTS_FOLDER,
     check_weights,
     manifest,
-    verify_record,
 )
 from pipeline.errors import WeightsUnusable
 from pipeline.nn.tensor_files import BYTES, Entry
@@ -89,15 +87,3 @@ def test_a_surplus_tensor_leaves_no_half_loaded_engine(tmp_path: Path) -> None:
         engine.load()
 
     assert engine._models is None
-
-
-def test_files_are_recorded_first_and_verified_after(tmp_path: Path) -> None:
-    (tmp_path / "a.bin").write_bytes(b"weights")
-    verify_record(tmp_path, ["a.bin"])
-    verify_record(tmp_path, ["a.bin"])
-    assert set(json.loads((tmp_path / RECORD_NAME).read_text())) == {"a.bin"}
-
-    (tmp_path / "a.bin").write_bytes(b"others")
-
-    with pytest.raises(WeightsUnusable, match=r"^a\.bin has changed since it was fetched"):
-        verify_record(tmp_path, ["a.bin"])

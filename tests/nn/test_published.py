@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import threading
 from collections.abc import Iterator
@@ -9,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.engines.trellis.weights import fetch_files
 from pipeline.errors import WeightsUnusable
+from pipeline.nn.published import RECORD_NAME, fetch_files, verify_record
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 CONTENT = bytes(range(256)) * 65536  # 16 MiB: the library resumes at the blocks of 10 MB that it has written
@@ -88,6 +89,40 @@ def test_a_transfer_goes_on_where_its_connection_broke(hub: str, tmp_path: Path)
     assert 0 < int(second.removeprefix("bytes=").removesuffix("-")) <= 12 << 20
 
 
+def test_a_transfer_whose_process_was_killed_goes_on_in_the_next_one(hub: str, tmp_path: Path) -> None:
+    part = tmp_path / f"ckpts/part.safetensors.{REVISION[:12]}.part"
+    part.parent.mkdir()
+    part.write_bytes(CONTENT[: 9 << 20])
+    seen: list[tuple[str, int, int]] = []
+
+    fetch_files(
+        "someone/model",
+        ["ckpts/part.safetensors"],
+        tmp_path,
+        revision=REVISION,
+        endpoint=hub,
+        on_bytes=lambda *told: seen.append(told),
+    )
+
+    assert (tmp_path / "ckpts/part.safetensors").read_bytes() == CONTENT
+    assert [wanted for method, _, wanted in Hub.asked if method == "GET"] == [f"bytes={9 << 20}-"]
+    assert seen[0][1] > 9 << 20
+    assert seen[-1] == ("ckpts/part.safetensors", len(CONTENT), len(CONTENT))
+    assert not part.exists()
+
+
 def test_a_file_that_is_not_published_is_named(hub: str, tmp_path: Path) -> None:
     with pytest.raises(WeightsUnusable, match=r"^other\.safetensors of someone/model cannot be fetched: "):
         fetch_files("someone/model", ["other.safetensors"], tmp_path, revision=REVISION, endpoint=hub)
+
+
+def test_files_are_recorded_first_and_verified_after(tmp_path: Path) -> None:
+    (tmp_path / "a.bin").write_bytes(b"weights")
+    verify_record(tmp_path, ["a.bin"])
+    verify_record(tmp_path, ["a.bin"])
+    assert set(json.loads((tmp_path / RECORD_NAME).read_text())) == {"a.bin"}
+
+    (tmp_path / "a.bin").write_bytes(b"others")
+
+    with pytest.raises(WeightsUnusable, match=r"^a\.bin has changed since it was fetched"):
+        verify_record(tmp_path, ["a.bin"])

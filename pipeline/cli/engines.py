@@ -1,0 +1,86 @@
+"""`image-to-3d engines`: which engines there are, what each needs, and whether it is here."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipeline.cli.data_folder import print_table, settings_for
+
+if TYPE_CHECKING:
+    from pipeline.engines.registry import EngineSpec
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("engines")(engines)
+
+
+def engines(
+    weights: Annotated[str | None, typer.Option(help="Folder of the engines' weights. [default: weights]")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")] = False,
+) -> None:
+    """List the engines: what each is, what it needs, whether it is installed and has its weights."""
+    from pipeline.engines.registry import ENGINES
+
+    folder = Path(settings_for(None, weights=weights).weights)
+    states = [state_of(spec, folder) for spec in ENGINES]
+    if as_json:
+        typer.echo(json.dumps({"engines": [asdict(state) for state in states]}))
+        return
+    rows: list[tuple[object, ...]] = [
+        (
+            state.name,
+            "yes" if state.installed else f"no: pip install 'image-to-3d[{state.extra}]'",
+            _weights_in_words(state, folder),
+            "1" if state.max_views == 1 else f"1 to {state.max_views}",
+            state.summary,
+        )
+        for state in states
+    ]
+    print_table(("ENGINE", "INSTALLED", "WEIGHTS", "VIEWS", "WHAT IT IS"), rows)
+
+
+@dataclass(frozen=True)
+class EngineState:
+    """One engine on this machine.
+
+    Attributes:
+        installed: whether the packages of its extra are there.
+        has_weights: whether it needs weights at all.
+        missing_bytes: how much of them is not in the folder.
+    """
+
+    name: str
+    summary: str
+    extra: str
+    max_views: int
+    installed: bool
+    has_weights: bool
+    missing_bytes: int
+
+
+def state_of(spec: EngineSpec, folder: Path) -> EngineState:
+    """Look for an engine's packages and weights; imports none of the packages."""
+    from pipeline.engines.registry import is_installed, weights_module
+
+    module = weights_module(spec)
+    return EngineState(
+        name=spec.name,
+        summary=spec.summary,
+        extra=spec.extra,
+        max_views=spec.max_views,
+        installed=is_installed(spec),
+        has_weights=spec.has_weights,
+        missing_bytes=0 if module is None else module.missing_bytes(folder),
+    )
+
+
+def _weights_in_words(state: EngineState, folder: Path) -> str:
+    if not state.has_weights:
+        return "needs none"
+    return f"{state.missing_bytes / 1e9:.1f} GB to fetch" if state.missing_bytes else f"in {folder / state.name}"

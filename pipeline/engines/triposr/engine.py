@@ -1,0 +1,177 @@
+"""The TripoSR engine: one picture in, a `Generation` out, in a single pass without sampling."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipeline.engines.base import Generation, GenerationOptions, OnStep, View, ignore_steps
+from pipeline.engines.triposr.colours import TriplaneColours
+from pipeline.engines.triposr.field import TriplaneField
+from pipeline.engines.triposr.model import TSR, load_model
+from pipeline.engines.triposr.preprocess import frame_foreground, put_on_grey, resize_pictures
+from pipeline.engines.triposr.rendering import turntable_frames
+from pipeline.engines.triposr.spec import RELEASED, TINY, ModelSpec
+from pipeline.engines.triposr.surface import extract_surface, to_mesh
+from pipeline.engines.triposr.weights import WEIGHTS_FOLDER
+from pipeline.errors import EngineFailed, InvalidRequest, OutOfMemory
+
+TINY_WEIGHTS = "tiny"
+AFTER_ENCODING, AFTER_MESH = 0.7, 0.9
+"""Share of the work that is done after each part; the turntable, where there is one, takes the rest."""
+
+
+class TripoSREngine:
+    """The released model, or its tiny twin with weights from a rule."""
+
+    name = "triposr"
+
+    def __init__(self, *, weights: Path | str, device: str | None = None) -> None:
+        """Set the engine up; nothing is read, and no accelerator is asked for, before it is loaded.
+
+        Args:
+            weights: the folder that `fetch-weights` filled, or "tiny".
+            device: where to run, such as `cuda:0`; by default a GPU where there is one.
+        """
+        tiny = weights == TINY_WEIGHTS
+        self.spec: ModelSpec = TINY if tiny else RELEASED
+        self.folder = None if tiny else Path(weights) / WEIGHTS_FOLDER
+        self._wanted_device = device
+        self._model: TSR | None = None
+        self._is_ready = False
+
+    def load(self) -> None:
+        """Read the weights, or make the tiny ones, move them to the device, and warm up; see `Engine.load`."""
+        self.load_weights()
+        self.to_device()
+
+    def load_weights(self) -> None:
+        """The first half of `load`: the weights in host memory. Asks for no accelerator.
+
+        Raises:
+            WeightsUnusable: the checkpoint is missing or does not fit.
+        """
+        if self._model is None:
+            self._model = load_model(self.spec, self.folder)
+
+    def to_device(self, device: str | None = None) -> None:
+        """The second half: choose the device, move the weights there, and warm up.
+
+        Args:
+            device: overrules the one that the engine was made with.
+        """
+        if self._is_ready and device is None:
+            return
+        if self._model is None:
+            raise RuntimeError("to_device comes after load_weights")
+        self._wanted_device = device or self._wanted_device
+        chosen = torch.device(self._wanted_device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self._model.to(chosen)
+        if chosen.type != "cpu":  # a CPU has no kernels to choose and no libraries to start
+            self._warm_up(chosen)
+        self._is_ready = True
+
+    def _warm_up(self, device: torch.device) -> None:
+        assert self._model is not None
+        size = self.spec.cond_image_size
+        with torch.inference_mode():
+            field = self._model.field(self._model(torch.full((1, size, size, 3), 0.5, device=device))[0])
+            extract_surface(field, resolution=64, chunk_size=8192)
+
+    def generate(
+        self, views: Sequence[View], options: GenerationOptions, *, on_step: OnStep = ignore_steps
+    ) -> Generation:
+        """Turn one view of a subject into a `Generation`; see `Engine.generate`."""
+        if len(views) != 1:
+            raise InvalidRequest(f"engine {self.name} takes one view, got {len(views)}")
+        self.load()
+        assert self._model is not None
+        picture = put_on_grey(frame_foreground(views[0]))
+        device = self._model.decoder.linears[0].weight.device
+        started = time.perf_counter()
+        with torch.inference_mode():
+            try:
+                generation = _Call(self.spec, self._model, device, options, on_step).run(picture)
+            except torch.cuda.OutOfMemoryError as error:
+                torch.cuda.empty_cache()
+                free, total = (size / 1e9 for size in torch.cuda.mem_get_info(device))
+                raise OutOfMemory(f"the device had too little memory: {free:.1f} of {total:.1f} GB are free") from error
+        if device.type != "cuda":
+            return generation
+        torch.cuda.synchronize(device)
+        return replace(generation, gpu_seconds=time.perf_counter() - started)
+
+
+@dataclass(frozen=True)
+class _Call:
+    """One request on its way through the model."""
+
+    spec: ModelSpec
+    model: TSR
+    device: torch.device
+    options: GenerationOptions
+    on_step: OnStep
+
+    def run(self, picture: NDArray[np.uint8]) -> Generation:
+        """(S, S, 3) framed picture to a generation."""
+        field = self.model.field(self._encode(picture))
+        self.on_step(AFTER_ENCODING)
+        resolution, chunk_size = self.options.resolution, self.options.chunk_size
+        surface = extract_surface(field, resolution=resolution, chunk_size=chunk_size)
+        if len(surface.faces) == 0:
+            raise EngineFailed("the model made no surface from this picture")
+        mesh = to_mesh(surface, resolution=resolution)
+        self.on_step(AFTER_MESH)
+        turntable = self._turntable(field) if self.options.render else None
+        self.on_step(1.0)
+        return Generation(
+            mesh=mesh,
+            colour_source=colours_of(field),
+            engine=TripoSREngine.name,
+            seed=self.options.seed,
+            turntable_mp4=turntable,
+        )
+
+    def _encode(self, picture: NDArray[np.uint8]) -> torch.Tensor:
+        """The scene code (3, C, S, S) of a picture."""
+        resized = resize_pictures(torch.from_numpy(picture)[None].to(self.device), size=self.spec.cond_image_size)
+        blocks = self.spec.backbone.num_layers
+        return self.model(resized, on_block=lambda done: self.on_step(AFTER_ENCODING * done / (blocks + 1)))[0]
+
+    def _turntable(self, field: TriplaneField) -> bytes:
+        from pipeline.formats.mp4 import encode_mp4
+
+        spec = self.spec
+        share = (1 - AFTER_MESH) / spec.turntable_frames
+        frames = turntable_frames(
+            field,
+            frames=spec.turntable_frames,
+            size=spec.turntable_size,
+            chunk_size=self.options.chunk_size,
+            on_frame=lambda frame: self.on_step(AFTER_MESH + share * frame),
+        )
+        return encode_mp4(frames, fps=spec.turntable_fps, width=spec.turntable_size, height=spec.turntable_size)
+
+
+def colours_of(field: TriplaneField) -> TriplaneColours:
+    """The field as a colour source, which needs no torch."""
+
+    def on_cpu(tensor: torch.Tensor | None, like: torch.Tensor) -> NDArray[np.float32]:
+        return (torch.zeros(len(like)) if tensor is None else tensor.float().cpu()).numpy()
+
+    layers = [(on_cpu(weight, weight), on_cpu(bias, weight)) for weight, bias in field.layers]
+    weight, bias = layers[-1]
+    layers[-1] = (weight[1:], bias[1:])  # the first output is the density
+    return TriplaneColours(
+        table=on_cpu(field.table, field.table),
+        size=field.size,
+        first_bias=on_cpu(field.bias, field.bias),
+        layers=tuple(layers),
+        activation=field.decoder_activation,
+    )

@@ -1,0 +1,282 @@
+"""A surface of one value in a field that is costly to evaluate: looked for coarsely, followed finely.
+
+The field is first evaluated at every fourth (or second) point of the grid. A coarse cell may hold surface where its
+corners lie on both sides, or where one of them comes nearer to the wanted value than the field may move within half
+a cell, judged by how it moves along the edges around. Only there is the grid evaluated in full, in bricks. Then the
+surface is followed: where it leaves the evaluated part through a face of a cell, the cell behind the face is added,
+until none is left. What can be missed is a piece that lies wholly in coarse cells around which the field gives no
+sign of it; everything else is the surface of the full grid, to the bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pipeline.ops.cell_table import CORNERS, EDGES, face_rings, triangle_table
+
+Evaluate = Callable[[Tensor], Tensor]
+"""(N, 3, B) int64 grid indices of bricks' layers along x, y, z to (N, B, B, B) positive values, x slowest."""
+
+FINE, COARSE = 96, 192  # points along a side from which on every second, every fourth is looked at first
+FULL_BRICK = 4  # side of the bricks where all is evaluated
+CELLS_AT_ONCE = 1 << 19  # bounds the memory of the extraction
+LARGEST_LOG = 80.0
+
+
+@dataclass(frozen=True, eq=False)
+class IsoSurface:
+    """A surface on a grid.
+
+    Attributes:
+        vertices: (V, 3) float32 in units of the grid's cells.
+        faces: (F, 3) int64, counter-clockwise seen from where the values are smaller.
+        edges: (V, 4) int64 grid edge of each vertex: x, y, z of its lower end and its axis; ascending.
+        evaluations: points of the field that were evaluated, repeated ones counted again.
+    """
+
+    vertices: Tensor
+    faces: Tensor
+    edges: Tensor
+    evaluations: int
+
+
+def extract_isosurface(
+    evaluate: Evaluate, *, resolution: int, level: float, device: torch.device | str = "cpu", step: int | None = None
+) -> IsoSurface:
+    """The surface on which a field has a value.
+
+    Args:
+        evaluate: the field at grid points; inside is where it is greater than `level`.
+        resolution: points of the grid along each side.
+        step: every which point is looked at first, 1 for all; by default it follows from the resolution.
+    """
+    if step is None:
+        step = 1 if resolution < FINE else 2 if resolution < COARSE else 4
+    bricks = _Bricks(evaluate, resolution, FULL_BRICK if step == 1 else step, level, device)
+    if step == 1:
+        active = bricks.every_cell()
+        bricks.add(active)
+    else:
+        active = bricks.cells_that_may_cross()
+        bricks.add(active)
+        fresh = active
+        while len(fresh) > 0:
+            fresh = bricks.cells_behind_open_faces(fresh, active)
+            bricks.add(fresh)
+            active = torch.cat([active, fresh])
+    return _extract(bricks, active)
+
+
+class _Bricks:
+    """Evaluated parts of the grid: bricks of points, found by their place.
+
+    A coarse cell spans the points from its brick's first to its neighbours' first, so it needs up to eight bricks.
+    Places beyond the last point repeat it.
+    """
+
+    def __init__(
+        self, evaluate: Evaluate, resolution: int, side: int, level: float, device: torch.device | str
+    ) -> None:
+        self.evaluate, self.resolution, self.side, self.level = evaluate, resolution, side, level
+        self.cells = -(-(resolution - 1) // side)  # coarse cells along a side
+        self.device = torch.device(device)
+        shape = [self.cells + 1] * 3
+        self.row = torch.full(shape, -1, dtype=torch.int64, device=self.device)
+        self.values = torch.empty((0, side, side, side), device=self.device)
+        self.evaluations = 0
+
+    def every_cell(self) -> Tensor:
+        """All coarse cells: (N, 3)."""
+        return torch.cartesian_prod(*[torch.arange(self.cells, device=self.device)] * 3)
+
+    def add(self, cells: Tensor) -> None:
+        """Evaluate what is missing of the bricks that coarse cells need."""
+        wanted = torch.zeros_like(self.row, dtype=torch.bool)
+        for corner in torch.tensor(CORNERS, device=self.device):
+            x, y, z = (cells + corner).unbind(1)
+            wanted[x, y, z] = True
+        places = (wanted & (self.row < 0)).nonzero()
+        if len(places) == 0:
+            return
+        x, y, z = places.unbind(1)
+        self.row[x, y, z] = torch.arange(len(places), device=self.device) + len(self.values)
+        self.values = torch.cat([self.values, self._evaluate(places * self.side, 1)])
+
+    def _evaluate(self, first: Tensor, stride: int) -> Tensor:
+        """Bricks whose points lie `stride` apart, from (N, 3) first points on."""
+        along = torch.arange(self.side, device=self.device) * stride
+        indices = (first[:, :, None] + along).clamp(max=self.resolution - 1)
+        self.evaluations += len(first) * self.side**3
+        return self.evaluate(indices)
+
+    def cells_that_may_cross(self) -> Tensor:
+        """Coarse cells, (N, 3), whose corners do not show that the surface stays away."""
+        values = self._coarse_values()
+        logs = (values / self.level).log().clamp(-LARGEST_LOG, LARGEST_LOG)
+        reach = torch.zeros([self.cells] * 3, device=self.device)
+        for axis in range(3):
+            # The greatest step along the axis between neighbours of a cell's corners, around the cell.
+            steps = logs.diff(dim=axis).abs()
+            size = [3 if k == axis else 4 for k in range(3)]
+            padding = [1, 1, 1, 1, 1, 1]
+            widened = F.max_pool3d(F.pad(steps[None, None], padding), size, stride=1)[0, 0]
+            reach += widened / 2
+        corners = torch.stack([self._shifted(logs, corner) for corner in CORNERS])
+        crossed = (corners > 0).any(dim=0) & (corners <= 0).any(dim=0)
+        return (crossed | (corners.abs().amin(dim=0) <= reach)).nonzero()
+
+    def _coarse_values(self) -> Tensor:
+        """Values at the first points of all bricks: (C + 1, C + 1, C + 1)."""
+        count, side = self.cells + 1, self.side
+        blocks = -(-count // side)
+        places = torch.cartesian_prod(*[torch.arange(blocks, device=self.device)] * 3)
+        values = self._evaluate(places * side * side, side).view(blocks, blocks, blocks, side, side, side)
+        return values.permute(0, 3, 1, 4, 2, 5).reshape([blocks * side] * 3)[:count, :count, :count]
+
+    def _shifted(self, grid: Tensor, corner: tuple[int, ...]) -> Tensor:
+        x, y, z = (slice(k, k + self.cells) for k in corner)
+        return grid[x, y, z]
+
+    def points_of(self, cells: Tensor) -> Tensor:
+        """All points of coarse cells with both ends: (N, 3) -> (N, side + 1, side + 1, side + 1)."""
+        side = self.side
+        out = self.values.new_empty((len(cells), *[side + 1] * 3))
+        for corner in CORNERS:
+            x, y, z = (cells + torch.tensor(corner, device=self.device)).unbind(1)
+            to = [slice(side, None) if k else slice(0, side) for k in corner]
+            source = [slice(0, 1) if k else slice(None) for k in corner]
+            out[:, to[0], to[1], to[2]] = self.values[self.row[x, y, z]][:, source[0], source[1], source[2]]
+        return out
+
+    def cells_behind_open_faces(self, fresh: Tensor, active: Tensor) -> Tensor:
+        """Coarse cells that are not active and into which the surface goes on from fresh ones: (N, 3)."""
+        known = torch.zeros([self.cells] * 3, dtype=torch.bool, device=self.device)
+        known[tuple(active.unbind(1))] = True
+        found = torch.zeros_like(known)
+        for cells in fresh.split(self._cells_at_once()):
+            inside = self.points_of(cells) > self.level
+            for axis in range(3):
+                for end, direction in ((0, -1), (self.side, 1)):
+                    face = inside.select(1 + axis, end).flatten(1)
+                    behind = cells[face.any(dim=1) & ~face.all(dim=1)].clone()
+                    behind[:, axis] += direction
+                    behind = behind[(behind[:, axis] >= 0) & (behind[:, axis] < self.cells)]
+                    found[tuple(behind.unbind(1))] = True
+        return (found & ~known).nonzero()
+
+    def _cells_at_once(self) -> int:
+        return max(1, CELLS_AT_ONCE // self.side**3)
+
+    def crossed_cells(self, active: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Cells of the grid with corners on both sides: (M, 3) first points and (M, 8) values at a time."""
+        side = self.side
+        along = torch.cartesian_prod(*[torch.arange(side, device=self.device)] * 3)
+        for cells in active.split(self._cells_at_once()):
+            points = self.points_of(cells)
+            views = [points[:, x : x + side, y : y + side, z : z + side].flatten(1) for x, y, z in CORNERS]
+            count = torch.stack([view > self.level for view in views]).sum(dim=0)
+            which, place = ((count > 0) & (count < len(CORNERS))).nonzero().unbind(1)
+            first = cells[which] * side + along[place]
+            real = (first < self.resolution - 1).all(dim=1)  # the others repeat the last point
+            yield first[real], torch.stack([view[which, place][real] for view in views], dim=1)
+
+
+@dataclass(frozen=True, eq=False)
+class _Tables:
+    """The table of cells as tensors.
+
+    Attributes:
+        row: (16384,) int64 row in `triangles` by the set of inside corners and, in six further bits, of joined faces.
+        triangles: (rows, T, 3) int64 numbers of edges, -1 where there are fewer triangles.
+        rings: (6, 4) int64 corners of the faces.
+        near, far: (12,) int64 corners at the lower and upper end of each edge.
+        axis: (12,) int64.
+        offsets: (8, 3) int64 corners.
+    """
+
+    row: Tensor
+    triangles: Tensor
+    rings: Tensor
+    near: Tensor
+    far: Tensor
+    axis: Tensor
+    offsets: Tensor
+
+    @classmethod
+    def on(cls, device: torch.device) -> _Tables:
+        table = triangle_table()
+        longest = max(len(triangles) for triangles in table.values())
+        padded = [[*triangles, *[(-1, -1, -1)] * (longest - len(triangles))] for triangles in table.values()]
+        row = torch.zeros(1 << 14, dtype=torch.int64)
+        for number, (case, joined) in enumerate(table):
+            row[case + sum(1 << (8 + face) for face in joined)] = number
+        near, axis = (torch.tensor(column, device=device) for column in zip(*EDGES, strict=True))
+        return cls(
+            row=row.to(device),
+            triangles=torch.tensor(padded, device=device),
+            rings=torch.tensor(face_rings(), device=device),
+            near=near,
+            far=near + torch.tensor([4, 2, 1], device=device)[axis],
+            axis=axis,
+            offsets=torch.tensor(CORNERS, device=device),
+        )
+
+    def triangles_of(self, values: Tensor, level: float) -> Tensor:
+        """(M, 8) values at corners -> (M, T, 3) edges."""
+        above = values.double() - level
+        inside = above > 0
+        a, b, c, d = above[:, self.rings].unbind(-1)  # (M, 6) each
+        first = inside[:, self.rings[:, 0]]
+        is_ambiguous = first & inside[:, self.rings[:, 2]] & ~inside[:, self.rings[:, 1]] & ~inside[:, self.rings[:, 3]]
+        is_ambiguous |= (
+            ~first & ~inside[:, self.rings[:, 2]] & inside[:, self.rings[:, 1]] & inside[:, self.rings[:, 3]]
+        )
+        # At its saddle the bilinear function is positive where the product of the inside corners is the greater one.
+        joined = is_ambiguous & torch.where(first, a * c > b * d, b * d > a * c)
+        bits = torch.arange(14, device=values.device)
+        return self.triangles[self.row[(torch.cat([inside, joined], dim=1).long() << bits).sum(dim=1)]]
+
+
+def _extract(bricks: _Bricks, active: Tensor) -> IsoSurface:
+    """The surface in the active coarse cells."""
+    device, resolution = bricks.device, bricks.resolution
+    tables = _Tables.on(device)
+    keys, shares, corners, count = [], [], [], 0
+    for first, values in bricks.crossed_cells(active):
+        triangles = tables.triangles_of(values, bricks.level)
+        cell, number = (triangles[..., 0] >= 0).nonzero().unbind(1)
+        edge, cell = triangles[cell, number], cell[:, None]  # (K, 3), (K, 1)
+        start = first[cell] + tables.offsets[tables.near[edge]]  # (K, 3, 3)
+        point = (start[..., 0] * resolution + start[..., 1]) * resolution + start[..., 2]
+        key, row = torch.unique(point * 3 + tables.axis[edge], return_inverse=True)
+        share = values.new_empty(len(key))  # the same number from every cell around an edge
+        share[row] = _crossing(values[cell, tables.near[edge]], values[cell, tables.far[edge]], bricks.level)
+        corners.append(row + count)
+        keys.append(key)
+        shares.append(share)
+        count += len(key)
+    nothing = torch.empty(0, dtype=torch.int64, device=device)
+    edges, row = torch.unique(torch.cat([nothing, *keys]), return_inverse=True)
+    share = bricks.values.new_empty(len(edges))
+    share[row] = torch.cat([share[:0], *shares])
+    axis, point = edges % 3, edges // 3
+    start = torch.stack([point // resolution**2, point // resolution % resolution, point % resolution], dim=1)
+    vertices = start.float()
+    vertices[torch.arange(len(vertices), device=device), axis] += share
+    faces = row[torch.cat([nothing.view(0, 3), *corners])]
+    return IsoSurface(vertices, faces, torch.cat([start, axis[:, None]], dim=1), bricks.evaluations)
+
+
+def _crossing(near: Tensor, far: Tensor, level: float) -> Tensor:
+    """Share of the way from one end of an edge at which values between the two, interpolated linearly, cross.
+
+    Counted from the end below the level, so that an infinite value at the other end puts the crossing there.
+    """
+    low, high = torch.minimum(near, far), torch.maximum(near, far)
+    from_low = (level - low) / (high - low)
+    return torch.where(near <= far, from_low, 1 - from_low)

@@ -1,0 +1,11 @@
+"""What a call costs on Modal: `python scripts/cost.py table|simulate|sources|measured`; each has `--help`."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    sys.exit(importlib.import_module("scripts.costs.report").main(sys.argv[1:]))

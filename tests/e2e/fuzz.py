@@ -1,0 +1,149 @@
+"""Thousands of requests drawn from the OpenAPI document against a real service: what came back that was not promised.
+
+Used by the tests for a few and by `scripts/bench_contract.py` for 2,000. Half of the requests fit the document and half
+do not; nine in ten carry a good key, so that they get past the door.
+"""
+
+from __future__ import annotations
+
+import random
+import warnings
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+import hypothesis
+import requests
+import schemathesis
+from schemathesis.checks import not_a_server_error
+from schemathesis.core.failures import Failure, FailureGroup
+from schemathesis.generation import GenerationMode
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from pipeline.jobs.record import Ending, JobState, NewJob
+from tests.e2e.faults import KEY, Service, opened
+
+CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
+LONGEST_ANSWER_S = 1.0
+WAITS_FOR_OTHERS = ("POST /api/v1/enterprise/update_s3",)
+"""Answered when the customer's own endpoint has answered, so not among the slowest."""
+KEYLESS_SHARE, KNOWN_ID_SHARE = 0.1, 0.5
+
+
+@dataclass
+class Report:
+    """What was sent and what came back.
+
+    Attributes:
+        problems: each answer that was not as promised, in words.
+        slowest: seconds of the slowest answer, and to which request.
+    """
+
+    cases: int = 0
+    statuses: Counter[int] = field(default_factory=Counter)
+    operations: Counter[str] = field(default_factory=Counter)
+    problems: list[str] = field(default_factory=list)
+    slowest: tuple[float, str] = (0.0, "")
+
+
+def record_calls(service: Service) -> dict[str, int]:
+    """Put a waiting, a failed and a succeeded call on record for the key; returns their ids by state."""
+    ids = {}
+    with opened(service) as store:
+        (key,) = store.list_keys()
+        for state in (JobState.FAILED, JobState.SUCCESS, JobState.QUEUED):
+            new = NewJob(key_id=key.id, file_prefix=f"fuzz-{state}", request=b"{}", request_sha256="0" * 64)
+            job = store.submit(new).job
+            ids[str(state)] = job.id
+            if state.is_final:
+                taken = store.take("fuzz", lease_s=60, job_id=job.id)
+                assert taken is not None
+                store.finish(taken.lease, Ending(state, message="" if state is JobState.SUCCESS else "It failed."))
+    return ids
+
+
+def fuzz(service: Service, *, cases: int, seed: int) -> Report:
+    """Send so many requests, spread over all operations, and look at each answer."""
+    report, rng = Report(), random.Random(seed)
+    ids = record_calls(service)
+    document = requests.get(f"{service.address}/openapi.json", timeout=30).json()
+    schema = schemathesis.openapi.from_dict(document)
+    operations = [found.ok() for found in schema.get_all_operations()]
+    modes = (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)
+    with requests.Session() as session, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # strategies that filter much say so
+        while report.cases < cases:  # operations without any input have but one request each
+            each = -(-(cases - report.cases) // (len(operations) * len(modes)))
+            for operation in operations:
+                for mode in modes:
+                    _fuzz_operation(operation, mode, service, session, report, rng, ids=ids, cases=each)
+    return report
+
+
+def _fuzz_operation(
+    operation: Any,
+    mode: GenerationMode,
+    service: Service,
+    session: requests.Session,
+    report: Report,
+    rng: random.Random,
+    *,
+    ids: dict[str, int],
+    cases: int,
+) -> None:
+    @hypothesis.seed(rng.randrange(2**32))
+    @hypothesis.settings(
+        max_examples=cases,
+        database=None,
+        deadline=None,
+        phases=[hypothesis.Phase.generate],
+        suppress_health_check=list(hypothesis.HealthCheck),
+    )
+    @hypothesis.given(case=operation.as_strategy(generation_mode=mode))
+    def send(case: Any) -> None:
+        _prepare(case, rng, ids)
+        answer = case.call(base_url=service.address, session=session, timeout=60)
+        _judge(case, answer, report)
+
+    try:
+        send()
+    except hypothesis.errors.Unsatisfiable:
+        return  # nothing can be wrong about a request that has neither parameters nor a body
+
+
+def _prepare(case: Any, rng: random.Random, ids: dict[str, int]) -> None:
+    """Bring the request past the door and, often, to a call that exists; ask for no waiting."""
+    case.headers["prefer"] = "wait=0"
+    if rng.random() >= KEYLESS_SHARE:
+        if isinstance(case.body, dict) and rng.random() < 0.5:
+            case.body["key"] = KEY
+        else:
+            case.headers["key"] = KEY
+            if isinstance(case.body, dict):
+                case.body.pop("key", None)
+    is_stream = case.operation.path.endswith("/events/{call_id}")  # of a waiting call it would not end
+    known = [ids["success"], ids["failed"]] if is_stream else [*ids.values()]
+    if "call_id" in (case.path_parameters or {}) and rng.random() < KNOWN_ID_SHARE:
+        case.path_parameters["call_id"] = str(rng.choice(known))
+
+
+def _judge(case: Any, answer: Any, report: Report) -> None:
+    label = case.operation.label
+    report.cases += 1
+    report.statuses[answer.status_code] += 1
+    report.operations[label] += 1
+    if label not in WAITS_FOR_OTHERS:
+        report.slowest = max(report.slowest, (answer.elapsed, f"{label} {str(case.body)[:200]}"))
+    try:
+        case.validate_response(answer, checks=CHECKS)
+    except (Failure, FailureGroup) as failure:
+        report.problems.append(f"{label}: {_in_words(failure)}; body {str(case.body)[:300]}")
+
+
+def _in_words(failure: BaseException) -> str:
+    failures = getattr(failure, "exceptions", None) or [failure]
+    return "; ".join(f"{type(one).__name__}: {one}" for one in failures)[:2000]

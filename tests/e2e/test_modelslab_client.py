@@ -1,0 +1,169 @@
+"""ModelsLab's own Python client, as it is published, against a real service: only host and key are changed.
+
+The preview engine runs the calls, an S3 server in a process of its own takes the files, and trimesh opens them.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import urllib.request
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+
+from tests.e2e.faults import KEY, Receiver, Service
+from tests.pictures import draw_figure, encode
+from tests.storage.s3_servers import moto_server
+
+trimesh = pytest.importorskip("trimesh", reason="needs the extra 'local'")
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # the client is written for pydantic 1, as pydantic 2 remarks at every turn
+    from modelslab_py.core.apis.three_d import Three_D
+    from modelslab_py.core.client import Client
+    from modelslab_py.schemas.threed import Image23D
+
+pytestmark = [pytest.mark.xdist_group("s3"), pytest.mark.filterwarnings("ignore::DeprecationWarning")]
+
+SMALL = {"resolution": 64, "seed": 5}
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    service = Service(tmp_path_factory.mktemp("modelslab") / "data", workers=1)
+    service.start()
+    service.wait_until_ready()
+    yield service
+    service.stop()
+
+
+@pytest.fixture(scope="module")
+def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with moto_server(tmp_path_factory.mktemp("moto")) as url:
+        yield url
+
+
+@pytest.fixture
+def client(service: Service) -> Client:
+    client = Client(api_key=KEY, fetch_retry=5, fetch_timeout=1)
+    client.base_url = f"{service.address}/api/"
+    return client
+
+
+@pytest.fixture
+def three_d(client: Client) -> Three_D:
+    return Three_D(client=client, enterprise=True)
+
+
+@pytest.fixture(scope="module")
+def picture() -> str:
+    return base64.b64encode(encode(draw_figure(96))).decode()
+
+
+def download(url: str) -> bytes:
+    with urllib.request.urlopen(url, timeout=30) as answer:
+        assert answer.status == 200
+        return answer.read()
+
+
+def until_final(three_d: Three_D, answer: dict[str, Any]) -> dict[str, Any]:
+    """What the client's users do: fetch, by the id as text, unless the submit brought the result already."""
+    return answer if answer["status"] == "success" else three_d.fetch(str(answer["id"]))
+
+
+@pytest.mark.parametrize("enterprise", [True, False])
+def test_a_submit_and_a_fetch_bring_a_model_that_opens(client: Client, picture: str, enterprise: bool) -> None:
+    three_d = Three_D(client=client, enterprise=enterprise)
+
+    answer = three_d.image_to_3d(Image23D(image=picture, output_format="glb", temp="yes", track_id="o-1", **SMALL))
+    final = until_final(three_d, answer)
+
+    assert final["status"] == "success" and final["track_id"] == "o-1" and final["meta"]["seed"] == 5
+    assert three_d.fetch(str(final["id"])) == final
+    (url,) = final["output"]
+    scene = trimesh.load_scene(trimesh.util.wrap_as_stream(download(url)), file_type="glb")
+    (mesh,) = scene.geometry.values()
+    assert len(mesh.faces) > 100
+    assert mesh.visual.material.baseColorTexture is not None
+
+
+def test_the_paths_differ_in_their_default_format(client: Client, picture: str) -> None:
+    endings = {}
+    for enterprise in (True, False):
+        three_d = Three_D(client=client, enterprise=enterprise)
+        final = until_final(three_d, three_d.image_to_3d(Image23D(image=picture, **SMALL)))
+        endings[enterprise] = [url.rpartition(".")[2] for url in final["output"]]
+    assert endings == {True: ["obj", "mtl", "png"], False: ["glb"]}
+
+
+def test_a_mistake_is_raised_with_our_sentence_in_it(three_d: Three_D, client: Client, picture: str) -> None:
+    with pytest.raises(Exception, match=r"status code 400: .*mesh_simplify must be between 0\.9 and 0\.98, got 0\.5"):
+        three_d.image_to_3d(Image23D(image=picture, mesh_simplify=0.5))
+    with pytest.raises(Exception, match=r"status code 404: .*There is no call with the id 12"):
+        three_d.fetch("12")
+    client.api_key = "another"
+    with pytest.raises(Exception, match=r"status code 401: .*Invalid API key"):
+        three_d.system_details()
+
+
+def test_every_server_action_answers(three_d: Three_D) -> None:
+    details = three_d.system_details()
+    assert details["status"] == "ok" and isinstance(details["model_count"], int)
+    assert isinstance(details["queue_time"], int)
+    for action in (three_d.restart, three_d.update, three_d.clear_cache, three_d.clear_queue):
+        answer = action()
+        assert answer["status"] == "success" and isinstance(answer["message"], str) and answer["message"]
+
+
+def test_a_call_ends_after_the_workers_were_told_to_start_anew(three_d: Three_D, picture: str) -> None:
+    three_d.restart()
+    final = until_final(three_d, three_d.image_to_3d(Image23D(image=picture, output_format="stl", **SMALL)))
+    assert trimesh.load_mesh(trimesh.util.wrap_as_stream(download(final["output"][0])), file_type="stl").volume > 0
+
+
+def test_outputs_go_to_the_customers_bucket_once_its_details_are_saved(
+    client: Client, three_d: Three_D, picture: str, moto: str
+) -> None:
+    access = {"aws_access_key_id": "AKIAEXAMPLE", "aws_secret_access_key": "never-shown"}
+    bucket = boto3.client("s3", endpoint_url=moto, region_name="us-east-1", **access)
+    bucket.create_bucket(Bucket="shop")
+    details = {
+        "deploy_type": "image_to_3d",
+        "public_url": f"{moto}/shop/assets/",
+        "region_name": "us-east-1",
+        "endpoint_url": f"{moto}/shop",
+        "image_directory": "assets",
+        **access,
+    }
+
+    saved = client.post(f"{client.base_url}v1/enterprise/update_s3", details)
+    with Receiver() as receiver:
+        image = Image23D(image=picture, output_format="obj", webhook=receiver.url, **SMALL)
+        final = until_final(three_d, three_d.image_to_3d(image))
+        told = receiver.wait_for(final["id"])
+    temporary = until_final(three_d, three_d.image_to_3d(Image23D(image=picture, temp="yes", **SMALL)))
+    forgotten = client.post(f"{client.base_url}v1/enterprise/reset_s3")
+
+    assert saved["status"] == forgotten["status"] == "success"
+    assert "never-shown" not in json.dumps([saved, final, told])
+    assert all(url.startswith(f"{moto}/shop/assets/{final['meta']['file_prefix']}") for url in final["output"])
+    assert told["output"] == final["output"]
+    assert not any(url.startswith(moto) for url in temporary["output"])
+    names = [url.rpartition("/")[2] for url in final["output"]]
+    for name, url in zip(names, final["output"], strict=True):
+        assert download(url) == bucket.get_object(Bucket="shop", Key=f"assets/{name}")["Body"].read()
+
+
+def test_an_obj_and_what_it_refers_to_open_together(three_d: Three_D, picture: str, tmp_path: Path) -> None:
+    final = until_final(three_d, three_d.image_to_3d(Image23D(image=picture, output_format="obj", **SMALL)))
+    for url in final["output"]:
+        (tmp_path / url.rpartition("/")[2]).write_bytes(download(url))
+
+    mesh = trimesh.load_mesh(tmp_path / final["output"][0].rpartition("/")[2])
+
+    assert mesh.visual.material.image is not None and mesh.visual.uv.shape == (len(mesh.vertices), 2)

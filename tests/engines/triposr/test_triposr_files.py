@@ -1,0 +1,104 @@
+"""What the engine's users get: every format by the command, checked by readers that are not ours."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import trimesh
+from typer.testing import CliRunner
+
+from pipeline.cli import app
+from pipeline.cli.fetch_weights import fetch_on_first_use
+from pipeline.engines.triposr import weights as triposr_weights
+from pipeline.errors import InvalidRequest
+from pipeline.generate import LocalEngines
+from tests.gltf import issues_of
+from tests.parity.harness import KITS
+from tests.pictures import draw_figure, encode
+
+ASSET_CHECKER = KITS / "tools" / "check_asset.py"
+COMMON = ["--engine", "triposr", "--weights", "tiny", "--resolution", "64", "--texture-size", "512", "--seed", "5"]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one asset in every format, and one made twice."""
+    folder = tmp_path_factory.mktemp("assets")
+    (folder / "figure.png").write_bytes(encode(draw_figure(128)))
+    for name in ("a.glb", "again/a.glb", "b.obj", "c.stl", "d.ply"):
+        words = ["generate", str(folder / "figure.png"), "-o", str(folder / name), *COMMON, "--json"]
+        result = CliRunner().invoke(app, words)
+        assert result.exit_code == 0, result.output
+        assert json.loads(result.output)["meta"]["engine"] == "triposr"
+    return folder
+
+
+@pytest.mark.parametrize("name", ["a.glb", "b.obj", "c.stl", "d.ply"])
+def test_every_format_opens_elsewhere_as_a_closed_body(made: Path, name: str) -> None:
+    loaded = trimesh.load(made / name, process=False)
+    (part,) = loaded.geometry.values() if isinstance(loaded, trimesh.Scene) else [loaded]
+    part.merge_vertices(merge_tex=True, merge_norm=True)
+
+    assert part.is_watertight and part.is_winding_consistent and part.volume > 0
+    if name == "d.ply":
+        assert part.visual.vertex_colors[:, :3].std() > 5
+
+
+@pytest.mark.parametrize("name", ["a.glb", "b.obj", "c.stl", "d.ply"])
+def test_the_shared_checker_accepts_every_format(made: Path, name: str) -> None:
+    if not ASSET_CHECKER.is_file():
+        pytest.skip("the shared tools do not lie beside this checkout")
+    if name == "a.glb":
+        assert (issues_of(made / name)["numErrors"], issues_of(made / name)["numWarnings"]) == (0, 0)
+        return
+    run = subprocess.run([sys.executable, ASSET_CHECKER, made / name], capture_output=True, text=True, timeout=120)
+
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+def test_the_same_seed_gives_the_same_bytes(made: Path) -> None:
+    assert (made / "a.glb").read_bytes() == (made / "again" / "a.glb").read_bytes()
+
+
+def test_several_views_are_refused_naming_the_engines_that_take_them() -> None:
+    generate = LocalEngines("triposr", weights="tiny").generator_for("triposr")
+    view = np.asarray(draw_figure(64))
+
+    with pytest.raises(InvalidRequest, match=r"takes one view, got 2; preview, trellis would take them$"):
+        generate([view, view], None, lambda share: None)  # type: ignore[arg-type]
+
+
+def test_the_first_use_says_how_much_it_fetches_and_a_second_use_says_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+
+    def arrive(weights: Path, **_: object) -> None:
+        said.append("fetching")
+        folder = weights / triposr_weights.WEIGHTS_FOLDER
+        folder.mkdir(parents=True)
+        (folder / triposr_weights.FILE_NAME).write_bytes(b"here")
+
+    monkeypatch.setattr(triposr_weights, "fetch_weights", arrive)
+    for _ in range(2):
+        fetch_on_first_use("triposr", str(tmp_path), say=said.append, on_bytes=lambda name, done, size: None)
+    fetch_on_first_use("triposr", "tiny", say=said.append, on_bytes=lambda name, done, size: None)
+    fetch_on_first_use("preview", str(tmp_path), say=said.append, on_bytes=lambda name, done, size: None)
+
+    assert "1.68 GB" in said[0]
+    assert said[2:] == ["fetching"]
+
+
+def test_the_engines_are_listed_with_what_each_lacks(tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["engines", "--weights", str(tmp_path), "--json"])
+
+    listed = {row["name"]: row for row in json.loads(result.output)["engines"]}
+    assert list(listed) == ["preview", "trellis", "triposr"]
+    assert [row["missing_bytes"] for row in listed.values()][::2] == [0, 1677246742]
+    assert all(row["installed"] for row in listed.values())
+    assert "1.7 GB to fetch" in CliRunner().invoke(app, ["engines", "--weights", str(tmp_path)]).output
