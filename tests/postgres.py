@@ -33,7 +33,7 @@ def running_server() -> Iterator[str]:
     """Start a server and give its URL as SQLAlchemy reads it; skips the test where there is no PostgreSQL."""
     binaries = find_binaries()
     if binaries is None:
-        pytest.skip("PostgreSQL is not installed (scripts/postgres_for_tests.sh)")
+        pytest.skip("PostgreSQL is not installed (scripts/debian_for_tests.sh)")
     with tempfile.TemporaryDirectory(prefix="pg-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         owner = _unprivileged_user()
