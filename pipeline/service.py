@@ -9,7 +9,7 @@ import httpx
 
 from pipeline.deployment import open_store
 from pipeline.jobs.record import AfterTask
-from pipeline.jobs.sql import SqlStore
+from pipeline.jobs.store import Store
 from pipeline.net.egress import guarded_client
 from pipeline.net.signing import WebhookSigner
 from pipeline.notify import Schedule, WebhookCourier, WebhookSender
@@ -33,7 +33,7 @@ class Service:
     """
 
     settings: Settings
-    store: SqlStore
+    store: Store
     temporary: LocalStorage
     vault: Vault
     signer: WebhookSigner
@@ -66,8 +66,12 @@ class Service:
         self.store.close()
 
 
-def open_service(settings: Settings) -> Service:
+def open_service(settings: Settings, *, store: Store | None = None, temporary: LocalStorage | None = None) -> Service:
     """Everything that a process of the service works with.
+
+    Args:
+        store: jobs, keys, outbox, ledger; the database of the settings by default. Closed with the service.
+        temporary: outputs of callers without a bucket; the folder of the settings by default.
 
     Raises:
         StoreUnavailable: the database is away, or of a newer version.
@@ -75,14 +79,18 @@ def open_service(settings: Settings) -> Service:
     masters = master_secrets(settings)
     return Service(
         settings=settings,
-        store=open_store(settings),
-        temporary=LocalStorage(
-            settings.files_dir,
-            signer=LinkSigner(masters),
-            base_url=settings.base_url,
-            lifetime_s=settings.output_lifetime_s,
-        ),
+        store=open_store(settings) if store is None else store,
+        temporary=_local_storage(settings) if temporary is None else temporary,
         vault=Vault(masters),
         signer=WebhookSigner(masters),
         http=guarded_client(settings),
+    )
+
+
+def _local_storage(settings: Settings) -> LocalStorage:
+    return LocalStorage(
+        settings.files_dir,
+        signer=LinkSigner(master_secrets(settings)),
+        base_url=settings.base_url,
+        lifetime_s=settings.output_lifetime_s,
     )

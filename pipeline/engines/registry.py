@@ -27,6 +27,7 @@ class EngineSpec:
         max_views: how many views of one subject it takes.
         has_weights: its class takes `weights`, the folder that `fetch-weights` fills.
         summary: one line about it.
+        gpus: the accelerators that a rented deployment takes for it, by Modal's names, the best first; empty: none.
     """
 
     name: str
@@ -36,6 +37,7 @@ class EngineSpec:
     max_views: int
     has_weights: bool
     summary: str
+    gpus: tuple[str, ...] = ()
 
 
 ENGINES: tuple[EngineSpec, ...] = (
@@ -56,6 +58,7 @@ ENGINES: tuple[EngineSpec, ...] = (
         max_views=8,
         has_weights=True,
         summary="the released TRELLIS model",
+        gpus=("H100", "A100-80GB", "A100-40GB"),
     ),
 )
 
