@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from pipeline.engines.base import Engine, Generation, GenerationOptions, OnStep, View, ignore_steps
-from pipeline.engines.registry import find_spec, make_engine
+from pipeline.engines.registry import EngineSpec, find_spec, make_engine
 from pipeline.errors import EngineFailed, InvalidRequest
 from schemas.request import ImageTo3DRequest
 
@@ -63,8 +63,7 @@ class LocalEngines:
         chosen = find_spec(name or self._default)
 
         def generate(views: Sequence[View], options: GenerationOptions, on_step: OnStep = ignore_steps) -> Generation:
-            if len(views) > chosen.max_views:
-                raise InvalidRequest(f"engine {chosen.name} takes at most {chosen.max_views} views, got {len(views)}")
+            check_views(chosen, views)
             return check_generation(self._engine(chosen.name).generate(views, options, on_step=on_step))
 
         return generate
@@ -75,6 +74,16 @@ class LocalEngines:
             engine.load()
             self._loaded[name] = engine
         return self._loaded[name]
+
+
+def check_views(spec: EngineSpec, views: Sequence[View]) -> None:
+    """See that an engine takes so many views.
+
+    Raises:
+        InvalidRequest: it does not.
+    """
+    if len(views) > spec.max_views:
+        raise InvalidRequest(f"engine {spec.name} takes at most {spec.max_views} views, got {len(views)}")
 
 
 def check_generation(generation: Generation) -> Generation:
