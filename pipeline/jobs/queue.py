@@ -20,7 +20,7 @@ from pipeline.jobs.record import Ending, Job, JobState, Lease, Progress, WorkerR
 from pipeline.jobs.store import JobStore, WorkerBoard
 
 MAX_BEAT_S = 1.0
-"""Longest pause between two heartbeats: also how late progress is seen and a cancel is heard."""
+"""Pause between two heartbeats where the store is at hand."""
 ALIVE_EVERY_S = 5.0
 LOOK_UP_EVERY_S = 1.0
 """How often an idle worker asks whether a restart is wished for."""
@@ -52,6 +52,7 @@ class Watch:
     Args:
         say_alive: called with every heartbeat.
         stop: the service is to stop; the work may go on for `stop_grace_s`.
+        beat_s: longest pause between two heartbeats: also how late progress is seen and a cancel is heard.
         timeout_s: longest time for one attempt; `on_timeout` is called when it is over, from the heartbeat's thread.
     """
 
@@ -66,6 +67,7 @@ class Watch:
         stop_grace_s: float,
         timeout_s: float,
         on_timeout: Callable[[], None],
+        beat_s: float = MAX_BEAT_S,
     ) -> None:
         self._store = store
         self._lease = lease
@@ -75,6 +77,7 @@ class Watch:
         self._stop_grace_s = stop_grace_s
         self._timeout_s = timeout_s
         self._on_timeout = on_timeout
+        self._beat_s = min(lease_s / 4, beat_s)
         self._progress = self._reported = Progress()
         self._is_over = threading.Event()
         self.is_cancel_requested = False
@@ -100,10 +103,9 @@ class Watch:
 
     def _keep(self) -> None:
         """Beat until the work is over or the lease is lost."""
-        beat_s = min(self._lease_s / 4, MAX_BEAT_S)
         started_s = time.monotonic()
         stopping_since_s: float | None = None
-        while not self._is_over.wait(beat_s):
+        while not self._is_over.wait(self._beat_s):
             now_s = time.monotonic()
             if now_s - started_s > self._timeout_s:
                 log.error("call takes too long", job_id=self._lease.job_id, timeout_s=self._timeout_s)
@@ -153,6 +155,7 @@ class QueueWorker:
         lease_s: how long a job stays with a silent worker.
         stop_grace_s: how long work may go on after `stop` was set.
         timeout_s: longest time for one attempt at a job.
+        beat_s: longest pause between two heartbeats.
         on_timeout: called when an attempt takes longer; ends the process, since work in native code hears nothing.
         poll_s: pause after nothing was found to do.
     """
@@ -169,6 +172,7 @@ class QueueWorker:
         stop_grace_s: float = 20.0,
         timeout_s: float = float("inf"),
         on_timeout: Callable[[], None] = _do_nothing,
+        beat_s: float = MAX_BEAT_S,
         poll_s: float = 0.2,
     ) -> None:
         self._store = store
@@ -180,6 +184,7 @@ class QueueWorker:
         self._stop_grace_s = stop_grace_s
         self._timeout_s = timeout_s
         self._on_timeout = on_timeout
+        self._beat_s = beat_s
         self._poll_s = poll_s
         self._alive_at_s = self._looked_up_at_s = float("-inf")
         self._restarts_at_start: int | None = None
@@ -227,11 +232,39 @@ class QueueWorker:
                 stop_grace_s=self._stop_grace_s,
                 timeout_s=self._timeout_s,
                 on_timeout=self._on_timeout,
+                beat_s=self._beat_s,
             ) as watch:
                 worked = self._try(job, watch)
                 outcome = self._conclude(job, watch, worked)
             log.info("call over", outcome=outcome, seconds=round(time.monotonic() - started_s, 3))
         return job
+
+    def run_dispatched(self, job_id: int, stop: threading.Event) -> Job | None:
+        """Bring one job to its end, also where an earlier process that it was handed to is dead or silent.
+
+        This worker's id names the hand-over: what an earlier process under it left is taken up at once. A lease under
+        another id is waited for once; whoever renews it meanwhile keeps the job.
+
+        Returns:
+            The job as it was taken, None where it has ended, must wait, or is somebody else's.
+
+        Raises:
+            StoreUnavailable: the store was away before the job was taken.
+        """
+        self._store.release_worker(self._worker_id)
+        job = self.run_one(stop, job_id=job_id)
+        if job is not None:
+            return job
+        expires_at = self._lease_end(job_id)
+        if expires_at is None:
+            return None
+        log.info("waiting for another worker's lease", job_id=job_id)
+        stop.wait(self._lease_s)
+        return self.run_one(stop, job_id=job_id) if self._lease_end(job_id) == expires_at else None
+
+    def _lease_end(self, job_id: int) -> float | None:
+        """When the job's lease ends; None where nobody has one."""
+        return next((job.lease_expires_at for job in self._store.get_many([job_id])), None)
 
     def _try(self, job: Job, watch: Watch) -> Worked:
         try:

@@ -101,12 +101,16 @@ class RemoteEngine:
             return None
         log.info("generation taken up again", remote_call=call_id)
         try:
-            return self._wait(self._reopen(call_id), on_step)
+            answer = self._wait(self._reopen(call_id), on_step)
         except Cancelled:
             raise
-        except Exception as error:  # it was ended, or is forgotten: a new one is started
-            log.warning("earlier generation is lost", reason=type(error).__name__)
+        except Exception:  # it was ended, or is forgotten: a new one is started
+            log.warning("earlier generation is lost", exc_info=True)
             return None
+        if isinstance(answer, Failure) and isinstance(answer.error, Cancelled):
+            self._line.clear()  # it was another attempt that wanted it to stop
+            return None
+        return answer
 
     def _wait(self, call: RemoteCall, on_step: OnStep) -> Any:
         while True:
@@ -127,6 +131,6 @@ class RemoteEngine:
             call.get(timeout=STOP_GRACE_S)
         except TimeoutError:
             call.cancel()
-        except Exception as error:
-            log.warning("cancelled generation ended badly", reason=type(error).__name__)
+        except Exception:
+            log.warning("cancelled generation ended badly", exc_info=True)
         self._line.clear()

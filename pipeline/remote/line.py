@@ -130,8 +130,8 @@ class LineWatch:
     def _try(self, look: Callable[[], Any]) -> Any:
         try:
             return look()
-        except Exception as error:  # a line that is down costs progress, never the generation
-            log.warning("line is down", reason=type(error).__name__)
+        except Exception:  # a line that is down costs progress, never the generation
+            log.warning("line is down", exc_info=True)
             return _FAILED
 
 
