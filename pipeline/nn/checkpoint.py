@@ -33,7 +33,12 @@ def module_entries(module: nn.Module) -> dict[str, Entry]:
 
 
 def load_strictly(
-    module: nn.Module, path: Path, *, device: torch.device | str, stored: dict[str, Entry] | None = None
+    module: nn.Module,
+    path: Path,
+    *,
+    device: torch.device | str,
+    stored: dict[str, Entry] | None = None,
+    copy: bool = False,
 ) -> None:
     """Give a module on the meta device its tensors.
 
@@ -42,6 +47,8 @@ def load_strictly(
         path: a safetensors file.
         device: where the tensors shall lie.
         stored: what the file must hold where that differs from the module's own types.
+        copy: on the CPU, give the tensors memory of their own; else those that need no conversion stay mapped from the
+            file, which takes no memory twice but needs the file to stay as it is.
 
     Raises:
         WeightsUnusable: the file is missing, cut short, or holds anything else; the module is then left as it was.
@@ -50,7 +57,7 @@ def load_strictly(
     wanted = {key: tensor.dtype for key, tensor in module.state_dict().items()}
     try:
         with safe_open(path, framework="pt", device=str(device)) as file:
-            state = {key: file.get_tensor(key).to(dtype) for key, dtype in wanted.items()}
+            state = {key: file.get_tensor(key).to(dtype, copy=copy) for key, dtype in wanted.items()}
     except SafetensorError as error:
         raise WeightsUnusable(f"{path.name} cannot be read: {error}") from error
     module.load_state_dict(state, strict=True, assign=True)

@@ -29,12 +29,14 @@ from pipeline.engines.trellis.stages import (
     structure_velocities,
 )
 from pipeline.engines.trellis.structure_decoder import occupied_coords
+from pipeline.engines.trellis.warm_up import warm_up
 from pipeline.engines.trellis.weights import WEIGHTS_FOLDER
 from pipeline.errors import EngineFailed, InvalidRequest, OutOfMemory
 from pipeline.ops.voxels import VoxelSet
 from pipeline.sampling.guidance import MULTI_IMAGE_MODES, Evaluate, MultiImageMode
 
 TINY_WEIGHTS = "tiny"
+CPU = torch.device("cpu")
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 SMALLER_CHUNK = 4  # the retry after a lack of memory takes chunks this much smaller, and its passes one by one
 
@@ -55,7 +57,7 @@ class TrellisEngine:
         dtype: str | None = None,
         multi_image_mode: str = "stochastic",
     ) -> None:
-        """Set the engine up; nothing is read before `load`.
+        """Set the engine up; nothing is read, and no accelerator is asked for, before it is loaded.
 
         Args:
             weights: the folder that `fetch-weights` filled, or "tiny".
@@ -67,21 +69,58 @@ class TrellisEngine:
         Raises:
             InvalidRequest: a precision or mode that does not exist.
         """
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        precision = dtype or ("float16" if self.device.type == "cuda" else "float32")
-        if precision not in PRECISIONS:
-            raise InvalidRequest(f"dtype must be one of {', '.join(PRECISIONS)}, got {precision!r}")
-        self.dtype = PRECISIONS[precision]
+        if dtype is not None and dtype not in PRECISIONS:
+            raise InvalidRequest(f"dtype must be one of {', '.join(PRECISIONS)}, got {dtype!r}")
+        self._wanted_device = device
+        self._wanted_dtype = PRECISIONS[dtype] if dtype else None
         self.multi_image_mode: MultiImageMode = _checked_mode(multi_image_mode)
         tiny = weights == TINY_WEIGHTS
         self.spec: ModelSpec = TINY if tiny else IMAGE_LARGE
         self.folder = None if tiny else Path(weights) / WEIGHTS_FOLDER
         self._models: Models | None = None
+        self._is_ready = False
 
     def load(self) -> None:
-        """Read the weights, or make the tiny ones; see `Engine.load`."""
+        """Read the weights, or make the tiny ones, straight to the device, and warm up; see `Engine.load`."""
         if self._models is None:
-            self._models = load_models(self.spec, self.folder, device=self.device, dtype=self.dtype)
+            device = self._choose_device()
+            self._models = load_models(self.spec, self.folder, device=device, dtype=self._dtype_on(device))
+        self.to_device()
+
+    def load_weights(self) -> None:
+        """The first half of `load` where it is split: the weights in host memory, as they are stored.
+
+        Asks for no accelerator, so that a snapshot of the process can be taken afterwards; nothing in it depends on
+        the files any more.
+
+        Raises:
+            WeightsUnusable: a checkpoint is missing or does not fit.
+        """
+        if self._models is None:
+            self._models = load_models(self.spec, self.folder, device=CPU, dtype=None)
+
+    def to_device(self, device: str | None = None) -> None:
+        """The second half: choose the device, move the weights there in the precision that runs on it, and warm up.
+
+        Args:
+            device: overrules the one that the engine was made with.
+        """
+        if self._is_ready and device is None:
+            return
+        if self._models is None:
+            raise RuntimeError("to_device comes after load_weights")
+        self._wanted_device = device or self._wanted_device
+        chosen = self._choose_device()
+        self._models.move_to(chosen, dtype=self._dtype_on(chosen))
+        if chosen.type != "cpu":  # a CPU has no kernels to choose and no libraries to start
+            warm_up(self._models, chosen)
+        self._is_ready = True
+
+    def _choose_device(self) -> torch.device:
+        return torch.device(self._wanted_device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+    def _dtype_on(self, device: torch.device) -> torch.dtype:
+        return self._wanted_dtype or (torch.float16 if device.type == "cuda" else torch.float32)
 
     def generate(
         self, views: Sequence[View], options: GenerationOptions, *, on_step: OnStep = ignore_steps
@@ -91,18 +130,19 @@ class TrellisEngine:
             raise InvalidRequest("at least one view is needed")
         self.load()
         assert self._models is not None
+        device = self._models.device
         mode = _checked_mode(options.multi_image_mode or self.multi_image_mode)
         pictures = np.stack([frame_subject(view, size=self.spec.encoder.image_size) for view in views])
-        call = _Call(self.spec, self._models, self.device, options, mode, on_step, one_by_one=False)
+        call = _Call(self.spec, self._models, device, options, mode, on_step, one_by_one=False)
         started = time.perf_counter()
         with torch.inference_mode():
             try:
                 generation = call.run(pictures)
             except torch.cuda.OutOfMemoryError:
                 generation = self._run_smaller(call, pictures)
-        if self.device.type != "cuda":
+        if device.type != "cuda":
             return generation
-        torch.cuda.synchronize(self.device)
+        torch.cuda.synchronize(device)
         return replace(generation, gpu_seconds=time.perf_counter() - started)
 
     def _run_smaller(self, call: _Call, pictures: NDArray[np.uint8]) -> Generation:
@@ -112,7 +152,7 @@ class TrellisEngine:
             return replace(call, options=options, one_by_one=True).run(pictures)
         except torch.cuda.OutOfMemoryError as error:
             torch.cuda.empty_cache()
-            free, total = (size / 1e9 for size in torch.cuda.mem_get_info(self.device))
+            free, total = (size / 1e9 for size in torch.cuda.mem_get_info(call.device))
             raise OutOfMemory(
                 f"the device had too little memory, even one pass at a time: {free:.1f} of {total:.1f} GB are free"
             ) from error

@@ -46,13 +46,34 @@ class Models:
     radiance_decoder: SLatRadianceFieldDecoder
     mesh_decoder: SLatMeshDecoder
 
+    @property
+    def device(self) -> torch.device:
+        """Where all of them are."""
+        return self.structure_flow.pos_emb.device
 
-def load_models(spec: ModelSpec, folder: Path | None, *, device: torch.device, dtype: torch.dtype) -> Models:
+    def move_to(self, device: torch.device, *, dtype: torch.dtype) -> None:
+        """Move them in place, one after the other.
+
+        Args:
+            dtype: precision inside the heavy blocks; set where the narrower of the two types is, so that what
+                crosses to the device is small.
+        """
+        for name in (*PART_CLASSES, "encoder"):
+            part: Any = getattr(self, name)
+            if name in PART_CLASSES and part.dtype.itemsize >= dtype.itemsize:
+                part.set_dtype(dtype)
+            part.to(device)
+            if name in PART_CLASSES:
+                part.set_dtype(dtype)
+
+
+def load_models(spec: ModelSpec, folder: Path | None, *, device: torch.device, dtype: torch.dtype | None) -> Models:
     """Make all networks.
 
     Args:
         folder: where `fetch_weights` put the files; None for a model whose weights follow from a rule.
-        dtype: precision inside the heavy blocks; the rest is float32.
+        dtype: precision inside the heavy blocks, the rest being float32. None keeps what the files hold, in memory of
+            its own instead of mapped from them.
 
     Raises:
         WeightsUnusable: a file is missing, cut short, or does not fit; nothing is kept then.
@@ -64,7 +85,7 @@ def load_models(spec: ModelSpec, folder: Path | None, *, device: torch.device, d
     check_weights(folder, spec, sizes=False)  # all headers first: a wrong file is found before gigabytes are read
     with ThreadPoolExecutor() as pool:
         parts = {name: pool.submit(_load_part, spec, name, folder, device, dtype) for name in PART_CLASSES}
-        encoder = pool.submit(_load_encoder, spec.encoder, folder, device)
+        encoder = pool.submit(_load_encoder, spec.encoder, folder, device, copy=dtype is None)
         filled: dict[str, Any] = {name: part.result() for name, part in parts.items()}
         return Models(encoder=encoder.result(), **filled)
 
@@ -74,12 +95,14 @@ def make_part(spec: ModelSpec, name: str) -> nn.Module:
     return PART_CLASSES[name](**spec.checkpoints[name].args)
 
 
-def _load_part(spec: ModelSpec, name: str, folder: Path, device: torch.device, dtype: torch.dtype) -> nn.Module:
+def _load_part(spec: ModelSpec, name: str, folder: Path, device: torch.device, dtype: torch.dtype | None) -> nn.Module:
     with torch.device("meta"):
         part = make_part(spec, name)
     stored = module_entries(part)
-    part.set_dtype(dtype)  # type: ignore[operator]
-    load_strictly(part, folder / spec.checkpoints[name].file_name, device=device, stored=stored)
+    if dtype is not None:
+        part.set_dtype(dtype)  # type: ignore[operator]
+    path = folder / spec.checkpoints[name].file_name
+    load_strictly(part, path, device=device, stored=stored, copy=dtype is None)
     return part
 
 
@@ -94,8 +117,12 @@ def _config(spec: EncoderSpec) -> Dinov2WithRegistersConfig:
     )
 
 
-def _load_encoder(spec: EncoderSpec, folder: Path, device: torch.device) -> ImageEncoder:
-    """The encoder by the library that its names come from; what that would only warn of is refused."""
+def _load_encoder(spec: EncoderSpec, folder: Path, device: torch.device, *, copy: bool = False) -> ImageEncoder:
+    """The encoder by the library that its names come from; what that would only warn of is refused.
+
+    Args:
+        copy: give its tensors memory of their own, see `load_strictly`.
+    """
     path = folder / ENCODER_FOLDER / spec.file_name
     loaded: Any = Dinov2WithRegistersModel.from_pretrained(
         path.parent,
@@ -110,11 +137,14 @@ def _load_encoder(spec: EncoderSpec, folder: Path, device: torch.device) -> Imag
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if info.get(kind):
             raise WeightsUnusable(f"{path.name} does not fit the encoder: {kind} {sorted(map(str, info[kind]))[0]}")
+    if copy:
+        for parameter in model.parameters():
+            parameter.data = parameter.data.clone()
     return ImageEncoder(model).to(device)
 
 
 @torch.no_grad()
-def _rule_models(spec: ModelSpec, rule: RuleWeights, *, device: torch.device, dtype: torch.dtype) -> Models:
+def _rule_models(spec: ModelSpec, rule: RuleWeights, *, device: torch.device, dtype: torch.dtype | None) -> Models:
     with torch.random.fork_rng(devices=[]):  # the layers' own initialisation draws from the global generator
         parts: dict[str, Any] = {name: make_part(spec, name) for name in PART_CLASSES}
         encoder = Dinov2WithRegistersModel(_config(spec.encoder))
@@ -123,8 +153,7 @@ def _rule_models(spec: ModelSpec, rule: RuleWeights, *, device: torch.device, dt
     models = Models(encoder=ImageEncoder(encoder), **parts)
     parts["structure_decoder"].out_layer[2].bias += rule.occupancy_shift
     models.mesh_decoder.out_layer.bias[:8] += rule.distance_shift
-    for part in parts.values():
-        part.set_dtype(dtype)
     for field in fields(models):
-        getattr(models, field.name).to(device).eval().requires_grad_(False)
+        getattr(models, field.name).eval().requires_grad_(False)
+    models.move_to(device, dtype=dtype or torch.float32)
     return models

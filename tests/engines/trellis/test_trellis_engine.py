@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import pickle
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +13,7 @@ from pipeline.engines.base import Generation, GenerationOptions, View
 from pipeline.engines.registry import make_engine
 from pipeline.engines.trellis.engine import TrellisEngine
 from pipeline.engines.trellis.stages import latent_velocities, one_pass_at_a_time, structure_velocities
+from pipeline.engines.trellis.warm_up import warm_up
 from pipeline.errors import Cancelled, InvalidRequest, UnreadableImage
 from pipeline.ops.voxels import VoxelSet
 from tests.reference.voxels import random_coords
@@ -71,6 +74,61 @@ def test_a_seed_reproduces_every_byte_and_another_seed_does_not(engine: TrellisE
     assert same(first, engine.generate([disc()], OPTIONS))
     assert same(first, TrellisEngine(weights="tiny", device="cpu").generate([disc()], OPTIONS))
     assert not same(first, engine.generate([disc()], replace(OPTIONS, seed=8)))
+
+
+def test_loading_in_two_halves_gives_the_same_engine_and_asks_for_no_accelerator_in_the_first() -> None:
+    code = """if True:
+        import torch
+        asked = []
+        torch.cuda.is_available = lambda: bool(asked.append(1))
+        from pipeline.engines.trellis.engine import TrellisEngine
+        engine = TrellisEngine(weights="tiny")
+        engine.load_weights()
+        print(len(asked), torch.cuda.is_initialized())
+        engine.to_device()
+        print(len(asked))
+    """
+
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120).stdout
+
+    assert said.split() == ["0", "False", "1"]
+
+
+def test_an_engine_whose_loading_was_split_generates_the_same(engine: TrellisEngine) -> None:
+    split = TrellisEngine(weights="tiny", device="cpu")
+    with pytest.raises(RuntimeError, match="to_device comes after load_weights"):
+        split.to_device()
+
+    split.load_weights()
+    split.to_device()
+
+    assert same(split.generate([disc()], OPTIONS), engine.generate([disc()], OPTIONS))
+
+
+def test_the_precision_follows_the_device_and_survives_the_move() -> None:
+    engine = TrellisEngine(weights="tiny", dtype="float16")
+    engine.load_weights()
+    engine.to_device("cpu")
+
+    assert engine._models is not None
+    assert engine._models.latent_flow.dtype == torch.float16
+    assert engine._models.latent_flow.blocks[0].mlp.mlp[0].weight.dtype == torch.float16
+    assert engine._models.latent_flow.input_layer.weight.dtype == torch.float32
+
+
+def test_warming_up_runs_every_network(engine: TrellisEngine) -> None:
+    assert engine._models is not None
+    ran: set[str] = set()
+    hooks = [
+        part.register_forward_hook(lambda module, inputs, output: ran.add(type(module).__name__))
+        for part in vars(engine._models).values()
+    ]
+
+    warm_up(engine._models, torch.device("cpu"))
+
+    for hook in hooks:
+        hook.remove()
+    assert ran == {type(part).__name__ for part in vars(engine._models).values()}
 
 
 def test_a_request_leaves_the_global_generator_alone(engine: TrellisEngine) -> None:

@@ -71,6 +71,28 @@ def test_an_encoder_that_does_not_fit_is_refused(tmp_path: Path, changes: dict[s
         _load_encoder(ENCODER, tmp_path, torch.device("cpu"))
 
 
+@pytest.mark.parametrize("name", ["structure_decoder", "encoder"])
+def test_weights_for_a_snapshot_do_not_hang_on_their_files(tmp_path: Path, name: str) -> None:
+    if name == "encoder":
+        write_encoder(tmp_path)
+        path = tmp_path / ENCODER_FOLDER / "model.safetensors"
+        loaded: torch.nn.Module = _load_encoder(ENCODER, tmp_path, torch.device("cpu"), copy=True)
+    else:
+        spec, path = with_file(name, use_fp16=True), tmp_path / "part.safetensors"
+        part = make_part(spec, name)
+        fill_by_rule(part, seed=2)
+        save_file({k: v.contiguous() for k, v in part.state_dict().items()}, path)
+        loaded = _load_part(spec, name, tmp_path, torch.device("cpu"), None)
+        assert {t.dtype for t in loaded.state_dict().values()} == {torch.float16, torch.float32}  # as stored
+    before = {key: value.clone() for key, value in loaded.state_dict().items()}
+
+    with path.open("r+b") as file:  # the same file, as a mapping of it would see
+        file.write(b"\xff" * path.stat().st_size)
+
+    for key, value in loaded.state_dict().items():
+        assert torch.equal(value, before[key]), key
+
+
 def with_file(name: str, **more: object) -> ModelSpec:
     from dataclasses import replace
 
