@@ -31,6 +31,7 @@ class Service:
         vault: seals and opens customers' secrets.
         signer: signs webhooks.
         http: for every request that leaves this service; goes only where this deployment allows.
+        dispatch: told the id of each new job, where no worker polls the queue.
     """
 
     settings: Settings
@@ -39,6 +40,7 @@ class Service:
     vault: Vault
     signer: WebhookSigner
     http: httpx.Client
+    dispatch: Callable[[int], None] = lambda job_id: None
 
     def bucket_of(self, key_id: str) -> SavedBucket | None:
         """The bucket of a key as it is now, None without one."""
@@ -67,12 +69,19 @@ class Service:
         self.store.close()
 
 
-def open_service(settings: Settings, *, store: Store | None = None, temporary: LinkedFiles | None = None) -> Service:
+def open_service(
+    settings: Settings,
+    *,
+    store: Store | None = None,
+    temporary: LinkedFiles | None = None,
+    dispatch: Callable[[int], None] = lambda job_id: None,
+) -> Service:
     """Everything that a process of the service works with.
 
     Args:
         store: jobs, keys, outbox, ledger; the database of the settings by default. Closed with the service.
         temporary: outputs of callers without a bucket; the folder of the settings by default.
+        dispatch: as `Service.dispatch`.
 
     Raises:
         StoreUnavailable: the database is away, or of a newer version.
@@ -85,6 +94,7 @@ def open_service(settings: Settings, *, store: Store | None = None, temporary: L
         vault=Vault(masters),
         signer=WebhookSigner(masters),
         http=guarded_client(settings),
+        dispatch=dispatch,
     )
 
 

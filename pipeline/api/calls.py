@@ -111,6 +111,8 @@ async def _submit(
         idempotency_key=idempotency_key(request),
     )
     submitted = await context.do(context.store.submit, new)
+    if submitted.is_new:
+        await context.do(context.service.dispatch, submitted.job.id)
     job = await context.ends.wait(submitted.job, wished_wait_s(request, context.settings.submit_wait_s))
     if not job.state.is_final:
         job = await context.do(context.store.get, job.id, key_id=key.id)

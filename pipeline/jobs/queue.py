@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -80,14 +81,18 @@ class Watch:
         self._beat_s = min(lease_s / 4, beat_s)
         self._progress = self._reported = Progress()
         self._is_over = threading.Event()
+        self._wake = threading.Event()
         self.is_cancel_requested = False
         self.is_lease_lost = False
         self.is_giving_back = False
         self._thread = threading.Thread(target=self._keep, name=f"lease-{lease.job_id}", daemon=True)
 
     def report(self, stage: str, percent: int) -> None:
-        """Say how far the work is; costs nothing, the heartbeat writes it."""
+        """Say how far the work is; costs nothing, the heartbeat writes it, a new stage at once."""
+        is_new_stage = stage != self._progress.stage
         self._progress = Progress(stage, percent)
+        if is_new_stage:
+            self._wake.set()
 
     def is_cancelled(self) -> bool:
         """Whether the work should stop, for whatever reason."""
@@ -99,13 +104,14 @@ class Watch:
 
     def __exit__(self, *error: object) -> None:
         self._is_over.set()
+        self._wake.set()
         self._thread.join()
 
     def _keep(self) -> None:
         """Beat until the work is over or the lease is lost."""
         started_s = time.monotonic()
         stopping_since_s: float | None = None
-        while not self._is_over.wait(self._beat_s):
+        while not self._pause():
             now_s = time.monotonic()
             if now_s - started_s > self._timeout_s:
                 log.error("call takes too long", job_id=self._lease.job_id, timeout_s=self._timeout_s)
@@ -115,6 +121,12 @@ class Watch:
                 self.is_giving_back = now_s - stopping_since_s >= self._stop_grace_s
             if not self._beat():
                 return
+
+    def _pause(self) -> bool:
+        """Wait for the next heartbeat or the next stage; True when the work is over."""
+        self._wake.wait(self._beat_s)
+        self._wake.clear()
+        return self._is_over.is_set()
 
     def _beat(self) -> bool:
         """One heartbeat; False when the lease is lost."""
@@ -239,11 +251,16 @@ class QueueWorker:
             log.info("call over", outcome=outcome, seconds=round(time.monotonic() - started_s, 3))
         return job
 
-    def run_dispatched(self, job_id: int, stop: threading.Event) -> Job | None:
+    def run_dispatched(
+        self, job_id: int, stop: threading.Event, *, is_excused: Callable[[Job], bool] = lambda job: False
+    ) -> Job | None:
         """Bring one job to its end, also where an earlier process that it was handed to is dead or silent.
 
-        This worker's id names the hand-over: what an earlier process under it left is taken up at once. A lease under
+        This worker's id names the hand-over: what an earlier process left under it is taken up at once. A lease under
         another id is waited for once; whoever renews it meanwhile keeps the job.
+
+        Args:
+            is_excused: asked about a job whose process died under this id; True lets that attempt not count.
 
         Returns:
             The job as it was taken, None where it has ended, must wait, or is somebody else's.
@@ -251,20 +268,26 @@ class QueueWorker:
         Raises:
             StoreUnavailable: the store was away before the job was taken.
         """
-        self._store.release_worker(self._worker_id)
         job = self.run_one(stop, job_id=job_id)
-        if job is not None:
+        left = None if job is not None else self._running(job_id)
+        if left is None:
             return job
-        expires_at = self._lease_end(job_id)
-        if expires_at is None:
-            return None
-        log.info("waiting for another worker's lease", job_id=job_id)
-        stop.wait(self._lease_s)
-        return self.run_one(stop, job_id=job_id) if self._lease_end(job_id) == expires_at else None
+        if left.worker_id != self._worker_id:
+            log.info("waiting for another worker's lease", job_id=job_id)
+            stop.wait(self._lease_s)
+            after = self._running(job_id)
+            if after is None or after.lease_expires_at != left.lease_expires_at:
+                return None
+        elif is_excused(left):
+            with suppress(LeaseLost):
+                self._store.hand_back(left.lease)
+        else:
+            self._store.release_worker(self._worker_id)
+        return self.run_one(stop, job_id=job_id)
 
-    def _lease_end(self, job_id: int) -> float | None:
-        """When the job's lease ends; None where nobody has one."""
-        return next((job.lease_expires_at for job in self._store.get_many([job_id])), None)
+    def _running(self, job_id: int) -> Job | None:
+        """The job if somebody runs it."""
+        return next((job for job in self._store.get_many([job_id]) if job.state is JobState.RUNNING), None)
 
     def _try(self, job: Job, watch: Watch) -> Worked:
         try:

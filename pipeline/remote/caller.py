@@ -117,7 +117,7 @@ class RemoteEngine:
             try:
                 return call.get(timeout=self._poll_s)
             except TimeoutError:
-                share = self._line.share()
+                share = self._line.progress(0.0)
             try:
                 on_step(share)
             except Cancelled:

@@ -9,32 +9,17 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import structlog
 
 from pipeline.errors import Cancelled, ImageTo3DError
+from pipeline.jobs.notes import Notes
 
 BEAT_S = 1.0
 """Pause between two looks at the line: how late progress is seen and a cancel is heard."""
 
 log = structlog.get_logger()
-
-
-class Notes(Protocol):
-    """A map that both sides reach; each method is one atomic step."""
-
-    def get(self, key: str, default: Any = None) -> Any:
-        """The value of a key, or `default`."""
-        ...
-
-    def put(self, key: str, value: Any) -> Any:
-        """Set the value of a key."""
-        ...
-
-    def pop(self, key: str, default: Any = None) -> Any:
-        """Take a key away."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -61,13 +46,13 @@ class Line:
         self._notes = notes
         self._name = name
 
-    def say_share(self, share: float) -> None:
-        """Tell how much of the work is done, 0 to 1."""
-        self._notes.put(f"{self._name}/share", share)
+    def say(self, progress: Any) -> None:
+        """Tell how far the work is."""
+        self._notes.put(f"{self._name}/progress", progress)
 
-    def share(self) -> float:
-        """How much of the work is done."""
-        return self._notes.get(f"{self._name}/share", 0.0)
+    def progress(self, at_first: Any) -> Any:
+        """How far the work is; `at_first` until the other side has said anything."""
+        return self._notes.get(f"{self._name}/progress", at_first)
 
     def cancel(self) -> None:
         """Ask the other side to stop."""
@@ -87,7 +72,7 @@ class Line:
 
     def clear(self) -> None:
         """Leave no entry behind."""
-        for entry in ("share", "cancel", "call"):
+        for entry in ("progress", "cancel", "call"):
             self._notes.pop(f"{self._name}/{entry}", None)
 
 
@@ -97,10 +82,15 @@ class LineWatch:
     def __init__(self, line: Line, *, beat_s: float = BEAT_S) -> None:
         self._line = line
         self._beat_s = beat_s
-        self._share = self._said = 0.0
+        self._progress: Any = None
+        self._said: Any = None
         self._is_cancelled = False
         self._is_over = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="line", daemon=True)
+
+    def report(self, progress: Any) -> None:
+        """Say how far the work is; costs nothing, the beat writes it."""
+        self._progress = progress
 
     def on_step(self, share: float) -> None:
         """An `OnStep`.
@@ -108,7 +98,7 @@ class LineWatch:
         Raises:
             Cancelled: the caller wants it to stop.
         """
-        self._share = share
+        self.report(share)
         if self._is_cancelled:
             raise Cancelled("The call was cancelled.")
 
@@ -122,9 +112,9 @@ class LineWatch:
 
     def _keep(self) -> None:
         while not self._is_over.wait(self._beat_s):
-            share = self._share
-            if share != self._said and self._try(lambda share=share: self._line.say_share(share)) is not _FAILED:
-                self._said = share
+            progress = self._progress
+            if progress != self._said and self._try(lambda progress=progress: self._line.say(progress)) is not _FAILED:
+                self._said = progress
             self._is_cancelled = self._try(self._line.is_cancelled) is True
 
     def _try(self, look: Callable[[], Any]) -> Any:

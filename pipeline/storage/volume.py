@@ -53,15 +53,23 @@ class VolumeStorage:
         volume: where others store the files, as `<folder>/<file_prefix>/<name>`.
         folder: the path on the volume.
         copies: a storage in a folder of this machine, with the links' signer; holds nothing but copies.
+        missing: what the volume's client raises where there is no such file.
         clock: monotonic seconds.
     """
 
     def __init__(
-        self, volume: Volume, folder: str, *, copies: LocalStorage, clock: Callable[[], float] = time.monotonic
+        self,
+        volume: Volume,
+        folder: str = "",
+        *,
+        copies: LocalStorage,
+        missing: tuple[type[Exception], ...] = (FileNotFoundError,),
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._volume = volume
         self._folder = folder
         self._copies = copies
+        self._missing = missing
         self._clock = clock
         self._copied: dict[tuple[str, str], tuple[float, str]] = {}  # when, and the SHA-256
         self._locks: defaultdict[tuple[str, str], threading.Lock] = defaultdict(threading.Lock)
@@ -91,7 +99,7 @@ class VolumeStorage:
         self._forget(file_prefix)
         try:
             self._volume.remove_file(f"{self._folder}/{file_prefix}", recursive=True)
-        except FileNotFoundError:
+        except self._missing:
             return False
         return True
 
@@ -110,7 +118,7 @@ class VolumeStorage:
             try:
                 with path.open("wb") as file:
                     file.writelines(self._volume.read_file(f"{self._folder}/{file_prefix}/{name}"))
-            except FileNotFoundError as error:
+            except self._missing as error:
                 raise NotFound("there is no such file") from error
             except Exception as error:  # whatever the vendor's client raises
                 raise StoreUnavailable("temporary outputs cannot be read at the moment") from error
