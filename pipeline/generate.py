@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -47,11 +48,15 @@ class LocalEngines:
     Args:
         default: the engine for requests that name none.
         weights: the folder of all engines' weights, or "tiny" for random ones of small shapes.
+        arguments: what else each engine's class is made with, by the engine's name.
     """
 
-    def __init__(self, default: str, *, weights: str = "weights") -> None:
+    def __init__(
+        self, default: str, *, weights: str = "weights", arguments: Mapping[str, Mapping[str, Any]] | None = None
+    ) -> None:
         self._default = default
         self._weights = weights
+        self._arguments = arguments or {}
         self._loaded: dict[str, Engine] = {}
 
     def generator_for(self, name: str | None) -> Callable[[Sequence[View], GenerationOptions, OnStep], Generation]:
@@ -70,7 +75,8 @@ class LocalEngines:
 
     def _engine(self, name: str) -> Engine:
         if name not in self._loaded:
-            engine = make_engine(name, **({"weights": self._weights} if find_spec(name).has_weights else {}))
+            weights = {"weights": self._weights} if find_spec(name).has_weights else {}
+            engine = make_engine(name, **weights, **self._arguments.get(name, {}))
             engine.load()
             self._loaded[name] = engine
         return self._loaded[name]

@@ -81,7 +81,8 @@ def _worker(settings: Settings, store: JobStore, run_id: str, place: int) -> Chi
             if released:
                 log.warning("jobs of a dead worker released", worker_id=name(start), jobs=released)
 
-    base = [sys.executable, "-m", "pipeline.worker", *_common(settings), "--engine", settings.engine]
+    engine = ["--engine", settings.engine, "--weights", settings.weights]
+    base = [sys.executable, "-m", "pipeline.worker", *_common(settings), *engine]
     return Child(f"worker {place}", command=lambda start: [*base, "--worker-id", name(start)], on_death=release)
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import secrets
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 from pydantic import AliasChoices, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -23,6 +23,8 @@ MIB = 2**20
 HOUR_S = 3600.0
 DAY_S = 24 * HOUR_S
 MIN_SECRET_CHARS = 16
+
+Time = Annotated[float, Field(ge=0, le=1)]
 
 
 class Settings(BaseSettings):
@@ -74,6 +76,16 @@ class Settings(BaseSettings):
     """Further engines that calls may name, separated by commas."""
     weights: str = "weights"
     """The folder of the engines' weights, or "tiny" for random ones of small shapes."""
+    trellis_dtype: Literal["float16", "bfloat16", "float32"] | None = None
+    """Precision inside TRELLIS' heavy blocks; None is float16 on a GPU, as it was released, and float32 on a CPU."""
+    trellis_multi_image_mode: Literal["stochastic", "multidiffusion"] = "stochastic"
+    """How it joins several views where a call says nothing."""
+    trellis_ss_cfg_interval: Annotated[tuple[Time, Time], NoDecode] = (0.5, 1.0)
+    """First and last time at which guidance acts in its stage 1, 1 being noise, as two numbers with a comma."""
+    trellis_ss_rescale_t: float = Field(default=3.0, gt=0)
+    """How far the times of its stage 1 are bent towards noise."""
+    trellis_slat_cfg_interval: Annotated[tuple[Time, Time], NoDecode] = (0.5, 1.0)
+    trellis_slat_rescale_t: float = Field(default=3.0, gt=0)
     matting_model: str | None = None
     """The model that removes backgrounds, by rembg's name for it; None is the way that needs no weights."""
     workers: int = Field(default=1, ge=0, le=256)
@@ -97,7 +109,7 @@ class Settings(BaseSettings):
 
     log_level: str = "INFO"
 
-    @field_validator("secret_keys", "engines", mode="before")
+    @field_validator("secret_keys", "engines", "trellis_ss_cfg_interval", "trellis_slat_cfg_interval", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return _parts(value) if isinstance(value, str) else value
@@ -113,6 +125,20 @@ class Settings(BaseSettings):
     def offered_engines(self) -> tuple[str, ...]:
         """Names of the engines that calls may name, the default first."""
         return tuple(dict.fromkeys((self.engine, *self.engines)))
+
+    @property
+    def engine_arguments(self) -> dict[str, dict[str, Any]]:
+        """What an engine's class is made with beyond the weights, by the engine's name."""
+        return {
+            "trellis": {
+                "dtype": self.trellis_dtype,
+                "multi_image_mode": self.trellis_multi_image_mode,
+                "ss_cfg_interval": self.trellis_ss_cfg_interval,
+                "ss_rescale_t": self.trellis_ss_rescale_t,
+                "slat_cfg_interval": self.trellis_slat_cfg_interval,
+                "slat_rescale_t": self.trellis_slat_rescale_t,
+            }
+        }
 
     @property
     def sql_url(self) -> str:

@@ -191,7 +191,7 @@ def run_worker(settings: Settings, *, worker_id: str, stop: threading.Event) -> 
     """
     outputs = local_outputs(settings)
     here = open_service(settings, temporary=outputs)
-    engines = LocalEngines(settings.engine, weights=settings.weights)
+    engines = LocalEngines(settings.engine, weights=settings.weights, arguments=settings.engine_arguments)
     is_over = threading.Event()
 
     def retry() -> None:
@@ -234,10 +234,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--host", help="where the web process listens, for the URLs of files")
     parser.add_argument("--port", type=int)
     parser.add_argument("--engine", help="engine of calls that name none")
+    parser.add_argument("--weights", help="folder of the engines' weights")
     parser.add_argument("--worker-id", help="unique over all workers ever started; drawn when left out")
     parser.add_argument("--parent-pid", type=int, help="end when this process, the parent, has ended")
     options = parser.parse_args(argv)
-    given = {"data_dir": options.data, "host": options.host, "port": options.port, "engine": options.engine}
+    given = {"data_dir": options.data, "host": options.host, "port": options.port}
+    given |= {"engine": options.engine, "weights": options.weights}
     settings = Settings(**{name: value for name, value in given.items() if value is not None})
     configure_logging(settings.log_level)
     stop = stop_on_signals()

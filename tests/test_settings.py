@@ -43,6 +43,32 @@ def test_a_setting_out_of_bounds_is_refused_by_name(monkeypatch: pytest.MonkeyPa
         Settings()
 
 
+def test_what_trellis_samples_with_can_be_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IMAGE_TO_3D_TRELLIS_DTYPE", "bfloat16")
+    monkeypatch.setenv("IMAGE_TO_3D_TRELLIS_SS_CFG_INTERVAL", "0.25, 0.9")
+    monkeypatch.setenv("IMAGE_TO_3D_TRELLIS_SLAT_RESCALE_T", "2")
+
+    assert Settings().engine_arguments["trellis"] == {
+        "dtype": "bfloat16",
+        "multi_image_mode": "stochastic",
+        "ss_cfg_interval": (0.25, 0.9),
+        "ss_rescale_t": 3.0,
+        "slat_cfg_interval": (0.5, 1.0),
+        "slat_rescale_t": 2.0,
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("DTYPE", "int8"), ("SS_CFG_INTERVAL", "0.5"), ("SLAT_CFG_INTERVAL", "0,2"), ("SS_RESCALE_T", "0")],
+)
+def test_wrong_numbers_for_trellis_are_refused(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(f"IMAGE_TO_3D_TRELLIS_{name}", value)
+
+    with pytest.raises(ValidationError, match=f"trellis_{name.lower()}"):
+        Settings()
+
+
 def test_no_secret_shows_when_settings_are_printed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("IMAGE_TO_3D_API_KEY", "hidden-key")
     monkeypatch.setenv("DATABASE_URL", "postgres://user:hidden-password@db/jobs")

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pipeline.cli.data_folder import settings_for
+
 if TYPE_CHECKING:
     from pipeline.call import CallOutcome
 
@@ -49,7 +51,7 @@ def generate(
     splat: Annotated[
         bool, typer.Option("--splat", help="Also write the Gaussians, where the engine has them.")
     ] = False,
-    weights: Annotated[str, typer.Option("--weights", help="Folder of the engines' weights.")] = "weights",
+    weights: Annotated[str | None, typer.Option(help="Folder of the engines' weights. [default: weights]")] = None,
     allow_private_addresses: Annotated[
         bool, typer.Option("--allow-private-addresses", help="Download from this machine and its network too.")
     ] = False,
@@ -71,7 +73,7 @@ def generate(
 _NOT_FIELDS = ("weights", "allow_private_addresses", "as_json")
 
 
-def _run(body: dict[str, Any], *, output: Path, weights: str, allow_private_addresses: bool) -> CallOutcome:
+def _run(body: dict[str, Any], *, output: Path, weights: str | None, allow_private_addresses: bool) -> CallOutcome:
     """Run the call.
 
     Raises:
@@ -101,14 +103,15 @@ def _run(body: dict[str, Any], *, output: Path, weights: str, allow_private_addr
 
     _check_place(output)
     policy = _Policy(allow_private_addresses)
-    generator = LocalEngines(engine, weights=weights).generator_for(engine)
+    settings = settings_for(None, weights=weights)
+    engines = LocalEngines(engine, weights=settings.weights, arguments=settings.engine_arguments)
     with _progress_bar() as on_progress, tempfile.TemporaryDirectory(prefix="image-to-3d-") as work_dir:
         return run_call(
             request,
             file_prefix=output.stem,
             work_dir=Path(work_dir),
             take_in=lambda request: take_in(request, fetch=lambda url: fetch(url, policy), allow_paths=True),
-            generate=generator,
+            generate=engines.generator_for(engine),
             deliver=lambda files: deliver_to_folder(files, output.parent),
             notify=lambda outcome: None,
             on_progress=on_progress,

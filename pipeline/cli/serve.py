@@ -20,6 +20,7 @@ def serve(
     port: Annotated[int | None, typer.Option(min=1, max=65535, help="Port to listen on. [default: 8000]")] = None,
     workers: Annotated[int | None, typer.Option(min=0, max=256, help="Worker processes. [default: 1]")] = None,
     engine: Annotated[str | None, typer.Option(help="Engine of calls that name none. [default: preview]")] = None,
+    weights: Annotated[str | None, typer.Option(help="Folder of the engines' weights. [default: weights]")] = None,
     open_browser: Annotated[bool, typer.Option("--open", help="Open the playground in the browser.")] = False,
 ) -> None:
     """Serve the endpoint, its workers and the playground until told to stop."""
@@ -28,7 +29,7 @@ def serve(
     from pipeline.serve import serve as run
     from pipeline.telemetry import configure_logging
 
-    settings = settings_for(data, host=host, port=port, workers=workers, engine=engine)
+    settings = settings_for(data, host=host, port=port, workers=workers, engine=engine, weights=weights)
     try:
         find_spec(settings.engine)
         configure_logging(settings.log_level)

@@ -56,6 +56,10 @@ class TrellisEngine:
         device: str | None = None,
         dtype: str | None = None,
         multi_image_mode: str = "stochastic",
+        ss_cfg_interval: tuple[float, float] | None = None,
+        ss_rescale_t: float | None = None,
+        slat_cfg_interval: tuple[float, float] | None = None,
+        slat_rescale_t: float | None = None,
     ) -> None:
         """Set the engine up; nothing is read, and no accelerator is asked for, before it is loaded.
 
@@ -65,6 +69,9 @@ class TrellisEngine:
             dtype: precision inside the heavy blocks: `float16` as the model was released, `bfloat16`, or `float32`;
                 by default `float16` on a GPU and `float32` on a CPU.
             multi_image_mode: what several views of one subject do where the request says nothing.
+            ss_cfg_interval, slat_cfg_interval: first and last time in [0, 1] at which guidance acts in each stage; by
+                default the model's own.
+            ss_rescale_t, slat_rescale_t: how far each stage's times are bent towards 1; by default the model's own.
 
         Raises:
             InvalidRequest: a precision or mode that does not exist.
@@ -75,7 +82,12 @@ class TrellisEngine:
         self._wanted_dtype = PRECISIONS[dtype] if dtype else None
         self.multi_image_mode: MultiImageMode = _checked_mode(multi_image_mode)
         tiny = weights == TINY_WEIGHTS
-        self.spec: ModelSpec = TINY if tiny else IMAGE_LARGE
+        spec = TINY if tiny else IMAGE_LARGE
+        self.spec: ModelSpec = replace(
+            spec,
+            structure_sampler=_sampler(spec.structure_sampler, ss_cfg_interval, ss_rescale_t),
+            latent_sampler=_sampler(spec.latent_sampler, slat_cfg_interval, slat_rescale_t),
+        )
         self.folder = None if tiny else Path(weights) / WEIGHTS_FOLDER
         self._models: Models | None = None
         self._is_ready = False
@@ -261,6 +273,14 @@ class _Call:
             turntable_mp4=turntable,
             extra_files=files,
         )
+
+
+def _sampler(own: SamplerSpec, cfg_interval: tuple[float, float] | None, rescale_t: float | None) -> SamplerSpec:
+    """The model's own numbers, but for those that are given."""
+    return SamplerSpec(
+        cfg_interval=own.cfg_interval if cfg_interval is None else cfg_interval,
+        rescale_t=own.rescale_t if rescale_t is None else rescale_t,
+    )
 
 
 def _settings(sampler: SamplerSpec, steps: int, strength: float) -> SamplerSettings:

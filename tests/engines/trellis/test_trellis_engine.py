@@ -4,6 +4,7 @@ import pickle
 import subprocess
 import sys
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from pipeline.engines.trellis.stages import latent_velocities, one_pass_at_a_tim
 from pipeline.engines.trellis.warm_up import warm_up
 from pipeline.errors import Cancelled, InvalidRequest, UnreadableImage
 from pipeline.ops.voxels import VoxelSet
+from pipeline.settings import Settings
 from tests.reference.voxels import random_coords
 
 OPTIONS = GenerationOptions(seed=7, ss_sampling_steps=3, slat_sampling_steps=3, splat=True)
@@ -196,6 +198,30 @@ def test_the_request_overrules_the_deployments_mode() -> None:
     by_request = deployed.generate(views, replace(OPTIONS, multi_image_mode="stochastic"))
 
     assert not same(by_setting, by_request)
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        {"ss_cfg_interval": (0.9, 1.0)},
+        {"slat_cfg_interval": (0.9, 1.0)},
+        {"ss_rescale_t": 1.0},
+        {"slat_rescale_t": 1.0},
+    ],
+    ids=str,
+)
+def test_the_deployments_sampling_numbers_reach_their_stage(engine: TrellisEngine, numbers: dict[str, Any]) -> None:
+    tuned = TrellisEngine(weights="tiny", device="cpu", **numbers)
+    tuned._models = engine._models
+
+    assert not same(tuned.generate([disc()], OPTIONS), engine.generate([disc()], OPTIONS))
+
+
+def test_the_models_own_sampling_numbers_are_the_default(engine: TrellisEngine) -> None:
+    given = Settings(_env_file=None).engine_arguments["trellis"]  # type: ignore[call-arg]
+    tuned = TrellisEngine(weights="tiny", device="cpu", **given)
+
+    assert tuned.spec == engine.spec
 
 
 def test_without_texture_the_vertex_colours_are_enough(engine: TrellisEngine) -> None:

@@ -1,0 +1,31 @@
+"""`python -m tests.modal_plane --port 0 --folder DIR`: a plane by hand, until interrupted."""
+
+import argparse
+import signal
+import tempfile
+import threading
+from pathlib import Path
+
+from tests.modal_plane.plane import Plane
+
+
+def main() -> None:
+    """Starts a plane and prints the variables to set for Modal's CLI."""
+    parser = argparse.ArgumentParser(prog="python -m tests.modal_plane", description=__doc__)
+    parser.add_argument("--port", type=int, default=0, help="gRPC port; 0 takes a free one")
+    parser.add_argument("--folder", type=Path, help="an empty folder for files, volumes and containers")
+    options = parser.parse_args()
+    stopped = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopped.set())
+    with (
+        tempfile.TemporaryDirectory(prefix="modal-plane-") as temporary,
+        Plane(options.folder or Path(temporary), port=options.port) as plane,
+    ):
+        for name, value in plane.environment().items():
+            print(f"export {name}={value}", flush=True)
+        stopped.wait()
+
+
+if __name__ == "__main__":
+    main()
