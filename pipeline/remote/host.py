@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import structlog
 
 from pipeline.engines.base import Engine, Generation, GenerationOptions, View
-from pipeline.engines.registry import find_spec, make_engine
 from pipeline.errors import EngineFailed, ImageTo3DError, OutOfMemory, StageError
-from pipeline.generate import check_generation
+from pipeline.generate import check_generation, configured_engine
 from pipeline.remote.line import Failure, Line, LineWatch
 
 DEVICE_ERRORS = re.compile(r"CUDA|cuDNN|CUBLAS|NCCL|device-side|GPU")
@@ -43,17 +42,19 @@ class EngineHost:
 
     Args:
         weights: the folder of all engines' weights, or "tiny".
+        arguments: what else each engine's class is made with, by the engine's name.
 
     Attributes:
         is_spent: this container must answer no further call.
         seconds: what each part of the loading took.
     """
 
-    def __init__(self, name: str, *, weights: str) -> None:
+    def __init__(self, name: str, *, weights: str, arguments: Mapping[str, Mapping[str, Any]] | None = None) -> None:
         self.name = name
         self.is_spent = False
         self.seconds: dict[str, float] = {}
         self._weights = weights
+        self._arguments = arguments
         self._engine: Engine | None = None
         self._restarts: int | None = None
 
@@ -64,7 +65,7 @@ class EngineHost:
             WeightsUnusable: a checkpoint is missing or does not fit.
         """
         started_s = time.perf_counter()
-        engine = make_engine(self.name, **({"weights": self._weights} if find_spec(self.name).has_weights else {}))
+        engine = configured_engine(self.name, weights=self._weights, arguments=self._arguments)
         self.seconds["imports"] = time.perf_counter() - started_s
         started_s = time.perf_counter()
         if isinstance(engine, TwoStepEngine):
