@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from pipeline.jobs.key_values import MemoryKeyValues
 from pipeline.jobs.keys import make_key
+from pipeline.jobs.kv import KvStore
 from pipeline.jobs.memory import MemoryStore
 from pipeline.jobs.record import ApiKey, KeyLimits, NewJob
 from pipeline.jobs.sql import SqlStore
@@ -27,12 +29,18 @@ class Clock:
     """Seconds since 1970, as the test says."""
 
     now: float = NOON
+    latest: float = NOON
 
     def __call__(self) -> float:
         return self.now
 
     def advance(self, seconds: float) -> None:
         self.now += seconds
+        self.latest += abs(seconds)
+
+    def ever_later(self) -> float:
+        """Seconds that never go back, for what must not be told from a clock that does."""
+        return self.latest
 
 
 @pytest.fixture
@@ -56,12 +64,16 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return _database_url(request, tmp_path)
 
 
-@pytest.fixture(params=["memory", "sqlite", POSTGRES])
+@pytest.fixture(params=["memory", "sqlite", POSTGRES, "key-value"])
 def store(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> Iterator[Store]:
     """Each store there is, empty."""
     rules = {"clock": clock, "record_lifetime_s": 1000.0, "webhook_window_s": 7200.0}
-    is_memory = request.param == "memory"
-    opened = MemoryStore(**rules) if is_memory else SqlStore(_database_url(request, tmp_path), **rules)
+    if request.param == "memory":
+        opened = MemoryStore(**rules)
+    elif request.param == "key-value":
+        opened = KvStore(MemoryKeyValues(), **rules)
+    else:
+        opened = SqlStore(_database_url(request, tmp_path), **rules)
     yield opened
     opened.close()
 

@@ -1,4 +1,4 @@
-"""The SQL store against its slow and obvious twin in memory, step by step through long random histories."""
+"""The other stores against their slow and obvious twin in memory, step by step through long random histories."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 from pipeline.errors import ImageTo3DError
+from pipeline.jobs.key_values import MemoryKeyValues
 from pipeline.jobs.keys import key_record
+from pipeline.jobs.kv import KvStore
 from pipeline.jobs.memory import MemoryStore
 from pipeline.jobs.record import (
     AfterTask,
@@ -90,17 +92,23 @@ class Twin:
         return plain, tasks, uses, positions, rows, expired, self.store.usage_days(key_id=None), self.store.timings()
 
 
-@pytest.fixture
-def twins(tmp_path: Path, clock: Clock) -> Iterator[tuple[Twin, Twin]]:
+@pytest.fixture(params=["sqlite", "key-value"])
+def twins(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> Iterator[tuple[Twin, Twin]]:
     rules = {"clock": clock, "record_lifetime_s": 300.0, "webhook_window_s": 600.0}
-    memory, sql = MemoryStore(**rules), SqlStore(f"sqlite:///{tmp_path / 'jobs.sqlite'}", **rules)
+    memory = MemoryStore(**rules)
+    other: Store
+    if request.param == "sqlite":
+        other = SqlStore(f"sqlite:///{tmp_path / 'jobs.sqlite'}", **rules)
+    else:
+        # Documents move out of the head, and old versions go, while the history runs.
+        other = KvStore(MemoryKeyValues(), wall_clock=clock.ever_later, **rules)
     limits = (KeyLimits(), KeyLimits(queued=4, running=2), KeyLimits(per_minute=3, per_month=25))
     for number, limit in enumerate(limits):
         key = replace(key_record(f"key {number}", name=f"key {number}", limits=limit, clock=clock), id=str(number))
         memory.add_key(key)
-        sql.add_key(key)
-    yield Twin(memory), Twin(sql)
-    sql.close()
+        other.add_key(key)
+    yield Twin(memory), Twin(other)
+    other.close()
 
 
 def draw_step(rng: random.Random, clock: Clock, seqs: list[int]) -> Callable[[Twin], Any]:
@@ -149,17 +157,17 @@ def draw_step(rng: random.Random, clock: Clock, seqs: list[int]) -> Callable[[Tw
 @pytest.mark.parametrize("seed", range(6))
 def test_both_stores_live_through_the_same_history(twins: tuple[Twin, Twin], clock: Clock, seed: int) -> None:
     rng = random.Random(seed)
-    memory, sql = twins
+    memory, other = twins
     for number in range(STEPS):
         step = draw_step(rng, clock, list(memory.ids))
 
-        assert sql.do(step) == memory.do(step), f"step {number}"
+        assert other.do(step) == memory.do(step), f"step {number}"
 
         clock.advance(rng.choice((0.0, 0.5, 7.0, 31.0)) if rng.random() < 0.97 else -100.0)
         if number % 10 == 0:
-            assert sql.picture() == memory.picture(), f"step {number}"
-    assert sql.picture() == memory.picture()
-    assert sql.store.metrics() == memory.store.metrics()
+            assert other.picture() == memory.picture(), f"step {number}"
+    assert other.picture() == memory.picture()
+    assert other.store.metrics() == memory.store.metrics()
     assert len(memory.store.usage_rows(key_id=None)) > 20
 
 

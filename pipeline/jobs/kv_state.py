@@ -1,0 +1,213 @@
+"""What `pipeline.jobs.kv` keeps: the one value that is changed in atomic steps, and the documents beside it.
+
+The head holds all that steps decide by: keys with their counters, jobs that have not ended, tasks that are due, the
+totals. What ended is in documents: a job with its ending, its tasks and their attempts; pages that list ended jobs by
+their `seq`; pages of the ledger by day. A document that was just written stands in the head (`written`), so that one
+step changes both, and moves to an entry of its own later; see `pipeline.jobs.kv_step`.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from pipeline.jobs.record import (
+    AfterTask,
+    ApiKey,
+    Job,
+    JobState,
+    Progress,
+    TaskAttempt,
+    TaskKind,
+    UsageRow,
+    WorkerRecord,
+)
+
+PAGE_JOBS = 256
+"""Jobs by `seq` on one page of the list of ended jobs."""
+PAGE_ROWS = 128
+"""Rows on one page of the ledger."""
+
+
+@dataclass
+class Account:
+    """A key and what it has in use; `months` counts calls less those that ended without success."""
+
+    key: ApiKey
+    queued: int = 0
+    running: int = 0
+    minute: int = 0
+    minute_calls: int = 0
+    months: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RequestPlace:
+    """Where a job's request is: `chunks` entries under one token."""
+
+    token: str
+    chunks: int
+
+
+@dataclass
+class OpenJob:
+    """A job that has not ended.
+
+    Attributes:
+        term: grows whenever the head sets the lease; heartbeats of another term are void.
+    """
+
+    job: Job
+    request: RequestPlace
+    term: int = 0
+
+
+@dataclass(frozen=True)
+class Beat:
+    """A running job's lease and progress as its worker wrote them last, beside the head."""
+
+    lease_expires_at: float
+    progress: Progress
+
+
+@dataclass(frozen=True)
+class PendingTask:
+    """A task that is not settled: it is here and nowhere else that it is due.
+
+    Attributes:
+        number: the order in which tasks were made.
+    """
+
+    kind: TaskKind
+    job_id: int
+    number: int
+    next_attempt_at: float
+
+
+@dataclass
+class Totals:
+    """Counters that outlive the records; `task_attempts` by kind and outcome with a space between."""
+
+    submitted: int = 0
+    ended: dict[str, int] = field(default_factory=dict)
+    stage_seconds: dict[str, float] = field(default_factory=dict)
+    stage_runs: dict[str, int] = field(default_factory=dict)
+    gpu_seconds: float = 0.0
+    task_attempts: dict[str, int] = field(default_factory=dict)
+    restarts: int = 0
+
+
+@dataclass(frozen=True)
+class Success:
+    """What the estimate of a wait needs of a successful job."""
+
+    seconds: float
+    stage_seconds: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Written:
+    """A document that was written lately; None was deleted. `at` is wall time."""
+
+    at: float
+    document: Any
+
+
+@dataclass
+class Head:
+    """The value of the cell.
+
+    Attributes:
+        seq: of the newest job.
+        states: ended jobs on record, by state.
+        pages: pages of ended jobs, and the earliest time at which a record on them expires.
+        days: pages of the ledger by day.
+    """
+
+    seq: int = 0
+    accounts: dict[str, Account] = field(default_factory=dict)
+    open: dict[int, OpenJob] = field(default_factory=dict)
+    tasks: dict[str, PendingTask] = field(default_factory=dict)
+    totals: Totals = field(default_factory=Totals)
+    successes: list[Success] = field(default_factory=list)
+    states: dict[str, int] = field(default_factory=dict)
+    pages: dict[int, float] = field(default_factory=dict)
+    days: dict[str, int] = field(default_factory=dict)
+    written: dict[str, Written] = field(default_factory=dict)
+
+
+@dataclass
+class JobDocument:
+    """An ended job and what follows its end. `number` is that of its first task."""
+
+    job: Job
+    number: int
+    tasks: list[AfterTask] = field(default_factory=list)
+    attempts: list[TaskAttempt] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class ListedJob:
+    """What lists and the cleaner ask of an ended job before they read it."""
+
+    id: int
+    key_id: str
+    state: JobState
+    track_id: str | int | None
+    expires_at: float
+
+
+HEAD = TypeAdapter(Head)
+BEAT = TypeAdapter(Beat)
+JOB = TypeAdapter(JobDocument)
+LISTED = TypeAdapter(dict[int, ListedJob])  # by seq
+ROWS = TypeAdapter(list[UsageRow])
+WORKERS = TypeAdapter(dict[str, WorkerRecord])
+
+
+def pack(document: Any) -> bytes:
+    """A document, plain data, as an entry's value."""
+    return json.dumps(document, separators=(",", ":")).encode()
+
+
+def unpack(value: bytes) -> Any:
+    """The document that `pack` made an entry's value of."""
+    return json.loads(value)
+
+
+def job_key(job_id: int) -> str:
+    """The document of an ended job."""
+    return f"job/{job_id}"
+
+
+def page_key(number: int) -> str:
+    """A page of the list of ended jobs."""
+    return f"page/{number}"
+
+
+def rows_key(day: str, number: int) -> str:
+    """A page of the ledger."""
+    return f"usage/{day}/{number}"
+
+
+def bucket_key(key_id: str) -> str:
+    """A key's encrypted bucket."""
+    return f"s3/{key_id}"
+
+
+def idempotency_key(key_id: str, word: str) -> str:
+    """The id of the job that a key submitted under a word of its own."""
+    return f"idempotency/{key_id}/{word}"
+
+
+def beat_key(job_id: int, term: int) -> str:
+    """The heartbeat of a running job."""
+    return f"beat/{job_id}/{term}"
+
+
+def chunk_key(token: str, number: int) -> str:
+    """A piece of a request."""
+    return f"request/{token}/{number}"
