@@ -34,8 +34,9 @@ Simulated or smaller than Modal:
 Needs root (or CAP_SYS_ADMIN) and util-linux for the mount namespaces: `reason_unavailable()` says why a machine cannot.
 """
 
+from tests.modal_plane.facts import CallFacts, ContainerFacts, FunctionFacts
 from tests.modal_plane.launch import reason_unavailable
-from tests.modal_plane.plane import CallFacts, ContainerFacts, FunctionFacts, Plane
+from tests.modal_plane.plane import Plane
 from tests.modal_plane.runner import Limits
 
 __all__ = ["CallFacts", "ContainerFacts", "FunctionFacts", "Limits", "Plane", "reason_unavailable"]

@@ -293,14 +293,8 @@ class FunctionHandlers:
             data = request.function_data
         else:
             ranked = (request.function,)
-            data = api_pb2.FunctionData(
-                function_name=request.function.function_name,
-                web_url=function.metadata.web_url,
-                webhook_config=request.function.webhook_config,
-                is_class=request.function.is_class,
-                ranked_functions=[api_pb2.FunctionData.RankedFunction(rank=0, function=request.function)],
-            )
-        for each in ranked:
+            data = _data(request.function)
+        for each in (*ranked, data):
             each.web_url = function.metadata.web_url
         function.draft = Definition(ranked, data)
         function.metadata.class_parameter_info.CopyFrom(ranked[0].class_parameter_info)
@@ -374,6 +368,14 @@ class FunctionHandlers:
         self._runner.scale(function)
         return api_pb2.FunctionUpdateSchedulingParamsResponse(current_settings=function.autoscaler)
 
+    async def FunctionGetSchedulingParams(
+        self, request: api_pb2.FunctionGetSchedulingParamsRequest, _: Caller
+    ) -> api_pb2.FunctionGetSchedulingParamsResponse:
+        settings = self._state.functions[request.function_id].autoscaler
+        return api_pb2.FunctionGetSchedulingParamsResponse(
+            autoscaler_configuration=api_pb2.AutoscalerConfiguration(settings=settings)
+        )
+
     async def FunctionGetCurrentStats(self, request: Any, _: Caller) -> api_pb2.FunctionStats:
         function = self._state.functions[request.function_id]
         live = [container for container in function.containers if not container.is_ended]
@@ -388,3 +390,21 @@ class FunctionHandlers:
         if app is None:
             raise GRPCError(Status.NOT_FOUND, f"App '{name}' not found in environment '{environment or 'main'}'")
         return app
+
+
+def _data(function: api_pb2.Function) -> api_pb2.FunctionData:
+    """What the server says of a function without a GPU fallback order: the fields that both messages have."""
+    data = api_pb2.FunctionData(ranked_functions=[api_pb2.FunctionData.RankedFunction(rank=0, function=function)])
+    for descriptor, value in function.ListFields():
+        name = descriptor.name
+        if name not in data.DESCRIPTOR.fields_by_name:
+            continue
+        if name in ("method_definitions", "experimental_options"):
+            getattr(data, name).MergeFrom(value)
+        elif descriptor.is_repeated:
+            getattr(data, name).extend(value)
+        elif descriptor.message_type is not None:
+            getattr(data, name).CopyFrom(value)
+        else:
+            setattr(data, name, value)
+    return data

@@ -18,8 +18,6 @@ from tests.modal_plane.server import TASK_HEADER
 from tests.modal_plane.state import Container, State
 from tests.modal_plane.volumes import VolumeHandlers
 
-LINE_LIMIT_BYTES = 4 * 1024 * 1024
-
 
 def reason_unavailable() -> str | None:
     """Why containers cannot be started on this machine; None where they can."""
@@ -62,7 +60,6 @@ class Launcher:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             start_new_session=True,
-            limit=LINE_LIMIT_BYTES,
         )
 
     def _place_files(self, container: Container) -> Path:

@@ -5,7 +5,7 @@ import os
 import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeVar
 from unittest.mock import patch
@@ -17,6 +17,16 @@ from modal_proto import api_pb2
 
 from tests.modal_plane.calls import CallHandlers, ContainerHandlers, add_input, new_call
 from tests.modal_plane.definitions import AppHandlers, FunctionHandlers
+from tests.modal_plane.facts import (
+    CallFacts,
+    ContainerFacts,
+    FunctionFacts,
+    call_facts,
+    container_facts,
+    function_facts,
+    status_name,
+    traces,
+)
 from tests.modal_plane.launch import Launcher
 from tests.modal_plane.materials import FileHandlers
 from tests.modal_plane.runner import Limits, Runner
@@ -29,60 +39,6 @@ from tests.modal_plane.web import BlobHandlers, WebDoor
 T = TypeVar("T")
 TOKEN = ("ak-plane", "as-plane")
 PROXY_TOKEN = ("wk-plane", "ws-plane")
-
-
-@dataclass(frozen=True)
-class FunctionFacts:
-    """A function as it was deployed, in the words of its decorator."""
-
-    app: str
-    tag: str
-    gpus: tuple[str, ...]
-    volumes: dict[str, tuple[str, bool]]
-    """Mount path to the Volume's name and whether it is mounted read-only."""
-    secrets: tuple[tuple[str, tuple[str, ...]], ...]
-    """Name (empty for one made inline) and keys of each secret."""
-    timeout_s: int
-    startup_timeout_s: int
-    retries: int
-    autoscaler: api_pb2.AutoscalerSettings
-    max_concurrent_inputs: int
-    enable_memory_snapshot: bool
-    experimental_options: dict[str, str]
-    cron: str
-    webhook: api_pb2.WebhookConfig
-    web_url: str
-    block_network: bool
-    restrict_modal_access: bool
-    methods: tuple[str, ...]
-    files: tuple[str, ...]
-    """Paths of the files that are mounted into its containers."""
-    image_environment: dict[str, str]
-    definition: api_pb2.Function
-
-
-@dataclass(frozen=True)
-class ContainerFacts:
-    """One container: its process, what befell it, and what it wrote."""
-
-    task_id: str
-    function: str
-    pid: int | None
-    is_ready: bool
-    is_ended: bool
-    events: tuple[str, ...]
-    output: str
-
-
-@dataclass(frozen=True)
-class CallFacts:
-    """One function call: the status of each input (empty while unfinished), and how often its container died."""
-
-    call_id: str
-    function: str
-    statuses: tuple[str, ...]
-    crashes: int
-    is_finished: bool
 
 
 class Plane:
@@ -234,13 +190,13 @@ class Plane:
 
     def function(self, name: str, *, app: str = "") -> FunctionFacts:
         """A function (or class) as deployed last."""
-        return self._look(lambda: self._facts(self._function(name, app)))
+        return self._look(lambda: self._facts_of(self._function(name, app)))
 
     def functions(self, *, app: str = "") -> list[FunctionFacts]:
         """Every function and class of the live apps, or of one of them."""
         return self._look(
             lambda: [
-                self._facts(self._state.functions[each])
+                self._facts_of(self._state.functions[each])
                 for owner in self._state.apps.values()
                 if owner.is_live and app in ("", owner.name)
                 for each in owner.function_ids.values()
@@ -253,7 +209,7 @@ class Plane:
 
     def containers(self, name: str = "") -> list[ContainerFacts]:
         """The containers that there are and were, of one function or of all, oldest first."""
-        return self._look(lambda: [_container_facts(each) for each in self._containers(name)])
+        return self._look(lambda: [container_facts(each) for each in self._containers(name)])
 
     def logs(self, name: str = "") -> str:
         """What those containers wrote."""
@@ -261,13 +217,17 @@ class Plane:
 
     def calls(self, name: str = "") -> list[CallFacts]:
         """The calls that were made, of one function or of all, oldest first."""
-        return self._look(lambda: [_call_facts(each) for each in self._calls(name)])
+        return self._look(lambda: [call_facts(each) for each in self._calls(name)])
 
     def volume_folder(self, name: str) -> Path:
         """The committed files of a Volume."""
         volume = self._look(lambda: self._volumes.named(name))
         assert volume is not None, f"no volume {name}"
         return volume.committed
+
+    def traces_of(self, text: str) -> list[str]:
+        """Where a text (a secret's value) is found: images, definitions, files, arguments, logs; not in secrets."""
+        return self._look(lambda: traces(self._state, text))
 
     def asked(self, method: str) -> int:
         """How often a method of Modal's service was called."""
@@ -285,12 +245,15 @@ class Plane:
 
     # What a test does to it
 
-    def kill_container_of(self, name: str, *, after_s: float = 0.0, timeout_s: float = 60.0) -> str:
+    def kill_container_of(
+        self, name: str, *, after_s: float = 0.0, preempt: bool = False, timeout_s: float = 60.0
+    ) -> str:
         """SIGKILLs a container of the function while it runs an input, which the plane then runs again.
 
         Args:
             name: The function, or the class.
             after_s: How long the container is left to run its input first.
+            preempt: Interrupt it (SIGINT) and kill it only after the grace, as a preemption does.
             timeout_s: How long to wait for a container that runs an input.
 
         Returns:
@@ -305,7 +268,8 @@ class Plane:
             for container in busy:
                 started_at = self._look(lambda it=container: min(each.started_at for each in it.running.values()))
                 if time.time() - started_at >= after_s:
-                    self._look(lambda it=container: self._runner.kill(it))
+                    end = self._runner.preempt if preempt else self._runner.kill
+                    self._look(partial(end, container))
                     return container.task_id
             time.sleep(0.02)
         raise TimeoutError(f"no container of {name} ran an input for {after_s} s")
@@ -324,7 +288,7 @@ class Plane:
                 await attempt.done.wait()
             return attempts
 
-        return [_status(attempt.status) for attempt in self._await(run, timeout_s)]
+        return [status_name(attempt.status) for attempt in self._await(run, timeout_s)]
 
     def fire_schedule(self, name: str) -> str:
         """Starts a scheduled function as its Cron would; returns the call's id."""
@@ -343,7 +307,7 @@ class Plane:
         async def wait() -> CallFacts:
             call = self._state.calls[call_id]
             await call.changed.until(lambda: call.is_finished)
-            return _call_facts(call)
+            return call_facts(call)
 
         return self._await(wait, timeout_s)
 
@@ -386,72 +350,15 @@ class Plane:
                         return found
         raise LookupError(f"no live app has a function {name}")
 
+    def _facts_of(self, function: Function) -> FunctionFacts:
+        return function_facts(function, self._state, self._volumes.volumes)
+
     def _containers(self, name: str) -> list[Container]:
         return [each for each in self._state.containers.values() if name in ("", *_names(each.function))]
 
     def _calls(self, name: str) -> list[Call]:
         return [each for each in self._state.calls.values() if name in ("", *_names(each.function))]
 
-    def _facts(self, function: Function) -> FunctionFacts:
-        definition = function.effective()
-        first = definition.function
-        gpus = [each.resources.gpu_config for each in definition.ranked]
-        image = self._state.images.get(first.image_id)
-        held = [self._state.secrets[each] for each in first.secret_ids]
-        return FunctionFacts(
-            app=function.app.name,
-            tag=function.tag,
-            gpus=tuple(gpu.gpu_type for gpu in gpus if gpu.count),
-            volumes={
-                mount.mount_path: (self._volumes.volumes[mount.volume_id].name, mount.read_only)
-                for mount in first.volume_mounts
-            },
-            secrets=tuple((secret.name, tuple(sorted(secret.values))) for secret in held),
-            timeout_s=first.timeout_secs,
-            startup_timeout_s=first.startup_timeout_secs,
-            retries=first.retry_policy.retries,
-            autoscaler=first.autoscaler_settings,
-            max_concurrent_inputs=first.max_concurrent_inputs,
-            enable_memory_snapshot=first.checkpointing_enabled,
-            experimental_options=dict(first.experimental_options),
-            cron=first.schedule.cron.cron_string,
-            webhook=first.webhook_config,
-            web_url=function.metadata.web_url,
-            block_network=first.block_network,
-            restrict_modal_access=first.untrusted,
-            methods=tuple(sorted(first.method_definitions)),
-            files=tuple(sorted(file.filename for each in first.mount_ids for file in self._state.mounts[each])),
-            image_environment=dict(image.environment) if image else {},
-            definition=first,
-        )
-
 
 def _names(function: Function) -> tuple[str, str]:
     return function.tag, function.tag.removesuffix(".*")
-
-
-def _status(status: int) -> str:
-    name = api_pb2.GenericResult.GenericStatus.Name(status)
-    return name.removeprefix("GENERIC_STATUS_").lower()
-
-
-def _container_facts(container: Container) -> ContainerFacts:
-    return ContainerFacts(
-        task_id=container.task_id,
-        function=container.function.tag,
-        pid=container.process.pid if container.process else None,
-        is_ready=container.is_ready,
-        is_ended=container.is_ended,
-        events=tuple(container.events),
-        output="".join(container.lines),
-    )
-
-
-def _call_facts(call: Call) -> CallFacts:
-    return CallFacts(
-        call_id=call.call_id,
-        function=call.function.tag,
-        statuses=tuple(_status(each.output.result.status) if each.output else "" for each in call.inputs),
-        crashes=sum(each.crashes for each in call.inputs),
-        is_finished=call.is_finished,
-    )

@@ -6,6 +6,7 @@ or a preemption. Knows nothing of gRPC streams; `launch` knows how a process is 
 """
 
 import asyncio
+import codecs
 import contextlib
 import os
 import shutil
@@ -144,7 +145,10 @@ class Runner:
             container.events.append(f"timeout of {attempt.given.input_id}")
             message = f"Task's current input {attempt.given.input_id} hit its timeout of {timeout_s}s"
             self.settle(attempt, Result(status=Result.GENERIC_STATUS_TIMEOUT, exception=message), container=container)
-            self.kill(container)
+            if container.running:
+                self._tell_cancelled(container, [attempt.given.input_id])
+            else:
+                self.kill(container)
 
     def cancel(self, call: Call, *, terminate_containers: bool) -> None:
         """Cancels a call: what waits ends at once, what runs is told so by its container's next heartbeat."""
@@ -159,11 +163,14 @@ class Runner:
             if held and terminate_containers:
                 self.kill(container)
             elif held:
-                container.cancellations.extend(held)
-                container.cancelled.notify()
+                self._tell_cancelled(container, held)
         for given in call.inputs:
             if given.output is None and given.input_id not in running:
                 self.settle(Attempt(given), _terminated())
+
+    def _tell_cancelled(self, container: Container, input_ids: list[str]) -> None:
+        container.cancellations.extend(input_ids)
+        container.cancelled.notify()
 
     # Containers
 
@@ -216,8 +223,9 @@ class Runner:
 
     async def _pump(self, container: Container, source: asyncio.StreamReader, descriptor: int) -> None:
         app = container.function.app
-        while line := await source.readline():
-            text = line.decode(errors="replace")
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        while piece := await source.read(65536):
+            text = decoder.decode(piece)
             container.lines.append(text)
             app.logs.append(
                 api_pb2.TaskLogsBatch(
@@ -295,6 +303,13 @@ class Runner:
         if container.process is not None and container.process.returncode is None:
             _kill_session(container.process.pid)
 
+    def preempt(self, container: Container) -> None:
+        """SIGINT to a container, as before a preemption, and SIGKILL after the grace."""
+        container.is_retiring = True
+        if container.process is not None and container.process.returncode is None:
+            container.process.send_signal(signal.SIGINT)
+        asyncio.get_running_loop().call_later(self._limits.stop_grace_s, self.kill, container)
+
     def stop_app(self, app: App) -> None:
         """Ends an app: waiting inputs are cancelled, idle containers leave by themselves, busy ones are interrupted."""
         app.state, app.stopped_at = api_pb2.APP_STATE_STOPPED, time.time()
@@ -306,9 +321,8 @@ class Runner:
                 self.settle(function.queue.popleft(), _terminated())
         for container in self.live_containers(app):
             self.retire(container)
-            if container.running and container.process is not None:
-                with contextlib.suppress(ProcessLookupError):
-                    container.process.send_signal(signal.SIGINT)
+            if container.running:
+                self.preempt(container)
             asyncio.get_running_loop().call_later(self._limits.stop_grace_s, self.kill, container)
         self._note_done(app)
 

@@ -27,12 +27,11 @@ def double(number: int) -> int:
 
 
 @app.function(image=image, max_containers=1)
-def look(what: str, argument: object = None) -> object:
+def look(what: str, argument: bytes = b"") -> object:
     """Answers questions about the container that runs it."""
     if what == "key":
         return os.environ.get("PLANE_KEY", "absent")
     if what == "length":
-        assert isinstance(argument, bytes)
         return len(argument), argument
     if what == "process":
         return os.getpid(), sorted(name for name in os.environ if name.startswith("MODAL_TOKEN"))
@@ -42,12 +41,20 @@ def look(what: str, argument: object = None) -> object:
     raise ValueError(what)
 
 
+@app.function(image=image.add_local_python_source("schemas"))
+def ask_model(caller: str) -> tuple[str, str]:
+    """Calls the class of this app, and tells where a package that was sent along lies."""
+    import schemas
+
+    return Model(name="asked").history_of.remote(caller), str(schemas.__file__)
+
+
 @app.function(image=image)
 def count(upto: int) -> Iterator[int]:
     yield from range(upto)
 
 
-@app.function(image=image, retries=modal.Retries(max_retries=2, initial_delay=0.0))
+@app.function(image=image, retries=modal.Retries(max_retries=1, initial_delay=0.0))
 def fail_at_first(key: str, failures: int) -> int:
     """Raises until it has been run `failures` times; returns the number of the run that did not."""
     runs = state.get(key, 0) + 1
@@ -194,6 +201,21 @@ def web():
             await asyncio.wait_for(met.wait(), 20)
         met.set()
         return "met"
+
+    @api.get("/broken")
+    async def broken() -> StreamingResponse:
+        async def pieces() -> AsyncIterator[bytes]:
+            yield b"begun"
+            await asyncio.sleep(60)
+
+        return StreamingResponse(pieces())
+
+    @api.get("/watch")
+    async def watch(request: Request) -> str:
+        while not await request.is_disconnected():
+            await asyncio.sleep(0.05)
+        await state.put.aio("watch/disconnected", True)
+        return "gone"
 
     @api.get("/late")
     async def late(after_s: float) -> str:

@@ -234,6 +234,24 @@ class VolumeHandlers:
             position = stop
         return api_pb2.VolumeGetFile2Response(get_urls=urls, size=size, start=start, len=end - start)
 
+    async def VolumeCopyFiles(self, request: api_pb2.VolumeCopyFilesRequest, _: Caller) -> Empty:
+        return await self._copy(request)
+
+    async def VolumeCopyFiles2(self, request: api_pb2.VolumeCopyFiles2Request, _: Caller) -> Empty:
+        return await self._copy(request)
+
+    async def _copy(self, request: api_pb2.VolumeCopyFilesRequest | api_pb2.VolumeCopyFiles2Request) -> Empty:
+        volume = self._volume(request.volume_id)
+        target = volume.path(request.dst_path)
+        for name in request.src_paths:
+            source = volume.path(name)
+            if not source.exists() or (source.is_dir() and not request.recursive):
+                raise GRPCError(Status.NOT_FOUND, f"No such file: {name}")
+            into = target / source.name if target.is_dir() else target
+            into.parent.mkdir(parents=True, exist_ok=True)
+            await asyncio.to_thread(shutil.copytree if source.is_dir() else shutil.copyfile, source, into)
+        return Empty()
+
     async def VolumeRemoveFile(self, request: api_pb2.VolumeRemoveFileRequest, _: Caller) -> Empty:
         return await self._remove(request)
 
