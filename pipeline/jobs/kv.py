@@ -14,6 +14,7 @@ import base64
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from pipeline.errors import ImageTo3DError, InvalidRequest, LeaseLost, StoreUnavailable
 from pipeline.jobs import kv_keys, kv_leases, kv_lists, kv_submits, kv_tasks
@@ -23,7 +24,8 @@ from pipeline.jobs.kv_endings import EndRules, end_job, find_document, forget_jo
 from pipeline.jobs.kv_leases import as_it_stands, held
 from pipeline.jobs.kv_state import BEAT, WORKERS, Beat, OpenJob, beat_key, bucket_key
 from pipeline.jobs.kv_step import Database, Step, View
-from pipeline.jobs.limits import CANCELLED
+from pipeline.jobs.kv_upkeep import Upkeep, keep_up, read_copy, write_copy
+from pipeline.jobs.limits import CANCELLED, day_of
 from pipeline.jobs.record import (
     AfterTask,
     ApiKey,
@@ -87,6 +89,33 @@ class KvStore:
 
     def close(self) -> None:
         """Nothing to let go of."""
+
+    # ---- upkeep ----
+
+    def maintain(self) -> Upkeep:
+        """What must be done at least every few days, best once a day: tidy, sweep, and read what is not to expire.
+
+        Raises:
+            StoreUnavailable: the map is away.
+        """
+        self._workers.tidy()
+        return keep_up(self._database, today=day_of(self._clock()), wall_now=self._wall_clock())
+
+    def write_copy(self, folder: Path) -> None:
+        """Copy keys, buckets and the ledger into a folder, as JSON.
+
+        Raises:
+            StoreUnavailable: the map is away.
+        """
+        write_copy(self._database, folder)
+
+    def read_copy(self, folder: Path) -> bool:
+        """Take a copy over if the map holds nothing; returns whether it did.
+
+        Raises:
+            StoreUnavailable: the map is away.
+        """
+        return read_copy(self._database, folder)
 
     # ---- submit and read ----
 
