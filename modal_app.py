@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pipeline.engines.base import Generation, GenerationOptions, View
+    from pipeline.jobs.record import ApiKey
     from pipeline.jobs.store import Store
     from pipeline.remote.caller import RemoteEngine
     from pipeline.remote.line import Failure
@@ -225,9 +226,7 @@ def run_call(job_id: int) -> None:
     )
 
 
-@app.function(
-    image=work_image, cpu=0.25, memory=512, timeout=10 * MINUTES, schedule=modal.Cron("* * * * *"), **SERVICE
-)
+@app.function(image=work_image, cpu=0.25, memory=512, timeout=10 * MINUTES, schedule=modal.Cron("* * * * *"), **SERVICE)
 def deliver_webhooks(job_id: int = 0) -> None:
     """Send the webhooks that are due; the outbox knows when each is due again."""
     from pipeline.serverless.work import send_webhooks
@@ -262,10 +261,33 @@ def clean() -> None:
 )
 def fetch_weights(engine: str = SCALING.engine) -> None:
     """Bring the published weights of an engine to the Volume, once, at their pinned revisions."""
-    from pipeline.cli.fetch_weights import fetch
+    from pipeline.engines import fetching
 
-    fetch(engine, Path("/weights"), report=print)
+    fetching.fetch_weights(engine, Path("/weights"), report=print)
     weights.commit()
+
+
+@app.function(image=work_image, secrets=[settings], cpu=2.0, memory=4 * 1024, timeout=30 * MINUTES)
+def make_files(body: dict[str, Any], file_prefix: str, line: str) -> dict[str, Any]:
+    """One picture without a service, for `modal run modal_app.py --image …`."""
+    from pipeline.remote.line import Line
+    from pipeline.serverless import one_picture
+
+    return one_picture.make_files(
+        body,
+        file_prefix=file_prefix,
+        engine_for=lambda engine: remote_engine(engine or SCALING.engine, f"{line}/engine", 0),
+        wake=lambda engine: GENERATORS[engine or SCALING.engine]().wake.spawn(),
+        line=Line(notes, line),
+    )
+
+
+@keys.function(image=web_image, timeout=5 * MINUTES, **SERVICE)
+def change_keys(record: ApiKey | None, revoke: str) -> tuple[str, list[tuple[str, ...]]]:
+    """Add a key of which only the hash comes here, or revoke one; the secret of its webhooks, and all keys."""
+    from pipeline.serverless.keys import change
+
+    return change(Settings(), open_store(), record=record, revoke=revoke)
 
 
 # The web function: the only door, with a key of its own.
@@ -296,3 +318,53 @@ def web() -> Any:
         missing=(FileNotFoundError, modal.exception.NotFoundError),
         dispatch=Dispatcher(dispatch_call, is_under_way=is_under_way, notes=notes),
     )
+
+
+@app.function(image=web_image, timeout=15 * MINUTES, **SERVICE)
+def smoke(url: str = "", webhook: str = "") -> None:
+    """Try the deployment as a customer does, through its public address, and print a table."""
+    from pipeline.serverless.smoke import check
+
+    deployed = url or modal.Function.from_name(NAME, "web").get_web_url()
+    raise SystemExit(check(deployed, Settings(), webhook=webhook or None, tell=print))
+
+
+# On the operator's own machine.
+
+
+@app.local_entrypoint()
+def main(
+    image: str,
+    out: str = "out.glb",
+    engine: str = "",
+    render: bool = False,
+    multi_image: bool = False,
+    multi_image_mode: str = "",
+    resolution: str = "",
+    mesh_simplify: str = "",
+    texture_size: str = "",
+    seed: str = "",
+    ss_sampling_steps: str = "",
+    ss_guidance_strength: str = "",
+    slat_sampling_steps: str = "",
+    slat_guidance_strength: str = "",
+    chunk_size: str = "",
+    no_texture: bool = False,
+    splat: bool = False,
+) -> None:
+    """One picture, or several separated by commas, on a remote GPU; the files land beside `--out`."""
+    given = dict(locals())
+    from pipeline.serverless.one_picture import run_from_terminal
+
+    fields = {name: value for name, value in given.items() if name not in ("image", "out")}
+    run_from_terminal(image, Path(out), fields, spawn=make_files.spawn, notes=notes)
+
+
+def _keys(create: str = "", revoke: str = "") -> None:
+    """Make a key, revoke one, and list all: `--create NAME`, `--revoke NAME`, or nothing."""
+    from pipeline.serverless.keys import change_from_terminal
+
+    change_from_terminal(create, revoke, change=change_keys.remote)
+
+
+keys.local_entrypoint(name="keys")(_keys)

@@ -18,22 +18,12 @@ def fetch_weights(
     folder: Annotated[Path, typer.Option("--dir", help="Where the weights of all engines are kept.")] = Path("weights"),
 ) -> None:
     """Fetch an engine's weights at their pinned revisions and check them; whole files stay."""
-    import importlib
-
-    from pipeline.engines.registry import find_spec
+    from pipeline.engines import fetching
     from pipeline.errors import ImageTo3DError
 
     try:
-        package = find_spec(engine).module.rpartition(".")[0]
-        try:
-            weights = importlib.import_module(f"{package}.weights")
-        except ModuleNotFoundError as error:
-            if error.name is None or not f"{package}.weights".startswith(error.name):
-                raise
-            typer.echo(f"{engine} needs no weights")
-            return
-        fetched = weights.fetch_weights(folder, report=typer.echo)
+        fetched = fetching.fetch_weights(engine, folder, report=typer.echo)
     except ImageTo3DError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(1) from error
-    typer.echo(f"{engine}'s weights are in {fetched}")
+    typer.echo(f"{engine} needs no weights" if fetched is None else f"{engine}'s weights are in {fetched}")

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import base64
+import secrets
+import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import EngineFailed, InvalidRequest
+from pipeline.errors import CallerError, EngineFailed, ImageTo3DError, InvalidRequest, UnwritableOutput
+from pipeline.jobs.notes import Notes
 from pipeline.remote.line import Line, LineWatch
 from schemas.contract import ContractError, is_http_url
 from schemas.request import parse_request
@@ -114,10 +118,60 @@ def follow(call: Any, line: Line, on_progress: Callable[[str, int], None]) -> di
     return outcome
 
 
-def write_files(outcome: Mapping[str, Any], folder: Path) -> Sequence[tuple[Path, int]]:
-    """Write the files that came back; returns path and size in bytes of each."""
-    written = []
-    for name, content in outcome["files"].items():
-        (folder / name).write_bytes(content)
-        written.append((folder / name, len(content)))
-    return written
+def run_from_terminal(
+    pictures: str,
+    out: Path,
+    fields: Mapping[str, Any],
+    *,
+    spawn: Callable[[dict[str, Any], str, str], Any],
+    notes: Notes,
+) -> None:
+    """The whole command: what is wrong ends it with a sentence and exit code 2 or, where it is ours, 1.
+
+    Args:
+        spawn: starts `make_files` elsewhere.
+        notes: the map that its line is in.
+    """
+    line = f"picture-{secrets.token_hex(8)}"
+    try:
+        body = read_body(pictures, out, fields)
+        with progress_bar() as on_progress:
+            outcome = follow(spawn(body, out.stem, line), Line(notes, line), on_progress)
+        written = write_files(outcome, out.parent)
+    except ImageTo3DError as error:
+        sys.stderr.write(f"error: {error}\n")
+        raise SystemExit(2 if isinstance(error, CallerError) else 1) from None
+    for warning in outcome["warnings"]:
+        sys.stderr.write(f"note: {warning}\n")
+    for path, size_bytes in written:
+        sys.stdout.write(f"{size_bytes / 1e6:6.2f} MB  {path}\n")
+    stages = "  ".join(f"{stage} {seconds:.1f} s" for stage, seconds in outcome["stage_seconds"].items())
+    sys.stdout.write(f"took {stages}   (engine {outcome['engine']}, {outcome['gpu_seconds']:.1f} GPU seconds)\n")
+
+
+@contextmanager
+def progress_bar() -> Iterator[Callable[[str, int], None]]:
+    """Progress in the terminal: a line for each stage, since Modal's own output shares the screen."""
+    last = ""
+
+    def tell(stage: str, percent: int) -> None:
+        nonlocal last
+        if stage != last:
+            sys.stderr.write(f"{percent:3d} %  {stage}\n")
+        last = stage
+
+    yield tell
+
+
+def write_files(outcome: Mapping[str, Any], folder: Path) -> list[tuple[Path, int]]:
+    """Write the files that came back; returns path and size in bytes of each.
+
+    Raises:
+        UnwritableOutput: the disk refuses.
+    """
+    try:
+        for name, content in outcome["files"].items():
+            (folder / name).write_bytes(content)
+    except OSError as error:
+        raise UnwritableOutput(f"cannot write to {folder}: {error.strerror}") from error
+    return [(folder / name, len(content)) for name, content in outcome["files"].items()]

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import structlog
 
 from pipeline.deliver import retry_uploads
 from pipeline.jobs.dispatch import Dispatcher
+from pipeline.jobs.kv import KvStore
 from pipeline.jobs.queue import QueueWorker
 from pipeline.jobs.record import Job, JobState
 from pipeline.jobs.store import Store
 from pipeline.remote.caller import RemoteEngine
 from pipeline.service import local_outputs, open_service
-from pipeline.settings import Settings
+from pipeline.settings import DAY_S, Settings
 from pipeline.telemetry import configure_logging
 from pipeline.worker import CallWork, clean, courier, folder_of
 
@@ -136,12 +139,27 @@ def clean_up(shared: Shared) -> None:
     configure_logging(settings.log_level)
     outputs = local_outputs(settings, commit=shared.commit_outputs)
     service = open_service(settings, store=store, temporary=outputs)
+    if isinstance(store, KvStore):
+        _keep_up(store, settings.work_dir / "copy")
     clean(store, outputs, settings.work_dir)
     shared.commit_work()
     retry_uploads(store, temporary=outputs, bucket_of=service.bucket_of)
     handed_over = shared.dispatch.dispatch_waiting(store)
     service.http.close()
     log.info("cleaned", handed_over_again=handed_over)
+
+
+def _keep_up(store: KvStore, folder: Path) -> None:
+    """Once a day: keep a shared map from expiring and growing, and copy what must outlast it; take the copy over
+    where the map is empty."""
+    if store.read_copy(folder):
+        log.warning("the shared map was empty; keys and ledger come from the copy")
+    age_s = time.time() - folder.stat().st_mtime if folder.is_dir() else DAY_S
+    if age_s >= DAY_S:
+        store.maintain()
+        folder.mkdir(parents=True, exist_ok=True)
+        store.write_copy(folder)
+        os.utime(folder)
 
 
 def _try(commit: Callable[[], None]) -> None:
