@@ -33,9 +33,7 @@ MINUTES = 60
 NAME = "image-to-3d"
 SCALING = ScalingSettings()
 # Settings reach containers by their environment: this file is imported again there, without the deployer's shell.
-ENVIRONMENT = environment_of_containers(
-    engine=SCALING.engine, weights="/weights", data_dir="/data", lease_s="30", submit_wait_s="20"
-)
+ENVIRONMENT = environment_of_containers(engine=SCALING.engine, weights="/weights", data_dir="/data")
 
 # Images. Python and packages alone: no CUDA toolkit, no compiler, no build step; torch's wheels bring their libraries.
 
@@ -59,7 +57,7 @@ outputs = modal.Volume.from_name(f"{NAME}-outputs", create_if_missing=True, vers
 state = modal.Volume.from_name(f"{NAME}-state", create_if_missing=True, version=2)
 jobs = modal.Dict.from_name(f"{NAME}-jobs", create_if_missing=True)
 notes = modal.Dict.from_name(f"{NAME}-notes", create_if_missing=True)
-DATA: dict[str, Any] = {"/data/files": outputs, "/data/work": state}
+DATA: dict[Any, Any] = {"/data/files": outputs, "/data/work": state}
 
 # Secrets. DATABASE_URL in it makes Postgres the store.
 settings = modal.Secret.from_dict(dict(ENVIRONMENT))
@@ -168,6 +166,11 @@ def remote_engine(engine: str, line: str, restarts: int) -> RemoteEngine:
     )
 
 
+def wake(engine: str) -> None:
+    """Let a container of an engine start."""
+    GENERATORS[engine]().wake.spawn()
+
+
 # CPU functions. None of them is on the web; each may be killed and run again.
 
 
@@ -221,8 +224,8 @@ def run_call(job_id: int) -> None:
         here,
         worker_id=modal.current_function_call_id() or f"job-{job_id}",
         engine_for=lambda job, engine: remote_engine(engine, job.file_prefix, here.store.restarts_asked()),
-        wake=lambda engine: GENERATORS[engine]().wake.spawn(),
-        send_webhooks=lambda ended_id: deliver_webhooks.spawn(ended_id),
+        wake=wake,
+        send_webhooks=deliver_webhooks.spawn,
     )
 
 
@@ -277,7 +280,7 @@ def make_files(body: dict[str, Any], file_prefix: str, line: str) -> dict[str, A
         body,
         file_prefix=file_prefix,
         engine_for=lambda engine: remote_engine(engine or SCALING.engine, f"{line}/engine", 0),
-        wake=lambda engine: GENERATORS[engine or SCALING.engine]().wake.spawn(),
+        wake=lambda engine: wake(engine or SCALING.engine),
         line=Line(notes, line),
     )
 
@@ -325,7 +328,7 @@ def smoke(url: str = "", webhook: str = "") -> None:
     """Try the deployment as a customer does, through its public address, and print a table."""
     from pipeline.serverless.smoke import check
 
-    deployed = url or modal.Function.from_name(NAME, "web").get_web_url()
+    deployed = url or modal.Function.from_name(NAME, "web").get_web_url() or ""
     raise SystemExit(check(deployed, Settings(), webhook=webhook or None, tell=print))
 
 

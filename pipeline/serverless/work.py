@@ -57,7 +57,7 @@ def run_job(
     worker_id: str,
     engine_for: Callable[[Job, str], RemoteEngine],
     wake: Callable[[str], None],
-    send_webhooks: Callable[[int], None],
+    send_webhooks: Callable[[int], object],
 ) -> None:
     """Bring a job to its end: the whole of what a submit sets going. Run again, it goes on after the last kept stage.
 
