@@ -83,6 +83,7 @@ def run_call(
     notify: Callable[[CallOutcome], None],
     on_progress: OnProgress,
     is_cancelled: Callable[[], bool],
+    on_kept: Callable[[], None] = lambda: None,
 ) -> CallOutcome:
     """Run the five stages and say how the call ended. Never raises, whatever a stage does.
 
@@ -96,8 +97,9 @@ def run_call(
         notify: told the outcome before it is returned.
         on_progress: told the stage and the percent of the whole call.
         is_cancelled: asked between stages and between the steps of a stage.
+        on_kept: told after each stage whose result now lies in `work_dir`, where that has to be made to last.
     """
-    run = _Run(request, file_prefix, work_dir, on_progress, is_cancelled)
+    run = _Run(request, file_prefix, work_dir, on_progress, is_cancelled, on_kept)
     try:
         outcome = run.through_delivery(take_in, generate, deliver)
     except Cancelled:
@@ -133,6 +135,7 @@ class _Run:
         work_dir: Path,
         on_progress: OnProgress,
         is_cancelled: Callable[[], bool],
+        on_kept: Callable[[], None],
     ) -> None:
         self.request = request
         self.file_prefix = file_prefix
@@ -145,6 +148,7 @@ class _Run:
         self.gpu_seconds = 0.0
         self._on_progress = on_progress
         self._is_cancelled = is_cancelled
+        self._on_kept = on_kept
 
     def through_delivery(self, take_in: TakeIn, generate: Generate, deliver: Deliver) -> CallOutcome:
         """Stages 1 to 4. Raises whatever ends them early."""
@@ -204,6 +208,7 @@ class _Run:
         on_step(0.0)
         with self.timer.measure(stage):
             result = self._once(stage, lambda: work(on_step))
+            self._on_kept()
         on_step(1.0)
         return result
 

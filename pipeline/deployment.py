@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from pipeline.jobs.key_values import KeyValues
 from pipeline.jobs.keys import hash_key, key_record, make_key
 from pipeline.jobs.sql import SqlStore
-from pipeline.jobs.store import KeyStore
+from pipeline.jobs.store import KeyStore, Store
 from pipeline.settings import Settings
 
 
@@ -19,6 +20,19 @@ def open_store(settings: Settings) -> SqlStore:
         record_lifetime_s=settings.record_lifetime_s,
         webhook_window_s=settings.webhook_window_s,
     )
+
+
+def open_shared_store(settings: Settings, entries: KeyValues) -> Store:
+    """The store of a deployment whose containers share no disk: its database, or else a shared map.
+
+    Raises:
+        StoreUnavailable: the database is away, or of a newer version.
+    """
+    if settings.database_url is not None:
+        return open_store(settings)
+    from pipeline.jobs.kv import KvStore
+
+    return KvStore(entries, record_lifetime_s=settings.record_lifetime_s, webhook_window_s=settings.webhook_window_s)
 
 
 def ensure_key(store: KeyStore, settings: Settings) -> str | None:

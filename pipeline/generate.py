@@ -75,11 +75,21 @@ class LocalEngines:
 
     def _engine(self, name: str) -> Engine:
         if name not in self._loaded:
-            weights = {"weights": self._weights} if find_spec(name).has_weights else {}
-            engine = make_engine(name, **weights, **self._arguments.get(name, {}))
+            engine = configured_engine(name, weights=self._weights, arguments=self._arguments)
             engine.load()
             self._loaded[name] = engine
         return self._loaded[name]
+
+
+def configured_engine(name: str, *, weights: str, arguments: Mapping[str, Mapping[str, Any]] | None = None) -> Engine:
+    """The engine of that name, not yet loaded; the arguments are those of `LocalEngines`.
+
+    Raises:
+        InvalidRequest: there is none.
+        MissingExtra: its part of the installation is absent.
+    """
+    folder = {"weights": weights} if find_spec(name).has_weights else {}
+    return make_engine(name, **folder, **(arguments or {}).get(name, {}))
 
 
 def check_generation(generation: Generation) -> Generation:

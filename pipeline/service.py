@@ -14,6 +14,7 @@ from pipeline.net.egress import guarded_client
 from pipeline.net.signing import WebhookSigner
 from pipeline.notify import Schedule, WebhookCourier, WebhookSender
 from pipeline.settings import Settings, master_secrets
+from pipeline.storage.base import LinkedFiles
 from pipeline.storage.links import LinkSigner
 from pipeline.storage.local import LocalStorage
 from pipeline.storage.saved_bucket import SavedBucket
@@ -30,14 +31,16 @@ class Service:
         vault: seals and opens customers' secrets.
         signer: signs webhooks.
         http: for every request that leaves this service; goes only where this deployment allows.
+        dispatch: told the id of each new job, where no worker polls the queue.
     """
 
     settings: Settings
     store: Store
-    temporary: LocalStorage
+    temporary: LinkedFiles
     vault: Vault
     signer: WebhookSigner
     http: httpx.Client
+    dispatch: Callable[[int], None] = lambda job_id: None
 
     def bucket_of(self, key_id: str) -> SavedBucket | None:
         """The bucket of a key as it is now, None without one."""
@@ -66,12 +69,19 @@ class Service:
         self.store.close()
 
 
-def open_service(settings: Settings, *, store: Store | None = None, temporary: LocalStorage | None = None) -> Service:
+def open_service(
+    settings: Settings,
+    *,
+    store: Store | None = None,
+    temporary: LinkedFiles | None = None,
+    dispatch: Callable[[int], None] = lambda job_id: None,
+) -> Service:
     """Everything that a process of the service works with.
 
     Args:
         store: jobs, keys, outbox, ledger; the database of the settings by default. Closed with the service.
         temporary: outputs of callers without a bucket; the folder of the settings by default.
+        dispatch: as `Service.dispatch`.
 
     Raises:
         StoreUnavailable: the database is away, or of a newer version.
@@ -80,17 +90,20 @@ def open_service(settings: Settings, *, store: Store | None = None, temporary: L
     return Service(
         settings=settings,
         store=open_store(settings) if store is None else store,
-        temporary=_local_storage(settings) if temporary is None else temporary,
+        temporary=local_outputs(settings) if temporary is None else temporary,
         vault=Vault(masters),
         signer=WebhookSigner(masters),
         http=guarded_client(settings),
+        dispatch=dispatch,
     )
 
 
-def _local_storage(settings: Settings) -> LocalStorage:
+def local_outputs(settings: Settings, *, commit: Callable[[], None] = lambda: None) -> LocalStorage:
+    """The temporary outputs in the folder of the settings; `commit` as for `LocalStorage`."""
     return LocalStorage(
         settings.files_dir,
         signer=LinkSigner(master_secrets(settings)),
         base_url=settings.base_url,
         lifetime_s=settings.output_lifetime_s,
+        commit=commit,
     )

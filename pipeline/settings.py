@@ -2,6 +2,9 @@
 
 The only module that reads the environment. Every setting is `IMAGE_TO_3D_` + its name in capitals. Reading makes no
 folder and no file; `master_secrets` is the one function here that may.
+
+`Settings` are those of the service's processes, wherever they run. `ScalingSettings` are those of a deployment whose
+containers come and go; they are read where it is deployed from, and `environment_of_containers` carries both there.
 """
 
 from __future__ import annotations
@@ -46,7 +49,9 @@ class Settings(BaseSettings):
     # Who may call, and what a key may have unless it says otherwise. 0 or less is no limit.
     api_key: SecretStr | None = None
     """A key that exists from the start."""
-    secret_keys: Annotated[tuple[SecretStr, ...], NoDecode] = ()
+    secret_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
+        default=(), validation_alias=AliasChoices("IMAGE_TO_3D_SECRET_KEYS", "IMAGE_TO_3D_MASTER_KEY")
+    )
     """Master secrets separated by commas, the current one first; none: one is made in `data_dir`."""
     max_queued: int = 1000
     max_running: int = 0
@@ -115,7 +120,7 @@ class Settings(BaseSettings):
     @field_validator("secret_keys", "engines", "trellis_ss_cfg_interval", "trellis_slat_cfg_interval", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
-        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+        return _parts(value) if isinstance(value, str) else value
 
     @field_validator("secret_keys")
     @classmethod
@@ -188,6 +193,58 @@ class Settings(BaseSettings):
         )
 
 
+class ScalingSettings(BaseSettings):
+    """How the containers of one deployment come and go; frozen after reading."""
+
+    model_config = SettingsConfigDict(env_prefix="IMAGE_TO_3D_", frozen=True, extra="ignore", env_ignore_empty=True)
+
+    engine: str = "trellis"
+    """Runs calls that name none."""
+    engines: Annotated[tuple[str, ...], NoDecode] = ()
+    """Further engines that calls may name, separated by commas; each has containers of its own."""
+    gpus: Annotated[tuple[str, ...] | None, NoDecode] = None
+    """Accelerators for every engine, the best first, separated by commas, or "none"; by default each engine's own."""
+    gpu_min_containers: int = Field(default=0, ge=0)
+    """Containers of the default engine that wait for calls day and night."""
+    gpu_buffer_containers: int = Field(default=0, ge=0)
+    """Containers that wait beside the busy ones while there are any."""
+    gpu_max_containers: int = Field(default=10, ge=1)
+    gpu_scaledown_s: int = Field(default=60, ge=2)
+    """How long an idle container waits for its next call."""
+    gpu_snapshot: bool = False
+    """Take the device's memory into the snapshot too; of the vendor's making, and not yet dependable."""
+    web_min_containers: int = Field(default=0, ge=0)
+    region: str | None = None
+    """Where all containers run; by default wherever there is room."""
+
+    @field_validator("engines", "gpus", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        if value == "none":
+            return ()
+        return _parts(value) if isinstance(value, str) else value
+
+    @property
+    def further_engines(self) -> tuple[str, ...]:
+        """The offered engines but for the default one."""
+        return tuple(dict.fromkeys(name for name in self.engines if name != self.engine))
+
+
+OF_ONE_MACHINE = {"data_dir", "host", "port", "workers", "api_key", "secret_keys", "database_url"}
+"""Settings that no deployment carries from where it is deployed to its containers: places, and what is secret."""
+
+
+def environment_of_containers(**places: str) -> dict[str, str]:
+    """The environment that makes a container decide as this process does: its settings, no secret among them.
+
+    Args:
+        places: further settings, by field name, unless the environment says them.
+    """
+    names = (set(Settings.model_fields) | set(ScalingSettings.model_fields)) - OF_ONE_MACHINE
+    given = {_variable(name): os.environ[_variable(name)] for name in sorted(names) if os.environ.get(_variable(name))}
+    return {_variable(name): value for name, value in places.items()} | given
+
+
 def master_secrets(settings: Settings) -> tuple[bytes, ...]:
     """The secrets from which signing and encryption keys are derived, the current one first.
 
@@ -213,3 +270,12 @@ def master_secrets(settings: Settings) -> tuple[bytes, ...]:
 
 def _limit(number: int) -> int | None:
     return number if number > 0 else None
+
+
+def _parts(text: str) -> tuple[str, ...]:
+    """The parts of a list that is written with commas."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _variable(name: str) -> str:
+    return f"IMAGE_TO_3D_{name.upper()}"

@@ -21,9 +21,10 @@ from pathlib import Path
 import structlog
 
 from pipeline.api.bodies import final_body
-from pipeline.call import CallOutcome, run_call
+from pipeline.call import CallOutcome, Generate, run_call
 from pipeline.children import call_when_orphaned, stop_on_signals
 from pipeline.deliver import Delivery, deliver, retry_uploads
+from pipeline.engines.base import View
 from pipeline.errors import ImageTo3DError, NotFound, StoreUnavailable
 from pipeline.generate import LocalEngines
 from pipeline.imaging.rembg_matter import RembgMatter
@@ -32,7 +33,8 @@ from pipeline.jobs.queue import QueueWorker, Watch, Worked
 from pipeline.jobs.record import AfterTask, Ending, Job, JobState
 from pipeline.jobs.store import JobStore
 from pipeline.net.egress import fetch
-from pipeline.service import Service, open_service
+from pipeline.notify import WebhookCourier
+from pipeline.service import Service, local_outputs, open_service
 from pipeline.settings import Settings
 from pipeline.storage.base import OutputFile
 from pipeline.storage.local import LocalStorage
@@ -52,12 +54,26 @@ class CallWork:
     """The work of a `QueueWorker`: one call through its five stages, into the caller's storage.
 
     Args:
-        engines: kept loaded from one call to the next.
+        outputs: where files go that no bucket takes.
+        generate_for: the engine that a request names, as the call's `generate`; errors of finding it are the call's.
+        prepare: told when a call is about to take its pictures in, so that what comes after can get ready.
+        on_kept: as for `run_call`.
     """
 
-    def __init__(self, service: Service, engines: LocalEngines) -> None:
+    def __init__(
+        self,
+        service: Service,
+        outputs: LocalStorage,
+        generate_for: Callable[[Job, str | None], Generate],
+        *,
+        prepare: Callable[[str | None], None] = lambda engine: None,
+        on_kept: Callable[[], None] = lambda: None,
+    ) -> None:
         self._service = service
-        self._engines = engines
+        self._outputs = outputs
+        self._generate_for = generate_for
+        self._prepare = prepare
+        self._on_kept = on_kept
         model = service.settings.matting_model
         self._matter = RembgMatter(model) if model else None
 
@@ -72,21 +88,24 @@ class CallWork:
 
         def bring_out(files: Sequence[OutputFile]) -> Delivery:
             bucket = None if request.temp else here.bucket_of(job.key_id)
-            temporary = here.temporary.for_call(created_at=job.created_at)
+            temporary = self._outputs.for_call(created_at=job.created_at)
             return deliver(files, file_prefix=job.file_prefix, temporary=temporary, bucket=bucket)
+
+        def bring_in(request: ImageTo3DRequest) -> list[View]:
+            self._prepare(request.engine)
+            return take_in(request, fetch=lambda url: fetch(url, here.settings), matter=self._matter)
 
         outcome = run_call(
             request,
             file_prefix=job.file_prefix,
             work_dir=folder_of(job, here.settings.work_dir),
-            take_in=lambda request: take_in(request, fetch=lambda url: fetch(url, here.settings), matter=self._matter),
-            generate=lambda views, options, on_step: self._engines.generator_for(request.engine)(
-                views, options, on_step
-            ),
+            take_in=bring_in,
+            generate=lambda views, options, on_step: self._generate_for(job, request.engine)(views, options, on_step),
             deliver=bring_out,
             notify=lambda _: None,  # the webhook leaves the outbox, where the final state puts it
             on_progress=watch.report,
             is_cancelled=watch.is_cancelled,
+            on_kept=self._on_kept,
         )
         if outcome.error_code == StoreUnavailable.code:
             raise StoreUnavailable(outcome.message)
@@ -113,6 +132,15 @@ def ending_of(outcome: CallOutcome) -> Ending:
 def folder_of(job: Job, work_dir: Path) -> Path:
     """Where a job's finished stages leave what the next attempt goes on from."""
     return work_dir / f"{job.id}-{job.file_prefix}"
+
+
+def courier(service: Service) -> WebhookCourier:
+    """The sender of a service's webhooks, which say what a fetch of their call says."""
+
+    def body_of(task: AfterTask) -> bytes:
+        return json.dumps(final_body(service.store.get(task.job_id, key_id=None))).encode()
+
+    return service.courier(body_of)
 
 
 def clean(store: JobStore, temporary: LocalStorage, work_dir: Path) -> None:
@@ -161,20 +189,19 @@ def run_worker(settings: Settings, *, worker_id: str, stop: threading.Event) -> 
     Raises:
         StoreUnavailable: the database is away at the start.
     """
-    here = open_service(settings)
+    outputs = local_outputs(settings)
+    here = open_service(settings, temporary=outputs)
+    engines = LocalEngines(settings.engine, weights=settings.weights, arguments=settings.engine_arguments)
     is_over = threading.Event()
 
     def retry() -> None:
-        retry_uploads(here.store, temporary=here.temporary, bucket_of=here.bucket_of)
+        retry_uploads(here.store, temporary=outputs, bucket_of=here.bucket_of)
 
     def clean_up() -> None:
-        clean(here.store, here.temporary, settings.work_dir)
-
-    def body_of(task: AfterTask) -> bytes:
-        return json.dumps(final_body(here.store.get(task.job_id, key_id=None))).encode()
+        clean(here.store, outputs, settings.work_dir)
 
     duties = [
-        threading.Thread(target=here.courier(body_of).run, args=(is_over,), name="webhooks"),
+        threading.Thread(target=courier(here).run, args=(is_over,), name="webhooks"),
         threading.Thread(target=repeat, args=(retry,), kwargs={"every_s": UPLOAD_EVERY_S, "stop": is_over}),
         threading.Thread(target=repeat, args=(clean_up,), kwargs={"every_s": CLEAN_EVERY_S, "stop": is_over}),
     ]
@@ -182,7 +209,7 @@ def run_worker(settings: Settings, *, worker_id: str, stop: threading.Event) -> 
         duty.start()
     worker = QueueWorker(
         here.store,
-        CallWork(here, LocalEngines(settings.engine, weights=settings.weights, arguments=settings.engine_arguments)),
+        CallWork(here, outputs, lambda job, engine: engines.generator_for(engine)),
         worker_id=worker_id,
         on_end=lambda job: shutil.rmtree(folder_of(job, settings.work_dir), ignore_errors=True),
         engine=settings.engine,

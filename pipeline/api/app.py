@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from importlib.metadata import version
 
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from pipeline import __version__
 from pipeline.api import account, calls, files, pages, problems
 from pipeline.api.context import Context
 from pipeline.api.tracing import traced
@@ -41,7 +41,7 @@ def create_app(settings: Settings, *, service: Service | None = None) -> ASGIApp
 
     app = FastAPI(
         title="image-to-3d",
-        version=version("image-to-3d"),
+        version=__version__,
         description=DESCRIPTION,
         lifespan=lifespan,
         redoc_url=None,

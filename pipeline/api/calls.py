@@ -106,6 +106,8 @@ async def _submit(
 
     def record() -> tuple[Submitted, dict[str, Any] | None]:
         submitted = context.store.submit(new.job)
+        if submitted.is_new:
+            context.service.dispatch(submitted.job.id)
         job, position = submitted.job, submitted.queue_position
         if wait_s > 0 and not job.state.is_final:
             return submitted, None

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import struct
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from pipeline import __version__
 
 MAGIC, CONTAINER_VERSION, JSON_CHUNK, BINARY_CHUNK = 0x46546C67, 2, 0x4E4F534A, 0x004E4942
 FLOAT, UNSIGNED_SHORT, UNSIGNED_INT = 5126, 5123, 5125
@@ -56,7 +57,7 @@ def glb_bytes(
         attributes["TEXCOORD_0"] = binary.add_accessor(uvs.astype(np.float32), "VEC2", ARRAY_BUFFER)
     indices = binary.add_accessor(faces.astype(index_type).ravel(), "SCALAR", ELEMENT_ARRAY_BUFFER)
     document: dict[str, Any] = {
-        "asset": {"version": "2.0", "generator": f"image-to-3d {version('image-to-3d')}"},
+        "asset": {"version": "2.0", "generator": f"image-to-3d {__version__}"},
         "scene": 0,
         "scenes": [{"nodes": [0]}],
         "nodes": [{"mesh": 0}],

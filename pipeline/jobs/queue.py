@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -21,7 +22,7 @@ from pipeline.jobs.store import JobStore, WorkerBoard
 from pipeline.telemetry import TRACEPARENT, span
 
 MAX_BEAT_S = 1.0
-"""Longest pause between two heartbeats: also how late progress is seen and a cancel is heard."""
+"""Pause between two heartbeats where the store is at hand."""
 ALIVE_EVERY_S = 5.0
 LOOK_UP_EVERY_S = 1.0
 """How often an idle worker asks whether a restart is wished for."""
@@ -53,6 +54,7 @@ class Watch:
     Args:
         say_alive: called with every heartbeat.
         stop: the service is to stop; the work may go on for `stop_grace_s`.
+        beat_s: longest pause between two heartbeats: also how late progress is seen and a cancel is heard.
         timeout_s: longest time for one attempt; `on_timeout` is called when it is over, from the heartbeat's thread.
     """
 
@@ -67,6 +69,7 @@ class Watch:
         stop_grace_s: float,
         timeout_s: float,
         on_timeout: Callable[[], None],
+        beat_s: float = MAX_BEAT_S,
     ) -> None:
         self._store = store
         self._lease = lease
@@ -76,16 +79,21 @@ class Watch:
         self._stop_grace_s = stop_grace_s
         self._timeout_s = timeout_s
         self._on_timeout = on_timeout
+        self._beat_s = min(lease_s / 4, beat_s)
         self._progress = self._reported = Progress()
         self._is_over = threading.Event()
+        self._wake = threading.Event()
         self.is_cancel_requested = False
         self.is_lease_lost = False
         self.is_giving_back = False
         self._thread = threading.Thread(target=self._keep, name=f"lease-{lease.job_id}", daemon=True)
 
     def report(self, stage: str, percent: int) -> None:
-        """Say how far the work is; costs nothing, the heartbeat writes it."""
+        """Say how far the work is; costs nothing, the heartbeat writes it, a new stage at once."""
+        is_new_stage = stage != self._progress.stage
         self._progress = Progress(stage, percent)
+        if is_new_stage:
+            self._wake.set()
 
     def is_cancelled(self) -> bool:
         """Whether the work should stop, for whatever reason."""
@@ -97,14 +105,14 @@ class Watch:
 
     def __exit__(self, *error: object) -> None:
         self._is_over.set()
+        self._wake.set()
         self._thread.join()
 
     def _keep(self) -> None:
         """Beat until the work is over or the lease is lost."""
-        beat_s = min(self._lease_s / 4, MAX_BEAT_S)
         started_s = time.monotonic()
         stopping_since_s: float | None = None
-        while not self._is_over.wait(beat_s):
+        while not self._pause():
             now_s = time.monotonic()
             if now_s - started_s > self._timeout_s:
                 log.error("call takes too long", job_id=self._lease.job_id, timeout_s=self._timeout_s)
@@ -114,6 +122,12 @@ class Watch:
                 self.is_giving_back = now_s - stopping_since_s >= self._stop_grace_s
             if not self._beat():
                 return
+
+    def _pause(self) -> bool:
+        """Wait for the next heartbeat or the next stage; True when the work is over."""
+        self._wake.wait(self._beat_s)
+        self._wake.clear()
+        return self._is_over.is_set()
 
     def _beat(self) -> bool:
         """One heartbeat; False when the lease is lost."""
@@ -154,6 +168,7 @@ class QueueWorker:
         lease_s: how long a job stays with a silent worker.
         stop_grace_s: how long work may go on after `stop` was set.
         timeout_s: longest time for one attempt at a job.
+        beat_s: longest pause between two heartbeats.
         on_timeout: called when an attempt takes longer; ends the process, since work in native code hears nothing.
         poll_s: pause after nothing was found to do.
     """
@@ -170,6 +185,7 @@ class QueueWorker:
         stop_grace_s: float = 20.0,
         timeout_s: float = float("inf"),
         on_timeout: Callable[[], None] = _do_nothing,
+        beat_s: float = MAX_BEAT_S,
         poll_s: float = 0.2,
     ) -> None:
         self._store = store
@@ -181,6 +197,7 @@ class QueueWorker:
         self._stop_grace_s = stop_grace_s
         self._timeout_s = timeout_s
         self._on_timeout = on_timeout
+        self._beat_s = beat_s
         self._poll_s = poll_s
         self._alive_at_s = self._looked_up_at_s = float("-inf")
         self._restarts_at_start: int | None = None
@@ -232,12 +249,51 @@ class QueueWorker:
                 stop_grace_s=self._stop_grace_s,
                 timeout_s=self._timeout_s,
                 on_timeout=self._on_timeout,
+                beat_s=self._beat_s,
             ) as watch:
                 worked = self._try(job, watch)
                 outcome = self._conclude(job, watch, worked)
             note({"job.outcome": outcome, "job.engine": worked.ending.engine})
             log.info("call over", outcome=outcome, seconds=round(time.monotonic() - started_s, 3))
         return job
+
+    def run_dispatched(
+        self, job_id: int, stop: threading.Event, *, is_excused: Callable[[Job], bool] = lambda job: False
+    ) -> Job | None:
+        """Bring one job to its end, also where an earlier process that it was handed to is dead or silent.
+
+        This worker's id names the hand-over: what an earlier process left under it is taken up at once. A lease under
+        another id is waited for once; whoever renews it meanwhile keeps the job.
+
+        Args:
+            is_excused: asked about a job whose process died under this id; True lets that attempt not count.
+
+        Returns:
+            The job as it was taken, None where it has ended, must wait, or is somebody else's.
+
+        Raises:
+            StoreUnavailable: the store was away before the job was taken.
+        """
+        job = self.run_one(stop, job_id=job_id)
+        left = None if job is not None else self._running(job_id)
+        if left is None:
+            return job
+        if left.worker_id != self._worker_id:
+            log.info("waiting for another worker's lease", job_id=job_id)
+            stop.wait(self._lease_s)
+            after = self._running(job_id)
+            if after is None or after.lease_expires_at != left.lease_expires_at:
+                return None
+        elif is_excused(left):
+            with suppress(LeaseLost):
+                self._store.hand_back(left.lease)
+        else:
+            self._store.release_worker(self._worker_id)
+        return self.run_one(stop, job_id=job_id)
+
+    def _running(self, job_id: int) -> Job | None:
+        """The job if somebody runs it."""
+        return next((job for job in self._store.get_many([job_id]) if job.state is JobState.RUNNING), None)
 
     def _try(self, job: Job, watch: Watch) -> Worked:
         try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Literal, Protocol
@@ -71,6 +71,46 @@ class CustomerBucket(Storage, Protocol):
 
     def public_trouble(self, artifacts: Sequence[Artifact]) -> str | None:
         """Why the files' URLs do not answer, in one sentence; None when they do."""
+        ...
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """A file that a link opens: what is needed to answer it, ranges included.
+
+    Attributes:
+        etag: a strong validator in quotes; it changes whenever the file is written anew.
+        modified_at: seconds since 1970.
+    """
+
+    path: Path
+    size_bytes: int
+    etag: str
+    content_type: str
+    modified_at: float
+
+
+class LinkedFiles(Protocol):
+    """Temporary outputs as the web process knows them: by their links."""
+
+    def predict_urls(self, names: Iterable[str], *, file_prefix: str, created_at: float) -> list[str]:
+        """The links under which files will be found; nothing needs to be there yet.
+
+        Args:
+            created_at: when the call was submitted, seconds since 1970.
+        """
+        ...
+
+    def open_file(self, token: str, name: str) -> StoredFile:
+        """The file that a link leads to.
+
+        Raises:
+            NotFound: the token is not ours, was altered or has expired, or there is no such file (yet, or any more).
+        """
+        ...
+
+    def delete(self, file_prefix: str) -> bool:
+        """Remove the files of one call; returns whether there were any."""
         ...
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import DeliveryFailed, NotFound
-from pipeline.storage.base import Artifact, FileKind, OutputFile, Storage, content_type_of
+from pipeline.storage.base import Artifact, FileKind, OutputFile, Storage, StoredFile, content_type_of
 from pipeline.storage.links import SAFE_NAME, LinkSigner
 from pipeline.storage.placing import place_files
 
@@ -23,22 +23,6 @@ RUN_ALLOWANCE_S = 3600.0
 """How long after its submit a call may end with exactly the links that were predicted for it."""
 
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-
-
-@dataclass(frozen=True)
-class StoredFile:
-    """A file that a link opens: what is needed to answer it, ranges included.
-
-    Attributes:
-        etag: a strong validator in quotes; it changes whenever the file is written anew.
-        modified_at: seconds since 1970.
-    """
-
-    path: Path
-    size_bytes: int
-    etag: str
-    content_type: str
-    modified_at: float
 
 
 class LocalStorage:
@@ -49,6 +33,7 @@ class LocalStorage:
         signer: makes and checks the links.
         base_url: what links begin with, as `https://host`; empty gives links that begin with `/files/`.
         lifetime_s: how long files can be fetched once they are there.
+        commit: called after every change, where a folder's changes have to be made known to other machines.
         clock: seconds since 1970.
     """
 
@@ -59,12 +44,14 @@ class LocalStorage:
         signer: LinkSigner,
         base_url: str = "",
         lifetime_s: float = 24 * 3600.0,
+        commit: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._folder = folder
         self._signer = signer
         self._base_url = base_url.rstrip("/")
         self._lifetime_s = lifetime_s
+        self._commit = commit
         self._clock = clock
 
     def predict_urls(self, names: Iterable[str], *, file_prefix: str, created_at: float) -> list[str]:
@@ -102,6 +89,7 @@ class LocalStorage:
             os.utime(self._folder / file_prefix, (self._clock(), self._clock()))
         except OSError as error:
             raise _as_delivery_failed(error, files) from error
+        self._commit()
 
         now = self._clock()
         is_predicted = created_at is not None and created_at <= now <= created_at + RUN_ALLOWANCE_S
@@ -129,8 +117,7 @@ class LocalStorage:
         Raises:
             NotFound: the token is not ours, was altered or has expired, or there is no such file (yet, or any more).
         """
-        file_prefix = self._signer.check(token, now=self._clock())
-        path = self._stored_path(file_prefix, name)
+        path = self._stored_path(self.prefix_of(token), name)
         try:
             stat = path.stat(follow_symlinks=False)
         except OSError as error:
@@ -142,6 +129,14 @@ class LocalStorage:
             content_type=content_type_of(name),
             modified_at=stat.st_mtime,
         )
+
+    def prefix_of(self, token: str) -> str:
+        """What the names of the files begin with that a token opens.
+
+        Raises:
+            NotFound: the token is not ours, was altered or has expired.
+        """
+        return self._signer.check(token, now=self._clock())
 
     def stored_files(self, contents: Iterable[tuple[str, FileKind]], *, file_prefix: str) -> list[OutputFile]:
         """Files that were stored, as files to deliver elsewhere.
@@ -161,7 +156,10 @@ class LocalStorage:
         """Remove the files of one call; returns whether there were any."""
         if not SAFE_NAME.fullmatch(file_prefix):
             return False
-        return self._remove(self._folder / file_prefix)
+        if not self._remove(self._folder / file_prefix):
+            return False
+        self._commit()
+        return True
 
     def clean(self) -> int:
         """Remove what no link can open any more, and what interrupted writers left; returns how many calls' files."""
@@ -178,6 +176,7 @@ class LocalStorage:
                     shutil.rmtree(entry, ignore_errors=True)
             elif age_s > self._lifetime_s + RUN_ALLOWANCE_S:
                 removed += self._remove(entry)
+        self._commit()
         return removed
 
     def _url(self, token: str, name: str) -> str:

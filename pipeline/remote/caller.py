@@ -1,0 +1,135 @@
+"""The caller's side of a remote generation: the `generate` of `call.run_call` for an engine in another container."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import structlog
+
+from pipeline.engines.base import Generation, GenerationOptions, OnStep, View
+from pipeline.engines.registry import EngineSpec, check_views
+from pipeline.errors import Cancelled, EngineFailed
+from pipeline.remote.line import Failure, Line
+
+POLL_S = 0.5
+STOP_GRACE_S = 10.0
+"""How long a generation that was asked to stop may go on before it is ended from outside."""
+MAX_TRIES = 3
+"""How many containers may be tried where one is to blame."""
+
+log = structlog.get_logger()
+
+
+class RemoteCall(Protocol):
+    """A call that runs elsewhere, as `modal.FunctionCall` is one."""
+
+    object_id: str
+
+    def get(self, timeout: float | None = None) -> Any:
+        """The result, waited for.
+
+        Raises:
+            TimeoutError: it is still running; anything else is what ended it.
+        """
+        ...
+
+    def cancel(self) -> None:
+        """End it from outside."""
+        ...
+
+
+Spawn = Callable[[Sequence[View], GenerationOptions], RemoteCall]
+
+
+class RemoteEngine:
+    """An engine in a container of its own, as a `call.Generate`.
+
+    A generation is noted on its line when it starts. Whoever comes to the same line later, because the call that
+    started it died, waits for that one instead of paying for another.
+
+    Args:
+        spawn: starts a generation.
+        reopen: a generation that was started, by its name.
+    """
+
+    def __init__(
+        self,
+        spec: EngineSpec,
+        *,
+        line: Line,
+        spawn: Spawn,
+        reopen: Callable[[str], RemoteCall],
+        poll_s: float = POLL_S,
+    ) -> None:
+        self._spec = spec
+        self._line = line
+        self._spawn = spawn
+        self._reopen = reopen
+        self._poll_s = poll_s
+
+    def __call__(self, views: Sequence[View], options: GenerationOptions, on_step: OnStep) -> Generation:
+        """Generate.
+
+        Raises:
+            CallerError: the engine cannot use the views.
+            StageError: it failed.
+            Cancelled: raised by `on_step`; the container is told to stop.
+        """
+        check_views(self._spec, len(views))
+        answer = self._earlier_answer(on_step)
+        for _ in range(MAX_TRIES):
+            if isinstance(answer, Generation):
+                break
+            if isinstance(answer, Failure) and not answer.is_worth_another:
+                break
+            call = self._spawn(views, options)
+            self._line.note_call(call.object_id)
+            answer = self._wait(call, on_step)
+        self._line.clear()
+        if isinstance(answer, Failure):
+            raise answer.error
+        if not isinstance(answer, Generation):
+            raise EngineFailed(f"engine {self._spec.name} answered with {type(answer).__name__}")
+        return answer
+
+    def _earlier_answer(self, on_step: OnStep) -> Generation | Failure | None:
+        """What a generation brings that an earlier attempt at this call started; None without one."""
+        call_id = self._line.noted_call()
+        if call_id is None:
+            return None
+        log.info("generation taken up again", remote_call=call_id)
+        try:
+            answer = self._wait(self._reopen(call_id), on_step)
+        except Cancelled:
+            raise
+        except Exception:  # it was ended, or is forgotten: a new one is started
+            log.warning("earlier generation is lost", exc_info=True)
+            return None
+        if isinstance(answer, Failure) and isinstance(answer.error, Cancelled):
+            self._line.clear()  # it was another attempt that wanted it to stop
+            return None
+        return answer
+
+    def _wait(self, call: RemoteCall, on_step: OnStep) -> Any:
+        while True:
+            try:
+                return call.get(timeout=self._poll_s)
+            except TimeoutError:
+                share = self._line.progress(0.0)
+            try:
+                on_step(share)
+            except Cancelled:
+                self._stop(call)
+                raise
+
+    def _stop(self, call: RemoteCall) -> None:
+        """Ask for an end between two steps; end it from outside where that takes too long."""
+        self._line.cancel()
+        try:
+            call.get(timeout=STOP_GRACE_S)
+        except TimeoutError:
+            call.cancel()
+        except Exception:
+            log.warning("cancelled generation ended badly", exc_info=True)
+        self._line.clear()

@@ -1,0 +1,128 @@
+"""What the two sides of a remote generation tell each other while it runs. Knows no vendor.
+
+The line is a few entries of a shared map: progress goes one way, the wish to stop the other, and the name of the
+running call stands there for a caller who has to take it up again.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from pipeline.errors import Cancelled, ImageTo3DError
+from pipeline.jobs.notes import Notes
+
+BEAT_S = 1.0
+"""Pause between two looks at the line: how late progress is seen and a cancel is heard."""
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A generation that failed, as a value: raised, it would be run again and paid for again.
+
+    Attributes:
+        error: what the caller raises.
+        is_worth_another: the container is to blame; another one may do it.
+    """
+
+    error: ImageTo3DError
+    is_worth_another: bool = False
+
+
+class Line:
+    """One generation's entries.
+
+    Args:
+        name: unique to the generation, the same for every attempt at it.
+    """
+
+    def __init__(self, notes: Notes, name: str) -> None:
+        self._notes = notes
+        self._name = name
+
+    def say(self, progress: Any) -> None:
+        """Tell how far the work is."""
+        self._notes.put(f"{self._name}/progress", progress)
+
+    def progress(self, at_first: Any) -> Any:
+        """How far the work is; `at_first` until the other side has said anything."""
+        return self._notes.get(f"{self._name}/progress", at_first)
+
+    def cancel(self) -> None:
+        """Ask the other side to stop."""
+        self._notes.put(f"{self._name}/cancel", True)
+
+    def is_cancelled(self) -> bool:
+        """Whether the caller wants it to stop."""
+        return self._notes.get(f"{self._name}/cancel", False)
+
+    def note_call(self, call_id: str) -> None:
+        """Keep the name of the remote call."""
+        self._notes.put(f"{self._name}/call", call_id)
+
+    def noted_call(self) -> str | None:
+        """The name of the remote call that was kept last."""
+        return self._notes.get(f"{self._name}/call")
+
+    def clear(self) -> None:
+        """Leave no entry behind."""
+        for entry in ("progress", "cancel", "call"):
+            self._notes.pop(f"{self._name}/{entry}", None)
+
+
+class LineWatch:
+    """The container's end of a line: the engine's steps never wait for it."""
+
+    def __init__(self, line: Line, *, beat_s: float = BEAT_S) -> None:
+        self._line = line
+        self._beat_s = beat_s
+        self._progress: Any = None
+        self._said: Any = None
+        self._is_cancelled = False
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._keep, name="line", daemon=True)
+
+    def report(self, progress: Any) -> None:
+        """Say how far the work is; costs nothing, the beat writes it."""
+        self._progress = progress
+
+    def on_step(self, share: float) -> None:
+        """An `OnStep`.
+
+        Raises:
+            Cancelled: the caller wants it to stop.
+        """
+        self.report(share)
+        if self._is_cancelled:
+            raise Cancelled("The call was cancelled.")
+
+    def __enter__(self) -> LineWatch:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._is_over.set()
+        self._thread.join()
+
+    def _keep(self) -> None:
+        while not self._is_over.wait(self._beat_s):
+            progress = self._progress
+            if progress != self._said and self._try(lambda progress=progress: self._line.say(progress)) is not _FAILED:
+                self._said = progress
+            self._is_cancelled = self._try(self._line.is_cancelled) is True
+
+    def _try(self, look: Callable[[], Any]) -> Any:
+        try:
+            return look()
+        except Exception:  # a line that is down costs progress, never the generation
+            log.warning("line is down", exc_info=True)
+            return _FAILED
+
+
+_FAILED = object()

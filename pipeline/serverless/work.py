@@ -1,0 +1,170 @@
+"""The CPU containers: one call, webhooks until they arrive, and the cleaner. Each may be killed and run again."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from pipeline.deliver import retry_uploads
+from pipeline.jobs.dispatch import Dispatcher
+from pipeline.jobs.kv import KvStore
+from pipeline.jobs.queue import QueueWorker
+from pipeline.jobs.record import Job, JobState
+from pipeline.jobs.store import Store
+from pipeline.remote.caller import RemoteEngine
+from pipeline.service import local_outputs, open_service
+from pipeline.settings import DAY_S, Settings
+from pipeline.telemetry import configure_logging
+from pipeline.worker import CallWork, clean, courier, folder_of
+
+BEAT_S = 2.0
+"""Pause between two heartbeats of a call whose store is a network away."""
+STAY_S = 120.0
+"""A webhook that is due again so soon is waited for; later ones are the next round's."""
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What the containers of a deployment share.
+
+    Attributes:
+        settings: with the deployment's public address.
+        commit_work: makes what was written under `settings.work_dir` last.
+        commit_outputs: the same for `settings.files_dir`.
+        dispatch: hands jobs over.
+    """
+
+    settings: Settings
+    store: Store
+    commit_work: Callable[[], None]
+    commit_outputs: Callable[[], None]
+    dispatch: Dispatcher
+
+
+def run_job(
+    job_id: int,
+    shared: Shared,
+    *,
+    worker_id: str,
+    engine_for: Callable[[Job, str], RemoteEngine],
+    wake: Callable[[str], None],
+    send_webhooks: Callable[[int], object],
+) -> None:
+    """Bring a job to its end: the whole of what a submit sets going. Run again, it goes on after the last kept stage.
+
+    Args:
+        worker_id: names the hand-over, the same when it is run again.
+        engine_for: the engine of a name for a job's generation.
+        wake: told the engine's name when a call begins, so that a container can start while its picture is read.
+        send_webhooks: told the id of a job that has ended and has a webhook.
+
+    Raises:
+        StoreUnavailable: the store was away before the job was taken.
+    """
+    settings, store = shared.settings, shared.store
+    configure_logging(settings.log_level)
+    outputs = local_outputs(settings, commit=shared.commit_outputs)
+    service = open_service(settings, store=store, temporary=outputs)
+
+    def after(job: Job) -> None:
+        shutil.rmtree(folder_of(job, settings.work_dir), ignore_errors=True)
+        shared.dispatch.forget(job.id)
+        if job.webhook_url is not None:
+            send_webhooks(job.id)
+        shared.commit_work()
+
+    work = CallWork(
+        service,
+        outputs,
+        lambda job, engine: engine_for(job, engine or settings.engine),
+        prepare=lambda engine: wake(engine or settings.engine),
+        on_kept=lambda: _try(shared.commit_work),
+    )
+    worker = QueueWorker(
+        store,
+        work,
+        worker_id=worker_id,
+        on_end=after,
+        engine=settings.engine,
+        lease_s=settings.lease_s,
+        beat_s=BEAT_S,
+    )
+    job = worker.run_dispatched(job_id, threading.Event(), is_excused=shared.dispatch.is_excused)
+    service.http.close()
+    if job is None:
+        return
+    if any(left.state is JobState.QUEUED for left in store.get_many([job_id])):
+        shared.dispatch(job_id)  # it was interrupted through no fault of its own
+    elif any(key.id == job.key_id and key.limits.running is not None for key in store.list_keys()):
+        shared.dispatch.dispatch_waiting(store, key_id=job.key_id, lost_after_s=0.0, limit=1)
+
+
+def send_webhooks(settings: Settings, store: Store, *, job_id: int | None = None) -> int:
+    """Send what is due, and stay while the webhook of one job is due again soon.
+
+    Returns:
+        How many attempts were made.
+    """
+    configure_logging(settings.log_level)
+    service = open_service(settings, store=store)
+    sender = courier(service)
+    attempts = sender.send_due()
+    while job_id is not None and (pause_s := _due_in_s(store, job_id)) is not None and pause_s < STAY_S:
+        time.sleep(pause_s)
+        attempts += sender.send_due()
+    service.http.close()
+    return attempts
+
+
+def _due_in_s(store: Store, job_id: int) -> float | None:
+    """Seconds until a job's webhook is due, at least a little; None where there is nothing to send."""
+    due = [
+        task.next_attempt_at for task in store.tasks_of(job_id) if task.kind == "webhook" and task.state == "pending"
+    ]
+    return None if not due else max(0.5, min(due) - time.time())
+
+
+def clean_up(shared: Shared) -> None:
+    """One round of what keeps a deployment tidy: old files, late uploads, jobs whose hand-over was lost."""
+    settings, store = shared.settings, shared.store
+    configure_logging(settings.log_level)
+    outputs = local_outputs(settings, commit=shared.commit_outputs)
+    service = open_service(settings, store=store, temporary=outputs)
+    if isinstance(store, KvStore):
+        _keep_up(store, settings.work_dir / "copy")
+    clean(store, outputs, settings.work_dir)
+    shared.commit_work()
+    retry_uploads(store, temporary=outputs, bucket_of=service.bucket_of)
+    handed_over = shared.dispatch.dispatch_waiting(store)
+    service.http.close()
+    log.info("cleaned", handed_over_again=handed_over)
+
+
+def _keep_up(store: KvStore, folder: Path) -> None:
+    """Once a day: keep a shared map from expiring and growing, and copy what must outlast it; take the copy over
+    where the map is empty."""
+    if store.read_copy(folder):
+        log.warning("the shared map was empty; keys and ledger come from the copy")
+    age_s = time.time() - folder.stat().st_mtime if folder.is_dir() else DAY_S
+    if age_s >= DAY_S:
+        store.maintain()
+        folder.mkdir(parents=True, exist_ok=True)
+        store.write_copy(folder)
+        os.utime(folder)
+
+
+def _try(commit: Callable[[], None]) -> None:
+    """Make what a stage left last; without it a later attempt does the stage again, which is no reason to fail."""
+    try:
+        commit()
+    except Exception:
+        log.exception("kept results not committed")

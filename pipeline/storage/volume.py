@@ -1,0 +1,143 @@
+"""Temporary outputs on a shared volume, as a web process reads them that does not mount it. Knows no vendor.
+
+A mounted volume shows what was there when it was mounted, and cannot be looked at afresh while a file on it is open;
+so a file that a link asks for is copied to this machine, where ranges of it can be answered at leisure.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol
+
+from pipeline.errors import NotFound, StoreUnavailable
+from pipeline.storage.base import OutputFile, StoredFile, content_type_of
+from pipeline.storage.links import SAFE_NAME
+from pipeline.storage.local import LocalStorage
+
+COPY_LIFETIME_S = 300.0
+"""How long a copy answers for its original: also how long a file that was deleted elsewhere may still be had here."""
+COPIES_KEPT_S = 3 * COPY_LIFETIME_S
+"""Longer than a copy answers, so that none is taken away from under a download."""
+
+
+class Volume(Protocol):
+    """A shared volume, by the paths of its files."""
+
+    def read_file(self, path: str) -> Iterable[bytes]:
+        """A file's content as it is now, in pieces.
+
+        Raises:
+            FileNotFoundError: there is none; perhaps only when the first piece is asked for.
+        """
+        ...
+
+    def remove_file(self, path: str, recursive: bool = False) -> None:
+        """Remove a file, or with `recursive` a folder.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+        ...
+
+
+class VolumeStorage:
+    """A volume's folder, as a `pipeline.storage.base.LinkedFiles`.
+
+    Args:
+        volume: where others store the files, as `<folder>/<file_prefix>/<name>`.
+        folder: the path on the volume.
+        copies: a storage in a folder of this machine, with the links' signer; holds nothing but copies.
+        missing: what the volume's client raises where there is no such file.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        volume: Volume,
+        folder: str = "",
+        *,
+        copies: LocalStorage,
+        missing: tuple[type[Exception], ...] = (FileNotFoundError,),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._volume = volume
+        self._folder = folder
+        self._copies = copies
+        self._missing = missing
+        self._clock = clock
+        self._copied: dict[tuple[str, str], tuple[float, str]] = {}  # when, and the SHA-256
+        self._locks: defaultdict[tuple[str, str], threading.Lock] = defaultdict(threading.Lock)
+
+    def predict_urls(self, names: Iterable[str], *, file_prefix: str, created_at: float) -> list[str]:
+        """As `LinkedFiles.predict_urls`."""
+        return self._copies.predict_urls(names, file_prefix=file_prefix, created_at=created_at)
+
+    def open_file(self, token: str, name: str) -> StoredFile:
+        """As `LinkedFiles.open_file`; the validator is the content's, so that all web processes tell the same.
+
+        Raises:
+            StoreUnavailable: the volume cannot be read.
+        """
+        file_prefix = self._copies.prefix_of(token)
+        if not SAFE_NAME.fullmatch(name):
+            raise NotFound("there is no such file")
+        self._drop_old_copies()
+        with self._locks[file_prefix, name]:
+            sha256 = self._copy(file_prefix, name)
+        return replace(self._copies.open_file(token, name), etag=f'"{sha256}"')
+
+    def delete(self, file_prefix: str) -> bool:
+        """As `LinkedFiles.delete`; other web processes may have copies for `COPY_LIFETIME_S` yet."""
+        if not SAFE_NAME.fullmatch(file_prefix):
+            return False
+        self._forget(file_prefix)
+        try:
+            self._volume.remove_file(f"{self._folder}/{file_prefix}", recursive=True)
+        except self._missing:
+            return False
+        return True
+
+    def _copy(self, file_prefix: str, name: str) -> str:
+        """See that a copy of now is here; returns its SHA-256.
+
+        Raises:
+            NotFound: there is no such file on the volume.
+            StoreUnavailable: the volume cannot be read.
+        """
+        known = self._copied.get((file_prefix, name))
+        if known is not None and self._clock() - known[0] < COPY_LIFETIME_S:
+            return known[1]
+        with tempfile.TemporaryDirectory(prefix="image-to-3d-") as arriving:
+            path = Path(arriving) / name
+            try:
+                with path.open("wb") as file:
+                    file.writelines(self._volume.read_file(f"{self._folder}/{file_prefix}/{name}"))
+            except self._missing as error:
+                raise NotFound("there is no such file") from error
+            except Exception as error:  # whatever the vendor's client raises
+                raise StoreUnavailable("temporary outputs cannot be read at the moment") from error
+            copy = OutputFile(path, kind="extra", content_type=content_type_of(name))
+            sha256 = self._copies.store([copy], file_prefix=file_prefix)[0].sha256
+        self._copied[file_prefix, name] = (self._clock(), sha256)
+        return sha256
+
+    def _drop_old_copies(self) -> None:
+        """Make room: calls whose files nobody has asked for lately are asked for again when they are."""
+        newest: dict[str, float] = {}
+        for (file_prefix, _), (copied_at, _) in list(self._copied.items()):
+            newest[file_prefix] = max(copied_at, newest.get(file_prefix, copied_at))
+        for file_prefix, copied_at in newest.items():
+            if self._clock() - copied_at > COPIES_KEPT_S:
+                self._forget(file_prefix)
+
+    def _forget(self, file_prefix: str) -> None:
+        for key in [key for key in list(self._copied) if key[0] == file_prefix]:
+            self._copied.pop(key, None)
+            self._locks.pop(key, None)
+        self._copies.delete(file_prefix)
