@@ -1,4 +1,4 @@
-"""How soon the web process answers: from the start of the process to the first 200 of /health, and what the imports cost.
+"""How soon the web process answers: from its start to the first 200 of /health, and what the imports cost.
 
 The database stands already, as on every start but the first. Prints the median of several starts, and the imports by
 package; `main` returns 0 when the median meets the target.
@@ -72,9 +72,8 @@ def main(argv: list[str]) -> int:
         start_once(Path(folder))  # makes the database
         seconds = sorted(start_once(Path(folder)) for _ in range(runs))
     median_s = statistics.median(seconds)
-    print(
-        f"process start to first 200 of /health: median {median_s:.2f} s of {runs}, {seconds[0]:.2f} to {seconds[-1]:.2f}"
-    )
+    spread = f"{seconds[0]:.2f} to {seconds[-1]:.2f}"
+    print(f"process start to first 200 of /health: median {median_s:.2f} s of {runs}, {spread}")
     packages = import_seconds()
     print(f"imports: {sum(packages.values()):.2f} s under measurement, of which")
     for name, cost_s in packages.most_common(SHOWN_PACKAGES):
