@@ -45,6 +45,8 @@ def create_app(settings: Settings, *, service: Service | None = None) -> ASGIApp
         description=DESCRIPTION,
         lifespan=lifespan,
         redoc_url=None,
+        # FastAPI's own spans would hold paths, and the paths of files are permissions; `traced` writes ours.
+        telemetry={"tracing": False},
     )
     app.state.context = Context(opened)
     problems.install(app, errors_as_200=settings.errors_as_200)
