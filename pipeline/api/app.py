@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Security
+from fastapi.security import APIKeyHeader, HTTPBearer
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pipeline import __version__
@@ -19,6 +20,11 @@ DESCRIPTION = (
     "One picture in, a textured 3D asset out. The HTTP body is the one that ModelsLab documents for its "
     "Image to 3D API: clients work here after changing host and key."
 )
+KEY_PLACES = [
+    Security(APIKeyHeader(name="key", scheme_name="key", description="or `key` in the body", auto_error=False)),
+    Security(HTTPBearer(scheme_name="bearer", description="the same key", auto_error=False)),
+]
+"""Where a key may stand, for the document alone: the routes look for themselves (`requests.presented_key`)."""
 HEALTHY = b'{"status":"ok"}'
 
 
@@ -50,7 +56,9 @@ def create_app(settings: Settings, *, service: Service | None = None) -> ASGIApp
     )
     app.state.context = Context(opened)
     problems.install(app, errors_as_200=settings.errors_as_200)
-    for module in (calls, account, files, pages):
+    for module in (calls, account):
+        app.include_router(module.router, dependencies=KEY_PLACES)
+    for module in (files, pages):
         app.include_router(module.router)
     return _health_first(traced(app) if settings.is_traced else app)
 

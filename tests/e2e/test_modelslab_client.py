@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 import urllib.request
 import warnings
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ import pytest
 
 from tests.e2e.faults import KEY, Receiver, Service
 from tests.pictures import draw_figure, encode
-from tests.storage.s3_servers import moto_server
+from tests.storage.s3_servers import free_port, moto_server
 
 trimesh = pytest.importorskip("trimesh", reason="needs the extra 'local'")
 
@@ -167,3 +168,48 @@ def test_an_obj_and_what_it_refers_to_open_together(three_d: Three_D, picture: s
     mesh = trimesh.load_mesh(tmp_path / final["output"][0].rpartition("/")[2])
 
     assert mesh.visual.material.image is not None and mesh.visual.uv.shape == (len(mesh.vertices), 2)
+
+
+def test_the_documented_example_body_gives_a_model(service: Service, picture: str) -> None:
+    example = (
+        '{"key": "enterprise_api_key", "image": "https://…/subject.jpg", "ss_sampling_steps": 50, '
+        '"slat_sampling_steps": 50, "output_format": "glb", "webhook": null, "track_id": null, "temp": "no"}'
+    )
+    body = example.replace("enterprise_api_key", KEY).replace("https://…/subject.jpg", picture)
+    request = urllib.request.Request(
+        f"{service.address}/api/v1/enterprise/3d/image_to_3d", body.encode(), {"content-type": "application/json"}
+    )
+
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        final = json.load(answer)
+
+    assert final["status"] == "success", final
+    scene = trimesh.load_scene(trimesh.util.wrap_as_stream(download(final["output"][0])), file_type="glb")
+    assert len(scene.geometry) == 1
+
+
+def test_a_bucket_that_is_away_costs_no_call_and_gets_its_files_later(
+    client: Client, three_d: Three_D, picture: str, tmp_path: Path
+) -> None:
+    port = free_port()
+    access = {"aws_access_key_id": "AKIAEXAMPLE", "aws_secret_access_key": "never-shown"}
+    bucket = boto3.client("s3", endpoint_url=f"http://127.0.0.1:{port}", region_name="us-east-1", **access)
+    with moto_server(tmp_path, port=port) as url:
+        bucket.create_bucket(Bucket="late")
+        where = {"public_url": f"{url}/late/", "region_name": "us-east-1", "endpoint_url": f"{url}/late"}
+        client.post(f"{client.base_url}v1/enterprise/update_s3", {"deploy_type": "3d", **where, **access})
+
+    while_away = until_final(three_d, three_d.image_to_3d(Image23D(image=picture, output_format="glb", **SMALL)))
+    model = download(while_away["output"][0])
+    with moto_server(tmp_path, port=port):
+        bucket.create_bucket(Bucket="late")
+        deadline_s = time.monotonic() + 60
+        while (later := three_d.fetch(str(while_away["id"])))["output"] == while_away["output"]:
+            assert time.monotonic() < deadline_s, "the files never came"
+            time.sleep(0.2)
+        arrived = download(later["output"][0])
+        client.post(f"{client.base_url}v1/enterprise/reset_s3")
+
+    assert while_away["status"] == "success" and "bucket" in while_away["warning"]
+    assert later["output"][0].startswith(f"{url}/late/")
+    assert arrived == model

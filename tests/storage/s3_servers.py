@@ -51,9 +51,9 @@ def server_process(command: list[str], port: int, *, cwd: Path, env: dict[str, s
 
 
 @contextmanager
-def moto_server(folder: Path) -> Iterator[str]:
-    """moto's server in a process of its own."""
-    port = free_port()
+def moto_server(folder: Path, *, port: int | None = None) -> Iterator[str]:
+    """moto's server in a process of its own, which forgets everything when it ends."""
+    port = port or free_port()
     command = [sys.executable, "-W", "ignore", "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     with server_process(command, port, cwd=folder) as url:
         yield url

@@ -1,0 +1,62 @@
+"""A key sees nothing of another key's: every route of the document is tried, so that a new one cannot be forgotten."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.api.conftest import PICTURE, Deployment
+from tests.api.document import openapi_document
+
+DEPLOYMENT_WIDE = {"/health", "/ready", "/metrics", "/files/{token}/{name}"}
+"""Routes that know no caller: they tell of the deployment alone, or the link itself is the permission."""
+MARK = "a-mark-of-the-first-caller"
+SEALED = b"what the first caller's bucket was sealed to"
+
+OPERATIONS = [(method, path) for path, methods in openapi_document()["paths"].items() for method in methods]
+OF_CALLERS = [operation for operation in OPERATIONS if operation[1] not in DEPLOYMENT_WIDE]
+
+
+def ask(deployment: Deployment, method: str, path: str, *, key: str, call_id: int) -> Any:
+    """Call a route as somebody, about some call."""
+    target, headers = path.replace("{call_id}", str(call_id)), {"key": key, "prefer": "wait=0"}
+    if method == "get":
+        return deployment.client.get(target, headers=headers)
+    body = {"image": PICTURE} if path.endswith("image_to_3d") else {"request_id": str(call_id), "track_id": MARK}
+    return deployment.client.post(target, json=body, headers=headers)
+
+
+@pytest.mark.parametrize("has_ended", [True, False], ids=["ended", "waiting"])
+@pytest.mark.parametrize(("method", "path"), OF_CALLERS)
+def test_no_route_tells_or_changes_anything_of_another_keys(
+    deployment: Deployment, method: str, path: str, has_ended: bool
+) -> None:
+    call_id = deployment.submit(track_id=MARK, webhook="https://example.com/hook")["id"]
+    if has_ended:
+        deployment.finish(call_id)
+    store = deployment.service.store
+    mine = store.get(call_id, key_id=None)
+    store.save_s3(mine.key_id, SEALED)
+
+    answer = ask(deployment, method, path, key=deployment.other_key, call_id=call_id)
+
+    for secret in (MARK, mine.file_prefix, "example.com/hook", "first caller's bucket"):
+        assert secret not in answer.text
+    assert store.get(call_id, key_id=None) == mine
+    assert store.s3_of(mine.key_id) == SEALED
+    assert {task.attempts for task in store.tasks_of(call_id)} <= {0}
+    if "{call_id}" in path or path.endswith("/fetch"):
+        unknown = ask(deployment, method, path, key=deployment.other_key, call_id=1)
+        assert answer.status_code == unknown.status_code == 404
+        assert answer.text.replace(str(call_id), "1") == unknown.text
+
+
+@pytest.mark.parametrize(("method", "path"), OF_CALLERS)
+def test_no_route_answers_a_caller_without_a_key_or_with_a_wrong_one(
+    deployment: Deployment, method: str, path: str
+) -> None:
+    call_id = deployment.submit()["id"]
+    for key, sentence in (("", "API key required"), ("wrong", "Invalid API key")):
+        answer = ask(deployment, method, path, key=key, call_id=call_id)
+        assert (answer.status_code, answer.json()["message"]) == (401, sentence)
