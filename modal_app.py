@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pipeline.engines.base import Generation, GenerationOptions, View
     from pipeline.jobs.record import ApiKey
     from pipeline.jobs.store import Store
-    from pipeline.remote.caller import RemoteEngine
+    from pipeline.remote.caller import RemoteCall, RemoteEngine
     from pipeline.remote.line import Failure
     from pipeline.serverless.work import Shared
 
@@ -153,7 +153,7 @@ for _name in SCALING.further_engines:
     GENERATORS[_name] = globals()[_class.__name__] = app.cls(**gpu_options(_name, min_containers=0))(_class)
 
 
-def remote_engine(engine: str, line: str, restarts: int) -> RemoteEngine:
+def remote_engine(engine: str, line: str, restarts: int, woken: RemoteCall | None) -> RemoteEngine:
     """An engine as the `generate` of a call that runs in a CPU container."""
     from pipeline.remote.caller import RemoteEngine
     from pipeline.remote.line import Line
@@ -163,12 +163,13 @@ def remote_engine(engine: str, line: str, restarts: int) -> RemoteEngine:
         line=Line(notes, line),
         spawn=lambda views, options: GENERATORS[engine]().generate.spawn(views, options, line, restarts),
         reopen=modal.FunctionCall.from_id,  # type: ignore[arg-type]
+        woken=woken,
     )
 
 
-def wake(engine: str) -> None:
-    """Let a container of an engine start."""
-    GENERATORS[engine]().wake.spawn()
+def wake(engine: str) -> RemoteCall:
+    """Let a container of an engine start; the call ends when one is there."""
+    return GENERATORS[engine]().wake.spawn()
 
 
 # CPU functions. None of them is on the web; each may be killed and run again.
@@ -218,18 +219,28 @@ def run_call(job_id: int) -> None:
 
     state.reload()
     outputs.reload()
-    here = shared()
+    here, woken = shared(), dict[str, Any]()
     run_job(
         job_id,
         here,
         worker_id=modal.current_function_call_id() or f"job-{job_id}",
-        engine_for=lambda job, engine: remote_engine(engine, job.file_prefix, here.store.restarts_asked()),
-        wake=wake,
+        engine_for=lambda job, engine: remote_engine(
+            engine, job.file_prefix, here.store.restarts_asked(), woken.get(engine)
+        ),
+        wake=lambda engine: woken.update({engine: wake(engine)}),
         send_webhooks=deliver_webhooks.spawn,
     )
 
 
-@app.function(image=work_image, cpu=0.25, memory=512, timeout=10 * MINUTES, schedule=modal.Cron("* * * * *"), **SERVICE)
+@app.function(
+    image=work_image,
+    cpu=0.25,
+    memory=512,
+    timeout=10 * MINUTES,
+    scaledown_window=2,  # it runs by the clock: a container that waited for the next time would never end
+    schedule=modal.Cron("* * * * *"),
+    **SERVICE,
+)
 def deliver_webhooks(job_id: int = 0) -> None:
     """Send the webhooks that are due; the outbox knows when each is due again."""
     from pipeline.serverless.work import send_webhooks
@@ -243,6 +254,7 @@ def deliver_webhooks(job_id: int = 0) -> None:
     cpu=0.5,
     memory=1024,
     timeout=10 * MINUTES,
+    scaledown_window=2,
     schedule=modal.Cron("*/5 * * * *"),
     **SERVICE,
 )
@@ -277,11 +289,14 @@ def make_files(body: dict[str, Any], file_prefix: str, line: str) -> dict[str, A
     from pipeline.remote.line import Line
     from pipeline.serverless import one_picture
 
+    woken: dict[str, Any] = {}
     return one_picture.make_files(
         body,
         file_prefix=file_prefix,
-        engine_for=lambda engine: remote_engine(engine or SCALING.engine, f"{line}/engine", 0),
-        wake=lambda engine: wake(engine or SCALING.engine),
+        engine_for=lambda engine: remote_engine(
+            engine or SCALING.engine, f"{line}/engine", 0, woken.get(engine or SCALING.engine)
+        ),
+        wake=lambda engine: woken.update({engine or SCALING.engine: wake(engine or SCALING.engine)}),
         line=Line(notes, line),
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -15,6 +16,9 @@ from pipeline.remote.line import Failure, Line
 POLL_S = 0.5
 STOP_GRACE_S = 10.0
 """How long a generation that was asked to stop may go on before it is ended from outside."""
+AWAKE_S = 120.0
+"""How long a generation is held back for a container that was told to start. Sent at once, it would be one more call
+that waits, and a scaler that looks at what waits would start one more container for it."""
 MAX_TRIES = 3
 """How many containers may be tried where one is to blame."""
 
@@ -51,6 +55,7 @@ class RemoteEngine:
     Args:
         spawn: starts a generation.
         reopen: a generation that was started, by its name.
+        woken: ends when a container is there that was told to start; None where none was.
     """
 
     def __init__(
@@ -60,12 +65,14 @@ class RemoteEngine:
         line: Line,
         spawn: Spawn,
         reopen: Callable[[str], RemoteCall],
+        woken: RemoteCall | None = None,
         poll_s: float = POLL_S,
     ) -> None:
         self._spec = spec
         self._line = line
         self._spawn = spawn
         self._reopen = reopen
+        self._woken = woken
         self._poll_s = poll_s
 
     def __call__(self, views: Sequence[View], options: GenerationOptions, on_step: OnStep) -> Generation:
@@ -83,6 +90,7 @@ class RemoteEngine:
                 break
             if isinstance(answer, Failure) and not answer.is_worth_another:
                 break
+            self._wait_until_awake(on_step)
             call = self._spawn(views, options)
             self._line.note_call(call.object_id)
             answer = self._wait(call, on_step)
@@ -92,6 +100,21 @@ class RemoteEngine:
         if not isinstance(answer, Generation):
             raise EngineFailed(f"engine {self._spec.name} answered with {type(answer).__name__}")
         return answer
+
+    def _wait_until_awake(self, on_step: OnStep) -> None:
+        """Wait, once, for the container that was told to start; if it cannot, the generation will find out."""
+        woken, self._woken = self._woken, None
+        deadline_s = time.monotonic() + AWAKE_S
+        while woken is not None and time.monotonic() < deadline_s:
+            try:
+                woken.get(timeout=self._poll_s)
+            except TimeoutError:
+                on_step(0.0)
+            except Exception:
+                log.warning("container did not wake", exc_info=True)
+                return
+            else:
+                return
 
     def _earlier_answer(self, on_step: OnStep) -> Generation | Failure | None:
         """What a generation brings that an earlier attempt at this call started; None without one."""
