@@ -89,7 +89,7 @@ class Settings(BaseSettings):
     trellis_slat_cfg_interval: Annotated[tuple[Time, Time], NoDecode] = (0.5, 1.0)
     trellis_slat_rescale_t: float = Field(default=3.0, gt=0)
     matting_model: str | None = None
-    """The model that removes backgrounds, by rembg's name for it; None is the way that needs no weights."""
+    """The model that removes backgrounds, by rembg's name for it; None is the fetched one, or no model."""
     workers: int = Field(default=1, ge=0, le=256)
     lease_s: float = Field(default=30.0, ge=1)
     """How long a silent worker keeps its job."""

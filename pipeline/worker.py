@@ -27,7 +27,7 @@ from pipeline.deliver import Delivery, deliver, retry_uploads
 from pipeline.engines.base import View
 from pipeline.errors import ImageTo3DError, NotFound, StoreUnavailable
 from pipeline.generate import LocalEngines
-from pipeline.imaging.rembg_matter import RembgMatter
+from pipeline.imaging.rembg_matter import choose_matter
 from pipeline.intake import take_in
 from pipeline.jobs.queue import QueueWorker, Watch, Worked
 from pipeline.jobs.record import AfterTask, Ending, Job, JobState
@@ -74,8 +74,7 @@ class CallWork:
         self._generate_for = generate_for
         self._prepare = prepare
         self._on_kept = on_kept
-        model = service.settings.matting_model
-        self._matter = RembgMatter(model) if model else None
+        self._matter = choose_matter(service.settings.matting_model or None, service.settings.weights)
 
     def __call__(self, job: Job, watch: Watch) -> Worked:
         """Run a job's call; goes on after the last stage that an earlier attempt finished.

@@ -18,6 +18,7 @@ CORNERS = tuple((i & 1, i >> 1 & 1, i >> 2 & 1) for i in range(8))  # x fastest
 EDGES = ((0, 1), (1, 5), (4, 5), (0, 4), (2, 3), (3, 7), (6, 7), (2, 6), (2, 0), (3, 1), (7, 5), (6, 4))
 FACES = tuple((axis, side) for axis in range(3) for side in (0, 1))
 MAX_DUALS = 4  # dual vertices in one cube
+CUBES_AT_ONCE = 1 << 16  # at most, whatever a caller allows: beyond it only the memory grows
 
 
 @dataclass(frozen=True)
@@ -158,9 +159,10 @@ def extract_dual_mesh(
     case = _resolved_cases(cubes, inside, resolution)
     tables = case_tables()
     count = torch.from_numpy(tables.dual_count).to(cubes.device)[case]
-    dual_of_edge = torch.from_numpy(tables.dual_of_edge).to(cubes.device)[case]  # (S, 12)
+    dual_of_edge = torch.from_numpy(tables.dual_of_edge.astype(np.int8)).to(cubes.device)[case]  # (S, 12)
     first_dual = torch.cumsum(count, 0) - count
     vertices, attributes = [], []
+    chunk_size = min(chunk_size, CUBES_AT_ONCE)
     for start in range(0, len(cubes), chunk_size):
         part = slice(start, start + chunk_size)
         crossing = _crossings(cubes[part], corners[part], table, weights.alpha[part], resolution)
@@ -245,7 +247,8 @@ def _faces(
     grid = torch.tensor(CORNERS, device=cubes.device)
     low = torch.minimum(grid[a], grid[b])  # (12, 3) the edge's lower end
     axis = (grid[a] != grid[b]).long().argmax(dim=1)
-    key = linear_cube_key(cubes[cube] + low[edge], resolution) * 3 + axis[edge]
+    step = linear_cube_key(low, resolution) - linear_cube_key(torch.zeros_like(low), resolution)
+    key = (linear_cube_key(cubes, resolution)[cube] + step[edge]) * 3 + axis[edge]
     _, edge_number, sharing = torch.unique(key, return_inverse=True, return_counts=True)
     kept = (sharing[edge_number] == 4).nonzero()[:, 0]
     kept = kept[torch.argsort(edge_number[kept], stable=True)].view(-1, 4)  # the four cubes ascending: -- -+ +- ++

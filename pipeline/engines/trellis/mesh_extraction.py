@@ -29,6 +29,7 @@ from pipeline.ops.groups import Groups
 CHANNELS = {"sdf": 8, "deform": 24, "weights": 21, "colour": 48}  # in channel order; colour may be absent
 OUTSIDE = 1.0  # signed distance where there is no data
 DEFORM_REACH = 1 - 1e-8  # a vertex moves less than half a cube
+ROWS_AT_ONCE = 1 << 17  # of a table that is gathered, so that temporaries stay small beside it
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +56,12 @@ def corner_offsets(device: torch.device) -> Tensor:
     return torch.tensor(CORNERS, dtype=torch.int64, device=device)
 
 
+def corner_key_steps(device: torch.device, resolution: int) -> Tensor:
+    """(8,) int64 what the keys of a cube's corners are above its own."""
+    origin = torch.zeros(3, dtype=torch.int64, device=device)
+    return linear_cube_key(corner_offsets(device), resolution) - linear_cube_key(origin, resolution)
+
+
 def gather_field(coords: Tensor, channels: Tensor, *, resolution: int, use_color: bool) -> VertexField:
     """Average the corner values of all cubes that share a grid vertex.
 
@@ -62,25 +69,60 @@ def gather_field(coords: Tensor, channels: Tensor, *, resolution: int, use_color
         coords: (N, 3) cubes.
         channels: (N, 101) or (N, 53) the decoder's output, any float type.
     """
-    sdf, deform, weights, *colour = channels.split([w for n, w in CHANNELS.items() if n != "colour" or use_color], 1)
-    corner_keys = linear_cube_key(coords[:, None].long() + corner_offsets(coords.device), resolution)  # (N, 8)
-    keys, vertex, counts = torch.unique(corner_keys.flatten(), return_inverse=True, return_counts=True)
-    groups = Groups.of(vertex, counts)
-
-    def mean(values: Tensor, width: int) -> Tensor:
-        total = groups.sum(values.reshape(-1, width).float())
-        return total / counts[:, None]
-
-    distance = mean(sdf.float() - 1 / resolution, 1)[:, 0]
-    offset = DEFORM_REACH / (2 * resolution) * mean(deform, 3).tanh()
+    corner_keys = linear_cube_key(coords, resolution)[:, None] + corner_key_steps(coords.device, resolution)  # (N, 8)
+    if (resolution + 3) ** 3 < 1 << 31:
+        corner_keys = corner_keys.to(torch.int32)
+    corner_keys, order = torch.sort(corner_keys.flatten(), stable=True)
+    keys, counts = torch.unique_consecutive(corner_keys, return_counts=True)
+    del corner_keys
+    means = _corner_means(channels, Groups(order, torch.cumsum(counts, 0) - counts, counts), resolution, use_color)
+    del order
+    distance, offset = means[:, 0], DEFORM_REACH / (2 * resolution) * means[:, 1:4].contiguous().tanh()
     table = CornerTable(
         sdf=torch.cat([distance, distance.new_full((1,), OUTSIDE)]),
         offset=torch.cat([offset, offset.new_zeros((1, 3))]),
-        attributes=_colours(mean(colour[0], 6)) if colour else None,
+        attributes=_colours(means[:, 4:]) if use_color else None,
     )
+    del means
     cube_keys, order = torch.sort(linear_cube_key(coords, resolution))
-    padded = torch.cat([weights.index_select(0, order).float(), weights.new_zeros((1, 21), dtype=torch.float32)])
-    return VertexField(keys, table, cube_keys, padded, resolution)
+    first = CHANNELS["sdf"] + CHANNELS["deform"]
+    raw = channels[:, first : first + CHANNELS["weights"]]
+    weights = raw.new_zeros((len(raw) + 1, raw.shape[1]), dtype=torch.float32)
+    for start in range(0, len(raw), ROWS_AT_ONCE):
+        weights[start : start + ROWS_AT_ONCE][: len(raw) - start] = raw[order[start : start + ROWS_AT_ONCE]]
+    return VertexField(keys.long(), table, cube_keys, weights, resolution)
+
+
+def _corner_means(channels: Tensor, groups: Groups, resolution: int, has_colour: bool) -> Tensor:
+    """(V, 4) or (V, 10) means of distance, displacement and colour over the cubes at each vertex.
+
+    Args:
+        groups: the vertices' corners, numbered 8 * cube + corner.
+    """
+    columns = _corner_columns(channels.device, has_colour)  # (8, 4) or (8, 10)
+    total = channels.new_zeros((len(groups.counts), columns.shape[1]), dtype=torch.float32)
+    flat = channels.reshape(-1)
+    for start in range(0, len(total), ROWS_AT_ONCE):
+        counts, starts = (x[start : start + ROWS_AT_ONCE] for x in (groups.counts, groups.starts))
+        part = total[start : start + ROWS_AT_ONCE]
+        for place in range(int(counts.max())):  # one by one, so that the order of a sum is fixed
+            has = (counts > place).nonzero()[:, 0]
+            row = groups.order[starts[has] + place]
+            values = flat[(row // 8 * channels.shape[1])[:, None] + columns[row % 8]].float()
+            values[:, 0] -= 1 / resolution
+            part[has] += values
+        part /= counts[:, None]
+    return total
+
+
+def _corner_columns(device: torch.device, has_colour: bool) -> Tensor:
+    """The channels of each corner: one of distance, three of displacement, six of colour and normal."""
+    columns, first = [], 0
+    for name, width in CHANNELS.items():
+        if name != "weights" and (name != "colour" or has_colour):
+            columns.append(torch.arange(first, first + width, device=device).view(8, -1))
+        first += width
+    return torch.cat(columns, dim=1)
 
 
 def _colours(logits: Tensor) -> Tensor:
@@ -96,10 +138,16 @@ def surface_cubes(field: VertexField) -> tuple[Tensor, Tensor]:
     """
     inside = field.keys[field.table.sdf[:-1] < 0]
     vertices = split_keys(inside, field.resolution)
-    around = (vertices[:, None] - corner_offsets(inside.device)).flatten(0, 1)  # cubes that touch an inside vertex
-    around = around[((around >= 0) & (around < field.resolution)).all(dim=1)]
-    cubes = split_keys(torch.unique(linear_cube_key(around, field.resolution)), field.resolution)
-    corners = find_sorted(field.keys, linear_cube_key(cubes[:, None] + corner_offsets(cubes.device), field.resolution))
+    touching: list[Tensor] = []
+    for corner in corner_offsets(inside.device):
+        around = vertices - corner  # cubes that touch an inside vertex
+        around = around[((around >= 0) & (around < field.resolution)).all(dim=1)]
+        touching.append(linear_cube_key(around, field.resolution))
+    keys = torch.unique(torch.cat(touching))
+    del touching, vertices
+    steps = corner_key_steps(keys.device, field.resolution)
+    corners = torch.stack([find_sorted(field.keys, keys + step) for step in steps], dim=1)
+    cubes = split_keys(keys, field.resolution)
     crossed = ~(field.table.sdf[corners] < 0).all(dim=1)
     return cubes[crossed], corners[crossed]
 

@@ -7,6 +7,7 @@ from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
+from pipeline.engines.trellis.remover import fetch_remover, missing_remover_bytes
 from pipeline.engines.trellis.spec import IMAGE_LARGE, EncoderSpec, ModelSpec
 from pipeline.errors import WeightsUnusable
 from pipeline.nn.published import OnBytes, Report, fetch_files, say_nothing, unpack_manifest, verify_record
@@ -61,7 +62,7 @@ def missing_bytes(weights: Path, spec: ModelSpec = IMAGE_LARGE) -> int:
     folder, encoder = weights / WEIGHTS_FOLDER, spec.encoder
     sizes = {folder / checkpoint.file_name: checkpoint.size_bytes or 0 for checkpoint in spec.checkpoints.values()}
     sizes[folder / ENCODER_FOLDER / encoder.file_name] = sum(entry.size_bytes for entry in manifest("encoder").values())
-    return sum(size for path, size in sizes.items() if not path.exists())
+    return sum(size for path, size in sizes.items() if not path.exists()) + missing_remover_bytes(weights)
 
 
 def fetch_weights(
@@ -72,7 +73,7 @@ def fetch_weights(
     report: Report = say_nothing,
     on_bytes: OnBytes = say_nothing,
 ) -> Path:
-    """Bring all files of a model into `weights / "trellis"`, each at its pinned revision, and check them.
+    """Bring a model's files into `weights / "trellis"` and its background remover beside, each pinned and checked.
 
     A transfer that broke goes on where it broke, and files that are whole are not fetched again.
 
@@ -99,4 +100,5 @@ def fetch_weights(
     check_weights(folder, spec)
     report(f"{spec.name}: names, shapes, types and sizes fit")
     verify_record(folder, [*names, f"{ENCODER_FOLDER}/{encoder.file_name}"], report=report)
+    fetch_remover(weights, endpoint=endpoint, report=report, on_bytes=on_bytes)
     return folder

@@ -1,0 +1,36 @@
+"""The background remover comes with the model's weights, and only as the known file."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from pipeline.engines.trellis.remover import RemoverSpec, fetch_remover, missing_remover_bytes
+from pipeline.errors import WeightsUnusable
+from pipeline.imaging.rembg_matter import REMOVER_FILE
+from tests.model_hub import CONTENT, REVISION, Hub, serving
+
+SPEC = RemoverSpec("someone/model", REVISION, len(CONTENT), hashlib.sha256(CONTENT).hexdigest())
+
+
+def test_the_remover_is_fetched_once_to_where_a_worker_looks(tmp_path: Path) -> None:
+    before = missing_remover_bytes(tmp_path, SPEC)
+
+    with serving("u2net.onnx") as hub:
+        for _ in range(2):
+            fetch_remover(tmp_path, spec=SPEC, endpoint=hub)
+
+    assert (before, missing_remover_bytes(tmp_path, SPEC)) == (len(CONTENT), 0)
+    assert (tmp_path / REMOVER_FILE).read_bytes() == CONTENT
+    assert [method for method, _, _ in Hub.asked].count("GET") == 1
+
+
+def test_another_file_under_the_same_name_is_refused_and_not_kept(tmp_path: Path) -> None:
+    other = RemoverSpec(SPEC.repo_id, SPEC.revision, SPEC.size_bytes, "0" * 64)
+
+    with serving("u2net.onnx") as hub, pytest.raises(WeightsUnusable, match=r"^u2net\.onnx is not the published file"):
+        fetch_remover(tmp_path, spec=other, endpoint=hub)
+
+    assert not (tmp_path / REMOVER_FILE).exists()
