@@ -39,9 +39,13 @@ ENVIRONMENT = environment_of_containers(engine=SCALING.engine, weights="/weights
 
 
 def image(*extras: str) -> modal.Image:
-    """Debian and what pyproject.toml lists; the project's own code is added when a container starts."""
-    packages = requirements(Path(__file__).with_name("pyproject.toml"), *extras) if modal.is_local() else []
-    built = modal.Image.debian_slim(python_version="3.12").pip_install(*packages)
+    """Debian and what pyproject.toml lists, in the tested versions; the project's own code is added at the start."""
+    built = modal.Image.debian_slim(python_version="3.12")
+    if modal.is_local():
+        here = Path(__file__).parent
+        built = built.add_local_file(here / "constraints.txt", "/constraints.txt", copy=True)
+        packages = requirements(here / "pyproject.toml", *extras)
+        built = built.pip_install(*packages, extra_options="--constraint /constraints.txt")
     return built.add_local_python_source("pipeline", "schemas", ignore=["**/__pycache__", "**/*.pyc"])
 
 
@@ -316,7 +320,7 @@ def change_keys(record: ApiKey | None, revoke: str) -> tuple[str, list[tuple[str
     cpu=0.5,
     memory=1024,
     min_containers=SCALING.web_min_containers,
-    scaledown_window=5 * MINUTES,
+    scaledown_window=1 * MINUTES,
     timeout=5 * MINUTES,
     startup_timeout=1 * MINUTES,
     **SERVICE,
