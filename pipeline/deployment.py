@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from pipeline.jobs.key_values import KeyValues
 from pipeline.jobs.keys import hash_key, key_record, make_key
-from pipeline.jobs.sql import SqlStore
 from pipeline.jobs.store import KeyStore, Store
 from pipeline.settings import Settings
+
+if TYPE_CHECKING:
+    from pipeline.jobs.sql import SqlStore
 
 
 def open_store(settings: Settings) -> SqlStore:
@@ -15,6 +19,8 @@ def open_store(settings: Settings) -> SqlStore:
     Raises:
         StoreUnavailable: the database is away, or of a newer version.
     """
+    from pipeline.jobs.sql import SqlStore  # SQLAlchemy is a third of a start that may do without it
+
     return SqlStore(
         settings.sql_url,
         record_lifetime_s=settings.record_lifetime_s,
