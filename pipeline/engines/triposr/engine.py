@@ -123,7 +123,7 @@ class _Call:
         field = self.model.field(self._encode(picture))
         self.on_step(AFTER_ENCODING)
         resolution, chunk_size = self.options.resolution, self.options.chunk_size
-        surface = extract_surface(field, resolution=resolution, chunk_size=chunk_size)
+        surface = extract_surface(field, resolution=resolution, chunk_size=chunk_size, is_closed=True)
         if len(surface.faces) == 0:
             raise EngineFailed("the model made no surface from this picture")
         mesh = to_mesh(surface, resolution=resolution)

@@ -32,14 +32,22 @@ def density_on_grid(field: TriplaneField, *, resolution: int, chunk_size: int) -
     return whole[:resolution, :resolution, :resolution]
 
 
-def extract_surface(field: TriplaneField, *, resolution: int, chunk_size: int) -> IsoSurface:
-    """Where the density has the release's threshold, in units of the grid's cells."""
-    return extract_isosurface(
-        lambda indices: field.on_bricks(grid_coordinates(indices, resolution=resolution), chunk_size=chunk_size),
-        resolution=resolution,
-        level=ISO_DENSITY,
-        device=field.table.device,
-    )
+def extract_surface(field: TriplaneField, *, resolution: int, chunk_size: int, is_closed: bool = False) -> IsoSurface:
+    """Where the density has the release's threshold, in units of the grid's cells.
+
+    Args:
+        is_closed: take the box's border for empty, so that what reaches it ends there; the release leaves it open.
+    """
+
+    def evaluate(indices: Tensor) -> Tensor:  # (B, 3, S)
+        values = field.on_bricks(grid_coordinates(indices, resolution=resolution), chunk_size=chunk_size)
+        if not is_closed:
+            return values
+        x, y, z = ((indices == 0) | (indices == resolution - 1)).unbind(1)  # each (B, S)
+        is_border = x[:, :, None, None] | y[:, None, :, None] | z[:, None, None, :]
+        return values.masked_fill(is_border.view(values.shape), 0.0)
+
+    return extract_isosurface(evaluate, resolution=resolution, level=ISO_DENSITY, device=field.table.device)
 
 
 def to_project_frame(points: NDArray[np.floating]) -> NDArray[np.float32]:
