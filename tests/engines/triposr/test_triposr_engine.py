@@ -52,6 +52,13 @@ def same(a: Generation, b: Generation) -> bool:
     )
 
 
+def test_a_body_that_reaches_the_box_ends_there_and_is_closed(engine: TripoSREngine) -> None:
+    faces = engine.generate([disc()], OPTIONS).mesh.faces
+    edges = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
+    _, shared = np.unique(np.sort(edges, axis=1), axis=0, return_counts=True)
+    assert (shared % 2 == 0).all()
+
+
 def test_a_picture_becomes_a_mesh_with_colours(engine: TripoSREngine) -> None:
     generation = engine.generate([disc()], OPTIONS)
 
