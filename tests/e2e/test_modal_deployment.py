@@ -136,12 +136,13 @@ def test_a_submit_becomes_a_model_behind_a_link_and_a_webhook(plane: Plane, pict
     assert (part.status_code, part.content) == (206, b"glTF")
 
 
-@pytest.mark.parametrize("killed", ["run_call", "Generator"])
-def test_a_call_whose_container_is_killed_ends_once(plane: Plane, picture: str, killed: str) -> None:
+@pytest.mark.parametrize(("killed", "engine"), [("run_call", "preview"), ("TrellisGenerator", "trellis")])
+def test_a_call_whose_container_is_killed_ends_once(plane: Plane, picture: str, killed: str, engine: str) -> None:
+    # A warm preview generation ends within the 0.05 s; this many steps of the tiny one take several times as long.
+    steps = {"ss_sampling_steps": 50, "slat_sampling_steps": 50}
+    fields = {"engine": engine, "resolution": 256, "seed": 4, "texture_size": 1024, **steps}
     with Receiver() as receiver:
-        submitted = ask(
-            plane, SUBMIT, image=picture, resolution=256, seed=4, texture_size=1024, webhook=receiver.url
-        ).json()
+        submitted = ask(plane, SUBMIT, image=picture, webhook=receiver.url, **fields).json()
         plane.kill_container_of(killed, after_s=0.05)
         final = until_final(plane, submitted["id"])
         receiver.wait_for(submitted["id"], timeout_s=WAIT_S)

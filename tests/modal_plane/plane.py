@@ -5,7 +5,6 @@ import os
 import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeVar
 from unittest.mock import patch
@@ -263,14 +262,21 @@ class Plane:
             TimeoutError: No container ran an input for that long.
         """
         deadline = time.monotonic() + timeout_s
-        while time.monotonic() < deadline:
-            busy = self._look(lambda: [each for each in self._containers(name) if each.running and not each.is_ended])
-            for container in busy:
-                started_at = self._look(lambda it=container: min(each.started_at for each in it.running.values()))
+
+        def kill_one() -> str | None:
+            """In one visit to the plane: between two, the input may end."""
+            for container in self._containers(name):
+                if container.is_ended or not container.running:
+                    continue
+                started_at = min(each.started_at for each in container.running.values())
                 if time.time() - started_at >= after_s:
-                    end = self._runner.preempt if preempt else self._runner.kill
-                    self._look(partial(end, container))
+                    (self._runner.preempt if preempt else self._runner.kill)(container)
                     return container.task_id
+            return None
+
+        while time.monotonic() < deadline:
+            if (task_id := self._look(kill_one)) is not None:
+                return task_id
             time.sleep(0.02)
         raise TimeoutError(f"no container of {name} ran an input for {after_s} s")
 
