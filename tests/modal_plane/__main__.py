@@ -22,8 +22,8 @@ def main() -> None:
         tempfile.TemporaryDirectory(prefix="modal-plane-") as temporary,
         Plane(options.folder or Path(temporary), port=options.port) as plane,
     ):
-        for name, value in plane.environment().items():
-            print(f"export {name}={value}", flush=True)
+        # In one piece: who reads a line has them all, and may close the pipe.
+        print("\n".join(f"export {name}={value}" for name, value in plane.environment().items()), flush=True)
         stopped.wait()
 
 
