@@ -2,6 +2,7 @@
 
 import argparse
 import signal
+import sys
 import tempfile
 import threading
 from pathlib import Path
@@ -22,8 +23,10 @@ def main() -> None:
         tempfile.TemporaryDirectory(prefix="modal-plane-") as temporary,
         Plane(options.folder or Path(temporary), port=options.port) as plane,
     ):
-        # In one piece: who reads a line has them all, and may close the pipe.
-        print("\n".join(f"export {name}={value}" for name, value in plane.environment().items()), flush=True)
+        # One write, the last line's end included: who reads a line has them all, and may close the pipe. An unbuffered
+        # `print` would write that end by itself.
+        sys.stdout.write("".join(f"export {name}={value}\n" for name, value in plane.environment().items()))
+        sys.stdout.flush()
         stopped.wait()
 
 
