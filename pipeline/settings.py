@@ -66,6 +66,8 @@ class Settings(BaseSettings):
     submit_wait_s: float = Field(default=20.0, ge=0, le=120)
     fetch_wait_s: float = Field(default=20.0, ge=0, le=120)
     max_body_bytes: int = Field(default=32 * MIB, ge=1024)
+    restart_pause_s: float = Field(default=60.0, ge=0)
+    """How long after a restart of the workers a further wish for one changes nothing: any caller may wish."""
     errors_as_200: bool = False
     """Answer the API's errors with HTTP 200, for old clients."""
     metrics_token: SecretStr | None = None

@@ -88,8 +88,9 @@ async def system_details(request: Request, context: Context = Depends(context_of
 async def _restart(request: Request, context: Context = Depends(context_of)) -> JSONResponse:
     """Let running calls finish and give later ones fresh workers."""
     await context.caller(request)
-    await context.do(context.store.ask_restart)
-    return _done("Workers start anew once their running calls are finished.")
+    if await context.restart_workers():
+        return _done("Workers start anew once their running calls are finished.")
+    return _done(f"Workers were told to start anew less than {context.settings.restart_pause_s:g} s ago.")
 
 
 async def _clear_cache(request: Request, context: Context = Depends(context_of)) -> JSONResponse:

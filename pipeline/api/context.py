@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -39,6 +40,7 @@ class Context:
         # Work that others can make slow has threads of its own: it must not use up those that answer everybody.
         self._lookups = anyio.CapacityLimiter(LOOKUPS_AT_ONCE)
         self._probes = anyio.CapacityLimiter(PROBES_AT_ONCE)
+        self._restarted_at_s: float | None = None
 
     async def do(self, work: Callable[..., Result], *arguments: Any, **options: Any) -> Result:
         """Run blocking work in a thread."""
@@ -52,6 +54,22 @@ class Context:
     async def probe(self, work: Callable[[], Result]) -> Result:
         """Run work that asks a customer's server."""
         return await anyio.to_thread.run_sync(work, limiter=self._probes)
+
+    async def restart_workers(self) -> bool:
+        """Wish that workers start anew; False where this process did so a moment ago, and so does not again.
+
+        Each fresh worker loads its engine, on the operator's bill: no caller may have that done in a loop.
+        """
+        now_s, last_s = time.monotonic(), self._restarted_at_s
+        if last_s is not None and now_s - last_s < self.settings.restart_pause_s:
+            return False
+        self._restarted_at_s = now_s
+        try:
+            await self.do(self.store.ask_restart)
+        except BaseException:
+            self._restarted_at_s = last_s
+            raise
+        return True
 
     async def body(self, request: Request) -> dict[str, Any]:
         """The body of the request.

@@ -46,6 +46,7 @@ from pipeline.jobs.record import (
     UsageRow,
     WorkerRecord,
 )
+from pipeline.jobs.usage import sum_by_day
 
 ESTIMATE_AGE_S = 1.0
 """Queue positions, timings and the board of workers may be what they were so long ago: they feed estimates."""
@@ -410,7 +411,7 @@ class KvStore:
         self, *, key_id: str | None, since: float | None = None, until: float | None = None
     ) -> list[UsageDay]:
         span = kv_lists.Span(key_id, since, until)
-        return kv_lists.sum_by_day(self._database.ask(lambda view: kv_lists.read_usage_rows(view, span)))
+        return sum_by_day(self._database.ask(lambda view: kv_lists.read_usage_rows(view, span)))
 
     # ---- workers ----
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from pipeline.jobs.kv_endings import read_page
@@ -11,7 +11,7 @@ from pipeline.jobs.kv_leases import as_they_stand
 from pipeline.jobs.kv_state import JOB, PAGE_JOBS, ROWS, ListedJob, job_key, page_key, rows_key
 from pipeline.jobs.kv_step import View
 from pipeline.jobs.limits import day_of
-from pipeline.jobs.record import Job, JobState, StoreMetrics, Timings, UsageDay, UsageRow
+from pipeline.jobs.record import Job, JobState, StoreMetrics, Timings, UsageRow
 
 PAGES_AT_ONCE = 8
 
@@ -97,26 +97,6 @@ def read_usage_rows(view: View, span: Span) -> list[UsageRow]:
     pages = view.get_many(rows_key(day, number) for day in days for number in range(view.head.days[day]))
     rows = [row for page in pages for row in ROWS.validate_python(page or []) if span.takes(row)]
     return sorted(rows, key=lambda row: row.finished_at)
-
-
-def sum_by_day(rows: Sequence[UsageRow]) -> list[UsageDay]:
-    """Ended calls by day and key, oldest first."""
-    days: defaultdict[tuple[str, str], list[UsageRow]] = defaultdict(list)
-    for row in rows:
-        days[day_of(row.finished_at), row.key_id].append(row)
-    return [
-        UsageDay(
-            key_id=owner,
-            day=day,
-            calls=len(rows),
-            succeeded=sum(row.state is JobState.SUCCESS for row in rows),
-            failed=sum(row.state is JobState.FAILED for row in rows),
-            cancelled=sum(row.state is JobState.CANCELLED for row in rows),
-            seconds=sum(row.seconds for row in rows),
-            gpu_seconds=sum(row.gpu_seconds for row in rows),
-        )
-        for (day, owner), rows in sorted(days.items())
-    ]
 
 
 def queue_position_of(view: View, job: Job) -> int:

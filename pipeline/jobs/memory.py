@@ -21,7 +21,6 @@ from pipeline.jobs.limits import (
     MAX_PAUSE_S,
     TIMED_CALLS,
     check_limits,
-    day_of,
     minute_of,
     month_of,
 )
@@ -48,6 +47,7 @@ from pipeline.jobs.record import (
     WorkerRecord,
     may_follow,
 )
+from pipeline.jobs.usage import sum_by_day
 
 
 class MemoryStore:
@@ -531,22 +531,7 @@ class MemoryStore:
     def usage_days(
         self, *, key_id: str | None, since: float | None = None, until: float | None = None
     ) -> list[UsageDay]:
-        days: defaultdict[tuple[str, str], list[UsageRow]] = defaultdict(list)
-        for row in self.usage_rows(key_id=key_id, since=since, until=until, limit=2**31):
-            days[day_of(row.finished_at), row.key_id].append(row)
-        return [
-            UsageDay(
-                key_id=owner,
-                day=day,
-                calls=len(rows),
-                succeeded=sum(row.state is JobState.SUCCESS for row in rows),
-                failed=sum(row.state is JobState.FAILED for row in rows),
-                cancelled=sum(row.state is JobState.CANCELLED for row in rows),
-                seconds=sum(row.seconds for row in rows),
-                gpu_seconds=sum(row.gpu_seconds for row in rows),
-            )
-            for (day, owner), rows in sorted(days.items())
-        ]
+        return sum_by_day(self.usage_rows(key_id=key_id, since=since, until=until, limit=2**31))
 
     # ---- workers ----
 

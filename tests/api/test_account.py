@@ -24,6 +24,22 @@ def test_server_actions_succeed_for_a_caller_and_no_one_else(deployment: Deploym
     assert deployment.post(f"{prefix}/{action}", {"key": "wrong"}).status_code == 401
 
 
+def test_a_caller_cannot_keep_the_workers_starting(deploy: Callable[..., Deployment]) -> None:
+    deployment, restart = deploy(restart_pause_s=3600), "/api/v1/enterprise/3d/restart_server"
+    first, *others = [deployment.post(restart).json() for _ in range(5)]
+
+    assert deployment.service.store.restarts_asked() == 1
+    assert first["status"] == "success" and "once their running calls" in first["message"]
+    assert all(answer["status"] == "success" and "3600 s ago" in answer["message"] for answer in others)
+
+
+def test_without_a_pause_every_wish_counts(deploy: Callable[..., Deployment]) -> None:
+    deployment = deploy(restart_pause_s=0)
+    for _ in range(3):
+        deployment.post("/api/v6/3d/update")
+    assert deployment.service.store.restarts_asked() == 3
+
+
 def test_clearing_the_queue_cancels_the_callers_own_calls_alone(deployment: Deployment) -> None:
     mine = deployment.submit()["id"]
     theirs = deployment.submit(key=deployment.other_key)["id"]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
 
 from tests.api.conftest import PICTURE, Deployment
 from tests.api.document import openapi_document
+from tests.storage.s3_servers import moto_server
 
 DEPLOYMENT_WIDE = {"/health", "/ready", "/metrics", "/files/{token}/{name}"}
 """Routes that know no caller: they tell of the deployment alone, or the link itself is the permission."""
@@ -60,3 +64,32 @@ def test_no_route_answers_a_caller_without_a_key_or_with_a_wrong_one(
     for key, sentence in (("", "API key required"), ("wrong", "Invalid API key")):
         answer = ask(deployment, method, path, key=key, call_id=call_id)
         assert (answer.status_code, answer.json()["message"]) == (401, sentence)
+
+
+def test_the_ledger_of_another_key_is_not_added_up(deployment: Deployment) -> None:
+    deployment.finish(deployment.submit()["id"])
+
+    for form in ("json", "csv"):
+        answer = deployment.client.get(f"/api/v1/usage?format={form}", headers={"key": deployment.other_key})
+        assert answer.json()["days"] == [] if form == "json" else len(answer.text.splitlines()) == 1
+    assert deployment.client.get("/api/v1/usage", headers={"key": deployment.key}).json()["days"]
+
+
+def test_a_bucket_is_saved_for_its_own_key_alone(deploy: Callable[..., Deployment], tmp_path: Path) -> None:
+    deployment = deploy(allow_private_addresses=True)
+    store = deployment.service.store
+    mine, theirs = (key.id for key in store.list_keys())
+    store.save_s3(mine, SEALED)
+    access = {"aws_access_key_id": "AKIAEXAMPLE", "aws_secret_access_key": "hunter2-hunter2"}
+
+    with moto_server(tmp_path) as url:
+        boto3.client("s3", endpoint_url=url, region_name="us-east-1", **access).create_bucket(Bucket="theirs")
+        where = {"public_url": f"{url}/theirs/", "region_name": "us-east-1", "endpoint_url": f"{url}/theirs"}
+        saved = deployment.post(
+            "/api/v1/enterprise/update_s3", {"key": deployment.other_key, "deploy_type": "3d", **where, **access}
+        )
+
+    assert saved.json()["status"] == "success", saved.text
+    assert store.s3_of(mine) == SEALED
+    sealed = store.s3_of(theirs)
+    assert sealed is not None and b"hunter2" not in sealed

@@ -36,7 +36,7 @@ SMALL = {"resolution": 64, "seed": 5}
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    service = Service(tmp_path_factory.mktemp("modelslab") / "data", workers=1)
+    service = Service(tmp_path_factory.mktemp("modelslab") / "data", workers=1, restart_pause_s=0)
     service.start()
     service.wait_until_ready()
     yield service
