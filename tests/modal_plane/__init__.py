@@ -31,7 +31,7 @@ Simulated or smaller than Modal:
 - Left out: sandboxes, NFS, tunnels, clusters, batching, web methods of classes, `modal.Server`, staged deployments,
   statistics. What is called and not answered is counted in `Plane.unanswered`.
 
-Tests that start a plane share the xdist group "modal_plane": two planes at once would remove each other's mount points.
+Tests that start a plane share the xdist group "modal_plane", so that they share two processors and not four.
 Needs root (or CAP_SYS_ADMIN) and util-linux for the mount namespaces: `reason_unavailable()` says why a machine cannot.
 """
 

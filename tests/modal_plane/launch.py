@@ -5,10 +5,12 @@ read-only ones are read-only; it dies with the plane (`setpriv --pdeathsig`). Kn
 """
 
 import asyncio
+import contextlib
 import os
 import shlex
 import subprocess
 import sys
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,6 +19,8 @@ from modal_proto import api_pb2
 from tests.modal_plane.server import TASK_HEADER
 from tests.modal_plane.state import Container, State
 from tests.modal_plane.volumes import VolumeHandlers
+
+MARK = ".held-by-plane-"
 
 
 def reason_unavailable() -> str | None:
@@ -30,14 +34,54 @@ def reason_unavailable() -> str | None:
     return None
 
 
+class MountPoints:
+    """The folders of this machine at which containers see their Volumes, held for as long as a plane lives.
+
+    The kernel lets anybody remove an empty folder that is a mount point elsewhere, and then undoes that mount (Linux
+    3.18 on): the container would go on writing, into the folder of the machine, and commit nothing. So each folder that
+    planes made holds one mark for each plane that needs it, and goes with the last.
+    """
+
+    def __init__(self) -> None:
+        self._mark = f"{MARK}{uuid.uuid4().hex}"
+        self._held: list[Path] = []
+
+    def hold(self, path: Path) -> None:
+        """Sees to it that a folder is there until `release`."""
+        while not all(self._holds(folder) for folder in (*reversed(path.parents), path)):
+            pass  # another plane let go of one just now
+
+    def _holds(self, folder: Path) -> bool:
+        """Whether a folder is there to stay: marked by us, or no plane's business."""
+        if folder in self._held:
+            return True
+        try:
+            is_new = not folder.exists()
+            folder.mkdir(exist_ok=True)
+            if is_new or any(folder.glob(f"{MARK}*")):
+                (folder / self._mark).touch()
+                self._held.append(folder)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def release(self) -> None:
+        """Takes the marks away, and the folders that no other plane holds; innermost first."""
+        for folder in reversed(self._held):
+            (folder / self._mark).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # another plane's, or something lies in it
+                folder.rmdir()
+        self._held.clear()
+
+
 class Launcher:
-    """Starts container processes for one plane and removes the mount points that it had to make."""
+    """Starts container processes for one plane, and holds the mount points that they need."""
 
     def __init__(self, state: State, volumes: VolumeHandlers, extra_environment: Mapping[str, str]) -> None:
         self._state = state
         self._volumes = volumes
         self._extra_environment = dict(extra_environment)
-        self._made: list[Path] = []
+        self._mount_points = MountPoints()
         self.server_url = ""
 
     async def launch(self, container: Container, layout: api_pb2.AppLayout) -> asyncio.subprocess.Process:
@@ -133,7 +177,7 @@ class Launcher:
     def _script(self, container: Container) -> str:
         lines = []
         for view in container.views.values():
-            self._make_mount_point(Path(view.mount_path))
+            self._mount_points.hold(Path(view.mount_path))
             source, target = shlex.quote(str(view.source)), shlex.quote(view.mount_path)
             lines.append(f"mount --bind {source} {target}")
             if view.read_only:
@@ -141,18 +185,9 @@ class Launcher:
         lines.append(f"exec {shlex.quote(sys.executable)} -m modal._container_entrypoint")
         return "\n".join(lines)
 
-    def _make_mount_point(self, path: Path) -> None:
-        for folder in (*reversed(path.parents), path):
-            if not folder.exists():
-                folder.mkdir()
-                self._made.append(folder)
-
     def close(self) -> None:
-        """Removes the mount points that were made here, innermost first."""
-        for folder in reversed(self._made):
-            if folder.is_dir() and not any(folder.iterdir()):
-                folder.rmdir()
-        self._made.clear()
+        """Lets the mount points go."""
+        self._mount_points.release()
 
 
 def restore_state_path(container: Container) -> Path:
