@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import modal
 
-from pipeline.engines.registry import find_spec
+from pipeline.engines.registry import find_spec, require_weights
 from pipeline.requirements import requirements
 from pipeline.settings import ScalingSettings, Settings, environment_of_containers
 
@@ -50,7 +50,7 @@ def image(*extras: str) -> modal.Image:
 
 
 web_image = image("postgres")
-work_image = image("postgres", "local", *(["matting"] if Settings().matting_model else []))
+work_image = image("postgres", "matting")
 gpu_image = image(*{find_spec(name).extra for name in (SCALING.engine, *SCALING.further_engines)})
 weights_image = image("trellis")
 
@@ -61,6 +61,7 @@ outputs = modal.Volume.from_name(f"{NAME}-outputs", create_if_missing=True, vers
 state = modal.Volume.from_name(f"{NAME}-state", create_if_missing=True, version=2)
 jobs = modal.Dict.from_name(f"{NAME}-jobs", create_if_missing=True)
 notes = modal.Dict.from_name(f"{NAME}-notes", create_if_missing=True)
+WEIGHTS: dict[Any, Any] = {"/weights": weights.with_mount_options(read_only=True)}
 DATA: dict[Any, Any] = {"/data/files": outputs, "/data/work": state}
 
 # Secrets. DATABASE_URL in it makes Postgres the store.
@@ -125,7 +126,7 @@ def gpu_options(engine: str, *, min_containers: int) -> dict[str, Any]:
     return {
         "image": gpu_image,
         "secrets": [settings],
-        "volumes": {"/weights": weights.with_mount_options(read_only=True)},
+        "volumes": WEIGHTS,
         "env": {"HF_HUB_OFFLINE": "1"},
         "gpu": list(spec.gpus if SCALING.gpus is None else SCALING.gpus) or None,
         "cpu": 2.0,
@@ -172,7 +173,13 @@ def remote_engine(engine: str, line: str, restarts: int, woken: RemoteCall | Non
 
 
 def wake(engine: str) -> RemoteCall:
-    """Let a container of an engine start; the call ends when one is there."""
+    """Let a container of an engine start; the call ends when one is there.
+
+    Raises:
+        WeightsUnusable: it would find no weights.
+    """
+    remedy = f"modal run modal_app.py::fetch_weights --engine {engine}"
+    require_weights(find_spec(engine), Settings().weights, remedy=remedy, look_again=weights.reload)
     return GENERATORS[engine]().wake.spawn()
 
 
@@ -208,7 +215,7 @@ def is_under_way(call_id: str) -> bool:
 
 @app.function(
     image=work_image,
-    volumes=DATA,
+    volumes=DATA | WEIGHTS,
     cpu=2.0,
     memory=4 * 1024,
     max_containers=100,
@@ -287,7 +294,7 @@ def fetch_weights(engine: str = SCALING.engine) -> None:
         weights.commit()
 
 
-@app.function(image=work_image, secrets=[settings], cpu=2.0, memory=4 * 1024, timeout=30 * MINUTES)
+@app.function(image=work_image, secrets=[settings], volumes=WEIGHTS, cpu=2.0, memory=4 * 1024, timeout=30 * MINUTES)
 def make_files(body: dict[str, Any], file_prefix: str, line: str) -> dict[str, Any]:
     """One picture without a service, for `modal run modal_app.py --image …`."""
     from pipeline.remote.line import Line

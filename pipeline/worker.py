@@ -74,7 +74,7 @@ class CallWork:
         self._generate_for = generate_for
         self._prepare = prepare
         self._on_kept = on_kept
-        self._matter = choose_matter(service.settings.matting_model or None, service.settings.weights)
+        self._matter = choose_matter(service.settings.matting_model, service.settings.weights)
 
     def __call__(self, job: Job, watch: Watch) -> Worked:
         """Run a job's call; goes on after the last stage that an earlier attempt finished.

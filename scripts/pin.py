@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from pipeline.requirements import requirements
 
 ROOT = Path(__file__).resolve().parents[1]
-EXTRAS = ("local", "postgres", "tracing", "trellis")
+EXTRAS = ("local", "matting", "postgres", "tracing", "trellis")
 CONSTRAINTS = ROOT / "constraints.txt"
 
 

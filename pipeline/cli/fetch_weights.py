@@ -59,10 +59,10 @@ def fetch_on_first_use(engine: str, weights: str, *, say: Callable[[str], None],
     Raises:
         WeightsUnusable: they cannot be fetched.
     """
-    from pipeline.engines.registry import find_spec, weights_module
+    from pipeline.engines.registry import TINY_WEIGHTS, find_spec, weights_module
 
     module = weights_module(find_spec(engine))
-    if module is None or weights == "tiny":
+    if module is None or weights == TINY_WEIGHTS:
         return
     folder = Path(weights)
     if missing := module.missing_bytes(folder):

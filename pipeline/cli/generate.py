@@ -19,6 +19,9 @@ from pipeline.cli.data_folder import settings_for
 from pipeline.cli.fetch_weights import bytes_bar, fetch_on_first_use
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from pipeline.call import CallOutcome
     from pipeline.engines.base import Generation, GenerationOptions, OnStep, View
     from pipeline.nn.published import OnBytes
@@ -103,6 +106,8 @@ def _run(body: dict[str, Any], *, output: Path, weights: str | None, allow_priva
         from pipeline.call import run_call
         from pipeline.deliver import deliver_to_folder
         from pipeline.generate import LocalEngines
+        from pipeline.imaging.matting import remove_background
+        from pipeline.imaging.rembg_matter import choose_matter
         from pipeline.intake import take_in
         from pipeline.net.egress import fetch
 
@@ -112,15 +117,24 @@ def _run(body: dict[str, Any], *, output: Path, weights: str | None, allow_priva
     engines = LocalEngines(engine, weights=settings.weights, arguments=settings.engine_arguments)
     with _display() as display, tempfile.TemporaryDirectory(prefix="image-to-3d-") as work_dir:
 
-        def generate(views: Sequence[View], options: GenerationOptions, on_step: OnStep) -> Generation:
+        def see_to_weights() -> None:
             fetch_on_first_use(engine, settings.weights, say=display.say, on_bytes=display.on_bytes)
+
+        def matter(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
+            see_to_weights()  # the engine's background remover is among them
+            return (choose_matter(settings.matting_model, settings.weights) or remove_background)(rgb)
+
+        def generate(views: Sequence[View], options: GenerationOptions, on_step: OnStep) -> Generation:
+            see_to_weights()
             return engines.generator_for(engine)(views, options, on_step)
 
         return run_call(
             request,
             file_prefix=output.stem,
             work_dir=Path(work_dir),
-            take_in=lambda request: take_in(request, fetch=lambda url: fetch(url, policy), allow_paths=True),
+            take_in=lambda request: take_in(
+                request, fetch=lambda url: fetch(url, policy), matter=matter, allow_paths=True
+            ),
             generate=generate,
             deliver=lambda files: deliver_to_folder(files, output.parent),
             notify=lambda outcome: None,

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import InvalidRequest, MissingExtra
+from pipeline.errors import InvalidRequest, MissingExtra, WeightsUnusable
 
 if TYPE_CHECKING:
     from pipeline.engines.base import Engine
@@ -44,6 +45,8 @@ class EngineSpec:
     gpus: tuple[str, ...] = ()
 
 
+TINY_WEIGHTS = "tiny"
+"""Named instead of a folder: random weights of small shapes, for tests and trials of a deployment."""
 LOCAL_PACKAGES = ("PIL", "cv2", "imageio_ffmpeg", "numba", "numpy", "scipy", "skimage", "trimesh", "xatlas")
 
 ENGINES: tuple[EngineSpec, ...] = (
@@ -120,6 +123,27 @@ def is_installed(spec: EngineSpec) -> bool:
 def weights_module(spec: EngineSpec) -> Any:
     """The module with an engine's `fetch_weights` and `missing_bytes`, which imports no torch; None without weights."""
     return importlib.import_module(f"{spec.module.rpartition('.')[0]}.weights") if spec.has_weights else None
+
+
+def require_weights(
+    spec: EngineSpec, weights: str, *, remedy: str, look_again: Callable[[], None] = lambda: None
+) -> None:
+    """See that an engine's weights are where they belong, before a machine is started that would look for them.
+
+    Args:
+        weights: the folder of all engines' weights, or the name of weights that are no files.
+        remedy: the command that brings them, for the message.
+        look_again: called where some are missing, since a folder may show an earlier state; they are counted anew then.
+
+    Raises:
+        WeightsUnusable: some are missing.
+    """
+    module = weights_module(spec)
+    if module is None or weights == TINY_WEIGHTS or not module.missing_bytes(Path(weights)):
+        return
+    look_again()
+    if missing := module.missing_bytes(Path(weights)):
+        raise WeightsUnusable(f"{missing / 1e9:.2f} GB of the weights of {spec.name} are missing; bring them: {remedy}")
 
 
 def make_engine(name: str, **arguments: Any) -> Engine:

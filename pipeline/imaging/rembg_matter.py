@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,9 @@ REMOVER_FILE = "matting/u2net.onnx"  # below the folder of all engines' weights,
 class RembgMatter:
     """A `pipeline.imaging.matting.Matter` over a model that rembg knows.
 
+    The library and the model are read at the first picture that needs them, once for the whole process: most pictures
+    of a service are cut out already.
+
     Args:
         model: its name, such as `isnet-general-use`; fetched by rembg on first use, to where `U2NET_HOME` says.
         file: the model's weights, so that nothing is fetched; they must be those of `u2net`.
@@ -29,16 +34,17 @@ class RembgMatter:
     def __init__(self, model: str, *, file: Path | None = None) -> None:
         if file is not None and model != "u2net":
             raise ValueError(f"a file holds u2net, not {model}")
-        try:
-            import rembg  # type: ignore[import-not-found]  # optional
-        except ModuleNotFoundError as error:
-            raise MissingExtra("background removal by a model", extra="matting") from error
-        self._remove: Any = rembg.remove
-        self._session: Any = rembg.new_session(model) if file is None else _u2net_session(file)
+        if importlib.util.find_spec("rembg") is None:
+            raise MissingExtra("background removal by a model", extra="matting")
+        self._model = model
+        self._file = file
 
     def __call__(self, rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Alpha (H, W) uint8 of a picture (H, W, 3) uint8."""
-        return np.asarray(self._remove(Image.fromarray(rgb), session=self._session, only_mask=True), np.uint8)
+        import rembg  # type: ignore[import-not-found]  # optional
+
+        alpha = rembg.remove(Image.fromarray(rgb), session=_session(self._model, self._file), only_mask=True)
+        return np.asarray(alpha, np.uint8)
 
 
 def choose_matter(model: str | None, weights: str) -> RembgMatter | None:
@@ -63,10 +69,15 @@ def choose_matter(model: str | None, weights: str) -> RembgMatter | None:
         return None
 
 
-def _u2net_session(file: Path) -> Any:
-    """rembg's session over a file of any folder; its own session for custom models takes files of its home alone."""
+@cache
+def _session(model: str, file: Path | None) -> Any:
+    """rembg's session for a model; over a file of any folder where one is given, as its own sessions cannot."""
     import onnxruntime  # type: ignore[import-not-found]  # optional
+    import rembg  # type: ignore[import-not-found]  # optional
     from rembg.sessions.u2net import U2netSession  # type: ignore[import-not-found]  # optional
+
+    if file is None:
+        return rembg.new_session(model)
 
     class FileSession(U2netSession):
         @classmethod

@@ -10,13 +10,16 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import CallerError, EngineFailed, ImageTo3DError, InvalidRequest, UnwritableOutput
 from pipeline.jobs.notes import Notes
 from pipeline.remote.line import Line, LineWatch
 from schemas.contract import ContractError, is_http_url
-from schemas.request import parse_request
+from schemas.request import ImageTo3DRequest, parse_request
+
+if TYPE_CHECKING:
+    from pipeline.engines.base import View
 
 FORMATS = ("glb", "obj", "stl", "ply")
 POLL_S = 0.5
@@ -75,18 +78,24 @@ def make_files(
     """
     from pipeline.call import run_call
     from pipeline.deliver import deliver_to_folder
+    from pipeline.imaging.rembg_matter import choose_matter
     from pipeline.intake import take_in
     from pipeline.net.egress import fetch
     from pipeline.settings import Settings
 
-    request = parse_request(dict(body)).request
-    wake(request.engine)
+    settings, request = Settings(), parse_request(dict(body)).request
+
+    def bring_in(request: ImageTo3DRequest) -> list[View]:
+        wake(request.engine)
+        matter = choose_matter(settings.matting_model, settings.weights)
+        return take_in(request, fetch=lambda url: fetch(url, settings), matter=matter)
+
     with tempfile.TemporaryDirectory(prefix="image-to-3d-") as folder, LineWatch(line) as watch:
         outcome = run_call(
             request,
             file_prefix=file_prefix,
             work_dir=Path(folder) / "work",
-            take_in=lambda request: take_in(request, fetch=lambda url: fetch(url, Settings())),
+            take_in=bring_in,
             generate=engine_for(request.engine),
             deliver=lambda files: deliver_to_folder(files, Path(folder) / "out"),
             notify=lambda outcome: None,

@@ -14,11 +14,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import trimesh
 from PIL import Image
 from typer.main import get_command
 
 from pipeline.cli import app
+from pipeline.imaging.rembg_matter import REMOVER_FILE
 from schemas.request import ImageTo3DRequest
+from tests.brightness_model import write_brightness_model
 from tests.pictures import bare_png, draw_figure, encode
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -50,6 +53,20 @@ def test_a_picture_becomes_a_file_that_inspect_understands(picture: Path, tmp_pa
     found = json.loads(run("inspect", tmp_path / "out" / "toy.glb", "--json").stdout)
     assert found["watertight"] and found["texture"] == "512 × 512" and found["faces"] > 100
     assert "watertight" in run("inspect", tmp_path / "out" / "toy.glb").stdout
+
+
+def test_a_fetched_background_remover_is_used(tmp_path: Path) -> None:
+    pytest.importorskip("rembg")
+    frame = np.full((96, 96, 3), 255, np.uint8)
+    frame[32:64, 32:64] = 0  # without a model, it is the dark middle that is taken for the subject
+    (tmp_path / "frame.png").write_bytes(encode(frame))
+    write_brightness_model(tmp_path / "weights" / REMOVER_FILE)
+
+    for folder, tunnels in (("weights", 1), ("nothing", 0)):
+        out = tmp_path / f"{folder}.stl"
+        made = run("generate", tmp_path / "frame.png", "-o", out, *FAST, "--weights", tmp_path / folder)
+        assert made.returncode == 0, made.stderr
+        assert trimesh.load_mesh(out).euler_number == 2 - 2 * tunnels
 
 
 def test_an_obj_beside_its_picture_does_not_overwrite_it(picture: Path) -> None:

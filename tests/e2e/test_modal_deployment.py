@@ -6,14 +6,17 @@ import base64
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from pipeline.call import STAGES
 from tests.e2e.faults import KEY, Receiver
 from tests.modal_plane import Limits, Plane, reason_unavailable
 from tests.pictures import draw_figure, encode
@@ -30,6 +33,7 @@ MASTER_KEY = "a-master-key-for-the-tests-alone"
 SUBMIT = "/api/v6/3d/image_to_3d"
 MINUTE_S = 60
 WAIT_S = 120.0
+NO_WEIGHTS = {"IMAGE_TO_3D_ENGINE": "trellis", "IMAGE_TO_3D_ENGINES": "", "IMAGE_TO_3D_WEIGHTS": ""}
 SETTINGS = {
     "IMAGE_TO_3D_ENGINE": "preview",
     "IMAGE_TO_3D_ENGINES": "trellis",
@@ -39,19 +43,19 @@ SETTINGS = {
 }
 
 
-def run_modal(plane: Plane, *arguments: str, is_expected: int = 0) -> str:
+def run_modal(plane: Plane, *arguments: str, is_expected: int = 0, **settings: str) -> str:
     """Modal's CLI against the plane, from the project's folder; what it printed."""
     unset = {name: "" for name in os.environ if name.startswith("IMAGE_TO_3D_") or name == "DATABASE_URL"}
     done = subprocess.run(
         [sys.executable, "-m", "modal", *arguments],
-        env=os.environ | unset | SETTINGS | plane.environment(),
+        env=os.environ | unset | SETTINGS | settings | plane.environment(),
         cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=240,
     )
     assert done.returncode == is_expected, done.stdout + done.stderr
-    return done.stdout
+    return done.stdout + done.stderr if is_expected else done.stdout
 
 
 @pytest.fixture(scope="module")
@@ -84,32 +88,24 @@ def until_final(plane: Plane, call_id: int) -> dict[str, Any]:
     return body
 
 
-def test_every_function_is_defined_as_it_is_meant(plane: Plane) -> None:
+def test_containers_come_and_go_as_they_are_meant_to(plane: Plane) -> None:
+    """From the records: what Modal's client does not tell of a definition, and tests/test_modal_app.py cannot ask."""
     functions = {each.tag.removesuffix(".*"): each for each in plane.functions(app="image-to-3d")}
-    trellis, preview, call, web = (functions[name] for name in ("TrellisGenerator", "Generator", "run_call", "web"))
+    scaling = {
+        name: (each.min_containers, each.buffer_containers, each.max_containers, each.scaledown_window)
+        for name, each in ((name, facts.autoscaler) for name, facts in functions.items())
+    }
 
-    assert trellis.gpus == ("H100", "A100-80GB", "A100-40GB")
-    assert preview.gpus == ()
-    for generator in (trellis, preview):
-        assert generator.volumes == {"/weights": ("image-to-3d-weights", True)}
-        assert generator.enable_memory_snapshot and not generator.experimental_options
-        assert generator.block_network and generator.max_concurrent_inputs <= 1
-        assert (generator.timeout_s, generator.startup_timeout_s) == (15 * MINUTE_S, 10 * MINUTE_S)
-        assert generator.autoscaler.min_containers == 0 and generator.autoscaler.scaledown_window == MINUTE_S
-        assert "image-to-3d" not in [name for name, _ in generator.secrets]
-    assert call.volumes == {
-        "/data/files": ("image-to-3d-outputs", False),
-        "/data/work": ("image-to-3d-state", False),
-    }
-    assert (call.retries, call.timeout_s, call.startup_timeout_s) == (3, 30 * MINUTE_S, 5 * MINUTE_S)
-    assert web.max_concurrent_inputs == 100 and web.volumes == {} and web.web_url
+    assert scaling["TrellisGenerator"] == scaling["Generator"] == (0, 0, 10, MINUTE_S)
+    assert scaling["web"] == (0, 0, 0, MINUTE_S)
+    assert scaling["run_call"][:3] == (0, 0, 100)
+    assert scaling["deliver_webhooks"][3] == scaling["clean"][3] == 2
+    for name in ("TrellisGenerator", "Generator"):
+        assert functions[name].enable_memory_snapshot and not functions[name].experimental_options
+    assert functions["Generator"].gpus == ()
     assert {each.tag for each in functions.values() if each.web_url} == {"web"}
-    assert {name: functions[name].cron for name in ("deliver_webhooks", "clean")} == {
-        "deliver_webhooks": "* * * * *",
-        "clean": "*/5 * * * *",
-    }
-    for each in (call, web, functions["clean"]):
-        assert ("image-to-3d", ("IMAGE_TO_3D_API_KEY", "IMAGE_TO_3D_MASTER_KEY")) in each.secrets
+    for name in ("run_call", "web", "clean"):
+        assert ("image-to-3d", ("IMAGE_TO_3D_API_KEY", "IMAGE_TO_3D_MASTER_KEY")) in functions[name].secrets
 
 
 def test_health_wakes_no_accelerator_and_no_key_opens_nothing(plane: Plane, picture: str) -> None:
@@ -136,25 +132,91 @@ def test_a_submit_becomes_a_model_behind_a_link_and_a_webhook(plane: Plane, pict
     assert (part.status_code, part.content) == (206, b"glTF")
 
 
-@pytest.mark.parametrize(("killed", "engine"), [("run_call", "preview"), ("TrellisGenerator", "trellis")])
-def test_a_call_whose_container_is_killed_ends_once(plane: Plane, picture: str, killed: str, engine: str) -> None:
-    # A warm preview generation ends within the 0.05 s; this many steps of the tiny one take several times as long.
+class SlowPicture:
+    """A server of one picture that takes its time, so that a call can be met while it downloads."""
+
+    def __init__(self, content: bytes, *, pause_s: float) -> None:
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                time.sleep(pause_s)
+                self.send_response(200)
+                self.send_header("content-length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+            def log_message(self, *arguments: object) -> None:
+                """Say nothing."""
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}/figure.png"
+
+    def __enter__(self) -> SlowPicture:
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+def stage_in(work: Path, call_id: int) -> str | None:
+    """The stage that a call is in, by what the earlier ones left in its folder; None before it is taken and after."""
+    for folder in work.glob(f"{call_id}-*"):
+        return next((stage for stage in STAGES if not (folder / f"{stage}.pickle").exists()), None)
+    return None
+
+
+def calls_in_ledger(plane: Plane) -> int:
+    """How many calls the key is charged for."""
+    answer = httpx.get(plane.web_url("web") + "/api/v1/usage", headers={"key": KEY}, timeout=WAIT_S)
+    return sum(day["calls"] for day in answer.json()["days"])
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_call_that_is_killed_in_any_stage_and_delivered_again_ends_once(plane: Plane, stage: str) -> None:
+    # A warm preview generation ends within 0.05 s; this many steps of the tiny TRELLIS take several times as long.
     steps = {"ss_sampling_steps": 50, "slat_sampling_steps": 50}
-    fields = {"engine": engine, "resolution": 256, "seed": 4, "texture_size": 1024, **steps}
-    with Receiver() as receiver:
-        submitted = ask(plane, SUBMIT, image=picture, webhook=receiver.url, **fields).json()
-        plane.kill_container_of(killed, after_s=0.05)
+    fields = {"engine": "trellis", "resolution": 256, "seed": 4, "texture_size": 1024, **steps}
+    charged = calls_in_ledger(plane)
+    with Receiver() as receiver, SlowPicture(encode(draw_figure(96)), pause_s=0.5) as picture:
+        submitted = ask(plane, SUBMIT, image=picture.url, webhook=receiver.url, **fields).json()
+        handed_over = plane.calls("run_call")[-1].call_id
+        generations = len(plane.calls("TrellisGenerator"))
+        plane.kill_container_of(
+            "run_call", when=lambda folders: stage_in(folders["/data/work"], submitted["id"]) == stage
+        )
         final = until_final(plane, submitted["id"])
+        ended = plane.wait_for(handed_over)
+        for by_the_clock in [plane.fire_schedule(name) for name in ("clean", "deliver_webhooks")]:
+            plane.wait_for(by_the_clock)
         receiver.wait_for(submitted["id"], timeout_s=WAIT_S)
-        ids = {message_id for message_id, _ in receiver.told[submitted["id"]]}
+        plane.redeliver(handed_over)
+        webhook_ids = {message_id for message_id, _ in receiver.told[submitted["id"]]}
 
     assert final["status"] == "success", final
-    assert len(ids) == 1
+    assert ended.crashes == 1
+    assert until_final(plane, submitted["id"]) == final | {"webhook_status": "delivered (answered 204)"}
+    assert len(webhook_ids) == 1
     prefix = final["meta"]["file_prefix"]
     kept = {path.parent.name for path in plane.volume_folder("image-to-3d-outputs").rglob(f"{prefix}.glb")}
     assert kept == {prefix}
+    left = plane.volume_folder("image-to-3d-state").glob(f"{submitted['id']}-*/**/*")
+    assert [path for path in left if path.is_file()] == []
     listed = ask(plane, "/api/v1/enterprise/3d/list", limit=200).json()["calls"]
     assert [call["id"] for call in listed].count(submitted["id"]) == 1
+    assert calls_in_ledger(plane) == charged + 1
+    if stage in ("export", "deliver", "notify"):  # what an accelerator has done is not done again
+        assert len(plane.calls("TrellisGenerator")) == generations + 2, "one to wake it, one generation"
+
+
+def test_a_generation_whose_container_is_killed_is_made_by_another(plane: Plane, picture: str) -> None:
+    steps = {"ss_sampling_steps": 50, "slat_sampling_steps": 50}
+    submitted = ask(plane, SUBMIT, image=picture, engine="trellis", resolution=256, seed=4, **steps).json()
+
+    plane.kill_container_of("TrellisGenerator", after_s=0.05)
+
+    final = until_final(plane, submitted["id"])
+    assert final["status"] == "success", final
 
 
 def test_a_call_that_is_delivered_again_after_its_end_changes_nothing(plane: Plane, picture: str) -> None:
@@ -200,3 +262,23 @@ def test_one_picture_goes_through_without_a_service(plane: Plane, tmp_path: Path
 def test_no_secret_stands_in_definitions_arguments_or_logs(plane: Plane) -> None:
     for secret in (KEY, MASTER_KEY):
         assert plane.traces_of(secret) == []
+
+
+def test_a_deployment_without_weights_says_how_to_bring_them_and_starts_no_accelerator(
+    plane: Plane, picture: str, tmp_path: Path
+) -> None:
+    """Last, for it deploys anew."""
+    (tmp_path / "figure.png").write_bytes(encode(draw_figure(96)))
+    run_modal(plane, "deploy", "modal_app.py", **NO_WEIGHTS)
+    started = len(plane.containers("Generator"))
+
+    final = until_final(plane, ask(plane, SUBMIT, image=picture).json()["id"])
+    picture_alone = ("--image", str(tmp_path / "figure.png"), "--out", str(tmp_path / "figure.glb"))
+    said = run_modal(plane, "run", "modal_app.py", *picture_alone, is_expected=1, **NO_WEIGHTS)
+
+    assert final["status"] == "failed"
+    assert final["message"].endswith("modal run modal_app.py::fetch_weights --engine trellis"), final
+    assert "GB of the weights of trellis are missing" in final["message"]
+    assert final["message"] in said
+    assert "Traceback" not in said
+    assert len(plane.containers("Generator")) == started

@@ -10,6 +10,7 @@ import pytest
 
 from pipeline.errors import MissingExtra
 from pipeline.imaging.rembg_matter import REMOVER_FILE, RembgMatter, choose_matter
+from tests.brightness_model import write_brightness_model
 
 
 def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -40,18 +41,8 @@ def test_a_file_is_refused_for_another_model(tmp_path: Path) -> None:
 
 
 def test_the_fetched_file_removes_backgrounds(tmp_path: Path) -> None:
-    onnx = pytest.importorskip("onnx")
     pytest.importorskip("rembg")
-    helper, kind = onnx.helper, onnx.TensorProto.FLOAT
-    graph = helper.make_graph(
-        [helper.make_node("ReduceMean", ["picture"], ["alpha"], axes=[1], keepdims=1)],
-        "brightness",
-        [helper.make_tensor_value_info("picture", kind, [1, 3, 320, 320])],
-        [helper.make_tensor_value_info("alpha", kind, [1, 1, 320, 320])],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
-    (tmp_path / REMOVER_FILE).parent.mkdir()
-    onnx.save(model, str(tmp_path / REMOVER_FILE))
+    write_brightness_model(tmp_path / REMOVER_FILE)
     rgb = np.zeros((40, 60, 3), np.uint8)
     rgb[:, 30:] = 255
 
@@ -62,3 +53,17 @@ def test_the_fetched_file_removes_backgrounds(tmp_path: Path) -> None:
     assert alpha.shape == (40, 60)
     assert (alpha[:, :25] == 0).all()
     assert (alpha[:, 35:] == 255).all()
+
+
+def test_the_model_is_read_at_the_first_picture_and_then_kept(tmp_path: Path) -> None:
+    pytest.importorskip("rembg")
+    write_brightness_model(tmp_path / REMOVER_FILE)
+    first, second = (choose_matter(None, str(tmp_path)) for _ in range(2))
+    assert first is not None and second is not None
+    rgb = np.zeros((8, 8, 3), np.uint8)
+    rgb[:, 4:] = 255
+
+    alpha = first(rgb)
+    (tmp_path / REMOVER_FILE).unlink()
+
+    assert np.array_equal(second(rgb), alpha)

@@ -245,13 +245,20 @@ class Plane:
     # What a test does to it
 
     def kill_container_of(
-        self, name: str, *, after_s: float = 0.0, preempt: bool = False, timeout_s: float = 60.0
+        self,
+        name: str,
+        *,
+        after_s: float = 0.0,
+        when: Callable[[Mapping[str, Path]], bool] = lambda _: True,
+        preempt: bool = False,
+        timeout_s: float = 60.0,
     ) -> str:
         """SIGKILLs a container of the function while it runs an input, which the plane then runs again.
 
         Args:
             name: The function, or the class.
             after_s: How long the container is left to run its input first.
+            when: Told where its Volumes lie on this machine, by mount path: whether to kill it now.
             preempt: Interrupt it (SIGINT) and kill it only after the grace, as a preemption does.
             timeout_s: How long to wait for a container that runs an input.
 
@@ -269,7 +276,8 @@ class Plane:
                 if container.is_ended or not container.running:
                     continue
                 started_at = min(each.started_at for each in container.running.values())
-                if time.time() - started_at >= after_s:
+                folders = {view.mount_path: view.source for view in container.views.values()}
+                if time.time() - started_at >= after_s and when(folders):
                     (self._runner.preempt if preempt else self._runner.kill)(container)
                     return container.task_id
             return None
@@ -277,8 +285,8 @@ class Plane:
         while time.monotonic() < deadline:
             if (task_id := self._look(kill_one)) is not None:
                 return task_id
-            time.sleep(0.02)
-        raise TimeoutError(f"no container of {name} ran an input for {after_s} s")
+            time.sleep(0.005)
+        raise TimeoutError(f"no container of {name} was met as it was to be within {timeout_s} s")
 
     def redeliver(self, call_id: str, *, timeout_s: float = 60.0) -> list[str]:
         """Runs a call's inputs once more, as at-least-once delivery may; the first outcome stands.

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.engines.base import Generation, GenerationOptions, OnStep, View, ignore_steps
+from pipeline.engines.registry import TINY_WEIGHTS
 from pipeline.engines.trellis import decode
 from pipeline.engines.trellis.models import Models, load_models
 from pipeline.engines.trellis.preprocess import frame_subject
@@ -35,7 +36,6 @@ from pipeline.errors import EngineFailed, InvalidRequest, OutOfMemory
 from pipeline.ops.voxels import VoxelSet
 from pipeline.sampling.guidance import MULTI_IMAGE_MODES, Evaluate, MultiImageMode
 
-TINY_WEIGHTS = "tiny"
 CPU = torch.device("cpu")
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 SMALLER_CHUNK = 4  # the retry after a lack of memory takes chunks this much smaller, and its passes one by one

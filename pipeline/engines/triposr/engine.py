@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.engines.base import Generation, GenerationOptions, OnStep, View, ignore_steps
+from pipeline.engines.registry import TINY_WEIGHTS
 from pipeline.engines.triposr.colours import TriplaneColours
 from pipeline.engines.triposr.field import TriplaneField
 from pipeline.engines.triposr.model import TSR, load_model
@@ -22,7 +23,6 @@ from pipeline.engines.triposr.surface import extract_surface, to_mesh
 from pipeline.engines.triposr.weights import WEIGHTS_FOLDER
 from pipeline.errors import EngineFailed, InvalidRequest, OutOfMemory
 
-TINY_WEIGHTS = "tiny"
 AFTER_ENCODING, AFTER_MESH = 0.7, 0.9
 """Share of the work that is done after each part; the turntable, where there is one, takes the rest."""
 

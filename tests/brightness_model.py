@@ -1,0 +1,20 @@
+"""A background remover whose answer a test can foretell, as a file of the kind that the real one is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def write_brightness_model(path: Path) -> None:
+    """Write a model with u2net's input and output that takes what is bright for the subject."""
+    import onnx
+
+    helper, kind = onnx.helper, onnx.TensorProto.FLOAT
+    graph = helper.make_graph(
+        [helper.make_node("ReduceMean", ["picture"], ["alpha"], axes=[1], keepdims=1)],
+        "brightness",
+        [helper.make_tensor_value_info("picture", kind, [1, 3, 320, 320])],
+        [helper.make_tensor_value_info("alpha", kind, [1, 1, 320, 320])],
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), str(path))
