@@ -15,11 +15,16 @@ from typing import Any
 
 import httpx
 import pytest
+from pydantic import SecretStr
 
 from pipeline.call import STAGES
+from pipeline.deployment import open_store
+from pipeline.jobs.record import JobState
+from pipeline.settings import Settings
 from tests.e2e.faults import KEY, Receiver
 from tests.modal_plane import Limits, Plane, reason_unavailable
 from tests.pictures import draw_figure, encode
+from tests.postgres import running_server
 
 trimesh = pytest.importorskip("trimesh", reason="needs the extra 'local'")
 
@@ -259,15 +264,51 @@ def test_one_picture_goes_through_without_a_service(plane: Plane, tmp_path: Path
     assert len(trimesh.load_scene(out).geometry) == 1
 
 
+def test_the_smoke_test_finds_a_deployment_well(plane: Plane) -> None:
+    with Receiver() as receiver:
+        said = run_modal(plane, "run", "modal_app.py::smoke", "--webhook", receiver.url)
+
+    table = [line for line in said.splitlines() if line.startswith(("ok ", "FAILED "))]
+    assert [line.split()[0] for line in table] == ["ok"] * 7, said
+    assert "delivered" in table[-1]
+    assert len(receiver.told) == 1
+
+
+def test_the_smoke_test_ends_in_an_error_where_nothing_answers(plane: Plane) -> None:
+    said = run_modal(plane, "run", "modal_app.py::smoke", "--url", "http://127.0.0.1:9", is_expected=1)
+    assert "FAILED  health" in said
+    assert "http://127.0.0.1:9 does not work" in said
+
+
 def test_no_secret_stands_in_definitions_arguments_or_logs(plane: Plane) -> None:
     for secret in (KEY, MASTER_KEY):
         assert plane.traces_of(secret) == []
 
 
+# From here on, the app is deployed anew, each time otherwise.
+
+
+def test_with_a_database_in_the_secret_jobs_are_kept_there(plane: Plane, picture: str) -> None:
+    secret = {"IMAGE_TO_3D_API_KEY": KEY, "IMAGE_TO_3D_MASTER_KEY": MASTER_KEY}
+    with running_server() as database_url, Receiver() as receiver:
+        plane.create_secret("image-to-3d", secret | {"DATABASE_URL": database_url})
+        run_modal(plane, "deploy", "modal_app.py")
+        submitted = ask(plane, SUBMIT, image=picture, resolution=64, seed=6, webhook=receiver.url).json()
+        final = until_final(plane, submitted["id"])
+        receiver.wait_for(submitted["id"], timeout_s=WAIT_S)
+        store = open_store(Settings(database_url=SecretStr(database_url)))
+        (kept,) = store.list_jobs(key_id=None, limit=10)
+        store.close()
+        plane.create_secret("image-to-3d", secret)
+
+    assert final["status"] == "success", final
+    assert httpx.get(final["output"][0], timeout=WAIT_S).content[:4] == b"glTF"
+    assert (kept.id, kept.state) == (submitted["id"], JobState.SUCCESS)
+
+
 def test_a_deployment_without_weights_says_how_to_bring_them_and_starts_no_accelerator(
     plane: Plane, picture: str, tmp_path: Path
 ) -> None:
-    """Last, for it deploys anew."""
     (tmp_path / "figure.png").write_bytes(encode(draw_figure(96)))
     run_modal(plane, "deploy", "modal_app.py", **NO_WEIGHTS)
     started = len(plane.containers("Generator"))
