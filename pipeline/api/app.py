@@ -50,6 +50,8 @@ def create_app(settings: Settings, *, service: Service | None = None) -> ASGIApp
         version=__version__,
         description=DESCRIPTION,
         lifespan=lifespan,
+        # FastAPI's own pages load their scripts from a CDN; `pages` serves /docs.
+        docs_url=None,
         redoc_url=None,
         # FastAPI's own spans would hold paths, and the paths of files are permissions; `traced` writes ours.
         telemetry={"tracing": False},

@@ -44,6 +44,14 @@ EXAMPLE = {
     "track_id": None,
     "temp": "no",
 }
+BALL = (
+    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAACAAAAAgAQMAAABJtOi3AAAABlBMVEUAAADENC5UPXlrAAAAAXRSTl"
+    "MAQObYZgAAAE1JREFUeNptzbEJhEAABdHn50BDS7AT7UxLsxRLMDSQ3QuOA1EnGJhoeKPdMJ5iCmqVhiVhyoch8FNHf8mbDvZLnm"
+    "wprNSKuYi1/JdPvocIESj+oapHAAAAAElFTkSuQmCC"
+)
+"""A red ball on nothing, 32 x 32 pixels: a picture that is there wherever the contract is tried."""
+TRIED = {"image": BALL, "output_format": "glb", "resolution": 64, "texture_size": 512}
+"""A submit that works as it stands."""
 REFUSALS = documented(BAD_REQUEST, UNAUTHORIZED, QUOTA_SPENT, TOO_LARGE, TOO_MANY)
 ABOUT_ONE = documented(BAD_REQUEST, UNAUTHORIZED, NOT_FOUND, TOO_LARGE)
 STATE = SuccessBody | ProcessingBody | FailedBody
@@ -51,9 +59,24 @@ STATE = SuccessBody | ProcessingBody | FailedBody
 router = APIRouter(tags=["calls"])
 
 
-def body_schema(schema: dict[str, Any], *, example: dict[str, Any]) -> dict[str, Any]:
-    """The OpenAPI part that tells of a JSON body."""
-    return {"requestBody": {"content": {"application/json": {"schema": schema, "example": example}}, "required": True}}
+def body_schema(
+    schema: dict[str, Any], *, example: dict[str, Any], tried: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """The OpenAPI part that tells of a JSON body.
+
+    Args:
+        example: a body as clients send it, with its key.
+        tried: the body that `/docs` offers first; the example without its key by default. A key in the body goes before
+            the one that the page was given, so a made-up one must not stand there.
+    """
+    keyless = {name: value for name, value in example.items() if name != "key"}
+    examples = {
+        "header": {"summary": "The key in a header", "value": keyless if tried is None else tried},
+        "body": {"summary": "The key in the body", "value": example},
+    }
+    return {
+        "requestBody": {"content": {"application/json": {"schema": schema, "examples": examples}}, "required": True}
+    }
 
 
 KEY_BODY = body_schema(
@@ -80,7 +103,7 @@ LIST_BODY = body_schema(
     },
     example={"key": "…", "status": "success", "limit": 20},
 )
-SUBMIT_BODY = body_schema(ImageTo3DRequest.model_json_schema(), example=EXAMPLE)
+SUBMIT_BODY = body_schema(ImageTo3DRequest.model_json_schema(), example=EXAMPLE, tried=TRIED)
 
 
 @router.post(f"{ENTERPRISE}/image_to_3d", response_model=STATE, responses=REFUSALS, openapi_extra=SUBMIT_BODY)

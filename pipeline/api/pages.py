@@ -1,13 +1,6 @@
-"""What is not the API itself: the playground, readiness, metrics."""
+"""What is not the API itself: the playground, the reference, readiness, metrics."""
 
 from __future__ import annotations
-
-import gzip
-import hashlib
-from dataclasses import dataclass
-from functools import cache
-from importlib.resources import files
-from pathlib import PurePath
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
@@ -15,72 +8,64 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from pipeline.api.assets import answer_asset, read_asset
 from pipeline.api.context import Context, context_of
 from pipeline.api.problems import UNAUTHORIZED, UNAVAILABLE, documented
 from pipeline.api.requests import check_operator
-from pipeline.errors import ImageTo3DError, NotFound
+from pipeline.errors import ImageTo3DError
 from pipeline.jobs.record import StoreMetrics
 
 router = APIRouter(tags=["service"])
 
-PLAYGROUND = "pipeline.api.playground"
-MEDIA_TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml", ".png": "image/png"}
-"""What of the playground's folder is served, by the ending of its name."""
-PAGE_HEADERS = {
+PLAYGROUND, REFERENCE = "playground", "reference"
+"""The folders of the pages."""
+NOTHING_ELSE = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+POLICIES = {
     # Nothing from elsewhere, nothing inline but the one style sheet that model-viewer brings (its hash), no eval but
     # compiled WebAssembly, which decodes meshes. `blob:` is how previews and a model's textures are read.
-    "content-security-policy": (
-        "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; "
-        "style-src 'self' 'sha256-PXtZZkJMMyc18o/DN1ZEFOJ2qEGq95IQbVaJFMOXOb0='; "
-        "img-src 'self' blob: data:; media-src 'self'; connect-src 'self' blob:; "
-        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    ),
+    PLAYGROUND: NOTHING_ELSE + "script-src 'self' 'wasm-unsafe-eval'; "
+    "style-src 'self' 'sha256-PXtZZkJMMyc18o/DN1ZEFOJ2qEGq95IQbVaJFMOXOb0='; "
+    "img-src 'self' blob: data:; media-src 'self'; connect-src 'self' blob:",
+    # `data:` is how Swagger UI's style sheet holds its signs.
+    REFERENCE: NOTHING_ELSE + "script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'",
+}
+"""What each page may load, as its Content-Security-Policy."""
+PAGE_HEADERS = {
+    "cache-control": "no-cache",
     "cross-origin-opener-policy": "same-origin",
     "referrer-policy": "no-referrer",
     "x-content-type-options": "nosniff",
 }
 
 
+# Plain functions, which run beside the event loop: a large file is compressed when it is first asked for.
 @router.get("/", include_in_schema=False)
-async def playground() -> HTMLResponse:
+def playground() -> HTMLResponse:
     """The playground page."""
-    return HTMLResponse(_asset("index.html").content, headers=PAGE_HEADERS)
+    return _page(PLAYGROUND)
+
+
+@router.get("/docs", include_in_schema=False)
+def reference() -> HTMLResponse:
+    """The contract, to read and to try: Swagger UI from our own address, which works where no other can be reached."""
+    return _page(REFERENCE)
 
 
 @router.get("/playground/{name}", include_in_schema=False)
-async def playground_asset(name: str, request: Request) -> Response:
-    """A file of the playground; browsers keep it and ask whether it is still the same."""
-    media_type = MEDIA_TYPES.get(PurePath(name).suffix)
-    if media_type is None or name not in _asset_names():
-        raise NotFound(f"There is nothing at /playground/{name[:100]}.")
-    asset = _asset(name)
-    headers = {"cache-control": "no-cache", "etag": asset.etag, "vary": "accept-encoding"}
-    if asset.etag in request.headers.get("if-none-match", ""):
-        return Response(status_code=304, headers=headers)
-    content = asset.content
-    if "gzip" in request.headers.get("accept-encoding", "") and len(asset.gzipped) < len(content):
-        content, headers["content-encoding"] = asset.gzipped, "gzip"
-    return Response(content, media_type=media_type, headers={**headers, "x-content-type-options": "nosniff"})
+def playground_asset(name: str, request: Request) -> Response:
+    """A file of the playground."""
+    return answer_asset(PLAYGROUND, name, request)
 
 
-@dataclass(frozen=True)
-class _Asset:
-    """A file of the playground as it is sent: as it is, or compressed."""
-
-    content: bytes
-    gzipped: bytes
-    etag: str
+@router.get("/docs/{name}", include_in_schema=False)
+def reference_asset(name: str, request: Request) -> Response:
+    """A file of the reference."""
+    return answer_asset(REFERENCE, name, request)
 
 
-@cache
-def _asset(name: str) -> _Asset:
-    content = files(PLAYGROUND).joinpath(name).read_bytes()
-    return _Asset(content, gzip.compress(content, mtime=0), f'"{hashlib.sha256(content).hexdigest()[:32]}"')
-
-
-@cache
-def _asset_names() -> frozenset[str]:
-    return frozenset(entry.name for entry in files(PLAYGROUND).iterdir())
+def _page(folder: str) -> HTMLResponse:
+    headers = {**PAGE_HEADERS, "content-security-policy": POLICIES[folder]}
+    return HTMLResponse(read_asset(folder, "index.html").content, headers=headers)
 
 
 @router.get("/health", responses={200: {"description": "The process answers."}})

@@ -70,7 +70,10 @@ async def _drain(pieces: AsyncIterator[bytes], *, most_bytes: int) -> None:
 
 
 def presented_key(request: Request, body: dict[str, Any]) -> str | None:
-    """The API key from the body's `key`, the header `key`, or `Authorization: Bearer`; the first that is there."""
+    """The API key from the body's `key`, the header `key`, or `Authorization: Bearer`; the first that is there.
+
+    So nobody is refused before the body is read: whatever a header holds, a proxy's own token say, the key may follow.
+    """
     in_body = body.get("key")
     if isinstance(in_body, str) and in_body:
         return in_body

@@ -1,6 +1,7 @@
 """The contract as the application states it, and the copy of it that is kept under version control.
 
-`python -m tests.api.document` renews the copy; its difference is what callers will notice.
+`python -m tests.api.document` renews the copy, and `scripts/check --fix` does so too; its difference is what callers
+will notice.
 """
 
 from __future__ import annotations
@@ -43,4 +44,7 @@ def as_text(document: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    COPY.write_text(as_text(without_version(openapi_document())), encoding="utf-8")
+    stated = as_text(without_version(openapi_document()))
+    if not COPY.exists() or stated != COPY.read_text(encoding="utf-8"):
+        COPY.write_text(stated, encoding="utf-8")
+        print(f"{COPY.name} is renewed: its difference is what callers will notice")

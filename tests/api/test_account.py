@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Callable
 
 import pytest
@@ -147,7 +148,36 @@ def test_pages_answer_without_a_key(deployment: Deployment) -> None:
     assert "image-to-3d" in page.text and "default-src 'none'" in page.headers["content-security-policy"]
     for name in ("playground.js", "playground.css", "model-viewer.min.js"):
         assert deployment.client.get(f"/playground/{name}").status_code == 200
-    assert deployment.client.get("/playground/../app.py").status_code == 404
+    for path in ("/playground/../app.py", "/playground/index.html", "/docs/swagger-ui.LICENSE", "/docs/../app.py"):
+        assert deployment.client.get(path).status_code == 404
+
+
+def test_the_reference_comes_from_our_own_address_alone(deployment: Deployment) -> None:
+    page = deployment.client.get("/docs")
+    linked = re.findall(r'(?:src|href)="([^"]*)"', page.text)
+    own = [deployment.client.get(f"/docs/{name}").text for name in ("reference.js", "reference.css")]
+
+    assert "/docs/swagger-ui-bundle.js" in linked
+    for path in linked:
+        assert re.match(r"/(?!/)", path) and deployment.client.get(path).status_code == 200
+    assert not re.search(r"//\w", "".join([page.text, *own]))
+    allowed = dict(rule.split(" ", 1) for rule in page.headers["content-security-policy"].split("; "))
+    assert allowed["default-src"] == "'none'"
+    assert {source for sources in allowed.values() for source in sources.split()} == {"'none'", "'self'", "data:"}
+    assert (
+        deployment.client.get("/redoc").status_code == deployment.client.get("/docs/oauth2-redirect").status_code == 404
+    )
+
+
+def test_files_of_pages_travel_compressed_and_once(deployment: Deployment) -> None:
+    for path in ("/docs/swagger-ui-bundle.js", "/playground/model-viewer.min.js"):
+        with deployment.client.stream("GET", path, headers={"accept-encoding": "gzip"}) as first:
+            sent_bytes = sum(map(len, first.iter_raw()))
+        again = deployment.client.get(path, headers={"if-none-match": first.headers["etag"]})
+
+        assert sent_bytes < 500_000 and first.headers["content-encoding"] == "gzip"
+        assert (again.status_code, again.content) == (304, b"")
+        assert first.headers["cache-control"] == again.headers["cache-control"] == "no-cache"
 
 
 def test_metrics_are_for_the_bearer_of_the_operators_token(deployment: Deployment) -> None:

@@ -82,6 +82,11 @@ def test_the_key_may_stand_in_three_places(deployment: Deployment, way: str) -> 
     assert answer.json()["status"] == "processing"
 
 
+@pytest.mark.parametrize("header", [{"key": "wrong"}, {"authorization": "Bearer a-token-of-the-proxy-before-us"}])
+def test_a_good_key_in_the_body_counts_whatever_a_header_holds(deployment: Deployment, header: dict[str, str]) -> None:
+    assert deployment.post(SUBMIT, {"image": PICTURE}, prefer="wait=0", **header).json()["status"] == "processing"
+
+
 @pytest.mark.parametrize(("key", "message"), [(None, "API key required"), ("wrong", "Invalid API key")])
 def test_without_a_good_key_nothing_is_done(deployment: Deployment, key: str | None, message: str) -> None:
     answer = deployment.client.post(SUBMIT, json={"key": key, "image": PICTURE})

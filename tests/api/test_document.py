@@ -8,7 +8,8 @@ from tests.api.document import COPY, as_text, openapi_document, without_version
 def test_the_document_is_the_copy_under_version_control() -> None:
     kept = COPY.read_text(encoding="utf-8")
     assert as_text(without_version(openapi_document())) == kept, (
-        "renew it with `python -m tests.api.document` and read the difference"
+        f"{COPY.name} is not what the application states: renew it with `scripts/check --fix`, or with "
+        "`python -m tests.api.document` alone, and read its difference"
     )
 
 

@@ -1,4 +1,4 @@
-"""The playground as a person meets it: a real service, a real browser, a real model on the canvas."""
+"""The pages as a person meets them: a real service, a real browser, a real model on the canvas."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from PIL import Image
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 from schemas.request import ImageTo3DRequest
+from tests.api.document import openapi_document
 from tests.e2e.test_serve_command import serving
 from tests.pictures import draw_figure, encode
 
@@ -48,7 +49,7 @@ pytestmark = [
 
 @dataclass
 class Visit:
-    """A page of the playground, and what the browser did for it."""
+    """A page, and what the browser did for it."""
 
     page: Page
     key: str
@@ -132,11 +133,11 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def visit(service: tuple[str, str], browser: Browser) -> Iterator[Callable[..., Visit]]:
-    """Opens the page, by default with the key in its field; the browser must have nothing to complain of at the end."""
+    """Opens a page, by default the playground with its key; the browser must have nothing to complain of at the end."""
     address, key = service
     visits: list[Visit] = []
 
-    def open_page(*, has_key: bool = True, **options: Any) -> Visit:
+    def open_page(*, path: str = "", shows: str = "#option-seed", has_key: bool = True, **options: Any) -> Visit:
         context = browser.new_context(**{"viewport": SMALL, "reduced_motion": "reduce", **options})
         context.grant_permissions(["clipboard-read", "clipboard-write"])
         opened = Visit(context.new_page(), key)
@@ -146,8 +147,8 @@ def visit(service: tuple[str, str], browser: Browser) -> Iterator[Callable[..., 
         page.on("request", lambda request: _note_submit(opened, request.url, request.post_data))
         page.on("pageerror", lambda error: opened.complaints.append(str(error)))
         page.on("console", lambda said: "Content Security" in said.text and opened.complaints.append(said.text))
-        page.goto(address)
-        page.wait_for_selector("#option-seed", state="attached")
+        page.goto(address + path)
+        page.wait_for_selector(shows, state="attached")
         if has_key:
             page.fill("#key", key)
         return opened
@@ -238,6 +239,8 @@ def test_the_keyboard_alone_is_enough(visit: Callable[..., Visit], figure: bytes
                 return passed
         raise AssertionError(f"{wished} is not reached: {passed}")
 
+    # Choosers are caught from here on: asked for only beside the key press, the catching may come too late for it.
+    page.on("filechooser", lambda _: None)
     passed = tab_to("choose")
     with page.expect_file_chooser() as chooser:
         page.keyboard.press("Enter")
@@ -334,6 +337,66 @@ def test_every_field_of_the_contract_has_a_control_with_a_name(visit: Callable[.
             "(one) => one.ariaLabel || [...(one.labels ?? [])].map((label) => label.innerText).join() || one.innerText"
         )
         assert label.strip(), control.evaluate("(one) => one.outerHTML")
+
+
+@pytest.fixture
+def reference(visit: Callable[..., Visit]) -> Visit:
+    """The reference in a dark room, where Swagger UI's own style sheet has gaps."""
+    return visit(path="docs", shows=".opblock", has_key=False, color_scheme="dark")
+
+
+def hand_over_key(here: Visit, scheme: str) -> None:
+    """Give the reference the key, in the way of one security scheme."""
+    page = here.page
+    page.locator(".scheme-container button.authorize").click()
+    form = page.locator(".auth-container", has=page.get_by_role("heading", name=scheme))
+    form.get_by_role("textbox").fill(here.key)
+    form.get_by_role("button", name="Apply credentials").click()
+    form.get_by_role("button", name="Close").click()
+
+
+def try_out(page: Page, path: str) -> dict[str, Any]:
+    """What an operation of the reference answers to what it offers to send."""
+    operation = page.locator(".opblock", has=page.locator(f'[data-path="{path}"]'))
+    operation.locator(".opblock-summary").click()
+    operation.get_by_role("button", name="Execute").click()
+    answer = operation.locator(".live-responses-table .response")
+    expect(answer.locator(".response-col_status")).to_have_text(re.compile("^200"), timeout=CALL_WAIT_MS)
+    return json.loads(answer.locator(".response-col_description pre").first.inner_text())
+
+
+def test_the_reference_shows_every_operation_and_asks_nobody_else(reference: Visit) -> None:
+    page = reference.page
+    operations = [f"{method} {path}" for path, ways in openapi_document()["paths"].items() for method in ways]
+    shown = page.locator(".opblock-summary").evaluate_all(
+        "(all) => all.map((one) => one.querySelector('.opblock-summary-method').innerText.toLowerCase() + ' ' +"
+        " one.querySelector('[data-path]').dataset.path)"
+    )
+
+    assert sorted(shown) == sorted(operations)
+    expect(page.locator(".errors-wrapper")).to_have_count(0)
+    assert "/docs/swagger-ui-bundle.js" in " ".join(reference.urls)  # that no other host was asked, the fixture holds
+
+
+def test_what_the_reference_offers_to_send_becomes_a_model(reference: Visit, service: tuple[str, str]) -> None:
+    page = reference.page
+    hand_over_key(reference, "key")
+
+    call_id = try_out(page, "/api/v6/3d/image_to_3d")["id"]
+
+    def fetch() -> dict[str, Any]:
+        return page.request.post(f"{service[0]}api/v6/3d/fetch/{call_id}", headers={"key": reference.key}).json()
+
+    wait_until(lambda: fetch()["status"] != "processing")
+    assert fetch()["status"] == "success"
+    label = page.locator(".examples-select__section-label").first.evaluate("(one) => getComputedStyle(one).color")
+    assert luminance(label) > 0.5
+
+
+def test_the_reference_takes_the_key_as_a_bearers_too(reference: Visit) -> None:
+    hand_over_key(reference, "bearer")
+
+    assert try_out(reference.page, "/api/v1/enterprise/3d/system_details")["status"] == "ok"
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
