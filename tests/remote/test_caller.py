@@ -348,6 +348,12 @@ def test_a_generation_that_is_done_when_the_cancel_comes_is_paid_for(
     assert raised.value.gpu_seconds == 3.0
 
 
+def test_a_generation_is_paid_for_once_by_an_engine_that_is_asked_again(notes: MemoryNotes, line: Line) -> None:
+    engine = remote(Containers(MadeEngine(gpu_seconds=2.0), notes=notes), line)
+
+    assert [generate(engine).gpu_seconds for _ in range(2)] == [2.0, 2.0]
+
+
 @pytest.mark.parametrize("is_tried_before", [False, True])
 def test_a_container_that_is_lost_ends_the_call_in_words(notes: MemoryNotes, line: Line, is_tried_before: bool) -> None:
     broken = MadeEngine(fails(DEVICE_LOST, after_s=0.05), gpu_seconds=1.0)

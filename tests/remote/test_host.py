@@ -105,7 +105,16 @@ def test_the_second_step_before_the_first_is_refused() -> None:
         EngineHost("preview", weights="tiny").to_device()
 
 
-@pytest.mark.parametrize("error", [OutOfMemory("1.0 of 40.0 GB are free"), MemoryError()])
+def caused(error: ImageTo3DError, *, by: Exception) -> ImageTo3DError:
+    """An error as `raise … from` makes it."""
+    error.__cause__ = by
+    return error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [caused(OutOfMemory("1.0 of 40.0 GB are free"), by=RuntimeError("CUDA out of memory")), MemoryError()],
+)
 def test_too_little_memory_spends_the_host(line: Line, error: Exception) -> None:
     host = started(MadeEngine(fails(error)))
 
@@ -120,6 +129,7 @@ def test_too_little_memory_spends_the_host(line: Line, error: Exception) -> None
     "error",
     [
         DEVICE_LOST,
+        caused(EngineFailed("no surface can be read back"), by=DEVICE_LOST),
         RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"),
         RuntimeError("CUBLAS_STATUS_NOT_INITIALIZED"),
         type("CUDAError", (Exception,), {})("unknown"),
@@ -141,7 +151,7 @@ def test_a_lost_device_spends_the_host_and_is_worth_another(line: Line, error: E
     [
         (ValueError("shapes (3,) and (4,)"), r"engine preview failed for an internal reason \(ValueError\)"),
         (EngineFailed("no voxel is occupied"), "no voxel is occupied"),
-        (UnreadableImage("GPU, CUDA: a picture of words"), "a picture of words"),
+        (caused(UnreadableImage("no picture"), by=ValueError("GPU, CUDA: a picture of words")), "no picture"),
     ],
 )
 def test_other_failures_leave_the_host_as_it_was(line: Line, error: Exception, message: str) -> None:

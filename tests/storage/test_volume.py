@@ -36,6 +36,7 @@ class MemoryVolume:
     Attributes:
         reads: the paths that were read, in order.
         error: raised instead of an answer.
+        on_read: called with the path before a file is read.
         on_remove: called before a file is removed.
     """
 
@@ -43,12 +44,12 @@ class MemoryVolume:
         self.files: dict[str, bytes] = {}
         self.reads: list[str] = []
         self.error: Exception | None = None
-        self.pause_s = 0.0
+        self.on_read: Callable[[str], object] = lambda path: None
         self.on_remove: Callable[[], object] = lambda: None
 
     def read_file(self, path: str) -> Iterator[bytes]:
         self.reads.append(path)
-        time.sleep(self.pause_s)
+        self.on_read(path)
         if self.error is not None:
             raise self.error
         if path not in self.files:
@@ -199,6 +200,7 @@ def test_a_deleted_call_is_gone_at_once_and_others_are_not(storage: VolumeStorag
         with pytest.raises(NotFound, match="there is no such file"):
             content_of(storage, name)
     assert content_of(storage, "b.glb", file_prefix=OTHER) == b"other"
+    assert volume.reads.count(f"files/{OTHER}/b.glb") == 1
     assert list(volume.files) == [f"files/{OTHER}/b.glb"]
     assert not storage.delete(PREFIX)
 
@@ -270,7 +272,7 @@ def test_a_machine_without_room_for_a_copy_says_so(storage: VolumeStorage, folde
 
 
 def test_many_who_ask_at_once_cost_one_read(storage: VolumeStorage, volume: MemoryVolume) -> None:
-    volume.pause_s = 0.05
+    volume.on_read = lambda path: time.sleep(0.05)
     together = threading.Barrier(8)
 
     def ask() -> bytes:
@@ -285,20 +287,19 @@ def test_many_who_ask_at_once_cost_one_read(storage: VolumeStorage, volume: Memo
 
 
 def test_one_file_that_is_slow_to_come_holds_up_no_other(storage: VolumeStorage, volume: MemoryVolume) -> None:
-    goes_on = threading.Event()
-    read_at_once = volume.read_file
+    is_reading, goes_on = threading.Event(), threading.Event()
 
-    def read_file(path: str) -> Iterator[bytes]:
+    def wait(path: str) -> None:
         if path.endswith("a.glb"):
-            goes_on.wait(10.0)
-        return read_at_once(path)
+            is_reading.set()
+            goes_on.wait(5.0)
 
-    volume.read_file = read_file  # type: ignore[method-assign]
+    volume.on_read = wait
     with ThreadPoolExecutor(2) as pool:
         slow = pool.submit(content_of, storage, "a.glb")
+        assert is_reading.wait(5.0)
         quick = pool.submit(content_of, storage, "a.png")
-        assert quick.result(timeout=5.0) == b"png"
-        assert not slow.done()
+        assert quick.result(timeout=2.0) == b"png"
         goes_on.set()
         assert slow.result(timeout=5.0) == MODEL
 
