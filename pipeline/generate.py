@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import secrets
 import time
@@ -12,7 +13,7 @@ import numpy as np
 
 from pipeline.engines.base import Engine, Generation, GenerationOptions, OnStep, View, ignore_steps
 from pipeline.engines.registry import check_views, find_spec, make_engine
-from pipeline.errors import EngineFailed, ImageTo3DError, OutOfMemory
+from pipeline.errors import DiskFull, EngineFailed, ImageTo3DError, OutOfMemory
 from schemas.request import ImageTo3DRequest
 
 MAX_SEED = 2**32 - 1
@@ -126,6 +127,8 @@ def _as_ours(error: Exception, engine: str) -> ImageTo3DError:
     """A foreign exception as ours: says which engine, and nothing of the inside."""
     if isinstance(error, MemoryError):
         return OutOfMemory(f"engine {engine} had too little memory")
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DiskFull(f"engine {engine} found no space left on the device")
     return EngineFailed(f"engine {engine} failed for an internal reason ({type(error).__name__})")
 
 

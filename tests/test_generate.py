@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import time
 
 import pytest
 
-from pipeline.errors import EngineFailed, ImageTo3DError, OutOfMemory, UnreadableImage
+from pipeline.errors import DiskFull, EngineFailed, ImageTo3DError, OutOfMemory, UnreadableImage
 from pipeline.generate import LocalEngines, run_engine
 from tests.remote.containers import OPTIONS, VIEW, MadeEngine, fails
 
@@ -20,6 +21,8 @@ from tests.remote.containers import OPTIONS, VIEW, MadeEngine, fails
             r"engine preview failed for an internal reason \(ValueError\)",
         ),
         (MemoryError(), OutOfMemory, "engine preview had too little memory"),
+        (OSError(errno.ENOSPC, "full"), DiskFull, "engine preview found no space left on the device"),
+        (OSError(errno.EACCES, "refused"), EngineFailed, r"internal reason \(PermissionError\)"),
     ],
 )
 def test_an_exception_of_an_engine_becomes_one_of_ours(
