@@ -52,7 +52,7 @@ class CallOutcome:
         is_callers_fault: the sender can mend it (a bad picture), as opposed to a failure of ours.
         warnings: sentences for the caller about what was ignored, assumed or done differently.
         stage_seconds: wall seconds by stage, only those that ran.
-        gpu_seconds: accelerator seconds.
+        gpu_seconds: accelerator seconds, those of a generation that failed included.
         meta: every effective parameter.
     """
 
@@ -102,9 +102,11 @@ def run_call(
     run = _Run(request, file_prefix, work_dir, on_progress, is_cancelled, on_kept)
     try:
         outcome = run.through_delivery(take_in, generate, deliver)
-    except Cancelled:
+    except Cancelled as error:
+        run.gpu_seconds += error.gpu_seconds
         outcome = run.ended("cancelled", message="The call was cancelled.", error_code=Cancelled.code)
     except ImageTo3DError as error:
+        run.gpu_seconds += error.gpu_seconds
         outcome = run.ended(
             "failed",
             message=str(error),
@@ -157,8 +159,8 @@ class _Run:
 
         views = self._run_stage("intake", lambda _: take_in(self.request))
         options = options_of(self.request, seed=self.seed)
-        generation = self._run_stage("generate", lambda on_step: generate(views, options, on_step))
-        self.engine, self.warnings, self.gpu_seconds = generation.engine, generation.warnings, generation.gpu_seconds
+        generation = self._run_stage("generate", lambda on_step: self._noted(generate(views, options, on_step)))
+        self._noted(generation)
 
         files = self._run_stage(
             "export",
@@ -173,6 +175,11 @@ class _Run:
         delivery = self._run_stage("deliver", lambda _: deliver(files))
         self.warnings += delivery.warnings
         return self.ended("success", artifacts=tuple(delivery.artifacts), is_upload_pending=delivery.is_upload_pending)
+
+    def _noted(self, generation: Generation) -> Generation:
+        """Note what a generation was and cost as soon as it is there: a cancel may end the call right after it."""
+        self.engine, self.warnings, self.gpu_seconds = generation.engine, generation.warnings, generation.gpu_seconds
+        return generation
 
     def ended(self, state: Literal["success", "failed", "cancelled"], **details: Any) -> CallOutcome:
         """The outcome with what is known by now."""

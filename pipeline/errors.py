@@ -29,10 +29,15 @@ from __future__ import annotations
 
 
 class ImageTo3DError(Exception):
-    """Base of all errors raised on purpose; `str(error)` is one sentence fit for the caller."""
+    """Base of all errors raised on purpose; `str(error)` is one sentence fit for the caller.
+
+    Attributes:
+        gpu_seconds: accelerator seconds that a generation had cost when this ended it, 0 for all other errors.
+    """
 
     code = "error"
     retryable = False
+    gpu_seconds: float = 0.0
 
 
 class CallerError(ImageTo3DError):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import logging
 import secrets
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -10,10 +13,12 @@ import numpy as np
 
 from pipeline.engines.base import Engine, Generation, GenerationOptions, OnStep, View, ignore_steps
 from pipeline.engines.registry import check_views, find_spec, make_engine
-from pipeline.errors import EngineFailed
+from pipeline.errors import DiskFull, EngineFailed, ImageTo3DError, OutOfMemory
 from schemas.request import ImageTo3DRequest
 
 MAX_SEED = 2**32 - 1
+
+log = logging.getLogger(__name__)
 
 
 def draw_seed() -> int:
@@ -69,7 +74,7 @@ class LocalEngines:
 
         def generate(views: Sequence[View], options: GenerationOptions, on_step: OnStep = ignore_steps) -> Generation:
             check_views(chosen, len(views))
-            return check_generation(self._engine(chosen.name).generate(views, options, on_step=on_step))
+            return run_engine(self._engine(chosen.name), views, options, on_step=on_step)
 
         return generate
 
@@ -90,6 +95,41 @@ def configured_engine(name: str, *, weights: str, arguments: Mapping[str, Mappin
     """
     folder = {"weights": weights} if find_spec(name).has_weights else {}
     return make_engine(name, **folder, **(arguments or {}).get(name, {}))
+
+
+def run_engine(
+    engine: Engine, views: Sequence[View], options: GenerationOptions, *, on_step: OnStep = ignore_steps
+) -> Generation:
+    """What an engine that is loaded makes of the views, fit for export.
+
+    Raises:
+        ImageTo3DError: with the `gpu_seconds` that were spent; an exception that is none of ours is its cause.
+    """
+    started_s = time.perf_counter()
+    try:
+        return check_generation(engine.generate(views, options, on_step=on_step))
+    except ImageTo3DError as error:
+        error.gpu_seconds = _gpu_seconds(engine, since_s=started_s)
+        raise
+    except Exception as error:
+        log.exception("engine %s failed", engine.name)
+        failure = _as_ours(error, engine.name)
+        failure.gpu_seconds = _gpu_seconds(engine, since_s=started_s)
+        raise failure from error
+
+
+def _gpu_seconds(engine: Engine, *, since_s: float) -> float:
+    """What an engine measures of a generation that succeeds, for one that does not."""
+    return time.perf_counter() - since_s if engine.is_on_accelerator else 0.0
+
+
+def _as_ours(error: Exception, engine: str) -> ImageTo3DError:
+    """A foreign exception as ours: says which engine, and nothing of the inside."""
+    if isinstance(error, MemoryError):
+        return OutOfMemory(f"engine {engine} had too little memory")
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DiskFull(f"engine {engine} found no space left on the device")
+    return EngineFailed(f"engine {engine} failed for an internal reason ({type(error).__name__})")
 
 
 def check_generation(generation: Generation) -> Generation:

@@ -5,27 +5,37 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from pipeline import worker
-from pipeline.call import CallOutcome
+from pipeline.call import CallOutcome, Generate
 from pipeline.deployment import open_store
-from pipeline.errors import NotFound
+from pipeline.engines.base import Generation, GenerationOptions, OnStep, View
+from pipeline.engines.registry import find_spec
+from pipeline.errors import Cancelled, NotFound
+from pipeline.generate import run_engine
 from pipeline.jobs.keys import make_key
+from pipeline.jobs.notes import MemoryNotes
+from pipeline.jobs.queue import QueueWorker
 from pipeline.jobs.record import ApiKey, Ending, Job, JobState, KeyLimits
 from pipeline.jobs.sql import SqlStore
+from pipeline.remote.caller import RemoteEngine
+from pipeline.remote.line import Line
+from pipeline.service import open_service
 from pipeline.settings import Settings
 from pipeline.storage.base import Artifact, OutputFile
 from pipeline.storage.links import LinkSigner
 from pipeline.storage.local import LocalStorage
-from pipeline.worker import STALE_FOLDER_S, clean, ending_of, folder_of, repeat
+from pipeline.worker import STALE_FOLDER_S, CallWork, clean, ending_of, folder_of, repeat
 from schemas.request import parse_request
 from scripts.bench_serve import picture
 from tests.e2e.faults import Receiver
 from tests.jobs.conftest import Clock, new_job
+from tests.remote.containers import LINE, Containers, MadeEngine, fails, never, steps_until
 
 WAIT_S = 60.0  # far longer than anything takes here; only a failing test waits so long
 
@@ -177,3 +187,81 @@ def test_a_worker_brings_a_call_from_the_queue_to_its_webhook(settings: Settings
     assert [task.id for task in store.tasks_of(job_id)] == [webhook_id]
     assert not folder_of(job, settings.work_dir).exists()
     store.close()
+
+
+def local(engine: MadeEngine) -> Generate:
+    """An engine in this process."""
+
+    def generate(views: Sequence[View], options: GenerationOptions, on_step: OnStep) -> Generation:
+        return run_engine(engine, views, options, on_step=on_step)
+
+    return generate
+
+
+def remote(engine: MadeEngine) -> Generate:
+    """The same engine in a container of its own."""
+    notes = MemoryNotes()
+    containers = Containers(engine, notes=notes)
+    line = Line(notes, LINE)
+    return RemoteEngine(find_spec("preview"), line=line, spawn=containers.spawn, reopen=containers.reopen, poll_s=0.01)
+
+
+def run_call_of(key: ApiKey, generate: Generate, *, settings: Settings, store: SqlStore, outputs: LocalStorage) -> Job:
+    """One call from its submit to its end."""
+    body = {"key": "k", "image": picture(), "resolution": 64, "texture_size": 512}
+    request = parse_request(body, default_output_format="glb").request
+    job_id = store.submit(new_job(key, request=request.model_dump_json().encode())).job.id
+    service = open_service(settings, store=store, temporary=outputs)
+    work = CallWork(service, outputs, lambda job, engine: generate)
+    QueueWorker(store, work, worker_id="w", beat_s=0.02).run_one(threading.Event())
+    service.http.close()
+    return store.get(job_id, key_id=key.id)
+
+
+@pytest.mark.parametrize("place", [local, remote])
+def test_a_failed_generation_stands_in_the_ledger_with_what_it_cost(
+    settings: Settings, store: SqlStore, key: ApiKey, temporary: LocalStorage, place: Callable[[MadeEngine], Generate]
+) -> None:
+    engine = MadeEngine(fails(ValueError("a shape"), after_s=0.05), gpu_seconds=1.0)
+
+    job = run_call_of(key, place(engine), settings=settings, store=store, outputs=temporary)
+
+    (row,) = store.usage_rows(key_id=key.id)
+    assert job.ending is not None and job.ending.state is row.state is JobState.FAILED
+    assert job.ending.message == "engine preview failed for an internal reason (ValueError)"
+    assert 0.05 <= row.gpu_seconds == job.ending.gpu_seconds < job.ending.stage_seconds["generate"]
+
+
+@pytest.mark.parametrize("place", [local, remote])
+def test_a_cancelled_generation_stands_in_the_ledger_with_what_it_cost(
+    settings: Settings, store: SqlStore, key: ApiKey, temporary: LocalStorage, place: Callable[[MadeEngine], Generate]
+) -> None:
+    def cancel_and_go_on(on_step: OnStep) -> None:
+        (job,) = store.list_jobs(key_id=key.id)
+        store.request_cancel(job.id, key_id=key.id)
+        steps_until(never)(on_step)
+
+    engine = MadeEngine(cancel_and_go_on, gpu_seconds=1.0)
+
+    job = run_call_of(key, place(engine), settings=settings, store=store, outputs=temporary)
+
+    (row,) = store.usage_rows(key_id=key.id)
+    assert job.ending is not None and job.ending.state is row.state is JobState.CANCELLED
+    assert 0 < row.gpu_seconds == job.ending.gpu_seconds < job.ending.stage_seconds["generate"]
+
+
+def test_a_cancel_that_comes_when_the_generation_is_done_leaves_its_cost_in_the_ledger(
+    settings: Settings, store: SqlStore, key: ApiKey, temporary: LocalStorage
+) -> None:
+    def cancel_at_the_last_step(on_step: OnStep) -> None:
+        (job,) = store.list_jobs(key_id=key.id)
+        store.request_cancel(job.id, key_id=key.id)
+        with suppress(Cancelled):
+            steps_until(never)(on_step)
+
+    engine = MadeEngine(cancel_at_the_last_step, gpu_seconds=3.0)
+
+    run_call_of(key, local(engine), settings=settings, store=store, outputs=temporary)
+
+    (row,) = store.usage_rows(key_id=key.id)
+    assert (row.state, row.gpu_seconds) == (JobState.CANCELLED, 3.0)

@@ -91,6 +91,11 @@ class Engine(Protocol):
 
     name: str
 
+    @property
+    def is_on_accelerator(self) -> bool:
+        """Whether it was loaded to an accelerator, so that the time of its generations is accelerator time."""
+        ...
+
     def load(self) -> None:
         """Read weights and warm up; called once before the first `generate`.
 

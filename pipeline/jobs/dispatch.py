@@ -28,7 +28,7 @@ class Dispatcher:
 
     Args:
         spawn: hands a job over, returns the hand-over's name.
-        is_under_way: whether a hand-over of this name waits or runs.
+        is_under_way: whether a hand-over of this name waits or runs; may raise what it ended in.
         notes: where names are kept while their jobs have not ended.
         clock: seconds since 1970.
     """
@@ -91,7 +91,7 @@ class Dispatcher:
         dispatched = 0
         for job in sorted(waiting, key=lambda job: job.seq):
             name = self._notes.get(_note_of(job.id))
-            if name is not None and self._is_under_way(name):
+            if name is not None and self._goes_on(name):
                 continue
             log.info("job handed over again", job_id=job.id, state=str(job.state))
             self(job.id)
@@ -99,6 +99,14 @@ class Dispatcher:
             if dispatched == limit:
                 break
         return dispatched
+
+    def _goes_on(self, name: str) -> bool:
+        """Whether a hand-over waits or runs; asked about one that ended in an error, a platform raises that error."""
+        try:
+            return self._is_under_way(name)
+        except Exception:
+            log.warning("hand-over ended in an error", hand_over=name, exc_info=True)
+            return False
 
 
 def _note_of(job_id: int) -> str:

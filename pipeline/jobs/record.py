@@ -69,7 +69,7 @@ class Ending:
         warnings: sentences for the caller.
         artifacts: the delivered files, each a `pipeline.storage.base.Artifact` as a plain dict, the model first.
         stage_seconds: wall seconds by stage, monotonic.
-        gpu_seconds: accelerator seconds.
+        gpu_seconds: accelerator seconds, those of a generation that failed included.
         engine: the engine that ran, "" where none did.
         meta: every effective parameter.
     """

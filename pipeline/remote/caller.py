@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 import structlog
 
 from pipeline.engines.base import Generation, GenerationOptions, OnStep, View
 from pipeline.engines.registry import EngineSpec, check_views
-from pipeline.errors import Cancelled, EngineFailed
-from pipeline.remote.line import Failure, Line
+from pipeline.errors import Cancelled, EngineFailed, ImageTo3DError
+from pipeline.remote.line import Failure, Line, try_line
 
 POLL_S = 0.5
 STOP_GRACE_S = 10.0
@@ -50,12 +51,16 @@ class RemoteEngine:
     """An engine in a container of its own, as a `call.Generate`.
 
     A generation is noted on its line when it starts. Whoever comes to the same line later, because the call that
-    started it died, waits for that one instead of paying for another.
+    started it died, waits for that one instead of paying for another. What was spent on failures is part of the
+    `gpu_seconds` of the generation, or of the error in its place; what ended without an answer nobody has measured.
 
     Args:
         spawn: starts a generation.
         reopen: a generation that was started, by its name.
         woken: ends when a container is there that was told to start; None where none was.
+        poll_s: pause between two looks at a generation.
+        awake_s: as `AWAKE_S`.
+        stop_grace_s: as `STOP_GRACE_S`.
     """
 
     def __init__(
@@ -67,6 +72,8 @@ class RemoteEngine:
         reopen: Callable[[str], RemoteCall],
         woken: RemoteCall | None = None,
         poll_s: float = POLL_S,
+        awake_s: float = AWAKE_S,
+        stop_grace_s: float = STOP_GRACE_S,
     ) -> None:
         self._spec = spec
         self._line = line
@@ -74,16 +81,46 @@ class RemoteEngine:
         self._reopen = reopen
         self._woken = woken
         self._poll_s = poll_s
+        self._awake_s = awake_s
+        self._stop_grace_s = stop_grace_s
+        self._gpu_seconds = 0.0
 
     def __call__(self, views: Sequence[View], options: GenerationOptions, on_step: OnStep) -> Generation:
         """Generate.
 
         Raises:
             CallerError: the engine cannot use the views.
-            StageError: it failed.
+            StageError: it failed, or gave no answer.
             Cancelled: raised by `on_step`; the container is told to stop.
         """
         check_views(self._spec, len(views))
+        self._gpu_seconds = 0.0
+        try:
+            return replace(self._generation(views, options, on_step), gpu_seconds=self._gpu_seconds)
+        except ImageTo3DError as error:
+            error.gpu_seconds = self._gpu_seconds
+            raise
+        except Exception as error:  # whatever the vendor's client raises, or the container died of
+            log.exception("generation lost", engine=self._spec.name)
+            lost = EngineFailed(f"engine {self._spec.name} gave no answer ({type(error).__name__})")
+            lost.gpu_seconds = self._gpu_seconds
+            raise lost from error
+
+    def _generation(self, views: Sequence[View], options: GenerationOptions, on_step: OnStep) -> Generation:
+        try:
+            answer = self._answer(views, options, on_step)
+        except Exception:
+            self._clear()
+            raise
+        self._clear()
+        if isinstance(answer, Failure):
+            raise answer.error
+        if not isinstance(answer, Generation):
+            raise EngineFailed(f"engine {self._spec.name} answered with {type(answer).__name__}")
+        return answer
+
+    def _answer(self, views: Sequence[View], options: GenerationOptions, on_step: OnStep) -> Any:
+        """What the last container says that was tried."""
         answer = self._earlier_answer(on_step)
         for _ in range(MAX_TRIES):
             if isinstance(answer, Generation):
@@ -92,19 +129,14 @@ class RemoteEngine:
                 break
             self._wait_until_awake(on_step)
             call = self._spawn(views, options)
-            self._line.note_call(call.object_id)
+            try_line(lambda call=call: self._line.note_call(call.object_id), None)
             answer = self._wait(call, on_step)
-        self._line.clear()
-        if isinstance(answer, Failure):
-            raise answer.error
-        if not isinstance(answer, Generation):
-            raise EngineFailed(f"engine {self._spec.name} answered with {type(answer).__name__}")
         return answer
 
     def _wait_until_awake(self, on_step: OnStep) -> None:
         """Wait, once, for the container that was told to start; if it cannot, the generation will find out."""
         woken, self._woken = self._woken, None
-        deadline_s = time.monotonic() + AWAKE_S
+        deadline_s = time.monotonic() + self._awake_s
         while woken is not None and time.monotonic() < deadline_s:
             try:
                 woken.get(timeout=self._poll_s)
@@ -116,9 +148,9 @@ class RemoteEngine:
             else:
                 return
 
-    def _earlier_answer(self, on_step: OnStep) -> Generation | Failure | None:
+    def _earlier_answer(self, on_step: OnStep) -> Any:
         """What a generation brings that an earlier attempt at this call started; None without one."""
-        call_id = self._line.noted_call()
+        call_id = try_line(self._line.noted_call, None)
         if call_id is None:
             return None
         log.info("generation taken up again", remote_call=call_id)
@@ -128,18 +160,20 @@ class RemoteEngine:
             raise
         except Exception:  # it was ended, or is forgotten: a new one is started
             log.warning("earlier generation is lost", exc_info=True)
-            return None
+            answer = None
         if isinstance(answer, Failure) and isinstance(answer.error, Cancelled):
-            self._line.clear()  # it was another attempt that wanted it to stop
-            return None
+            answer = None  # it was another attempt that wanted it to stop
+        if answer is None:
+            self._clear()  # or a wish to stop that was meant for the earlier one ends the new one
         return answer
 
     def _wait(self, call: RemoteCall, on_step: OnStep) -> Any:
+        share = 0.0
         while True:
             try:
-                return call.get(timeout=self._poll_s)
+                return self._counted(call.get(timeout=self._poll_s))
             except TimeoutError:
-                share = self._line.progress(0.0)
+                share = try_line(lambda share=share: self._line.progress(share), share)
             try:
                 on_step(share)
             except Cancelled:
@@ -148,11 +182,19 @@ class RemoteEngine:
 
     def _stop(self, call: RemoteCall) -> None:
         """Ask for an end between two steps; end it from outside where that takes too long."""
-        self._line.cancel()
+        try_line(self._line.cancel, None)
         try:
-            call.get(timeout=STOP_GRACE_S)
+            self._counted(call.get(timeout=self._stop_grace_s))
         except TimeoutError:
             call.cancel()
         except Exception:
             log.warning("cancelled generation ended badly", exc_info=True)
-        self._line.clear()
+
+    def _counted(self, answer: Any) -> Any:
+        """An answer as it came; what it cost is added to what this call costs."""
+        if isinstance(answer, Generation | Failure):
+            self._gpu_seconds += answer.gpu_seconds
+        return answer
+
+    def _clear(self) -> None:
+        try_line(self._line.clear, None)

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import structlog
 
 from pipeline.engines.base import Engine, Generation, GenerationOptions, View
 from pipeline.errors import EngineFailed, ImageTo3DError, OutOfMemory, StageError
-from pipeline.generate import check_generation, configured_engine
-from pipeline.remote.line import Failure, Line, LineWatch
+from pipeline.generate import configured_engine, run_engine
+from pipeline.remote.line import BEAT_S, Failure, Line, LineWatch
 
 DEVICE_ERRORS = re.compile(r"CUDA|cuDNN|CUBLAS|NCCL|device-side|GPU")
 """What messages of a framework hold when the device, and with it this process, is of no more use."""
@@ -43,18 +43,30 @@ class EngineHost:
     Args:
         weights: the folder of all engines' weights, or "tiny".
         arguments: what else each engine's class is made with, by the engine's name.
+        make: makes the engine, not yet loaded.
+        beat_s: pause between two looks at a generation's line.
 
     Attributes:
         is_spent: this container must answer no further call.
         seconds: what each part of the loading took.
     """
 
-    def __init__(self, name: str, *, weights: str, arguments: Mapping[str, Mapping[str, Any]] | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        weights: str,
+        arguments: Mapping[str, Mapping[str, Any]] | None = None,
+        make: Callable[..., Engine] = configured_engine,
+        beat_s: float = BEAT_S,
+    ) -> None:
         self.name = name
         self.is_spent = False
         self.seconds: dict[str, float] = {}
         self._weights = weights
         self._arguments = arguments
+        self._make = make
+        self._beat_s = beat_s
         self._engine: Engine | None = None
         self._restarts: int | None = None
 
@@ -65,7 +77,7 @@ class EngineHost:
             WeightsUnusable: a checkpoint is missing or does not fit.
         """
         started_s = time.perf_counter()
-        engine = configured_engine(self.name, weights=self._weights, arguments=self._arguments)
+        engine = self._make(self.name, weights=self._weights, arguments=self._arguments)
         self.seconds["imports"] = time.perf_counter() - started_s
         started_s = time.perf_counter()
         if isinstance(engine, TwoStepEngine):
@@ -97,24 +109,24 @@ class EngineHost:
             return Failure(EngineFailed(f"engine {self.name} is starting afresh"), is_worth_another=True)
         self._restarts = restarts
         try:
-            with LineWatch(line) as watch:
-                return check_generation(self._loaded().generate(views, options, on_step=watch.on_step))
+            with LineWatch(line, beat_s=self._beat_s) as watch:
+                return run_engine(self._loaded(), views, options, on_step=watch.on_step)
         except ImageTo3DError as error:
-            self.is_spent = isinstance(error, OutOfMemory)  # raised after the engine's own smaller retry
-            return Failure(_portable(error))
-        except MemoryError:
-            self.is_spent = True
-            return Failure(OutOfMemory(f"engine {self.name} had too little memory"))
-        except Exception as error:
-            log.exception("engine failed", engine=self.name)
-            self.is_spent = bool(DEVICE_ERRORS.search(f"{type(error).__name__} {error}"))
-            failure = EngineFailed(f"engine {self.name} failed for an internal reason ({type(error).__name__})")
-            return Failure(failure, is_worth_another=self.is_spent)
+            is_device_lost = _is_device_lost(error)
+            # An engine that has too little memory has tried something smaller itself; what it left is in the way.
+            self.is_spent = self.is_spent or is_device_lost or isinstance(error, OutOfMemory)
+            return Failure(_portable(error), is_worth_another=is_device_lost, gpu_seconds=error.gpu_seconds)
 
     def _loaded(self) -> Engine:
         if self._engine is None:
             raise RuntimeError("load_weights comes first")
         return self._engine
+
+
+def _is_device_lost(error: ImageTo3DError) -> bool:
+    """Whether it was the device that failed."""
+    cause = error.__cause__
+    return isinstance(error, EngineFailed) and bool(DEVICE_ERRORS.search(f"{type(cause).__name__} {cause}"))
 
 
 def _portable(error: ImageTo3DError) -> ImageTo3DError:

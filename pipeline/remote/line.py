@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 
@@ -21,6 +21,8 @@ BEAT_S = 1.0
 
 log = structlog.get_logger()
 
+Heard = TypeVar("Heard")
+
 
 @dataclass(frozen=True)
 class Failure:
@@ -29,10 +31,12 @@ class Failure:
     Attributes:
         error: what the caller raises.
         is_worth_another: the container is to blame; another one may do it.
+        gpu_seconds: seconds of accelerator time, as a `Generation` has them.
     """
 
     error: ImageTo3DError
     is_worth_another: bool = False
+    gpu_seconds: float = 0.0
 
 
 class Line:
@@ -76,6 +80,15 @@ class Line:
             self._notes.pop(f"{self._name}/{entry}", None)
 
 
+def try_line(look: Callable[[], Heard], otherwise: Heard) -> Heard:
+    """What a look at a line brings, or `otherwise`: a line that is down costs progress, never the generation."""
+    try:
+        return look()
+    except Exception as error:  # noqa: BLE001  # whatever the map's client raises, at every look again
+        log.warning("line is down", reason=f"{type(error).__name__}: {error}")
+        return otherwise
+
+
 class LineWatch:
     """The container's end of a line: the engine's steps never wait for it."""
 
@@ -112,17 +125,11 @@ class LineWatch:
 
     def _keep(self) -> None:
         while not self._is_over.wait(self._beat_s):
-            progress = self._progress
-            if progress != self._said and self._try(lambda progress=progress: self._line.say(progress)) is not _FAILED:
-                self._said = progress
-            self._is_cancelled = self._try(self._line.is_cancelled) is True
+            try_line(self._say, None)
+            self._is_cancelled = try_line(self._line.is_cancelled, self._is_cancelled)
 
-    def _try(self, look: Callable[[], Any]) -> Any:
-        try:
-            return look()
-        except Exception:  # a line that is down costs progress, never the generation
-            log.warning("line is down", exc_info=True)
-            return _FAILED
-
-
-_FAILED = object()
+    def _say(self) -> None:
+        progress = self._progress
+        if progress != self._said:
+            self._line.say(progress)
+            self._said = progress

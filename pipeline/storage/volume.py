@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-from pipeline.errors import NotFound, StoreUnavailable
+from pipeline.errors import DeliveryFailed, NotFound, StoreUnavailable
 from pipeline.storage.base import OutputFile, StoredFile, content_type_of
 from pipeline.storage.links import SAFE_NAME
 from pipeline.storage.local import LocalStorage
@@ -82,7 +82,7 @@ class VolumeStorage:
         """As `LinkedFiles.open_file`; the validator is the content's, so that all web processes tell the same.
 
         Raises:
-            StoreUnavailable: the volume cannot be read.
+            StoreUnavailable: the volume cannot be read, or this machine has no room for a copy.
         """
         file_prefix = self._copies.prefix_of(token)
         if not SAFE_NAME.fullmatch(name):
@@ -93,22 +93,29 @@ class VolumeStorage:
         return replace(self._copies.open_file(token, name), etag=f'"{sha256}"')
 
     def delete(self, file_prefix: str) -> bool:
-        """As `LinkedFiles.delete`; other web processes may have copies for `COPY_LIFETIME_S` yet."""
+        """As `LinkedFiles.delete`; other web processes may have copies for `COPY_LIFETIME_S` yet.
+
+        Raises:
+            StoreUnavailable: the volume cannot be changed.
+        """
         if not SAFE_NAME.fullmatch(file_prefix):
             return False
-        self._forget(file_prefix)
+        was_there = True
         try:
             self._volume.remove_file(f"{self._folder}/{file_prefix}", recursive=True)
         except self._missing:
-            return False
-        return True
+            was_there = False
+        except Exception as error:  # whatever the vendor's client raises
+            raise StoreUnavailable("temporary outputs cannot be deleted at the moment") from error
+        self._forget(file_prefix)  # last, or a download that comes meanwhile would make a copy again
+        return was_there
 
     def _copy(self, file_prefix: str, name: str) -> str:
         """See that a copy of now is here; returns its SHA-256.
 
         Raises:
             NotFound: there is no such file on the volume.
-            StoreUnavailable: the volume cannot be read.
+            StoreUnavailable: the volume cannot be read, or this machine has no room for a copy.
         """
         known = self._copied.get((file_prefix, name))
         if known is not None and self._clock() - known[0] < COPY_LIFETIME_S:
@@ -119,11 +126,15 @@ class VolumeStorage:
                 with path.open("wb") as file:
                     file.writelines(self._volume.read_file(f"{self._folder}/{file_prefix}/{name}"))
             except self._missing as error:
+                self._locks.pop((file_prefix, name), None)  # a link opens every name: those without a file would add up
                 raise NotFound("there is no such file") from error
             except Exception as error:  # whatever the vendor's client raises
                 raise StoreUnavailable("temporary outputs cannot be read at the moment") from error
             copy = OutputFile(path, kind="extra", content_type=content_type_of(name))
-            sha256 = self._copies.store([copy], file_prefix=file_prefix)[0].sha256
+            try:
+                sha256 = self._copies.store([copy], file_prefix=file_prefix)[0].sha256
+            except DeliveryFailed as error:
+                raise StoreUnavailable("temporary outputs cannot be copied at the moment") from error
         self._copied[file_prefix, name] = (self._clock(), sha256)
         return sha256
 

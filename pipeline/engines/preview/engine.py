@@ -28,6 +28,7 @@ class PreviewEngine:
     """Turns silhouettes into solids; see the module."""
 
     name = NAME
+    is_on_accelerator = False
 
     def load(self) -> None:
         """Nothing to load."""

@@ -92,6 +92,11 @@ class TrellisEngine:
         self._models: Models | None = None
         self._is_ready = False
 
+    @property
+    def is_on_accelerator(self) -> bool:
+        """As `Engine.is_on_accelerator`."""
+        return self._models is not None and self._models.device.type == "cuda"
+
     def load(self) -> None:
         """Read the weights, or make the tiny ones, straight to the device, and warm up; see `Engine.load`."""
         if self._models is None:
@@ -152,7 +157,7 @@ class TrellisEngine:
                 generation = call.run(pictures)
             except torch.cuda.OutOfMemoryError:
                 generation = self._run_smaller(call, pictures)
-        if device.type != "cuda":
+        if not self.is_on_accelerator:
             return generation
         torch.cuda.synchronize(device)
         return replace(generation, gpu_seconds=time.perf_counter() - started)

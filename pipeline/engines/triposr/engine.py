@@ -46,6 +46,11 @@ class TripoSREngine:
         self._model: TSR | None = None
         self._is_ready = False
 
+    @property
+    def is_on_accelerator(self) -> bool:
+        """As `Engine.is_on_accelerator`."""
+        return self._model is not None and self._device_of(self._model).type == "cuda"
+
     def load(self) -> None:
         """Read the weights, or make the tiny ones, move them to the device, and warm up; see `Engine.load`."""
         self.load_weights()
@@ -77,6 +82,10 @@ class TripoSREngine:
             self._warm_up(chosen)
         self._is_ready = True
 
+    @staticmethod
+    def _device_of(model: TSR) -> torch.device:
+        return model.decoder.linears[0].weight.device
+
     def _warm_up(self, device: torch.device) -> None:
         assert self._model is not None
         size = self.spec.cond_image_size
@@ -93,7 +102,7 @@ class TripoSREngine:
         self.load()
         assert self._model is not None
         picture = put_on_grey(frame_foreground(views[0]))
-        device = self._model.decoder.linears[0].weight.device
+        device = self._device_of(self._model)
         started = time.perf_counter()
         with torch.inference_mode():
             try:
@@ -102,7 +111,7 @@ class TripoSREngine:
                 torch.cuda.empty_cache()
                 free, total = (size / 1e9 for size in torch.cuda.mem_get_info(device))
                 raise OutOfMemory(f"the device had too little memory: {free:.1f} of {total:.1f} GB are free") from error
-        if device.type != "cuda":
+        if not self.is_on_accelerator:
             return generation
         torch.cuda.synchronize(device)
         return replace(generation, gpu_seconds=time.perf_counter() - started)

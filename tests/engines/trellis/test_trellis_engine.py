@@ -60,6 +60,7 @@ def test_a_picture_becomes_a_mesh_with_colours_and_a_splat_file(engine: TrellisE
     assert colours.std() > 0
     assert generation.extra_files["splat.ply"].startswith(b"ply\n")
     assert (generation.engine, generation.seed, generation.gpu_seconds) == ("trellis", 7, 0.0)
+    assert not engine.is_on_accelerator
 
 
 def test_what_crosses_the_border_is_small_and_free_of_torch(engine: TrellisEngine) -> None:

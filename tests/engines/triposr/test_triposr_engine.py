@@ -71,6 +71,7 @@ def test_a_picture_becomes_a_mesh_with_colours(engine: TripoSREngine) -> None:
     assert 0 <= colours.min() <= colours.max() <= 1
     assert colours.std() > 0
     assert (generation.engine, generation.seed, generation.gpu_seconds) == ("triposr", 7, 0.0)
+    assert not engine.is_on_accelerator
 
 
 def test_what_crosses_the_border_is_small_and_free_of_torch(engine: TripoSREngine) -> None:
