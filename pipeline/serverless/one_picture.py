@@ -77,10 +77,12 @@ def make_files(
     from pipeline.deliver import deliver_to_folder
     from pipeline.intake import take_in
     from pipeline.net.egress import fetch
+    from pipeline.serverless.warm_up import start_warm_up
     from pipeline.settings import Settings
 
     request = parse_request(dict(body)).request
     wake(request.engine)
+    start_warm_up()
     with tempfile.TemporaryDirectory(prefix="image-to-3d-") as folder, LineWatch(line) as watch:
         outcome = run_call(
             request,
