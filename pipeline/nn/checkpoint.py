@@ -1,16 +1,21 @@
 """Loading checkpoints strictly: every key, every shape and every type, or nothing.
 
-A model is made on the meta device, where it takes no memory, and its tensors are read from the memory-mapped file
-straight to their device and precision.
+A model is made on the meta device, where it takes no memory. Its tensors come from the memory-mapped file, straight to
+their device and precision, or, where they shall not hang on the file, are read into memory of their own.
 """
 
 from __future__ import annotations
 
+import math
+import mmap
+import os
+from io import FileIO
+from itertools import groupby
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import nn
+from torch import Tensor, nn
 
 from pipeline.errors import WeightsUnusable
 from pipeline.nn.tensor_files import Entry, check_entries, read_entries
@@ -25,6 +30,7 @@ FILE_DTYPES = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
+TORCH_DTYPES = {name: dtype for dtype, name in FILE_DTYPES.items()}
 
 
 def module_entries(module: nn.Module) -> dict[str, Entry]:
@@ -47,18 +53,63 @@ def load_strictly(
         path: a safetensors file.
         device: where the tensors shall lie.
         stored: what the file must hold where that differs from the module's own types.
-        copy: on the CPU, give the tensors memory of their own; else those that need no conversion stay mapped from the
-            file, which takes no memory twice but needs the file to stay as it is.
+        copy: give the tensors memory of their own, see `read_tensors`; else, on the CPU, those that need no conversion
+            stay mapped from the file, which takes no memory twice but needs the file to stay as it is.
 
     Raises:
         WeightsUnusable: the file is missing, cut short, or holds anything else; the module is then left as it was.
     """
     check_entries(path.name, read_entries(path), stored or module_entries(module))
     wanted = {key: tensor.dtype for key, tensor in module.state_dict().items()}
-    try:
-        with safe_open(path, framework="pt", device=str(device)) as file:
-            state = {key: file.get_tensor(key).to(dtype, copy=copy) for key, dtype in wanted.items()}
-    except SafetensorError as error:
-        raise WeightsUnusable(f"{path.name} cannot be read: {error}") from error
+    if copy:
+        tensors = read_tensors(path)
+        state = {key: tensors[key].to(device, dtype) for key, dtype in wanted.items()}
+    else:
+        try:
+            with safe_open(path, framework="pt", device=str(device)) as file:
+                state = {key: file.get_tensor(key).to(dtype) for key, dtype in wanted.items()}
+        except SafetensorError as error:
+            raise WeightsUnusable(f"{path.name} cannot be read: {error}") from error
     module.load_state_dict(state, strict=True, assign=True)
     module.eval().requires_grad_(False)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a file on the CPU, as they are stored, in memory of their own.
+
+    Neighbours of one type share a piece of memory, which goes when the last of them goes. Reading four gigabytes into
+    a few such pieces made of large pages takes 3 thousand page faults; copying them out of a mapping takes a million,
+    which cost more than the disk.
+
+    Raises:
+        WeightsUnusable: the file is missing, cut short, or not a safetensors file.
+    """
+    entries = read_entries(path)
+    tensors: dict[str, Tensor] = {}
+    try:
+        with safe_open(path, framework="pt") as header:  # also checks that tensors lie back to back up to the end
+            keys = header.offset_keys()
+        with path.open("rb", buffering=0) as file:
+            file.seek(-sum(entry.size_bytes for entry in entries.values()), os.SEEK_END)
+            for dtype, run in groupby(keys, key=lambda key: entries[key].dtype):
+                shapes = {key: entries[key].shape for key in run}
+                counts = [math.prod(shape) for shape in shapes.values()]
+                parts = _read(file, sum(counts), TORCH_DTYPES[dtype]).split(counts)
+                tensors |= {key: part.view(shape) for part, (key, shape) in zip(parts, shapes.items(), strict=True)}
+    except (SafetensorError, OSError, EOFError) as error:
+        raise WeightsUnusable(f"{path.name} cannot be read: {error}") from error
+    return tensors
+
+
+def _read(file: FileIO, count: int, dtype: torch.dtype) -> Tensor:
+    """The next `count` numbers of a file, (count,), in memory made of large pages where the system has them."""
+    size_bytes = count * dtype.itemsize
+    memory = mmap.mmap(-1, max(size_bytes, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_HUGEPAGE"):  # Linux
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    rest = memoryview(memory)[:size_bytes]
+    while rest:
+        if not (taken := file.readinto(rest)):
+            raise EOFError("it ended while it was read")
+        rest = rest[taken:]
+    return torch.frombuffer(memory, dtype=torch.uint8)[:size_bytes].view(dtype)

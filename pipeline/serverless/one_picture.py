@@ -81,12 +81,14 @@ def make_files(
     from pipeline.imaging.rembg_matter import choose_matter
     from pipeline.intake import take_in
     from pipeline.net.egress import fetch
+    from pipeline.serverless.warm_up import start_warm_up
     from pipeline.settings import Settings
 
     settings, request = Settings(), parse_request(dict(body)).request
 
     def bring_in(request: ImageTo3DRequest) -> list[View]:
         wake(request.engine)
+        start_warm_up()
         matter = choose_matter(settings.matting_model, settings.weights)
         return take_in(request, fetch=lambda url: fetch(url, settings), matter=matter)
 

@@ -19,6 +19,7 @@ from pipeline.jobs.queue import QueueWorker
 from pipeline.jobs.record import Job, JobState
 from pipeline.jobs.store import Store
 from pipeline.remote.caller import RemoteEngine
+from pipeline.serverless.warm_up import start_warm_up
 from pipeline.service import local_outputs, open_service
 from pipeline.settings import DAY_S, Settings
 from pipeline.telemetry import configure_logging
@@ -82,11 +83,15 @@ def run_job(
             send_webhooks(job.id)
         shared.commit_work()
 
+    def prepare(engine: str | None) -> None:
+        wake(engine or settings.engine)
+        start_warm_up()
+
     work = CallWork(
         service,
         outputs,
         lambda job, engine: engine_for(job, engine or settings.engine),
-        prepare=lambda engine: wake(engine or settings.engine),
+        prepare=prepare,
         on_kept=lambda: _try(shared.commit_work),
     )
     worker = QueueWorker(

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from pipeline.errors import WeightsUnusable
-from pipeline.nn.checkpoint import load_strictly, module_entries
+from pipeline.nn.checkpoint import TORCH_DTYPES, load_strictly, module_entries, read_tensors
 from pipeline.nn.tensor_files import Entry, check_entries, read_entries
 
 
@@ -60,6 +60,7 @@ def test_half_precision_files_are_widened_on_the_way_in(tmp_path: Path) -> None:
     assert torch.equal(module.first.weight, half.first.weight.float())
 
 
+@pytest.mark.parametrize("copy", [False, True], ids=["mapped", "read"])
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -70,14 +71,77 @@ def test_half_precision_files_are_widened_on_the_way_in(tmp_path: Path) -> None:
     ],
 )
 def test_a_file_that_does_not_fit_is_refused_by_its_first_key(
-    tmp_path: Path, changes: dict[str, torch.Tensor | None], message: str
+    tmp_path: Path, changes: dict[str, torch.Tensor | None], message: str, copy: bool
 ) -> None:
     module = on_meta()
 
     with pytest.raises(WeightsUnusable, match=message):
-        load_strictly(module, saved(tmp_path, **changes), device="cpu")
+        load_strictly(module, saved(tmp_path, **changes), device="cpu", copy=copy)
 
     assert all(parameter.is_meta for parameter in module.parameters())
+
+
+def bits_of(tensors: dict[str, torch.Tensor]) -> dict[str, tuple[torch.dtype, torch.Size, bytes]]:
+    return {k: (t.dtype, t.shape, t.reshape(-1).view(torch.uint8).numpy().tobytes()) for k, t in tensors.items()}
+
+
+def test_what_is_read_is_the_file_bit_by_bit(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    shapes: dict[str, tuple[int, ...]] = {
+        "scalar": (),
+        "one": (1,),
+        "odd": (3, 5),
+        "none": (0, 7),
+        "large": (700, 1100),
+    }
+    tensors = {
+        f"{name} {file_dtype}": (100 * torch.randn(shape, generator=generator)).to(dtype)
+        for file_dtype, dtype in TORCH_DTYPES.items()
+        for name, shape in shapes.items()
+    }
+    save_file(tensors, tmp_path / "all.safetensors")
+
+    read = read_tensors(tmp_path / "all.safetensors")
+
+    assert bits_of(read) == bits_of(load_file(tmp_path / "all.safetensors")) == bits_of(tensors)
+
+
+def written(path: Path, entries: dict[str, tuple[str, list[int], tuple[int, int]]], content: bytes) -> Path:
+    """A file whose header is written by hand."""
+    header = json.dumps({k: {"dtype": d, "shape": s, "data_offsets": o} for k, (d, s, o) in entries.items()}).encode()
+    path.write_bytes(struct.pack("<Q", len(header)) + header + content)
+    return path
+
+
+def test_types_in_any_order_and_at_odd_places_are_read(tmp_path: Path) -> None:
+    content = b"\x07" + struct.pack("<2f", 1.5, -2.0) + struct.pack("<e", 0.25) + struct.pack("<f", 8.0)
+    entries = {
+        "d": ("F32", [1], (11, 15)),
+        "b": ("F32", [2], (1, 9)),
+        "a": ("U8", [1], (0, 1)),
+        "c": ("F16", [], (9, 11)),
+    }
+
+    read = read_tensors(written(tmp_path / "odd.safetensors", entries, content))
+
+    assert {key: tensor.tolist() for key, tensor in read.items()} == {"a": [7], "b": [1.5, -2.0], "c": 0.25, "d": [8.0]}
+
+
+def test_a_file_with_a_gap_is_refused(tmp_path: Path) -> None:
+    path = written(tmp_path / "gap.safetensors", {"a": ("U8", [1], (0, 1)), "b": ("U8", [1], (2, 3))}, b"abc")
+
+    with pytest.raises(WeightsUnusable, match=r"^gap\.safetensors cannot be read: "):
+        read_tensors(path)
+
+
+def test_what_was_read_does_not_hang_on_the_file(tmp_path: Path) -> None:
+    path, module = saved(tmp_path), on_meta()
+
+    load_strictly(module, path, device="cpu", copy=True)
+
+    before = bits_of(module.state_dict())
+    path.write_bytes(b"\xff" * path.stat().st_size)  # the same file, as a mapping of it would see
+    assert bits_of(module.state_dict()) == before
 
 
 def test_a_missing_file_is_named_with_its_folder(tmp_path: Path) -> None:

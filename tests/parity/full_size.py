@@ -24,10 +24,9 @@ from pipeline.engines.triposr import weights as triposr
 from pipeline.engines.triposr.model import load_model as load_triposr
 from pipeline.engines.triposr.spec import RELEASED
 from pipeline.errors import WeightsUnusable
-from pipeline.nn.checkpoint import FILE_DTYPES
+from pipeline.nn.checkpoint import TORCH_DTYPES
 from pipeline.nn.tensor_files import Entry
 
-TORCH_DTYPES = {name: dtype for dtype, name in FILE_DTYPES.items()}
 SPOILT = IMAGE_LARGE.structure_decoder.file_name  # the smallest of the six
 
 

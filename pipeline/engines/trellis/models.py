@@ -21,7 +21,7 @@ from pipeline.engines.trellis.structure_decoder import SparseStructureDecoder
 from pipeline.engines.trellis.structure_flow import SparseStructureFlowModel
 from pipeline.engines.trellis.weights import ENCODER_FOLDER, check_weights
 from pipeline.errors import WeightsUnusable
-from pipeline.nn.checkpoint import load_strictly, module_entries
+from pipeline.nn.checkpoint import load_strictly, module_entries, read_tensors
 from pipeline.nn.rule_weights import fill_by_rule
 
 PART_CLASSES: dict[str, type[nn.Module]] = {
@@ -121,11 +121,12 @@ def _load_encoder(spec: EncoderSpec, folder: Path, device: torch.device, *, copy
     """The encoder by the library that its names come from; what that would only warn of is refused.
 
     Args:
-        copy: give its tensors memory of their own, see `load_strictly`.
+        copy: give its tensors memory of their own, see `read_tensors`.
     """
     path = folder / ENCODER_FOLDER / spec.file_name
     loaded: Any = Dinov2WithRegistersModel.from_pretrained(
-        path.parent,
+        None if copy else path.parent,
+        state_dict=read_tensors(path) if copy else None,
         config=_config(spec),
         dtype=torch.float32,
         local_files_only=True,
@@ -137,9 +138,6 @@ def _load_encoder(spec: EncoderSpec, folder: Path, device: torch.device, *, copy
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if info.get(kind):
             raise WeightsUnusable(f"{path.name} does not fit the encoder: {kind} {sorted(map(str, info[kind]))[0]}")
-    if copy:
-        for parameter in model.parameters():
-            parameter.data = parameter.data.clone()
     return ImageEncoder(model).to(device)
 
 

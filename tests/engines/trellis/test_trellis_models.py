@@ -49,11 +49,12 @@ def write_encoder(folder: Path, **changes: torch.Tensor | None) -> Dinov2WithReg
     return model
 
 
-def test_the_encoder_reads_the_published_names(tmp_path: Path) -> None:
+@pytest.mark.parametrize("copy", [False, True], ids=["mapped", "read"])
+def test_the_encoder_reads_the_published_names(tmp_path: Path, copy: bool) -> None:
     model = write_encoder(tmp_path)
     pictures = torch.randint(0, 256, (2, 56, 56, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
-    encoder = _load_encoder(ENCODER, tmp_path, torch.device("cpu"))
+    encoder = _load_encoder(ENCODER, tmp_path, torch.device("cpu"), copy=copy)
 
     with torch.inference_mode():
         tokens = encoder(pictures)
@@ -61,14 +62,17 @@ def test_the_encoder_reads_the_published_names(tmp_path: Path) -> None:
         assert torch.equal(tokens, ImageEncoder(model)(pictures))
 
 
+@pytest.mark.parametrize("copy", [False, True], ids=["mapped", "read"])
 @pytest.mark.parametrize(
     "changes", [{"layernorm.weight": None}, {"surplus": torch.zeros(1)}, {"layernorm.bias": torch.zeros(7)}], ids=str
 )
-def test_an_encoder_that_does_not_fit_is_refused(tmp_path: Path, changes: dict[str, torch.Tensor | None]) -> None:
+def test_an_encoder_that_does_not_fit_is_refused(
+    tmp_path: Path, changes: dict[str, torch.Tensor | None], copy: bool
+) -> None:
     write_encoder(tmp_path, **changes)
 
     with pytest.raises(WeightsUnusable, match=r"^model\.safetensors does not fit the encoder"):
-        _load_encoder(ENCODER, tmp_path, torch.device("cpu"))
+        _load_encoder(ENCODER, tmp_path, torch.device("cpu"), copy=copy)
 
 
 @pytest.mark.parametrize("name", ["structure_decoder", "encoder"])
