@@ -1,0 +1,454 @@
+"""A real service while what surrounds it fails for a time: bucket, receiver, disk, database, clock.
+
+Each scenario runs a service of its own under submits that never cease, lets one thing fail for so long, mends it, and
+reports what was lost, doubled, left open or answered as it should not be. Used by the tests for a few seconds each and
+by `scripts/bench_outages.py` for a minute.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import boto3
+
+from pipeline.deliver import FALLBACK
+from pipeline.jobs.keys import key_record
+from pipeline.jobs.record import Job, JobState, KeyLimits
+from pipeline.jobs.sql import SqlStore
+from tests.e2e.faults import EXCUSED, KEY, Client, Receiver, Service, find_faults, opened, wait_until_ended
+from tests.storage.s3_servers import free_port, moto_server
+
+WORKERS = 2
+PAUSE_S = 0.7
+"""Between the submits of one caller, of whom there are two: a little less than two cores can work off."""
+WAIT_S = 150.0  # for what comes within seconds; only where something is lost is so long waited
+HEALTH_EVERY_S = 0.2
+HEALTH_TIMEOUT_S = 5.0
+OTHER_KEY = "another-callers-key-with-some-length"
+ACCESS = {"aws_access_key_id": "AKIAEXAMPLE", "aws_secret_access_key": "never/shown"}
+SMALL_DISK_BYTES = 256 << 20
+OUT_OF_ROOM = EXCUSED | {"disk_full", "delivery_failed"}
+"""A call that finds no room for its files may fail: it says so, and the same request works later."""
+
+
+class NotHere(Exception):
+    """This machine cannot make the thing fail; says what it would take."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What one outage came to; `faults` is empty when everything was as promised.
+
+    Attributes:
+        outage_s: how long it lasted.
+        accepted: submits over the whole scenario.
+        accepted_meanwhile: of them during the outage.
+        put_off: answers during the outage that asked to try again.
+        slowest_s: the longest wait for the answer to a submit.
+        recovery_s: from the end of the outage to the next submit that was accepted.
+        ended_s: from the last submit until every job had ended and every receiver knew.
+        states: final states, by how many jobs ended so.
+        notes: what else is worth knowing, in words.
+    """
+
+    name: str
+    outage_s: float
+    accepted: int
+    accepted_meanwhile: int
+    put_off: int
+    slowest_s: float
+    recovery_s: float
+    ended_s: float
+    states: Mapping[str, int]
+    notes: tuple[str, ...]
+    faults: tuple[str, ...]
+
+    def __str__(self) -> str:
+        ends = ", ".join(f"{count} {state}" for state, count in self.states.items())
+        parts = [
+            f"{self.accepted} accepted ({self.accepted_meanwhile} meanwhile, {self.put_off} times put off)",
+            f"slowest answer {self.slowest_s:.1f} s",
+            f"accepting again after {self.recovery_s:.1f} s",
+            f"all ended {self.ended_s:.0f} s after the last submit: {ends}",
+            *self.notes,
+            f"{len(self.faults)} faults" if self.faults else "no faults",
+        ]
+        return f"{self.name} for {self.outage_s:.0f} s: {'; '.join(parts)}"
+
+
+class Scene:
+    """A service, the callers that submit to it all the while, and somebody who asks for its health.
+
+    Args:
+        folder: takes the data and the log.
+        environment, settings: as for `Service`.
+    """
+
+    def __init__(self, folder: Path, *, environment: Mapping[str, str] | None = None, **settings: object) -> None:
+        self.service = Service(folder / "data", workers=WORKERS, environment=environment, **settings)
+        self.receiver = Receiver()
+        self.clients: list[Client] = []
+        self.faults: list[str] = []
+        self._stop = threading.Event()
+        self._threads: list[threading.Thread] = []
+        self._began_s = self._over_s = self._last_submit_s = 0.0
+
+    def __enter__(self) -> Scene:
+        self.receiver.__enter__()
+        self.service.start()
+        self.service.wait_until_ready()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stop.set()
+        self.service.stop()
+        self.receiver.__exit__()
+
+    def begin(self, *clients: Client) -> None:
+        """Let the callers submit, two with one key unless others are given."""
+        self.clients = list(clients) or [Client(self.service, self.receiver.url, PAUSE_S) for _ in range(2)]
+        duties = [(client.run, (self._stop,)) for client in self.clients] + [(self._ask_for_health, ())]
+        self._threads = [threading.Thread(target=duty, args=given, daemon=True) for duty, given in duties]
+        for thread in self._threads:
+            thread.start()
+
+    @contextmanager
+    def outage(self) -> Iterator[None]:
+        """The block is the outage. Every caller has been accepted before it, and is accepted again after it."""
+        self._wait_for_accepts(after_s=float("-inf"))
+        self._began_s = time.monotonic()
+        yield
+        self._over_s = time.monotonic()
+        self._wait_for_accepts(after_s=self._over_s)
+
+    def until(self, is_true: Callable[[], bool], *, else_fault: str) -> None:
+        """Wait for something that is to happen; note a fault when it does not."""
+        deadline_s = time.monotonic() + WAIT_S
+        while not is_true():
+            if time.monotonic() > deadline_s:
+                self.faults.append(else_fault)
+                return
+            time.sleep(0.05)
+
+    def stop_submits(self) -> None:
+        """Let every caller bring the submit that it is at to its end, and no further one."""
+        self._stop.set()
+        self._last_submit_s = time.monotonic()
+        for thread in self._threads:
+            thread.join(WAIT_S)
+            if thread.is_alive():
+                self.faults.append("a submit is never accepted")
+
+    @property
+    def accepted(self) -> dict[str, set[int]]:
+        """Ids by idempotency key, over all callers."""
+        return {key: ids for client in self.clients for key, ids in client.accepted.items()}
+
+    def wait_for_ends(self, store: SqlStore) -> list[Job]:
+        """Every job on record, once all have ended and been told of."""
+        wait_until_ended(store, self.receiver, self.accepted, WAIT_S)
+        return store.list_jobs(key_id=None, limit=10**6)
+
+    def report(self, name: str, store: SqlStore, *notes: str, excused: frozenset[str] = EXCUSED) -> Report:
+        """What became of everything, once submits have stopped; waits until all has ended."""
+        jobs = self.wait_for_ends(store)
+        ended_s = time.monotonic() - self._last_submit_s
+        for client in self.clients:
+            self.faults += [f"a submit was refused: {answer}" for answer in client.refused]
+            self.faults += [f"a submit got no answer: {reason}" for reason in client.unanswered]
+        self.faults += find_faults(store, self.receiver, self.accepted, excused=excused)
+        accepted_at_s = [at_s for client in self.clients for at_s in client.accepted_at_s]
+        put_off_at_s = [at_s for client in self.clients for at_s in client.put_off_at_s]
+        return Report(
+            name=name,
+            outage_s=self._over_s - self._began_s,
+            accepted=len(accepted_at_s),
+            accepted_meanwhile=sum(self._began_s <= at_s <= self._over_s for at_s in accepted_at_s),
+            put_off=len(put_off_at_s),
+            slowest_s=max(client.slowest_s for client in self.clients),
+            recovery_s=min((at_s for at_s in accepted_at_s if at_s > self._over_s), default=float("inf"))
+            - self._over_s,
+            ended_s=ended_s,
+            states={state: sum(job.state == state for job in jobs) for state in sorted({job.state for job in jobs})},
+            notes=notes,
+            faults=tuple(self.faults),
+        )
+
+    def _wait_for_accepts(self, *, after_s: float) -> None:
+        self.until(
+            lambda: all(any(at_s > after_s for at_s in client.accepted_at_s) for client in self.clients),
+            else_fault=f"a caller is not accepted within {WAIT_S:g} s",
+        )
+
+    def _ask_for_health(self) -> None:
+        while not self._stop.wait(HEALTH_EVERY_S):
+            try:
+                urllib.request.urlopen(f"{self.service.address}/health", timeout=HEALTH_TIMEOUT_S).close()
+            except OSError as error:
+                self.faults.append(f"/health does not answer: {error!r}")
+
+
+def bucket_away(folder: Path, *, duration_s: float) -> Report:
+    """The customer's S3 server is stopped, and started again on its port with what it held."""
+    port, recording = free_port(), folder / "bucket.recording"
+    with Scene(folder) as scene, ExitStack() as server:
+        url = server.enter_context(moto_server(folder, port=port, recording=recording))
+        boto3.client("s3", endpoint_url=url, region_name="us-east-1", **ACCESS).create_bucket(Bucket="models")
+        where = {"public_url": f"{url}/models/", "region_name": "us-east-1", "endpoint_url": f"{url}/models"}
+        _post(scene.service, "/api/v1/enterprise/update_s3", {"key": KEY, "deploy_type": "3d", **where, **ACCESS})
+        scene.begin()
+        with scene.outage():
+            server.close()
+            time.sleep(duration_s)
+            server.enter_context(moto_server(folder, port=port, recording=recording))
+        back_s = time.monotonic()
+        scene.stop_submits()
+        with opened(scene.service) as store:
+            scene.wait_for_ends(store)
+            scene.until(
+                lambda: not store.metrics().tasks_pending.get("upload"), else_fault="files never come into the bucket"
+            )
+            late_s = time.monotonic() - back_s
+            warned = [job_id for job_id, told in scene.receiver.told.items() if FALLBACK in told[0][1]["warning"]]
+            if not warned:
+                scene.faults.append("no job says that its files are in temporary storage")
+            for job in store.list_jobs(key_id=None, limit=10**6):
+                scene.faults += _not_in_bucket(job, url)
+            return scene.report(
+                "bucket away",
+                store,
+                f"{len(warned)} jobs told with a warning, all files in the bucket {late_s:.0f} s after it was back",
+            )
+
+
+def receiver_hangs(folder: Path, *, duration_s: float) -> Report:
+    """One caller's webhooks are accepted and never answered; another caller's arrive while that goes on."""
+    times = {"webhook_timeout_s": max(1.0, duration_s / 4), "webhook_window_s": max(60.0, 10 * duration_s)}
+    with Scene(folder, **times) as scene, opened(scene.service) as store:
+        store.add_key(key_record(OTHER_KEY, name="other", limits=KeyLimits()))
+        hung = Client(scene.service, scene.receiver.flaky_url, PAUSE_S)
+        other = Client(scene.service, scene.receiver.url, PAUSE_S, key=OTHER_KEY)
+        scene.begin(hung, other)
+        with scene.outage(), scene.receiver.hanging():
+            told_before = set(scene.receiver.told)
+            time.sleep(duration_s)
+            meanwhile = [job_id for ids in list(other.accepted.values()) for job_id in ids]
+            scene.until(
+                lambda: all(job_id in scene.receiver.told for job_id in meanwhile),
+                else_fault="another caller's webhooks wait for a receiver that hangs",
+            )
+            through = [job_id for ids in list(hung.accepted.values()) for job_id in ids - told_before]
+            if any(job_id in scene.receiver.told for job_id in through) or not scene.receiver.unanswered:
+                scene.faults.append("the receiver did not hang")
+        scene.stop_submits()
+        jobs = {job.id: job for job in scene.wait_for_ends(store)}
+        waits_s = [
+            scene.receiver.told_at[job_id] - (jobs[job_id].finished_at or 0.0)
+            for job_id in meanwhile
+            if job_id in scene.receiver.told_at
+        ]
+        return scene.report(
+            "receiver hangs",
+            store,
+            f"{scene.receiver.unanswered} attempts hung",
+            f"the other caller was told of {len(waits_s)} jobs, at most {max(waits_s):.1f} s after their end",
+        )
+
+
+def disk_full(folder: Path, *, duration_s: float) -> Report:
+    """No byte is free where the data lie, also when the service gives some back."""
+    with small_disk(folder / "data"), Scene(folder) as scene:
+        scene.begin()
+        with scene.outage(), filled(folder / "data"):
+            time.sleep(duration_s)
+        scene.stop_submits()
+        with opened(scene.service) as store:
+            jobs = scene.wait_for_ends(store)
+            failed = sum(job.state is JobState.FAILED for job in jobs)
+            return scene.report("disk full", store, f"{failed} failed for want of room", excused=OUT_OF_ROOM)
+
+
+def database_locked(folder: Path, *, duration_s: float) -> Report:
+    """Another process holds SQLite's write lock and does nothing with it."""
+    with Scene(folder) as scene:
+        scene.begin()
+        with scene.outage(), locked(folder / "data" / "jobs.sqlite"):
+            time.sleep(duration_s)
+        scene.stop_submits()
+        with opened(scene.service) as store:
+            again = sum(job.attempts > 1 for job in scene.wait_for_ends(store))
+            return scene.report("database locked", store, f"{again} jobs taken up again")
+
+
+def clock_steps(folder: Path, *, duration_s: float, step_s: float = 5400.0) -> Report:
+    """The system clock is set back while jobs run and webhooks wait for their next attempt, and forward again."""
+    environment, turn = stepped_clock(folder)
+    with (
+        Scene(folder, environment=environment, webhook_timeout_s=1, webhook_window_s=600) as scene,
+        opened(scene.service) as store,
+    ):
+        scene.begin(*(Client(scene.service, scene.receiver.flaky_url, PAUSE_S) for _ in range(2)))
+        with scene.receiver.hanging():
+            scene.until(lambda: _are_put_off(store), else_fault="no webhook waits for its next attempt")
+            turn(-step_s)
+        with scene.outage():
+            time.sleep(duration_s)
+            turn(0.0)
+        scene.stop_submits()
+        early = sum(job.created_at < time.time() - step_s / 2 for job in scene.wait_for_ends(store))
+        if not early:
+            scene.faults.append("the service's clock did not step back")
+        return scene.report("clock set back", store, f"{early} jobs accepted in the past")
+
+
+@contextmanager
+def small_disk(folder: Path) -> Iterator[None]:
+    """A file system of its own, in memory, on a folder.
+
+    Raises:
+        NotHere: only root may mount, and not everywhere.
+    """
+    folder.mkdir()
+    options = f"size={SMALL_DISK_BYTES}"
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], capture_output=True, text=True, check=False
+    )
+    if mounted.returncode != 0:
+        raise NotHere(f"a small disk cannot be mounted: {mounted.stderr.strip()}")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+@contextmanager
+def filled(folder: Path) -> Iterator[None]:
+    """No byte is free in a folder's file system, whatever its users give back meanwhile."""
+    ballast = folder / "ballast"
+    stop = threading.Event()
+
+    def fill() -> None:
+        with ballast.open("ab", buffering=0) as file:
+            while not stop.is_set():
+                _fill_up(file.fileno())
+                stop.wait(0.01)
+
+    filler = threading.Thread(target=fill, daemon=True)
+    filler.start()
+    try:
+        while os.statvfs(folder).f_bavail:
+            time.sleep(0.01)
+        yield
+    finally:
+        stop.set()
+        filler.join()
+        ballast.unlink()
+
+
+def _fill_up(file: int) -> None:
+    """Write until nothing more goes in."""
+    for size in (1 << 20, 4096):
+        try:
+            while os.write(file, bytes(size)):
+                pass
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+
+
+@contextmanager
+def locked(database: Path) -> Iterator[None]:
+    """Another process has the database to itself."""
+    code = (
+        "import sqlite3, sys; database = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=30);"
+        "database.execute('BEGIN EXCLUSIVE'); print('locked', flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", code, str(database)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None and process.stdout is not None
+        try:
+            assert process.stdout.readline() == "locked\n"
+            yield
+        finally:
+            process.stdin.close()
+
+
+def stepped_clock(folder: Path) -> tuple[dict[str, str], Callable[[float], None]]:
+    """Variables under which programs take the time from a clock that can be set, and what sets it.
+
+    Source: libfaketime's README. Monotonic clocks go on undisturbed, as on a machine whose clock is set.
+
+    Returns:
+        The variables, and a function of the seconds that the clock is to be ahead.
+
+    Raises:
+        NotHere: the library is not installed.
+    """
+    library = next(iter(sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))), None)
+    if library is None:
+        raise NotHere("faketime is not installed (scripts/debian_for_tests.sh)")
+    ahead = folder / "clock"
+
+    def turn(ahead_s: float) -> None:
+        draft = ahead.with_suffix(".draft")
+        draft.write_text(f"{ahead_s:+.0f}\n")
+        draft.replace(ahead)  # in one step: a reader of an empty file would be told the true time
+
+    turn(0.0)
+    variables = {
+        "LD_PRELOAD": str(library),
+        "FAKETIME_TIMESTAMP_FILE": str(ahead),
+        "FAKETIME_NO_CACHE": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+    }
+    return variables, turn
+
+
+def _are_put_off(store: SqlStore) -> bool:
+    """Whether some webhook was tried in vain and waits."""
+    jobs = store.list_jobs(key_id=None, state=JobState.SUCCESS, limit=10**6)
+    return any(task.attempts and task.state == "pending" for job in jobs for task in store.tasks_of(job.id))
+
+
+def _post(service: Service, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+    headers = {"content-type": "application/json"}
+    request = urllib.request.Request(service.address + path, json.dumps(body).encode(), headers)
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        return json.load(answer)
+
+
+def _not_in_bucket(job: Job, url: str) -> list[str]:
+    """Which files of a job its record does not place in the bucket, or are not there as they were delivered."""
+    faults = []
+    for artifact in () if job.ending is None else job.ending.artifacts:
+        if not artifact["url"].startswith(f"{url}/models/"):
+            faults.append(f"job {job.id}: {artifact['name']} is not in the bucket but at {artifact['url']}")
+            continue
+        try:
+            with urllib.request.urlopen(artifact["url"], timeout=10) as answer:
+                digest = hashlib.sha256(answer.read()).hexdigest()
+        except urllib.error.HTTPError as error:
+            faults.append(f"job {job.id}: the bucket answers {error.code} for {artifact['name']}")
+        else:
+            if digest != artifact["sha256"]:
+                faults.append(f"job {job.id}: the bucket holds something else than {artifact['name']}")
+    if job.ending is not None and job.ending.warnings:
+        faults.append(f"job {job.id} still warns: {job.ending.warnings}")
+    return faults
+
+
+SCENARIOS = (bucket_away, receiver_hangs, disk_full, database_locked, clock_steps)
