@@ -187,6 +187,7 @@ class Client:
         put_off_at_s: when a 503 asked to try again, on the monotonic clock.
         unanswered: what became of submits that got no answer.
         slowest_s: the longest wait for an answer.
+        fields: what the body says beyond the usual.
     """
 
     service: Service
@@ -199,12 +200,13 @@ class Client:
     put_off_at_s: list[float] = field(default_factory=list)
     unanswered: list[str] = field(default_factory=list)
     slowest_s: float = 0.0
+    fields: Mapping[str, object] = field(default_factory=dict)
 
     def run(self, stop: threading.Event) -> None:
         fields = {"key": self.key, "image": picture(), "resolution": 64, "texture_size": 512, "output_format": "obj"}
         while not stop.is_set():
             key = uuid.uuid4().hex
-            body = {**fields, "webhook": self.webhook, "track_id": key, "seed": 1}
+            body = {**fields, **self.fields, "webhook": self.webhook, "track_id": key, "seed": 1}
             while not self._submit(json.dumps(body).encode(), key):
                 time.sleep(0.1)
             stop.wait(self.pause_s)

@@ -33,8 +33,9 @@ from tests.e2e.faults import EXCUSED, KEY, Client, Receiver, Service, find_fault
 from tests.storage.s3_servers import free_port, moto_server
 
 WORKERS = 2
-PAUSE_S = 0.7
-"""Between the submits of one caller, of whom there are two: a little less than two cores can work off."""
+PAUSE_S = 1.2
+"""Between the submits of one caller, of whom there are two: about what two cores can work off."""
+QUICK = {"no_texture": True}
 WAIT_S = 150.0  # for what comes within seconds; only where something is lost is so long waited
 HEALTH_EVERY_S = 0.2
 HEALTH_TIMEOUT_S = 5.0
@@ -120,16 +121,22 @@ class Scene:
 
     def begin(self, *clients: Client) -> None:
         """Let the callers submit, two with one key unless others are given."""
-        self.clients = list(clients) or [Client(self.service, self.receiver.url, PAUSE_S) for _ in range(2)]
+        self.clients = list(clients) or [self.caller(), self.caller()]
         duties = [(client.run, (self._stop,)) for client in self.clients] + [(self._ask_for_health, ())]
         self._threads = [threading.Thread(target=duty, args=given, daemon=True) for duty, given in duties]
         for thread in self._threads:
             thread.start()
 
+    def caller(self, *, is_flaky: bool = False, key: str = KEY) -> Client:
+        """Somebody who submits, and is told at the receiver's sound or flaky address."""
+        url = self.receiver.flaky_url if is_flaky else self.receiver.url
+        return Client(self.service, url, PAUSE_S, key=key, fields=QUICK)
+
     @contextmanager
     def outage(self) -> Iterator[None]:
-        """The block is the outage. Every caller has been accepted before it, and is accepted again after it."""
+        """The block is the outage. Calls have ended and others run before it; every caller is accepted after it."""
         self._wait_for_accepts(after_s=float("-inf"))
+        self.until(lambda: bool(self.receiver.told), else_fault="no call ends")
         self._began_s = time.monotonic()
         yield
         self._over_s = time.monotonic()
@@ -240,8 +247,7 @@ def receiver_hangs(folder: Path, *, duration_s: float) -> Report:
     times = {"webhook_timeout_s": max(1.0, duration_s / 4), "webhook_window_s": max(60.0, 10 * duration_s)}
     with Scene(folder, **times) as scene, opened(scene.service) as store:
         store.add_key(key_record(OTHER_KEY, name="other", limits=KeyLimits()))
-        hung = Client(scene.service, scene.receiver.flaky_url, PAUSE_S)
-        other = Client(scene.service, scene.receiver.url, PAUSE_S, key=OTHER_KEY)
+        hung, other = scene.caller(is_flaky=True), scene.caller(key=OTHER_KEY)
         scene.begin(hung, other)
         with scene.outage(), scene.receiver.hanging():
             told_before = set(scene.receiver.told)
@@ -301,7 +307,7 @@ def clock_steps(folder: Path, *, duration_s: float, step_s: float = 5400.0) -> R
         Scene(folder, environment=environment, webhook_timeout_s=1, webhook_window_s=600) as scene,
         opened(scene.service) as store,
     ):
-        scene.begin(*(Client(scene.service, scene.receiver.flaky_url, PAUSE_S) for _ in range(2)))
+        scene.begin(scene.caller(is_flaky=True), scene.caller(is_flaky=True))
         with scene.receiver.hanging():
             scene.until(lambda: _are_put_off(store), else_fault="no webhook waits for its next attempt")
             turn(-step_s)
