@@ -1,15 +1,13 @@
 #!/usr/bin/env bash
-# Sees to it that the Debian packages that tests use are there: PostgreSQL, of which they start a private server,
-# Chromium, and faketime, under which a service's clock is set. What is absent and may not be installed is named; the
-# tests that need it then skip, with the same reason.
+# Sees to it that the Debian packages that tests use are there: PostgreSQL, of which they start a private server, and
+# Chromium. What is absent and may not be installed is named; the tests that need it then skip, with the same reason.
 set -euo pipefail
 
 has_postgresql() { compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || command -v initdb >/dev/null 2>&1; }
 has_chromium() { command -v chromium >/dev/null 2>&1; }
-has_faketime() { compgen -G '/usr/lib/*/faketime/libfaketimeMT.so.1' >/dev/null; }
 
 missing=()
-for package in postgresql chromium faketime; do
+for package in postgresql chromium; do
     "has_$package" || missing+=("$package")
 done
 if [ ${#missing[@]} = 0 ]; then

@@ -11,6 +11,8 @@ import errno
 import hashlib
 import json
 import os
+import shutil
+import struct
 import subprocess
 import sys
 import threading
@@ -36,6 +38,7 @@ WORKERS = 2
 PAUSE_S = 1.2
 """Between the submits of one caller, of whom there are two: about what two cores can work off."""
 QUICK = {"no_texture": True}
+CLOCK_SOURCE = Path(__file__).with_name("stepped_clock.c")
 WAIT_S = 150.0  # for what comes within seconds; only where something is lost is so long waited
 HEALTH_EVERY_S = 0.2
 HEALTH_TIMEOUT_S = 5.0
@@ -300,20 +303,25 @@ def database_locked(folder: Path, *, duration_s: float) -> Report:
             return scene.report("database locked", store, f"{again} jobs taken up again")
 
 
-def clock_steps(folder: Path, *, duration_s: float, step_s: float = 5400.0) -> Report:
+def clock_steps(folder: Path, *, duration_s: float, step_s: int = 5400) -> Report:
     """The system clock is set back while jobs run and webhooks wait for their next attempt, and forward again."""
     environment, turn = stepped_clock(folder)
     with (
-        Scene(folder, environment=environment, webhook_timeout_s=1, webhook_window_s=600) as scene,
+        Scene(folder, environment=environment, webhook_timeout_s=1, webhook_window_s=120) as scene,
         opened(scene.service) as store,
     ):
         scene.begin(scene.caller(is_flaky=True), scene.caller(is_flaky=True))
         with scene.receiver.hanging():
             scene.until(lambda: _are_put_off(store), else_fault="no webhook waits for its next attempt")
+            before = [job_id for ids in scene.accepted.values() for job_id in ids]
             turn(-step_s)
         with scene.outage():
             time.sleep(duration_s)
-            turn(0.0)
+            scene.until(
+                lambda: scene.receiver.told.keys() >= {*before},
+                else_fault="what was due before the clock was set back waits until it has caught up",
+            )
+            turn(0)
         scene.stop_submits()
         early = sum(job.created_at < time.time() - step_s / 2 for job in scene.wait_for_ends(store))
         if not early:
@@ -393,35 +401,30 @@ def locked(database: Path) -> Iterator[None]:
             process.stdin.close()
 
 
-def stepped_clock(folder: Path) -> tuple[dict[str, str], Callable[[float], None]]:
+def stepped_clock(folder: Path) -> tuple[dict[str, str], Callable[[int], None]]:
     """Variables under which programs take the time from a clock that can be set, and what sets it.
-
-    Source: libfaketime's README. Monotonic clocks go on undisturbed, as on a machine whose clock is set.
 
     Returns:
         The variables, and a function of the seconds that the clock is to be ahead.
 
     Raises:
-        NotHere: the library is not installed.
+        NotHere: there is no C compiler.
     """
-    library = next(iter(sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))), None)
-    if library is None:
-        raise NotHere("faketime is not installed (scripts/debian_for_tests.sh)")
-    ahead = folder / "clock"
+    library, ahead = folder / "stepped_clock.so", folder / "clock"
+    compiler = shutil.which("cc")
+    if compiler is None:
+        raise NotHere("a clock that can be set takes a C compiler, cc")
+    command = [compiler, "-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o", str(library), str(CLOCK_SOURCE)]
+    made = subprocess.run(command, capture_output=True, text=True, check=False)
+    if made.returncode != 0:
+        raise NotHere(f"a clock that can be set cannot be compiled: {made.stderr.strip()}")
+    ahead.write_bytes(struct.pack("q", 0))
 
-    def turn(ahead_s: float) -> None:
-        draft = ahead.with_suffix(".draft")
-        draft.write_text(f"{ahead_s:+.0f}\n")
-        draft.replace(ahead)  # in one step: a reader of an empty file would be told the true time
+    def turn(ahead_s: int) -> None:
+        with ahead.open("r+b") as file:  # in place: the programs look at this very file
+            file.write(struct.pack("q", ahead_s))
 
-    turn(0.0)
-    variables = {
-        "LD_PRELOAD": str(library),
-        "FAKETIME_TIMESTAMP_FILE": str(ahead),
-        "FAKETIME_NO_CACHE": "1",
-        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-    }
-    return variables, turn
+    return {"LD_PRELOAD": str(library), "STEPPED_CLOCK_FILE": str(ahead)}, turn
 
 
 def _are_put_off(store: SqlStore) -> bool:
