@@ -29,7 +29,7 @@ import boto3
 
 from pipeline.deliver import FALLBACK
 from pipeline.jobs.keys import key_record
-from pipeline.jobs.record import Job, JobState, KeyLimits
+from pipeline.jobs.record import Job, JobState, KeyLimits, WorkerRecord
 from pipeline.jobs.sql import SqlStore
 from tests.e2e.faults import EXCUSED, KEY, Client, Receiver, Service, find_faults, opened, wait_until_ended
 from tests.storage.s3_servers import free_port, moto_server
@@ -45,8 +45,10 @@ HEALTH_TIMEOUT_S = 5.0
 OTHER_KEY = "another-callers-key-with-some-length"
 ACCESS = {"aws_access_key_id": "AKIAEXAMPLE", "aws_secret_access_key": "never/shown"}
 SMALL_DISK_BYTES = 256 << 20
+LONG_USE_WRITES = 2000
+"""SQLite begins its log anew after 1000 pages, and every write takes one or more."""
 OUT_OF_ROOM = EXCUSED | {"disk_full", "delivery_failed"}
-"""A call that finds no room for its files may fail: it says so, and the same request works later."""
+"""A call that was running when the room ran out may fail: it says so, and the same request works later."""
 
 
 class NotHere(Exception):
@@ -281,6 +283,7 @@ def receiver_hangs(folder: Path, *, duration_s: float) -> Report:
 def disk_full(folder: Path, *, duration_s: float) -> Report:
     """No byte is free where the data lie, also when the service gives some back."""
     with small_disk(folder / "data"), Scene(folder) as scene:
+        _use_for_long(scene.service)
         scene.begin()
         with scene.outage(), filled(folder / "data"):
             time.sleep(duration_s)
@@ -288,6 +291,10 @@ def disk_full(folder: Path, *, duration_s: float) -> Report:
         with opened(scene.service) as store:
             jobs = scene.wait_for_ends(store)
             failed = sum(job.state is JobState.FAILED for job in jobs)
+            if failed > WORKERS:
+                scene.faults.append(
+                    f"{failed} jobs failed for want of room, though only {WORKERS} can have been running"
+                )
             return scene.report("disk full", store, f"{failed} failed for want of room", excused=OUT_OF_ROOM)
 
 
@@ -425,6 +432,14 @@ def stepped_clock(folder: Path) -> tuple[dict[str, str], Callable[[int], None]]:
             file.write(struct.pack("q", ahead_s))
 
     return {"LD_PRELOAD": str(library), "STEPPED_CLOCK_FILE": str(ahead)}, turn
+
+
+def _use_for_long(service: Service) -> None:
+    """Bring the database to the size of one that has been written to for long: it then has room for much within."""
+    with opened(service) as store:
+        for _ in range(LONG_USE_WRITES):
+            store.say_alive(WorkerRecord("a worker of the past", "preview", seen_at=0.0, is_ready=True))
+        store.say_goodbye("a worker of the past")
 
 
 def _are_put_off(store: SqlStore) -> bool:
