@@ -42,7 +42,7 @@ from pipeline.telemetry import configure_logging, start_tracing
 from schemas.request import ImageTo3DRequest
 
 CLEAN_EVERY_S = 60.0
-UPLOAD_EVERY_S = 10.0
+UPLOAD_EVERY_S = 5.0
 STALE_FOLDER_S = 600.0
 """A call's folder is left alone for so long after its last change, whatever the store says."""
 MIN_FREE_BYTES = 64 << 20

@@ -40,8 +40,9 @@ PAUSE_S = 1.2
 QUICK = {"no_texture": True}
 CLOCK_SOURCE = Path(__file__).with_name("stepped_clock.c")
 WAIT_S = 150.0  # for what comes within seconds; only where something is lost is so long waited
-HEALTH_EVERY_S = 0.2
+LOOK_EVERY_S = 0.2
 HEALTH_TIMEOUT_S = 5.0
+FETCH = "/api/v1/enterprise/3d/fetch"
 OTHER_KEY = "another-callers-key-with-some-length"
 ACCESS = {"aws_access_key_id": "AKIAEXAMPLE", "aws_secret_access_key": "never/shown"}
 SMALL_DISK_BYTES = 256 << 20
@@ -97,7 +98,7 @@ class Report:
 
 
 class Scene:
-    """A service, the callers that submit to it all the while, and somebody who asks for its health.
+    """A service, the callers that submit to it all the while, and somebody who looks whether it answers.
 
     Args:
         folder: takes the data and the log.
@@ -112,6 +113,7 @@ class Scene:
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
         self._began_s = self._over_s = self._last_submit_s = 0.0
+        self._ended_s: float | None = None
 
     def __enter__(self) -> Scene:
         self.receiver.__enter__()
@@ -127,8 +129,8 @@ class Scene:
     def begin(self, *clients: Client) -> None:
         """Let the callers submit, two with one key unless others are given."""
         self.clients = list(clients) or [self.caller(), self.caller()]
-        duties = [(client.run, (self._stop,)) for client in self.clients] + [(self._ask_for_health, ())]
-        self._threads = [threading.Thread(target=duty, args=given, daemon=True) for duty, given in duties]
+        duties = [lambda client=client: client.run(self._stop) for client in self.clients]
+        self._threads = [threading.Thread(target=duty, daemon=True) for duty in (*duties, self._look_on)]
         for thread in self._threads:
             thread.start()
 
@@ -173,12 +175,13 @@ class Scene:
     def wait_for_ends(self, store: SqlStore) -> list[Job]:
         """Every job on record, once all have ended and been told of."""
         wait_until_ended(store, self.receiver, self.accepted, WAIT_S)
+        if self._ended_s is None:
+            self._ended_s = time.monotonic() - self._last_submit_s
         return store.list_jobs(key_id=None, limit=10**6)
 
     def report(self, name: str, store: SqlStore, *notes: str, excused: frozenset[str] = EXCUSED) -> Report:
         """What became of everything, once submits have stopped; waits until all has ended."""
         jobs = self.wait_for_ends(store)
-        ended_s = time.monotonic() - self._last_submit_s
         for client in self.clients:
             self.faults += [f"a submit was refused: {answer}" for answer in client.refused]
             self.faults += [f"a submit got no answer: {reason}" for reason in client.unanswered]
@@ -194,7 +197,7 @@ class Scene:
             slowest_s=max(client.slowest_s for client in self.clients),
             recovery_s=min((at_s for at_s in accepted_at_s if at_s > self._over_s), default=float("inf"))
             - self._over_s,
-            ended_s=ended_s,
+            ended_s=self._ended_s or 0.0,
             states={state: sum(job.state == state for job in jobs) for state in sorted({job.state for job in jobs})},
             notes=notes,
             faults=tuple(self.faults),
@@ -206,12 +209,20 @@ class Scene:
             else_fault=f"a caller is not accepted within {WAIT_S:g} s",
         )
 
-    def _ask_for_health(self) -> None:
-        while not self._stop.wait(HEALTH_EVERY_S):
+    def _look_on(self) -> None:
+        """Ask for the service's health and for a call, again and again; both are to be told throughout."""
+        while not self._stop.wait(LOOK_EVERY_S):
             try:
                 urllib.request.urlopen(f"{self.service.address}/health", timeout=HEALTH_TIMEOUT_S).close()
             except OSError as error:
                 self.faults.append(f"/health does not answer: {error!r}")
+            job_id = next(iter(next(iter(list(self.clients[0].accepted.values())), ())), None)
+            if job_id is None:
+                continue
+            try:
+                _post(self.service, f"{FETCH}/{job_id}", {"key": self.clients[0].key})
+            except OSError as error:
+                self.faults.append(f"the call {job_id} cannot be fetched: {error!r}")
 
 
 def bucket_away(folder: Path, *, duration_s: float) -> Report:
@@ -449,7 +460,7 @@ def _are_put_off(store: SqlStore) -> bool:
 
 
 def _post(service: Service, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
-    headers = {"content-type": "application/json"}
+    headers = {"content-type": "application/json", "prefer": "wait=0"}
     request = urllib.request.Request(service.address + path, json.dumps(body).encode(), headers)
     with urllib.request.urlopen(request, timeout=30) as answer:
         return json.load(answer)
