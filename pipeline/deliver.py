@@ -144,7 +144,7 @@ def retry_uploads(
 
 
 def upload_pause_s(attempts_made: int, rng: random.Random) -> float:
-    """Seconds before an upload is tried again: doubling from five seconds to an hour, shortened at random by up to 15 %."""
+    """Seconds before an upload is tried again: doubling from 5 s to an hour, shortened at random by up to 15 %."""
     return min(FIRST_PAUSE_S * 2.0 ** min(attempts_made - 1, 16), LONGEST_PAUSE_S) * (1 - 0.15 * rng.random())
 
 

@@ -76,7 +76,7 @@ class Receiver:
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}/hook"
         self.flaky_url = f"http://127.0.0.1:{self._server.server_port}{FLAKY_PATH}"
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
 
     @contextmanager
     def hanging(self) -> Iterator[None]:

@@ -35,7 +35,7 @@ from tests.e2e.faults import EXCUSED, KEY, Client, Receiver, Service, find_fault
 from tests.storage.s3_servers import free_port, moto_server
 
 WORKERS = 2
-PAUSE_S = 1.2
+PAUSE_S = 1.0
 """Between the submits of one caller, of whom there are two: about what two cores can work off."""
 QUICK = {"no_texture": True}
 CLOCK_SOURCE = Path(__file__).with_name("stepped_clock.c")
@@ -45,7 +45,7 @@ HEALTH_TIMEOUT_S = 5.0
 FETCH = "/api/v1/enterprise/3d/fetch"
 OTHER_KEY = "another-callers-key-with-some-length"
 ACCESS = {"aws_access_key_id": "AKIAEXAMPLE", "aws_secret_access_key": "never/shown"}
-SMALL_DISK_BYTES = 256 << 20
+SMALL_DISK_BYTES = 160 << 20
 LONG_USE_WRITES = 2000
 """SQLite begins its log anew after 1000 pages, and every write takes one or more."""
 OUT_OF_ROOM = EXCUSED | {"disk_full", "delivery_failed"}
@@ -325,7 +325,7 @@ def clock_steps(folder: Path, *, duration_s: float, step_s: int = 5400) -> Repor
     """The system clock is set back while jobs run and webhooks wait for their next attempt, and forward again."""
     environment, turn = stepped_clock(folder)
     with (
-        Scene(folder, environment=environment, webhook_timeout_s=1, webhook_window_s=120) as scene,
+        Scene(folder, environment=environment, webhook_timeout_s=1, webhook_window_s=60) as scene,
         opened(scene.service) as store,
     ):
         scene.begin(scene.caller(is_flaky=True), scene.caller(is_flaky=True))

@@ -27,31 +27,31 @@ def survived(scenario: Callable[..., Report], folder: Path, *, duration_s: float
 
 
 def test_files_that_a_bucket_missed_come_into_it_later(tmp_path: Path) -> None:
-    report = survived(outages.bucket_away, tmp_path, duration_s=3)
+    report = survived(outages.bucket_away, tmp_path, duration_s=2)
 
     assert report.accepted_meanwhile > 0
     assert set(report.states) == {"success"}
 
 
 def test_a_receiver_that_hangs_holds_up_nobody_elses_webhooks(tmp_path: Path) -> None:
-    report = survived(outages.receiver_hangs, tmp_path, duration_s=4)
+    report = survived(outages.receiver_hangs, tmp_path, duration_s=2)
 
     assert report.accepted_meanwhile > 0
     assert set(report.states) == {"success"}
 
 
 def test_a_full_disk_puts_submits_off_until_there_is_room(tmp_path: Path) -> None:
-    survived(outages.disk_full, tmp_path, duration_s=4)
+    survived(outages.disk_full, tmp_path, duration_s=2)
 
 
 def test_a_locked_database_puts_submits_off_until_it_is_free(tmp_path: Path) -> None:
-    report = survived(outages.database_locked, tmp_path, duration_s=BUSY_TIMEOUT_S + 2)
+    report = survived(outages.database_locked, tmp_path, duration_s=BUSY_TIMEOUT_S + 1)
 
     assert report.put_off > 0
     assert set(report.states) == {"success"}
 
 
 def test_a_clock_that_is_set_back_and_forward_delays_and_doubles_nothing(tmp_path: Path) -> None:
-    report = survived(outages.clock_steps, tmp_path, duration_s=3)
+    report = survived(outages.clock_steps, tmp_path, duration_s=1)
 
     assert set(report.states) == {"success"}
