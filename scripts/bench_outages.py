@@ -15,7 +15,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 def main(argv: list[str] | None = None) -> int:
     """Run the scenarios one after another and print a line on each."""
-    from tests.e2e.outages import SCENARIOS, NotHere
+    from tests.e2e.outages import SCENARIOS
+    from tests.e2e.surroundings import NotHere
 
     names = {scenario.__name__: scenario for scenario in SCENARIOS}
     parser = argparse.ArgumentParser(description=__doc__)

@@ -25,7 +25,7 @@ from pipeline.worker import STALE_FOLDER_S, clean, ending_of, folder_of, has_roo
 from schemas.request import parse_request
 from scripts.bench_serve import picture
 from tests.e2e.faults import Receiver
-from tests.e2e.outages import NotHere, filled, small_disk
+from tests.e2e.surroundings import NotHere, filled, small_disk
 from tests.jobs.conftest import Clock, new_job
 
 WAIT_S = 60.0  # far longer than anything takes here; only a failing test waits so long

@@ -7,14 +7,8 @@ by `scripts/bench_outages.py` for a minute.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
-import os
-import shutil
-import struct
-import subprocess
-import sys
 import threading
 import time
 import urllib.error
@@ -32,28 +26,23 @@ from pipeline.jobs.keys import key_record
 from pipeline.jobs.record import Job, JobState, KeyLimits, WorkerRecord
 from pipeline.jobs.sql import SqlStore
 from tests.e2e.faults import EXCUSED, KEY, Client, Receiver, Service, find_faults, opened, wait_until_ended
+from tests.e2e.surroundings import filled, locked, small_disk, stepped_clock
 from tests.storage.s3_servers import free_port, moto_server
 
 WORKERS = 2
 PAUSE_S = 1.0
 """Between the submits of one caller, of whom there are two: about what two cores can work off."""
 QUICK = {"no_texture": True}
-CLOCK_SOURCE = Path(__file__).with_name("stepped_clock.c")
 WAIT_S = 150.0  # for what comes within seconds; only where something is lost is so long waited
 LOOK_EVERY_S = 0.2
 HEALTH_TIMEOUT_S = 5.0
 FETCH = "/api/v1/enterprise/3d/fetch"
 OTHER_KEY = "another-callers-key-with-some-length"
 ACCESS = {"aws_access_key_id": "AKIAEXAMPLE", "aws_secret_access_key": "never/shown"}
-SMALL_DISK_BYTES = 160 << 20
 LONG_USE_WRITES = 2000
 """SQLite begins its log anew after 1000 pages, and every write takes one or more."""
 OUT_OF_ROOM = EXCUSED | {"disk_full", "delivery_failed"}
 """A call that was running when the room ran out may fail: it says so, and the same request works later."""
-
-
-class NotHere(Exception):
-    """This machine cannot make the thing fail; says what it would take."""
 
 
 @dataclass(frozen=True)
@@ -345,104 +334,6 @@ def clock_steps(folder: Path, *, duration_s: float, step_s: int = 5400) -> Repor
         if not early:
             scene.faults.append("the service's clock did not step back")
         return scene.report("clock set back", store, f"{early} jobs accepted in the past")
-
-
-@contextmanager
-def small_disk(folder: Path) -> Iterator[None]:
-    """A file system of its own, in memory, on a folder.
-
-    Raises:
-        NotHere: only root may mount, and not everywhere.
-    """
-    folder.mkdir()
-    options = f"size={SMALL_DISK_BYTES}"
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], capture_output=True, text=True, check=False
-    )
-    if mounted.returncode != 0:
-        raise NotHere(f"a small disk cannot be mounted: {mounted.stderr.strip()}")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", str(folder)], check=True)
-
-
-@contextmanager
-def filled(folder: Path) -> Iterator[None]:
-    """No byte is free in a folder's file system, whatever its users give back meanwhile."""
-    ballast = folder / "ballast"
-    stop = threading.Event()
-
-    def fill() -> None:
-        with ballast.open("ab", buffering=0) as file:
-            while not stop.is_set():
-                _fill_up(file.fileno())
-                stop.wait(0.01)
-
-    filler = threading.Thread(target=fill, daemon=True)
-    filler.start()
-    try:
-        while os.statvfs(folder).f_bavail:
-            time.sleep(0.01)
-        yield
-    finally:
-        stop.set()
-        filler.join()
-        ballast.unlink()
-
-
-def _fill_up(file: int) -> None:
-    """Write until nothing more goes in."""
-    for size in (1 << 20, 4096):
-        try:
-            while os.write(file, bytes(size)):
-                pass
-        except OSError as error:
-            if error.errno != errno.ENOSPC:
-                raise
-
-
-@contextmanager
-def locked(database: Path) -> Iterator[None]:
-    """Another process has the database to itself."""
-    code = (
-        "import sqlite3, sys; database = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=30);"
-        "database.execute('BEGIN EXCLUSIVE'); print('locked', flush=True); sys.stdin.read()"
-    )
-    command = [sys.executable, "-c", code, str(database)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdin is not None and process.stdout is not None
-        try:
-            assert process.stdout.readline() == "locked\n"
-            yield
-        finally:
-            process.stdin.close()
-
-
-def stepped_clock(folder: Path) -> tuple[dict[str, str], Callable[[int], None]]:
-    """Variables under which programs take the time from a clock that can be set, and what sets it.
-
-    Returns:
-        The variables, and a function of the seconds that the clock is to be ahead.
-
-    Raises:
-        NotHere: there is no C compiler.
-    """
-    library, ahead = folder / "stepped_clock.so", folder / "clock"
-    compiler = shutil.which("cc")
-    if compiler is None:
-        raise NotHere("a clock that can be set takes a C compiler, cc")
-    command = [compiler, "-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o", str(library), str(CLOCK_SOURCE)]
-    made = subprocess.run(command, capture_output=True, text=True, check=False)
-    if made.returncode != 0:
-        raise NotHere(f"a clock that can be set cannot be compiled: {made.stderr.strip()}")
-    ahead.write_bytes(struct.pack("q", 0))
-
-    def turn(ahead_s: int) -> None:
-        with ahead.open("r+b") as file:  # in place: the programs look at this very file
-            file.write(struct.pack("q", ahead_s))
-
-    return {"LD_PRELOAD": str(library), "STEPPED_CLOCK_FILE": str(ahead)}, turn
 
 
 def _use_for_long(service: Service) -> None:

@@ -9,7 +9,8 @@ import pytest
 
 from pipeline.jobs.database import BUSY_TIMEOUT_S
 from tests.e2e import outages
-from tests.e2e.outages import NotHere, Report
+from tests.e2e.outages import Report
+from tests.e2e.surroundings import NotHere
 
 pytest.importorskip("PIL", reason="needs the extra 'local'")
 
@@ -40,7 +41,7 @@ def test_a_receiver_that_hangs_holds_up_nobody_elses_webhooks(tmp_path: Path) ->
     assert set(report.states) == {"success"}
 
 
-def test_a_full_disk_puts_submits_off_until_there_is_room(tmp_path: Path) -> None:
+def test_a_full_disk_leaves_calls_in_the_queue_until_there_is_room(tmp_path: Path) -> None:
     survived(outages.disk_full, tmp_path, duration_s=2)
 
 
