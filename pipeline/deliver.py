@@ -27,7 +27,7 @@ UNTIL_THEN = "they are in temporary storage, and the upload is tried again until
 
 UPLOAD_CLAIM_S = 900.0
 """How long an upload is one process's own; a process that died is forgotten after this time."""
-FIRST_PAUSE_S = 60.0
+FIRST_PAUSE_S = 5.0
 LONGEST_PAUSE_S = 3600.0
 
 log = structlog.get_logger()
@@ -144,7 +144,7 @@ def retry_uploads(
 
 
 def upload_pause_s(attempts_made: int, rng: random.Random) -> float:
-    """Seconds before an upload is tried again: doubling from a minute to an hour, shortened at random by up to 15 %."""
+    """Seconds before an upload is tried again: doubling from 5 s to an hour, shortened at random by up to 15 %."""
     return min(FIRST_PAUSE_S * 2.0 ** min(attempts_made - 1, 16), LONGEST_PAUSE_S) * (1 - 0.15 * rng.random())
 
 

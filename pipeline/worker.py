@@ -42,9 +42,11 @@ from pipeline.telemetry import configure_logging, start_tracing
 from schemas.request import ImageTo3DRequest
 
 CLEAN_EVERY_S = 60.0
-UPLOAD_EVERY_S = 10.0
+UPLOAD_EVERY_S = 5.0
 STALE_FOLDER_S = 600.0
 """A call's folder is left alone for so long after its last change, whatever the store says."""
+MIN_FREE_BYTES = 64 << 20
+"""With less room no call is taken: it could not keep its files, and would fail, and after it the whole queue."""
 EX_SOFTWARE = 70
 
 log = structlog.get_logger()
@@ -171,6 +173,15 @@ def _age_s(path: Path) -> float:
         return 0.0
 
 
+def has_room(folder: Path) -> bool:
+    """Whether the disk that a folder is on has room for the files of a call."""
+    try:
+        free_bytes = shutil.disk_usage(folder).free
+    except FileNotFoundError:
+        return True  # it is made by the first call
+    return free_bytes >= MIN_FREE_BYTES
+
+
 def repeat(duty: Callable[[], object], *, every_s: float, stop: threading.Event) -> None:
     """Do something again and again until told to stop; what it raises is logged, and it is tried again."""
     while not stop.wait(every_s):
@@ -216,6 +227,7 @@ def run_worker(settings: Settings, *, worker_id: str, stop: threading.Event) -> 
         stop_grace_s=settings.stop_grace_s,
         timeout_s=settings.call_timeout_s,
         on_timeout=lambda: os._exit(EX_SOFTWARE),
+        is_able=lambda: has_room(settings.data_dir),
     )
     try:
         worker.run(stop)

@@ -30,10 +30,11 @@ from pipeline.settings import Settings
 from pipeline.storage.base import Artifact, OutputFile
 from pipeline.storage.links import LinkSigner
 from pipeline.storage.local import LocalStorage
-from pipeline.worker import STALE_FOLDER_S, CallWork, clean, ending_of, folder_of, repeat
+from pipeline.worker import STALE_FOLDER_S, CallWork, clean, ending_of, folder_of, has_room, repeat
 from schemas.request import parse_request
 from scripts.bench_serve import picture
 from tests.e2e.faults import Receiver
+from tests.e2e.surroundings import NotHere, filled, small_disk
 from tests.jobs.conftest import Clock, new_job
 from tests.remote.containers import LINE, Containers, MadeEngine, fails, never, steps_until
 
@@ -140,6 +141,19 @@ def test_cleaning_removes_records_and_outputs_whose_time_is_over(
     assert not (settings.files_dir / job.file_prefix).exists()
     assert store.get(later.id, key_id=None).state is JobState.SUCCESS
     assert (settings.files_dir / later.file_prefix / "a.glb").read_bytes() == b"glb"
+
+
+def test_a_full_disk_has_no_room_for_calls(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    assert has_room(folder)  # it is yet to be made
+    try:
+        with small_disk(folder):
+            assert has_room(folder)
+            with filled(folder):
+                assert not has_room(folder)
+            assert has_room(folder)
+    except NotHere as reason:
+        pytest.skip(str(reason))
 
 
 def test_a_duty_that_fails_is_done_again() -> None:

@@ -82,6 +82,8 @@ async def ready(context: Context = Depends(context_of)) -> JSONResponse:
         workers = await context.do(context.store.workers)
         if not workers:
             reasons.append("no worker is alive; calls wait in the queue")
+        elif not any(worker.is_ready for worker in workers):
+            reasons.append("no worker has room for a call; calls wait in the queue")
     except ImageTo3DError as error:
         return JSONResponse({"status": "unavailable", "reasons": [str(error)]}, UNAVAILABLE)
     return JSONResponse({"status": "ok", "reasons": reasons})

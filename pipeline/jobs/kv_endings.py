@@ -160,7 +160,7 @@ def _add_task(head: Head, document: JobDocument, kind: TaskKind, target: str, no
         next_attempt_at=now,
         give_up_at=now + window_s,
     )
-    head.tasks[task.id] = PendingTask(kind, job.id, document.number + len(document.tasks), now)
+    head.tasks[task.id] = PendingTask(kind, job.id, document.number + len(document.tasks), now, planned_at=now)
     document.tasks.append(task)
 
 

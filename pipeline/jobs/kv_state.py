@@ -79,12 +79,14 @@ class PendingTask:
 
     Attributes:
         number: the order in which tasks were made.
+        planned_at: when `next_attempt_at` was written; 0 in heads of versions that did not note it.
     """
 
     kind: TaskKind
     job_id: int
     number: int
     next_attempt_at: float
+    planned_at: float = 0.0
 
 
 @dataclass

@@ -8,7 +8,7 @@ from pipeline.errors import InvalidRequest, NotFound
 from pipeline.jobs.kv_endings import find_document, job_id_of, put_job
 from pipeline.jobs.kv_state import JobDocument, PendingTask
 from pipeline.jobs.kv_step import Step, View
-from pipeline.jobs.limits import MAX_PAUSE_S
+from pipeline.jobs.limits import MAX_PAUSE_S, is_due
 from pipeline.jobs.record import AfterTask, TaskAttempt, TaskKind
 
 
@@ -18,10 +18,10 @@ def claim_task(step: Step, kind: TaskKind, *, now: float, claim_s: float) -> Aft
     due = [
         task_id
         for task_id, task in pending.items()
-        if task.kind == kind and not now < task.next_attempt_at <= now + MAX_PAUSE_S
+        if task.kind == kind and is_due(task.next_attempt_at, planned_at=task.planned_at, now=now)
     ]
     for task_id in sorted(due, key=lambda task_id: (pending[task_id].next_attempt_at, pending[task_id].number)):
-        pending[task_id] = replace(pending[task_id], next_attempt_at=now + min(claim_s, MAX_PAUSE_S))
+        pending[task_id] = replace(pending[task_id], next_attempt_at=now + min(claim_s, MAX_PAUSE_S), planned_at=now)
         found = find_task(step, task_id)
         if found is not None:
             return found[1]
@@ -54,7 +54,7 @@ def settle_task(step: Step, task: AfterTask, attempt: Attempt, *, now: float) ->
         tried = replace(tried, state="pending", next_attempt_at=now + min(attempt.retry_in_s, MAX_PAUSE_S))
     number = 1 + sum(one.task_id == task.id for one in document.attempts)
     document.attempts.append(TaskAttempt(task.id, number, now, attempt.status, attempt.error, attempt.seconds))
-    _put_task(step, document, tried)
+    _put_task(step, document, tried, now)
     counts, label = step.head.totals.task_attempts, f"{task.kind} {'error' if attempt.error else 'ok'}"
     counts[label] = counts.get(label, 0) + 1
     return tried
@@ -67,7 +67,7 @@ def redeliver(step: Step, job_id: int, *, now: float, window_s: float) -> AfterT
     if document is None or webhook is None:
         raise InvalidRequest(f"The call {job_id} has not ended, or has no webhook.")
     again = replace(webhook, state="pending", attempts=0, next_attempt_at=now, give_up_at=now + window_s, done_at=None)
-    _put_task(step, document, again)
+    _put_task(step, document, again, now)
     return again
 
 
@@ -79,13 +79,13 @@ def find_task(view: View, task_id: str) -> tuple[JobDocument, AfterTask] | None:
     return next(((document, task) for task in document.tasks if task.id == task_id), None)
 
 
-def _put_task(step: Step, document: JobDocument, task: AfterTask) -> None:
+def _put_task(step: Step, document: JobDocument, task: AfterTask, now: float) -> None:
     """Write a changed task: into its document, and among those that are due as long as it is pending."""
     place = next(place for place, known in enumerate(document.tasks) if known.id == task.id)
     document.tasks[place] = task
     if task.state == "pending":
         number = document.number + place
-        step.head.tasks[task.id] = PendingTask(task.kind, task.job_id, number, task.next_attempt_at)
+        step.head.tasks[task.id] = PendingTask(task.kind, task.job_id, number, task.next_attempt_at, planned_at=now)
     else:
         step.head.tasks.pop(task.id, None)
     put_job(step, document)

@@ -15,8 +15,19 @@ MINUTE_S = 60
 QUEUE_FULL_RETRY_S = 30
 MAX_PAUSE_S = 7200.0
 """No after-task is ever due later than this: a due time further off was written before the clock stepped back."""
+MAX_SKEW_S = 60.0
+"""Clocks of one deployment differ by less: a due time written further ahead is from before the clock stepped back."""
 TIMED_CALLS = 20
 """Over how many calls the estimate of a wait is averaged."""
+
+
+def is_due(next_attempt_at: float, *, planned_at: float, now: float) -> bool:
+    """Whether an after-task's time has come, or cannot be told because the clock has stepped back since.
+
+    Args:
+        planned_at: when `next_attempt_at` was written.
+    """
+    return not now < next_attempt_at <= now + MAX_PAUSE_S or planned_at > now + MAX_SKEW_S
 
 
 def minute_of(now: float) -> int:

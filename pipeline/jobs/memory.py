@@ -21,6 +21,7 @@ from pipeline.jobs.limits import (
     MAX_PAUSE_S,
     TIMED_CALLS,
     check_limits,
+    is_due,
     minute_of,
     month_of,
 )
@@ -77,6 +78,7 @@ class MemoryStore:
         self._minutes: dict[str, tuple[int, int]] = {}
         self._months: Counter[tuple[str, str]] = Counter()
         self._tasks: dict[str, AfterTask] = {}
+        self._planned_at: dict[str, float] = {}  # when each task's due time was written
         self._attempts: defaultdict[str, list[TaskAttempt]] = defaultdict(list)
         self._usage: list[UsageRow] = []
         self._endings: list[Ending] = []
@@ -178,7 +180,7 @@ class MemoryStore:
             if not job.state.is_final:
                 raise InvalidRequest(f"The call {job_id} is {job.state}; cancel it before deleting it.")
             for task in self.tasks_of(job_id):
-                del self._tasks[task.id]
+                del self._tasks[task.id], self._planned_at[task.id]
                 self._attempts.pop(task.id, None)
             return self._jobs.pop(job_id)
 
@@ -452,6 +454,7 @@ class MemoryStore:
             give_up_at=now + window_s,
         )
         self._tasks[task.id] = task
+        self._planned_at[task.id] = now
 
     def claim_task(self, kind: TaskKind, *, claim_s: float) -> AfterTask | None:
         with self._lock:
@@ -459,13 +462,17 @@ class MemoryStore:
             due = [
                 task
                 for task in self._tasks.values()
-                if task.kind == kind and task.state == "pending" and not now < task.next_attempt_at <= now + MAX_PAUSE_S
+                if task.kind == kind and task.state == "pending" and self._is_due(task, now)
             ]
             if not due:
                 return None
             task = min(due, key=lambda task: task.next_attempt_at)
             self._tasks[task.id] = replace(task, next_attempt_at=now + min(claim_s, MAX_PAUSE_S))
+            self._planned_at[task.id] = now
             return self._tasks[task.id]
+
+    def _is_due(self, task: AfterTask, now: float) -> bool:
+        return is_due(task.next_attempt_at, planned_at=self._planned_at[task.id], now=now)
 
     def settle_task(
         self, task: AfterTask, *, status: int | None, error: str, seconds: float, retry_in_s: float | None
@@ -483,6 +490,7 @@ class MemoryStore:
             else:
                 tried = replace(tried, state="pending", next_attempt_at=now + min(retry_in_s, MAX_PAUSE_S))
             self._tasks[task.id] = tried
+            self._planned_at[task.id] = now
             tries = self._attempts[task.id]
             tries.append(TaskAttempt(task.id, len(tries) + 1, now, status, error, seconds))
             self._task_attempts[task.kind, "error" if error else "ok"] += 1
@@ -510,6 +518,7 @@ class MemoryStore:
                         give_up_at=now + self._webhook_window_s,
                         done_at=None,
                     )
+                    self._planned_at[task.id] = now
                     return self._tasks[task.id]
             raise InvalidRequest(f"The call {job_id} has not ended, or has no webhook.")
 

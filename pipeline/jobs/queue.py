@@ -153,6 +153,11 @@ def _ignore_end(job: Job) -> None:
     """The reaction to a job's end, for work that leaves nothing behind."""
 
 
+def _is_always_able() -> bool:
+    """Whether a job may be taken, for work that needs nothing beyond its worker."""
+    return True
+
+
 def _do_nothing() -> None:
     """The reaction to a call that takes too long, for work that cannot be ended from outside."""
 
@@ -170,6 +175,7 @@ class QueueWorker:
         timeout_s: longest time for one attempt at a job.
         beat_s: longest pause between two heartbeats.
         on_timeout: called when an attempt takes longer; ends the process, since work in native code hears nothing.
+        is_able: asked before a job is taken; False leaves the queue to others, or to wait.
         poll_s: pause after nothing was found to do.
     """
 
@@ -186,10 +192,13 @@ class QueueWorker:
         timeout_s: float = float("inf"),
         on_timeout: Callable[[], None] = _do_nothing,
         beat_s: float = MAX_BEAT_S,
+        is_able: Callable[[], bool] = _is_always_able,
         poll_s: float = 0.2,
     ) -> None:
         self._store = store
         self._work = work
+        self._is_able = is_able
+        self._was_able = True
         self._worker_id = worker_id
         self._on_end = on_end
         self._engine = engine
@@ -210,7 +219,7 @@ class QueueWorker:
                 if self._is_restart_asked():
                     log.info("restarting as asked", worker_id=self._worker_id)
                     break
-                did_work = self.run_one(stop) is not None
+                did_work = self._may_take() and self.run_one(stop) is not None
             except StoreUnavailable as error:
                 log.warning("worker waits for the store", worker_id=self._worker_id, reason=str(error))
                 did_work = False
@@ -326,12 +335,20 @@ class QueueWorker:
             return str(ended.state)
         return "unwritten"  # the lease expires, and the next attempt goes on from the last finished stage
 
+    def _may_take(self) -> bool:
+        """Whether to look for a job; a change is logged."""
+        is_able, was_able = self._is_able(), self._was_able
+        if is_able != was_able:
+            log.warning("jobs are taken again" if is_able else "no jobs are taken", worker_id=self._worker_id)
+        self._was_able = is_able
+        return is_able
+
     def _say_alive(self, job_id: int | None = None) -> None:
         """Stand on the board, written every few seconds."""
         now_s = time.monotonic()
         if now_s - self._alive_at_s >= ALIVE_EVERY_S:
             self._alive_at_s = now_s
-            record = WorkerRecord(self._worker_id, self._engine, seen_at=0.0, is_ready=True, job_id=job_id)
+            record = WorkerRecord(self._worker_id, self._engine, seen_at=0.0, is_ready=self._is_able(), job_id=job_id)
             self._store.say_alive(record)
 
     def _is_restart_asked(self) -> bool:

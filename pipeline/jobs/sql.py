@@ -17,7 +17,7 @@ from sqlalchemy import exc
 
 from pipeline.errors import InvalidRequest, NotFound, Unauthorized
 from pipeline.jobs.database import Database
-from pipeline.jobs.limits import CANCELLED, GIVEN_UP, MAX_PAUSE_S, check_limits, minute_of, month_of
+from pipeline.jobs.limits import CANCELLED, GIVEN_UP, MAX_PAUSE_S, MAX_SKEW_S, check_limits, minute_of, month_of
 from pipeline.jobs.record import (
     MAX_ATTEMPTS,
     AfterTask,
@@ -416,10 +416,10 @@ class SqlStore:
 
     def claim_task(self, kind: TaskKind, *, claim_s: float) -> AfterTask | None:
         now = self._clock()
-        is_due = (tasks.c.next_attempt_at <= now) | (tasks.c.next_attempt_at > now + MAX_PAUSE_S)
+        is_ahead = (tasks.c.next_attempt_at > now + MAX_PAUSE_S) | (tasks.c.planned_at > now + MAX_SKEW_S)
         due = (
             sa.select(tasks.c.id)
-            .where(IS_PENDING, tasks.c.kind == kind, is_due)
+            .where(IS_PENDING, tasks.c.kind == kind, (tasks.c.next_attempt_at <= now) | is_ahead)
             .order_by(tasks.c.next_attempt_at)
             .limit(1)
         )
@@ -428,7 +428,8 @@ class SqlStore:
                 return None
         with self._database.write(is_durable=False) as connection:
             task_id = connection.execute(due.with_for_update(skip_locked=True)).scalar_one_or_none()
-            claim = tasks.update().where(tasks.c.id == task_id).values(next_attempt_at=now + min(claim_s, MAX_PAUSE_S))
+            until = {"next_attempt_at": now + min(claim_s, MAX_PAUSE_S), "planned_at": now}
+            claim = tasks.update().where(tasks.c.id == task_id).values(until)
             row = connection.execute(claim.returning(*tasks.c)).one_or_none()
             return None if row is None else task_from_row(row)
 
@@ -446,7 +447,8 @@ class SqlStore:
             elif retry_in_s is None or now + retry_in_s > row.give_up_at:
                 changes |= {"state": "given_up", "done_at": now}
             else:
-                changes |= {"state": "pending", "next_attempt_at": now + min(retry_in_s, MAX_PAUSE_S)}
+                due = {"next_attempt_at": now + min(retry_in_s, MAX_PAUSE_S), "planned_at": now}
+                changes |= {"state": "pending", **due}
             change = tasks.update().where(tasks.c.id == task.id).values(changes).returning(*tasks.c)
             settled = task_from_row(connection.execute(change).one())
             tries = sa.select(sa.func.count()).where(task_attempts.c.task_id == task.id)
@@ -476,6 +478,7 @@ class SqlStore:
                     state="pending",
                     attempts=0,
                     next_attempt_at=now,
+                    planned_at=now,
                     give_up_at=now + self._webhook_window_s,
                     done_at=None,
                 )

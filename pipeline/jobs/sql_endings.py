@@ -101,6 +101,7 @@ def _add_task(connection: sa.Connection, job: Job, kind: TaskKind, target: str, 
             attempts=0,
             created_at=now,
             next_attempt_at=now,
+            planned_at=now,
             give_up_at=now + window_s,
             last_error="",
         )

@@ -16,7 +16,7 @@ from sqlalchemy import Boolean, Column, Double, Index, Integer, LargeBinary, Met
 
 from pipeline.jobs.record import AfterTask, ApiKey, Ending, Job, JobState, KeyLimits, Progress
 
-SCHEMA_REVISION = "0001"
+SCHEMA_REVISION = "0002"
 """The newest migration; a store opens only a database of this revision."""
 
 IS_QUEUED = sa.text("state = 'queued'")
@@ -131,6 +131,7 @@ tasks = Table(
     Column("last_status", Integer),
     Column("last_error", Text, nullable=False),
     Column("done_at", Double),
+    Column("planned_at", Double, nullable=False, server_default="0"),  # when next_attempt_at was written
 )
 Index("tasks_pending", tasks.c.kind, tasks.c.next_attempt_at, sqlite_where=IS_PENDING, postgresql_where=IS_PENDING)
 
@@ -230,4 +231,4 @@ def key_from_row(row: sa.Row[Any]) -> ApiKey:
 
 def task_from_row(row: sa.Row[Any]) -> AfterTask:
     """A row of `tasks` as a record."""
-    return AfterTask(**row._mapping)
+    return AfterTask(**{name: value for name, value in row._mapping.items() if name != "planned_at"})

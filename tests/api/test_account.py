@@ -141,6 +141,16 @@ def test_a_file_is_served_with_ranges_and_validators(deployment: Deployment) -> 
     assert deployment.client.get(altered).status_code == 404
 
 
+def test_readiness_says_when_no_worker_has_room(deployment: Deployment) -> None:
+    board = deployment.service.store
+    board.say_alive(WorkerRecord("full", "preview", 0.0, is_ready=False))
+    reasons = ["no worker has room for a call; calls wait in the queue"]
+
+    assert deployment.client.get("/ready").json() == {"status": "ok", "reasons": reasons}
+    board.say_alive(WorkerRecord("roomy", "preview", 0.0, is_ready=True))
+    assert deployment.client.get("/ready").json() == {"status": "ok", "reasons": []}
+
+
 def test_pages_answer_without_a_key(deployment: Deployment) -> None:
     assert deployment.client.get("/health").json() == {"status": "ok"}
     assert deployment.client.get("/ready").json()["reasons"] == ["no worker is alive; calls wait in the queue"]

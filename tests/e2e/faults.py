@@ -19,7 +19,7 @@ import urllib.error
 import urllib.request
 import uuid
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -36,18 +36,36 @@ ROOT = Path(__file__).resolve().parents[2]
 SUBMIT = "/api/v1/enterprise/3d/image_to_3d"
 SUPERVISOR_SHARE = 0.1
 KEY = "fault-test-key-with-some-length"
+EXCUSED = frozenset({"interrupted"})
+"""Error codes that a storm may end a job with: it was taken up three times, and each time its worker was killed."""
+FLAKY_PATH = "/flaky-hook"
 
 
 class Receiver:
-    """A webhook receiver that keeps what it is told, by the job's id."""
+    """A webhook receiver that keeps what it is told, by the job's id; at its flaky address it can be made to hang.
+
+    Attributes:
+        told: webhook id and body of what was answered, by the job's id.
+        told_at: when a job was told of first, seconds since 1970.
+        unanswered: how many requests were accepted and never answered.
+    """
 
     def __init__(self) -> None:
         self.told: defaultdict[int, list[tuple[str, dict[str, Any]]]] = defaultdict(list)
+        self.told_at: dict[int, float] = {}
+        self.unanswered = 0
+        self._is_answering = threading.Event()
+        self._is_answering.set()
         receiver = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+                if self.path == FLAKY_PATH and not receiver._is_answering.is_set():
+                    receiver.unanswered += 1
+                    receiver._is_answering.wait()
+                    return
+                receiver.told_at.setdefault(body["id"], time.time())
                 receiver.told[body["id"]].append((self.headers["webhook-id"], body))
                 self.send_response(204)
                 self.end_headers()
@@ -57,7 +75,17 @@ class Receiver:
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}/hook"
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self.flaky_url = f"http://127.0.0.1:{self._server.server_port}{FLAKY_PATH}"
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
+
+    @contextmanager
+    def hanging(self) -> Iterator[None]:
+        """Accept what comes to the flaky address, and never answer it."""
+        self._is_answering.clear()
+        try:
+            yield
+        finally:
+            self._is_answering.set()
 
     def wait_for(self, job_id: int, timeout_s: float = 30.0) -> dict[str, Any]:
         """What was last told of a job, once there is something."""
@@ -78,9 +106,16 @@ class Receiver:
 
 
 class Service:
-    """`image-to-3d serve` on a folder of its own."""
+    """`image-to-3d serve` on a folder of its own.
 
-    def __init__(self, data: Path, *, workers: int, **settings: object) -> None:
+    Args:
+        environment: variables that are no settings of ours.
+        settings: by their field names.
+    """
+
+    def __init__(
+        self, data: Path, *, workers: int, environment: Mapping[str, str] | None = None, **settings: object
+    ) -> None:
         self.data = data
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -89,6 +124,7 @@ class Service:
         given = {"API_KEY": KEY, "ALLOW_PRIVATE_ADDRESSES": 1, "LEASE_S": 4, "MAX_QUEUED": 0, "MAX_PER_MINUTE": 0}
         given |= {"STOP_GRACE_S": 5, **{name.upper(): value for name, value in settings.items()}}
         variables = [f"IMAGE_TO_3D_{name}={value}" for name, value in given.items()]
+        variables += [f"{name}={value}" for name, value in (environment or {}).items()]
         serve = ["-m", "pipeline.cli", "serve", "--data", str(data), "--workers", str(workers)]
         self._command = ["env", "-u", "DATABASE_URL", *variables, sys.executable, *serve, "--port", str(self.port)]
         self._log = (data.parent / "service.log").open("ab")
@@ -146,20 +182,31 @@ class Client:
 
     Attributes:
         accepted: ids by idempotency key.
-        refused: answers that were not a job.
+        refused: answers that were not a job, but for those that put it off.
+        accepted_at_s: when submits were accepted, on the monotonic clock.
+        put_off_at_s: when a 503 asked to try again, on the monotonic clock.
+        unanswered: what became of submits that got no answer.
+        slowest_s: the longest wait for an answer.
+        fields: what the body says beyond the usual.
     """
 
     service: Service
     webhook: str
     pause_s: float
+    key: str = KEY
     accepted: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
     refused: list[str] = field(default_factory=list)
+    accepted_at_s: list[float] = field(default_factory=list)
+    put_off_at_s: list[float] = field(default_factory=list)
+    unanswered: list[str] = field(default_factory=list)
+    slowest_s: float = 0.0
+    fields: Mapping[str, object] = field(default_factory=dict)
 
     def run(self, stop: threading.Event) -> None:
-        fields = {"key": KEY, "image": picture(), "resolution": 64, "texture_size": 512, "output_format": "obj"}
+        fields = {"key": self.key, "image": picture(), "resolution": 64, "texture_size": 512, "output_format": "obj"}
         while not stop.is_set():
             key = uuid.uuid4().hex
-            body = {**fields, "webhook": self.webhook, "track_id": key, "seed": 1}
+            body = {**fields, **self.fields, "webhook": self.webhook, "track_id": key, "seed": 1}
             while not self._submit(json.dumps(body).encode(), key):
                 time.sleep(0.1)
             stop.wait(self.pause_s)
@@ -167,15 +214,21 @@ class Client:
     def _submit(self, body: bytes, key: str) -> bool:
         headers = {"content-type": "application/json", "idempotency-key": key, "prefer": "wait=0"}
         request = urllib.request.Request(self.service.address + SUBMIT, body, headers)
+        started_s = time.monotonic()
         try:
             with urllib.request.urlopen(request, timeout=30) as answer:
                 self.accepted[key].add(json.load(answer)["id"])
+                self.accepted_at_s.append(time.monotonic())
         except urllib.error.HTTPError as error:
-            if error.code == 503:
+            if error.code == 503 and "retry-after" in error.headers:
+                self.put_off_at_s.append(time.monotonic())
                 return False
             self.refused.append(f"{error.code} {error.read()[:200]!r}")
-        except (urllib.error.URLError, OSError, ValueError):
+        except (urllib.error.URLError, OSError, ValueError) as error:
+            self.unanswered.append(repr(error))
             return False
+        finally:
+            self.slowest_s = max(self.slowest_s, time.monotonic() - started_s)
         return True
 
 
@@ -248,8 +301,14 @@ def wait_until_ended(
         time.sleep(0.2)
 
 
-def find_faults(store: SqlStore, receiver: Receiver, accepted: dict[str, set[int]]) -> list[str]:
-    """Everything that is not as promised, in words."""
+def find_faults(
+    store: SqlStore, receiver: Receiver, accepted: dict[str, set[int]], *, excused: frozenset[str] = EXCUSED
+) -> list[str]:
+    """Everything that is not as promised, in words.
+
+    Args:
+        excused: error codes that a job may have failed with, where it may be sent again.
+    """
     faults = [f"submit {key} was answered with {len(ids)} jobs" for key, ids in accepted.items() if len(ids) != 1]
     promised = {job_id for ids in accepted.values() for job_id in ids}
     jobs = {job.id: job for job in store.list_jobs(key_id=None, limit=10**6)}
@@ -265,11 +324,11 @@ def find_faults(store: SqlStore, receiver: Receiver, accepted: dict[str, set[int
     if len(webhook_ids) != len(set(webhook_ids)):
         faults.append("two jobs share a webhook id")
     for job in jobs.values():
-        faults += faults_of(job, receiver.told.get(job.id, []))
+        faults += faults_of(job, receiver.told.get(job.id, []), excused=excused)
     return faults
 
 
-def faults_of(job: Job, tellings: list[tuple[str, dict[str, Any]]]) -> list[str]:
+def faults_of(job: Job, tellings: list[tuple[str, dict[str, Any]]], *, excused: frozenset[str]) -> list[str]:
     """What is wrong with one ended job and with what its receiver was told."""
     faults = []
     if not job.state.is_final or job.ending is None:
@@ -280,7 +339,7 @@ def faults_of(job: Job, tellings: list[tuple[str, dict[str, Any]]]) -> list[str]
         faults.append(f"job {job.id} was told of under several ids")
     if any(body["status"] != ("success" if job.state is JobState.SUCCESS else "failed") for _, body in tellings):
         faults.append(f"job {job.id} ended as {job.state}, but its receiver was told otherwise")
-    if job.state is JobState.FAILED and job.ending.error_code != "interrupted":
+    if job.state is JobState.FAILED and not (job.ending.retryable and job.ending.error_code in excused):
         faults.append(f"job {job.id} failed: {job.ending.message}")
     if job.state is JobState.SUCCESS:
         urls = [url for _, body in tellings for url in body["output"]]

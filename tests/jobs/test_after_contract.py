@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from pipeline.errors import InvalidRequest, NotFound
+from pipeline.jobs.limits import MAX_SKEW_S
 from pipeline.jobs.record import AfterTask, ApiKey, Ending, Job, JobState, UsageDay, WorkerRecord
 from pipeline.jobs.store import Store
 from tests.jobs.conftest import NOON, Clock, new_job
@@ -127,11 +128,47 @@ def test_redelivery_starts_afresh_under_the_old_id(store: Store, add_key: AddKey
     assert [one.number for one in store.attempts_of(task.id)] == [1, 2]
 
 
-def test_the_clock_stepping_back_delays_no_task(store: Store, add_key: AddKey, clock: Clock) -> None:
+@pytest.mark.parametrize("step_s", [-120, -3600, -86400])
+def test_the_clock_stepping_back_delays_no_task(store: Store, add_key: AddKey, clock: Clock, step_s: float) -> None:
     ended(store, add_key(), Ending(JobState.SUCCESS), webhook_url=HOOK)
-    clock.advance(-86400)
+    clock.advance(step_s)
 
     assert claimed(store).target == HOOK
+    assert store.claim_task("webhook", claim_s=60) is None
+
+
+@pytest.mark.parametrize("step_s", [-120, -3600, -86400])
+def test_the_clock_stepping_back_delays_no_task_that_was_put_off(
+    store: Store, add_key: AddKey, clock: Clock, step_s: float
+) -> None:
+    ended(store, add_key(), Ending(JobState.SUCCESS), webhook_url=HOOK)
+    store.settle_task(claimed(store), status=None, error="no answer", seconds=30, retry_in_s=13)
+    clock.advance(step_s)
+
+    again = claimed(store)
+
+    store.settle_task(again, status=None, error="no answer", seconds=30, retry_in_s=13)
+    assert store.claim_task("webhook", claim_s=60) is None
+    clock.advance(13)
+    assert claimed(store).id == again.id
+
+
+def test_a_machine_whose_clock_lags_a_little_leaves_claims_alone(store: Store, add_key: AddKey, clock: Clock) -> None:
+    ended(store, add_key(), Ending(JobState.SUCCESS), webhook_url=HOOK)
+    claimed(store)
+    clock.advance(-MAX_SKEW_S)
+
+    assert store.claim_task("webhook", claim_s=60) is None
+
+
+def test_redelivery_is_not_delayed_by_the_clock_stepping_back(store: Store, add_key: AddKey, clock: Clock) -> None:
+    job = ended(store, add_key(), Ending(JobState.SUCCESS), webhook_url=HOOK)
+    store.settle_task(claimed(store), status=204, error="", seconds=0.1, retry_in_s=None)
+    clock.advance(7000)
+    store.redeliver(job.id, key_id=job.key_id)
+    clock.advance(-3600)
+
+    assert claimed(store).job_id == job.id
 
 
 def test_a_late_upload_is_its_own_task(store: Store, add_key: AddKey, clock: Clock) -> None:

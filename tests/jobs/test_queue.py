@@ -243,6 +243,22 @@ def test_a_running_worker_stands_on_the_board(opened: SqlStore, key: ApiKey) -> 
     assert opened.workers() == []
 
 
+def test_a_worker_that_is_not_able_leaves_jobs_in_the_queue(opened: SqlStore, key: ApiKey) -> None:
+    job_id = opened.submit(new_job(key)).job.id
+    stop, is_able = threading.Event(), threading.Event()
+    queue_worker = worker_for(opened, lambda job, watch: DONE, is_able=is_able.is_set)
+    worker = threading.Thread(target=queue_worker.run, args=(stop,))
+    worker.start()
+
+    wait_until(lambda: [one.is_ready for one in opened.workers()] == [False])
+    time.sleep(0.2)  # some rounds of its loop
+    assert opened.get(job_id, key_id=None).state is JobState.QUEUED
+    is_able.set()
+    wait_until(lambda: opened.get(job_id, key_id=None).state is JobState.SUCCESS)
+    stop.set()
+    worker.join(WAIT_S)
+
+
 class Stumbling:
     """A store whose `finish` fails a few times, as a locked database does."""
 

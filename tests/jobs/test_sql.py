@@ -59,6 +59,26 @@ def test_a_database_of_a_newer_version_is_refused(tmp_path: Path) -> None:
         SqlStore(url)
 
 
+def test_a_database_of_the_first_version_goes_on_with_its_tasks(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'jobs.sqlite'}"
+    store = SqlStore(url)
+    store.submit(new_job(add_key(store), webhook_url="http://127.0.0.1/hook"))
+    job = store.take("w", lease_s=30)
+    assert job is not None
+    store.finish(job.lease, Ending(JobState.SUCCESS))
+    store.close()
+    with sqlite3.connect(tmp_path / "jobs.sqlite") as connection:
+        connection.execute("ALTER TABLE tasks DROP COLUMN planned_at")
+        connection.execute("UPDATE alembic_version SET version_num = '0001'")
+    connection.close()
+
+    store = SqlStore(url)
+
+    task = store.claim_task("webhook", claim_s=60)
+    assert task is not None and task.job_id == job.id
+    store.close()
+
+
 def test_a_failed_migration_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     url = f"sqlite:///{tmp_path / 'jobs.sqlite'}"
     upgrade = database._upgrade

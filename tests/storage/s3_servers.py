@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import os
 import shutil
 import socket
 import struct
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -51,11 +53,21 @@ def server_process(command: list[str], port: int, *, cwd: Path, env: dict[str, s
 
 
 @contextmanager
-def moto_server(folder: Path, *, port: int | None = None) -> Iterator[str]:
-    """moto's server in a process of its own, which forgets everything when it ends."""
+def moto_server(folder: Path, *, port: int | None = None, recording: Path | None = None) -> Iterator[str]:
+    """moto's server in a process of its own, which forgets everything when it ends.
+
+    Args:
+        recording: where it notes its requests; what an earlier server noted there is done again first.
+    """
     port = port or free_port()
     command = [sys.executable, "-W", "ignore", "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    with server_process(command, port, cwd=folder) as url:
+    env = None
+    if recording is not None:
+        env = {**os.environ, "MOTO_ENABLE_RECORDING": "1", "MOTO_RECORDER_FILEPATH": str(recording)}
+    with server_process(command, port, cwd=folder, env=env) as url:
+        if recording is not None and recording.exists():
+            replay = urllib.request.Request(f"{url}/moto-api/recorder/replay-recording", method="POST")
+            urllib.request.urlopen(replay, timeout=60).close()
         yield url
 
 
