@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import modal
 
-from pipeline.engines.registry import find_spec, require_weights
+from pipeline.engines.registry import find_spec, require_weights, weights_module
 from pipeline.requirements import requirements
 from pipeline.settings import ScalingSettings, Settings, environment_of_containers
 
@@ -23,9 +23,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pipeline.engines.base import Generation, GenerationOptions, View
+    from pipeline.jobs.dispatch import Dispatcher
     from pipeline.jobs.record import ApiKey
     from pipeline.jobs.store import Store
-    from pipeline.remote.caller import RemoteCall, RemoteEngine
+    from pipeline.remote.engines import RemoteEngines
     from pipeline.remote.line import Failure
     from pipeline.serverless.work import Shared
 
@@ -158,43 +159,52 @@ for _name in SCALING.further_engines:
     GENERATORS[_name] = globals()[_class.__name__] = app.cls(**gpu_options(_name, min_containers=0))(_class)
 
 
-def remote_engine(engine: str, line: str, restarts: int, woken: RemoteCall | None) -> RemoteEngine:
-    """An engine as the `generate` of a call that runs in a CPU container."""
-    from pipeline.remote.caller import RemoteEngine
-    from pipeline.remote.line import Line
+def engines() -> RemoteEngines:
+    """The engines as a call in a CPU container uses them."""
+    from pipeline.remote.engines import RemoteEngines
 
-    return RemoteEngine(
-        find_spec(engine),
-        line=Line(notes, line),
-        spawn=lambda views, options: GENERATORS[engine]().generate.spawn(views, options, line, restarts),
+    return RemoteEngines(
+        GENERATORS,
+        default=SCALING.engine,
+        notes=notes,
         reopen=modal.FunctionCall.from_id,  # type: ignore[arg-type]
-        woken=woken,
+        check=check_weights,
     )
 
 
-def wake(engine: str) -> RemoteCall:
-    """Let a container of an engine start; the call ends when one is there.
+def check_weights(engine: str) -> None:
+    """See that a container of an engine would find its weights.
 
     Raises:
-        WeightsUnusable: it would find no weights.
+        WeightsUnusable: it would not; says the command that brings them.
     """
     remedy = f"modal run modal_app.py::fetch_weights --engine {engine}"
     require_weights(find_spec(engine), Settings().weights, remedy=remedy, look_again=weights.reload)
-    return GENERATORS[engine]().wake.spawn()
 
 
 # CPU functions. None of them is on the web; each may be killed and run again.
 
 
+def deployed() -> Settings:
+    """The settings, with the address that the web function has."""
+    read = Settings()
+    return read if read.public_url else read.model_copy(update={"public_url": web.get_web_url()})
+
+
+def dispatcher() -> Dispatcher:
+    """What hands jobs over to `run_call`."""
+    from pipeline.jobs.dispatch import Dispatcher
+
+    return Dispatcher(dispatch_call, is_under_way=is_under_way, notes=notes)
+
+
 def shared() -> Shared:
     """What a CPU container works with."""
-    from pipeline.jobs.dispatch import Dispatcher
     from pipeline.serverless.work import Shared
 
-    read = Settings()
-    here = read if read.public_url else read.model_copy(update={"public_url": web.get_web_url()})
-    dispatch = Dispatcher(dispatch_call, is_under_way=is_under_way, notes=notes)
-    return Shared(here, open_store(), commit_work=state.commit, commit_outputs=outputs.commit, dispatch=dispatch)
+    return Shared(
+        deployed(), open_store(), commit_work=state.commit, commit_outputs=outputs.commit, dispatch=dispatcher()
+    )
 
 
 def dispatch_call(job_id: int) -> str:
@@ -230,15 +240,11 @@ def run_call(job_id: int) -> None:
 
     state.reload()
     outputs.reload()
-    here, woken = shared(), dict[str, Any]()
     run_job(
         job_id,
-        here,
+        shared(),
         worker_id=modal.current_function_call_id() or f"job-{job_id}",
-        engine_for=lambda job, engine: remote_engine(
-            engine, job.file_prefix, here.store.restarts_asked(), woken.get(engine)
-        ),
-        wake=lambda engine: woken.update({engine: wake(engine)}),
+        engines=engines(),
         send_webhooks=deliver_webhooks.spawn,
     )
 
@@ -287,8 +293,6 @@ def clean() -> None:
 )
 def fetch_weights(engine: str = SCALING.engine) -> None:
     """Bring the published weights of an engine to the Volume, once, at their pinned revisions."""
-    from pipeline.engines.registry import find_spec, weights_module
-
     if (published := weights_module(find_spec(engine))) is not None:
         published.fetch_weights(Path("/weights"), report=print)
         weights.commit()
@@ -300,16 +304,7 @@ def make_files(body: dict[str, Any], file_prefix: str, line: str) -> dict[str, A
     from pipeline.remote.line import Line
     from pipeline.serverless import one_picture
 
-    woken: dict[str, Any] = {}
-    return one_picture.make_files(
-        body,
-        file_prefix=file_prefix,
-        engine_for=lambda engine: remote_engine(
-            engine or SCALING.engine, f"{line}/engine", 0, woken.get(engine or SCALING.engine)
-        ),
-        wake=lambda engine: woken.update({engine or SCALING.engine: wake(engine or SCALING.engine)}),
-        line=Line(notes, line),
-    )
+    return one_picture.make_files(body, file_prefix=file_prefix, engines=engines(), line=Line(notes, line))
 
 
 def change_keys(record: ApiKey | None, revoke: str) -> tuple[str, list[tuple[str, ...]]]:
@@ -336,16 +331,14 @@ def change_keys(record: ApiKey | None, revoke: str) -> tuple[str, list[tuple[str
 @modal.asgi_app()
 def web() -> Any:
     """The same application as on one machine."""
-    from pipeline.jobs.dispatch import Dispatcher
     from pipeline.serverless.web import web_app
 
-    read = Settings()
     return web_app(
-        read if read.public_url else read.model_copy(update={"public_url": web.get_web_url()}),
+        deployed(),
         store=open_store(),
         outputs=outputs,
         missing=(FileNotFoundError, modal.exception.NotFoundError),
-        dispatch=Dispatcher(dispatch_call, is_under_way=is_under_way, notes=notes),
+        dispatch=dispatcher(),
     )
 
 

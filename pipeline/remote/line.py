@@ -48,36 +48,36 @@ class Line:
 
     def __init__(self, notes: Notes, name: str) -> None:
         self._notes = notes
-        self._name = name
+        self.name = name
 
     def say(self, progress: Any) -> None:
         """Tell how far the work is."""
-        self._notes.put(f"{self._name}/progress", progress)
+        self._notes.put(f"{self.name}/progress", progress)
 
     def progress(self, at_first: Any) -> Any:
         """How far the work is; `at_first` until the other side has said anything."""
-        return self._notes.get(f"{self._name}/progress", at_first)
+        return self._notes.get(f"{self.name}/progress", at_first)
 
     def cancel(self) -> None:
         """Ask the other side to stop."""
-        self._notes.put(f"{self._name}/cancel", True)
+        self._notes.put(f"{self.name}/cancel", True)
 
     def is_cancelled(self) -> bool:
         """Whether the caller wants it to stop."""
-        return self._notes.get(f"{self._name}/cancel", False)
+        return self._notes.get(f"{self.name}/cancel", False)
 
     def note_call(self, call_id: str) -> None:
         """Keep the name of the remote call."""
-        self._notes.put(f"{self._name}/call", call_id)
+        self._notes.put(f"{self.name}/call", call_id)
 
     def noted_call(self) -> str | None:
         """The name of the remote call that was kept last."""
-        return self._notes.get(f"{self._name}/call")
+        return self._notes.get(f"{self.name}/call")
 
     def clear(self) -> None:
         """Leave no entry behind."""
         for entry in ("progress", "cancel", "call"):
-            self._notes.pop(f"{self._name}/{entry}", None)
+            self._notes.pop(f"{self.name}/{entry}", None)
 
 
 def try_line(look: Callable[[], Heard], otherwise: Heard) -> Heard:

@@ -20,6 +20,7 @@ from schemas.request import ImageTo3DRequest, parse_request
 
 if TYPE_CHECKING:
     from pipeline.engines.base import View
+    from pipeline.remote.engines import RemoteEngines
 
 FORMATS = ("glb", "obj", "stl", "ply")
 POLL_S = 0.5
@@ -62,15 +63,13 @@ def make_files(
     body: Mapping[str, Any],
     *,
     file_prefix: str,
-    engine_for: Callable[[str | None], Callable[..., Any]],
-    wake: Callable[[str | None], None],
+    engines: RemoteEngines,
     line: Line,
 ) -> dict[str, Any]:
     """Run the call, in a CPU container.
 
     Args:
-        engine_for: the engine of a name as the call's `generate`; None is the default one.
-        wake: told the engine's name while the picture is still to be read.
+        engines: one of them is woken while the picture is read.
         line: tells the stage and the percent.
 
     Returns:
@@ -87,7 +86,7 @@ def make_files(
     settings, request = Settings(), parse_request(dict(body)).request
 
     def bring_in(request: ImageTo3DRequest) -> list[View]:
-        wake(request.engine)
+        engines.wake(request.engine)
         start_warm_up()
         matter = choose_matter(settings.matting_model, settings.weights)
         return take_in(request, fetch=lambda url: fetch(url, settings), matter=matter)
@@ -98,7 +97,7 @@ def make_files(
             file_prefix=file_prefix,
             work_dir=Path(folder) / "work",
             take_in=bring_in,
-            generate=engine_for(request.engine),
+            generate=engines.generator_for(request.engine, line=f"{line.name}/engine"),
             deliver=lambda files: deliver_to_folder(files, Path(folder) / "out"),
             notify=lambda outcome: None,
             on_progress=lambda stage, percent: watch.report((stage, percent)),

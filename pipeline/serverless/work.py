@@ -18,7 +18,7 @@ from pipeline.jobs.kv import KvStore
 from pipeline.jobs.queue import QueueWorker
 from pipeline.jobs.record import Job, JobState
 from pipeline.jobs.store import Store
-from pipeline.remote.caller import RemoteEngine
+from pipeline.remote.engines import RemoteEngines
 from pipeline.serverless.warm_up import start_warm_up
 from pipeline.service import local_outputs, open_service
 from pipeline.settings import DAY_S, Settings
@@ -56,16 +56,14 @@ def run_job(
     shared: Shared,
     *,
     worker_id: str,
-    engine_for: Callable[[Job, str], RemoteEngine],
-    wake: Callable[[str], None],
+    engines: RemoteEngines,
     send_webhooks: Callable[[int], object],
 ) -> None:
     """Bring a job to its end: the whole of what a submit sets going. Run again, it goes on after the last kept stage.
 
     Args:
         worker_id: names the hand-over, the same when it is run again.
-        engine_for: the engine of a name for a job's generation.
-        wake: told the engine's name when a call begins, so that a container can start while its picture is read.
+        engines: those of this call; one of them is woken while the picture is read.
         send_webhooks: told the id of a job that has ended and has a webhook.
 
     Raises:
@@ -84,13 +82,13 @@ def run_job(
         shared.commit_work()
 
     def prepare(engine: str | None) -> None:
-        wake(engine or settings.engine)
+        engines.wake(engine)
         start_warm_up()
 
     work = CallWork(
         service,
         outputs,
-        lambda job, engine: engine_for(job, engine or settings.engine),
+        lambda job, engine: engines.generator_for(engine, line=job.file_prefix, restarts=store.restarts_asked()),
         prepare=prepare,
         on_kept=lambda: _try(shared.commit_work),
     )
