@@ -57,12 +57,14 @@ class PoolRun:
 
     Attributes:
         waits_s: by input, in the order given: seconds from arrival until a container took it.
+        served_s: by input: seconds that it occupied its container.
         paid_s, startup_s, busy_s, idle_s: container-seconds; the first is the sum of the others.
         started: containers started, those of `min_containers` at the beginning not counted.
         most: the largest number of containers at one time.
     """
 
     waits_s: list[float]
+    served_s: list[float]
     paid_s: float
     startup_s: float
     busy_s: float
@@ -83,14 +85,16 @@ def simulate(
     settings: Autoscaler,
     *,
     cold_start_s: float,
+    first_service_s: Sequence[float] | None = None,
     horizon_s: float = 0.0,
 ) -> PoolRun:
     """Run the pool over these inputs, until the last one is done and every container that may stop has stopped.
 
     Args:
         arrivals_s: when each input comes, ascending.
-        service_s: how long each one occupies its container.
+        service_s: how long each input occupies its container.
         cold_start_s: from the decision to start a container until it can take an input.
+        first_service_s: the same of a container that was started here and has had no input yet; None: it is no other.
         horizon_s: `min_containers` are paid from 0 to here at least; they are warm at 0.
 
     Returns: waits and container-seconds, exact.
@@ -98,8 +102,9 @@ def simulate(
     Raises:
         ValueError: lists of different lengths or arrivals that do not ascend.
     """
-    if len(arrivals_s) != len(service_s):
-        raise ValueError(f"{len(arrivals_s)} arrivals, {len(service_s)} service times")
+    first_service_s = service_s if first_service_s is None else first_service_s
+    if not len(arrivals_s) == len(service_s) == len(first_service_s):
+        raise ValueError(f"{len(arrivals_s)} arrivals, {len(service_s)} and {len(first_service_s)} service times")
     if any(later < earlier for earlier, later in itertools.pairwise(arrivals_s)):
         raise ValueError("arrivals do not ascend")
     pool = _Pool(settings, cold_start_s, len(arrivals_s))
@@ -114,8 +119,9 @@ def simulate(
             pool.inputs -= 1
             pool.rest(which, now_s)
         elif kind == READY:
+            pool.fresh.add(which)
             pool.rest(which, now_s)
-        pool.hand_out(now_s, arrivals_s, service_s)
+        pool.hand_out(now_s, arrivals_s, service_s, first_service_s)
         pool.scale(now_s)
     return pool.close(horizon_s)
 
@@ -130,7 +136,8 @@ class _Pool:
         self.inputs = 0
         self.idle_since_s: dict[int, float] = dict.fromkeys(range(settings.min_containers), 0.0)
         self.started_s: dict[int, float] = dict(self.idle_since_s)
-        self.waits_s = [0.0] * inputs
+        self.fresh: set[int] = set()
+        self.waits_s, self.served_s = [0.0] * inputs, [0.0] * inputs
         self.paid_s = self.startup_s = self.busy_s = self.idle_s = self.last_s = 0.0
         self.next_number = self.most = settings.min_containers
 
@@ -138,16 +145,24 @@ class _Pool:
         self.idle_since_s[container] = now_s
         heapq.heappush(self.events, (now_s + self.settings.scaledown_window, EXPIRY, container))
 
-    def hand_out(self, now_s: float, arrivals_s: Sequence[float], service_s: Sequence[float]) -> None:
+    def hand_out(
+        self,
+        now_s: float,
+        arrivals_s: Sequence[float],
+        service_s: Sequence[float],
+        first_service_s: Sequence[float],
+    ) -> None:
         """Give waiting inputs to idle containers, the one that fell idle last first."""
         while self.waiting and self.idle_since_s:
             which = self.waiting.popleft()
             container, since_s = self.idle_since_s.popitem()
             self.idle_s += now_s - since_s
-            self.busy_s += service_s[which]
-            self.waits_s[which] = now_s - arrivals_s[which]
-            self.last_s = max(self.last_s, now_s + service_s[which])
-            heapq.heappush(self.events, (now_s + service_s[which], FINISH, container))
+            served_s = (first_service_s if container in self.fresh else service_s)[which]
+            self.fresh.discard(container)
+            self.busy_s += served_s
+            self.waits_s[which], self.served_s[which] = now_s - arrivals_s[which], served_s
+            self.last_s = max(self.last_s, now_s + served_s)
+            heapq.heappush(self.events, (now_s + served_s, FINISH, container))
 
     def scale(self, now_s: float) -> None:
         """Start what is missing; stop, longest idle first, what is too much and has idled for the whole window."""
@@ -174,4 +189,6 @@ class _Pool:
             self.idle_s += ends_s - since_s
             self.paid_s += ends_s - self.started_s[container]
         started = self.next_number - self.settings.min_containers
-        return PoolRun(self.waits_s, self.paid_s, self.startup_s, self.busy_s, self.idle_s, started, self.most)
+        return PoolRun(
+            self.waits_s, self.served_s, self.paid_s, self.startup_s, self.busy_s, self.idle_s, started, self.most
+        )

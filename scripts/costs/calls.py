@@ -1,8 +1,9 @@
 """What the calls of a day cost, container by container. Takes durations and prices; knows no files.
 
 A call runs in three containers. The web function answers many calls at once and stays awake while any is under way. One
-`call` container takes the picture in, waits for the GPU, exports and delivers. One GPU container generates; it is told
-to wake when the call begins, so a cold start there overlaps the intake.
+`call` container takes the picture in, waits for the GPU, exports and delivers; beside its first call it compiles the
+export's kernels. One GPU container generates; it is told to wake when the call begins, so a cold start there overlaps
+the intake.
 """
 
 from __future__ import annotations
@@ -96,9 +97,16 @@ def run_day(
     after_s = times.stage_s("export") + times.stage_s("deliver")
     cold_gpu_s, cold_call_s = times.startup_s("gpu"), times.startup_s("call")
     gpu = simulate(arrivals_s, [gpu_s] * count, deployment.gpu, cold_start_s=cold_gpu_s, horizon_s=horizon_s)
-    lasting_s = [max(intake_s, wait_s) + gpu_s + after_s for wait_s in gpu.waits_s]
-    call = simulate(arrivals_s, lasting_s, deployment.others, cold_start_s=cold_call_s, horizon_s=horizon_s)
-    ends_s = [at + wait + last for at, wait, last in zip(arrivals_s, call.waits_s, lasting_s, strict=True)]
+    until_export_s = [max(intake_s, wait_s) + gpu_s for wait_s in gpu.waits_s]
+    call = simulate(
+        arrivals_s,
+        [before_s + after_s for before_s in until_export_s],
+        deployment.others,
+        cold_start_s=cold_call_s,
+        first_service_s=[max(before_s, times.beside_first_call_s) + after_s for before_s in until_export_s],
+        horizon_s=horizon_s,
+    )
+    ends_s = [at + wait + last for at, wait, last in zip(arrivals_s, call.waits_s, call.served_s, strict=True)]
     web_s = awake_s(arrivals_s, ends_s, deployment.others, startup_s=times.startup_s("web"), horizon_s=horizon_s)
     bill = Bill(
         web=rates.web * web_s,

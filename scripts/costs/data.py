@@ -89,12 +89,14 @@ class StageSeconds:
     Attributes:
         stages: `intake`, `generate`, `export`, `deliver`, each as its steps.
         startups: of the containers `web`, `call`, `gpu`, each as its steps.
+        beside_first_call: what a `call` container does beside its first call, whose export waits for the end of it.
         containers: what each of the three reserves.
     """
 
     dated: str
     stages: Mapping[str, tuple[Duration, ...]]
     startups: Mapping[str, tuple[Duration, ...]]
+    beside_first_call: tuple[Duration, ...]
     containers: Mapping[str, Container]
 
     def stage_s(self, stage: str) -> float:
@@ -102,6 +104,10 @@ class StageSeconds:
 
     def startup_s(self, container: str) -> float:
         return sum(step.seconds for step in self.startups[container])
+
+    @property
+    def beside_first_call_s(self) -> float:
+        return sum(step.seconds for step in self.beside_first_call)
 
 
 def read_prices(path: Path = PRICES) -> Prices:
@@ -163,6 +169,7 @@ def stage_seconds(data: Mapping[str, Any], *, engine: str, gpu: str, slowdown: f
             name: _durations(rows | (said["startup"] if name == "gpu" else {}))
             for name, rows in data["startup"].items()
         },
+        beside_first_call=_durations(data["beside_first_call"]),
         containers=containers,
     )
 

@@ -15,6 +15,7 @@ from scripts.costs.autoscaler import Autoscaler, quantile
 from scripts.costs.calls import Bill, Day, Deployment, Rates, cold_call, rates_of, run_day, warm_call
 from scripts.costs.data import (
     PRICES,
+    Duration,
     Prices,
     StageSeconds,
     overlay_of_runs,
@@ -235,12 +236,17 @@ def sources_text(prices: Prices, path: Path, times: StageSeconds, *, label: str,
     lines += ["", f"Durations, {times.dated}, {label}. {note}"]
     for kind, group in (("stage", times.stages), ("start of", times.startups)):
         for name, steps in group.items():
-            lines += [f"  {kind} {name}: {s.what} {s.seconds:.3f} s, {s.how}: {s.by}" for s in steps]
+            lines += [f"  {kind} {name}: {_said(step)}" for step in steps]
+    lines += [f"  beside a first call: {_said(step)}" for step in times.beside_first_call]
     for name, container in times.containers.items():
         lines.append(
             f"  container {name}: {container.cores:g} cores, {container.memory_gib:g} GiB, {container.gpu or 'no GPU'}"
         )
     return "\n".join(lines)
+
+
+def _said(step: Duration) -> str:
+    return f"{step.what} {step.seconds:.3f} s, {step.how}: {step.by}"
 
 
 def parser() -> argparse.ArgumentParser:

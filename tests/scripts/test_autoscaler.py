@@ -167,6 +167,16 @@ def test_a_longer_window_and_a_larger_buffer_never_wait_longer_on_a_bursty_day()
     assert by_buffer[0] > by_buffer[-1]
 
 
+@pytest.mark.parametrize(("least", "expected_s"), [(0, [9.0, 2.0, 9.0]), (1, [2.0, 2.0, 9.0])])
+def test_the_first_input_of_a_started_container_may_take_longer(least: int, expected_s: list[float]) -> None:
+    arrivals_s = [0.0, 20.0, 21.0]  # the third comes while the second occupies the only container
+
+    run = simulate(arrivals_s, [2.0] * 3, Autoscaler(least), cold_start_s=0.5, first_service_s=[9.0] * 3)
+
+    assert run.served_s == expected_s
+    assert run.busy_s == sum(expected_s)
+
+
 def test_impossible_settings_and_inputs_are_refused() -> None:
     with pytest.raises(ValueError, match="scaledown_window is 1 s; from 2 to 3600 s"):
         Autoscaler(scaledown_window=1)
@@ -176,7 +186,7 @@ def test_impossible_settings_and_inputs_are_refused() -> None:
         Autoscaler(buffer_containers=-1)
     with pytest.raises(ValueError, match="do not ascend"):
         simulate([2.0, 1.0], [1.0, 1.0], Autoscaler(), cold_start_s=1.0)
-    with pytest.raises(ValueError, match="2 arrivals, 1 service times"):
+    with pytest.raises(ValueError, match="2 arrivals, 1 and 1 service times"):
         simulate([1.0, 2.0], [1.0], Autoscaler(), cold_start_s=1.0)
 
 

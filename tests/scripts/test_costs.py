@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,7 @@ ROUND = StageSeconds(
         "call": (Duration("boot", 4.0, "measured", "hand"),),
         "gpu": (Duration("boot", 10.0, "measured", "hand"),),
     },
+    beside_first_call=(),
     containers={
         "web": Container(0.25, 0.5),
         "call": Container(2, 4),
@@ -64,6 +66,18 @@ def test_a_cold_call_costs_what_it_comes_to_by_hand() -> None:
     # The web function starts in 2 s, is awake until the call ends at 4 + 17, and idles.
     assert bill.web == pytest.approx((2 + 21 + 60) * 0.000004385)
     assert 100 * bill.total == pytest.approx(8.66333, abs=1e-5)
+
+
+@pytest.mark.parametrize(("beside_s", "call_s"), [(11.0, 17.0), (15.0, 20.0)])
+def test_the_first_export_of_a_container_waits_for_what_it_does_beside_the_call(beside_s: float, call_s: float) -> None:
+    times = replace(ROUND, beside_first_call=(Duration("compiling", beside_s, "measured", "hand"),))
+    rates = Rates(web=0.0, call=1.0, gpu=0.0)
+
+    cold = cold_call(times, rates, Deployment(Autoscaler()))
+    two = run_day([0.0, 50.0], times, rates, Deployment(Autoscaler()))
+
+    assert cold.call_busy == pytest.approx(call_s)
+    assert two.bill.call_busy == pytest.approx(call_s + 1 + 2 + 4 + 1)
 
 
 def test_a_warm_call_costs_its_work_alone() -> None:
