@@ -10,7 +10,7 @@ from fastapi.security import APIKeyHeader, HTTPBearer
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pipeline import __version__
-from pipeline.api import account, calls, files, pages, problems
+from pipeline.api import account, calls, document, files, pages, problems
 from pipeline.api.context import Context
 from pipeline.api.tracing import traced
 from pipeline.service import Service, open_service
@@ -62,6 +62,7 @@ def create_app(settings: Settings, *, service: Service | None = None) -> ASGIApp
         app.include_router(module.router, dependencies=KEY_PLACES)
     for module in (files, pages):
         app.include_router(module.router)
+    document.install(app)
     return _health_first(traced(app) if settings.is_traced else app)
 
 

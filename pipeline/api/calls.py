@@ -241,14 +241,14 @@ async def fetch(call_id: str, request: Request, context: Context = Depends(conte
 
 @router.post(f"{V6}/fetch/{{call_id}}", response_model=STATE, responses=ABOUT_ONE, openapi_extra=KEY_BODY)
 async def fetch_v6(call_id: str, request: Request, context: Context = Depends(context_of)) -> JSONResponse:
-    """The same under the v6 path."""
+    """As the enterprise path: the state of a call, or its result."""
     key, _ = await context.caller(request)
     return await _fetch(request, context, key_id=key.id, call_id=call_id, fetch_path=f"{V6}/fetch")
 
 
 @router.post(f"{ENTERPRISE}/fetch", response_model=STATE, responses=ABOUT_ONE, openapi_extra=FETCH_BODY)
 async def fetch_by_body(request: Request, context: Context = Depends(context_of)) -> JSONResponse:
-    """The same with the id in the body's `request_id`."""
+    """The state of the call that the body's `request_id` names, or its result; waits a while for the result."""
     key, body = await context.caller(request)
     call_id = body.get("request_id", body.get("id"))
     return await _fetch(request, context, key_id=key.id, call_id=call_id, fetch_path=f"{ENTERPRISE}/fetch")
@@ -256,7 +256,7 @@ async def fetch_by_body(request: Request, context: Context = Depends(context_of)
 
 @router.post(f"{V6}/fetch", response_model=STATE, responses=ABOUT_ONE, openapi_extra=FETCH_BODY)
 async def fetch_by_body_v6(request: Request, context: Context = Depends(context_of)) -> JSONResponse:
-    """The same under the v6 path."""
+    """As the enterprise path: the state of the call that the body's `request_id` names, or its result."""
     key, body = await context.caller(request)
     call_id = body.get("request_id", body.get("id"))
     return await _fetch(request, context, key_id=key.id, call_id=call_id, fetch_path=f"{V6}/fetch")
