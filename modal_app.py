@@ -50,8 +50,9 @@ def image(*extras: str) -> modal.Image:
     return built.add_local_python_source("pipeline", "schemas", ignore=["**/__pycache__", "**/*.pyc"])
 
 
-web_image = image("postgres")
-work_image = image("postgres", "matting")
+TRACED = ("tracing",) if Settings().is_traced else ()
+web_image = image("postgres", *TRACED)
+work_image = image("postgres", "matting", *TRACED)
 gpu_image = image(*{find_spec(name).extra for name in (SCALING.engine, *SCALING.further_engines)})
 weights_image = image("trellis")
 

@@ -236,6 +236,17 @@ OF_ONE_MACHINE = {"data_dir", "host", "port", "workers", "api_key", "secret_keys
 """Settings that no deployment carries from where it is deployed to its containers: places, and what is secret."""
 
 
+OF_TRACES = (
+    "OTEL_EXPORTER_OTLP_ENDPOINT",
+    "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+    "OTEL_RESOURCE_ATTRIBUTES",
+    "OTEL_SERVICE_NAME",
+    "OTEL_TRACES_SAMPLER",
+    "OTEL_TRACES_SAMPLER_ARG",
+)
+"""What OpenTelemetry reads by itself; not its headers, which hold credentials."""
+
+
 def environment_of_containers(**places: str) -> dict[str, str]:
     """The environment that makes a container decide as this process does: its settings, no secret among them.
 
@@ -243,7 +254,8 @@ def environment_of_containers(**places: str) -> dict[str, str]:
         places: further settings, by field name, unless the environment says them.
     """
     names = (set(Settings.model_fields) | set(ScalingSettings.model_fields)) - OF_ONE_MACHINE
-    given = {_variable(name): os.environ[_variable(name)] for name in sorted(names) if os.environ.get(_variable(name))}
+    variables = (*(_variable(name) for name in sorted(names)), *OF_TRACES)
+    given = {variable: os.environ[variable] for variable in variables if os.environ.get(variable)}
     return {_variable(name): value for name, value in places.items()} | given
 
 

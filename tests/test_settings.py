@@ -12,7 +12,7 @@ import pytest
 from pydantic import ValidationError
 
 from pipeline.jobs.record import KeyLimits
-from pipeline.settings import Settings, master_secrets
+from pipeline.settings import Settings, environment_of_containers, master_secrets
 
 HEAVY = ("torch", "numpy", "scipy", "trimesh", "boto3", "alembic")
 
@@ -142,3 +142,25 @@ def test_settings_and_the_store_import_nothing_heavy() -> None:
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
 
     assert found.strip() == "[]"
+
+
+def test_containers_decide_as_the_deployer_and_are_told_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    secrets = {
+        "IMAGE_TO_3D_API_KEY": "the callers' key",
+        "IMAGE_TO_3D_MASTER_KEY": "what all else is derived from",
+        "IMAGE_TO_3D_SECRET_KEYS": "the same by its other name",
+        "DATABASE_URL": "postgresql://user:password@host/jobs",
+        "IMAGE_TO_3D_DATABASE_URL": "postgresql://user:password@host/jobs",
+        "OTEL_EXPORTER_OTLP_HEADERS": "authorization=token",
+    }
+    told = {
+        "IMAGE_TO_3D_SUBMIT_WAIT_S": "5",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "https://traces.example",
+        "IMAGE_TO_3D_GPUS": "L4",
+    }
+    for name, value in (secrets | told).items():
+        monkeypatch.setenv(name, value)
+
+    environment = environment_of_containers(weights="/weights")
+
+    assert environment == told | {"IMAGE_TO_3D_WEIGHTS": "/weights"}

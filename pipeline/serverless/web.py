@@ -11,10 +11,10 @@ from starlette.types import ASGIApp
 from pipeline.api.app import create_app
 from pipeline.deployment import ensure_key
 from pipeline.jobs.store import Store
+from pipeline.serverless.observing import start_observing
 from pipeline.service import local_outputs, open_service
 from pipeline.settings import Settings
 from pipeline.storage.volume import Volume, VolumeStorage
-from pipeline.telemetry import configure_logging
 
 
 def web_app(
@@ -35,7 +35,7 @@ def web_app(
     Raises:
         StoreUnavailable: the store is away.
     """
-    configure_logging(settings.log_level)
+    start_observing(settings.log_level, is_traced=settings.is_traced)
     copies = Path(tempfile.mkdtemp(prefix="image-to-3d-"))
     temporary = VolumeStorage(
         outputs, copies=local_outputs(settings.model_copy(update={"data_dir": copies})), missing=missing

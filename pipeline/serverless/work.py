@@ -19,10 +19,10 @@ from pipeline.jobs.queue import QueueWorker
 from pipeline.jobs.record import Job, JobState
 from pipeline.jobs.store import Store
 from pipeline.remote.engines import RemoteEngines
+from pipeline.serverless.observing import start_observing
 from pipeline.serverless.warm_up import start_warm_up
 from pipeline.service import local_outputs, open_service
 from pipeline.settings import DAY_S, Settings
-from pipeline.telemetry import configure_logging
 from pipeline.worker import CallWork, clean, courier, folder_of
 
 BEAT_S = 2.0
@@ -70,7 +70,7 @@ def run_job(
         StoreUnavailable: the store was away before the job was taken.
     """
     settings, store = shared.settings, shared.store
-    configure_logging(settings.log_level)
+    start_observing(settings.log_level, is_traced=settings.is_traced)
     outputs = local_outputs(settings, commit=shared.commit_outputs)
     service = open_service(settings, store=store, temporary=outputs)
 
@@ -117,7 +117,7 @@ def send_webhooks(settings: Settings, store: Store, *, job_id: int | None = None
     Returns:
         How many attempts were made.
     """
-    configure_logging(settings.log_level)
+    start_observing(settings.log_level, is_traced=settings.is_traced)
     service = open_service(settings, store=store)
     sender = courier(service)
     attempts = sender.send_due()
@@ -139,7 +139,7 @@ def _due_in_s(store: Store, job_id: int) -> float | None:
 def clean_up(shared: Shared) -> None:
     """One round of what keeps a deployment tidy: old files, late uploads, jobs whose hand-over was lost."""
     settings, store = shared.settings, shared.store
-    configure_logging(settings.log_level)
+    start_observing(settings.log_level, is_traced=settings.is_traced)
     outputs = local_outputs(settings, commit=shared.commit_outputs)
     service = open_service(settings, store=store, temporary=outputs)
     if isinstance(store, KvStore):

@@ -15,6 +15,7 @@ from typing import Any
 
 import httpx
 import pytest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from pydantic import SecretStr
 
 from pipeline.call import STAGES
@@ -23,6 +24,7 @@ from pipeline.jobs.record import JobState
 from pipeline.settings import Settings
 from tests.e2e.faults import KEY, Receiver
 from tests.modal_plane import Limits, Plane, reason_unavailable
+from tests.otlp import Received, trace_receiver
 from tests.pictures import draw_figure, encode
 from tests.postgres import running_server
 
@@ -289,11 +291,13 @@ def test_no_secret_stands_in_definitions_arguments_or_logs(plane: Plane) -> None
 # From here on, the app is deployed anew, each time otherwise.
 
 
-def test_with_a_database_in_the_secret_jobs_are_kept_there(plane: Plane, picture: str) -> None:
+def test_with_a_database_in_the_secret_jobs_are_kept_there_and_traces_go_where_they_are_wanted(
+    plane: Plane, picture: str
+) -> None:
     secret = {"IMAGE_TO_3D_API_KEY": KEY, "IMAGE_TO_3D_MASTER_KEY": MASTER_KEY}
-    with running_server() as database_url, Receiver() as receiver:
+    with running_server() as database_url, Receiver() as receiver, trace_receiver() as traces:
         plane.create_secret("image-to-3d", secret | {"DATABASE_URL": database_url})
-        run_modal(plane, "deploy", "modal_app.py")
+        run_modal(plane, "deploy", "modal_app.py", OTEL_EXPORTER_OTLP_ENDPOINT=traces.url)
         submitted = ask(plane, SUBMIT, image=picture, resolution=64, seed=6, webhook=receiver.url).json()
         final = until_final(plane, submitted["id"])
         receiver.wait_for(submitted["id"], timeout_s=WAIT_S)
@@ -301,10 +305,22 @@ def test_with_a_database_in_the_secret_jobs_are_kept_there(plane: Plane, picture
         (kept,) = store.list_jobs(key_id=None, limit=10)
         store.close()
         plane.create_secret("image-to-3d", secret)
+        plane.wait_until(lambda: {"POST", "call"} <= {span.name for span in traces_of_job(traces, submitted["id"])})
 
     assert final["status"] == "success", final
     assert httpx.get(final["output"][0], timeout=WAIT_S).content[:4] == b"glTF"
     assert (kept.id, kept.state) == (submitted["id"], JobState.SUCCESS)
+    assert len({span.trace_id for span in traces_of_job(traces, submitted["id"])}) == 1, "from the submit to its end"
+    assert {f"stage {stage}" for stage in STAGES} <= {span.name for span in traces.spans}
+
+
+def traces_of_job(traces: Received, job_id: int) -> list[Span]:
+    """The spans that name a job."""
+    return [
+        span
+        for span in traces.spans
+        if any(pair.key == "job.id" and pair.value.int_value == job_id for pair in span.attributes)
+    ]
 
 
 def test_a_deployment_without_weights_says_how_to_bring_them_and_starts_no_accelerator(
