@@ -6,11 +6,10 @@ their device and precision, or, where they shall not hang on the file, are read 
 
 from __future__ import annotations
 
-import math
+import errno
 import mmap
 import os
-from io import FileIO
-from itertools import groupby
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -31,6 +30,9 @@ FILE_DTYPES = {
     torch.bool: "BOOL",
 }
 TORCH_DTYPES = {name: dtype for dtype, name in FILE_DTYPES.items()}
+BLOCK_BYTES = 16 << 20
+READERS = 4
+"""Threads that read one file."""
 
 
 def module_entries(module: nn.Module) -> dict[str, Entry]:
@@ -75,41 +77,79 @@ def load_strictly(
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a file on the CPU, as they are stored, in memory of their own.
-
-    Neighbours of one type share a piece of memory, which goes when the last of them goes. Reading four gigabytes into
-    a few such pieces made of large pages takes 3 thousand page faults; copying them out of a mapping takes a million,
-    which cost more than the disk.
+    """All tensors of a file on the CPU, as they are stored, in one piece of memory that goes with the last of them.
 
     Raises:
         WeightsUnusable: the file is missing, cut short, or not a safetensors file.
     """
     entries = read_entries(path)
-    tensors: dict[str, Tensor] = {}
+    size_bytes = sum(entry.size_bytes for entry in entries.values())
     try:
         with safe_open(path, framework="pt") as header:  # also checks that tensors lie back to back up to the end
             keys = header.offset_keys()
-        with path.open("rb", buffering=0) as file:
-            file.seek(-sum(entry.size_bytes for entry in entries.values()), os.SEEK_END)
-            for dtype, run in groupby(keys, key=lambda key: entries[key].dtype):
-                shapes = {key: entries[key].shape for key in run}
-                counts = [math.prod(shape) for shape in shapes.values()]
-                parts = _read(file, sum(counts), TORCH_DTYPES[dtype]).split(counts)
-                tensors |= {key: part.view(shape) for part, (key, shape) in zip(parts, shapes.items(), strict=True)}
+        content = _read(path)
+        if len(content) < size_bytes:
+            raise EOFError("it became shorter while it was read")
     except (SafetensorError, OSError, EOFError) as error:
         raise WeightsUnusable(f"{path.name} cannot be read: {error}") from error
+    tensors: dict[str, Tensor] = {}
+    start = len(content) - size_bytes
+    for key in keys:
+        entry, dtype = entries[key], TORCH_DTYPES[entries[key].dtype]
+        part = content[start : start + entry.size_bytes]
+        aligned = part if start % dtype.itemsize == 0 else part.clone()
+        tensors[key] = aligned.view(dtype).view(entry.shape)
+        start += entry.size_bytes
     return tensors
 
 
-def _read(file: FileIO, count: int, dtype: torch.dtype) -> Tensor:
-    """The next `count` numbers of a file, (count,), in memory made of large pages where the system has them."""
-    size_bytes = count * dtype.itemsize
-    memory = mmap.mmap(-1, max(size_bytes, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if hasattr(mmap, "MADV_HUGEPAGE"):  # Linux
-        memory.madvise(mmap.MADV_HUGEPAGE)
-    rest = memoryview(memory)[:size_bytes]
-    while rest:
-        if not (taken := file.readinto(rest)):
-            raise EOFError("it ended while it was read")
-        rest = rest[taken:]
-    return torch.frombuffer(memory, dtype=torch.uint8)[:size_bytes].view(dtype)
+def _read(path: Path) -> Tensor:
+    """A file's bytes, (size,) of uint8; past the system's cache, where they are not in it and the file system can.
+
+    Through the cache, memory is taken twice and all bytes are copied, which can cost more than the disk; so can memory
+    that is taken by one thread alone.
+
+    Raises:
+        OSError, EOFError: the file cannot be read, or became shorter.
+    """
+    past_cache = 0 if _is_cached(path) else getattr(os, "O_DIRECT", 0)
+    try:
+        return _read_blocks(path, os.O_RDONLY | past_cache)
+    except OSError as error:
+        if error.errno != errno.EINVAL or not past_cache:
+            raise
+    return _read_blocks(path, os.O_RDONLY)
+
+
+def _is_cached(path: Path) -> bool:
+    """Whether the system's cache holds a file, judged by its first, its middle and its last byte."""
+    with path.open("rb", buffering=0) as file:
+        last = file.seek(0, os.SEEK_END) - 1
+        try:
+            return all(os.preadv(file.fileno(), [bytearray(1)], at, os.RWF_NOWAIT) for at in (0, last // 2, last))
+        except (OSError, AttributeError):  # it would have to wait, or cannot be asked
+            return False
+
+
+def _read_blocks(path: Path, flags: int) -> Tensor:
+    """As `_read`, from the file opened so."""
+    file = os.open(path, flags)
+    try:
+        size_bytes = os.fstat(file).st_size
+        pages = max(1, -(-size_bytes // mmap.PAGESIZE))  # whole ones: O_DIRECT wants the place and the length aligned
+        memory = mmap.mmap(-1, pages * mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+
+        def read_block(start: int) -> None:
+            stop = start + BLOCK_BYTES
+            with memoryview(memory) as whole:
+                while start < min(stop, size_bytes):
+                    taken = os.preadv(file, [whole[start:stop]], start)
+                    if not taken:
+                        raise EOFError("it became shorter while it was read")
+                    start += taken
+
+        with ThreadPoolExecutor(READERS) as pool:
+            list(pool.map(read_block, range(0, size_bytes, BLOCK_BYTES)))
+    finally:
+        os.close(file)
+    return torch.frombuffer(memory, dtype=torch.uint8)[:size_bytes]

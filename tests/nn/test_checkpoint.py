@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import errno
+import itertools
 import json
+import os
 import struct
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,8 +14,11 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from pipeline.errors import WeightsUnusable
+from pipeline.nn import checkpoint
 from pipeline.nn.checkpoint import TORCH_DTYPES, load_strictly, module_entries, read_tensors
 from pipeline.nn.tensor_files import Entry, check_entries, read_entries
+
+os_open = os.open
 
 
 class Model(nn.Module):
@@ -85,7 +92,18 @@ def bits_of(tensors: dict[str, torch.Tensor]) -> dict[str, tuple[torch.dtype, to
     return {k: (t.dtype, t.shape, t.reshape(-1).view(torch.uint8).numpy().tobytes()) for k, t in tensors.items()}
 
 
-def test_what_is_read_is_the_file_bit_by_bit(tmp_path: Path) -> None:
+def refusing_direct(path: Path, flags: int) -> int:
+    """`os.open` on a file system that knows no reading past its cache."""
+    if flags & os.O_DIRECT:
+        raise OSError(errno.EINVAL, "Invalid argument")
+    return os_open(path, flags)
+
+
+@pytest.mark.parametrize("has_direct", [True, False])
+def test_what_is_read_is_the_file_bit_by_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_direct: bool) -> None:
+    monkeypatch.setattr(checkpoint, "BLOCK_BYTES", 1 << 16)
+    if not has_direct:
+        monkeypatch.setattr(os, "open", refusing_direct)
     generator = torch.Generator().manual_seed(0)
     shapes: dict[str, tuple[int, ...]] = {
         "scalar": (),
@@ -104,6 +122,22 @@ def test_what_is_read_is_the_file_bit_by_bit(tmp_path: Path) -> None:
     read = read_tensors(tmp_path / "all.safetensors")
 
     assert bits_of(read) == bits_of(load_file(tmp_path / "all.safetensors")) == bits_of(tensors)
+
+
+@pytest.mark.parametrize("at_read", [1, 4], ids=["before its size is asked", "after"])
+def test_a_file_that_becomes_shorter_while_it_is_read_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_read: int
+) -> None:
+    path, preadv, reads = saved(tmp_path), os.preadv, itertools.count(1)
+
+    def cutting(*arguments: Any) -> int:
+        if next(reads) == at_read:
+            os.truncate(path, 0)
+        return preadv(*arguments)
+
+    monkeypatch.setattr(os, "preadv", cutting)
+    with pytest.raises(WeightsUnusable, match=r"^model\.safetensors cannot be read: it became shorter while it was"):
+        read_tensors(path)
 
 
 def written(path: Path, entries: dict[str, tuple[str, list[int], tuple[int, int]]], content: bytes) -> Path:
