@@ -50,8 +50,9 @@ Spawn = Callable[[Sequence[View], GenerationOptions], RemoteCall]
 class RemoteEngine:
     """An engine in a container of its own, as a `call.Generate`.
 
-    A generation is noted on its line when it starts. Whoever comes to the same line later, because the call that
-    started it died, waits for that one instead of paying for another. What was spent on failures is part of the
+    A generation is noted on its line when it starts. Whoever comes to the same line later, because the attempt that
+    started it died, waits for that one, or has its answer again, instead of paying for another. So what was made stays
+    noted, until `RemoteEngines.forget` when the call has ended. What was spent on failures is part of the
     `gpu_seconds` of the generation, or of the error in its place; what ended without an answer nobody has measured.
 
     Args:
@@ -109,14 +110,14 @@ class RemoteEngine:
     def _generation(self, views: Sequence[View], options: GenerationOptions, on_step: OnStep) -> Generation:
         try:
             answer = self._answer(views, options, on_step)
+            if isinstance(answer, Failure):
+                raise answer.error
+            if not isinstance(answer, Generation):
+                raise EngineFailed(f"engine {self._spec.name} answered with {type(answer).__name__}")
         except Exception:
             self._clear()
             raise
-        self._clear()
-        if isinstance(answer, Failure):
-            raise answer.error
-        if not isinstance(answer, Generation):
-            raise EngineFailed(f"engine {self._spec.name} answered with {type(answer).__name__}")
+        try_line(self._line.clear_messages, None)
         return answer
 
     def _answer(self, views: Sequence[View], options: GenerationOptions, on_step: OnStep) -> Any:

@@ -10,7 +10,7 @@ from pipeline.engines.registry import find_spec
 from pipeline.errors import InvalidRequest
 from pipeline.jobs.notes import Notes
 from pipeline.remote.caller import RemoteCall, RemoteEngine
-from pipeline.remote.line import Line
+from pipeline.remote.line import Line, try_line
 
 
 class RemoteMethod(Protocol):
@@ -93,6 +93,10 @@ class RemoteEngines:
             return engine(views, options, on_step)
 
         return generate
+
+    def forget(self, line: str) -> None:
+        """Drop what was noted of a generation, once its call has ended or its result is kept elsewhere."""
+        try_line(Line(self._notes, line).clear, None)
 
     def _find(self, name: str | None) -> tuple[str, Callable[[], EngineContainer]]:
         chosen = name or self._default

@@ -74,10 +74,15 @@ class Line:
         """The name of the remote call that was kept last."""
         return self._notes.get(f"{self.name}/call")
 
+    def clear_messages(self) -> None:
+        """Drop what the sides told each other; the name of the remote call stays."""
+        for entry in ("progress", "cancel"):
+            self._notes.pop(f"{self.name}/{entry}", None)
+
     def clear(self) -> None:
         """Leave no entry behind."""
-        for entry in ("progress", "cancel", "call"):
-            self._notes.pop(f"{self.name}/{entry}", None)
+        self.clear_messages()
+        self._notes.pop(f"{self.name}/call", None)
 
 
 def try_line(look: Callable[[], Heard], otherwise: Heard) -> Heard:

@@ -83,7 +83,7 @@ def make_files(
     from pipeline.serverless.warm_up import start_warm_up
     from pipeline.settings import Settings
 
-    settings, request = Settings(), parse_request(dict(body)).request
+    settings, request, engine_line = Settings(), parse_request(dict(body)).request, f"{line.name}/engine"
 
     def bring_in(request: ImageTo3DRequest) -> list[View]:
         engines.wake(request.engine)
@@ -97,12 +97,13 @@ def make_files(
             file_prefix=file_prefix,
             work_dir=Path(folder) / "work",
             take_in=bring_in,
-            generate=engines.generator_for(request.engine, line=f"{line.name}/engine"),
+            generate=engines.generator_for(request.engine, line=engine_line),
             deliver=lambda files: deliver_to_folder(files, Path(folder) / "out"),
             notify=lambda outcome: None,
             on_progress=lambda stage, percent: watch.report((stage, percent)),
             is_cancelled=lambda: False,
         )
+        engines.forget(engine_line)
         files = {item.name: (Path(folder) / "out" / item.name).read_bytes() for item in outcome.artifacts}
     return {**asdict(outcome), "files": files}
 

@@ -77,6 +77,7 @@ def run_job(
     def after(job: Job) -> None:
         shutil.rmtree(folder_of(job, settings.work_dir), ignore_errors=True)
         shared.dispatch.forget(job.id)
+        engines.forget(job.file_prefix)
         if job.webhook_url is not None:
             send_webhooks(job.id)
         shared.commit_work()

@@ -220,7 +220,18 @@ def test_a_generation_that_a_killed_attempt_started_is_taken_up_and_not_paid_for
 
     assert generation.seed == OPTIONS.seed
     assert list(containers.calls) == ["call-1"]
-    assert notes.keys() == []
+
+
+def test_what_a_killed_attempt_had_but_did_not_keep_is_had_again_and_paid_for_once(
+    notes: MemoryNotes, line: Line
+) -> None:
+    containers = Containers(MadeEngine(gpu_seconds=2.0), notes=notes)
+    generate(remote(containers, line))
+
+    again = generate(remote(containers, line))
+
+    assert again.gpu_seconds == 2.0
+    assert list(containers.calls) == ["call-1"]
 
 
 def test_a_lost_generation_of_an_earlier_attempt_is_started_anew(notes: MemoryNotes, line: Line) -> None:
@@ -310,6 +321,7 @@ def test_a_failure_that_no_other_container_would_mend_is_raised_at_once(
 def test_a_cancel_asks_the_container_to_stop(notes: MemoryNotes, line: Line) -> None:
     containers = Containers(MadeEngine(steps_for(0.05), steps_until(never), gpu_seconds=1.0), notes=notes)
     generate(remote(containers, line))
+    line.clear()
 
     with pytest.raises(Cancelled) as raised:
         generate(remote(containers, line), Steps(raises=Cancelled("stop")))
@@ -375,7 +387,9 @@ def test_an_answer_that_is_none_fails_in_words(notes: MemoryNotes, line: Line) -
 
 
 @pytest.mark.parametrize("failure", [None, UnreadableImage("an empty picture"), DEVICE_LOST])
-def test_a_line_is_empty_after_a_generation(notes: MemoryNotes, line: Line, failure: Exception | None) -> None:
+def test_of_a_generation_only_its_name_stays_and_of_a_failure_nothing(
+    notes: MemoryNotes, line: Line, failure: Exception | None
+) -> None:
     deeds = [steps_for(0.05)] if failure is None else [fails(failure)]
     containers = Containers(*(MadeEngine(*deeds) for _ in range(MAX_TRIES)), notes=notes)
     heard = Steps()
@@ -385,7 +399,7 @@ def test_a_line_is_empty_after_a_generation(notes: MemoryNotes, line: Line, fail
     except ImageTo3DError:
         assert failure is not None
     assert containers.calls
-    assert notes.keys() == []
+    assert notes.keys() == ([f"{LINE}/call"] if failure is None else [])
 
 
 def test_a_line_that_is_down_costs_progress_and_not_the_generation() -> None:

@@ -117,3 +117,13 @@ def test_no_container_is_started_in_vain(deployment: Deployment) -> None:
         deployment.engines(check=check).wake(None)
 
     assert deployment.containers["preview"].wake.calls == 0
+
+
+def test_nothing_is_left_of_a_generation_whose_call_has_ended(deployment: Deployment) -> None:
+    engines = deployment.engines()
+    engines.generator_for(None, line=LINE)([VIEW], OPTIONS, ignore)
+    assert deployment.notes.keys() != []
+
+    engines.forget(LINE)
+
+    assert deployment.notes.keys() == []
