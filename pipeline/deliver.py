@@ -110,6 +110,7 @@ def retry_uploads(
     *,
     temporary: LocalStorage,
     bucket_of: Callable[[str], CustomerBucket | None],
+    for_s: float = float("inf"),
     rng: random.Random | None = None,
 ) -> int:
     """Try the uploads that are due: carry files from temporary storage into the bucket that did not take them.
@@ -119,14 +120,15 @@ def retry_uploads(
 
     Args:
         bucket_of: the bucket of a key as it is now; None when there is none any more.
+        for_s: no upload is begun after so many seconds.
         rng: for the jitter of the pauses.
 
     Returns:
         How many uploads were tried.
     """
     rng = rng or random.Random()
-    tried = 0
-    while (task := store.claim_task("upload", claim_s=UPLOAD_CLAIM_S)) is not None:
+    tried, deadline_s = 0, time.monotonic() + for_s
+    while time.monotonic() < deadline_s and (task := store.claim_task("upload", claim_s=UPLOAD_CLAIM_S)) is not None:
         tried += 1
         started_s = time.monotonic()
         pause_s: float | None = None

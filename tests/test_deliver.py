@@ -246,6 +246,16 @@ def test_a_late_upload_replaces_the_artifacts_and_takes_its_warning_back(
     assert retry() == 0
 
 
+def test_no_upload_is_begun_after_the_time_that_a_round_has(
+    waiting: tuple[Job, FakeBucket, Callable[[], int]], store: MemoryStore, temporary: LocalStorage
+):
+    job, bucket, _ = waiting
+
+    assert retry_uploads(store, temporary=temporary, bucket_of=lambda key_id: bucket, for_s=0.0) == 0
+    assert upload_of(store, job).attempts == 0
+    assert retry_uploads(store, temporary=temporary, bucket_of=lambda key_id: bucket, for_s=60.0) == 1
+
+
 def test_a_bucket_that_stays_away_is_tried_with_growing_pauses_until_it_is_back(
     waiting: tuple[Job, FakeBucket, Callable[[], int]], store: MemoryStore, clock: Clock
 ):

@@ -29,6 +29,8 @@ BEAT_S = 2.0
 """Pause between two heartbeats of a call whose store is a network away."""
 STAY_S = 120.0
 """A webhook that is due again so soon is waited for; later ones are the next round's."""
+UPLOADS_FOR_S = 240.0
+"""How long one round of the cleaner begins late uploads: buckets that hang must not keep it until it is killed."""
 
 log = structlog.get_logger()
 
@@ -147,8 +149,8 @@ def clean_up(shared: Shared) -> None:
         _keep_up(store, settings.work_dir / "copy")
     clean(store, outputs, settings.work_dir)
     shared.commit_work()
-    retry_uploads(store, temporary=outputs, bucket_of=service.bucket_of)
-    handed_over = shared.dispatch.dispatch_waiting(store)
+    handed_over = shared.dispatch.dispatch_waiting(store)  # before what waits for customers' servers
+    retry_uploads(store, temporary=outputs, bucket_of=service.bucket_of, for_s=UPLOADS_FOR_S)
     service.http.close()
     log.info("cleaned", handed_over_again=handed_over)
 
