@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
-# Sees to it that the Debian packages that tests use are there: PostgreSQL, of which they start a private server, and
-# Chromium. What is absent and may not be installed is named; the tests that need it then skip, with the same reason.
+# Sees to it that the Debian packages that tests use are there: PostgreSQL, of which they start a private server,
+# Chromium, and a C compiler, for a system clock that can be set. What is absent and may not be installed is named; the
+# tests that need it then skip, with the same reason.
 set -euo pipefail
 
 has_postgresql() { compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || command -v initdb >/dev/null 2>&1; }
 has_chromium() { command -v chromium >/dev/null 2>&1; }
+has_build-essential() { command -v cc >/dev/null 2>&1; }
 
 missing=()
-for package in postgresql chromium; do
+for package in postgresql chromium build-essential; do
     "has_$package" || missing+=("$package")
 done
 if [ ${#missing[@]} = 0 ]; then
