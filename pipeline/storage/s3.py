@@ -26,6 +26,7 @@ MULTIPART_FROM_BYTES = 16 << 20
 SHA256_KEY = "sha256"
 """Under this name an object's metadata carry the digest of its content."""
 PUBLIC_TIMEOUT = httpx.Timeout(10.0)
+NO_PUBLIC_ANSWER = "The files are in your bucket, but public_url does not answer."
 
 log = structlog.get_logger()
 
@@ -105,7 +106,7 @@ class S3Storage:
                 with self._http.stream("GET", url, timeout=PUBLIC_TIMEOUT, follow_redirects=False) as answer:
                     status = answer.status_code
         except (httpx.HTTPError, httpx.InvalidURL, ImageTo3DError):
-            return "The files are in your bucket, but public_url does not answer."
+            return NO_PUBLIC_ANSWER
         if 200 <= status < 300:
             return None
         return f"The files are in your bucket, but public_url answers {status}."

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import os
 import shutil
 import socket
 import struct
@@ -12,7 +11,6 @@ import sys
 import tempfile
 import threading
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -56,21 +54,11 @@ def server_process(command: list[str], port: int, *, cwd: Path, env: dict[str, s
 
 
 @contextmanager
-def moto_server(folder: Path, *, port: int | None = None, recording: Path | None = None) -> Iterator[str]:
-    """moto's server in a process of its own, which forgets everything when it ends.
-
-    Args:
-        recording: where it notes its requests; what an earlier server noted there is done again first.
-    """
+def moto_server(folder: Path, *, port: int | None = None) -> Iterator[str]:
+    """moto's server in a process of its own, which forgets everything when it ends."""
     port = port or free_port()
     command = [sys.executable, "-W", "ignore", "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    env = None
-    if recording is not None:
-        env = {**os.environ, "MOTO_ENABLE_RECORDING": "1", "MOTO_RECORDER_FILEPATH": str(recording)}
-    with server_process(command, port, cwd=folder, env=env) as url:
-        if recording is not None and recording.exists():
-            replay = urllib.request.Request(f"{url}/moto-api/recorder/replay-recording", method="POST")
-            urllib.request.urlopen(replay, timeout=60).close()
+    with server_process(command, port, cwd=folder) as url:
         yield url
 
 
@@ -228,9 +216,9 @@ class QuietServer(ThreadingHTTPServer):
 
 
 @contextmanager
-def fault_proxy(upstream_url: str) -> Iterator[FaultProxy]:
-    """A proxy in front of an S3 server, on a loopback port."""
-    server = QuietServer(("127.0.0.1", 0), ProxyHandler)
+def fault_proxy(upstream_url: str, *, port: int = 0) -> Iterator[FaultProxy]:
+    """A proxy in front of an S3 server, on a loopback port; 0 is one that is free."""
+    server = QuietServer(("127.0.0.1", port), ProxyHandler)
     proxy = FaultProxy(url=f"http://127.0.0.1:{server.server_address[1]}")
     server.proxy, server.upstream = proxy, urlsplit(upstream_url).netloc  # pyright: ignore[reportAttributeAccessIssue]
     thread = threading.Thread(target=server.serve_forever, daemon=True)
