@@ -16,19 +16,19 @@ from typing import TYPE_CHECKING, Any
 import modal
 
 from pipeline.engines.registry import find_spec, require_weights, weights_module
-from pipeline.requirements import requirements
+from pipeline.on_modal.requirements import requirements
 from pipeline.settings import ScalingSettings, Settings, environment_of_containers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pipeline.engines.base import Generation, GenerationOptions, View
-    from pipeline.jobs.dispatch import Dispatcher
-    from pipeline.jobs.record import ApiKey
+    from pipeline.engines.base import ForegroundImage, Generation, GenerationOptions
+    from pipeline.jobs.model import ApiKey
     from pipeline.jobs.store import Store
-    from pipeline.remote.engines import RemoteEngines
-    from pipeline.remote.line import Failure
-    from pipeline.serverless.work import Shared
+    from pipeline.on_modal.control_channel import Failure
+    from pipeline.on_modal.dispatch import Dispatcher
+    from pipeline.on_modal.engine_pool import RemoteEngines
+    from pipeline.on_modal.functions import Shared
 
 MINUTES = 60
 NAME = "image-to-3d"
@@ -79,7 +79,7 @@ keys = modal.App(f"{NAME}-keys")
 def open_store() -> Store:
     """The deployment's store."""
     from pipeline.deployment import open_shared_store
-    from pipeline.jobs.key_values import DictKeyValues
+    from pipeline.jobs.stores.kv.map import DictKeyValues
 
     return open_shared_store(Settings(), DictKeyValues(jobs, errors=(modal.exception.Error, OSError)))
 
@@ -94,7 +94,7 @@ class EngineContainer:
 
     @modal.enter(snap=True)
     def load_weights(self) -> None:
-        from pipeline.remote.host import EngineHost
+        from pipeline.on_modal.engine_server import EngineHost
         from pipeline.telemetry import configure_logging
 
         read = Settings()
@@ -112,12 +112,12 @@ class EngineContainer:
 
     @modal.method()
     def generate(
-        self, views: Sequence[View], options: GenerationOptions, line: str, restarts: int
+        self, views: Sequence[ForegroundImage], options: GenerationOptions, line: str, restarts: int
     ) -> Generation | Failure:
-        from pipeline.remote.line import Line
+        from pipeline.on_modal.control_channel import ControlChannel
 
-        answer = self.host.answer(views, options, Line(notes, line), restarts=restarts)
-        if self.host.is_spent:
+        answer = self.host.answer(views, options, ControlChannel(notes, line), restarts=restarts)
+        if self.host.must_recycle:
             modal.experimental.stop_fetching_inputs()  # type: ignore[unused-coroutine]
         return answer
 
@@ -162,7 +162,7 @@ for _name in SCALING.further_engines:
 
 def engines() -> RemoteEngines:
     """The engines as a call in a CPU container uses them."""
-    from pipeline.remote.engines import RemoteEngines
+    from pipeline.on_modal.engine_pool import RemoteEngines
 
     return RemoteEngines(
         GENERATORS,
@@ -193,15 +193,15 @@ def deployed() -> Settings:
 
 
 def dispatcher() -> Dispatcher:
-    """What hands jobs over to `run_call`."""
-    from pipeline.jobs.dispatch import Dispatcher
+    """What hands jobs over to `run_job`."""
+    from pipeline.on_modal.dispatch import Dispatcher
 
-    return Dispatcher(dispatch_call, is_under_way=is_under_way, notes=notes)
+    return Dispatcher(dispatch_call, is_in_flight=is_in_flight, notes=notes)
 
 
 def shared() -> Shared:
     """What a CPU container works with."""
-    from pipeline.serverless.work import Shared
+    from pipeline.on_modal.functions import Shared
 
     return Shared(
         deployed(), open_store(), commit_work=state.commit, commit_outputs=outputs.commit, dispatch=dispatcher()
@@ -210,10 +210,10 @@ def shared() -> Shared:
 
 def dispatch_call(job_id: int) -> str:
     """Hand a job over; returns the hand-over's name."""
-    return run_call.spawn(job_id).object_id
+    return run_job.spawn(job_id).object_id
 
 
-def is_under_way(call_id: str) -> bool:
+def is_in_flight(call_id: str) -> bool:
     """Whether a hand-over waits or runs."""
     try:
         modal.FunctionCall.from_id(call_id).get(timeout=0)
@@ -233,11 +233,12 @@ def is_under_way(call_id: str) -> bool:
     retries=modal.Retries(max_retries=3, initial_delay=1.0, backoff_coefficient=2.0),
     timeout=30 * MINUTES,
     startup_timeout=5 * MINUTES,
+    name="run_call",
     **SERVICE,
 )
-def run_call(job_id: int) -> None:
+def run_job(job_id: int) -> None:
     """One call from its picture to its files."""
-    from pipeline.serverless.work import run_job
+    from pipeline.on_modal.functions import run_job
 
     state.reload()
     outputs.reload()
@@ -261,7 +262,7 @@ def run_call(job_id: int) -> None:
 )
 def deliver_webhooks(job_id: int = 0) -> None:
     """Send the webhooks that are due; the outbox knows when each is due again."""
-    from pipeline.serverless.work import send_webhooks
+    from pipeline.on_modal.functions import send_webhooks
 
     send_webhooks(Settings(), open_store(), job_id=job_id or None)
 
@@ -278,7 +279,7 @@ def deliver_webhooks(job_id: int = 0) -> None:
 )
 def clean() -> None:
     """Remove what is over, upload what a bucket did not take, hand over again what was lost."""
-    from pipeline.serverless.work import clean_up
+    from pipeline.on_modal.functions import clean_up
 
     state.reload()
     outputs.reload()
@@ -299,18 +300,26 @@ def fetch_weights(engine: str = SCALING.engine) -> None:
         weights.commit()
 
 
-@app.function(image=work_image, secrets=[settings], volumes=WEIGHTS, cpu=2.0, memory=4 * 1024, timeout=30 * MINUTES)
-def make_files(body: dict[str, Any], file_prefix: str, line: str) -> dict[str, Any]:
+@app.function(
+    image=work_image,
+    secrets=[settings],
+    volumes=WEIGHTS,
+    cpu=2.0,
+    memory=4 * 1024,
+    timeout=30 * MINUTES,
+    name="make_files",
+)
+def generate_once(body: dict[str, Any], file_prefix: str, line: str) -> dict[str, Any]:
     """One picture without a service, for `modal run modal_app.py --image …`."""
-    from pipeline.remote.line import Line
-    from pipeline.serverless import one_picture
+    from pipeline.on_modal import one_shot
+    from pipeline.on_modal.control_channel import ControlChannel
 
-    return one_picture.make_files(body, file_prefix=file_prefix, engines=engines(), line=Line(notes, line))
+    return one_shot.generate_once(body, file_prefix=file_prefix, engines=engines(), line=ControlChannel(notes, line))
 
 
 def change_keys(record: ApiKey | None, revoke: str) -> tuple[str, list[tuple[str, ...]]]:
     """Add a key of which only the hash comes here, or revoke one; the secret of its webhooks, and all keys."""
-    from pipeline.serverless.keys import change
+    from pipeline.on_modal.api_keys import change
 
     return change(Settings(), open_store(), record=record, revoke=revoke)
 
@@ -332,7 +341,7 @@ def change_keys(record: ApiKey | None, revoke: str) -> tuple[str, list[tuple[str
 @modal.asgi_app()
 def web() -> Any:
     """The same application as on one machine."""
-    from pipeline.serverless.web import web_app
+    from pipeline.on_modal.web import web_app
 
     return web_app(
         deployed(),
@@ -346,7 +355,7 @@ def web() -> Any:
 @app.function(image=web_image, timeout=15 * MINUTES, **SERVICE)
 def smoke(url: str = "", webhook: str = "") -> None:
     """Try the deployment as a customer does, through its public address, and print a table."""
-    from pipeline.serverless.smoke import check
+    from pipeline.on_modal.smoke_test import check
 
     deployed = url or modal.Function.from_name(NAME, "web").get_web_url() or ""
     if check(deployed, Settings(), webhook=webhook or None, tell=print):
@@ -378,10 +387,10 @@ def main(
 ) -> None:
     """One picture, or several separated by commas, on a remote GPU; the files land beside `--out`."""
     given = dict(locals())
-    from pipeline.serverless.one_picture import run_from_terminal
+    from pipeline.on_modal.one_shot import run_from_terminal
 
     fields = {name: value for name, value in given.items() if name not in ("image", "out")}
-    run_from_terminal(image, Path(out), fields, spawn=make_files.spawn, notes=notes)
+    run_from_terminal(image, Path(out), fields, spawn=generate_once.spawn, notes=notes)
 
 
 # Kept in a list: as an attribute of this file it, and not the entrypoint, would be what `::keys` means.
@@ -390,7 +399,7 @@ OF_KEYS: list[Any] = [keys.function(image=web_image, timeout=5 * MINUTES, **SERV
 
 def _keys(create: str = "", revoke: str = "") -> None:
     """Make a key, revoke one, and list all: `--create NAME`, `--revoke NAME`, or nothing."""
-    from pipeline.serverless.keys import change_from_terminal
+    from pipeline.on_modal.api_keys import change_from_terminal
 
     change_from_terminal(create, revoke, change=OF_KEYS[0].remote)
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pipeline.jobs.key_values import KeyValues
-from pipeline.jobs.keys import hash_key, key_record, make_key
+from pipeline.jobs.api_keys import hash_key, key_record, make_key
 from pipeline.jobs.store import KeyStore, Store
+from pipeline.jobs.stores.kv.map import KeyValues
 from pipeline.settings import Settings
 
 if TYPE_CHECKING:
-    from pipeline.jobs.sql import SqlStore
+    from pipeline.jobs.stores.sql.store import SqlStore
 
 
 def open_store(settings: Settings) -> SqlStore:
@@ -19,12 +19,13 @@ def open_store(settings: Settings) -> SqlStore:
     Raises:
         StoreUnavailable: the database is away, or of a newer version.
     """
-    from pipeline.jobs.sql import SqlStore  # SQLAlchemy is a third of a start that may do without it
+    from pipeline.jobs.stores.sql.store import SqlStore  # SQLAlchemy is a third of a start that may do without it
 
     return SqlStore(
         settings.sql_url,
         record_lifetime_s=settings.record_lifetime_s,
         webhook_window_s=settings.webhook_window_s,
+        upload_window_s=settings.output_lifetime_s,
     )
 
 
@@ -36,9 +37,14 @@ def open_shared_store(settings: Settings, entries: KeyValues) -> Store:
     """
     if settings.database_url is not None:
         return open_store(settings)
-    from pipeline.jobs.kv import KvStore
+    from pipeline.jobs.stores.kv.store import KvStore
 
-    return KvStore(entries, record_lifetime_s=settings.record_lifetime_s, webhook_window_s=settings.webhook_window_s)
+    return KvStore(
+        entries,
+        record_lifetime_s=settings.record_lifetime_s,
+        webhook_window_s=settings.webhook_window_s,
+        upload_window_s=settings.output_lifetime_s,
+    )
 
 
 def ensure_key(store: KeyStore, settings: Settings) -> str | None:

@@ -46,6 +46,17 @@ class CallerError(ImageTo3DError):
     code = "caller_error"
 
 
+def is_caller_error(code: str) -> bool:
+    """Whether an error code is that of a `CallerError`."""
+    pending: list[type[CallerError]] = [CallerError]
+    while pending:
+        kind = pending.pop()
+        if kind.code == code:
+            return True
+        pending += kind.__subclasses__()
+    return False
+
+
 class InvalidRequest(CallerError):
     """A field is missing, malformed or out of bounds."""
 

@@ -8,17 +8,17 @@ from dataclasses import dataclass
 import httpx
 
 from pipeline.deployment import open_store
-from pipeline.jobs.record import AfterTask
+from pipeline.jobs.model import OutboxTask
 from pipeline.jobs.store import Store
 from pipeline.net.egress import guarded_client
-from pipeline.net.signing import WebhookSigner
-from pipeline.notify import Schedule, WebhookCourier, WebhookSender
-from pipeline.settings import Settings, master_secrets
+from pipeline.settings import Settings, load_master_keys
 from pipeline.storage.base import LinkedFiles
+from pipeline.storage.encrypted_bucket import EncryptedBucket
 from pipeline.storage.links import LinkSigner
 from pipeline.storage.local import LocalStorage
-from pipeline.storage.saved_bucket import SavedBucket
-from pipeline.storage.vault import Vault
+from pipeline.storage.secret_box import SecretBox
+from pipeline.webhooks.sender import Schedule, WebhookDispatcher, WebhookSender
+from pipeline.webhooks.signing import WebhookSigner
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Service:
     Attributes:
         store: jobs, keys, outbox, ledger.
         temporary: outputs of callers without a bucket.
-        vault: seals and opens customers' secrets.
+        secret_box: seals and opens customers' secrets.
         signer: signs webhooks.
         http: for every request that leaves this service; goes only where this deployment allows.
         dispatch: told the id of each new job, where no worker polls the queue.
@@ -37,17 +37,21 @@ class Service:
     settings: Settings
     store: Store
     temporary: LinkedFiles
-    vault: Vault
+    secret_box: SecretBox
     signer: WebhookSigner
     http: httpx.Client
     dispatch: Callable[[int], None] = lambda job_id: None
 
-    def bucket_of(self, key_id: str) -> SavedBucket | None:
+    def bucket_of(self, key_id: str) -> EncryptedBucket | None:
         """The bucket of a key as it is now, None without one."""
         sealed = self.store.s3_of(key_id)
-        return None if sealed is None else SavedBucket(sealed, owner=key_id, vault=self.vault, http=self.http)
+        return (
+            None
+            if sealed is None
+            else EncryptedBucket(sealed, owner=key_id, secret_box=self.secret_box, http=self.http)
+        )
 
-    def courier(self, body_of: Callable[[AfterTask], bytes]) -> WebhookCourier:
+    def webhook_dispatcher(self, body_of: Callable[[OutboxTask], bytes]) -> WebhookDispatcher:
         """The sender of webhooks.
 
         Args:
@@ -61,7 +65,7 @@ class Service:
             answer_timeout_s=settings.webhook_timeout_s,
         )
         schedule = Schedule(attempts=settings.webhook_attempts, window_s=settings.webhook_window_s)
-        return WebhookCourier(self.store, send=send, body_of=body_of, schedule=schedule)
+        return WebhookDispatcher(self.store, send=send, body_of=body_of, schedule=schedule)
 
     def close(self) -> None:
         """Let go of connections."""
@@ -86,13 +90,13 @@ def open_service(
     Raises:
         StoreUnavailable: the database is away, or of a newer version.
     """
-    masters = master_secrets(settings)
+    master_keys = load_master_keys(settings)
     return Service(
         settings=settings,
         store=open_store(settings) if store is None else store,
         temporary=local_outputs(settings) if temporary is None else temporary,
-        vault=Vault(masters),
-        signer=WebhookSigner(masters),
+        secret_box=SecretBox(master_keys),
+        signer=WebhookSigner(master_keys),
         http=guarded_client(settings),
         dispatch=dispatch,
     )
@@ -102,7 +106,7 @@ def local_outputs(settings: Settings, *, commit: Callable[[], None] = lambda: No
     """The temporary outputs in the folder of the settings; `commit` as for `LocalStorage`."""
     return LocalStorage(
         settings.files_dir,
-        signer=LinkSigner(master_secrets(settings)),
+        signer=LinkSigner(load_master_keys(settings)),
         base_url=settings.base_url,
         lifetime_s=settings.output_lifetime_s,
         commit=commit,

@@ -1,7 +1,7 @@
 """What a deployment decides, read from the environment once and passed down as values.
 
 The only module that reads the environment. Every setting is `IMAGE_TO_3D_` + its name in capitals. Reading makes no
-folder and no file; `master_secrets` is the one function here that may.
+folder and no file; `load_master_keys` is the one function here that may.
 
 `Settings` are those of the service's processes, wherever they run. `ScalingSettings` are those of a deployment whose
 containers come and go; they are read where it is deployed from, and `environment_of_containers` carries both there.
@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AliasChoices, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from pipeline.jobs.record import KeyLimits
+from pipeline.jobs.model import KeyLimits
 
 MIB = 2**20
 HOUR_S = 3600.0
@@ -232,11 +232,11 @@ class ScalingSettings(BaseSettings):
         return tuple(dict.fromkeys(name for name in self.engines if name != self.engine))
 
 
-OF_ONE_MACHINE = {"data_dir", "host", "port", "workers", "api_key", "secret_keys", "database_url"}
+LOCAL_ONLY_SETTINGS = {"data_dir", "host", "port", "workers", "api_key", "secret_keys", "database_url"}
 """Settings that no deployment carries from where it is deployed to its containers: places, and what is secret."""
 
 
-OF_TRACES = (
+OTEL_VARIABLES = (
     "OTEL_EXPORTER_OTLP_ENDPOINT",
     "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
     "OTEL_RESOURCE_ATTRIBUTES",
@@ -253,13 +253,13 @@ def environment_of_containers(**places: str) -> dict[str, str]:
     Args:
         places: further settings, by field name, unless the environment says them.
     """
-    names = (set(Settings.model_fields) | set(ScalingSettings.model_fields)) - OF_ONE_MACHINE
-    variables = (*(_variable(name) for name in sorted(names)), *OF_TRACES)
+    names = (set(Settings.model_fields) | set(ScalingSettings.model_fields)) - LOCAL_ONLY_SETTINGS
+    variables = (*(_variable(name) for name in sorted(names)), *OTEL_VARIABLES)
     given = {variable: os.environ[variable] for variable in variables if os.environ.get(variable)}
     return {_variable(name): value for name, value in places.items()} | given
 
 
-def master_secrets(settings: Settings) -> tuple[bytes, ...]:
+def load_master_keys(settings: Settings) -> tuple[bytes, ...]:
     """The secrets from which signing and encryption keys are derived, the current one first.
 
     Without any in the settings, one is made once and kept in `data_dir/secret.key`, readable by its owner alone;

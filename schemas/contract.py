@@ -39,10 +39,10 @@ def shown(value: object) -> str:
         return repr(value)
     if isinstance(value, str):
         return repr(value if len(value) <= SHOWN_CHARS else f"{value[: SHOWN_CHARS - 1]}…")
-    return kind_of(value)
+    return json_type_name(value)
 
 
-def kind_of(value: object) -> str:
+def json_type_name(value: object) -> str:
     """What sort of JSON value this is, for messages that must not repeat the value itself."""
     if value is None:
         return "null"
@@ -58,16 +58,16 @@ def kind_of(value: object) -> str:
     return "something else"
 
 
-def refuse(reason: str) -> NoReturn:
+def fail(reason: str) -> NoReturn:
     """Refuse the field under validation; the reason follows the field's name in the sentence.
 
     Raises:
-        PydanticCustomError: always; pydantic collects it, `first_problem` turns it into the sentence.
+        PydanticCustomError: always; pydantic collects it, `first_error_message` turns it into the sentence.
     """
     raise PydanticCustomError(_PROBLEM, "{reason}", {"reason": reason})
 
 
-def first_problem(error: ValidationError) -> str:
+def first_error_message(error: ValidationError) -> str:
     """The first problem of a validation as one sentence that begins with the field's name."""
     problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
     field = ".".join(str(part) for part in problem["loc"])
@@ -118,7 +118,7 @@ class _Reader:
 
 
 @dataclass(frozen=True)
-class Decimal(_Reader):
+class BoundedFloat(_Reader):
     """A finite number between two bounds, also as text."""
 
     low: float
@@ -127,9 +127,9 @@ class Decimal(_Reader):
     def read(self, value: object) -> float:
         number = _number(value)
         if number is None:
-            refuse(f"must be a number between {self.low:g} and {self.high:g}, got {shown(value)}")
+            fail(f"must be a number between {self.low:g} and {self.high:g}, got {shown(value)}")
         if not self.low <= number <= self.high:
-            refuse(f"must be between {self.low:g} and {self.high:g}, got {shown(value)}")
+            fail(f"must be between {self.low:g} and {self.high:g}, got {shown(value)}")
         return float(number)
 
     def describe(self) -> dict[str, Any]:
@@ -137,7 +137,7 @@ class Decimal(_Reader):
 
 
 @dataclass(frozen=True)
-class Whole(_Reader):
+class BoundedInt(_Reader):
     """A whole number between two bounds, also as text; a float only where it is integral."""
 
     low: int
@@ -146,9 +146,9 @@ class Whole(_Reader):
     def read(self, value: object) -> int:
         number = _number(value)
         if number is None or (math.isfinite(number) and number != int(number)):
-            refuse(f"must be a whole number between {self.low} and {self.high}, got {shown(value)}")
+            fail(f"must be a whole number between {self.low} and {self.high}, got {shown(value)}")
         if not self.low <= number <= self.high:
-            refuse(f"must be between {self.low} and {self.high}, got {shown(value)}")
+            fail(f"must be between {self.low} and {self.high}, got {shown(value)}")
         return int(number)
 
     def describe(self) -> dict[str, Any]:
@@ -156,7 +156,7 @@ class Whole(_Reader):
 
 
 @dataclass(frozen=True)
-class YesNo(_Reader):
+class LenientBool(_Reader):
     """A boolean, also as yes/no, true/false, on/off, 1/0."""
 
     def read(self, value: object) -> bool:
@@ -167,7 +167,7 @@ class YesNo(_Reader):
         else:
             switched = bool(value) if isinstance(value, int | float) and value in (0, 1) else None
         if switched is None:
-            refuse(f"must be yes, no, true or false, got {shown(value)}")
+            fail(f"must be yes, no, true or false, got {shown(value)}")
         return switched
 
     def describe(self) -> dict[str, Any]:
@@ -183,7 +183,7 @@ class OneOf(_Reader):
     def read(self, value: object) -> str:
         word = value.strip().lower() if isinstance(value, str) and len(value) <= SHOWN_CHARS else None
         if word not in self.words:
-            refuse(f"must be one of {', '.join(self.words)}, got {shown(value)}")
+            fail(f"must be one of {', '.join(self.words)}, got {shown(value)}")
         return word
 
     def describe(self) -> dict[str, Any]:
@@ -216,10 +216,10 @@ class Text(_Reader):
 
     def read(self, value: object) -> str:
         if not isinstance(value, str):
-            refuse(f"must be a text, got {shown(value)}")
+            fail(f"must be a text, got {shown(value)}")
         text = value.strip()
         if len(text) > self.max_chars or not is_plain_text(text) or not text.isprintable():
-            refuse(f"must be one line of at most {self.max_chars} characters, got {shown(value)}")
+            fail(f"must be one line of at most {self.max_chars} characters, got {shown(value)}")
         return text
 
     def describe(self) -> dict[str, Any]:
@@ -241,11 +241,11 @@ class Secret(_Reader):
         if value is None or isinstance(value, SecretStr):
             return value
         if not isinstance(value, str) or len(value) > self.max_chars or not is_plain_text(value):
-            refuse(f"must be a text of at most {self.max_chars} characters, got {kind_of(value)}")
+            fail(f"must be a text of at most {self.max_chars} characters, got {json_type_name(value)}")
         if not self.is_token:
             return SecretStr(value)
         if not re.fullmatch(_TOKEN, value.strip()):
-            refuse("must be letters, digits and signs of ASCII, without blanks")
+            fail("must be letters, digits and signs of ASCII, without blanks")
         return SecretStr(value.strip())
 
     def describe(self) -> dict[str, Any]:
@@ -254,7 +254,7 @@ class Secret(_Reader):
 
 
 @dataclass(frozen=True)
-class Pictures(_Reader):
+class ImageList(_Reader):
     """One picture or a list of them, each a URL, a data URI or base64; what they hold is for intake to see."""
 
     most: int
@@ -262,16 +262,16 @@ class Pictures(_Reader):
     def read(self, value: object) -> tuple[str, ...]:
         pictures = tuple(value) if isinstance(value, list | tuple) else (value,)
         if not pictures:
-            refuse("must be a picture or a list of them, got an empty list")
+            fail("must be a picture or a list of them, got an empty list")
         if len(pictures) > self.most:
-            refuse(f"must be at most {self.most} pictures, got {len(pictures)}")
+            fail(f"must be at most {self.most} pictures, got {len(pictures)}")
         for picture in pictures:
             if not isinstance(picture, str):
-                refuse(f"must be an http(s) URL, a data URI or base64, got {kind_of(picture)}")
+                fail(f"must be an http(s) URL, a data URI or base64, got {json_type_name(picture)}")
             if not picture.strip():
-                refuse("must be an http(s) URL, a data URI or base64, got an empty text")
+                fail("must be an http(s) URL, a data URI or base64, got an empty text")
             if not is_plain_text(picture):
-                refuse("must be plain text without NUL characters or lone surrogates")
+                fail("must be plain text without NUL characters or lone surrogates")
         return tuple(str(picture).strip() for picture in pictures)
 
     def describe(self) -> dict[str, Any]:
@@ -290,7 +290,7 @@ class HttpUrl(_Reader):
             return None
         text = value.strip() if isinstance(value, str) else ""
         if not is_http_url(text):
-            refuse(f"must be an http or https URL, got {_url_without_secrets(value)}")
+            fail(f"must be an http or https URL, got {_url_without_secrets(value)}")
         return text
 
     def describe(self) -> dict[str, Any]:
@@ -309,7 +309,7 @@ class Name(_Reader):
             return None
         name = value.strip().lower() if isinstance(value, str) else ""
         if not re.fullmatch(rf"[a-z0-9_-]{{1,{self.max_chars}}}", name, re.ASCII):
-            refuse(f"must be a name of letters, digits, '-' and '_', got {shown(value)}")
+            fail(f"must be a name of letters, digits, '-' and '_', got {shown(value)}")
         return name
 
     def describe(self) -> dict[str, Any]:
@@ -317,7 +317,7 @@ class Name(_Reader):
 
 
 @dataclass(frozen=True)
-class Label(_Reader):
+class EchoedId(_Reader):
     """A sender's own mark: a text or a whole number, handed back as it came, or nothing."""
 
     max_chars: int = 255
@@ -326,15 +326,15 @@ class Label(_Reader):
         if value is None:
             return None
         if isinstance(value, bool) or not isinstance(value, str | int):
-            refuse(f"must be a text or a whole number, got {shown(value)}")
+            fail(f"must be a text or a whole number, got {shown(value)}")
         if isinstance(value, int):
             if abs(value) >= 10**self.max_chars:
-                refuse(f"must be at most {self.max_chars} characters, got {shown(value)}")
+                fail(f"must be at most {self.max_chars} characters, got {shown(value)}")
             return value
         if len(value) > self.max_chars:
-            refuse(f"must be at most {self.max_chars} characters, got {len(value)}")
+            fail(f"must be at most {self.max_chars} characters, got {len(value)}")
         if not is_plain_text(value):
-            refuse("must be plain text without NUL characters or lone surrogates")
+            fail("must be plain text without NUL characters or lone surrogates")
         return value
 
     def describe(self) -> dict[str, Any]:

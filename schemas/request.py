@@ -13,19 +13,19 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 from schemas.contract import (
+    BoundedFloat,
+    BoundedInt,
     ContractError,
-    Decimal,
+    EchoedId,
     HttpUrl,
-    Label,
+    ImageList,
+    LenientBool,
     Name,
     OneOfOrNothing,
     OutputFormat,
-    Pictures,
     Secret,
-    Whole,
-    YesNo,
-    first_problem,
-    kind_of,
+    first_error_message,
+    json_type_name,
     one_of,
     shown,
 )
@@ -46,54 +46,54 @@ class ImageTo3DRequest(BaseModel):
     key: Annotated[SecretStr | None, Secret()] = Field(
         default=None, exclude=True, repr=False, description="API key; also as header `key` or `Authorization: Bearer`"
     )
-    image: Annotated[tuple[str, ...], Pictures(MAX_VIEWS)] = Field(
+    image: Annotated[tuple[str, ...], ImageList(MAX_VIEWS)] = Field(
         repr=False, description="the picture: http(s) URL, `data:` URI or bare base64; a list with `multi_image`"
     )
-    render: Annotated[bool, YesNo()] = Field(default=False, description="also deliver an mp4 turntable")
+    render: Annotated[bool, LenientBool()] = Field(default=False, description="also deliver an mp4 turntable")
     output_format: Annotated[OutputFormat, one_of(OutputFormat)] = Field(
         default="glb", description="file format of the asset"
     )
-    resolution: Annotated[int, Whole(64, 512)] = Field(
+    resolution: Annotated[int, BoundedInt(64, 512)] = Field(
         default=256, description="the grid that the surface is extracted on"
     )
-    multi_image: Annotated[bool, YesNo()] = Field(
+    multi_image: Annotated[bool, LenientBool()] = Field(
         default=False, description="several views of one subject: a list, or one sheet of cut-out views"
     )
-    ss_guidance_strength: Annotated[float, Decimal(0, 10)] = Field(
+    ss_guidance_strength: Annotated[float, BoundedFloat(0, 10)] = Field(
         default=7.5, description="guidance of stage 1, the sparse structure"
     )
-    ss_sampling_steps: Annotated[int, Whole(1, 50)] = Field(default=12, description="steps of stage 1")
-    slat_guidance_strength: Annotated[float, Decimal(0, 10)] = Field(
+    ss_sampling_steps: Annotated[int, BoundedInt(1, 50)] = Field(default=12, description="steps of stage 1")
+    slat_guidance_strength: Annotated[float, BoundedFloat(0, 10)] = Field(
         default=3.0, description="guidance of stage 2, the structured latent"
     )
-    slat_sampling_steps: Annotated[int, Whole(1, 50)] = Field(default=12, description="steps of stage 2")
-    mesh_simplify: Annotated[float, Decimal(0.90, 0.98)] = Field(
+    slat_sampling_steps: Annotated[int, BoundedInt(1, 50)] = Field(default=12, description="steps of stage 2")
+    mesh_simplify: Annotated[float, BoundedFloat(0.90, 0.98)] = Field(
         default=0.90, description="share of the extracted triangles that is removed"
     )
-    chunk_size: Annotated[int, Whole(1, 12000)] = Field(
+    chunk_size: Annotated[int, BoundedInt(1, 12000)] = Field(
         default=8192, description="points evaluated at once: peak memory falls with it, the result stays"
     )
-    seed: Annotated[int, Whole(0, 2**32 - 1)] = Field(
+    seed: Annotated[int, BoundedInt(0, 2**32 - 1)] = Field(
         default=0, description="the same seed gives the same bytes; 0 draws one, told in `meta.seed`"
     )
-    temp: Annotated[bool, YesNo()] = Field(
+    temp: Annotated[bool, LenientBool()] = Field(
         default=False, description="use temporary storage even where you have a bucket"
     )
     webhook: Annotated[str | None, HttpUrl()] = Field(default=None, description="told when the call ends")
-    track_id: Annotated[str | int | None, Label()] = Field(
+    track_id: Annotated[str | int | None, EchoedId()] = Field(
         default=None, description="your own mark, handed back by the webhook and by fetch"
     )
-    texture_size: Annotated[int, Whole(512, 4096)] = Field(
+    texture_size: Annotated[int, BoundedInt(512, 4096)] = Field(
         default=1024, description="side of the texture in pixels (extension)"
     )
     engine: Annotated[str | None, Name()] = Field(
         default=None, description="an engine that the deployment offers (extension)"
     )
-    no_texture: Annotated[bool, YesNo()] = Field(default=False, description="leave the texture out (extension)")
+    no_texture: Annotated[bool, LenientBool()] = Field(default=False, description="leave the texture out (extension)")
     multi_image_mode: Annotated[Literal["stochastic", "multidiffusion"] | None, OneOfOrNothing(MULTI_IMAGE_MODES)] = (
         Field(default=None, description="how an engine joins several views (extension)")
     )
-    splat: Annotated[bool, YesNo()] = Field(
+    splat: Annotated[bool, LenientBool()] = Field(
         default=False, description="also deliver the Gaussians as a splat `.ply`, where the engine has them (extension)"
     )
 
@@ -121,7 +121,7 @@ def parse_request(body: object, *, default_output_format: OutputFormat = "glb") 
         ContractError: one sentence that names the first field at fault, what was seen and what is accepted.
     """
     if not isinstance(body, Mapping):
-        raise ContractError(f"the body must be a JSON object, got {kind_of(body)}")
+        raise ContractError(f"the body must be a JSON object, got {json_type_name(body)}")
     given = {str(name): value for name, value in body.items() if value is not None}
     for legacy, name in LEGACY_NAMES.items():
         if legacy in given:
@@ -130,7 +130,7 @@ def parse_request(body: object, *, default_output_format: OutputFormat = "glb") 
     try:
         request = ImageTo3DRequest.model_validate({"output_format": default_output_format, **given})
     except ValidationError as error:
-        raise ContractError(first_problem(error)) from None
+        raise ContractError(first_error_message(error)) from None
     if len(request.image) > 1 and not request.multi_image:
         raise ContractError(f"image must be one picture unless multi_image is true, got a list of {len(request.image)}")
     return ParsedRequest(request, _mention(ignored))

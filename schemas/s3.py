@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
-from schemas.contract import ContractError, HttpUrl, OneOf, Secret, Text, first_problem, kind_of
+from schemas.contract import ContractError, HttpUrl, OneOf, Secret, Text, first_error_message, json_type_name
 
 DEPLOY_TYPES = ("image_to_3d", "text_to_3d", "3d", "realtime")
 
@@ -34,9 +34,9 @@ def parse_s3_details(body: object) -> S3Details:
         ContractError: one sentence about the first field at fault; it holds no secret.
     """
     if not isinstance(body, Mapping):
-        raise ContractError(f"the body must be a JSON object, got {kind_of(body)}")
+        raise ContractError(f"the body must be a JSON object, got {json_type_name(body)}")
     given = {str(name): value for name, value in body.items() if value is not None and value != ""}
     try:
         return S3Details.model_validate(given)
     except ValidationError as error:
-        raise ContractError(first_problem(error)) from None
+        raise ContractError(first_error_message(error)) from None

@@ -20,7 +20,7 @@ def told(function):
     return dataclasses.asdict(function.info())
 
 functions = {{name: told(getattr(modal_app, name)) for name in (
-    "run_call", "deliver_webhooks", "clean", "fetch_weights", "make_files", "web", "smoke"
+    "run_job", "deliver_webhooks", "clean", "fetch_weights", "generate_once", "web", "smoke"
 )}}
 functions["keys"] = told(modal_app.OF_KEYS[0])
 for name in ("Generator", "TriposrGenerator"):
@@ -69,9 +69,9 @@ def test_volumes_are_writable_only_where_something_is_written(functions: dict[st
 
     mounted = {name: mounts_of(told) for name, told in functions.items()}
 
-    assert mounted["run_call"] == data | weights
+    assert mounted["run_job"] == data | weights
     assert mounted["clean"] == data
-    assert mounted["make_files"] == weights
+    assert mounted["generate_once"] == weights
     assert mounted["fetch_weights"] == {"/weights": ("image-to-3d-weights", "writable")}
     for name in ("web", "deliver_webhooks", "smoke", "keys"):
         assert mounted[name] == {}
@@ -79,7 +79,7 @@ def test_volumes_are_writable_only_where_something_is_written(functions: dict[st
 
 def test_only_what_serves_callers_holds_the_secret(functions: dict[str, dict[str, Any]]) -> None:
     holds = {name for name, told in functions.items() if "modal.Secret.from_name('image-to-3d')" in told["secrets"]}
-    assert holds == {"run_call", "deliver_webhooks", "clean", "web", "smoke", "keys"}
+    assert holds == {"run_job", "deliver_webhooks", "clean", "web", "smoke", "keys"}
 
 
 def test_the_web_function_is_the_only_door(functions: dict[str, dict[str, Any]]) -> None:
@@ -91,7 +91,7 @@ def test_the_web_function_is_the_only_door(functions: dict[str, dict[str, Any]])
 
 
 def test_a_call_is_repeated_and_the_clock_keeps_the_rest(functions: dict[str, dict[str, Any]]) -> None:
-    call = functions["run_call"]
+    call = functions["run_job"]
     assert (call["max_retries"], call["timeout"], call["startup_timeout"]) == (3, 30 * MINUTE_S, 5 * MINUTE_S)
     scheduled = {name: told["schedule"] for name, told in functions.items() if told["schedule"] is not None}
     assert set(scheduled) == {"deliver_webhooks", "clean"}

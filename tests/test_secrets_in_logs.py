@@ -17,18 +17,18 @@ import pytest
 import structlog
 
 from pipeline.errors import DeliveryFailed, InvalidRequest
-from pipeline.jobs.memory import MemoryStore
-from pipeline.notify import WebhookSender, send_due_webhooks
 from pipeline.storage.base import OutputFile
 from pipeline.storage.s3 import S3Storage
 from pipeline.storage.s3_client import make_client
 from pipeline.telemetry import configure_logging
+from pipeline.webhooks.sender import WebhookSender, send_due_webhooks
 from tests.e2e.test_serve_command import serving
-from tests.otlp import trace_receiver
-from tests.pictures import draw_figure, encode
-from tests.storage.s3_servers import answer, fault_proxy, moto_server
+from tests.fakes.images import draw_figure, encode
+from tests.fakes.otlp_collector import trace_receiver
+from tests.reference.memory_store import MemoryStore
+from tests.servers.s3 import answer, fault_proxy, moto_server
 from tests.storage.test_s3 import SECRET, a_bucket
-from tests.test_notify import SIGNER, body_of, ended_job, receiving
+from tests.webhooks.test_sender import SIGNER, body_of, ended_job, receiving
 
 pytestmark = pytest.mark.xdist_group("s3")
 
@@ -84,7 +84,7 @@ def test_neither_a_webhooks_address_nor_its_signature_nor_its_content_is_logged(
 
     ((headers, body),) = receiver.got
     assert f'"job_id": {job.id}' in log_lines.getvalue()
-    for secret in ("entrusted", headers["webhook-signature"], SIGNER.secret_of(job.key_id), body.decode()):
+    for secret in ("entrusted", headers["webhook-signature"], SIGNER.secret_of(job.api_key_id), body.decode()):
         assert secret not in log_lines.getvalue()
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.jobs.memory import MemoryStore
-from pipeline.jobs.sql import SqlStore
+from pipeline.jobs.stores.sql.store import SqlStore
 from pipeline.service import open_service
 from pipeline.settings import Settings
 from pipeline.storage.links import LinkSigner
 from pipeline.storage.local import LocalStorage
+from tests.reference.memory_store import MemoryStore
 
 
 def test_a_deployment_without_parts_of_its_own_opens_its_database(tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from pipeline.jobs.record import KeyLimits
-from pipeline.settings import Settings, environment_of_containers, master_secrets
+from pipeline.jobs.model import KeyLimits
+from pipeline.settings import Settings, environment_of_containers, load_master_keys
 
 HEAVY = ("torch", "numpy", "scipy", "trimesh", "boto3", "alembic")
 
@@ -77,7 +77,7 @@ def test_no_secret_shows_when_settings_are_printed(monkeypatch: pytest.MonkeyPat
     settings = Settings()
 
     assert "hidden" not in repr(settings) + str(settings)
-    assert master_secrets(settings) == (b"hidden-secret-number-1", b"hidden-secret-number-2")
+    assert load_master_keys(settings) == (b"hidden-secret-number-1", b"hidden-secret-number-2")
 
 
 def test_a_secret_that_can_be_guessed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,7 +127,7 @@ def test_a_secret_is_made_once_and_is_its_owners_alone(tmp_path: Path) -> None:
     settings = Settings(data_dir=tmp_path / "data")
 
     with ThreadPoolExecutor(8) as pool:
-        made = set(pool.map(lambda _: master_secrets(settings), range(8)))
+        made = set(pool.map(lambda _: load_master_keys(settings), range(8)))
 
     assert len(made) == 1 and len(made.pop()[0]) >= 32
     files = list(settings.data_dir.iterdir())
@@ -137,7 +137,7 @@ def test_a_secret_is_made_once_and_is_its_owners_alone(tmp_path: Path) -> None:
 
 def test_settings_and_the_store_import_nothing_heavy() -> None:
     names = ", ".join(map(repr, HEAVY))
-    code = f"import sys, pipeline.settings, pipeline.jobs.sql; print([n for n in ({names}) if n in sys.modules])"
+    code = f"import sys, pipeline.settings, pipeline.jobs.stores.sql.store; print([n for n in ({names}) if n in sys.modules])"
 
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
 

@@ -14,13 +14,13 @@ from opentelemetry.trace import SpanKind
 from starlette.testclient import TestClient
 
 from pipeline.api.app import create_app
-from pipeline.jobs.keys import make_key
-from pipeline.jobs.queue import QueueWorker, Watch, Worked
-from pipeline.jobs.record import Ending, Job, JobState, KeyLimits
+from pipeline.jobs.api_keys import make_key
+from pipeline.jobs.model import Job, JobResult, JobState, KeyLimits
+from pipeline.jobs.worker_loop import LeaseKeeper, QueueWorker
 from pipeline.service import open_service
 from pipeline.settings import Settings
 from pipeline.telemetry import StageTimer, note_on_span, span, start_tracing, traceparent_as_meta
-from tests.otlp import trace_receiver
+from tests.fakes.otlp_collector import trace_receiver
 
 SUBMIT = "/api/v1/enterprise/3d/image_to_3d"
 PICTURE = "data:image/png;base64,iVBORw0KGgo="
@@ -60,10 +60,10 @@ def test_a_submit_a_call_and_its_stages_are_one_trace(spans: InMemorySpanExporte
     key, record = make_key("caller", limits=KeyLimits())
     service.store.add_key(record)
 
-    def work(job: Job, watch: Watch) -> Worked:
+    def work(job: Job, watch: LeaseKeeper) -> JobResult:
         with StageTimer().measure("intake"):
             pass
-        return Worked(Ending(JobState.SUCCESS, engine="preview"))
+        return JobResult(JobState.SUCCESS, engine="preview")
 
     with TestClient(create_app(settings, service=service)) as client:
         headers = {"authorization": f"Bearer {key}", "traceparent": f"00-{CALLERS_TRACE}-{CALLERS_SPAN}-01"}

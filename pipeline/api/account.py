@@ -11,15 +11,15 @@ from typing import Any
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 
-from pipeline.api.bodies import UNKNOWN_CALL_S
-from pipeline.api.calls import ENTERPRISE, KEY_BODY, V6, body_schema
+from pipeline.answers import UNKNOWN_CALL_S
 from pipeline.api.context import Context, context_of
 from pipeline.api.problems import BAD_REQUEST, TOO_LARGE, UNAUTHORIZED, documented
+from pipeline.api.routes import ENTERPRISE, KEY_BODY, V6, body_schema
 from pipeline.errors import InvalidRequest
-from pipeline.jobs.record import JobState
+from pipeline.jobs.model import JobState
 from pipeline.storage.bucket_details import bucket_of_details
+from pipeline.storage.encrypted_bucket import encrypt_bucket
 from pipeline.storage.s3 import S3Storage
-from pipeline.storage.saved_bucket import seal_bucket
 from schemas.contract import shown
 from schemas.responses import ServerActionBody, SystemDetailsBody
 from schemas.s3 import S3Details, parse_s3_details
@@ -49,7 +49,7 @@ async def update_s3(request: Request, context: Context = Depends(context_of)) ->
 
     def save() -> None:
         S3Storage(bucket, http=context.service.http, attempts=1).probe()
-        context.store.save_s3(key.id, seal_bucket(bucket, owner=key.id, vault=context.service.vault))
+        context.store.save_s3(key.id, encrypt_bucket(bucket, owner=key.id, secret_box=context.service.secret_box))
 
     await context.probe(save)
     return JSONResponse(ServerActionBody(message=f"Outputs go to bucket {bucket.name} from now on.").to_json())
@@ -102,7 +102,7 @@ async def _clear_cache(request: Request, context: Context = Depends(context_of))
 async def _clear_queue(request: Request, context: Context = Depends(context_of)) -> JSONResponse:
     """Cancel the caller's waiting calls."""
     key, _ = await context.caller(request)
-    cancelled = await context.do(context.store.cancel_queued, key_id=key.id)
+    cancelled = await context.do(context.store.cancel_queued, api_key_id=key.id)
     return _done(f"{cancelled} waiting calls are cancelled.")
 
 
@@ -141,9 +141,9 @@ async def usage(request: Request, format: str = "json", context: Context = Depen
     key, _ = await context.caller(request)
     if format not in ("json", "csv"):
         raise InvalidRequest(f"format must be json or csv, got {shown(format)}")
-    days = await context.do(context.store.usage_days, key_id=key.id)
+    days = await context.do(context.store.usage_days, api_key_id=key.id)
     rows: list[dict[str, Any]] = [
-        {name: value for name, value in asdict(day).items() if name != "key_id"} for day in days
+        {name: value for name, value in asdict(day).items() if name != "api_key_id"} for day in days
     ]
     if format != "csv":
         return JSONResponse({"status": "success", "days": rows})

@@ -10,7 +10,7 @@ from fastapi.security import APIKeyHeader, HTTPBearer
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pipeline import __version__
-from pipeline.api import account, calls, document, files, pages, problems
+from pipeline.api import account, document, files, pages, problems, routes
 from pipeline.api.context import Context
 from pipeline.api.tracing import traced
 from pipeline.service import Service, open_service
@@ -58,7 +58,7 @@ def create_app(settings: Settings, *, service: Service | None = None) -> ASGIApp
     )
     app.state.context = Context(opened)
     problems.install(app, errors_as_200=settings.errors_as_200)
-    for module in (calls, account):
+    for module in (routes, account):
         app.include_router(module.router, dependencies=KEY_PLACES)
     for module in (files, pages):
         app.include_router(module.router)

@@ -10,15 +10,15 @@ import anyio
 from fastapi import Request
 from starlette.concurrency import run_in_threadpool
 
-from pipeline.api.bodies import final_body, processing_body, webhook_status
-from pipeline.api.outlook import OutlookReader
+from pipeline.answers import final_body, processing_body, webhook_status
+from pipeline.api.queue_stats import QueueStatsReader
 from pipeline.api.requests import presented_key, read_object
-from pipeline.api.waiting import EndWatch
-from pipeline.jobs.keys import authenticate
-from pipeline.jobs.record import ApiKey, Job
+from pipeline.api.waiting import CompletionWaiter
+from pipeline.jobs.api_keys import authenticate
+from pipeline.jobs.model import ApiKey, Job
 from pipeline.service import Service
 from pipeline.storage.base import output_names
-from pipeline.storage.saved_bucket import open_bucket
+from pipeline.storage.encrypted_bucket import decrypt_bucket
 
 Result = TypeVar("Result")
 
@@ -35,8 +35,8 @@ class Context:
         self.service = service
         self.settings = service.settings
         self.store = service.store
-        self.ends = EndWatch(service.store)
-        self.outlook = OutlookReader(service.store)
+        self.ends = CompletionWaiter(service.store)
+        self.outlook = QueueStatsReader(service.store)
         # Work that others can make slow has threads of its own: it must not use up those that answer everybody.
         self._lookups = anyio.CapacityLimiter(LOOKUPS_AT_ONCE)
         self._probes = anyio.CapacityLimiter(PROBES_AT_ONCE)
@@ -65,7 +65,7 @@ class Context:
             return False
         self._restarted_at_s = now_s
         try:
-            await self.do(self.store.ask_restart)
+            await self.do(self.store.request_restart)
         except BaseException:
             self._restarted_at_s = last_s
             raise
@@ -135,9 +135,9 @@ class Context:
             )
             if kind in ("model", "companion", "turntable")
         ]
-        sealed = None if job.meta.get("temp") else self.store.s3_of(job.key_id)
+        sealed = None if job.meta.get("temp") else self.store.s3_of(job.api_key_id)
         if sealed is not None:
-            bucket = open_bucket(sealed, owner=job.key_id, vault=self.service.vault)
+            bucket = decrypt_bucket(sealed, owner=job.api_key_id, secret_box=self.service.secret_box)
             return [bucket.url_of(name) for name in names]
         temporary = self.service.temporary
         return temporary.predict_urls(names, file_prefix=job.file_prefix, created_at=job.created_at)

@@ -13,7 +13,7 @@ from pipeline.api.context import Context, context_of
 from pipeline.api.problems import UNAUTHORIZED, UNAVAILABLE, documented
 from pipeline.api.requests import check_operator
 from pipeline.errors import ImageTo3DError
-from pipeline.jobs.record import StoreMetrics
+from pipeline.jobs.model import StoreMetrics
 
 router = APIRouter(tags=["service"])
 

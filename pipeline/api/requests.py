@@ -14,8 +14,8 @@ from pydantic import SecretStr
 
 from pipeline.api.problems import BodyTooLarge
 from pipeline.errors import InvalidRequest, NotFound, Unauthorized
-from pipeline.jobs.record import MAX_JOB_ID
-from schemas.contract import is_plain_text, kind_of, shown
+from pipeline.jobs.model import MAX_JOB_ID
+from schemas.contract import is_plain_text, json_type_name, shown
 
 MAX_WAIT_S = 120.0
 DRAINED_BODIES, DRAIN_S = 3, 10.0
@@ -55,7 +55,7 @@ async def read_object(request: Request, *, max_bytes: int) -> dict[str, Any]:
     except (ValueError, RecursionError):
         raise InvalidRequest("the body is not valid JSON") from None
     if not isinstance(body, dict):
-        raise InvalidRequest(f"the body must be a JSON object, got {kind_of(body)}")
+        raise InvalidRequest(f"the body must be a JSON object, got {json_type_name(body)}")
     return body
 
 
@@ -107,7 +107,7 @@ def check_operator(request: Request, expected: SecretStr | None) -> None:
         raise Unauthorized("Set IMAGE_TO_3D_METRICS_TOKEN to read this from another machine")
 
 
-def wished_wait_s(request: Request, default_s: float) -> float:
+def requested_wait_s(request: Request, default_s: float) -> float:
     """How long the caller lets us wait for a result: `Prefer: wait=N`, else the deployment's setting."""
     found = _WAIT.search(request.headers.get("prefer", ""))
     return min(float(found[1]), MAX_WAIT_S) if found else default_s
@@ -141,7 +141,7 @@ def read_id(value: object) -> int:
     return value
 
 
-def read_mark(value: object) -> str | int | None:
+def read_track_id(value: object) -> str | int | None:
     """A `track_id` to look for.
 
     Raises:

@@ -8,13 +8,13 @@ from collections import defaultdict
 from starlette.concurrency import run_in_threadpool
 
 from pipeline.errors import ImageTo3DError
-from pipeline.jobs.record import Job
+from pipeline.jobs.model import Job
 from pipeline.jobs.store import JobStore
 
 POLL_S = 0.15
 
 
-class EndWatch:
+class CompletionWaiter:
     """Tells callers when their jobs have ended: one query for all, only while somebody waits."""
 
     def __init__(self, store: JobStore, *, poll_s: float = POLL_S) -> None:

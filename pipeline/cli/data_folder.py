@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from pipeline.jobs.record import ApiKey
+    from pipeline.jobs.model import ApiKey
     from pipeline.jobs.store import Store
     from pipeline.settings import Settings
 

@@ -13,7 +13,7 @@ import typer
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from pipeline.nn.published import OnBytes
+    from pipeline.nn.hub_download import OnBytes
 
 
 def register(app: typer.Typer) -> None:

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from pipeline.call import CallOutcome
-    from pipeline.engines.base import Generation, GenerationOptions, OnStep, View
-    from pipeline.nn.published import OnBytes
+    from pipeline.engines.base import ForegroundImage, Generation, GenerationOptions, OnStep
+    from pipeline.jobs.model import JobResult
+    from pipeline.nn.hub_download import OnBytes
 
 FORMATS = ("glb", "obj", "stl", "ply")
 FAILED, REFUSED = 1, 2  # exit codes: ours, and what the caller can mend
@@ -81,7 +81,7 @@ def generate(
 _NOT_FIELDS = ("weights", "allow_private_addresses", "as_json")
 
 
-def _run(body: dict[str, Any], *, output: Path, weights: str | None, allow_private_addresses: bool) -> CallOutcome:
+def _run(body: dict[str, Any], *, output: Path, weights: str | None, allow_private_addresses: bool) -> JobResult:
     """Run the call.
 
     Raises:
@@ -103,13 +103,13 @@ def _run(body: dict[str, Any], *, output: Path, weights: str | None, allow_priva
         raise InvalidRequest(str(refused)) from None
     engine = request.engine or "preview"
     with _local_installation(engine):
-        from pipeline.call import run_call
-        from pipeline.deliver import deliver_to_folder
-        from pipeline.generate import LocalEngines
-        from pipeline.imaging.matting import remove_background
-        from pipeline.imaging.rembg_matter import choose_matter
-        from pipeline.intake import take_in
+        from pipeline.imaging.background_removal import grabcut_foreground
+        from pipeline.imaging.rembg_remover import select_background_remover
         from pipeline.net.egress import fetch
+        from pipeline.run_job import run_job
+        from pipeline.stages.deliver import deliver_to_folder
+        from pipeline.stages.generate import LocalEngines
+        from pipeline.stages.intake import load_views
 
     _check_place(output)
     policy = _Policy(allow_private_addresses)
@@ -120,24 +120,23 @@ def _run(body: dict[str, Any], *, output: Path, weights: str | None, allow_priva
         def see_to_weights() -> None:
             fetch_on_first_use(engine, settings.weights, say=display.say, on_bytes=display.on_bytes)
 
-        def matter(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        def remover(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
             see_to_weights()  # the engine's background remover is among them
-            return (choose_matter(settings.matting_model, settings.weights) or remove_background)(rgb)
+            return (select_background_remover(settings.matting_model, settings.weights) or grabcut_foreground)(rgb)
 
-        def generate(views: Sequence[View], options: GenerationOptions, on_step: OnStep) -> Generation:
+        def generate(views: Sequence[ForegroundImage], options: GenerationOptions, on_step: OnStep) -> Generation:
             see_to_weights()
             return engines.generator_for(engine)(views, options, on_step)
 
-        return run_call(
+        return run_job(
             request,
             file_prefix=output.stem,
             work_dir=Path(work_dir),
-            take_in=lambda request: take_in(
-                request, fetch=lambda url: fetch(url, policy), matter=matter, allow_paths=True
+            load_views=lambda request: load_views(
+                request, fetch=lambda url: fetch(url, policy), remover=remover, allow_paths=True
             ),
             generate=generate,
             deliver=lambda files: deliver_to_folder(files, output.parent),
-            notify=lambda outcome: None,
             on_progress=display.on_progress,
             is_cancelled=lambda: False,
         )
@@ -249,25 +248,27 @@ def _display() -> Iterator[_Display]:
         )
 
 
-def _report(outcome: CallOutcome, *, as_json: bool) -> None:
+def _report(outcome: JobResult, *, as_json: bool) -> None:
     """Say where the files are and what each stage took, or why there are none."""
     from urllib.parse import unquote, urlsplit
 
+    from pipeline.errors import is_caller_error
+
     if outcome.state != "success":
-        is_refused = outcome.is_callers_fault or outcome.error_code == "disk_full"
+        is_refused = is_caller_error(outcome.error_code) or outcome.error_code == "disk_full"
         _fail(outcome.message, REFUSED if is_refused else FAILED, as_json=as_json)
     paths = [unquote(urlsplit(artifact.url).path) for artifact in outcome.artifacts]
     if as_json:
         body = {
             "status": "success",
             "output": paths,
-            "warning": " ".join(outcome.warnings),
+            "warning": " ".join(outcome.all_warnings),
             "stage_seconds": {stage: round(seconds, 3) for stage, seconds in outcome.stage_seconds.items()},
             "meta": outcome.meta,
         }
         typer.echo(json.dumps(body))
         return
-    for warning in outcome.warnings:
+    for warning in outcome.all_warnings:
         typer.echo(f"note: {warning}", err=True)
     for path, artifact in zip(paths, outcome.artifacts, strict=True):
         typer.echo(f"{artifact.kind:<9}  {artifact.size_bytes / 1e6:6.2f} MB  {path}")

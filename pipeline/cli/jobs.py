@@ -9,7 +9,7 @@ import typer
 from pipeline.cli.data_folder import DataOption, KeyOption, key_id_of, moment, opened_store, print_table
 
 if TYPE_CHECKING:
-    from pipeline.jobs.record import Job
+    from pipeline.jobs.model import Job
 
 IdArgument = Annotated[int, typer.Argument(help="The call's id.")]
 
@@ -32,14 +32,14 @@ def list_jobs(
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="At most so many.")] = 50,
 ) -> None:
     """List calls, newest first."""
-    from pipeline.jobs.record import JobState
+    from pipeline.jobs.model import JobState
 
     if state is not None and state not in list(JobState):
         raise typer.BadParameter(f"--state must be one of {', '.join(JobState)}, got {state!r}")
     with opened_store(data) as store:
         names = {known.id: known.name for known in store.list_keys()}
         found = store.list_jobs(
-            key_id=key_id_of(store, key),
+            api_key_id=key_id_of(store, key),
             state=None if state is None else JobState(state),
             track_id=track_id,
             limit=limit,
@@ -49,13 +49,13 @@ def list_jobs(
         [
             (
                 job.id,
-                names.get(job.key_id, job.key_id),
+                names.get(job.api_key_id, job.api_key_id),
                 job.state,
                 f"{job.progress.stage} {job.progress.percent}%".strip() if job.state == "running" else None,
                 moment(job.created_at),
-                None if job.ending is None else f"{job.ending.seconds:.1f}",
+                None if job.result is None else f"{job.result.seconds:.1f}",
                 job.track_id,
-                job.ending.message if job.ending is not None else "",
+                job.result.message if job.result is not None else "",
             )
             for job in found
         ],
@@ -66,12 +66,13 @@ def list_jobs(
 def show(job_id: IdArgument, data: DataOption = None) -> None:
     """Print all that is on record of a call, webhook attempts included, as JSON."""
     import json
-    from dataclasses import asdict
+
+    from pipeline.jobs.model import as_stored
 
     with opened_store(data) as store:
-        record = _plain(store.get(job_id, key_id=None))
+        record = _plain(store.get(job_id, api_key_id=None))
         record["tasks"] = [
-            asdict(task) | {"tries": [asdict(attempt) for attempt in store.attempts_of(task.id)]}
+            as_stored(task) | {"tries": [as_stored(attempt) for attempt in store.attempts_of(task.id)]}
             for task in store.tasks_of(job_id)
         ]
     typer.echo(json.dumps(record, indent=2, ensure_ascii=False))
@@ -81,12 +82,12 @@ def show(job_id: IdArgument, data: DataOption = None) -> None:
 def redeliver(job_id: IdArgument, data: DataOption = None) -> None:
     """Send a call's webhook again, under its old id; a running service does so within a second."""
     with opened_store(data) as store:
-        task = store.redeliver(job_id, key_id=None)
+        task = store.redeliver(job_id, api_key_id=None)
     typer.echo(f"{task.id} is due now")
 
 
 def _plain(job: Job) -> dict[str, Any]:
     """A job as JSON can say it."""
-    from dataclasses import asdict
+    from pipeline.jobs.model import as_stored
 
-    return asdict(job) | {"created": moment(job.created_at), "finished": moment(job.finished_at)}
+    return as_stored(job) | {"created": moment(job.created_at), "finished": moment(job.finished_at)}

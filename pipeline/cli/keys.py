@@ -9,7 +9,7 @@ import typer
 from pipeline.cli.data_folder import DataOption, find_key, moment, opened_store, print_table, settings_for
 
 if TYPE_CHECKING:
-    from pipeline.jobs.record import KeyLimits
+    from pipeline.jobs.model import KeyLimits
 
 NameArgument = Annotated[str, typer.Argument(help="What the key is called in lists.")]
 Limit = Annotated[int | None, typer.Option(min=0, help="0 is no limit.")]
@@ -32,16 +32,16 @@ def create(
     per_month: Limit = None,
 ) -> None:
     """Make a key and print it, this once, with the secret of its webhooks."""
-    from pipeline.jobs.keys import make_key
-    from pipeline.net.signing import WebhookSigner
-    from pipeline.settings import master_secrets
+    from pipeline.jobs.api_keys import make_key
+    from pipeline.settings import load_master_keys
+    from pipeline.webhooks.signing import WebhookSigner
 
     settings = settings_for(data)
     with opened_store(data) as store:
         limits = _changed(settings.default_limits, queued, running, per_minute, per_month)
         plain, record = make_key(name, limits=limits)
         store.add_key(record)
-        secret = WebhookSigner(master_secrets(settings)).secret_of(record.id)
+        secret = WebhookSigner(load_master_keys(settings)).secret_of(record.id)
     typer.echo(plain)
     typer.echo(f"Keep it: it is not shown again. Its webhooks are signed with {secret}", err=True)
 

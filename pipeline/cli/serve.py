@@ -26,7 +26,7 @@ def serve(
     """Serve the endpoint, its workers and the playground until told to stop."""
     from pipeline.engines.registry import find_spec
     from pipeline.errors import ImageTo3DError
-    from pipeline.serve import serve as run
+    from pipeline.local.serve import serve as run
     from pipeline.telemetry import configure_logging
 
     settings = settings_for(data, host=host, port=port, workers=workers, engine=engine, weights=weights)

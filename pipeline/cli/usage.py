@@ -28,10 +28,10 @@ def usage(
     """Print ended calls and GPU seconds by key and day (UTC)."""
     with opened_store(data) as store:
         names = {known.id: known.name for known in store.list_keys()}
-        days = store.usage_days(key_id=key_id_of(store, key), since=_seconds(since), until=_seconds(until))
+        days = store.usage_days(api_key_id=key_id_of(store, key), since=_seconds(since), until=_seconds(until))
     rows: list[tuple[object, ...]] = [
         (
-            names.get(day.key_id, day.key_id),
+            names.get(day.api_key_id, day.api_key_id),
             day.day,
             day.calls,
             day.succeeded,

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pipeline.mesh.tri_mesh import TriMesh
 
-View = NDArray[np.uint8]
+ForegroundImage = NDArray[np.uint8]
 """One cut-out view of the subject: (H, W, 4) uint8 RGBA, straight alpha, alpha is the mask."""
 
 OnStep = Callable[[float], None]
@@ -105,7 +105,7 @@ class Engine(Protocol):
         ...
 
     def generate(
-        self, views: Sequence[View], options: GenerationOptions, *, on_step: OnStep = ignore_steps
+        self, views: Sequence[ForegroundImage], options: GenerationOptions, *, on_step: OnStep = ignore_steps
     ) -> Generation:
         """Turn the cut-out views of one subject into a `Generation`.
 

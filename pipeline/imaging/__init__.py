@@ -1,1 +1,1 @@
-"""Pictures on the CPU: decoding, matting, framing, splitting a sheet into views. No network, no meshes."""
+"""ImageList on the CPU: decoding, matting, framing, splitting a sheet into views. No network, no meshes."""

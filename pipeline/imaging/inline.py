@@ -1,4 +1,4 @@
-"""Pictures that stand in the request itself: data URIs and base64, to bytes that begin as a picture does.
+"""ImageList that stand in the request itself: data URIs and base64, to bytes that begin as a picture does.
 
 Imports no decoder, so that the web process can refuse at once what no worker could read. Knows nothing of requests.
 """

@@ -9,7 +9,7 @@ import math
 from datetime import UTC, datetime
 
 from pipeline.errors import QuotaSpent, RateLimited
-from pipeline.jobs.record import MAX_ATTEMPTS, Ending, JobState, KeyLimits, KeyUse, RateWindow
+from pipeline.jobs.model import MAX_ATTEMPTS, JobResult, JobState, KeyLimits, KeyUse, RateWindow
 
 MINUTE_S = 60
 QUEUE_FULL_RETRY_S = 30
@@ -21,13 +21,13 @@ TIMED_CALLS = 20
 """Over how many calls the estimate of a wait is averaged."""
 
 
-def is_due(next_attempt_at: float, *, planned_at: float, now: float) -> bool:
+def is_due(next_attempt_at: float, *, scheduled_at: float, now: float) -> bool:
     """Whether an after-task's time has come, or cannot be told because the clock has stepped back since.
 
     Args:
-        planned_at: when `next_attempt_at` was written.
+        scheduled_at: when `next_attempt_at` was written.
     """
-    return not now < next_attempt_at <= now + MAX_PAUSE_S or planned_at > now + MAX_SKEW_S
+    return not now < next_attempt_at <= now + MAX_PAUSE_S or scheduled_at > now + MAX_SKEW_S
 
 
 def minute_of(now: float) -> int:
@@ -96,10 +96,10 @@ def check_limits(limits: KeyLimits, use: KeyUse, *, now: float) -> RateWindow | 
     return RateWindow(limits.per_minute, limits.per_minute - use.this_minute - 1, reset_at)
 
 
-CANCELLED = Ending(JobState.CANCELLED, message="The call was cancelled.", error_code="cancelled")
+CANCELLED = JobResult(JobState.CANCELLED, message="The call was cancelled.", error_code="cancelled")
 """How a job ends that was cancelled while no worker had it."""
 
-GIVEN_UP = Ending(
+GIVEN_UP = JobResult(
     JobState.FAILED,
     message=f"The call was interrupted {MAX_ATTEMPTS} times and given up.",
     error_code="interrupted",

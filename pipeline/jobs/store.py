@@ -1,9 +1,9 @@
 """What a store of jobs, keys, outbox and usage must be able to do. Knows no database.
 
-Four small protocols, because most users need one of them, and `Store`, which is all four. `pipeline.jobs.memory` is the
-in-memory twin, `pipeline.jobs.sql` the one for SQLite and Postgres, `pipeline.jobs.kv` the one for key-value maps;
+Four small protocols, because most users need one of them, and `Store`, which is all four. `tests.reference.memory_store` is the
+in-memory twin, `pipeline.jobs.stores.sql.store` the one for SQLite and Postgres, `pipeline.jobs.stores.kv.store` the one for key-value maps;
 tests/jobs holds all to one contract. Every method is one atomic step; all are safe to call from several threads. Where
-a method takes `key_id`, a job of another key reads the same as one that does not exist; None is the operator, who sees
+a method takes `api_key_id`, a job of another key reads the same as one that does not exist; None is the operator, who sees
 all.
 
 Any method may raise `StoreUnavailable`: nothing was changed, and the same call may be made again.
@@ -14,16 +14,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from pipeline.jobs.record import (
-    AfterTask,
+from pipeline.jobs.model import (
     ApiKey,
-    Ending,
     Job,
+    JobResult,
     JobState,
     KeyLimits,
     KeyUse,
     Lease,
     NewJob,
+    OutboxTask,
     Progress,
     StoreMetrics,
     Submitted,
@@ -52,7 +52,7 @@ class JobStore(Protocol):
         """
         ...
 
-    def get(self, job_id: int, *, key_id: str | None) -> Job:
+    def get(self, job_id: int, *, api_key_id: str | None) -> Job:
         """The job as it stands.
 
         Raises:
@@ -75,7 +75,7 @@ class JobStore(Protocol):
     def list_jobs(
         self,
         *,
-        key_id: str | None,
+        api_key_id: str | None,
         state: JobState | None = None,
         track_id: str | int | None = None,
         before_seq: int | None = None,
@@ -89,7 +89,7 @@ class JobStore(Protocol):
         """
         ...
 
-    def delete(self, job_id: int, *, key_id: str | None) -> Job:
+    def delete(self, job_id: int, *, api_key_id: str | None) -> Job:
         """Forget an ended job, its outbox and its attempts; the ledger stays. The caller removes the files.
 
         Raises:
@@ -106,7 +106,7 @@ class JobStore(Protocol):
         """Means over the last few successful jobs, for the estimate of a wait."""
         ...
 
-    def request_cancel(self, job_id: int, *, key_id: str | None) -> Job:
+    def request_cancel(self, job_id: int, *, api_key_id: str | None) -> Job:
         """Cancel a queued job at once, ask a running one to stop; an ended one stays as it is.
 
         Raises:
@@ -114,11 +114,11 @@ class JobStore(Protocol):
         """
         ...
 
-    def cancel_queued(self, *, key_id: str) -> int:
+    def cancel_queued(self, *, api_key_id: str) -> int:
         """Cancel all queued jobs of a key; returns how many."""
         ...
 
-    def take(self, worker_id: str, *, lease_s: float, job_id: int | None = None) -> Job | None:
+    def claim(self, worker_id: str, *, lease_s: float, job_id: int | None = None) -> Job | None:
         """Take up a job: one whose lease expired, else the oldest queued one whose key may run more.
 
         A job whose lease expired at its last attempt is failed on the way, one that was to be cancelled is cancelled.
@@ -148,7 +148,7 @@ class JobStore(Protocol):
         """
         ...
 
-    def hand_back(self, lease: Lease) -> Job:
+    def requeue(self, lease: Lease) -> Job:
         """Queue the job again at its old place, for another worker; the attempt does not count. For a graceful stop.
 
         Raises:
@@ -156,22 +156,19 @@ class JobStore(Protocol):
         """
         ...
 
-    def release_worker(self, worker_id: str) -> int:
+    def expire_leases(self, worker_id: str) -> int:
         """Let the leases of a worker that is known to be dead expire now; returns how many."""
         ...
 
-    def finish(self, lease: Lease, ending: Ending, *, upload_for_s: float | None = None) -> Job:
+    def complete(self, lease: Lease, result: JobResult) -> Job:
         """The one final transition: state, outbox and ledger in one step. Repeating it under one lease is harmless.
-
-        Args:
-            upload_for_s: how long an upload into the caller's bucket is to be tried from now; None for no upload.
 
         Raises:
             LeaseLost: the job is another worker's, or ended under another lease.
         """
         ...
 
-    def replace_ending(self, job_id: int, ending: Ending) -> Job:
+    def replace_result(self, job_id: int, result: JobResult) -> Job:
         """Replace artifacts and warnings of an ended job after a late upload; its state must stay the same.
 
         Raises:
@@ -208,7 +205,7 @@ class KeyStore(Protocol):
         """All keys, oldest first."""
         ...
 
-    def revoke_key(self, key_id: str) -> ApiKey:
+    def revoke_key(self, api_key_id: str) -> ApiKey:
         """End a key; its jobs run on.
 
         Raises:
@@ -216,7 +213,7 @@ class KeyStore(Protocol):
         """
         ...
 
-    def limit_key(self, key_id: str, limits: KeyLimits) -> ApiKey:
+    def limit_key(self, api_key_id: str, limits: KeyLimits) -> ApiKey:
         """Replace a key's limits from now on.
 
         Raises:
@@ -224,19 +221,19 @@ class KeyStore(Protocol):
         """
         ...
 
-    def key_use(self, key_id: str) -> KeyUse:
+    def key_use(self, api_key_id: str) -> KeyUse:
         """What the key has in use now."""
         ...
 
-    def save_s3(self, key_id: str, encrypted: bytes) -> None:
+    def save_s3(self, api_key_id: str, encrypted: bytes) -> None:
         """Keep the key's bucket, already encrypted by the caller; the store never sees what is inside."""
         ...
 
-    def s3_of(self, key_id: str) -> bytes | None:
+    def s3_of(self, api_key_id: str) -> bytes | None:
         """What `save_s3` kept last."""
         ...
 
-    def reset_s3(self, key_id: str) -> bool:
+    def reset_s3(self, api_key_id: str) -> bool:
         """Forget the key's bucket; returns whether there was one."""
         ...
 
@@ -244,7 +241,7 @@ class KeyStore(Protocol):
 class Outbox(Protocol):
     """What is to be done after a job's end until it works: webhooks and late uploads."""
 
-    def claim_task(self, kind: TaskKind, *, claim_s: float) -> AfterTask | None:
+    def claim_task(self, kind: TaskKind, *, claim_s: float) -> OutboxTask | None:
         """The task of this kind that is due longest, hidden from others for `claim_s`; None with nothing due.
 
         A sender that dies lets its claim run out, and the task is due again.
@@ -252,8 +249,8 @@ class Outbox(Protocol):
         ...
 
     def settle_task(
-        self, task: AfterTask, *, status: int | None, error: str, seconds: float, retry_in_s: float | None
-    ) -> AfterTask:
+        self, task: OutboxTask, *, status: int | None, error: str, seconds: float, retry_in_s: float | None
+    ) -> OutboxTask:
         """Record one attempt of a claimed task.
 
         Args:
@@ -267,7 +264,7 @@ class Outbox(Protocol):
         """
         ...
 
-    def tasks_of(self, job_id: int) -> list[AfterTask]:
+    def tasks_of(self, job_id: int) -> list[OutboxTask]:
         """The tasks of a job; none before its end."""
         ...
 
@@ -275,7 +272,7 @@ class Outbox(Protocol):
         """Every try of a task, oldest first."""
         ...
 
-    def redeliver(self, job_id: int, *, key_id: str | None) -> AfterTask:
+    def redeliver(self, job_id: int, *, api_key_id: str | None) -> OutboxTask:
         """Make the job's webhook due now, under its old id and with a fresh set of attempts.
 
         Raises:
@@ -289,26 +286,26 @@ class Ledger(Protocol):
     """Ended calls, kept when the jobs' own records are gone."""
 
     def usage_rows(
-        self, *, key_id: str | None, since: float | None = None, until: float | None = None, limit: int = 10_000
+        self, *, api_key_id: str | None, since: float | None = None, until: float | None = None, limit: int = 10_000
     ) -> list[UsageRow]:
         """Ended calls with `since <= finished_at < until`, oldest first."""
         ...
 
     def usage_days(
-        self, *, key_id: str | None, since: float | None = None, until: float | None = None
+        self, *, api_key_id: str | None, since: float | None = None, until: float | None = None
     ) -> list[UsageDay]:
         """The same by key and day (UTC), oldest first."""
         ...
 
 
-class WorkerBoard(Protocol):
+class WorkerRegistry(Protocol):
     """Which workers are there, and the wish that they start afresh."""
 
-    def say_alive(self, worker: WorkerRecord) -> None:
+    def heartbeat_worker(self, worker: WorkerRecord) -> None:
         """A worker's own word; `seen_at` is set by the store."""
         ...
 
-    def say_goodbye(self, worker_id: str) -> None:
+    def deregister_worker(self, worker_id: str) -> None:
         """The worker has ended."""
         ...
 
@@ -316,16 +313,16 @@ class WorkerBoard(Protocol):
         """Those that were heard of lately."""
         ...
 
-    def ask_restart(self) -> int:
+    def request_restart(self) -> int:
         """Wish that every worker running now ends after its current job; returns how often this was wished."""
         ...
 
-    def restarts_asked(self) -> int:
+    def restarts_requested(self) -> int:
         """How often a restart was wished: a worker that started under a smaller number ends when idle."""
         ...
 
 
-class Store(JobStore, KeyStore, Outbox, Ledger, WorkerBoard, Protocol):
+class Store(JobStore, KeyStore, Outbox, Ledger, WorkerRegistry, Protocol):
     """Everything that the service keeps."""
 
     def close(self) -> None:

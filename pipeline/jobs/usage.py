@@ -6,17 +6,17 @@ from collections import defaultdict
 from collections.abc import Iterable
 
 from pipeline.jobs.limits import day_of
-from pipeline.jobs.record import JobState, UsageDay, UsageRow
+from pipeline.jobs.model import JobState, UsageDay, UsageRow
 
 
 def sum_by_day(rows: Iterable[UsageRow]) -> list[UsageDay]:
     """Ended calls by day and key, oldest first."""
     days: defaultdict[tuple[str, str], list[UsageRow]] = defaultdict(list)
     for row in rows:
-        days[day_of(row.finished_at), row.key_id].append(row)
+        days[day_of(row.finished_at), row.api_key_id].append(row)
     return [
         UsageDay(
-            key_id=owner,
+            api_key_id=owner,
             day=day,
             calls=len(rows),
             succeeded=sum(row.state is JobState.SUCCESS for row in rows),

@@ -13,7 +13,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from pipeline.mesh.measure import label_components
-from pipeline.mesh.topology import NO_TWIN, boundary_loops, half_edge_ends, label_fans, pair_half_edges
+from pipeline.mesh.topology import NO_OPPOSITE, boundary_loops, half_edge_ends, label_fans, pair_half_edges
 from pipeline.mesh.tri_mesh import TriMesh
 
 WELD_M = 1e-6
@@ -22,7 +22,7 @@ APART_M = 4e-6
 SPECK_SHARE = 0.02
 """Bodies smaller than this share of the whole are specks, by the diagonals of their boxes."""
 MAX_HOLE_EDGES = 2000
-MAX_PARTING_ROUNDS = 16
+MAX_SPLIT_ROUNDS = 16
 
 
 def clean(mesh: TriMesh, *, max_hole_edges: int = MAX_HOLE_EDGES) -> TriMesh:
@@ -37,12 +37,12 @@ def clean(mesh: TriMesh, *, max_hole_edges: int = MAX_HOLE_EDGES) -> TriMesh:
     """
     vertices = np.asarray(mesh.vertices, np.float64)
     vertices, faces = _weld(vertices, mesh.faces)
-    faces = _drop_void_faces(faces)
-    twin = _pair_faces(vertices, faces)
-    faces, twin = _wind_one_way(faces, twin)
-    vertices, faces = _split_fans(vertices, faces, twin)
-    vertices, faces = _close_holes(vertices, faces, twin, max_hole_edges)
-    vertices, faces = _part_doubled_edges(vertices, faces)
+    faces = _drop_degenerate_faces(faces)
+    opposite = _pair_faces(vertices, faces)
+    faces, opposite = _wind_one_way(faces, opposite)
+    vertices, faces = _split_fans(vertices, faces, opposite)
+    vertices, faces = _close_holes(vertices, faces, opposite, max_hole_edges)
+    vertices, faces = _split_non_manifold_edges(vertices, faces)
     vertices, faces = _drop_specks(vertices, faces)
     faces = _turn_outward(vertices, faces)
     return separate(TriMesh(vertices.astype(np.float32), faces))
@@ -92,7 +92,7 @@ def _weld(vertices: NDArray[np.float64], faces: NDArray[np.int32]) -> tuple[NDAr
     return finite[first], welded
 
 
-def _drop_void_faces(faces: NDArray[np.int32]) -> NDArray[np.int32]:
+def _drop_degenerate_faces(faces: NDArray[np.int32]) -> NDArray[np.int32]:
     """Drop faces without three corners, repeated ones, and pairs that lie back to back."""
     a, b, c = faces.T
     faces = faces[(a != b) & (b != c) & (c != a)]
@@ -119,11 +119,11 @@ def _drop_void_faces(faces: NDArray[np.int32]) -> NDArray[np.int32]:
 
 def _pair_faces(vertices: NDArray[np.float64], faces: NDArray[np.int32]) -> NDArray[np.int64]:
     """Partners of half-edges (3 F,); around crowded edges, faces that enclose the same part of a body."""
-    twin, crowded = pair_half_edges(faces, len(vertices))
+    opposite, crowded = pair_half_edges(faces, len(vertices))
     for half_edges in crowded:
         for first, second in _pair_around(vertices, faces, half_edges):
-            twin[first], twin[second] = second, first
-    return twin
+            opposite[first], opposite[second] = second, first
+    return opposite
 
 
 def _pair_around(
@@ -143,19 +143,19 @@ def _pair_around(
     free = np.ones(len(around), bool)
     pairs = []
     for k in range(len(around)):
-        following = (k + 1) % len(around)
+        next_corner = (k + 1) % len(around)
         # From a backward face to the next forward one, counter-clockwise, lies the inside.
-        if free[k] and free[following] and not forward[k] and forward[following]:
-            pairs.append((int(around[k]), int(around[following])))
-            free[k] = free[following] = False
+        if free[k] and free[next_corner] and not forward[k] and forward[next_corner]:
+            pairs.append((int(around[k]), int(around[next_corner])))
+            free[k] = free[next_corner] = False
     return pairs
 
 
-def _part_doubled_edges(
+def _split_non_manifold_edges(
     vertices: NDArray[np.float64], faces: NDArray[np.int32]
 ) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
     """Give each sheet its own edge where two pass through the same two vertices, by a vertex in its middle."""
-    for _ in range(MAX_PARTING_ROUNDS):
+    for _ in range(MAX_SPLIT_ROUNDS):
         _, crowded = pair_half_edges(faces, len(vertices))
         if not crowded:
             break
@@ -181,18 +181,18 @@ def _part_doubled_edges(
     return vertices, faces
 
 
-def _wind_one_way(faces: NDArray[np.int32], twin: NDArray[np.int64]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+def _wind_one_way(faces: NDArray[np.int32], opposite: NDArray[np.int64]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
     """Turn faces so that partners run in opposite directions; the fewer of each sheet turn.
 
     A sheet that has but one side is cut open where it cannot be.
     """
     start, _ = half_edge_ends(faces)
-    paired = np.flatnonzero(twin > np.arange(len(twin)))
-    alike = start[paired] == start[twin[paired]]
+    paired = np.flatnonzero(opposite > np.arange(len(opposite)))
+    alike = start[paired] == start[opposite[paired]]
     if not alike.any():
-        return faces, twin
+        return faces, opposite
     count = len(faces)
-    first, second = paired // 3, twin[paired] // 3
+    first, second = paired // 3, opposite[paired] // 3
     # Two nodes for a face, as it is and turned; joined when they go together.
     mirrored = alike.astype(np.int64) * count
     rows = np.concatenate([first, first + count])
@@ -207,24 +207,24 @@ def _wind_one_way(faces: NDArray[np.int32], twin: NDArray[np.int64]) -> tuple[ND
     faces = faces.copy()
     faces[turned] = faces[turned][:, ::-1]
     # Turning a face renumbers its half-edges: corner order (0, 1, 2) became (2, 1, 0).
-    moved = np.arange(len(twin))
+    moved = np.arange(len(opposite))
     within = moved % 3
     is_turned = np.repeat(turned, 3)
     moved[is_turned] += np.array([1, -1, 0])[within[is_turned]]
-    renumbered = np.full_like(twin, NO_TWIN)
-    has = twin != NO_TWIN
-    renumbered[moved[has]] = moved[twin[has]]
+    renumbered = np.full_like(opposite, NO_OPPOSITE)
+    has = opposite != NO_OPPOSITE
+    renumbered[moved[has]] = moved[opposite[has]]
     start, end = half_edge_ends(faces)
-    torn = (renumbered != NO_TWIN) & (start != end[renumbered])
-    renumbered[torn] = NO_TWIN
+    torn = (renumbered != NO_OPPOSITE) & (start != end[renumbered])
+    renumbered[torn] = NO_OPPOSITE
     return faces, renumbered
 
 
 def _split_fans(
-    vertices: NDArray[np.float64], faces: NDArray[np.int32], twin: NDArray[np.int64]
+    vertices: NDArray[np.float64], faces: NDArray[np.int32], opposite: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
     """Give each fan of faces around a vertex a vertex of its own; of unused vertices none stays."""
-    fan, fans = label_fans(twin, len(twin))
+    fan, fans = label_fans(opposite, len(opposite))
     corner = faces.ravel()
     of_fan = np.empty(fans, np.int64)
     of_fan[fan] = corner
@@ -236,17 +236,17 @@ def _split_fans(
 
 
 def _close_holes(
-    vertices: NDArray[np.float64], faces: NDArray[np.int32], twin: NDArray[np.int64], max_hole_edges: int
+    vertices: NDArray[np.float64], faces: NDArray[np.int32], opposite: NDArray[np.int64], max_hole_edges: int
 ) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
     """Close borders: of three edges by a face, longer ones by a fan around their middle."""
-    is_open = twin == NO_TWIN
+    is_open = opposite == NO_OPPOSITE
     if not is_open.any():
         return vertices, faces
     start, end = half_edge_ends(faces)
     open_at = np.full(len(vertices), -1, np.int64)
     open_at[start[is_open]] = np.flatnonzero(is_open)
     next_open = np.where(is_open, open_at[end], -1)
-    loop, loops = boundary_loops(twin, next_open)
+    loop, loops = boundary_loops(opposite, next_open)
     lengths = np.bincount(loop[is_open], minlength=loops)
     fits = (lengths >= 3) & (lengths <= max_hole_edges)
     added = np.cumsum(fits & (lengths > 3)) - 1 + len(vertices)

@@ -24,11 +24,11 @@ STRICTNESS = ((0.2, 0.005), (0.0, 0.0), (-0.5, 0.0))
 
 
 def simplify(mesh: TriMesh, *, target_faces: int) -> TriMesh:
-    """Collapse edges until at most `target_faces` faces are left.
+    """Collapse edges until at most `target_faces` faces are faces_left.
 
     Args:
         mesh: a manifold; borders, if it has any, stay as they are.
-        target_faces: how many faces to keep; at least 4 a body are left.
+        target_faces: how many faces to keep; at least 4 a body are faces_left.
 
     Returns:
         A mesh with `target_faces` faces, or one fewer; more where the topology of the bodies does not allow that.
@@ -168,19 +168,19 @@ def _sift_up(cost, item, at):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def _neighbours(v, faces, alive, head, following, stamp, mark, out):  # type: ignore[no-untyped-def]
+def _neighbours(v, faces, alive, head, next_corner, stamp, mark, out):  # type: ignore[no-untyped-def]
     """The vertices around v, each once, into `out`; marks them with `mark`. Drops dead faces from v's list."""
     count = 0
     last = -1
     corner = head[v]
     while corner >= 0:
         f = corner // 3
-        after = following[corner]
+        after = next_corner[corner]
         if not alive[f]:
             if last < 0:
                 head[v] = after
             else:
-                following[last] = after
+                next_corner[last] = after
             corner = after
             continue
         for k in range(3):
@@ -196,7 +196,7 @@ def _neighbours(v, faces, alive, head, following, stamp, mark, out):  # type: ig
 
 
 @njit(cache=True)
-def _spoils(v, other, x, y, z, points, faces, alive, head, following, least_cosine, least_quality):  # type: ignore[no-untyped-def]
+def _flips_or_degenerates(v, other, x, y, z, points, faces, alive, head, next_corner, least_cosine, least_quality):  # type: ignore[no-untyped-def]
     """Whether moving v to (x, y, z) turns a face of v over or makes a needle; faces with `other` go anyway."""
     corner = head[v]
     while corner >= 0:
@@ -221,18 +221,18 @@ def _spoils(v, other, x, y, z, points, faces, alive, head, following, least_cosi
                 )  # fmt: skip
                 if 2 * 1.7320508 * np.sqrt(new2) < least_quality * sides:
                     return True
-        corner = following[corner]
+        corner = next_corner[corner]
     return False
 
 
 @njit(cache=True)
-def _drop_void(cost, item, size, first, second, age, version, head, free, free_count):  # type: ignore[no-untyped-def]
+def _drop_degenerate(cost, item, size, first, second, stamp, version, head, free, free_count):  # type: ignore[no-untyped-def]
     """Drop the heap's entries whose edge is no longer what it was; returns its size and the number of free slots."""
     kept = 0
     for at in range(size):
         entry = item[at]
         u, v = first[entry], second[entry]
-        if head[u] >= 0 and head[v] >= 0 and version[u] + version[v] == age[entry]:
+        if head[u] >= 0 and head[v] >= 0 and version[u] + version[v] == stamp[entry]:
             cost[kept], item[kept] = cost[at], entry
             kept += 1
         else:
@@ -257,15 +257,15 @@ def _collapse(points, faces, alive, quadrics, edges, locked, target, least_cosin
     """
     vertices = len(points)
     head = np.full(vertices, -1, np.int32)
-    following = np.full(3 * len(faces), -1, np.int32)
-    left = 0
+    next_corner = np.full(3 * len(faces), -1, np.int32)
+    faces_left = 0
     for f in range(len(faces)):
         if not alive[f]:
             continue
-        left += 1
+        faces_left += 1
         for k in range(3):
             v = faces[f, k]
-            following[3 * f + k] = head[v]
+            next_corner[3 * f + k] = head[v]
             head[v] = 3 * f + k
 
     version = np.zeros(vertices, np.int32)
@@ -277,7 +277,7 @@ def _collapse(points, faces, alive, quadrics, edges, locked, target, least_cosin
     room = 2 * len(edges) + len(ring)
     first = np.empty(room, np.int32)
     second = np.empty(room, np.int32)
-    age = np.empty(room, np.int32)  # the versions of both ends together, at the time of the entry
+    stamp = np.empty(room, np.int32)  # the versions of both ends together, at the time of the entry
     cost = np.empty(room)
     item = np.empty(room, np.int32)
     free = np.empty(room, np.int32)
@@ -290,28 +290,28 @@ def _collapse(points, faces, alive, quadrics, edges, locked, target, least_cosin
             continue
         for k in range(10):
             both[k] = quadrics[u, k] + quadrics[v, k]
-        first[used], second[used], age[used] = u, v, 0
+        first[used], second[used], stamp[used] = u, v, 0
         cost[size], item[size] = _best_point(both, points[u], points[v])[3], used
         used += 1
         size += 1
     for at in range(size // 2 - 1, -1, -1):
         _sift_down(cost, item, size, at)
 
-    while left > target and size > 0:
+    while faces_left > target and size > 0:
         entry = item[0]
         size -= 1
         if size > 0:
             cost[0], item[0] = cost[size], item[size]
             _sift_down(cost, item, size, 0)
-        u, v, entry_age = first[entry], second[entry], age[entry]
+        u, v, entry_age = first[entry], second[entry], stamp[entry]
         free[free_count] = entry
         free_count += 1
         if head[u] < 0 or head[v] < 0 or version[u] + version[v] != entry_age:
             continue
 
         mark += 1
-        around_u = _neighbours(u, faces, alive, head, following, stamp, mark, ring)
-        around_v = _neighbours(v, faces, alive, head, following, stamp, mark + 1, others)
+        around_u = _neighbours(u, faces, alive, head, next_corner, stamp, mark, ring)
+        around_v = _neighbours(v, faces, alive, head, next_corner, stamp, mark + 1, others)
         if around_u > len(ring) or around_v > len(others):
             mark += 1
             continue
@@ -326,24 +326,24 @@ def _collapse(points, faces, alive, quadrics, edges, locked, target, least_cosin
         for k in range(10):
             both[k] = quadrics[u, k] + quadrics[v, k]
         x, y, z, _ = _best_point(both, points[u], points[v])
-        if _spoils(u, v, x, y, z, points, faces, alive, head, following, least_cosine, least_quality) or _spoils(
-            v, u, x, y, z, points, faces, alive, head, following, least_cosine, least_quality
-        ):
+        if _flips_or_degenerates(
+            u, v, x, y, z, points, faces, alive, head, next_corner, least_cosine, least_quality
+        ) or _flips_or_degenerates(v, u, x, y, z, points, faces, alive, head, next_corner, least_cosine, least_quality):
             continue
 
         # u takes over: v's faces become u's, those that had both die.
         last = head[u]
-        while following[last] >= 0:
-            last = following[last]
-        following[last] = head[v]
+        while next_corner[last] >= 0:
+            last = next_corner[last]
+        next_corner[last] = head[v]
         corner = head[v]
         while corner >= 0:
             f = corner // 3
-            after = following[corner]
+            after = next_corner[corner]
             if alive[f]:
                 if faces[f, 0] == u or faces[f, 1] == u or faces[f, 2] == u:
                     alive[f] = False
-                    left -= 1
+                    faces_left -= 1
                 else:
                     faces[f, corner % 3] = u
             corner = after
@@ -354,9 +354,9 @@ def _collapse(points, faces, alive, quadrics, edges, locked, target, least_cosin
         # Entries of u's and v's edges are void; a version that only grows tells them apart from new ones.
         version[u] = version[u] + version[v] + 1
         mark += 1
-        around = _neighbours(u, faces, alive, head, following, stamp, mark, ring)
+        around = _neighbours(u, faces, alive, head, next_corner, stamp, mark, ring)
         if size + around > room:
-            size, free_count = _drop_void(cost, item, size, first, second, age, version, head, free, free_count)
+            size, free_count = _drop_degenerate(cost, item, size, first, second, stamp, version, head, free, free_count)
         for k in range(min(around, len(ring))):
             w = ring[k]
             if locked[w] or locked[u]:
@@ -369,7 +369,7 @@ def _collapse(points, faces, alive, quadrics, edges, locked, target, least_cosin
             else:
                 slot = used
                 used += 1
-            first[slot], second[slot], age[slot] = u, w, version[u] + version[w]
+            first[slot], second[slot], stamp[slot] = u, w, version[u] + version[w]
             cost[size], item[size] = _best_point(both, points[u], points[w])[3], slot
             size += 1
             _sift_up(cost, item, size - 1)

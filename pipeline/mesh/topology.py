@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 Faces = NDArray[np.int32]
 HalfEdges = NDArray[np.int64]
 
-NO_TWIN = -1
+NO_OPPOSITE = -1
 
 
 def half_edge_ends(faces: Faces) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -31,7 +31,7 @@ def pair_half_edges(faces: Faces, vertices: int) -> tuple[HalfEdges, list[NDArra
     """Pair the half-edges of edges that have exactly two.
 
     Returns:
-        (3 F,) the partner of each, `NO_TWIN` where the edge has one face or more than two; and for each edge with more
+        (3 F,) the partner of each, `NO_OPPOSITE` where the edge has one face or more than two; and for each edge with more
         than two faces its half-edges.
     """
     keys = edge_keys(faces, vertices)
@@ -39,20 +39,20 @@ def pair_half_edges(faces: Faces, vertices: int) -> tuple[HalfEdges, list[NDArra
     ordered = keys[order]
     starts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]])) if len(ordered) else np.zeros(0, int)
     counts = np.diff(np.append(starts, len(ordered)))
-    twin = np.full(len(keys), NO_TWIN, np.int64)
+    opposite = np.full(len(keys), NO_OPPOSITE, np.int64)
     pairs = starts[counts == 2]
     first, second = order[pairs], order[pairs + 1]
-    twin[first], twin[second] = second, first
+    opposite[first], opposite[second] = second, first
     crowded = [order[s : s + c] for s, c in zip(starts[counts > 2], counts[counts > 2], strict=True)]
-    return twin, crowded
+    return opposite, crowded
 
 
 @njit(cache=True)
-def label_fans(twin, count):  # type: ignore[no-untyped-def]
+def label_fans(opposite, count):  # type: ignore[no-untyped-def]
     """Number the fans of faces around vertices.
 
     Args:
-        twin: (3 F,) partners of opposite direction, -1 for none.
+        opposite: (3 F,) partners of opposite direction, -1 for none.
         count: 3 F.
 
     Returns:
@@ -68,32 +68,32 @@ def label_fans(twin, count):  # type: ignore[no-untyped-def]
         while here >= 0 and fan[here] < 0:  # one way round, by the half-edge that comes in
             fan[here] = fans
             incoming = here + 2 if here % 3 == 0 else here - 1
-            here = twin[incoming]
-        here = twin[first]  # and the other way, by the one that goes out
+            here = opposite[incoming]
+        here = opposite[first]  # and the other way, by the one that goes out
         while here >= 0:
             here = here - 2 if here % 3 == 2 else here + 1
             if fan[here] >= 0:
                 break
             fan[here] = fans
-            here = twin[here]
+            here = opposite[here]
         fans += 1
     return fan, fans
 
 
 @njit(cache=True)
-def boundary_loops(twin, next_open):  # type: ignore[no-untyped-def]
+def boundary_loops(opposite, next_open):  # type: ignore[no-untyped-def]
     """Put the half-edges without a partner in order.
 
     Args:
-        twin: (3 F,)
+        opposite: (3 F,)
         next_open: (3 F,) the open half-edge that starts where an open one ends, -1 for half-edges with a partner.
 
     Returns:
         (3 F,) for each open half-edge the number of its loop, -1 for others; and how many loops there are.
     """
-    loop = np.full(len(twin), -1, np.int64)
+    loop = np.full(len(opposite), -1, np.int64)
     loops = 0
-    for first in range(len(twin)):
+    for first in range(len(opposite)):
         if next_open[first] < 0 or loop[first] >= 0:
             continue
         here = first

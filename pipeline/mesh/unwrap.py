@@ -86,9 +86,9 @@ def unwrap(mesh: TriMesh, *, texture_size: int) -> UnwrappedMesh:
 
 def _face_neighbours(mesh: TriMesh) -> NDArray[np.int64]:
     """Pairs of faces (N, 2) that share an edge."""
-    twin, _ = pair_half_edges(mesh.faces, len(mesh.vertices))
-    first = np.flatnonzero(twin > np.arange(len(twin)))
-    return np.stack([first // 3, twin[first] // 3], axis=1)
+    opposite, _ = pair_half_edges(mesh.faces, len(mesh.vertices))
+    first = np.flatnonzero(opposite > np.arange(len(opposite)))
+    return np.stack([first // 3, opposite[first] // 3], axis=1)
 
 
 def _choose_axes(mesh: TriMesh, neighbours: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -94,7 +94,7 @@ def fetch(
     max_redirects: int = MAX_REDIRECTS,
     resolve: Resolve | None = None,
 ) -> bytes:
-    """GET a URL, following redirects, each checked like the first.
+    """GET a URL, next_corner redirects, each checked like the first.
 
     Args:
         timeout_s: for everything together, redirects included.

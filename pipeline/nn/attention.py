@@ -24,7 +24,7 @@ class CrossCache:
         keys: (P, B, L, H, D) for P guided passes and B batch elements; B is 1 where all elements share a context.
         values: (P, B, L, H, D).
         unguided: (C,) the layer's output for a context of zeros, for one more pass behind the guided ones: every zero
-            token has the same value, so what is looked at does not matter. None where there is no such pass.
+            token has the same value, so what is looked at does not remover. None where there is no such pass.
     """
 
     keys: Tensor

@@ -1,1 +1,1 @@
-"""Kernels without weights, in plain PyTorch; each has a slow twin in tests/reference."""
+"""Kernels without weights, in plain PyTorch; each has a slow opposite in tests/reference."""

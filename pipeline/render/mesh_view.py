@@ -1,4 +1,4 @@
-"""Pictures of a textured mesh on the CPU: a z-buffer, bilinear texture, soft light from the camera. No torch.
+"""ImageList of a textured mesh on the CPU: a z-buffer, bilinear texture, soft light from the camera. No torch.
 
 For turntables of engines that have no field of their own, for thumbnails, and for looking at results in tests.
 """

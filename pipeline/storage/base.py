@@ -69,7 +69,7 @@ class Storage(Protocol):
 class CustomerBucket(Storage, Protocol):
     """A storage of the customer's own, whose public address may not answer although the files are there."""
 
-    def public_trouble(self, artifacts: Sequence[Artifact]) -> str | None:
+    def check_public_url(self, artifacts: Sequence[Artifact]) -> str | None:
         """Why the files' URLs do not answer, in one sentence; None when they do."""
         ...
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 
 from pipeline.errors import NotFound
-from pipeline.keyring import derive_keys
+from pipeline.secrets import derive_keys
 
 SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}", re.ASCII)
 """Names of files and of their folders: no separator, no leading dot, nothing that a URL has to escape."""
@@ -24,11 +24,11 @@ class LinkSigner:
     every file of its call, so that an OBJ's relative references resolve beside it, and no other call's.
 
     Args:
-        masters: the deployment's secrets, the current one first; links signed under an older one stay good.
+        master_keys: the deployment's secrets, the current one first; links signed under an older one stay good.
     """
 
-    def __init__(self, masters: Sequence[bytes]) -> None:
-        keys = derive_keys(masters, purpose="file links")
+    def __init__(self, master_keys: Sequence[bytes]) -> None:
+        keys = derive_keys(master_keys, purpose="file links")
         self._current_id = _key_id(keys[0])
         self._keys = {_key_id(key): key for key in reversed(keys)}
 

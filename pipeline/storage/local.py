@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import DeliveryFailed, NotFound
+from pipeline.storage.atomic_copy import copy_atomically
 from pipeline.storage.base import Artifact, FileKind, OutputFile, Storage, StoredFile, content_type_of
 from pipeline.storage.links import SAFE_NAME, LinkSigner
-from pipeline.storage.placing import place_files
 
 RUN_ALLOWANCE_S = 3600.0
 """How long after its submit a call may end with exactly the links that were predicted for it."""
@@ -85,7 +85,7 @@ class LocalStorage:
                 raise DeliveryFailed(f"{name!r} is no name for a file behind a link")
 
         try:
-            digests = place_files(files, self._folder / file_prefix, staging=self._folder)
+            digests = copy_atomically(files, self._folder / file_prefix, staging=self._folder)
             os.utime(self._folder / file_prefix, (self._clock(), self._clock()))
         except OSError as error:
             raise _as_delivery_failed(error, files) from error
@@ -107,9 +107,9 @@ class LocalStorage:
             for file, (size_bytes, sha256) in zip(files, digests, strict=True)
         ]
 
-    def for_call(self, *, created_at: float) -> Storage:
+    def for_job(self, *, created_at: float) -> Storage:
         """This storage for one call, with the links that were predicted at its submit."""
-        return _CallStorage(self, created_at)
+        return _JobStorage(self, created_at)
 
     def open_file(self, token: str, name: str) -> StoredFile:
         """The file that a link leads to.
@@ -203,7 +203,7 @@ class LocalStorage:
 
 
 @dataclass(frozen=True)
-class _CallStorage:
+class _JobStorage:
     """A `LocalStorage` that knows when the call was submitted."""
 
     local: LocalStorage

@@ -94,7 +94,7 @@ class S3Storage:
         if read != content:
             raise InvalidRequest("GetObject gave back something else than PutObject had put there")
 
-    def public_trouble(self, artifacts: Sequence[Artifact]) -> str | None:
+    def check_public_url(self, artifacts: Sequence[Artifact]) -> str | None:
         """Why the public address of the first artifact does not answer, in a sentence; None when it does.
 
         The objects themselves were verified by `store`; a bucket may be private on purpose.

@@ -12,11 +12,11 @@ import pytest
 from starlette.testclient import TestClient
 
 from pipeline.api.app import create_app
-from pipeline.jobs.keys import make_key
-from pipeline.jobs.record import Ending, Job, JobState, KeyLimits
+from pipeline.jobs.api_keys import make_key
+from pipeline.jobs.model import Job, JobResult, JobState, KeyLimits
 from pipeline.service import Service, open_service
 from pipeline.settings import Settings
-from pipeline.storage.base import OutputFile, content_type_of
+from pipeline.storage.base import Artifact, OutputFile, content_type_of
 
 SUBMIT = "/api/v1/enterprise/3d/image_to_3d"
 METRICS_TOKEN = "a-token-for-monitoring"
@@ -47,22 +47,22 @@ class Deployment:
     def finish(self, job_id: int, *, state: JobState = JobState.SUCCESS, message: str = "") -> Job:
         """Do what a worker does with the job: take it, bring files out, end it."""
         store = self.service.store
-        job = store.take("worker", lease_s=60, job_id=job_id)
+        job = store.claim("worker", lease_s=60, job_id=job_id)
         assert job is not None
-        artifacts: tuple[dict[str, Any], ...] = ()
+        artifacts: tuple[Artifact, ...] = ()
         if state is JobState.SUCCESS:
             files = []
             for name, kind in ((f"{job.file_prefix}.glb", "model"), (f"{job.file_prefix}_thumbnail.png", "thumbnail")):
                 path = self.folder / name
                 path.write_bytes(b"0123456789" * 10)
                 files.append(OutputFile(path, kind, content_type_of(name)))  # type: ignore[arg-type]
-            storage = self.service.temporary.for_call(created_at=job.created_at)
+            storage = self.service.temporary.for_job(created_at=job.created_at)
             stored = storage.store(files, file_prefix=job.file_prefix)
-            artifacts = tuple(vars(artifact) for artifact in stored)
-        ending = Ending(
+            artifacts = tuple(stored)
+        result = JobResult(
             state, message=message, artifacts=artifacts, stage_seconds={"generate": 1.25}, meta={"seed": 7}, engine="x"
         )
-        return store.finish(job.lease, ending)
+        return store.complete(job.lease, result)
 
 
 @pytest.fixture

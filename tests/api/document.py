@@ -15,9 +15,9 @@ from typing import Any
 from starlette.testclient import TestClient
 
 from pipeline.api.app import create_app
-from pipeline.jobs.memory import MemoryStore
 from pipeline.service import open_service
 from pipeline.settings import Settings
+from tests.reference.memory_store import MemoryStore
 
 COPY = Path(__file__).parent / "openapi.json"
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from pipeline.jobs.record import WorkerRecord
+from pipeline.jobs.model import WorkerRecord
 from pipeline.storage.bucket_details import bucket_of_details
 from schemas.s3 import parse_s3_details
 from tests.api.conftest import METRICS_TOKEN, Deployment
@@ -29,7 +29,7 @@ def test_a_caller_cannot_keep_the_workers_starting(deploy: Callable[..., Deploym
     deployment, restart = deploy(restart_pause_s=3600), "/api/v1/enterprise/3d/restart_server"
     first, *others = [deployment.post(restart).json() for _ in range(5)]
 
-    assert deployment.service.store.restarts_asked() == 1
+    assert deployment.service.store.restarts_requested() == 1
     assert first["status"] == "success" and "once their running calls" in first["message"]
     assert all(answer["status"] == "success" and "3600 s ago" in answer["message"] for answer in others)
 
@@ -38,14 +38,14 @@ def test_without_a_pause_every_wish_counts(deploy: Callable[..., Deployment]) ->
     deployment = deploy(restart_pause_s=0)
     for _ in range(3):
         deployment.post("/api/v6/3d/update")
-    assert deployment.service.store.restarts_asked() == 3
+    assert deployment.service.store.restarts_requested() == 3
 
 
 def test_clearing_the_queue_cancels_the_callers_own_calls_alone(deployment: Deployment) -> None:
     mine = deployment.submit()["id"]
     theirs = deployment.submit(key=deployment.other_key)["id"]
     assert deployment.post("/api/v1/enterprise/3d/clear_queue").json()["message"] == "1 waiting calls are cancelled."
-    states = {job.id: job.state for job in deployment.service.store.list_jobs(key_id=None)}
+    states = {job.id: job.state for job in deployment.service.store.list_jobs(api_key_id=None)}
     assert states == {mine: "cancelled", theirs: "queued"}
 
 
@@ -53,7 +53,7 @@ def test_system_details_count_engines_and_the_wait(deployment: Deployment) -> No
     details = "/api/v1/enterprise/3d/system_details"
     assert deployment.post(details).json() == {"status": "ok", "model_count": 0, "queue_time": 20}
     seen_at = __import__("time").time()
-    deployment.service.store.say_alive(WorkerRecord("w", "preview", seen_at, is_ready=True))
+    deployment.service.store.heartbeat_worker(WorkerRecord("w", "preview", seen_at, is_ready=True))
     assert deployment.post(details).json() == {"status": "ok", "model_count": 1, "queue_time": 0}
 
 
@@ -143,11 +143,11 @@ def test_a_file_is_served_with_ranges_and_validators(deployment: Deployment) -> 
 
 def test_readiness_says_when_no_worker_has_room(deployment: Deployment) -> None:
     board = deployment.service.store
-    board.say_alive(WorkerRecord("full", "preview", 0.0, is_ready=False))
+    board.heartbeat_worker(WorkerRecord("full", "preview", 0.0, is_ready=False))
     reasons = ["no worker has room for a call; calls wait in the queue"]
 
     assert deployment.client.get("/ready").json() == {"status": "ok", "reasons": reasons}
-    board.say_alive(WorkerRecord("roomy", "preview", 0.0, is_ready=True))
+    board.heartbeat_worker(WorkerRecord("roomy", "preview", 0.0, is_ready=True))
     assert deployment.client.get("/ready").json() == {"status": "ok", "reasons": []}
 
 

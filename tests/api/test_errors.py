@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from starlette.requests import Request
 
-from pipeline.api.requests import wished_wait_s
-from pipeline.jobs import database
-from pipeline.jobs.record import KeyLimits
+from pipeline.api.requests import requested_wait_s
+from pipeline.jobs.model import KeyLimits
+from pipeline.jobs.stores.sql import connection as database
 from pipeline.telemetry import configure_logging
 from tests.api.conftest import PICTURE, SUBMIT, Deployment
 from tests.test_secrets_in_logs import kept_logging
@@ -68,7 +68,7 @@ def test_a_locked_database_is_a_503_with_a_request_id_and_a_time_to_come_back(
     assert refused.headers["x-request-id"] in refused.json()["message"]
     assert [line["level"] for line in log_lines() if line.get("request_id")] == ["warning"]
     assert accepted.status_code == 200
-    assert len(deployment.service.store.list_jobs(key_id=None)) == 1
+    assert len(deployment.service.store.list_jobs(api_key_id=None)) == 1
 
 
 @pytest.mark.parametrize("call_id", ["0", "2147483648", "99999999999", "9999999999999999999"])
@@ -162,4 +162,4 @@ def test_one_idempotency_key_is_one_call_whichever_way_the_key_is_sent(deploymen
 )
 def test_the_wait_is_the_callers_wish_up_to_two_minutes(preference: str, waits_s: float) -> None:
     headers = [(b"prefer", preference.encode())]
-    assert wished_wait_s(Request({"type": "http", "headers": headers}), 20) == waits_s
+    assert requested_wait_s(Request({"type": "http", "headers": headers}), 20) == waits_s

@@ -132,4 +132,4 @@ def as_base64(content: bytes) -> str:
 )
 def test_what_no_worker_could_read_is_a_400_at_once(deployment: Deployment, image: str, sentence: str) -> None:
     assert refusal(deployment, image=image) == sentence
-    assert deployment.service.store.list_jobs(key_id=None) == []
+    assert deployment.service.store.list_jobs(api_key_id=None) == []

@@ -11,7 +11,7 @@ import pytest
 
 from tests.api.conftest import PICTURE, Deployment
 from tests.api.document import openapi_document
-from tests.storage.s3_servers import moto_server
+from tests.servers.s3 import moto_server
 
 DEPLOYMENT_WIDE = {"/health", "/ready", "/metrics", "/files/{token}/{name}"}
 """Routes that know no caller: they tell of the deployment alone, or the link itself is the permission."""
@@ -40,15 +40,15 @@ def test_no_route_tells_or_changes_anything_of_another_keys(
     if has_ended:
         deployment.finish(call_id)
     store = deployment.service.store
-    mine = store.get(call_id, key_id=None)
-    store.save_s3(mine.key_id, SEALED)
+    mine = store.get(call_id, api_key_id=None)
+    store.save_s3(mine.api_key_id, SEALED)
 
     answer = ask(deployment, method, path, key=deployment.other_key, call_id=call_id)
 
     for secret in (MARK, mine.file_prefix, "example.com/hook", "first caller's bucket"):
         assert secret not in answer.text
-    assert store.get(call_id, key_id=None) == mine
-    assert store.s3_of(mine.key_id) == SEALED
+    assert store.get(call_id, api_key_id=None) == mine
+    assert store.s3_of(mine.api_key_id) == SEALED
     assert {task.attempts for task in store.tasks_of(call_id)} <= {0}
     if "{call_id}" in path or path.endswith("/fetch"):
         unknown = ask(deployment, method, path, key=deployment.other_key, call_id=1)

@@ -19,10 +19,10 @@ from PIL import Image
 from typer.main import get_command
 
 from pipeline.cli import app
-from pipeline.imaging.rembg_matter import REMOVER_FILE
+from pipeline.imaging.rembg_remover import REMOVER_FILE
 from schemas.request import ImageTo3DRequest
-from tests.brightness_model import write_brightness_model
-from tests.pictures import bare_png, draw_figure, encode
+from tests.fakes.brightness_model import write_brightness_model
+from tests.fakes.images import bare_png, draw_figure, encode
 
 ROOT = Path(__file__).resolve().parents[2]
 FAST = ("--resolution", "64", "--texture-size", "512")

@@ -16,9 +16,9 @@ from typer.testing import CliRunner, Result
 from pipeline.cli import jobs, keys, serve, usage
 from pipeline.deployment import ensure_key, open_store
 from pipeline.errors import Unauthorized
-from pipeline.jobs.keys import authenticate
-from pipeline.jobs.record import ApiKey, Ending, JobState, KeyLimits, NewJob
-from pipeline.jobs.sql import SqlStore
+from pipeline.jobs.api_keys import authenticate
+from pipeline.jobs.model import ApiKey, JobResult, JobState, KeyLimits, NewJob
+from pipeline.jobs.stores.sql.store import SqlStore
 from pipeline.settings import Settings
 
 Command = Callable[..., Result]
@@ -48,12 +48,12 @@ def key_named(store: SqlStore, name: str) -> ApiKey:
 
 
 def end_one(store: SqlStore, key: ApiKey, **fields: str) -> int:
-    new = NewJob(key_id=key.id, file_prefix="p", request=b"{}", request_sha256="0" * 64, **fields)  # type: ignore[arg-type]
+    new = NewJob(api_key_id=key.id, file_prefix="p", request=b"{}", request_sha256="0" * 64, **fields)  # type: ignore[arg-type]
     store.submit(new)
-    job = store.take("w", lease_s=30)
+    job = store.claim("w", lease_s=30)
     assert job is not None
-    ending = Ending(JobState.SUCCESS, stage_seconds={"generate": 1.5}, gpu_seconds=0.25, engine="preview")
-    return store.finish(job.lease, ending).id
+    result = JobResult(JobState.SUCCESS, stage_seconds={"generate": 1.5}, gpu_seconds=0.25, engine="preview")
+    return store.complete(job.lease, result).id
 
 
 def test_a_key_is_printed_once_and_then_recognised(command: Command, data: Path) -> None:
@@ -149,7 +149,7 @@ def test_usage_is_printed_as_a_table_and_as_csv(command: Command, data: Path) ->
     store = store_of(data)
     for _ in range(2):
         end_one(store, key_named(store, "shop"))
-    day = store.usage_days(key_id=None)[0].day
+    day = store.usage_days(api_key_id=None)[0].day
     store.close()
 
     rows = list(csv.DictReader(io.StringIO(command("usage", "--csv").stdout)))

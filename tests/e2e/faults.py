@@ -1,6 +1,6 @@
 """A real service under load while its processes are killed, and what must be true afterwards.
 
-Used by the tests for a few rounds and by `scripts/bench_faults.py` for hundreds. Every submit carries an idempotency
+Used by the tests for a few rounds and by `scripts/benchmarks/faults.py` for hundreds. Every submit carries an idempotency
 key and is repeated until it is answered, as a careful client does; so no answer that was lost leaves a second job.
 """
 
@@ -27,17 +27,17 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.deployment import open_store
-from pipeline.jobs.record import Job, JobState
-from pipeline.jobs.sql import SqlStore
+from pipeline.jobs.model import Job, JobState
+from pipeline.jobs.stores.sql.store import SqlStore
 from pipeline.settings import Settings
-from scripts.bench_serve import picture
+from scripts.benchmarks.serve import picture
 
 ROOT = Path(__file__).resolve().parents[2]
 SUBMIT = "/api/v1/enterprise/3d/image_to_3d"
 SUPERVISOR_SHARE = 0.1
 KEY = "fault-test-key-with-some-length"
 EXCUSED = frozenset({"interrupted"})
-"""Error codes that a storm may end a job with: it was taken up three times, and each time its worker was killed."""
+"""Error codes that a inject_faults may end a job with: it was taken up three times, and each time its worker was killed."""
 FLAKY_PATH = "/flaky-hook"
 
 
@@ -234,7 +234,7 @@ class Client:
 
 @dataclass(frozen=True)
 class Report:
-    """What was found after the storm; `faults` is empty when nothing was lost, doubled or left open."""
+    """What was found after the inject_faults; `faults` is empty when nothing was lost, doubled or left open."""
 
     accepted: int
     kills: int
@@ -244,7 +244,9 @@ class Report:
     faults: list[str]
 
 
-def storm(folder: Path, *, rounds: int, seed: int, workers: int = 2, clients: int = 2, pause_s: float = 1.0) -> Report:
+def inject_faults(
+    folder: Path, *, rounds: int, seed: int, workers: int = 2, clients: int = 2, pause_s: float = 1.0
+) -> Report:
     """Kill a random process in each round, under load; then let everything end, and look at what is there."""
     rng = random.Random(seed)
     service = Service(folder / "data", workers=workers)
@@ -268,7 +270,7 @@ def storm(folder: Path, *, rounds: int, seed: int, workers: int = 2, clients: in
                 wait_until_ended(store, receiver, accepted)
                 faults = [f"refused: {answer}" for sender in senders for answer in sender.refused]
                 faults += find_faults(store, receiver, accepted)
-                jobs = store.list_jobs(key_id=None, limit=10**6)
+                jobs = store.list_jobs(api_key_id=None, limit=10**6)
         finally:
             stop.set()
             service.stop()
@@ -311,8 +313,8 @@ def find_faults(
     """
     faults = [f"submit {key} was answered with {len(ids)} jobs" for key, ids in accepted.items() if len(ids) != 1]
     promised = {job_id for ids in accepted.values() for job_id in ids}
-    jobs = {job.id: job for job in store.list_jobs(key_id=None, limit=10**6)}
-    ledger = [row.job_id for row in store.usage_rows(key_id=None, limit=10**6)]
+    jobs = {job.id: job for job in store.list_jobs(api_key_id=None, limit=10**6)}
+    ledger = [row.job_id for row in store.usage_rows(api_key_id=None, limit=10**6)]
     faults += [f"job {job_id} is gone" for job_id in promised - jobs.keys()]
     faults += [f"job {job_id} was never accepted" for job_id in jobs.keys() - promised]
     faults += [
@@ -331,7 +333,7 @@ def find_faults(
 def faults_of(job: Job, tellings: list[tuple[str, dict[str, Any]]], *, excused: frozenset[str]) -> list[str]:
     """What is wrong with one ended job and with what its receiver was told."""
     faults = []
-    if not job.state.is_final or job.ending is None:
+    if not job.state.is_final or job.result is None:
         return [f"job {job.id} is still {job.state}"]
     if not tellings:
         faults.append(f"job {job.id} was not told of")
@@ -339,8 +341,8 @@ def faults_of(job: Job, tellings: list[tuple[str, dict[str, Any]]], *, excused: 
         faults.append(f"job {job.id} was told of under several ids")
     if any(body["status"] != ("success" if job.state is JobState.SUCCESS else "failed") for _, body in tellings):
         faults.append(f"job {job.id} ended as {job.state}, but its receiver was told otherwise")
-    if job.state is JobState.FAILED and not (job.ending.retryable and job.ending.error_code in excused):
-        faults.append(f"job {job.id} failed: {job.ending.message}")
+    if job.state is JobState.FAILED and not (job.result.retryable and job.result.error_code in excused):
+        faults.append(f"job {job.id} failed: {job.result.message}")
     if job.state is JobState.SUCCESS:
         urls = [url for _, body in tellings for url in body["output"]]
         if not urls or {url.rpartition(".")[2] for url in urls} < {"obj", "mtl"}:

@@ -1,6 +1,6 @@
 """Thousands of requests drawn from the OpenAPI document against a real service: what came back that was not promised.
 
-Used by the tests for a few and by `scripts/bench_contract.py` for 2,000. Half of the requests fit the document and half
+Used by the tests for a few and by `scripts/benchmarks/contract.py` for 2,000. Half of the requests fit the document and half
 do not; nine in ten carry a good key, so that they get past the door.
 """
 
@@ -24,7 +24,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from pipeline.jobs.record import Ending, JobState, NewJob
+from pipeline.jobs.model import JobResult, JobState, NewJob
 from tests.e2e.faults import KEY, Service, opened
 
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
@@ -56,13 +56,13 @@ def record_calls(service: Service) -> dict[str, int]:
     with opened(service) as store:
         (key,) = store.list_keys()
         for state in (JobState.FAILED, JobState.SUCCESS, JobState.QUEUED):
-            new = NewJob(key_id=key.id, file_prefix=f"fuzz-{state}", request=b"{}", request_sha256="0" * 64)
+            new = NewJob(api_key_id=key.id, file_prefix=f"fuzz-{state}", request=b"{}", request_sha256="0" * 64)
             job = store.submit(new).job
             ids[str(state)] = job.id
             if state.is_final:
-                taken = store.take("fuzz", lease_s=60, job_id=job.id)
+                taken = store.claim("fuzz", lease_s=60, job_id=job.id)
                 assert taken is not None
-                store.finish(taken.lease, Ending(state, message="" if state is JobState.SUCCESS else "It failed."))
+                store.complete(taken.lease, JobResult(state, message="" if state is JobState.SUCCESS else "It failed."))
     return ids
 
 

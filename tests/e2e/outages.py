@@ -2,7 +2,7 @@
 
 Each scenario runs a service of its own under submits that never cease, lets one thing fail for so long, mends it, and
 reports what was lost, doubled, left open or answered as it should not be. Used by the tests for a few seconds each and
-by `scripts/bench_outages.py` for a minute.
+by `scripts/benchmarks/outages.py` for a minute.
 """
 
 from __future__ import annotations
@@ -21,14 +21,13 @@ from typing import Any
 
 import boto3
 
-from pipeline.deliver import FALLBACK
-from pipeline.jobs.keys import key_record
-from pipeline.jobs.record import Job, JobState, KeyLimits, WorkerRecord
-from pipeline.jobs.sql import SqlStore
+from pipeline.jobs.api_keys import key_record
+from pipeline.jobs.model import Job, JobState, KeyLimits, WorkerRecord
+from pipeline.jobs.stores.sql.store import SqlStore
 from pipeline.storage.s3 import NO_PUBLIC_ANSWER
+from tests.e2e.external_dependencies import filled, locked, small_disk, stepped_clock
 from tests.e2e.faults import EXCUSED, KEY, Client, Receiver, Service, find_faults, opened, wait_until_ended
-from tests.e2e.surroundings import filled, locked, small_disk, stepped_clock
-from tests.storage.s3_servers import cut_in_the_middle, fault_proxy, free_port, moto_server
+from tests.servers.s3 import cut_in_the_middle, fault_proxy, free_port, moto_server
 
 WORKERS = 2
 PAUSE_S = 1.0
@@ -167,7 +166,7 @@ class Scene:
         wait_until_ended(store, self.receiver, self.accepted, WAIT_S)
         if self._ended_s is None:
             self._ended_s = time.monotonic() - self._last_submit_s
-        return store.list_jobs(key_id=None, limit=10**6)
+        return store.list_jobs(api_key_id=None, limit=10**6)
 
     def report(self, name: str, store: SqlStore, *notes: str, excused: frozenset[str] = EXCUSED) -> Report:
         """What became of everything, once submits have stopped; waits until all has ended."""
@@ -238,13 +237,17 @@ def bucket_away(folder: Path, *, duration_s: float) -> Report:
                 lambda: not store.metrics().tasks_pending.get("upload"), else_fault="files never come into the bucket"
             )
             late_s = time.monotonic() - back_s
-            warned = [job_id for job_id, told in scene.receiver.told.items() if FALLBACK in told[0][1]["warning"]]
+            warned = [
+                job_id
+                for job_id, told in scene.receiver.told.items()
+                if "Your bucket did not take the files" in told[0][1]["warning"]
+            ]
             if not warned:
                 scene.faults.append("no job says that its files are in temporary storage")
-            jobs = store.list_jobs(key_id=None, limit=10**6)
+            jobs = store.list_jobs(api_key_id=None, limit=10**6)
             for job in jobs:
                 scene.faults += _not_in_bucket(job, url)
-            cut_off = sum(job.ending is not None and NO_PUBLIC_ANSWER in job.ending.warnings for job in jobs)
+            cut_off = sum(job.result is not None and NO_PUBLIC_ANSWER in job.result.warnings for job in jobs)
             if cut_off > WORKERS:
                 scene.faults.append(
                     f"{cut_off} jobs say that their public address did not answer, though only {WORKERS} can have been "
@@ -350,13 +353,13 @@ def _use_for_long(service: Service) -> None:
     """Bring the database to the size of one that has been written to for long: it then has room for much within."""
     with opened(service) as store:
         for _ in range(LONG_USE_WRITES):
-            store.say_alive(WorkerRecord("a worker of the past", "preview", seen_at=0.0, is_ready=True))
-        store.say_goodbye("a worker of the past")
+            store.heartbeat_worker(WorkerRecord("a worker of the past", "preview", seen_at=0.0, is_ready=True))
+        store.deregister_worker("a worker of the past")
 
 
 def _are_put_off(store: SqlStore) -> bool:
     """Whether some webhook was tried in vain and waits."""
-    jobs = store.list_jobs(key_id=None, state=JobState.SUCCESS, limit=10**6)
+    jobs = store.list_jobs(api_key_id=None, state=JobState.SUCCESS, limit=10**6)
     return any(task.attempts and task.state == "pending" for job in jobs for task in store.tasks_of(job.id))
 
 
@@ -370,20 +373,20 @@ def _post(service: Service, path: str, body: Mapping[str, Any]) -> dict[str, Any
 def _not_in_bucket(job: Job, url: str) -> list[str]:
     """Which files of a job its record does not place in the bucket, or are not there as they were delivered."""
     faults = []
-    for artifact in () if job.ending is None else job.ending.artifacts:
-        if not artifact["url"].startswith(f"{url}/models/"):
-            faults.append(f"job {job.id}: {artifact['name']} is not in the bucket but at {artifact['url']}")
+    for artifact in () if job.result is None else job.result.artifacts:
+        if not artifact.url.startswith(f"{url}/models/"):
+            faults.append(f"job {job.id}: {artifact.name} is not in the bucket but at {artifact['url']}")
             continue
         try:
-            with urllib.request.urlopen(artifact["url"], timeout=10) as answer:
+            with urllib.request.urlopen(artifact.url, timeout=10) as answer:
                 digest = hashlib.sha256(answer.read()).hexdigest()
         except urllib.error.HTTPError as error:
-            faults.append(f"job {job.id}: the bucket answers {error.code} for {artifact['name']}")
+            faults.append(f"job {job.id}: the bucket answers {error.code} for {artifact.name}")
         else:
-            if digest != artifact["sha256"]:
-                faults.append(f"job {job.id}: the bucket holds something else than {artifact['name']}")
-    if job.ending is not None and set(job.ending.warnings) - {NO_PUBLIC_ANSWER}:
-        faults.append(f"job {job.id} still warns: {job.ending.warnings}")
+            if digest != artifact.sha256:
+                faults.append(f"job {job.id}: the bucket holds something else than {artifact.name}")
+    if job.result is not None and set(job.result.all_warnings) - {NO_PUBLIC_ANSWER}:
+        faults.append(f"job {job.id} still warns: {job.result.warnings}")
     return faults
 
 

@@ -1,4 +1,4 @@
-"""A few hundred requests drawn from the OpenAPI document; `scripts/bench.py contract` sends 2,000 and times them."""
+"""A few hundred requests drawn from the OpenAPI document; `scripts/benchmarks/__main__.py contract` sends 2,000 and times them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A few kills of a real service's processes; `scripts/bench_faults.py` does hundreds."""
+"""A few kills of a real service's processes; `scripts/benchmarks/faults.py` does hundreds."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.faults import storm
+from tests.e2e.faults import inject_faults
 
 pytest.importorskip("PIL", reason="needs the extra 'local'")
 
 
 def test_killed_processes_lose_nothing_and_double_nothing(tmp_path: Path) -> None:
-    report = storm(tmp_path, rounds=6, seed=11)
+    report = inject_faults(tmp_path, rounds=6, seed=11)
 
     assert report.faults == [], (tmp_path / "service.log").read_text()[-5000:]
     assert report.accepted >= 3

@@ -18,15 +18,15 @@ import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from pydantic import SecretStr
 
-from pipeline.call import STAGES
 from pipeline.deployment import open_store
-from pipeline.jobs.record import JobState
+from pipeline.jobs.model import JobState
+from pipeline.run_job import STAGES
 from pipeline.settings import Settings
 from tests.e2e.faults import KEY, Receiver
-from tests.modal_plane import Limits, Plane, reason_unavailable
-from tests.otlp import Received, trace_receiver
-from tests.pictures import draw_figure, encode
-from tests.postgres import running_server
+from tests.fakes.images import draw_figure, encode
+from tests.fakes.modal import Limits, Plane, reason_unavailable
+from tests.fakes.otlp_collector import Received, trace_receiver
+from tests.servers.postgres import running_server
 
 trimesh = pytest.importorskip("trimesh", reason="needs the extra 'local'")
 
@@ -105,20 +105,20 @@ def test_containers_come_and_go_as_they_are_meant_to(plane: Plane) -> None:
 
     assert scaling["TrellisGenerator"] == scaling["Generator"] == (0, 0, 10, MINUTE_S)
     assert scaling["web"] == (0, 0, 0, MINUTE_S)
-    assert scaling["run_call"][:3] == (0, 0, 100)
+    assert scaling["run_job"][:3] == (0, 0, 100)
     assert scaling["deliver_webhooks"][3] == scaling["clean"][3] == 2
     for name in ("TrellisGenerator", "Generator"):
         assert functions[name].enable_memory_snapshot and not functions[name].experimental_options
     assert functions["Generator"].gpus == ()
     assert {each.tag for each in functions.values() if each.web_url} == {"web"}
-    for name in ("run_call", "web", "clean"):
+    for name in ("run_job", "web", "clean"):
         assert ("image-to-3d", ("IMAGE_TO_3D_API_KEY", "IMAGE_TO_3D_MASTER_KEY")) in functions[name].secrets
 
 
 def test_health_wakes_no_accelerator_and_no_key_opens_nothing(plane: Plane, picture: str) -> None:
     assert httpx.get(plane.web_url("web") + "/health", timeout=WAIT_S).status_code == 200
     assert ask(plane, SUBMIT, key="wrong", image=picture).status_code == 401
-    assert plane.containers("Generator") == [] and plane.containers("run_call") == []
+    assert plane.containers("Generator") == [] and plane.containers("run_job") == []
 
 
 @pytest.mark.parametrize("engine", ["preview", "trellis"])
@@ -187,10 +187,10 @@ def test_a_call_that_is_killed_in_any_stage_and_delivered_again_ends_once(plane:
     charged = calls_in_ledger(plane)
     with Receiver() as receiver, SlowPicture(encode(draw_figure(96)), pause_s=0.5) as picture:
         submitted = ask(plane, SUBMIT, image=picture.url, webhook=receiver.url, **fields).json()
-        handed_over = plane.calls("run_call")[-1].call_id
+        handed_over = plane.calls("run_job")[-1].call_id
         generations = len(plane.calls("TrellisGenerator"))
         plane.kill_container_of(
-            "run_call", when=lambda folders: stage_in(folders["/data/work"], submitted["id"]) == stage
+            "run_job", when=lambda folders: stage_in(folders["/data/work"], submitted["id"]) == stage
         )
         final = until_final(plane, submitted["id"])
         ended = plane.wait_for(handed_over)
@@ -229,9 +229,9 @@ def test_a_generation_whose_container_is_killed_is_made_by_another(plane: Plane,
 def test_a_call_that_is_delivered_again_after_its_end_changes_nothing(plane: Plane, picture: str) -> None:
     call_id = ask(plane, SUBMIT, image=picture, resolution=64, seed=5).json()["id"]
     final = until_final(plane, call_id)
-    plane.wait_until(lambda: all(call.is_finished for call in plane.calls("run_call")))
+    plane.wait_until(lambda: all(call.is_finished for call in plane.calls("run_job")))
 
-    plane.redeliver(plane.calls("run_call")[-1].call_id)
+    plane.redeliver(plane.calls("run_job")[-1].call_id)
 
     assert until_final(plane, call_id) == final
 
@@ -302,7 +302,7 @@ def test_with_a_database_in_the_secret_jobs_are_kept_there_and_traces_go_where_t
         final = until_final(plane, submitted["id"])
         receiver.wait_for(submitted["id"], timeout_s=WAIT_S)
         store = open_store(Settings(database_url=SecretStr(database_url)))
-        (kept,) = store.list_jobs(key_id=None, limit=10)
+        (kept,) = store.list_jobs(api_key_id=None, limit=10)
         store.close()
         plane.create_secret("image-to-3d", secret)
         plane.wait_until(lambda: {"POST", "call"} <= {span.name for span in traces_of_job(traces, submitted["id"])})

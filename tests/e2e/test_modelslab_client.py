@@ -18,8 +18,8 @@ import boto3
 import pytest
 
 from tests.e2e.faults import KEY, Receiver, Service
-from tests.pictures import draw_figure, encode
-from tests.storage.s3_servers import free_port, moto_server
+from tests.fakes.images import draw_figure, encode
+from tests.servers.s3 import free_port, moto_server
 
 trimesh = pytest.importorskip("trimesh", reason="needs the extra 'local'")
 

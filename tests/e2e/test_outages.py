@@ -1,4 +1,4 @@
-"""Seconds of failing surroundings around a real service; `scripts/bench_outages.py` does a minute of each."""
+"""Seconds of failing external_dependencies around a real service; `scripts/benchmarks/outages.py` does a minute of each."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.jobs.database import BUSY_TIMEOUT_S
+from pipeline.jobs.stores.sql.connection import BUSY_TIMEOUT_S
 from tests.e2e import outages
+from tests.e2e.external_dependencies import NotHere
 from tests.e2e.outages import Report
-from tests.e2e.surroundings import NotHere
 
 pytest.importorskip("PIL", reason="needs the extra 'local'")
 

@@ -25,7 +25,7 @@ from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 from schemas.request import ImageTo3DRequest
 from tests.api.document import openapi_document
 from tests.e2e.test_serve_command import serving
-from tests.pictures import draw_figure, encode
+from tests.fakes.images import draw_figure, encode
 
 CHROMIUM = shutil.which("chromium")
 # The sandbox wants more rights than a container has; the canvas is drawn by the processor.

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline.deployment import open_store
-from pipeline.jobs.keys import authenticate
+from pipeline.jobs.api_keys import authenticate
 from pipeline.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -86,7 +86,7 @@ def test_stopping_leaves_no_process_and_says_goodbye(tmp_path: Path) -> None:
             time.sleep(0.05)
         pids = children_of(process.pid)
         lines = " ".join(command_line(pid) for pid in pids)
-        assert "pipeline.web" in lines and "pipeline.worker" in lines
+        assert "pipeline.local.web" in lines and "pipeline.local.worker" in lines
 
     assert process.returncode == 0
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
@@ -108,7 +108,7 @@ def test_the_web_process_has_imported_nothing_heavy_when_it_answers(tmp_path: Pa
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    # The process of `python -m pipeline.web`, which asks itself for /health and then tells what it has imported.
+    # The process of `python -m pipeline.local.web`, which asks itself for /health and then tells what it has imported.
     code = f"""
 import signal, sys, threading, time, urllib.request
 def tell():
@@ -121,7 +121,7 @@ def tell():
     print(" ".join(sorted(sys.modules)), flush=True)
     signal.raise_signal(signal.SIGTERM)
 threading.Thread(target=tell, daemon=True).start()
-from pipeline.web import main
+from pipeline.local.web import main
 main(["--data", {str(tmp_path)!r}, "--port", "{port}"])
 """
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import trimesh
 
-from scripts.bench_serve import picture
+from scripts.benchmarks.serve import picture
 from tests.e2e.test_serve_command import WAIT_S, serving
 
 pytest.importorskip("torch")
@@ -46,7 +46,7 @@ def test_a_call_with_tiny_weights_gives_every_file_and_the_same_bytes_again(tmp_
                 answer = ask(answer["fetch_result"], {"key": shown[1]})
             assert answer["status"] == "success", answer
             links = [*answer["output"], *answer["extra_assets"]]
-            files.append({ending_of(link): download(link) for link in links})
+            files.append({result_of(link): download(link) for link in links})
 
     first, second = files
     assert answer["meta"]["engine"] == "trellis"
@@ -62,7 +62,7 @@ def test_a_call_with_tiny_weights_gives_every_file_and_the_same_bytes_again(tmp_
     np.testing.assert_allclose(np.linalg.norm(rows[:, 13:], axis=1), 1, atol=1e-5)
 
 
-def ending_of(link: str) -> str:
+def result_of(link: str) -> str:
     """What follows the prefix in a file's name: `.glb`, `.splat.ply`, `_thumbnail.png`."""
     name = link.split("?")[0].rsplit("/", 1)[1]
     return name[re.search(r"[._](?=[a-z])", name).start() :]  # type: ignore[union-attr]

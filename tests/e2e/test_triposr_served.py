@@ -15,7 +15,7 @@ import pytest
 import trimesh
 
 from tests.e2e.test_serve_command import WAIT_S, serving
-from tests.pictures import draw_figure, encode
+from tests.fakes.images import draw_figure, encode
 
 FIELDS = {"engine": "triposr", "resolution": 64, "texture_size": 512, "seed": 5}
 

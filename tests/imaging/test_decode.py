@@ -10,7 +10,7 @@ from PIL import Image, ImageCms, features
 
 from pipeline.errors import UnreadableImage
 from pipeline.imaging.decode import decode_image
-from tests.pictures import bare_png, draw_figure, encode
+from tests.fakes.images import bare_png, draw_figure, encode
 
 FIGURE = draw_figure(64)
 OPAQUE = draw_figure(64, background=(200, 200, 210))

@@ -35,9 +35,9 @@ from pipeline.engines.trellis.stages import (
 from pipeline.engines.trellis.structure_decoder import SparseStructureDecoder, occupied_coords
 from pipeline.engines.trellis.structure_flow import SparseStructureFlowModel
 from pipeline.nn.attention import CrossAttention, SelfAttention
+from pipeline.nn.deterministic_weights import fill_by_rule, rule_array
 from pipeline.nn.embeddings import TimestepEmbedder, position_embedding, timestep_sinusoids
 from pipeline.nn.norms import SparseGroupNorm32
-from pipeline.nn.rule_weights import fill_by_rule, rule_array
 from pipeline.nn.sparse_conv import Sparse, SparseConv3d
 from pipeline.ops.sparse import pool_cells, repeat_octants, spread_cells
 from pipeline.ops.voxels import VoxelSet

@@ -30,7 +30,7 @@ from pipeline.engines.triposr.spec import (
 from pipeline.engines.triposr.surface import density_on_grid
 from pipeline.engines.triposr.triplane import NeRFMLP, Triplane1DTokenizer, TriplaneUpsampleNetwork
 from pipeline.mesh.tri_mesh import TriMesh
-from pipeline.nn.rule_weights import fill_by_rule
+from pipeline.nn.deterministic_weights import fill_by_rule
 from pipeline.ops.isosurface import IsoSurface, extract_isosurface
 from pipeline.render.orbit import level_orbit, pixel_rays
 from tests.parity.harness import Check, Deviation, Fixture, compare, compare_stats

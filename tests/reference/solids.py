@@ -89,7 +89,7 @@ def horizon_camera(azimuth_rad: float, *, distance: float = 12.0, half_side_m: f
 
 
 def views_around(mesh: TriMesh, count: int, *, size: int = 256) -> list[NDArray[np.uint8]]:
-    """Pictures (size, size, 4) from evenly spaced sides, counter-clockwise seen from above."""
+    """ImageList (size, size, 4) from evenly spaced sides, counter-clockwise seen from above."""
     return [render_view(shown(mesh), horizon_camera(2 * math.pi * k / count), size=size) for k in range(count)]
 
 

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scripts.costs.autoscaler import Autoscaler, quantile, simulate
-from scripts.costs.days import DAY_S, EVEN, DayShape, calls_of_day
+from scripts.cost_model.autoscaler import Autoscaler, quantile, simulate
+from scripts.cost_model.days import DAY_S, EVEN, DayShape, calls_of_day
 
 
 def poisson(count: int, per_s: float, *, seed: int) -> list[float]:

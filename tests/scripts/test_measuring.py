@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from pipeline.engines.trellis.dense_blocks import UpsampleBlock3d
 from pipeline.engines.trellis.sparse_blocks import SparseTransformerBlock
 from pipeline.ops.voxels import VoxelSet
-from scripts.measuring import Rates, Step, Work, count_work
+from scripts.benchmarks.measuring import Rates, Step, Work, count_work
 
 
 def counted_by_torch(step: Step) -> int:

@@ -7,8 +7,8 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from pipeline.requirements import requirements
-from scripts.pin import CONSTRAINTS, EXTRAS
+from pipeline.on_modal.requirements import requirements
+from scripts.assets.pin import CONSTRAINTS, EXTRAS
 
 PYPROJECT = Path(__file__).resolve().parents[2] / "pyproject.toml"
 

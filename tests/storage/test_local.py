@@ -90,7 +90,7 @@ def test_predicted_urls_are_the_final_ones(storage: LocalStorage, files: list[Ou
         opened(storage, predicted[0])
     clock.now += RUN_ALLOWANCE_S - 1
 
-    artifacts = storage.for_call(created_at=submitted_at).store(files, file_prefix=PREFIX)
+    artifacts = storage.for_job(created_at=submitted_at).store(files, file_prefix=PREFIX)
 
     assert [artifact.url for artifact in artifacts] == predicted
     assert opened(storage, predicted[1]) == files[1].path.read_bytes()
@@ -102,7 +102,7 @@ def test_outputs_can_be_fetched_for_a_whole_lifetime_however_long_the_call_took(
 ):
     submitted_at = clock.now
     clock.now += waited_s
-    (artifact, *_) = storage.for_call(created_at=submitted_at).store(files, file_prefix=PREFIX)
+    (artifact, *_) = storage.for_job(created_at=submitted_at).store(files, file_prefix=PREFIX)
 
     clock.now += DAY_S - 1
     storage.clean()

@@ -19,7 +19,7 @@ from pipeline.errors import BlockedAddress, DeliveryFailed, InvalidRequest
 from pipeline.storage.base import OutputFile, content_type_of
 from pipeline.storage.s3 import MULTIPART_FROM_BYTES, PART_BYTES, S3Storage
 from pipeline.storage.s3_client import Bucket, make_client
-from tests.storage.s3_servers import (
+from tests.servers.s3 import (
     FaultProxy,
     Seen,
     answer,
@@ -704,7 +704,7 @@ def test_an_endpoint_that_is_no_address_fails_in_words(http: httpx.Client, endpo
 def test_a_public_url_that_answers_is_no_trouble(bucket: Bucket, http: httpx.Client, files: list[OutputFile]):
     storage = S3Storage(bucket, http=http)
 
-    assert storage.public_trouble(storage.store(files, file_prefix=PREFIX)) is None
+    assert storage.check_public_url(storage.store(files, file_prefix=PREFIX)) is None
 
 
 def test_a_public_url_that_knows_no_head_is_asked_with_get(
@@ -714,7 +714,7 @@ def test_a_public_url_that_knows_no_head_is_asked_with_get(
     artifacts = storage.store(files, file_prefix=PREFIX)
     proxy.add(lambda seen: seen.method == "HEAD", answer(405, "MethodNotAllowed"))
 
-    assert storage.public_trouble(artifacts) is None
+    assert storage.check_public_url(artifacts) is None
     assert urlsplit(proxy.url).netloc in artifacts[0].url
 
 
@@ -730,4 +730,4 @@ def test_a_public_url_that_does_not_answer_is_said_in_a_sentence(
 ):
     storage = S3Storage(replace(bucket, public_url=public_url.format(moto=moto)), http=http)
 
-    assert storage.public_trouble(storage.store(files, file_prefix=PREFIX)) == words
+    assert storage.check_public_url(storage.store(files, file_prefix=PREFIX)) == words

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.engines.preview.pictures import sample_bilinear
+from pipeline.engines.preview.subject_image import sample_bilinear
 
 SHARPNESS = 8
 """Power of the cosine by which views are weighed: high enough that only neighbours near their border mix."""

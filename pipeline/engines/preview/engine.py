@@ -11,11 +11,11 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.engines.base import Generation, GenerationOptions, OnStep, View, ignore_steps
+from pipeline.engines.base import ForegroundImage, Generation, GenerationOptions, OnStep, ignore_steps
 from pipeline.engines.preview.colours import ProjectedViews, Projector, depth_map
 from pipeline.engines.preview.hull import carve, place_silhouettes
 from pipeline.engines.preview.inflate import inflate
-from pipeline.engines.preview.pictures import Picture, crop_subject, far_side, share_a_frame
+from pipeline.engines.preview.subject_image import Picture, crop_subject, far_side, share_a_frame
 from pipeline.mesh.tri_mesh import TriMesh
 
 NAME = "preview"
@@ -34,7 +34,7 @@ class PreviewEngine:
         """Nothing to load."""
 
     def generate(
-        self, views: Sequence[View], options: GenerationOptions, *, on_step: OnStep = ignore_steps
+        self, views: Sequence[ForegroundImage], options: GenerationOptions, *, on_step: OnStep = ignore_steps
     ) -> Generation:
         """Inflate one view, or carve the hull of several; see `Engine.generate`.
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from skimage.measure import marching_cubes
 
-from pipeline.engines.preview.pictures import Picture, sample_bilinear
+from pipeline.engines.preview.subject_image import Picture, sample_bilinear
 from pipeline.errors import UnreadableImage
 from pipeline.mesh.tri_mesh import TriMesh
 

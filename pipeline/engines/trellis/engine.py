@@ -16,9 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.engines.base import Generation, GenerationOptions, OnStep, View, ignore_steps
+from pipeline.engines.base import ForegroundImage, Generation, GenerationOptions, OnStep, ignore_steps
 from pipeline.engines.registry import TINY_WEIGHTS
 from pipeline.engines.trellis import decode
+from pipeline.engines.trellis.cuda_warm_up import warm_up_cuda
 from pipeline.engines.trellis.models import Models, load_models
 from pipeline.engines.trellis.preprocess import frame_subject
 from pipeline.engines.trellis.spec import IMAGE_LARGE, TINY, ModelSpec, SamplerSpec
@@ -30,7 +31,6 @@ from pipeline.engines.trellis.stages import (
     structure_velocities,
 )
 from pipeline.engines.trellis.structure_decoder import occupied_coords
-from pipeline.engines.trellis.warm_up import warm_up
 from pipeline.engines.trellis.weights import WEIGHTS_FOLDER
 from pipeline.errors import EngineFailed, InvalidRequest, OutOfMemory
 from pipeline.ops.voxels import VoxelSet
@@ -130,7 +130,7 @@ class TrellisEngine:
         chosen = self._choose_device()
         self._models.move_to(chosen, dtype=self._dtype_on(chosen))
         if chosen.type != "cpu":  # a CPU has no kernels to choose and no libraries to start
-            warm_up(self._models, chosen)
+            warm_up_cuda(self._models, chosen)
         self._is_ready = True
 
     def _choose_device(self) -> torch.device:
@@ -140,7 +140,7 @@ class TrellisEngine:
         return self._wanted_dtype or (torch.float16 if device.type == "cuda" else torch.float32)
 
     def generate(
-        self, views: Sequence[View], options: GenerationOptions, *, on_step: OnStep = ignore_steps
+        self, views: Sequence[ForegroundImage], options: GenerationOptions, *, on_step: OnStep = ignore_steps
     ) -> Generation:
         """Turn the views of one subject into a `Generation`; see `Engine.generate`."""
         if not views:

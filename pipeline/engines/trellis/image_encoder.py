@@ -30,7 +30,7 @@ def encoder_config(
 
 
 class ImageEncoder(nn.Module):
-    """Pictures to tokens."""
+    """ImageList to tokens."""
 
     def __init__(self, model: Dinov2WithRegistersModel) -> None:
         super().__init__()

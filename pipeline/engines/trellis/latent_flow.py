@@ -63,10 +63,10 @@ class SLatFlowModel(nn.Module):
         self.input_layer = nn.Linear(in_channels, ends)
         inner = [*widths[1:], model_channels]  # what follows each input width on the way in
         self.input_blocks = nn.ModuleList()
-        for width, following in zip(widths, inner, strict=False):
+        for width, next_corner in zip(widths, inner, strict=False):
             for _ in range(num_io_res_blocks - 1):
                 self.input_blocks.append(SparseResBlock3d(width, model_channels))
-            self.input_blocks.append(SparseResBlock3d(width, model_channels, following, downsample=True))
+            self.input_blocks.append(SparseResBlock3d(width, model_channels, next_corner, downsample=True))
         self.blocks = nn.ModuleList(
             ModulatedCrossBlock(
                 model_channels,

@@ -22,7 +22,7 @@ from pipeline.engines.trellis.structure_flow import SparseStructureFlowModel
 from pipeline.engines.trellis.weights import ENCODER_FOLDER, check_weights
 from pipeline.errors import WeightsUnusable
 from pipeline.nn.checkpoint import load_strictly, module_entries, read_tensors
-from pipeline.nn.rule_weights import fill_by_rule
+from pipeline.nn.deterministic_weights import fill_by_rule
 
 PART_CLASSES: dict[str, type[nn.Module]] = {
     "structure_flow": SparseStructureFlowModel,

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import WeightsUnusable
-from pipeline.imaging.rembg_matter import REMOVER_FILE
-from pipeline.nn.published import OnBytes, Report, fetch_files, file_sha256, say_nothing
+from pipeline.imaging.rembg_remover import REMOVER_FILE
+from pipeline.nn.hub_download import OnBytes, Report, fetch_files, file_sha256, say_nothing
 
 
 @dataclass(frozen=True)

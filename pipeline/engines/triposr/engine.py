@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.engines.base import Generation, GenerationOptions, OnStep, View, ignore_steps
+from pipeline.engines.base import ForegroundImage, Generation, GenerationOptions, OnStep, ignore_steps
 from pipeline.engines.registry import TINY_WEIGHTS
 from pipeline.engines.triposr.colours import TriplaneColours
 from pipeline.engines.triposr.field import TriplaneField
@@ -94,7 +94,7 @@ class TripoSREngine:
             extract_surface(field, resolution=64, chunk_size=8192)
 
     def generate(
-        self, views: Sequence[View], options: GenerationOptions, *, on_step: OnStep = ignore_steps
+        self, views: Sequence[ForegroundImage], options: GenerationOptions, *, on_step: OnStep = ignore_steps
     ) -> Generation:
         """Turn one view of a subject into a `Generation`; see `Engine.generate`."""
         if len(views) != 1:

@@ -151,7 +151,7 @@ class VisionTransformer(nn.Module):
 
 
 class DINOSingleImageTokenizer(nn.Module):
-    """Pictures to tokens."""
+    """ImageList to tokens."""
 
     def __init__(self, spec: EncoderSpec) -> None:
         super().__init__()

@@ -16,7 +16,7 @@ from pipeline.engines.triposr.triplane import NeRFMLP, Triplane1DTokenizer, Trip
 from pipeline.engines.triposr.weights import FILE_NAME
 from pipeline.errors import WeightsUnusable
 from pipeline.nn.checkpoint import load_strictly
-from pipeline.nn.rule_weights import fill_by_rule
+from pipeline.nn.deterministic_weights import fill_by_rule
 
 
 class TSR(nn.Module):

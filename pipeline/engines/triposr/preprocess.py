@@ -53,7 +53,7 @@ def put_on_grey(rgba: NDArray[np.uint8], *, background: float = GREY) -> NDArray
 
 
 def resize_pictures(pictures: Tensor, *, size: int) -> Tensor:
-    """Pictures as the encoder takes them; their aspect ratio is not kept.
+    """ImageList as the encoder takes them; their aspect ratio is not kept.
 
     Args:
         pictures: (P, H, W, 3) uint8, or float32 that is taken as it is.

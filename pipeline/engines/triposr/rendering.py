@@ -1,4 +1,4 @@
-"""Pictures of the field by volume rendering.
+"""ImageList of the field by volume rendering.
 
 Source: VAST-AI-Research/TripoSR@d26e331, tsr/models/nerf_renderer.py and tsr/utils.py.
 """

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pipeline.engines.triposr.spec import RELEASED, ModelSpec
 from pipeline.errors import WeightsUnusable
-from pipeline.nn.published import (
+from pipeline.nn.hub_download import (
     OnBytes,
     Report,
     fetch_files,

@@ -13,7 +13,7 @@ from pipeline.engines.preview.engine import PreviewEngine
 from pipeline.engines.preview.inflate import inflate
 from pipeline.errors import UnreadableImage
 from pipeline.mesh.measure import measure
-from tests.pictures import draw_figure
+from tests.fakes.images import draw_figure
 
 Y, X = np.mgrid[:200, :200] - 99.5
 

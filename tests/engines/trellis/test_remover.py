@@ -9,8 +9,8 @@ import pytest
 
 from pipeline.engines.trellis.remover import RemoverSpec, fetch_remover, missing_remover_bytes
 from pipeline.errors import WeightsUnusable
-from pipeline.imaging.rembg_matter import REMOVER_FILE
-from tests.model_hub import CONTENT, REVISION, Hub, serving
+from pipeline.imaging.rembg_remover import REMOVER_FILE
+from tests.fakes.model_hub import CONTENT, REVISION, Hub, serving
 
 SPEC = RemoverSpec("someone/model", REVISION, len(CONTENT), hashlib.sha256(CONTENT).hexdigest())
 

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.engines.base import Generation, GenerationOptions, View
+from pipeline.engines.base import ForegroundImage, Generation, GenerationOptions
 from pipeline.engines.registry import make_engine
+from pipeline.engines.trellis.cuda_warm_up import warm_up_cuda
 from pipeline.engines.trellis.engine import TrellisEngine
 from pipeline.engines.trellis.stages import latent_velocities, one_pass_at_a_time, structure_velocities
-from pipeline.engines.trellis.warm_up import warm_up
 from pipeline.errors import Cancelled, InvalidRequest, UnreadableImage
 from pipeline.ops.voxels import VoxelSet
 from pipeline.settings import Settings
@@ -23,7 +23,7 @@ from tests.reference.voxels import random_coords
 OPTIONS = GenerationOptions(seed=7, ss_sampling_steps=3, slat_sampling_steps=3, splat=True)
 
 
-def disc(*, red: int = 200) -> View:
+def disc(*, red: int = 200) -> ForegroundImage:
     y, x = np.mgrid[:64, :64]
     view = np.zeros((64, 64, 4), np.uint8)
     view[..., 0] = red
@@ -127,7 +127,7 @@ def test_warming_up_runs_every_network(engine: TrellisEngine) -> None:
         for part in vars(engine._models).values()
     ]
 
-    warm_up(engine._models, torch.device("cpu"))
+    warm_up_cuda(engine._models, torch.device("cpu"))
 
     for hook in hooks:
         hook.remove()

@@ -12,7 +12,7 @@ from pipeline.engines.trellis.models import _config, _load_encoder, _load_part, 
 from pipeline.engines.trellis.spec import TINY, CheckpointSpec, EncoderSpec, ModelSpec
 from pipeline.engines.trellis.weights import ENCODER_FOLDER
 from pipeline.errors import WeightsUnusable
-from pipeline.nn.rule_weights import fill_by_rule
+from pipeline.nn.deterministic_weights import fill_by_rule
 
 ENCODER = EncoderSpec(
     "", "", "model.safetensors", image_size=56, patch_size=14, width=32, depth=2, heads=2, registers=4

@@ -18,7 +18,7 @@ from pipeline.engines.triposr.spec import RELEASED, RendererSpec
 from pipeline.engines.triposr.surface import to_project_frame
 from pipeline.engines.triposr.triplane import NeRFMLP
 from pipeline.errors import Cancelled, InvalidRequest, UnreadableImage
-from pipeline.nn.rule_weights import fill_by_rule
+from pipeline.nn.deterministic_weights import fill_by_rule
 from pipeline.render.orbit import level_orbit, pixel_rays
 from tests.engines.trellis.test_trellis_engine import disc
 

@@ -16,10 +16,10 @@ from pipeline.cli import app
 from pipeline.cli.fetch_weights import fetch_on_first_use
 from pipeline.engines.triposr import weights as triposr_weights
 from pipeline.errors import InvalidRequest
-from pipeline.generate import LocalEngines
+from pipeline.stages.generate import LocalEngines
+from tests.fakes.images import draw_figure, encode
 from tests.gltf import issues_of
 from tests.parity.harness import KITS
-from tests.pictures import draw_figure, encode
 
 ASSET_CHECKER = KITS / "tools" / "check_asset.py"
 COMMON = ["--engine", "triposr", "--weights", "tiny", "--resolution", "64", "--texture-size", "512", "--seed", "5"]

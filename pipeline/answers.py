@@ -1,0 +1,99 @@
+"""Jobs as the answers that the contract promises. Knows no HTTP."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pipeline.jobs.model import Job, JobState, OutboxTask, Timings
+from pipeline.telemetry import TRACEPARENT
+from schemas.responses import FailedBody, ProcessingBody, SuccessBody
+
+UNKNOWN_CALL_S = 20.0
+"""How long a call is expected to take where none has succeeded yet."""
+NOTES = "notes"
+"""Where a job's `meta` keeps what was remarked at its submit."""
+
+
+def final_body(job: Job, *, webhook_status: str = "") -> dict[str, Any]:
+    """The answer about an ended job: what fetch says and the webhook brings.
+
+    Raises:
+        ValueError: it has not ended.
+    """
+    result = job.result
+    if result is None:
+        raise ValueError(f"job {job.id} has not ended")
+    meta = {**public_meta(job), **result.meta}
+    if result.state is not JobState.SUCCESS:
+        return FailedBody(
+            id=job.id,
+            message=result.message or "The call failed.",
+            track_id=job.track_id,
+            error_code=result.error_code,
+            retryable=result.retryable,
+            webhook_status=webhook_status,
+            meta=meta,
+        ).to_json()
+    output = [artifact.url for artifact in result.artifacts if artifact.kind in ("model", "companion")]
+    output += [artifact.url for artifact in result.artifacts if artifact.kind == "turntable"]
+    extra = [artifact.url for artifact in result.artifacts if artifact.kind in ("extra", "thumbnail")]
+    return SuccessBody(
+        warning=" ".join([*job.meta.get(NOTES, ()), *result.all_warnings]),
+        id=job.id,
+        generationTime=round(result.seconds, 2),
+        output=output,
+        proxy_links=output,
+        webhook_status=webhook_status,
+        track_id=job.track_id,
+        extra_assets=extra,
+        meta=meta,
+    ).to_json()
+
+
+def processing_body(
+    job: Job, *, queue_position: int, timings: Timings, workers: int, fetch_result: str, future_links: Sequence[str]
+) -> dict[str, Any]:
+    """The answer about a job that waits or runs."""
+    waiting = f"The call is number {queue_position} in the queue." if queue_position else "The call is running."
+    if job.progress.stage:
+        waiting = f"The call is at stage {job.progress.stage}, {job.progress.percent} %."
+    return ProcessingBody(
+        eta=eta_s(job, queue_position=queue_position, timings=timings, workers=workers),
+        message=waiting,
+        fetch_result=fetch_result,
+        id=job.id,
+        meta=dict(public_meta(job)),
+        future_links=list(future_links),
+        track_id=job.track_id,
+        warning=" ".join(job.meta.get(NOTES, ())),
+        progress=job.progress.percent,
+        stage=job.progress.stage or ("running" if job.state is JobState.RUNNING else "queued"),
+        queue_position=queue_position,
+    ).to_json()
+
+
+def eta_s(job: Job, *, queue_position: int, timings: Timings, workers: int) -> int:
+    """BoundedInt seconds until a job ends, at least 1, from what recent calls took."""
+    one_call_s = timings.seconds if timings.calls else UNKNOWN_CALL_S
+    left_s = one_call_s * (1 - job.progress.percent / 100)
+    return max(1, math.ceil(left_s + one_call_s * max(0, queue_position - 1) / max(1, workers)))
+
+
+def public_meta(job: Job) -> Mapping[str, Any]:
+    """What a caller may see of a job's `meta`."""
+    return {name: value for name, value in job.meta.items() if name not in (NOTES, TRACEPARENT)}
+
+
+def webhook_status(tasks: Sequence[OutboxTask]) -> str:
+    """How a job's webhook fares, in a few words; "" without one."""
+    task = next((task for task in reversed(tasks) if task.kind == "webhook"), None)
+    if task is None:
+        return ""
+    last = f"answered {task.last_status}" if task.last_status is not None else task.last_error
+    if task.state == "done":
+        return f"delivered ({last})" if last else "delivered"
+    if task.state == "given_up":
+        return f"given up after {task.attempts} attempts ({last})"
+    return f"pending after {task.attempts} attempts ({last})" if task.attempts else "pending"

@@ -1,0 +1,49 @@
+"""What estimates need to know of the deployment, read once a second however many callers ask. Knows no HTTP."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from pipeline.jobs.model import Timings
+from pipeline.jobs.store import JobStore, WorkerRegistry
+
+LIFETIME_S = 1.0
+
+
+class QueueStatsStore(JobStore, WorkerRegistry, Protocol):
+    """What an outlook is read from."""
+
+
+@dataclass(frozen=True)
+class QueueStats:
+    """How long calls take at present, and how many workers there are."""
+
+    timings: Timings
+    workers: int
+
+
+class QueueStatsReader:
+    """Keeps the last outlook for a second.
+
+    Args:
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, store: QueueStatsStore, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._store = store
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._last: QueueStats | None = None
+        self._read_at_s = 0.0
+
+    def read(self) -> QueueStats:
+        """The outlook, at most `LIFETIME_S` old. Blocks."""
+        with self._lock:
+            if self._last is None or self._clock() - self._read_at_s >= LIFETIME_S:
+                self._last = QueueStats(self._store.timings(), len(self._store.workers()))
+                self._read_at_s = self._clock()
+            return self._last

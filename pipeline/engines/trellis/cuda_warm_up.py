@@ -1,0 +1,44 @@
+"""One small pass through every network, so that the first call finds libraries started and kernels chosen."""
+
+from __future__ import annotations
+
+import torch
+
+from pipeline.engines.trellis.mesh_extraction import extract_mesh, gather_field
+from pipeline.engines.trellis.models import Models
+from pipeline.engines.trellis.stages import latent_velocities, structure_velocities
+from pipeline.ops.voxels import VoxelSet
+
+SHELL = 0.35, 0.42  # radii, in units of the cube, of the ball's shell whose voxels are occupied
+
+
+def warm_up_cuda(models: Models, device: torch.device) -> None:
+    """Run every network once, with guidance and without, on a grey picture and a hollow ball; results are dropped."""
+    size = int(models.encoder.model.config.image_size)  # type: ignore[arg-type]
+    flow, latent_flow = models.structure_flow, models.latent_flow
+    with torch.inference_mode():
+        tokens = models.encoder(torch.full((1, size, size, 3), 128, dtype=torch.uint8, device=device))
+        noise = torch.zeros((1, flow.in_channels, *[flow.resolution] * 3), device=device)
+        evaluate = structure_velocities(flow, tokens)
+        for unguided in (False, True):
+            evaluate(noise, 0.5, [0], unguided)
+        models.structure_decoder(noise)
+        voxels = VoxelSet(ball_shell(latent_flow.resolution).to(device), batch_size=1)
+        slat = torch.zeros((1, len(voxels), latent_flow.in_channels), device=device)
+        evaluate = latent_velocities(latent_flow, voxels, tokens)
+        for unguided in (False, True):
+            evaluate(slat, 0.5, [0], unguided)
+        models.gaussian_decoder(slat, voxels)
+        models.radiance_decoder(slat, voxels)
+        fine = models.mesh_decoder(slat, voxels)
+        side = 4 * models.mesh_decoder.resolution
+        use_color = models.mesh_decoder.use_color
+        extract_mesh(gather_field(fine.voxels.coords[:, 1:], fine.feats[0], resolution=side, use_color=use_color))
+
+
+def ball_shell(resolution: int) -> torch.Tensor:
+    """(N, 4) int32 voxels `[0, x, y, z]` between two spheres around the cube's centre."""
+    side = torch.arange(resolution, dtype=torch.int32)
+    coords = torch.cartesian_prod(torch.zeros(1, dtype=torch.int32), side, side, side)
+    radius = ((coords[:, 1:] + 0.5) / resolution - 0.5).norm(dim=1)
+    return coords[(radius >= SHELL[0]) & (radius < SHELL[1])]

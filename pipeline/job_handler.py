@@ -1,0 +1,135 @@
+"""What every runtime shares around a job: `JobHandler` runs one, `clean` removes what jobs leave behind.
+
+Used by the worker process (`pipeline.local`) and by the containers (`pipeline.on_modal`). Knows neither of them.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from pipeline.answers import final_body
+from pipeline.engines.base import ForegroundImage
+from pipeline.errors import NotFound, StoreUnavailable
+from pipeline.imaging.rembg_remover import select_background_remover
+from pipeline.jobs.model import Job, JobResult, OutboxTask
+from pipeline.jobs.store import JobStore
+from pipeline.jobs.worker_loop import LeaseKeeper
+from pipeline.net.egress import fetch
+from pipeline.run_job import Generate, run_job
+from pipeline.service import Service
+from pipeline.stages.deliver import Delivery, deliver
+from pipeline.stages.intake import load_views
+from pipeline.storage.base import OutputFile
+from pipeline.storage.local import LocalStorage
+from pipeline.webhooks.sender import WebhookDispatcher
+from schemas.request import ImageTo3DRequest
+
+STALE_FOLDER_S = 600.0
+"""A job's work folder stays for so long after its last change, whatever the store says."""
+
+
+class JobHandler:
+    """The work of a `QueueWorker`: one call through its five stages, into the caller's storage.
+
+    Args:
+        outputs: where files go that no bucket takes.
+        generate_for: the engine that a request names, as the call's `generate`; errors of finding it are the call's.
+        prepare: told when a call is about to take its pictures in, so that what comes after can get ready.
+        on_kept: as for `run_job`.
+    """
+
+    def __init__(
+        self,
+        service: Service,
+        outputs: LocalStorage,
+        generate_for: Callable[[Job, str | None], Generate],
+        *,
+        prepare: Callable[[str | None], None] = lambda engine: None,
+        on_kept: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._service = service
+        self._outputs = outputs
+        self._generate_for = generate_for
+        self._prepare = prepare
+        self._on_kept = on_kept
+        self._remover = select_background_remover(service.settings.matting_model, service.settings.weights)
+
+    def __call__(self, job: Job, watch: LeaseKeeper) -> JobResult:
+        """Run a job's call; goes on after the last stage that an earlier attempt finished.
+
+        Raises:
+            StoreUnavailable: the store was away in the middle of the call.
+        """
+        here = self._service
+        request = ImageTo3DRequest.model_validate_json(here.store.request_of(job.id))
+
+        def upload(files: Sequence[OutputFile]) -> Delivery:
+            bucket = None if request.temp else here.bucket_of(job.api_key_id)
+            temporary = self._outputs.for_job(created_at=job.created_at)
+            return deliver(files, file_prefix=job.file_prefix, temporary=temporary, bucket=bucket)
+
+        def load_job_views(request: ImageTo3DRequest) -> list[ForegroundImage]:
+            self._prepare(request.engine)
+            return load_views(request, fetch=lambda url: fetch(url, here.settings), remover=self._remover)
+
+        outcome = run_job(
+            request,
+            file_prefix=job.file_prefix,
+            work_dir=folder_of(job, here.settings.work_dir),
+            load_views=load_job_views,
+            generate=lambda views, options, on_step: self._generate_for(job, request.engine)(views, options, on_step),
+            deliver=upload,
+            on_progress=watch.report,
+            is_cancelled=watch.is_cancelled,
+            on_kept=self._on_kept,
+        )
+        if outcome.error_code == StoreUnavailable.code:
+            raise StoreUnavailable(outcome.message)
+        return outcome
+
+
+def folder_of(job: Job, work_dir: Path) -> Path:
+    """Where a job's finished stages leave what the next attempt goes on from."""
+    return work_dir / f"{job.id}-{job.file_prefix}"
+
+
+def webhook_dispatcher(service: Service) -> WebhookDispatcher:
+    """The sender of a service's webhooks, which say what a fetch of their call says."""
+
+    def body_of(task: OutboxTask) -> bytes:
+        return json.dumps(final_body(service.store.get(task.job_id, api_key_id=None))).encode()
+
+    return service.webhook_dispatcher(body_of)
+
+
+def clean(store: JobStore, temporary: LocalStorage, work_dir: Path) -> None:
+    """Remove outputs that no link opens any more, records whose time is over, and what dead workers left.
+
+    Several processes may clean at the same time.
+    """
+    temporary.clean()
+    for job in store.expired():
+        temporary.delete(job.file_prefix)
+        try:
+            store.delete(job.id, api_key_id=None)
+        except NotFound:  # another process was quicker
+            continue
+    if not work_dir.is_dir():
+        return
+    folders = {folder: int(folder.name.split("-")[0]) for folder in work_dir.iterdir() if folder.name[:1].isdigit()}
+    running = {folder_of(job, work_dir) for job in store.get_many([*folders.values()]) if not job.state.is_final}
+    for folder in folders.keys() - running:
+        if _age_s(folder) > STALE_FOLDER_S:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _age_s(path: Path) -> float:
+    """Seconds since the last change; 0 for what is gone."""
+    try:
+        return time.time() - path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0

@@ -1,0 +1,393 @@
+"""The records that the service keeps: jobs, keys, webhooks, usage. Frozen, plain data.
+
+Knows nothing of HTTP, databases or what the stages of a call do. Times are seconds since 1970, as the store's clock
+tells them; durations come from monotonic clocks and never from subtracting two of these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, TypeAdapter
+
+from pipeline.storage.base import Artifact
+
+ApiKeyId = Annotated[str, Field(alias="key_id")]
+"""The `id` of an `ApiKey`. Stored records call it `key_id`, as version 0.1.0 did."""
+
+MAX_JOB_ID = 2**31 - 1
+MAX_ATTEMPTS = 3
+"""How often a job is taken up before it is given up as failed."""
+
+
+class JobState(StrEnum):
+    """Where a job stands; the contract calls the first two processing and uses the others as they are."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCESS = "success"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_final(self) -> bool:
+        """Whether a job in this state never changes its state again."""
+        return self in FINAL_STATES
+
+
+FinalState = Literal[JobState.SUCCESS, JobState.FAILED, JobState.CANCELLED]
+FINAL_STATES = frozenset({JobState.SUCCESS, JobState.FAILED, JobState.CANCELLED})
+
+TRANSITIONS: Mapping[JobState, frozenset[JobState]] = {
+    JobState.QUEUED: frozenset({JobState.RUNNING, JobState.CANCELLED}),
+    # Running to running is a job taken up again after its lease expired; to queued, one handed back by its worker.
+    JobState.RUNNING: frozenset({JobState.RUNNING, JobState.QUEUED, *FINAL_STATES}),
+    JobState.SUCCESS: frozenset(),
+    JobState.FAILED: frozenset(),
+    JobState.CANCELLED: frozenset(),
+}
+
+
+def may_follow(before: JobState, after: JobState) -> bool:
+    """Whether the state diagram has an arrow from one state to the other."""
+    return after in TRANSITIONS[before]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a running job is: the stage's name and the percent of the whole call."""
+
+    stage: str = ""
+    percent: int = 0
+
+
+@dataclass(frozen=True)
+class JobResult:
+    """How a job ended: written by `run_job`, kept by the store, read by fetch and the webhook.
+
+    Attributes:
+        state: success, failed or cancelled.
+        message: one sentence when the job did not succeed, else "".
+        error_code: `ImageTo3DError.code` of the error that ended the job, else "".
+        retryable: whether the same request may succeed when sent again.
+        warnings: sentences for the caller about what was ignored, assumed or done differently.
+        upload_warning: why the files are in temporary storage instead of the caller's bucket; "" unless an upload is
+            pending. Delivery retries the upload until the temporary copy expires.
+        artifacts: the delivered files, the model first; empty unless `state` is success.
+        stage_seconds: wall seconds by stage, from a monotonic clock; only stages that ran.
+        gpu_seconds: accelerator seconds, including those of a generation that failed.
+        engine: the engine that ran, "" where none did.
+        meta: every effective parameter, by name.
+    """
+
+    state: FinalState
+    message: str = ""
+    error_code: str = ""
+    retryable: bool = False
+    warnings: tuple[str, ...] = ()
+    upload_warning: str = ""
+    artifacts: tuple[Artifact, ...] = ()
+    stage_seconds: Mapping[str, float] = field(default_factory=dict)
+    gpu_seconds: float = 0.0
+    engine: str = ""
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of work, without the wait in the queue."""
+        return sum(self.stage_seconds.values())
+
+    @property
+    def all_warnings(self) -> tuple[str, ...]:
+        """The warnings as the caller reads them, including the one about a pending upload."""
+        return (*self.warnings, self.upload_warning) if self.upload_warning else self.warnings
+
+
+@dataclass(frozen=True)
+class NewJob:
+    """What a submit hands to the store.
+
+    Attributes:
+        api_key_id: who pays.
+        file_prefix: what the names of all its files begin with.
+        request: the validated request as JSON without the key; kept until the job ends, then dropped with its pictures.
+        request_sha256: hex digest of what the sender sent, to tell a repeated request from another one.
+        meta: effective parameters, and whatever the answers need before the job has ended.
+        track_id: the sender's own mark, handed back in the type that it came in.
+        webhook_url: whom to tell the end, None for nobody.
+        idempotency_key: the sender's header, None where absent.
+    """
+
+    api_key_id: ApiKeyId
+    file_prefix: str
+    request: bytes
+    request_sha256: str
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    track_id: str | int | None = None
+    webhook_url: str | None = None
+    idempotency_key: str | None = None
+
+
+@dataclass(frozen=True)
+class Lease:
+    """A worker's right to write to one job: void as soon as the job ends or is taken up again."""
+
+    job_id: int
+    worker_id: str
+    attempt: int
+
+
+@dataclass(frozen=True)
+class Job:
+    """One call as the store knows it.
+
+    Attributes:
+        id: 1 to 2^31-1, unique, not guessable.
+        seq: grows by submit; the order of the queue and of lists.
+        state: where it stands; final exactly if `result` is there.
+        attempts: how often it was taken up.
+        worker_id: who runs it, or ran it last.
+        lease_expires_at: when another worker may take it up; None unless running.
+        is_cancel_requested: the caller asked for it to stop.
+        started_at: first taken up.
+        expires_at: when the record and its outputs may go; None unless final.
+    """
+
+    id: int
+    seq: int
+    api_key_id: ApiKeyId
+    file_prefix: str
+    state: JobState
+    created_at: float
+    request_sha256: str
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    track_id: str | int | None = None
+    webhook_url: str | None = None
+    idempotency_key: str | None = None
+    progress: Progress = Progress()
+    attempts: int = 0
+    worker_id: str | None = None
+    lease_expires_at: float | None = None
+    is_cancel_requested: bool = False
+    started_at: float | None = None
+    finished_at: float | None = None
+    expires_at: float | None = None
+    result: Annotated[JobResult | None, Field(alias="ending")] = None
+
+    @property
+    def lease(self) -> Lease:
+        """The right to write to this job that `take` gave with it.
+
+        Raises:
+            ValueError: the job was never taken.
+        """
+        if self.worker_id is None:
+            raise ValueError(f"job {self.id} was never taken")
+        return Lease(self.id, self.worker_id, self.attempts)
+
+
+@dataclass(frozen=True)
+class RateWindow:
+    """One key's calls in the running minute, for the rate headers."""
+
+    limit: int
+    remaining: int
+    reset_at: float
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """The store's answer to a submit.
+
+    Attributes:
+        job: the job; with an idempotency key seen before, the first one.
+        is_new: whether this submit made it.
+        queue_position: 1 is next, 0 is no longer waiting.
+        rate: the key's running minute; None where the key has no such limit or the job is not new.
+    """
+
+    job: Job
+    is_new: bool
+    queue_position: int
+    rate: RateWindow | None = None
+
+
+@dataclass(frozen=True)
+class KeyLimits:
+    """What one key may have; None is no limit.
+
+    Attributes:
+        queued: calls waiting at once.
+        running: calls running at once; more of them wait.
+        per_minute: submits in one minute of the clock.
+        per_month: calls in one month (UTC) that succeeded or may still do so.
+    """
+
+    queued: int | None = None
+    running: int | None = None
+    per_minute: int | None = None
+    per_month: int | None = None
+
+
+@dataclass(frozen=True)
+class ApiKey:
+    """A caller. The key itself is nowhere: only its SHA-256 and its first characters, to tell keys apart in lists."""
+
+    id: str
+    name: str
+    sha256: str
+    shown: str
+    created_at: float
+    limits: KeyLimits = KeyLimits()
+    revoked_at: float | None = None
+
+
+@dataclass(frozen=True)
+class KeyUse:
+    """How much of its limits a key has in use."""
+
+    queued: int
+    running: int
+    this_minute: int
+    this_month: int
+
+
+TaskKind = Literal["webhook", "upload"]
+TaskState = Literal["pending", "done", "given_up"]
+
+
+@dataclass(frozen=True)
+class OutboxTask:
+    """Something to do after a job's end until it works: its outbox row, written with the final state.
+
+    Attributes:
+        id: stable over all attempts and redeliveries; a webhook's `webhook-id`.
+        kind: `webhook` tells the caller; `upload` carries temporary outputs into the caller's bucket later.
+        target: the webhook's URL; "" for an upload.
+        attempts: how often it was tried.
+        next_attempt_at: when it is due; also the end of a sender's claim on it.
+        give_up_at: when trying ends.
+        last_status: the receiver's HTTP status, None where there was no answer.
+        last_error: one sentence, "" after success.
+    """
+
+    id: str
+    kind: TaskKind
+    job_id: int
+    api_key_id: ApiKeyId
+    target: str
+    state: TaskState
+    attempts: int
+    created_at: float
+    next_attempt_at: float
+    give_up_at: float
+    last_status: int | None = None
+    last_error: str = ""
+    done_at: float | None = None
+
+
+@dataclass(frozen=True)
+class TaskAttempt:
+    """One try of an `OutboxTask`, as it stands on the call's record."""
+
+    task_id: str
+    number: int
+    at: float
+    status: int | None
+    error: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class UsageRow:
+    """One ended call in the ledger; it outlives the job's own record.
+
+    Attributes:
+        seconds: work without waiting.
+        gpu_seconds: accelerator seconds.
+    """
+
+    api_key_id: ApiKeyId
+    job_id: int
+    state: FinalState
+    engine: str
+    seconds: float
+    gpu_seconds: float
+    created_at: float
+    finished_at: float
+    track_id: str | int | None = None
+
+
+@dataclass(frozen=True)
+class UsageDay:
+    """One key's calls of one day (UTC, `2026-01-31`)."""
+
+    api_key_id: ApiKeyId
+    day: str
+    calls: int
+    succeeded: int
+    failed: int
+    cancelled: int
+    seconds: float
+    gpu_seconds: float
+
+
+@dataclass(frozen=True)
+class WorkerRecord:
+    """A worker process as it last said of itself."""
+
+    worker_id: str
+    engine: str
+    seen_at: float
+    is_ready: bool
+    job_id: int | None = None
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Mean seconds of the last few successful calls.
+
+    Attributes:
+        calls: how many there were; 0 means nothing is known.
+        seconds: of one call from start to end.
+        by_stage: of each stage.
+    """
+
+    calls: int
+    seconds: float
+    by_stage: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class StoreMetrics:
+    """What `/metrics` tells; counters only grow and outlive the records.
+
+    Attributes:
+        submitted: jobs ever accepted.
+        ended: jobs ever ended, by state.
+        states: jobs on record now, by state.
+        oldest_queued_s: age of the job that has waited longest, 0 with none.
+        stage_seconds: by stage, the sum over all jobs.
+        stage_runs: by stage, how many jobs had it.
+        gpu_seconds: the sum over all jobs.
+        task_attempts: by (kind, `ok` or `error`).
+        tasks_pending: by kind.
+    """
+
+    submitted: int
+    ended: Mapping[str, int]
+    states: Mapping[str, int]
+    oldest_queued_s: float
+    stage_seconds: Mapping[str, float]
+    stage_runs: Mapping[str, int]
+    gpu_seconds: float
+    task_attempts: Mapping[tuple[str, str], int]
+    tasks_pending: Mapping[str, int]
+
+
+def as_stored(record: object) -> dict[str, Any]:
+    """A record of this module as plain JSON data, under the field names that stores keep."""
+    return TypeAdapter(type(record)).dump_python(record, mode="json", by_alias=True)

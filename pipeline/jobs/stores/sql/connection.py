@@ -1,0 +1,298 @@
+"""A SQLite file or a Postgres server behind one way to read and to write, and its schema's migrations.
+
+Knows nothing of jobs. SQLite runs in WAL mode with `BEGIN IMMEDIATE` for writes; the threads of a process queue at a
+lock of ours before one of them asks for SQLite's, and may share one commit.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy import event, exc
+
+from pipeline.errors import StoreUnavailable
+from pipeline.jobs.stores.sql.schema import SCHEMA_REVISION
+
+BUSY = "The service's database is busy or away; try again."
+BUSY_TIMEOUT_S = 10.0
+LOCK_POLL_S = 0.001
+"""How often a process asks for SQLite's write lock: its own waiting backs off to 100 ms and starves under load."""
+MAX_TOGETHER = 64
+"""Pieces of work in one shared transaction; a bound on how long the others wait for it."""
+MIGRATION_LOCK = 0x1243D
+"""Postgres advisory lock under which one process migrates and the others wait."""
+
+Result = TypeVar("Result")
+
+
+class FairLock:
+    """A lock that its waiters get in the order in which they came; `threading.Lock` lets a busy thread overtake."""
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._is_held = False
+        self._waiters: deque[threading.Event] = deque()
+
+    @contextmanager
+    def held(self, *, timeout_s: float) -> Iterator[None]:
+        """Hold the lock for the block.
+
+        Raises:
+            StoreUnavailable: it was not free in time.
+        """
+        self._acquire(timeout_s)
+        try:
+            yield
+        finally:
+            self._release()
+
+    def _acquire(self, timeout_s: float) -> None:
+        with self._guard:
+            if not self._is_held:
+                self._is_held = True
+                return
+            turn = threading.Event()
+            self._waiters.append(turn)
+        if turn.wait(timeout_s):
+            return
+        with self._guard:
+            if not turn.is_set():
+                self._waiters.remove(turn)
+                raise StoreUnavailable(BUSY)
+
+    def _release(self) -> None:
+        with self._guard:
+            if self._waiters:
+                self._waiters.popleft().set()  # handed over without being let go
+            else:
+                self._is_held = False
+
+
+class _Piece(Generic[Result]):
+    """Work that waits to be done in a transaction together with others'."""
+
+    def __init__(self, work: Callable[[sa.Connection], Result]) -> None:
+        self.work = work
+        self.is_settled = threading.Event()
+        self.is_committed = False
+        self._value: Result | None = None
+        self._error: Exception | None = None
+
+    def run(self, connection: sa.Connection) -> None:
+        """Do the work; when it refuses, undo what it did and leave the others' work alone."""
+        try:
+            with connection.begin_nested():
+                self._value = self.work(connection)
+        except (exc.OperationalError, exc.InterfaceError):
+            raise  # not this work's trouble but the database's: nothing of the transaction stays
+        except Exception as error:  # noqa: BLE001  # raised where the work was asked for
+            self._error = error
+
+    def outcome(self) -> Result:
+        """What the work returned, or raises what it raised."""
+        self.is_settled.wait()
+        if not self.is_committed:
+            raise StoreUnavailable(BUSY)
+        if self._error is not None:
+            raise self._error
+        return self._value  # pyright: ignore[reportReturnType]
+
+
+class Database:
+    """Connections to one database, safe to share between threads, not across a fork.
+
+    Args:
+        url: as SQLAlchemy reads it, `sqlite:///…` or `postgresql+psycopg://…`.
+    """
+
+    def __init__(self, url: str) -> None:
+        address = sa.make_url(url)
+        self.is_sqlite = address.get_backend_name() == "sqlite"
+        if self.is_sqlite:
+            Path(address.database or "").parent.mkdir(parents=True, exist_ok=True)
+            options: dict[str, Any] = {"connect_args": {"timeout": BUSY_TIMEOUT_S, "check_same_thread": False}}
+        else:
+            options = {"pool_pre_ping": True, "connect_args": {"connect_timeout": 10}}
+        # A read waits for a connection rather than opening one per thread; none is held between statements of others.
+        self.engine = sa.create_engine(
+            address,
+            pool_size=8,
+            max_overflow=8,
+            pool_timeout=BUSY_TIMEOUT_S,
+            hide_parameters=True,  # requests and hashes stand in no traceback
+            **options,
+        )
+        self._durable_engine = self.engine.execution_options(is_durable=True)
+        self._light_engine = self.engine.execution_options(is_durable=False)
+        self._write_lock = FairLock()
+        self._pieces: deque[_Piece[Any]] = deque()
+        if self.is_sqlite:
+            event.listen(self.engine, "connect", _prepare_sqlite)
+            event.listen(self._durable_engine, "begin", _begin_durable)
+            event.listen(self._light_engine, "begin", _begin_light)
+
+    @contextmanager
+    def read(self) -> Iterator[sa.Connection]:
+        """A connection to read from; on SQLite each statement sees its own moment.
+
+        Raises:
+            StoreUnavailable: the database is locked, full or away.
+        """
+        with _translated(), self.engine.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def write(self, *, is_durable: bool = True) -> Iterator[sa.Connection]:
+        """A transaction that commits when the block ends and leaves nothing behind when it raises.
+
+        Args:
+            is_durable: whether it must survive a power cut. SQLite then waits for the disk; without, what was written
+                may be gone after a power cut (never after a mere crash), together with all that was written later.
+
+        Raises:
+            StoreUnavailable: the database is locked, full or away; nothing was changed.
+        """
+        if not self.is_sqlite:
+            with _translated(), self.engine.begin() as connection:
+                yield connection
+            return
+        engine = self._durable_engine if is_durable else self._light_engine
+        with self._write_lock.held(timeout_s=BUSY_TIMEOUT_S), _translated(), engine.begin() as connection:
+            yield connection
+
+    def write_together(self, work: Callable[[sa.Connection], Result]) -> Result:
+        """Do work in a transaction that it may share with other threads' work, and return what it returns.
+
+        SQLite has one writer at a time, and each commit waits for the disk: what queues up behind one commit is done
+        under the next one together. Work that refuses is undone by itself. Postgres does the like on its own.
+
+        Raises:
+            StoreUnavailable: the database is locked, full or away; nothing was changed.
+        """
+        if not self.is_sqlite:
+            with self.write() as connection:
+                return work(connection)
+        piece = _Piece(work)
+        self._pieces.append(piece)
+        try:
+            with self._write_lock.held(timeout_s=BUSY_TIMEOUT_S):
+                while not piece.is_settled.is_set():
+                    self._run_pieces()
+        except StoreUnavailable:
+            with suppress(ValueError):  # somebody has taken it up, who will settle it
+                self._pieces.remove(piece)
+                raise
+        return piece.outcome()
+
+    def _run_pieces(self) -> None:
+        """Do what waits, in one transaction; the caller holds the write lock."""
+        pieces = [self._pieces.popleft() for _ in range(min(len(self._pieces), MAX_TOGETHER))]
+        is_committed = False
+        try:
+            with _translated(), self._durable_engine.begin() as connection:
+                for piece in pieces:
+                    piece.run(connection)
+            is_committed = True
+        finally:
+            for piece in pieces:
+                piece.is_committed = is_committed
+                piece.is_settled.set()
+
+    def migrate(self) -> None:
+        """Bring the schema to this version's; of several processes that try, one does it.
+
+        Raises:
+            StoreUnavailable: the database is away, or newer than this version of the service.
+        """
+        with self.read() as connection:
+            if _revision(connection) == SCHEMA_REVISION:
+                return
+        with self.write() as connection:
+            if not self.is_sqlite:
+                connection.execute(sa.text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": MIGRATION_LOCK})
+            found = _revision(connection)
+            if found is not None and found > SCHEMA_REVISION:
+                raise StoreUnavailable(f"the database has revision {found}; this version knows {SCHEMA_REVISION}")
+            _upgrade(connection)
+
+    def close(self) -> None:
+        """Close all connections."""
+        self.engine.dispose()
+
+
+def _prepare_sqlite(connection: Any, record: object) -> None:
+    connection.isolation_level = None  # transactions are begun by us, not by the driver's guess
+    for pragma in (
+        "journal_mode = WAL",
+        f"busy_timeout = {int(BUSY_TIMEOUT_S * 1000)}",
+        "cache_size = -16000",
+        "journal_size_limit = 67108864",
+    ):
+        connection.execute(f"PRAGMA {pragma}").close()
+
+
+def _begin_durable(connection: sa.Connection) -> None:
+    _begin_immediate(connection, synchronous="FULL")  # a submit that was answered survives a power cut
+
+
+def _begin_light(connection: sa.Connection) -> None:
+    _begin_immediate(connection, synchronous="NORMAL")
+
+
+def _begin_immediate(connection: sa.Connection, *, synchronous: str) -> None:
+    """Begin a write transaction as soon as no other process has one.
+
+    Raises:
+        sqlite3.OperationalError: that took longer than `BUSY_TIMEOUT_S`.
+    """
+    cursor = connection.connection.cursor()
+    cursor.execute("PRAGMA busy_timeout = 0")
+    cursor.execute(f"PRAGMA synchronous = {synchronous}")
+    deadline_s = time.monotonic() + BUSY_TIMEOUT_S
+    try:
+        while True:
+            try:
+                cursor.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline_s:
+                    raise
+                time.sleep(LOCK_POLL_S)
+            else:
+                return
+    finally:
+        cursor.execute(f"PRAGMA busy_timeout = {int(BUSY_TIMEOUT_S * 1000)}")
+        cursor.close()
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except (exc.OperationalError, exc.InterfaceError, exc.TimeoutError, sqlite3.OperationalError) as error:
+        raise StoreUnavailable(BUSY) from error
+
+
+def _revision(connection: sa.Connection) -> str | None:
+    """The schema's revision, None in an empty database."""
+    if not sa.inspect(connection).has_table("alembic_version"):
+        return None
+    return connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar()
+
+
+def _upgrade(connection: sa.Connection) -> None:
+    """Run the migrations that the database has not seen, inside the connection's transaction."""
+    from alembic import command  # slow to import, and needed once in a database's life
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).with_name("migrations")))
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")

@@ -1,0 +1,1 @@
+"""The service on one machine: a web process, worker processes, and their supervisor."""

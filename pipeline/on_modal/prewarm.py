@@ -1,0 +1,66 @@
+"""The export's kernels, compiled while a call still waits for its generation: a fresh container has none of them."""
+
+from __future__ import annotations
+
+import tempfile
+from functools import cache
+from pathlib import Path
+from threading import Thread
+
+import numpy as np
+import structlog
+from numpy.typing import NDArray
+from scipy.spatial import ConvexHull
+
+from pipeline.engines.base import Generation, ignore_steps
+from pipeline.mesh.tri_mesh import TriMesh
+from pipeline.stages.export import export
+from schemas.request import ImageTo3DRequest
+
+POINTS = 200
+GOLDEN_ANGLE_RAD = np.pi * (3 - np.sqrt(5))
+
+log = structlog.get_logger()
+
+
+class Grey:
+    """A `ColourSource` of one colour."""
+
+    def colours_at(self, points: NDArray[np.float32], normals: NDArray[np.float32]) -> NDArray[np.float32]:
+        """See `ColourSource`."""
+        return np.full((len(points), 3), 0.5, np.float32)
+
+
+@cache
+def start_prewarm() -> Thread:
+    """Run `prewarm_numba` beside the call, the first time in a process; a failure is logged and costs the call nothing.
+
+    An export need not wait for the end: of two threads that want a kernel, numba lets one compile it and the other
+    wait, so the export goes as far as the kernels are.
+    """
+    thread = Thread(target=_try_prewarm, name="prewarm", daemon=True)
+    thread.start()
+    return thread
+
+
+def _try_prewarm() -> None:
+    try:
+        prewarm_numba()
+    except Exception:
+        log.warning("prewarming failed", exc_info=True)
+
+
+def prewarm_numba() -> None:
+    """Export a ball with a hole, and drop the files: afterwards no call's export has a kernel to compile."""
+    request = ImageTo3DRequest(image=("none",), texture_size=512)
+    with tempfile.TemporaryDirectory(prefix="image-to-3d-") as folder:
+        export(_ball(), request=request, file_prefix="ball", folder=Path(folder), on_step=ignore_steps)
+
+
+def _ball() -> Generation:
+    """Points along a spiral from pole to pole, and their hull without one face, so that there is a hole to close."""
+    z = np.linspace(-1, 1, POINTS)
+    radius, turn = np.sqrt(1 - z**2), GOLDEN_ANGLE_RAD * np.arange(POINTS)
+    points = 0.5 * np.stack([radius * np.cos(turn), radius * np.sin(turn), z], axis=1)
+    faces = ConvexHull(points).simplices[1:]
+    return Generation(TriMesh(points.astype(np.float32), faces.astype(np.int32)), Grey(), engine="", seed=1)

@@ -1,0 +1,1 @@
+"""The four stages of a job, in order: intake, generate, export, deliver."""

@@ -1,0 +1,174 @@
+"""Stage 4: finished files to artifacts whose URLs answer, at once or, when a bucket is away, later as well.
+
+Knows nothing of how a storage works, nor of who runs the stage.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+import structlog
+
+from pipeline.errors import DeliveryFailed, NotFound, UnwritableOutput
+from pipeline.jobs.model import OutboxTask
+from pipeline.jobs.store import JobStore, Outbox
+from pipeline.storage.atomic_copy import copy_atomically
+from pipeline.storage.base import Artifact, CustomerBucket, FileKind, OutputFile, Storage
+from pipeline.storage.local import LocalStorage
+
+UPLOAD_CLAIM_S = 900.0
+"""How long an upload is one process's own; a process that died is forgotten after this time."""
+FIRST_PAUSE_S = 5.0
+LONGEST_PAUSE_S = 3600.0
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """Where the files of one call are now.
+
+    Attributes:
+        artifacts: in the order of the files.
+        warnings: sentences for the caller.
+        upload_warning: why the files are in temporary storage instead of the caller's bucket; "" unless an upload is
+            pending.
+    """
+
+    artifacts: tuple[Artifact, ...]
+    warnings: tuple[str, ...] = ()
+    upload_warning: str = ""
+
+
+def deliver(
+    files: Sequence[OutputFile], *, file_prefix: str, temporary: Storage, bucket: CustomerBucket | None
+) -> Delivery:
+    """Bring the files into the caller's bucket, or into temporary storage where there is none or it fails.
+
+    Args:
+        temporary: takes the files when the bucket does not.
+        bucket: the caller's own; None without one, or when the caller asked for temporary storage.
+
+    Raises:
+        DeliveryFailed: temporary storage failed too.
+    """
+    if bucket is None:
+        return Delivery(tuple(temporary.store(files, file_prefix=file_prefix)))
+    try:
+        artifacts = tuple(bucket.store(files, file_prefix=file_prefix))
+        trouble = bucket.check_public_url(artifacts)
+        return Delivery(artifacts, warnings=(trouble,) if trouble else ())
+    except DeliveryFailed as error:
+        warning = (
+            f"Your bucket did not take the files ({error}); they are in temporary storage, and the upload is retried "
+            "until that copy expires."
+        )
+    artifacts = tuple(temporary.store(files, file_prefix=file_prefix))
+    return Delivery(artifacts, upload_warning=warning)
+
+
+def deliver_to_folder(files: Sequence[OutputFile], folder: Path) -> Delivery:
+    """Copy the files into a folder of the caller's, under their own names, so that an OBJ's references resolve.
+
+    Args:
+        folder: made when missing; files of the same names are replaced, none is ever half-written.
+
+    Raises:
+        UnwritableOutput: the folder cannot be made or written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        digests = copy_atomically(files, folder, staging=folder)
+    except OSError as error:
+        raise UnwritableOutput(f"cannot write to {folder}: {error.strerror or type(error).__name__}") from error
+    return Delivery(
+        tuple(
+            Artifact(
+                name=file.path.name,
+                kind=file.kind,
+                url=(folder / file.path.name).absolute().as_uri(),
+                size_bytes=size_bytes,
+                content_type=file.content_type,
+                sha256=sha256,
+            )
+            for file, (size_bytes, sha256) in zip(files, digests, strict=True)
+        )
+    )
+
+
+class UploadStore(JobStore, Outbox, Protocol):
+    """What late uploads need of a store."""
+
+
+def retry_uploads(
+    store: UploadStore,
+    *,
+    temporary: LocalStorage,
+    bucket_of: Callable[[str], CustomerBucket | None],
+    for_s: float = float("inf"),
+    rng: random.Random | None = None,
+) -> int:
+    """Try the uploads that are due: carry files from temporary storage into the bucket that did not take them.
+
+    After a success the job's artifacts are those in the bucket, and the warning about it is gone. Uploads are tried
+    one after another; the store ends them when the temporary copy expires.
+
+    Args:
+        bucket_of: the bucket of a key as it is now; None when there is none any more.
+        for_s: no upload is begun after so many seconds.
+        rng: for the jitter of the pauses.
+
+    Returns:
+        How many uploads were tried.
+    """
+    rng = rng or random.Random()
+    tried, deadline_s = 0, time.monotonic() + for_s
+    while time.monotonic() < deadline_s and (task := store.claim_task("upload", claim_s=UPLOAD_CLAIM_S)) is not None:
+        tried += 1
+        started_s = time.monotonic()
+        pause_s: float | None = None
+        try:
+            error = _upload(store, task, temporary=temporary, bucket=bucket_of(task.api_key_id))
+        except DeliveryFailed as failure:
+            error, pause_s = str(failure), upload_pause_s(task.attempts + 1, rng)
+        except NotFound:
+            error = "the temporary copy is gone"
+        seconds = time.monotonic() - started_s
+        log.info("late upload", job_id=task.job_id, number=task.attempts + 1, error=error, seconds=round(seconds, 3))
+        with suppress(NotFound):  # the job was deleted meanwhile
+            store.settle_task(task, status=None, error=error, seconds=seconds, retry_in_s=pause_s)
+    return tried
+
+
+def upload_pause_s(attempts_made: int, rng: random.Random) -> float:
+    """Seconds before an upload is tried again: doubling from 5 s to an hour, shortened at random by up to 15 %."""
+    return min(FIRST_PAUSE_S * 2.0 ** min(attempts_made - 1, 16), LONGEST_PAUSE_S) * (1 - 0.15 * rng.random())
+
+
+def _upload(store: UploadStore, task: OutboxTask, *, temporary: LocalStorage, bucket: CustomerBucket | None) -> str:
+    """One late upload; returns "" or why it is not to be tried again."""
+    job = store.get(task.job_id, api_key_id=None)
+    if bucket is None:
+        return "there is no bucket any more"
+    if job.result is None:
+        return "the call has no outputs"
+    contents: list[tuple[str, FileKind]] = [(artifact.name, artifact.kind) for artifact in job.result.artifacts]
+    files = temporary.stored_files(contents, file_prefix=job.file_prefix)
+    artifacts = tuple(bucket.store(files, file_prefix=job.file_prefix))
+    trouble = bucket.check_public_url(artifacts)
+    # Records of version 0.1.0 have no `upload_warning`: they keep it as the last of `warnings`.
+    warnings = job.result.warnings if job.result.upload_warning else job.result.warnings[:-1]
+    result = replace(
+        job.result,
+        artifacts=artifacts,
+        warnings=(*warnings, trouble) if trouble else warnings,
+        upload_warning="",
+    )
+    store.replace_result(job.id, result)
+    return ""

@@ -1,0 +1,152 @@
+"""Stage 2: cut-out views in, a `Generation` out. Knows how to ask an engine, not which one answers."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import secrets
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from pipeline.engines.base import Engine, ForegroundImage, Generation, GenerationOptions, OnStep, ignore_steps
+from pipeline.engines.registry import check_views, find_spec, make_engine
+from pipeline.errors import DiskFull, EngineFailed, ImageTo3DError, OutOfMemory
+from schemas.request import ImageTo3DRequest
+
+MAX_SEED = 2**32 - 1
+
+log = logging.getLogger(__name__)
+
+
+def draw_seed() -> int:
+    """A seed nobody chose, 1 to 2^32-1: what seed 0 in a request asks for."""
+    return 1 + secrets.randbelow(MAX_SEED)
+
+
+def options_of(request: ImageTo3DRequest, *, seed: int) -> GenerationOptions:
+    """The part of a request that an engine may use.
+
+    Args:
+        seed: the effective seed, already drawn where the request said 0.
+    """
+    return GenerationOptions(
+        seed=seed,
+        resolution=request.resolution,
+        ss_guidance_strength=request.ss_guidance_strength,
+        ss_sampling_steps=request.ss_sampling_steps,
+        slat_guidance_strength=request.slat_guidance_strength,
+        slat_sampling_steps=request.slat_sampling_steps,
+        chunk_size=request.chunk_size,
+        render=request.render,
+        no_texture=request.no_texture,
+        multi_image_mode=request.multi_image_mode,
+        splat=request.splat,
+    )
+
+
+class LocalEngines:
+    """Engines in this process: each is made and loaded when first used, then kept.
+
+    Args:
+        default: the engine for requests that name none.
+        weights: the folder of all engines' weights, or "tiny" for random ones of small shapes.
+        arguments: what else each engine's class is made with, by the engine's name.
+    """
+
+    def __init__(
+        self, default: str, *, weights: str = "weights", arguments: Mapping[str, Mapping[str, Any]] | None = None
+    ) -> None:
+        self._default = default
+        self._weights = weights
+        self._arguments = arguments or {}
+        self._loaded: dict[str, Engine] = {}
+
+    def generator_for(
+        self, name: str | None
+    ) -> Callable[[Sequence[ForegroundImage], GenerationOptions, OnStep], Generation]:
+        """The `generate` callable of `call.run_job` for the engine that a request names.
+
+        Raises:
+            InvalidRequest: there is no engine of that name.
+        """
+        chosen = find_spec(name or self._default)
+
+        def generate(
+            views: Sequence[ForegroundImage], options: GenerationOptions, on_step: OnStep = ignore_steps
+        ) -> Generation:
+            check_views(chosen, len(views))
+            return run_engine(self._engine(chosen.name), views, options, on_step=on_step)
+
+        return generate
+
+    def _engine(self, name: str) -> Engine:
+        if name not in self._loaded:
+            engine = configured_engine(name, weights=self._weights, arguments=self._arguments)
+            engine.load()
+            self._loaded[name] = engine
+        return self._loaded[name]
+
+
+def configured_engine(name: str, *, weights: str, arguments: Mapping[str, Mapping[str, Any]] | None = None) -> Engine:
+    """The engine of that name, not yet loaded; the arguments are those of `LocalEngines`.
+
+    Raises:
+        InvalidRequest: there is none.
+        MissingExtra: its part of the installation is absent.
+    """
+    folder = {"weights": weights} if find_spec(name).has_weights else {}
+    return make_engine(name, **folder, **(arguments or {}).get(name, {}))
+
+
+def run_engine(
+    engine: Engine, views: Sequence[ForegroundImage], options: GenerationOptions, *, on_step: OnStep = ignore_steps
+) -> Generation:
+    """What an engine that is loaded makes of the views, fit for export.
+
+    Raises:
+        ImageTo3DError: with the `gpu_seconds` that were spent; an exception that is none of ours is its cause.
+    """
+    started_s = time.perf_counter()
+    try:
+        return check_generation(engine.generate(views, options, on_step=on_step))
+    except ImageTo3DError as error:
+        error.gpu_seconds = _gpu_seconds(engine, since_s=started_s)
+        raise
+    except Exception as error:
+        log.exception("engine %s failed", engine.name)
+        failure = _as_ours(error, engine.name)
+        failure.gpu_seconds = _gpu_seconds(engine, since_s=started_s)
+        raise failure from error
+
+
+def _gpu_seconds(engine: Engine, *, since_s: float) -> float:
+    """What an engine measures of a generation that succeeds, for one that does not."""
+    return time.perf_counter() - since_s if engine.is_on_accelerator else 0.0
+
+
+def _as_ours(error: Exception, engine: str) -> ImageTo3DError:
+    """A foreign exception as ours: says which engine, and nothing of the inside."""
+    if isinstance(error, MemoryError):
+        return OutOfMemory(f"engine {engine} had too little memory")
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DiskFull(f"engine {engine} found no space left on the device")
+    return EngineFailed(f"engine {engine} failed for an internal reason ({type(error).__name__})")
+
+
+def check_generation(generation: Generation) -> Generation:
+    """The same generation, when it can be exported.
+
+    Raises:
+        EngineFailed: the mesh is empty, has numbers that are not finite, or faces that point nowhere.
+    """
+    mesh = generation.mesh
+    if len(mesh.faces) == 0:
+        raise EngineFailed(f"engine {generation.engine} found no surface in this picture")
+    if not np.isfinite(mesh.vertices).all():
+        raise EngineFailed(f"engine {generation.engine} returned vertices that are not finite")
+    if mesh.faces.min() < 0 or mesh.faces.max() >= len(mesh.vertices):
+        raise EngineFailed(f"engine {generation.engine} returned faces beyond its {len(mesh.vertices)} vertices")
+    return generation

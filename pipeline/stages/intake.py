@@ -1,0 +1,77 @@
+"""Stage 1: what a request calls its picture, to checked cut-out views. A bad picture never costs a GPU second.
+
+Knows nothing of engines.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from pathlib import Path
+
+from pipeline.engines.base import ForegroundImage
+from pipeline.errors import InvalidRequest
+from pipeline.imaging.background_removal import BackgroundRemover, remove_background
+from pipeline.imaging.decode import decode_image
+from pipeline.imaging.inline import at_most, read_inline
+from pipeline.imaging.views import split_sheet
+from pipeline.net.egress import MAX_BYTES
+from schemas.request import MAX_VIEWS, ImageTo3DRequest
+
+Fetch = Callable[[str], bytes]
+"""Downloads an http(s) URL; raises `BlockedAddress` or `DownloadFailed`."""
+
+
+def load_views(
+    request: ImageTo3DRequest, *, fetch: Fetch, remover: BackgroundRemover | None = None, allow_paths: bool = False
+) -> list[ForegroundImage]:
+    """Get, decode and cut out a request's pictures.
+
+    Args:
+        fetch: downloads what is given as a URL.
+        remover: removes backgrounds; None is the one that needs no weights.
+        allow_paths: a picture may be the path of a file of this machine; never for requests from outside.
+
+    Returns:
+        One view for each picture, or those of a sheet.
+
+    Raises:
+        CallerError: one sentence about the first picture at fault.
+    """
+    pictures = [
+        remove_background(decode_image(read_image(source, fetch=fetch, allow_paths=allow_paths)), remover=remover)
+        for source in request.image
+    ]
+    if request.multi_image and len(pictures) == 1:
+        return split_sheet(pictures[0], most=MAX_VIEWS)
+    return pictures
+
+
+def read_image(source: str, *, fetch: Fetch, allow_paths: bool = False) -> bytes:
+    """The bytes behind a URL, a data URI, bare base64 or, where allowed, a path.
+
+    Raises:
+        CallerError: there are none, or too many.
+    """
+    scheme = source[:8].lower()
+    if scheme.startswith(("http://", "https://")):
+        return fetch(source)
+    if allow_paths and not scheme.startswith("data:"):
+        return _from_path(Path(source))
+    return read_inline(source)
+
+
+def _from_path(path: Path) -> bytes:
+    try:
+        if path.is_dir():
+            raise InvalidRequest(f"{path} is a folder, not a picture")
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        raise InvalidRequest(f"{path} does not exist") from None
+    except OSError as error:
+        reason = "its name is too long" if error.errno == errno.ENAMETOOLONG else (error.strerror or "").lower()
+        raise InvalidRequest(f"{str(path)[:80]} cannot be read: {reason}") from None
+    except ValueError:  # a NUL in the name
+        raise InvalidRequest("the picture's path holds a NUL character") from None
+    return at_most(content)

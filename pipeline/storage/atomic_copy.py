@@ -1,0 +1,83 @@
+"""Copies a set of files into a folder so that no reader ever meets a half-written one. Knows nothing of links."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipeline.storage.base import OutputFile
+
+COPY_CHUNK_BYTES = 1 << 20
+
+
+def copy_atomically(files: Sequence[OutputFile], folder: Path, *, staging: Path) -> list[tuple[int, str]]:
+    """Copy the files aside, flush them to the disk, then move them into the folder.
+
+    The model is moved last, so that whoever sees it finds its companions beside it. A file that is there already
+    with the same content is left alone. When this fails, the folder is as it was, but for files already moved.
+
+    Args:
+        files: with names that differ.
+        folder: made when missing.
+        staging: a folder on the same file system; what lies in it meanwhile begins with `.arriving-`.
+
+    Returns:
+        Size in bytes and hex digest of the SHA-256 of each.
+
+    Raises:
+        OSError: a source cannot be read, or the disk refuses.
+    """
+    staging.mkdir(parents=True, exist_ok=True)
+    arriving = staging / f".arriving-{secrets.token_hex(8)}"
+    arriving.mkdir()
+    try:
+        digests = [copy_durably(file.path, arriving / file.path.name) for file in files]
+        folder.mkdir(exist_ok=True)
+        for file, digest in sorted(zip(files, digests, strict=True), key=lambda pair: pair[0].kind == "model"):
+            placed = folder / file.path.name
+            if not _holds(placed, digest):
+                (arriving / placed.name).replace(placed)
+        _sync_folder(folder)
+        _sync_folder(folder.parent)
+    finally:
+        shutil.rmtree(arriving, ignore_errors=True)
+    return digests
+
+
+def copy_durably(source: Path, target: Path) -> tuple[int, str]:
+    """Copy a file, flushed to the disk; returns its size in bytes and the hex digest of its SHA-256.
+
+    Raises:
+        OSError: it cannot be read or written.
+    """
+    digest = hashlib.sha256()
+    size_bytes = 0
+    with source.open("rb") as reader, target.open("wb") as writer:
+        while chunk := reader.read(COPY_CHUNK_BYTES):
+            digest.update(chunk)
+            size_bytes += writer.write(chunk)
+        writer.flush()
+        os.fsync(writer.fileno())
+    return size_bytes, digest.hexdigest()
+
+
+def _holds(path: Path, digest: tuple[int, str]) -> bool:
+    """Whether a file is there already with this size and SHA-256."""
+    size_bytes, sha256 = digest
+    if not path.is_file() or path.stat().st_size != size_bytes:
+        return False
+    with path.open("rb") as reader:
+        return hashlib.file_digest(reader, "sha256").hexdigest() == sha256
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make renames in a folder last through a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

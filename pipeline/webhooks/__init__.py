@@ -1,0 +1,1 @@
+"""Signed webhooks: sent from the outbox until the receiver answers."""

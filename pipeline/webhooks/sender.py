@@ -1,0 +1,321 @@
+"""Stage 5: webhooks from the outbox to their receivers, until they answer or the time is up.
+
+Knows nothing of what a webhook says, nor of how a job ends: the outbox row is written with the job's final state.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import httpx
+import structlog
+
+from pipeline.errors import ImageTo3DError, NotFound, StoreUnavailable
+from pipeline.jobs.model import OutboxTask
+from pipeline.jobs.store import Outbox
+from pipeline.net.deadline import deadline
+from pipeline.net.egress import why_unreachable
+from pipeline.webhooks.signing import WebhookSigner
+
+GROWTH = 2.0
+"""Each pause is so many times the one before: 10 attempts in 2 hours pause 13 s, 25 s, 51 s ... 54 min."""
+WINDOW_SHARE = 0.9
+"""The pauses' share of the window; the rest is for receivers that take their time to fail."""
+JITTER = 0.15
+"""Pauses are shortened at random by up to this share, so that a receiver that was away is not met by all at once."""
+MAX_WAITING_PER_KEY = 100
+SLOW_ATTEMPT_S = 5.0
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How often a webhook is tried, and over how long."""
+
+    attempts: int = 10
+    window_s: float = 7200.0
+
+    def pause_s(self, attempts_made: int, rng: random.Random) -> float | None:
+        """Seconds to wait after so many failed attempts; None when it is time to give up."""
+        if attempts_made >= self.attempts:
+            return None
+        shares = [GROWTH**number for number in range(self.attempts - 1)]
+        longest_s = self.window_s * WINDOW_SHARE * shares[attempts_made - 1] / sum(shares)
+        return longest_s * (1 - JITTER * rng.random())
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """What came of one try: the receiver's HTTP status if it answered, "" or what went wrong, and how long it took."""
+
+    status: int | None
+    error: str
+    seconds: float
+
+
+class WebhookSender:
+    """Makes attempts over HTTP.
+
+    Args:
+        client: guarded against addresses where this deployment does not go.
+        signer: signs with the secret of the task's key.
+        connect_timeout_s: for the connection.
+        answer_timeout_s: for the answer's head, from when the body is sent.
+        clock: seconds since 1970.
+    """
+
+    def __init__(
+        self,
+        client: httpx.Client,
+        *,
+        signer: WebhookSigner,
+        connect_timeout_s: float = 10.0,
+        answer_timeout_s: float = 30.0,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._client = client
+        self._signer = signer
+        self._connect_timeout_s = connect_timeout_s
+        self._answer_timeout_s = answer_timeout_s
+        self._clock = clock
+
+    def __call__(self, task: OutboxTask, body: bytes) -> Attempt:
+        """POST the body once. Any 2xx is success; redirects are not followed, and no answer is read beyond its head."""
+        headers = {
+            "connection": "close",
+            "content-type": "application/json",
+            "user-agent": "image-to-3d",
+            **self._signer.headers(api_key_id=task.api_key_id, webhook_id=task.id, timestamp=self._clock(), body=body),
+        }
+        started_s = time.monotonic()
+        status, error = None, ""
+        with deadline(self._connect_timeout_s + self._answer_timeout_s) as limit:
+            try:
+                request = self._client.build_request(
+                    "POST",
+                    task.target,
+                    content=body,
+                    headers=headers,
+                    timeout=httpx.Timeout(self._answer_timeout_s, connect=self._connect_timeout_s),
+                    extensions=limit.extensions,
+                )
+                response = self._client.send(request, stream=True, follow_redirects=False)
+                response.close()
+                status = response.status_code
+                error = "" if response.is_success else _refusal(status)
+            except ImageTo3DError as blocked:
+                error = str(blocked)
+            except (httpx.HTTPError, httpx.InvalidURL) as failure:
+                error = self._trouble(failure, is_late=limit.has_passed)
+        return Attempt(status, error, time.monotonic() - started_s)
+
+    def _trouble(self, failure: Exception, *, is_late: bool) -> str:
+        """What kept a receiver from answering, in words and without its address, which may hold a secret."""
+        match failure:
+            case httpx.ConnectTimeout() | httpx.PoolTimeout():
+                return f"no connection within {self._connect_timeout_s:g} s"
+            case httpx.TimeoutException():
+                return f"no answer within {self._answer_timeout_s:g} s"
+            case _ if is_late:
+                return f"no answer within {self._answer_timeout_s:g} s"
+            case httpx.ConnectError():
+                return f"no connection: {why_unreachable(failure)}"
+            case httpx.UnsupportedProtocol() | httpx.LocalProtocolError() | httpx.InvalidURL():
+                return "the address cannot be used"
+            case _:
+                return "the connection broke before there was an answer"
+
+
+class WebhookDispatcher:
+    """Sends what is due in an outbox, several at a time, so that a receiver that hangs holds up nobody else's.
+
+    Each key has a few senders at once, and only one while its receiver was slow to fail last. A task beyond that is
+    kept at hand while its claim lasts; then it is let go, and is due again when the claim ends. A courier that dies
+    loses nothing for the same reason; a receiver may then get a webhook twice, under one id.
+
+    Args:
+        outbox: where tasks are claimed and settled.
+        send: makes one attempt; never raises for anything that a receiver does.
+        body_of: what a task's webhook says, UTF-8 JSON; raises `NotFound` when its job is gone.
+        schedule: the pauses between attempts.
+        rng: for the jitter of the pauses.
+        threads: senders at once.
+        per_key: senders at once for one key.
+        claim_s: how long a claimed task is hidden from other couriers; longer than any attempt takes.
+    """
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        *,
+        send: Callable[[OutboxTask, bytes], Attempt],
+        body_of: Callable[[OutboxTask], bytes],
+        schedule: Schedule | None = None,
+        rng: random.Random | None = None,
+        threads: int = 32,
+        per_key: int = 4,
+        claim_s: float = 90.0,
+    ) -> None:
+        self._outbox = outbox
+        self._send = send
+        self._body_of = body_of
+        self._schedule = schedule or Schedule()
+        self._rng = rng or random.Random()
+        self._threads = threads
+        self._per_key = per_key
+        self._claim_s = claim_s
+        self._changed = threading.Condition()
+        self._in_flight: Counter[str] = Counter()
+        self._waiting: defaultdict[str, deque[_Claim]] = defaultdict(deque)
+        self._slow_keys: set[str] = set()
+        self._sent = 0
+
+    def run(self, stop: threading.Event, *, poll_s: float = 0.5) -> None:
+        """Send until told to stop; attempts under way are brought to their end.
+
+        Args:
+            poll_s: how long to rest when nothing was due.
+        """
+        with ThreadPoolExecutor(self._threads, thread_name_prefix="webhook") as pool:
+            while not stop.is_set():
+                with self._changed:
+                    is_free = self._changed.wait_for(self._has_sender, timeout=poll_s)
+                try:
+                    if is_free and not self._start_one(pool):
+                        stop.wait(poll_s)
+                except StoreUnavailable as error:
+                    log.warning("webhooks wait for the store", reason=str(error))
+                    stop.wait(poll_s)
+                except Exception:
+                    log.exception("webhooks wait")  # and go on: a courier that ends would be missed too late
+                    stop.wait(poll_s)
+            with self._changed:
+                self._waiting.clear()
+
+    def send_due(self) -> int:
+        """Send everything that is due now, wait for the answers, and say how many attempts were made."""
+        sent_before = self._sent
+        with ThreadPoolExecutor(self._threads, thread_name_prefix="webhook") as pool:
+            while True:
+                with self._changed:
+                    self._changed.wait_for(self._has_sender)
+                if not self._start_one(pool):
+                    with self._changed:
+                        if not self._in_flight.total():
+                            return self._sent - sent_before
+                        self._changed.wait()
+
+    def _start_one(self, pool: ThreadPoolExecutor) -> bool:
+        """Claim the next due task and start it, or keep it at hand; False when nothing is due."""
+        task = self._outbox.claim_task("webhook", claim_s=self._claim_s)
+        if task is None:
+            return False
+        claim = _Claim(task, ends_at_s=time.monotonic() + self._claim_s)
+        with self._changed:
+            if self._has_sender_for(task.api_key_id):
+                self._launch(pool, claim)
+            elif len(self._waiting[task.api_key_id]) < MAX_WAITING_PER_KEY:
+                self._waiting[task.api_key_id].append(claim)
+        return True
+
+    def _has_sender(self) -> bool:
+        return self._in_flight.total() < self._threads
+
+    def _has_sender_for(self, api_key_id: str) -> bool:
+        allowed = 1 if api_key_id in self._slow_keys else self._per_key
+        return self._in_flight[api_key_id] < allowed and self._has_sender()
+
+    def _launch(self, pool: ThreadPoolExecutor, claim: _Claim) -> None:
+        self._in_flight[claim.task.api_key_id] += 1
+        pool.submit(self._deliver, claim.task).add_done_callback(lambda done: self._after(pool, claim.task, done))
+
+    def _after(self, pool: ThreadPoolExecutor, task: OutboxTask, done: Future[None]) -> None:
+        """Free the sender, and start what waited for it."""
+        if (error := done.exception()) is not None:
+            log.error("webhook not settled", job_id=task.job_id, exc_info=error)
+        with self._changed:
+            self._in_flight[task.api_key_id] -= 1
+            waiting = self._waiting[task.api_key_id]
+            while waiting and self._has_sender_for(task.api_key_id):
+                claim = waiting.popleft()
+                if claim.ends_at_s - time.monotonic() > self._claim_s / 2:
+                    self._launch(pool, claim)
+            self._changed.notify_all()
+
+    def _deliver(self, task: OutboxTask) -> None:
+        """One attempt, on record."""
+        try:
+            body = self._body_of(task)
+        except NotFound:
+            return  # the job was deleted, and its tasks with it
+        attempt = self._send(task, body)
+        with self._changed:
+            self._sent += 1
+            pause_s = self._schedule.pause_s(task.attempts + 1, self._rng)
+            if attempt.error and attempt.seconds > SLOW_ATTEMPT_S:
+                self._slow_keys.add(task.api_key_id)
+            else:
+                self._slow_keys.discard(task.api_key_id)
+        log.info(
+            "webhook attempt",
+            job_id=task.job_id,
+            webhook_id=task.id,
+            number=task.attempts + 1,
+            status=attempt.status,
+            error=attempt.error,
+            seconds=round(attempt.seconds, 3),
+        )
+        _settle(self._outbox, task, attempt, retry_in_s=pause_s)
+
+
+@dataclass(frozen=True)
+class _Claim:
+    """A claimed task and when its claim ends, on the monotonic clock."""
+
+    task: OutboxTask
+    ends_at_s: float
+
+
+def _settle(outbox: Outbox, task: OutboxTask, attempt: Attempt, *, retry_in_s: float | None) -> None:
+    """Record an attempt, patiently: what stays unrecorded is sent again when the claim ends."""
+    for pause_s in (0.2, 1.0, 3.0, None):
+        try:
+            outbox.settle_task(
+                task, status=attempt.status, error=attempt.error, seconds=attempt.seconds, retry_in_s=retry_in_s
+            )
+        except StoreUnavailable:
+            if pause_s is None:
+                raise
+            time.sleep(pause_s)
+        except NotFound:
+            return
+        else:
+            return
+
+
+def _refusal(status: int) -> str:
+    if 300 <= status < 400:
+        return f"answered {status}; redirects are not followed"
+    return f"answered {status}"
+
+
+def send_due_webhooks(
+    outbox: Outbox,
+    sender: Callable[[OutboxTask, bytes], Attempt],
+    body_of: Callable[[OutboxTask], bytes],
+    *,
+    schedule: Schedule | None = None,
+) -> int:
+    """One round for deployments without a lasting process: send what is due, wait for the answers.
+
+    Returns:
+        How many attempts were made.
+    """
+    return WebhookDispatcher(outbox, send=sender, body_of=body_of, schedule=schedule).send_due()

@@ -1,0 +1,1 @@
+"""Generates and vendors the files that the repository ships."""

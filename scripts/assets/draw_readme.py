@@ -1,0 +1,45 @@
+"""Draws scripts/assets/result.png for the README: the sample picture and what comes out of it, from four sides."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from pipeline.engines.preview.engine import PreviewEngine
+from pipeline.render.mesh_view import FOV_RAD, on_ground, render_view
+from pipeline.render.orbit import Camera, intrinsics_of, look_at
+from pipeline.stages.export import make_asset
+from pipeline.stages.generate import options_of
+from pipeline.stages.intake import load_views
+from schemas.request import parse_request
+
+HERE = Path(__file__).parent
+SIZE = 280
+
+
+def main() -> None:
+    """Write the picture."""
+    request = parse_request(
+        {"image": str(HERE.parents[1] / "pipeline" / "api" / "playground" / "sample.png"), "seed": 1}
+    ).request
+
+    def no_download(url: str) -> bytes:
+        raise AssertionError(url)
+
+    views = load_views(request, fetch=no_download, allow_paths=True)
+    generation = PreviewEngine().generate(views, options_of(request, seed=1))
+    shown = make_asset(generation, request=request, on_step=lambda share: None).shown
+    panels = [on_ground(np.asarray(Image.fromarray(views[0]).resize((SIZE, SIZE), Image.Resampling.LANCZOS)))]
+    for degrees in (0, 45, 110, 180):
+        yaw, pitch = math.radians(180 + degrees), 0.2
+        eye = 2.2 * np.array([math.sin(yaw) * math.cos(pitch), math.cos(yaw) * math.cos(pitch), math.sin(pitch)])
+        camera = Camera(look_at(eye, np.zeros(3)), intrinsics_of(FOV_RAD))
+        panels.append(on_ground(render_view(shown, camera, size=SIZE)))
+    Image.fromarray(np.concatenate(panels, axis=1)).quantize(128).save(HERE / "result.png", optimize=True)
+
+
+if __name__ == "__main__":
+    main()

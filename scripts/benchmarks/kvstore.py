@@ -1,0 +1,141 @@
+"""What the key-value store costs: map operations of each call, and submits a second when each operation takes a while.
+
+python scripts/benchmarks/kvstore.py [--latency-ms 20] [--threads 16] [--submits 200]
+"""
+
+from __future__ import annotations
+
+import argparse
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.jobs.api_keys import make_key
+from pipeline.jobs.model import ApiKey, JobResult, JobState, KeyLimits, NewJob, Progress, WorkerRecord
+from pipeline.jobs.stores.kv.map import MemoryKeyValues
+from pipeline.jobs.stores.kv.store import KvStore
+
+R = TypeVar("R")
+
+
+class CountedKeyValues(MemoryKeyValues):
+    """A map that counts its operations and takes its time for each."""
+
+    def __init__(self, latency_s: float) -> None:
+        super().__init__()
+        self.latency_s = latency_s
+        self.operations = 0
+        self._count_lock = threading.Lock()
+
+    def _wait(self) -> None:
+        with self._count_lock:
+            self.operations += 1
+        time.sleep(self.latency_s)
+
+    def get(self, key: str) -> bytes | None:
+        self._wait()
+        return super().get(key)
+
+    def put(self, key: str, value: bytes) -> None:
+        self._wait()
+        super().put(key, value)
+
+    def create(self, key: str, value: bytes) -> bool:
+        self._wait()
+        return super().create(key, value)
+
+    def delete(self, key: str) -> None:
+        self._wait()
+        super().delete(key)
+
+
+def new_job(key: ApiKey) -> NewJob:
+    """A submit with a webhook."""
+    meta = {f"parameter {number}": number for number in range(30)}
+    return NewJob(key.id, "prefix", b"{}", "0" * 64, meta=meta, webhook_url="http://127.0.0.1/h")
+
+
+def table_of_operations(console: Console) -> None:
+    """One job's life with nobody else about (alone), and with another process writing between any two calls."""
+    rows = [("alone", False), ("another wrote", True)]
+    counts = [_life(is_disturbed) for _, is_disturbed in rows]
+    table = Table("call", *[name for name, _ in rows], title="map operations")
+    for call in counts[0]:
+        table.add_row(call, *[str(count[call]) for count in counts])
+    console.print(table)
+
+
+def _life(is_disturbed: bool) -> dict[str, int]:
+    entries = CountedKeyValues(0.0)
+    store, other = KvStore(entries), KvStore(entries)
+    key = store.add_key(make_key("bench", limits=KeyLimits())[1])
+    counts: dict[str, int] = {}
+
+    def count(name: str, call: Callable[[], R]) -> R:
+        if is_disturbed:
+            other.request_restart()
+        before = entries.operations
+        result = call()
+        counts[name] = entries.operations - before
+        return result
+
+    submitted = count("submit", lambda: store.submit(new_job(key))).job
+    count("find_key", lambda: store.find_key(key.sha256))
+    count("get, queued", lambda: store.get(submitted.id, api_key_id=key.id))
+    taken = count("take", lambda: store.claim("w", lease_s=30, job_id=submitted.id))
+    assert taken is not None
+    count("request_of", lambda: store.request_of(taken.id))
+    count("renew, first", lambda: store.renew(taken.lease, lease_s=30))
+    count("renew", lambda: store.renew(taken.lease, lease_s=30))
+    count("report", lambda: store.report(taken.lease, Progress("generate", 40)))
+    count("get, running", lambda: store.get(submitted.id, api_key_id=key.id))
+    count("heartbeat_worker", lambda: store.heartbeat_worker(WorkerRecord("w", "x", 0.0, is_ready=True)))
+    count("finish", lambda: store.complete(taken.lease, JobResult(JobState.SUCCESS)))
+    count("get, ended", lambda: store.get(submitted.id, api_key_id=key.id))
+    task = count("claim_task", lambda: store.claim_task("webhook", claim_s=60))
+    assert task is not None
+    count("claim_task, none due", lambda: store.claim_task("webhook", claim_s=60))
+    count("settle_task", lambda: store.settle_task(task, status=200, error="", seconds=0.1, retry_in_s=None))
+    count("list_jobs, one", lambda: store.list_jobs(api_key_id=key.id))
+    count("metrics", store.metrics)
+    return counts
+
+
+def rate_of_submits(console: Console, *, latency_s: float, threads: int, submits: int) -> None:
+    """Submits a second from the threads of one process, and from processes of one thread each."""
+    for processes in (1, 2, 4):
+        entries = CountedKeyValues(latency_s)
+        stores = [KvStore(entries) for _ in range(processes)]
+        key = stores[0].add_key(make_key("bench", limits=KeyLimits())[1])
+        entries.operations = 0
+        began_s = time.perf_counter()
+        with ThreadPoolExecutor(threads) as pool:
+            some = [pool.submit(stores[number % processes].submit, new_job(key)) for number in range(submits)]
+            jobs = [submitted.result().job.id for submitted in some]
+        seconds = time.perf_counter() - began_s
+        assert len(set(jobs)) == submits == stores[0].metrics().submitted
+        console.print(
+            f"{submits} submits, {threads} threads in {processes} processes, {latency_s * 1000:.0f} ms an operation: "
+            f"{submits / seconds:.0f} a second, {entries.operations / submits:.1f} operations each"
+        )
+
+
+def main() -> None:
+    """Entry point."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--latency-ms", type=float, default=20.0)
+    parser.add_argument("--threads", type=int, default=16)
+    parser.add_argument("--submits", type=int, default=200)
+    options = parser.parse_args()
+    console = Console()
+    table_of_operations(console)
+    rate_of_submits(console, latency_s=options.latency_ms / 1000, threads=options.threads, submits=options.submits)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,227 @@
+"""Submit, fetch, cancel, list, delete, events: answers as the contract has them."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+from pipeline.jobs.model import JobState, KeyLimits
+from tests.api.conftest import PICTURE, SUBMIT, Deployment
+
+FETCH = "/api/v1/enterprise/3d/fetch"
+
+
+def test_a_submit_is_answered_with_where_to_fetch_the_result(deployment: Deployment) -> None:
+    body = deployment.submit(track_id="order 7")
+    assert body["status"] == "processing" and 1 <= body["id"] < 2**31 and isinstance(body["eta"], int)
+    assert body["fetch_result"] == f"http://testserver{FETCH}/{body['id']}"
+    assert body["output"] == [] and body["track_id"] == "order 7" and isinstance(body["message"], str)
+    assert [url.rpartition(".")[2] for url in body["future_links"]] == ["obj", "mtl", "png"]
+    assert body["queue_position"] == 1 and body["progress"] == 0
+
+
+def test_the_two_paths_differ_in_their_default_format(deployment: Deployment) -> None:
+    assert deployment.submit()["meta"]["output_format"] == "obj"
+    assert deployment.submit("/api/v6/3d/image_to_3d")["meta"]["output_format"] == "glb"
+
+
+@pytest.mark.parametrize("path", [FETCH + "/{id}", "/api/v6/3d/fetch/{id}", FETCH, "/api/v6/3d/fetch"])
+def test_an_ended_call_is_fetched_under_every_path_and_its_links_answer(deployment: Deployment, path: str) -> None:
+    submitted = deployment.submit(output_format="glb", foreground_ratio=1)
+    deployment.finish(submitted["id"])
+    body = deployment.post(path.format(id=submitted["id"]), {"request_id": str(submitted["id"])}).json()
+    assert body["status"] == "success" and body["generationTime"] == 1.25
+    assert body["output"] == body["proxy_links"] == submitted["future_links"]
+    assert "future_links" not in body and body["warning"].startswith("Ignored") and body["meta"]["seed"] == 7
+    assert len(body["extra_assets"]) == 1
+    for url in [*body["output"], *body["extra_assets"]]:
+        assert deployment.client.get(url).content == b"0123456789" * 10
+
+
+def test_a_failed_call_says_why_with_status_200(deployment: Deployment) -> None:
+    call_id = deployment.submit(track_id=5)["id"]
+    deployment.finish(call_id, state=JobState.FAILED, message="the picture holds no subject")
+    answer = deployment.post(f"{FETCH}/{call_id}")
+    assert answer.status_code == 200
+    assert answer.json() | {"meta": 0} == {
+        "status": "failed",
+        "id": call_id,
+        "message": "the picture holds no subject",
+        "track_id": 5,
+        "error_code": "",
+        "retryable": False,
+        "webhook_status": "",
+        "meta": 0,
+    }
+
+
+def test_a_submit_waits_for_a_result_that_comes_in_time(deploy: Callable[..., Deployment]) -> None:
+    deployment = deploy(submit_wait_s=20)
+
+    def work() -> None:
+        while not (queued := deployment.service.store.list_jobs(api_key_id=None)):
+            time.sleep(0.02)
+        deployment.finish(queued[0].id)
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    body = deployment.post(SUBMIT, {"image": PICTURE, "output_format": "glb"}).json()
+    worker.join()
+    assert body["status"] == "success" and len(body["output"]) == 1
+
+
+@pytest.mark.parametrize("way", ["body", "header", "bearer"])
+def test_the_key_may_stand_in_three_places(deployment: Deployment, way: str) -> None:
+    headers = {"header": {"key": deployment.key}, "bearer": {"authorization": f"Bearer {deployment.key}"}}.get(way, {})
+    body = {"image": PICTURE} | ({"key": deployment.key} if way == "body" else {})
+    answer = deployment.client.post(SUBMIT, json=body, headers=headers | {"prefer": "wait=0"})
+    assert answer.json()["status"] == "processing"
+
+
+@pytest.mark.parametrize("header", [{"key": "wrong"}, {"authorization": "Bearer a-token-of-the-proxy-before-us"}])
+def test_a_good_key_in_the_body_counts_whatever_a_header_holds(deployment: Deployment, header: dict[str, str]) -> None:
+    assert deployment.post(SUBMIT, {"image": PICTURE}, prefer="wait=0", **header).json()["status"] == "processing"
+
+
+@pytest.mark.parametrize(("key", "message"), [(None, "API key required"), ("wrong", "Invalid API key")])
+def test_without_a_good_key_nothing_is_done(deployment: Deployment, key: str | None, message: str) -> None:
+    answer = deployment.client.post(SUBMIT, json={"key": key, "image": PICTURE})
+    assert (answer.status_code, answer.json()) == (401, {"status": "error", "message": message})
+    assert deployment.service.store.list_jobs(api_key_id=None) == []
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({"image": PICTURE, "mesh_simplify": 0.5}, "mesh_simplify must be between 0.9 and 0.98, got 0.5"),
+        ({}, "image is required"),
+        ({"image": "http://169.254.169.254/a"}, "169.254.169.254 leads to an address that is not public"),
+        ({"image": PICTURE, "webhook": "http://127.1/"}, "127.1 leads to an address that is not public"),
+        ({"image": PICTURE, "engine": "magic"}, "engine must be one of preview, got 'magic'"),
+    ],
+)
+def test_a_bad_field_is_a_400_with_one_sentence(deployment: Deployment, body: dict, message: str) -> None:
+    answer = deployment.post(SUBMIT, body)
+    assert (answer.status_code, answer.json()) == (400, {"status": "error", "message": message})
+    assert deployment.service.store.list_jobs(api_key_id=None) == []
+
+
+def test_an_engine_that_takes_one_view_names_those_that_take_several(deploy: Callable[..., Deployment]) -> None:
+    deployment = deploy(engine="triposr", engines=("preview",))
+    body = {"image": [PICTURE, PICTURE], "multi_image": True}
+    answer = deployment.post(SUBMIT, body)
+    message = "engine triposr takes one view, got 2; preview would take them"
+    assert (answer.status_code, answer.json()) == (400, {"status": "error", "message": message})
+    assert deployment.service.store.list_jobs(api_key_id=None) == []
+
+
+@pytest.mark.parametrize("content", [b"{", b"[1]", b'"x"', b"\xff\xfe", b"[" * 100_000])
+def test_a_body_that_is_no_object_is_a_400(deployment: Deployment, content: bytes) -> None:
+    answer = deployment.client.post(SUBMIT, content=content)
+    assert answer.status_code == 400 and answer.json()["status"] == "error"
+
+
+def test_a_body_that_is_too_long_is_a_413(deploy: Callable[..., Deployment]) -> None:
+    deployment = deploy(max_body_bytes=2048)
+    for content in (b"x" * 5000, iter([b"x" * 1500, b"x" * 1500])):
+        answer = deployment.client.post(SUBMIT, content=content)
+        assert answer.status_code == 413 and answer.json()["status"] == "error"
+
+
+def test_errors_can_be_answered_with_200_for_old_clients(deploy: Callable[..., Deployment]) -> None:
+    answer = deploy(errors_as_200=True).client.post(SUBMIT, json={})
+    assert (answer.status_code, answer.json()) == (200, {"status": "error", "message": "API key required"})
+
+
+def test_unknown_paths_and_methods_answer_in_the_same_form(deployment: Deployment) -> None:
+    for answer, status in ((deployment.client.get("/nothing"), 404), (deployment.client.get(SUBMIT), 405)):
+        assert answer.status_code == status and set(answer.json()) == {"status", "message"}
+
+
+def test_limits_answer_402_and_429_with_their_headers(deploy: Callable[..., Deployment]) -> None:
+    deployment = deploy(KeyLimits(per_minute=2, per_month=100))
+    answers = [deployment.post(SUBMIT, {"image": PICTURE}, prefer="wait=0") for _ in range(3)]
+    assert [answer.status_code for answer in answers] == [200, 200, 429]
+    assert [answer.headers["x-ratelimit-remaining"] for answer in answers] == ["1", "0", "0"]
+    refused = answers[2]
+    assert refused.json()["retry_after"] == int(refused.headers["retry-after"]) >= 1
+    assert refused.json()["message"].startswith("Rate limit exceeded.")
+
+
+def test_a_spent_quota_is_a_402(deploy: Callable[..., Deployment]) -> None:
+    deployment = deploy(KeyLimits(per_month=1))
+    deployment.submit()
+    answer = deployment.post(SUBMIT, {"image": PICTURE})
+    assert answer.status_code == 402 and "resets on" in answer.json()["message"]
+
+
+def test_an_idempotency_key_gives_the_first_call_and_refuses_another_body(deployment: Deployment) -> None:
+    def send(**fields: object) -> object:
+        headers = {"idempotency-key": "once", "prefer": "wait=0"}
+        return deployment.post(SUBMIT, {"image": PICTURE, **fields}, **headers)
+
+    first, again, other = send(seed=1), send(seed=1), send(seed=2)
+    assert first.json()["id"] == again.json()["id"]  # type: ignore[attr-defined]
+    assert other.status_code == 400  # type: ignore[attr-defined]
+
+
+def test_a_key_sees_nothing_of_another_keys_calls(deployment: Deployment) -> None:
+    call_id = deployment.submit()["id"]
+    stranger = {"key": deployment.other_key}
+    for path in (f"{FETCH}/{call_id}", *(f"/api/v1/enterprise/3d/{verb}/{call_id}" for verb in ("cancel", "delete"))):
+        foreign, unknown = deployment.post(path, stranger), deployment.post(path.replace(str(call_id), "1"), stranger)
+        assert foreign.status_code == unknown.status_code == 404
+        assert foreign.json()["message"].replace(str(call_id), "1") == unknown.json()["message"]
+    events = deployment.client.get(f"/api/v1/enterprise/3d/events/{call_id}", headers={"key": deployment.other_key})
+    assert events.status_code == 404
+    assert deployment.post("/api/v1/enterprise/3d/list", stranger).json()["calls"] == []
+    assert deployment.post(f"{FETCH}/{call_id}").json()["status"] == "processing"
+
+
+@pytest.mark.parametrize("call_id", ["0", "99999999999", "abc", "1.5", "-1"])
+def test_an_id_that_leads_nowhere_is_a_404_or_a_400(deployment: Deployment, call_id: str) -> None:
+    assert deployment.post(f"{FETCH}/{call_id}").status_code in (400, 404)
+
+
+def test_cancelling_a_waiting_call_ends_it(deployment: Deployment) -> None:
+    call_id = deployment.submit()["id"]
+    assert deployment.post(f"/api/v1/enterprise/3d/cancel/{call_id}").json()["status"] == "failed"
+
+
+def test_lists_are_paged_newest_first_and_filtered(deployment: Deployment) -> None:
+    ids = [deployment.submit(track_id=f"t{number % 2}")["id"] for number in range(5)]
+    page = deployment.post("/api/v1/enterprise/3d/list", {"limit": 3}).json()
+    rest = deployment.post("/api/v1/enterprise/3d/list", {"limit": 3, "before": page["next"]}).json()
+    assert [call["id"] for call in page["calls"] + rest["calls"]] == ids[::-1] and rest["next"] is None
+    mine = deployment.post("/api/v1/enterprise/3d/list", {"track_id": "t1"}).json()["calls"]
+    assert [call["id"] for call in mine] == [ids[3], ids[1]]
+    assert deployment.post("/api/v1/enterprise/3d/list", {"status": "success"}).json()["calls"] == []
+    assert deployment.post("/api/v1/enterprise/3d/list", {"limit": 0}).status_code == 400
+
+
+def test_deleting_an_ended_call_removes_record_and_files(deployment: Deployment) -> None:
+    submitted = deployment.submit(output_format="glb")
+    assert deployment.post(f"/api/v1/enterprise/3d/delete/{submitted['id']}").status_code == 400
+    deployment.finish(submitted["id"])
+    assert deployment.post(f"/api/v1/enterprise/3d/delete/{submitted['id']}").json()["status"] == "success"
+    assert deployment.client.get(submitted["future_links"][0]).status_code == 404
+    assert deployment.post(f"{FETCH}/{submitted['id']}").status_code == 404
+
+
+def test_events_tell_progress_and_then_the_final_body(deployment: Deployment) -> None:
+    submitted = deployment.submit(output_format="glb")
+    timer = threading.Timer(1.0, deployment.finish, (submitted["id"],))
+    timer.start()
+    headers = {"authorization": f"Bearer {deployment.key}"}
+    answer = deployment.client.get(f"/api/v1/enterprise/3d/events/{submitted['id']}", headers=headers)
+    timer.join()
+    events = [
+        (event.split("\r\n")[0].removeprefix("event: "), json.loads(event.split("\r\n")[1].removeprefix("data: ")))
+        for event in answer.text.strip().split("\r\n\r\n")
+    ]
+    assert events[0][0] == "progress" and events[0][1]["queue_position"] == 1
+    assert events[-1][0] == "end" and events[-1][1]["status"] == "success"

@@ -1,0 +1,34 @@
+"""`python -m tests.fakes.modal --port 0 --folder DIR`: a plane by hand, until interrupted."""
+
+import argparse
+import signal
+import sys
+import tempfile
+import threading
+from pathlib import Path
+
+from tests.fakes.modal.plane import Plane
+
+
+def main() -> None:
+    """Starts a plane and prints the variables to set for Modal's CLI."""
+    parser = argparse.ArgumentParser(prog="python -m tests.fakes.modal", description=__doc__)
+    parser.add_argument("--port", type=int, default=0, help="gRPC port; 0 takes a free one")
+    parser.add_argument("--folder", type=Path, help="an empty folder for files, volumes and containers")
+    options = parser.parse_args()
+    stopped = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopped.set())
+    with (
+        tempfile.TemporaryDirectory(prefix="modal-plane-") as temporary,
+        Plane(options.folder or Path(temporary), port=options.port) as plane,
+    ):
+        # One write, the last line's end included: who reads a line has them all, and may close the pipe. An unbuffered
+        # `print` would write that end by itself.
+        sys.stdout.write("".join(f"export {name}={value}\n" for name, value in plane.environment().items()))
+        sys.stdout.flush()
+        stopped.wait()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,369 @@
+"""Who runs what: queues of inputs per function, containers started, reused, retired and killed, outcomes settled.
+
+One container takes as many inputs at once as its function allows; more containers start while inputs wait, up to a
+small limit. A container that dies has its inputs run again whatever the retry policy says, as Modal does after a crash
+or a preemption. Knows nothing of gRPC streams; `launch` knows how a process is started.
+"""
+
+import asyncio
+import codecs
+import contextlib
+import os
+import shutil
+import signal
+import time
+from dataclasses import dataclass
+
+from modal_proto import api_pb2
+
+from tests.fakes.modal.launch import Launcher
+from tests.fakes.modal.state import App, Attempt, Call, Container, Function, Input, State, new_id
+from tests.fakes.modal.views import session_pids
+
+Result = api_pb2.GenericResult
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Where the plane is smaller or more hasty than Modal."""
+
+    containers_per_function: int = 3
+    scaledown_s: float = 5.0
+    stop_grace_s: float = 5.0
+    failed_starts: int = 3
+    crashes_per_input: int = 8
+
+
+class Runner:
+    """The scheduler of one plane."""
+
+    def __init__(self, state: State, launcher: Launcher, limits: Limits) -> None:
+        self._state = state
+        self._launcher = launcher
+        self._limits = limits
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._is_closing = False
+
+    # Inputs
+
+    def enqueue(self, given: Input, *, is_redelivery: bool = False) -> Attempt:
+        """Puts an input before the containers of its function."""
+        attempt = Attempt(given, is_redelivery)
+        if given.call.is_cancelled or not given.call.function.app.is_live:
+            self.settle(attempt, _terminated())
+        else:
+            given.call.function.queue.append(attempt)
+            self.dispatch(given.call.function)
+        return attempt
+
+    def dispatch(self, function: Function) -> None:
+        """Hands waiting inputs to waiting containers and starts more containers where none waits."""
+        definition = function.effective()
+        for attempt in list(function.queue):
+            for container in function.containers:
+                is_waiting = container.waiter is not None and not container.waiter.done()
+                is_fit = container.definition is definition and attempt.given.input_id not in container.running
+                if is_waiting and is_fit:
+                    function.queue.remove(attempt)
+                    self._begin(container, attempt)
+                    container.waiter.set_result([attempt])
+                    break
+        self.scale(function)
+
+    def _begin(self, container: Container, attempt: Attempt) -> None:
+        attempt.started_at = time.time()
+        container.running[attempt.given.input_id] = attempt
+        timeout_s = container.definition.function.timeout_secs
+        if timeout_s:
+            attempt.timer = asyncio.get_running_loop().call_later(timeout_s, self._time_out, container, attempt)
+
+    async def next_attempts(self, container: Container) -> list[Attempt] | None:
+        """The next input for a container that asks for one; None when it is to end."""
+        container.is_ready = True
+        container.function.failed_starts = 0
+        while not container.is_retiring:
+            container.waiter = asyncio.get_running_loop().create_future()
+            self.dispatch(container.function)
+            await asyncio.wait({container.waiter}, timeout=self._idle_s(container.function))
+            waiter, container.waiter = container.waiter, None
+            if waiter.done():
+                return waiter.result()
+            live = [each for each in container.function.containers if not each.is_retiring]
+            if not container.running and len(live) > container.function.autoscaler.min_containers:
+                container.is_retiring = True
+        return None
+
+    def _idle_s(self, function: Function) -> float:
+        return min(float(function.autoscaler.scaledown_window or 60), self._limits.scaledown_s)
+
+    def finish(self, container: Container, item: api_pb2.FunctionPutOutputsItem) -> None:
+        """Takes an outcome from a container; one of an input that it no longer runs is dropped."""
+        attempt = container.running.pop(item.input_id, None)
+        if attempt is not None:
+            self.settle(attempt, item.result, data_format=item.data_format, container=container)
+
+    def settle(
+        self, attempt: Attempt, result: Result, *, data_format: int = 0, container: Container | None = None
+    ) -> None:
+        """Ends an attempt: retries it by the function's policy, or makes its outcome the input's if that has none."""
+        if attempt.timer is not None:
+            attempt.timer.cancel()
+        attempt.status = result.status
+        attempt.done.set()
+        given, call = attempt.given, attempt.given.call
+        if given.output is not None or (attempt.is_redelivery and result.status != Result.GENERIC_STATUS_SUCCESS):
+            return
+        if result.status == Result.GENERIC_STATUS_TERMINATED and not result.exception:
+            result.exception = "Input was cancelled"
+        policy = call.function.effective().function.retry_policy
+        if (
+            result.status in (Result.GENERIC_STATUS_FAILURE, Result.GENERIC_STATUS_TIMEOUT)
+            and call.invocation_type == api_pb2.FUNCTION_CALL_INVOCATION_TYPE_ASYNC
+            and given.retry_count < policy.retries
+            and not call.is_cancelled
+        ):
+            delay_ms = min(policy.initial_delay_ms * policy.backoff_coefficient**given.retry_count, policy.max_delay_ms)
+            given.retry_count += 1
+            asyncio.get_running_loop().call_later(delay_ms / 1000, self.enqueue, given)
+            return
+        given.output = api_pb2.FunctionGetOutputsItem(
+            result=result,
+            idx=given.index,
+            input_id=given.input_id,
+            data_format=data_format,
+            task_id=container.task_id if container else "",
+            input_started_at=attempt.started_at,
+            output_created_at=time.time(),
+            retry_count=given.retry_count,
+        )
+        call.outputs.append(given.output)
+        call.changed.notify()
+
+    def _time_out(self, container: Container, attempt: Attempt) -> None:
+        if container.running.pop(attempt.given.input_id, None) is not None:
+            timeout_s = container.definition.function.timeout_secs
+            container.events.append(f"timeout of {attempt.given.input_id}")
+            message = f"Task's current input {attempt.given.input_id} hit its timeout of {timeout_s}s"
+            self.settle(attempt, Result(status=Result.GENERIC_STATUS_TIMEOUT, exception=message), container=container)
+            if container.running:
+                self._tell_cancelled(container, [attempt.given.input_id])
+            else:
+                self.kill(container)
+
+    def cancel(self, call: Call, *, terminate_containers: bool) -> None:
+        """Cancels a call: what waits ends at once, what runs is told so by its container's next heartbeat."""
+        call.is_cancelled = True
+        for attempt in [each for each in call.function.queue if each.given.call is call]:
+            call.function.queue.remove(attempt)
+            self.settle(attempt, _terminated())
+        running = set()
+        for container in call.function.containers:
+            held = [input_id for input_id, attempt in container.running.items() if attempt.given.call is call]
+            running.update(held)
+            if held and terminate_containers:
+                self.kill(container)
+            elif held:
+                self._tell_cancelled(container, held)
+        for given in call.inputs:
+            if given.output is None and given.input_id not in running:
+                self.settle(Attempt(given), _terminated())
+
+    def _tell_cancelled(self, container: Container, input_ids: list[str]) -> None:
+        container.cancellations.extend(input_ids)
+        container.cancelled.notify()
+
+    # Containers
+
+    def scale(self, function: Function) -> None:
+        """Starts containers for inputs that nobody is free to take, and those that are to be kept warm."""
+        if self._is_closing or not function.app.is_live:
+            return
+        live = [each for each in function.containers if not each.is_retiring and not each.is_ended]
+        slots = function.effective().function.max_concurrent_inputs or 1
+        free = sum(slots - len(each.running) for each in live)
+        limit = min(self._limits.containers_per_function, function.autoscaler.max_containers or 1000)
+        while len(live) < limit and (free < len(function.queue) or len(live) < function.autoscaler.min_containers):
+            live.append(self._start(function))
+            free += slots
+
+    def _start(self, function: Function) -> Container:
+        task_id = new_id("ta")
+        folder = self._state.folder / "containers" / task_id
+        container = Container(task_id, function, function.effective(), folder)
+        self._state.containers[task_id] = container
+        function.containers.append(container)
+        task = asyncio.get_running_loop().create_task(self._run(container))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return container
+
+    async def _run(self, container: Container) -> None:
+        function = container.definition.function
+        timer = asyncio.get_running_loop().call_later(function.startup_timeout_secs or 300, self._start_out, container)
+        code = None
+        try:
+            container.process = process = await self._launcher.launch(container, self.layout(container.function.app))
+            assert process.stdout is not None
+            assert process.stderr is not None
+            pumps = [
+                asyncio.ensure_future(self._pump(container, process.stdout, api_pb2.FILE_DESCRIPTOR_STDOUT)),
+                asyncio.ensure_future(self._pump(container, process.stderr, api_pb2.FILE_DESCRIPTOR_STDERR)),
+            ]
+            if container.is_ended or self._is_closing:
+                self.kill(container)
+            code = await process.wait()
+            _kill_session(process.pid)
+            await asyncio.wait(pumps, timeout=2.0)
+        except Exception as error:
+            container.failure = Result(status=Result.GENERIC_STATUS_INIT_FAILURE, exception=f"not started: {error!r}")
+        finally:
+            timer.cancel()
+            self._ended(container, code)
+            shutil.rmtree(container.folder, ignore_errors=True)
+
+    async def _pump(self, container: Container, source: asyncio.StreamReader, descriptor: int) -> None:
+        app = container.function.app
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        while piece := await source.read(65536):
+            text = decoder.decode(piece)
+            container.lines.append(text)
+            app.logs.append(
+                api_pb2.TaskLogsBatch(
+                    task_id=container.task_id,
+                    function_id=container.function.function_id,
+                    entry_id=str(len(app.logs) + 1),
+                    items=[api_pb2.TaskLogs(data=text, file_descriptor=descriptor, timestamp=time.time())],
+                )
+            )
+            app.logged.notify()
+
+    def _start_out(self, container: Container) -> None:
+        if not container.is_ready:
+            container.events.append("startup timeout")
+            self.kill(container)
+
+    def _ended(self, container: Container, code: int | None) -> None:
+        """Settles what a container leaves behind."""
+        container.is_ended = container.is_retiring = True
+        container.events.append(f"ended with {code}")
+        function = container.function
+        function.containers.remove(container)
+        for attempt in container.running.values():
+            self._rerun(attempt)
+        container.running.clear()
+        if not container.is_ready and not self._is_closing and function.app.is_live:
+            function.failed_starts += 1
+            if container.failure is not None or function.failed_starts >= self._limits.failed_starts:
+                message = f"container exited with {code} while starting"
+                failure = container.failure or Result(status=Result.GENERIC_STATUS_INIT_FAILURE, exception=message)
+                while function.queue:
+                    self.settle(function.queue.popleft(), failure, container=container)
+                function.failed_starts = 0
+        self.dispatch(function)
+        self._note_done(function.app)
+        self._state.changed.notify()
+
+    def _rerun(self, attempt: Attempt) -> None:
+        """What becomes of an input whose container died: it runs again, unless it was cancelled or dies every time."""
+        given = attempt.given
+        if attempt.timer is not None:
+            attempt.timer.cancel()
+        has_responded = bool(given.call.data_out) and bool(given.call.function.web_port)
+        given.crashes += 1
+        if given.call.is_cancelled or not given.call.function.app.is_live:
+            self.settle(attempt, _terminated())
+        elif has_responded or given.crashes >= self._limits.crashes_per_input:
+            message = f"container died {given.crashes} times while running the input"
+            self.settle(attempt, Result(status=Result.GENERIC_STATUS_INTERNAL_FAILURE, exception=message))
+        else:
+            attempt.timer = None
+            given.call.function.queue.appendleft(attempt)
+
+    def live_containers(self, app: App) -> list[Container]:
+        """The containers of an app whose processes have not ended."""
+        return [each for each in self._state.containers.values() if each.function.app is app and not each.is_ended]
+
+    def retire(self, container: Container) -> None:
+        """Lets a container end after what it runs now."""
+        container.is_retiring = True
+        if container.waiter is not None and not container.waiter.done():
+            container.waiter.set_result(None)
+
+    def retire_outdated(self, app: App) -> None:
+        """Lets the containers of former definitions end, and starts those to be kept warm."""
+        for container in self.live_containers(app):
+            if container.definition is not container.function.effective():
+                self.retire(container)
+        for function_id in app.function_ids.values():
+            self.scale(self._state.functions[function_id])
+
+    def kill(self, container: Container) -> None:
+        """SIGKILL to a container's process and everything that it started."""
+        container.is_retiring = True
+        if container.process is not None and container.process.returncode is None:
+            _kill_session(container.process.pid)
+
+    def preempt(self, container: Container) -> None:
+        """SIGINT to a container, as before a preemption, and SIGKILL after the grace."""
+        container.is_retiring = True
+        if container.process is not None and container.process.returncode is None:
+            container.process.send_signal(signal.SIGINT)
+        asyncio.get_running_loop().call_later(self._limits.stop_grace_s, self.kill, container)
+
+    def stop_app(self, app: App) -> None:
+        """Ends an app: waiting inputs are cancelled, idle containers leave by themselves, busy ones are interrupted."""
+        app.state, app.stopped_at = api_pb2.APP_STATE_STOPPED, time.time()
+        for call in self._state.calls.values():
+            if call.function.app is app and not call.is_finished:
+                call.is_cancelled = True
+        for function in self._state.functions.values():
+            while function.app is app and function.queue:
+                self.settle(function.queue.popleft(), _terminated())
+        for container in self.live_containers(app):
+            self.retire(container)
+            if container.running:
+                self.preempt(container)
+            asyncio.get_running_loop().call_later(self._limits.stop_grace_s, self.kill, container)
+        self._note_done(app)
+
+    def _note_done(self, app: App) -> None:
+        if not app.is_live and not self.live_containers(app):
+            app.is_done = True
+            app.logged.notify()
+
+    def layout(self, app: App) -> api_pb2.AppLayout:
+        """The app's objects as a container or a second deploy is told of them."""
+        functions = [self._state.functions[each] for each in app.function_ids.values()]
+        return api_pb2.AppLayout(
+            objects=[
+                *(
+                    api_pb2.Object(object_id=each.function_id, function_handle_metadata=each.metadata)
+                    for each in functions
+                ),
+                *(
+                    api_pb2.Object(object_id=each, class_handle_metadata=api_pb2.ClassHandleMetadata())
+                    for each in app.class_ids.values()
+                ),
+            ],
+            function_ids=app.function_ids,
+            class_ids=app.class_ids,
+        )
+
+    async def close(self) -> None:
+        """Kills every container and waits until all have ended."""
+        self._is_closing = True
+        for container in self._state.containers.values():
+            self.kill(container)
+        while self._tasks:
+            await asyncio.wait(set(self._tasks))
+        self._launcher.close()
+
+
+def _terminated() -> Result:
+    return Result(status=Result.GENERIC_STATUS_TERMINATED)
+
+
+def _kill_session(leader: int) -> None:
+    for pid in session_pids(leader):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)

@@ -1,0 +1,384 @@
+"""The plane carries what the app uses, through Modal's real command line, client and container entry point."""
+
+import concurrent.futures
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import modal
+import pytest
+
+from tests.fakes.modal import Limits, Plane, reason_unavailable
+
+pytestmark = [
+    pytest.mark.xdist_group("modal_plane"),
+    pytest.mark.skipif(reason_unavailable() is not None, reason=str(reason_unavailable())),
+]
+
+APP = "plane-sample"
+SAMPLE = Path(__file__).with_name("sample_app.py")
+
+
+def run_modal(plane: Plane, *arguments: str) -> str:
+    """Runs Modal's CLI against the plane; returns what it printed."""
+    done = subprocess.run(
+        [sys.executable, "-m", "modal", *arguments],
+        env=os.environ | plane.environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plane]:
+    with Plane(tmp_path_factory.mktemp("plane"), limits=Limits(scaledown_s=20.0), web_timeout_s=2.0) as plane:
+        run_modal(plane, "secret", "create", "plane-secret", "PLANE_KEY=opensesame")
+        run_modal(plane, "deploy", str(SAMPLE))
+        yield plane
+        assert plane.failures == []
+        assert plane.unanswered == {}
+    assert [each.pid for each in plane.containers() if each.pid and Path(f"/proc/{each.pid}").exists()] == []
+
+
+@pytest.fixture(scope="module")
+def client(plane: Plane) -> Iterator[modal.Client]:
+    client = plane.client()
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def function(client: modal.Client) -> Callable[[str], Any]:
+    return lambda name: modal.Function.from_name(APP, name, client=client)
+
+
+@pytest.fixture
+def state(client: modal.Client) -> modal.Dict:
+    return modal.Dict.from_name("plane-state", create_if_missing=True, client=client)
+
+
+def test_run_executes_the_entrypoint_and_shows_what_the_container_printed(plane: Plane) -> None:
+    shown = run_modal(plane, "run", f"{SAMPLE}::main", "--number", "5")
+
+    assert "doubling 5 with as built here there" in shown
+    assert "answer 10" in shown
+
+
+def test_a_deployed_function_shows_what_its_decorator_said(plane: Plane) -> None:
+    model, reader, web = plane.function("Model"), plane.function("read"), plane.function("web")
+
+    assert model.gpus == ("H100", "A100-80GB")
+    assert (model.enable_memory_snapshot, model.startup_timeout_s, model.methods) == (True, 60, ("history_of",))
+    assert model.autoscaler.scaledown_window == 2
+    assert reader.volumes == {
+        "/plane-test/outputs": ("plane-outputs", False),
+        "/plane-test/weights": ("plane-weights", True),
+    }
+    assert plane.function("double").secrets[0] == ("plane-secret", ("PLANE_KEY",))
+    assert plane.function("fail_at_first").retries == 1
+    assert plane.function("nightly").cron == "*/10 * * * *"
+    assert plane.function("reach_the_dict").restrict_modal_access
+    assert (web.max_concurrent_inputs, web.autoscaler.max_containers) == (20, 1)
+    assert plane.function("guarded").webhook.requires_proxy_auth
+    assert web.files == ("/root/sample_app.py",)
+
+
+def test_a_container_is_reused_and_has_only_its_own_variables(function: Callable[[str], Any]) -> None:
+    look = function("look")
+
+    first, tokens = look.remote("process")
+    second, _ = look.remote("process")
+
+    assert first == second
+    assert tokens == []
+    assert look.remote("key") == "absent"
+
+
+def test_arguments_and_results_over_the_message_limit_travel_as_blobs(
+    plane: Plane, function: Callable[[str], Any]
+) -> None:
+    data = os.urandom(3 * 1024 * 1024)
+
+    assert function("look").remote("length", data) == (len(data), data)
+    assert plane.asked("BlobCreate") >= 2
+
+
+def test_a_container_that_stops_fetching_is_replaced(function: Callable[[str], Any]) -> None:
+    look = function("look")
+
+    retired = look.remote("retire")
+
+    assert look.remote("process")[0] != retired
+
+
+def test_map_and_spawn_and_generators_give_every_result(function: Callable[[str], Any], client: modal.Client) -> None:
+    call = function("double").spawn(21)
+
+    assert list(function("double").map(range(5))) == [0, 2, 4, 6, 8]
+    assert modal.FunctionCall.from_id(call.object_id, client=client).get(timeout=30) == 42
+    assert list(function("count").remote_gen(4)) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("how", ["remote", "spawn"])
+def test_a_failing_input_is_retried_as_often_as_its_policy_says(how: str, function: Callable[[str], Any]) -> None:
+    fail_at_first = function("fail_at_first")
+
+    def call(key: str, failures: int) -> int:
+        return fail_at_first.remote(key, failures) if how == "remote" else fail_at_first.spawn(key, failures).get()
+
+    assert call(f"{how}-once", 1) == 2
+    with pytest.raises(RuntimeError, match="run 2 fails"):
+        call(f"{how}-always", 9)
+
+
+def test_an_input_over_its_timeout_ends_with_a_timeout(plane: Plane, function: Callable[[str], Any]) -> None:
+    with pytest.raises(modal.exception.FunctionTimeoutError, match="timeout of 1s"):
+        function("oversleep").remote(30)
+
+    plane.wait_until(lambda: plane.containers("oversleep")[-1].is_ended)
+
+
+def test_a_spawned_call_is_pending_then_cancelled(
+    plane: Plane, function: Callable[[str], Any], state: modal.Dict, client: modal.Client
+) -> None:
+    call = function("wait_for_release").spawn("cancelled")
+    plane.wait_until(lambda: state.contains("cancelled/runs"))
+    again = modal.FunctionCall.from_id(call.object_id, client=client)
+    with pytest.raises(TimeoutError):
+        again.get(timeout=0)
+
+    again.cancel()
+
+    with pytest.raises(modal.exception.RemoteError, match="cancelled"):
+        again.get(timeout=10)
+    assert state["cancelled/cancelled"] is True
+
+
+@pytest.mark.parametrize("how", ["killed", "preempted"])
+def test_a_lost_container_has_its_input_run_again(
+    how: str, plane: Plane, function: Callable[[str], Any], state: modal.Dict
+) -> None:
+    call = function("wait_for_release").spawn(how)
+    plane.wait_until(lambda: state.contains(f"{how}/runs"))
+
+    plane.kill_container_of("wait_for_release", preempt=how == "preempted")
+    plane.wait_until(lambda: state[f"{how}/runs"] == 2)
+    state[f"{how}/release"] = True
+
+    assert call.get(timeout=10) == "run 2"
+    assert plane.wait_for(call.object_id).crashes == 1
+
+
+def test_a_redelivered_input_runs_beside_the_first_and_the_first_outcome_stands(
+    plane: Plane, function: Callable[[str], Any], state: modal.Dict
+) -> None:
+    call = function("wait_for_release").spawn("redelivered")
+    plane.wait_until(lambda: state.contains("redelivered/runs"))
+    ended: list[str] = []
+    redelivery = threading.Thread(target=lambda: ended.extend(plane.redeliver(call.object_id)))
+
+    redelivery.start()
+    plane.wait_until(lambda: state["redelivered/runs"] == 2)
+    state["redelivered/release"] = True
+    redelivery.join()
+
+    assert call.get(timeout=10) == "run 2"
+    assert ended == ["success"]
+    assert plane.wait_for(call.object_id).statuses == ("success",)
+
+
+def test_a_volume_shows_others_only_what_was_committed_and_reloaded(
+    plane: Plane, function: Callable[[str], Any], tmp_path: Path
+) -> None:
+    read, write = function("read"), function("write")
+    assert read.remote("notes/a.txt") == "absent"
+
+    write.remote("notes/a.txt", "first", commit=False)
+    before_commit = read.remote("notes/a.txt")
+    write.remote("notes/b.txt", "second")
+    before_reload = read.remote("notes/b.txt", reload=False)
+    after_reload = read.remote("notes/b.txt")
+
+    assert (before_commit, before_reload, after_reload) == ("absent", "absent", "second")
+    with pytest.raises(RuntimeError, match=r"open files preventing the operation: path notes/b\.txt is open"):
+        read.remote("notes/b.txt", hold_open=True)
+    assert "notes/b.txt" in run_modal(plane, "volume", "ls", "plane-outputs", "notes")
+    run_modal(plane, "volume", "get", "plane-outputs", "notes/b.txt", str(tmp_path / "b.txt"))
+    assert (tmp_path / "b.txt").read_text() == "second"
+
+
+def test_files_of_both_volume_versions_come_back_as_they_were_put(client: modal.Client, tmp_path: Path) -> None:
+    content = os.urandom(9 * 1024 * 1024) + bytes(1024 * 1024)
+    (tmp_path / "large.bin").write_bytes(content)
+
+    for version in (1, 2):
+        volume = modal.Volume.from_name(f"plane-v{version}", create_if_missing=True, version=version, client=client)
+        with volume.batch_upload() as batch:
+            batch.put_file(tmp_path / "large.bin", "/models/large.bin")
+        assert b"".join(volume.read_file("models/large.bin")) == content
+        assert [entry.path for entry in volume.listdir("/models")] == ["models/large.bin"]
+        volume.remove_file("models", recursive=True)
+        assert volume.listdir("/", recursive=True) == []
+
+
+def test_a_read_only_volume_cannot_be_written(
+    plane: Plane, function: Callable[[str], Any], client: modal.Client
+) -> None:
+    weights = modal.Volume.from_name("plane-weights", client=client)
+    (plane.volume_folder("plane-weights") / "layer.bin").write_bytes(b"weights")
+
+    assert function("overwrite_weights").remote() == "Read-only file system; b'weights'"
+    assert b"".join(weights.read_file("layer.bin")) == b"weights"
+
+
+def test_a_dict_creates_a_key_for_one_of_many_at_once(state: modal.Dict) -> None:
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        created = list(pool.map(lambda number: state.put("raced", number, skip_if_exists=True), range(8)))
+
+    assert created.count(True) == 1
+    assert state.pop("raced") == created.index(True)
+    assert not state.contains("raced")
+
+
+def test_restricted_functions_reach_no_other_object(function: Callable[[str], Any]) -> None:
+    with pytest.raises(modal.exception.PermissionDeniedError, match="restrict_modal_access"):
+        function("reach_the_dict").remote()
+
+
+def test_a_schedule_fires_by_hand(plane: Plane, state: modal.Dict) -> None:
+    call_id = plane.fire_schedule("nightly")
+
+    assert plane.wait_for(call_id).statuses == ("success",)
+    assert state["nightly"] == 1
+
+
+def test_a_class_loads_before_its_snapshot_moves_after_it_and_leaves_when_idle(
+    plane: Plane, client: modal.Client, state: modal.Dict
+) -> None:
+    named = modal.Cls.from_name(APP, "Model", client=client)(name="robot")
+
+    assert named.history_of.remote("me") == "robot for me: load, move"
+    assert plane.containers("Model")[-1].events[0] == "snapshot"
+    plane.wait_until(lambda: state.contains("robot/exit"))
+
+
+def test_a_function_calls_a_class_of_its_app_and_has_the_packages_sent_with_it(
+    function: Callable[[str], Any],
+) -> None:
+    told, package = function("ask_model").remote("a function")
+
+    assert told == "asked for a function: load, move"
+    assert package.endswith("/files/root/schemas/__init__.py")
+
+
+def test_a_secret_is_found_only_where_it_was_let_out(plane: Plane, function: Callable[[str], Any]) -> None:
+    assert plane.traces_of("opensesame") == []
+
+    function("look").remote("length", b"opensesame")
+
+    assert plane.traces_of("opensesame") == ["argument of look"]
+
+
+def test_a_class_that_cannot_start_fails_its_calls_with_the_reason(client: modal.Client) -> None:
+    broken = modal.Cls.from_name(APP, "Broken", client=client)()
+
+    with pytest.raises(FileNotFoundError, match="no weights"):
+        broken.run.remote()
+
+
+def test_a_web_function_streams_bodies_both_ways_and_takes_requests_at_once(plane: Plane, client: modal.Client) -> None:
+    with httpx.Client(base_url=plane.web_url("web"), timeout=60, follow_redirects=True) as http:
+        assert http.get("/where?a=%20b", headers={"X-Test": "kept"}).json() == {
+            "url": f"{plane.web_url('web')}/where?a=%20b",
+            "header": "kept",
+        }
+        assert http.post("/length", content=b"x" * 5_000_000).json() == {"length": 5_000_000}
+        answer = http.get("/bytes", params={"size": 5_000_000})
+        assert (answer.status_code, answer.headers["content-range"]) == (206, "bytes 0-4999999/5000000")
+        assert answer.content == b"\x07" * 5_000_000
+        with http.stream("GET", "/events") as events:
+            lines = (line for line in events.iter_lines() if line)
+            first, met, second = next(lines), http.get("/meet").json(), next(lines)
+        call_id = http.post("/spawn", params={"number": 4}).json()
+
+    assert (first, met, second) == ("data: first", "met", "data: after the meeting")
+    assert modal.FunctionCall.from_id(call_id, client=client).get(timeout=30) == 8
+
+
+def test_a_lost_web_client_is_told_to_the_app_and_a_lost_container_to_the_client(
+    plane: Plane, state: modal.Dict
+) -> None:
+    url = plane.web_url("web")
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.get(f"{url}/watch", timeout=0.5)
+    plane.wait_until(lambda: state.contains("watch/disconnected"))
+
+    with httpx.stream("GET", f"{url}/broken", timeout=60, follow_redirects=True) as answer:
+        begun = next(pieces := answer.iter_bytes())
+        plane.kill_container_of("web")
+        with pytest.raises(httpx.RemoteProtocolError):
+            next(pieces)
+
+    assert begun == b"begun"
+
+
+def test_a_late_web_answer_is_waited_for_at_another_address(plane: Plane) -> None:
+    with httpx.Client(base_url=plane.web_url("web"), timeout=60, follow_redirects=True) as http:
+        answer = http.get("/late", params={"after_s": 3})
+
+    assert answer.json() == "at last"
+    assert {each.status_code for each in answer.history} == {303}
+
+
+def test_a_guarded_web_function_wants_the_proxy_token(plane: Plane) -> None:
+    url = plane.web_url("guarded")
+
+    assert httpx.get(url).status_code == 401
+    assert httpx.get(url, headers=plane.proxy_headers(), timeout=60, follow_redirects=True).json() == "inside"
+
+
+def test_a_second_deploy_keeps_the_address_and_is_rolled_back(plane: Plane) -> None:
+    before = plane.web_url("web")
+
+    run_modal(plane, "deploy", str(SAMPLE))
+    history = run_modal(plane, "app", "history", APP)
+    run_modal(plane, "app", "rollback", APP)
+
+    assert "v2" in history
+    assert plane.web_url("web") == before
+    assert [version.rollback_of for version in plane.apps()[0].versions] == [0, 0, 1]
+
+
+def test_a_stopped_app_ends_its_containers_and_its_address(plane: Plane) -> None:
+    url = plane.web_url("guarded")
+
+    run_modal(plane, "app", "stop", APP, "--yes")
+
+    plane.wait_until(lambda: all(each.is_ended for each in plane.containers()))
+    assert httpx.get(url).status_code == 404
+
+
+def test_a_plane_by_hand_prints_its_variables_and_ends_when_told(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.fakes.modal", "--port", "0", "--folder", str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        lines = [process.stdout.readline() for _ in range(3)]
+        process.terminate()
+
+    assert lines[0].startswith("export MODAL_SERVER_URL=http://127.0.0.1:")
+    assert process.returncode == 0
+
+
+def test_a_missing_key_of_a_secret_fails_the_deploy(plane: Plane) -> None:
+    plane.create_secret("plane-secret", {"OTHER": "value"})
+
+    with pytest.raises(AssertionError, match="PLANE_KEY"):
+        run_modal(plane, "deploy", str(SAMPLE))

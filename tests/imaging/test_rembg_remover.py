@@ -1,0 +1,69 @@
+"""Background removal by a model: from the fetched file without a download, and it says what it needs."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.errors import MissingExtra
+from pipeline.imaging.rembg_remover import REMOVER_FILE, RembgRemover, select_background_remover
+from tests.fakes.brightness_model import write_brightness_model
+
+
+def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "rembg", None)
+    with pytest.raises(MissingExtra, match=r"image-to-3d\[matting\]"):
+        RembgRemover("isnet-general-use")
+
+
+def test_without_a_fetched_file_no_model_is_used(tmp_path: Path) -> None:
+    assert select_background_remover(None, str(tmp_path)) is None
+
+
+def test_a_fetched_file_without_the_package_leaves_the_way_without_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "rembg", None)
+    (tmp_path / REMOVER_FILE).parent.mkdir()
+    (tmp_path / REMOVER_FILE).write_bytes(b"")
+
+    assert select_background_remover(None, str(tmp_path)) is None
+    with pytest.raises(MissingExtra):
+        select_background_remover("u2net", str(tmp_path))
+
+
+def test_a_file_is_refused_for_another_model(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="a file holds u2net"):
+        RembgRemover("isnet-general-use", file=tmp_path / "u2net.onnx")
+
+
+def test_the_fetched_file_removes_backgrounds(tmp_path: Path) -> None:
+    pytest.importorskip("rembg")
+    write_brightness_model(tmp_path / REMOVER_FILE)
+    rgb = np.zeros((40, 60, 3), np.uint8)
+    rgb[:, 30:] = 255
+
+    remover = select_background_remover(None, str(tmp_path))
+
+    assert remover is not None
+    alpha = remover(rgb)
+    assert alpha.shape == (40, 60)
+    assert (alpha[:, :25] == 0).all()
+    assert (alpha[:, 35:] == 255).all()
+
+
+def test_the_model_is_read_at_the_first_picture_and_then_kept(tmp_path: Path) -> None:
+    pytest.importorskip("rembg")
+    write_brightness_model(tmp_path / REMOVER_FILE)
+    first, second = (select_background_remover(None, str(tmp_path)) for _ in range(2))
+    assert first is not None and second is not None
+    rgb = np.zeros((8, 8, 3), np.uint8)
+    rgb[:, 4:] = 255
+
+    alpha = first(rgb)
+    (tmp_path / REMOVER_FILE).unlink()
+
+    assert np.array_equal(second(rgb), alpha)

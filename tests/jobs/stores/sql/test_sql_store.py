@@ -1,0 +1,256 @@
+"""What only the SQL store has: a schema with a history, locks, several processes, a disk."""
+
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+
+from pipeline.errors import StoreUnavailable
+from pipeline.jobs.api_keys import make_key
+from pipeline.jobs.model import ApiKey, JobResult, JobState, KeyLimits
+from pipeline.jobs.stores.sql import connection as database
+from pipeline.jobs.stores.sql.connection import Database, FairLock
+from pipeline.jobs.stores.sql.schema import SCHEMA_REVISION, metadata
+from pipeline.jobs.stores.sql.store import SqlStore
+from tests.jobs.store_fixtures import new_job
+
+
+def add_key(store: SqlStore) -> ApiKey:
+    return store.add_key(make_key("tests", limits=KeyLimits())[1])
+
+
+def test_the_migrations_make_the_tables_that_the_code_describes(database_url: str) -> None:
+    SqlStore(database_url).close()
+    engine = sa.create_engine(database_url)
+
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, metadata) == []
+        assert context.get_current_revision() == SCHEMA_REVISION
+    engine.dispose()
+
+
+def test_processes_that_start_together_migrate_once(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'new' / 'jobs.sqlite'}"
+    code = f"from pipeline.jobs.stores.sql.store import SqlStore; print(SqlStore({url!r}).restarts_requested())"
+
+    processes = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) for _ in range(3)]
+
+    answers = [(process.communicate(timeout=60)[0], process.returncode) for process in processes]
+    assert answers == [(b"0\n", 0)] * 3
+
+
+def test_a_database_of_a_newer_version_is_refused(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'jobs.sqlite'}"
+    SqlStore(url).close()
+    with sqlite3.connect(tmp_path / "jobs.sqlite") as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    connection.close()
+
+    with pytest.raises(StoreUnavailable, match=f"has revision 9999; this version knows {SCHEMA_REVISION}"):
+        SqlStore(url)
+
+
+def test_a_database_of_the_first_version_goes_on_with_its_tasks(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'jobs.sqlite'}"
+    store = SqlStore(url)
+    store.submit(new_job(add_key(store), webhook_url="http://127.0.0.1/hook"))
+    job = store.claim("w", lease_s=30)
+    assert job is not None
+    store.complete(job.lease, JobResult(JobState.SUCCESS))
+    store.close()
+    with sqlite3.connect(tmp_path / "jobs.sqlite") as connection:
+        connection.execute("ALTER TABLE tasks DROP COLUMN planned_at")
+        connection.execute("UPDATE alembic_version SET version_num = '0001'")
+    connection.close()
+
+    store = SqlStore(url)
+
+    task = store.claim_task("webhook", claim_s=60)
+    assert task is not None and task.job_id == job.id
+    store.close()
+
+
+def test_a_failed_migration_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = f"sqlite:///{tmp_path / 'jobs.sqlite'}"
+    upgrade = database._upgrade
+
+    def fail_at_the_end(connection: sa.Connection) -> None:
+        upgrade(connection)
+        raise RuntimeError("power cut")
+
+    monkeypatch.setattr(database, "_upgrade", fail_at_the_end)
+    with pytest.raises(RuntimeError, match="power cut"):
+        SqlStore(url)
+    monkeypatch.undo()
+
+    engine = sa.create_engine(url)
+    assert sa.inspect(engine).get_table_names() == []
+    engine.dispose()
+    SqlStore(url).close()
+
+
+def test_jobs_survive_their_process(database_url: str) -> None:
+    first = SqlStore(database_url)
+    key = add_key(first)
+    done, waiting = (first.submit(new_job(key, webhook_url="http://127.0.0.1/h")).job for _ in range(2))
+    taken = first.claim("w1", lease_s=30)
+    assert taken is not None and taken.id == done.id
+    ended = first.complete(taken.lease, JobResult(JobState.SUCCESS))
+    first.close()
+
+    second = SqlStore(database_url)
+
+    assert second.get(done.id, api_key_id=key.id) == ended
+    assert second.get(waiting.id, api_key_id=key.id) == waiting
+    assert second.claim_task("webhook", claim_s=1) is not None
+    assert second.list_keys() == [key]
+    second.close()
+
+
+def test_two_stores_on_one_database_share_the_queue(database_url: str) -> None:
+    stores = [SqlStore(database_url) for _ in range(3)]
+    key = add_key(stores[0])
+    jobs = {stores[0].submit(new_job(key)).job.id for _ in range(30)}
+
+    def drain(store: SqlStore) -> list[int]:
+        ids = []
+        for _ in range(60):
+            job = store.claim("w", lease_s=60)
+            if job is not None:
+                ids.append(job.id)
+                store.complete(job.lease, JobResult(JobState.SUCCESS))
+        return ids
+
+    with ThreadPoolExecutor(3) as pool:
+        ids = [job_id for drained in pool.map(drain, stores) for job_id in drained]
+
+    assert len(ids) == len(set(ids)) == 30
+    assert set(ids) == jobs
+    assert len(stores[1].usage_rows(api_key_id=None)) == 30
+    for store in stores:
+        store.close()
+
+
+def test_a_locked_database_is_said_to_be_unavailable_and_nothing_is_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "BUSY_TIMEOUT_S", 0.1)
+    path = tmp_path / "jobs.sqlite"
+    store = SqlStore(f"sqlite:///{path}")
+    key = add_key(store)
+    blocker = sqlite3.connect(path, isolation_level=None)
+    blocker.execute("BEGIN IMMEDIATE")
+
+    with pytest.raises(StoreUnavailable, match="busy or away"):
+        store.submit(new_job(key))
+    assert store.list_jobs(api_key_id=key.id) == []  # reading goes on
+
+    blocker.execute("ROLLBACK")
+    blocker.close()
+    assert store.submit(new_job(key)).is_new
+    store.close()
+
+
+def test_a_full_disk_is_said_to_be_unavailable_and_nothing_is_changed(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.sqlite"
+    store = SqlStore(f"sqlite:///{path}")
+    key = add_key(store)
+    with store._database.engine.connect() as connection:
+        pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
+    store.close()
+    store = SqlStore(f"sqlite:///{path}")
+
+    @sa.event.listens_for(store._database.engine, "connect")
+    def _limit(connection: sqlite3.Connection, record: object) -> None:
+        connection.execute(f"PRAGMA max_page_count = {pages + 4}").close()
+
+    store._database.engine.dispose()
+    with pytest.raises(StoreUnavailable):
+        store.submit(new_job(key, request=bytes(1_000_000)))
+
+    assert store.list_jobs(api_key_id=key.id) == []
+    assert store.key_use(key.id).queued == 0
+    store.close()
+
+
+def test_a_database_that_is_away_is_said_to_be_unavailable() -> None:
+    with pytest.raises(StoreUnavailable):
+        SqlStore("postgresql+psycopg://nobody@127.0.0.1:1/jobs")
+
+
+def test_no_value_stands_in_a_foreign_error(tmp_path: Path) -> None:
+    base = Database(f"sqlite:///{tmp_path / 'jobs.sqlite'}")
+
+    with pytest.raises(StoreUnavailable) as raised, base.write() as connection:
+        connection.execute(sa.text("INSERT INTO nowhere VALUES (:key)"), {"key": "the-secret"})
+
+    assert "the-secret" not in str(raised.value) + str(raised.value.__cause__)
+    base.close()
+
+
+@pytest.mark.parametrize(
+    ("statement", "index"),
+    [
+        ("SELECT * FROM jobs WHERE state = 'queued' ORDER BY seq LIMIT 1", "jobs_queued"),
+        ("SELECT * FROM jobs WHERE state = 'running' AND lease_expires_at <= 1", "jobs_running"),
+        ("SELECT * FROM jobs WHERE key_id = 'k' ORDER BY seq DESC LIMIT 50", "jobs_of_key"),
+        ("SELECT * FROM jobs WHERE key_id = 'k' AND idempotency_key = 'x'", "jobs_idempotency"),
+        ("SELECT * FROM jobs WHERE track_id IN ('1')", "jobs_by_track_id"),
+        ("SELECT * FROM jobs WHERE expires_at <= 1", "jobs_expiring"),
+        ("SELECT id FROM tasks WHERE state = 'pending' AND kind = 'webhook' ORDER BY next_attempt_at", "tasks_pending"),
+        ("SELECT seconds FROM usage WHERE state = 'success' ORDER BY finished_at DESC LIMIT 20", "usage_by_time"),
+    ],
+)
+def test_the_questions_that_are_asked_often_have_their_index(tmp_path: Path, statement: str, index: str) -> None:
+    SqlStore(f"sqlite:///{tmp_path / 'jobs.sqlite'}").close()
+    connection = sqlite3.connect(tmp_path / "jobs.sqlite")
+
+    plan = " ".join(row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}"))
+
+    connection.close()
+    assert index in plan
+
+
+def test_the_fair_lock_serves_its_waiters_in_order() -> None:
+    lock, order = FairLock(), []
+
+    def enter(number: int) -> None:
+        with lock.held(timeout_s=10):
+            order.append(number)
+
+    with ThreadPoolExecutor(8) as pool:
+        with lock.held(timeout_s=10):
+            futures = []
+            for number in range(8):
+                futures.append(pool.submit(enter, number))
+                while len(lock._waiters) <= number:
+                    pass
+        for future in futures:
+            future.result(10)
+
+    assert order == list(range(8))
+
+
+def test_the_fair_lock_is_not_waited_for_longer_than_asked() -> None:
+    lock = FairLock()
+
+    def enter(timeout_s: float) -> str:
+        with lock.held(timeout_s=timeout_s):
+            return "in"
+
+    with ThreadPoolExecutor(2) as pool:
+        with lock.held(timeout_s=10):
+            patient = pool.submit(enter, 10)
+            with pytest.raises(StoreUnavailable, match="busy or away"):
+                pool.submit(enter, 0.01).result(10)
+        assert patient.result(10) == "in"
+        assert enter(0.01) == "in"

@@ -1,0 +1,475 @@
+"""What every store does with jobs, from submit to the one final state."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import pytest
+
+from pipeline.errors import InvalidRequest, LeaseLost, NotFound, Unauthorized
+from pipeline.jobs.model import ApiKey, Job, JobResult, JobState, Lease, NewJob, Progress
+from pipeline.jobs.store import Store
+from pipeline.storage.base import Artifact
+from tests.jobs.store_fixtures import Clock, new_job
+
+AddKey = Callable[..., ApiKey]
+
+SUCCESS = JobResult(
+    JobState.SUCCESS,
+    warnings=("seed has no effect",),
+    artifacts=(Artifact("a.glb", "model", "http://127.0.0.1/a.glb", 3, "model/gltf-binary", "0" * 64),),
+    stage_seconds={"intake": 0.5, "generate": 2.0},
+    gpu_seconds=1.5,
+    engine="preview",
+    meta={"seed": 7},
+)
+FAILURE = JobResult(JobState.FAILED, message="export failed", error_code="export_failed", retryable=True)
+
+
+def taken(store: Store, worker: str = "w1", lease_s: float = 30.0) -> Job:
+    """Take the next job, which must be there."""
+    job = store.claim(worker, lease_s=lease_s)
+    assert job is not None
+    return job
+
+
+def test_a_submitted_job_reads_back_as_it_was_sent(store: Store, add_key: AddKey, clock: Clock) -> None:
+    key = add_key()
+    new = new_job(key, meta={"output_format": "glb"}, track_id=42, webhook_url="http://127.0.0.1/h", request=b"\0\xff")
+
+    submitted = store.submit(new)
+
+    job = store.get(submitted.job.id, api_key_id=key.id)
+    assert submitted.is_new and submitted.queue_position == 1
+    assert job == submitted.job
+    assert 1 <= job.id <= 2**31 - 1
+    assert (job.state, job.created_at, job.meta) == (JobState.QUEUED, clock.now, {"output_format": "glb"})
+    assert job.track_id == 42 and isinstance(job.track_id, int)
+    assert store.request_of(job.id) == b"\0\xff"
+
+
+def test_ids_are_unique_and_not_in_sequence(store: Store, add_key: AddKey) -> None:
+    key = add_key()
+
+    ids = [store.submit(new_job(key)).job.id for _ in range(50)]
+
+    assert len(set(ids)) == 50
+    assert sorted(ids) != ids
+    assert min(abs(a - b) for a, b in itertools.pairwise(ids)) > 1
+
+
+def test_submits_of_a_key_that_is_unknown_or_revoked_are_refused(store: Store, add_key: AddKey) -> None:
+    key = add_key()
+    store.revoke_key(key.id)
+
+    with pytest.raises(Unauthorized, match="Invalid API key"):
+        store.submit(new_job(key))
+    with pytest.raises(Unauthorized, match="Invalid API key"):
+        store.submit(NewJob(api_key_id="nobody", file_prefix="p", request=b"", request_sha256="0" * 64))
+
+
+def test_a_repeated_idempotency_key_gives_the_first_job(store: Store, add_key: AddKey) -> None:
+    key = add_key(queued=1)
+    new = new_job(key, idempotency_key="order-7")
+
+    first, second = store.submit(new), store.submit(new)
+
+    assert second.job == first.job
+    assert (first.is_new, second.is_new) == (True, False)
+    assert len(store.list_jobs(api_key_id=key.id)) == 1
+
+
+def test_an_idempotency_key_with_another_body_is_refused(store: Store, add_key: AddKey) -> None:
+    key, other = add_key(), add_key()
+    store.submit(new_job(key, idempotency_key="order-7"))
+
+    with pytest.raises(InvalidRequest, match="Idempotency-Key was used before with another body"):
+        store.submit(new_job(key, idempotency_key="order-7"))
+    assert store.submit(new_job(other, idempotency_key="order-7")).is_new
+
+
+def test_one_idempotency_key_from_many_threads_makes_one_job(store: Store, add_key: AddKey) -> None:
+    new = new_job(add_key(), idempotency_key="once")
+
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(lambda _: store.submit(new), range(16)))
+
+    assert len({answer.job.id for answer in answers}) == 1
+    assert sum(answer.is_new for answer in answers) == 1
+
+
+def test_another_key_sees_nothing_of_a_job(store: Store, add_key: AddKey) -> None:
+    owner, stranger = add_key(), add_key()
+    job = store.submit(new_job(owner)).job
+
+    for refused in (
+        lambda: store.get(job.id, api_key_id=stranger.id),
+        lambda: store.request_cancel(job.id, api_key_id=stranger.id),
+        lambda: store.delete(job.id, api_key_id=stranger.id),
+        lambda: store.redeliver(job.id, api_key_id=stranger.id),
+        lambda: store.get(job.id + 1, api_key_id=owner.id),
+    ):
+        with pytest.raises(NotFound, match="There is no call with the id"):
+            refused()
+    assert store.list_jobs(api_key_id=stranger.id) == []
+    assert store.get(job.id, api_key_id=None) == job
+
+
+def test_lists_are_newest_first_paged_and_filtered(store: Store, add_key: AddKey) -> None:
+    key = add_key()
+    jobs = [store.submit(new_job(key, track_id=track)).job for track in ("a", "b", 7, "7", "a")]
+    store.submit(new_job(add_key(), track_id="a"))
+    store.request_cancel(jobs[1].id, api_key_id=key.id)
+
+    def ids(**filters: object) -> list[int]:
+        return [job.id for job in store.list_jobs(api_key_id=key.id, **filters)]  # type: ignore[arg-type]
+
+    newest_first = [job.id for job in reversed(jobs)]
+    assert ids() == newest_first
+    assert ids(limit=2) == newest_first[:2]
+    assert ids(limit=2, before_seq=jobs[3].seq) == newest_first[2:4]
+    assert ids(track_id="a") == [jobs[4].id, jobs[0].id]
+    assert ids(track_id="7") == ids(track_id=7) == [jobs[3].id, jobs[2].id]
+    assert ids(state=JobState.CANCELLED) == [jobs[1].id]
+    assert len(store.list_jobs(api_key_id=None)) == 6
+
+
+def test_get_many_finds_those_that_exist(store: Store, add_key: AddKey) -> None:
+    jobs = [store.submit(new_job(add_key())).job for _ in range(3)]
+
+    found = store.get_many([jobs[2].id, jobs[0].id, jobs[0].id, 5])
+
+    assert sorted(job.seq for job in found) == [jobs[0].seq, jobs[2].seq]
+    assert store.get_many([]) == []
+
+
+def test_jobs_are_taken_oldest_first_and_each_once(store: Store, add_key: AddKey, clock: Clock) -> None:
+    key = add_key()
+    jobs = [store.submit(new_job(key)).job for _ in range(3)]
+    clock.advance(5)
+
+    order = [taken(store, f"w{number}") for number in range(3)]
+
+    assert [job.id for job in order] == [job.id for job in jobs]
+    assert store.claim("w9", lease_s=30) is None
+    first = order[0]
+    assert (first.state, first.worker_id, first.attempts) == (JobState.RUNNING, "w0", 1)
+    assert (first.started_at, first.lease_expires_at) == (clock.now, clock.now + 30)
+    assert store.get(first.id, api_key_id=None) == first
+
+
+def test_many_workers_taking_at_once_get_different_jobs(store: Store, add_key: AddKey) -> None:
+    key = add_key()
+    jobs = {store.submit(new_job(key)).job.id for _ in range(24)}
+
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda number: store.claim(f"w{number}", lease_s=30), range(32)))
+
+    got = [job.id for job in answers if job is not None]
+    assert sorted(got) == sorted(jobs)
+
+
+def test_a_job_can_be_taken_by_its_id(store: Store, add_key: AddKey) -> None:
+    key = add_key()
+    older, newer = (store.submit(new_job(key)).job for _ in range(2))
+
+    job = store.claim("w1", lease_s=30, job_id=newer.id)
+
+    assert job is not None and job.id == newer.id
+    assert store.claim("w1", lease_s=30, job_id=newer.id) is None
+    assert store.queue_position(store.get(older.id, api_key_id=None)) == 1
+
+
+def test_the_queue_position_counts_all_keys_and_is_zero_once_taken(store: Store, add_key: AddKey) -> None:
+    submits = [store.submit(new_job(add_key())) for _ in range(3)]
+
+    assert [submitted.queue_position for submitted in submits] == [1, 2, 3]
+    taken(store)
+
+    jobs = store.get_many([submitted.job.id for submitted in submits])
+    assert sorted(store.queue_position(job) for job in jobs) == [0, 1, 2]
+
+
+def test_a_job_with_an_expired_lease_is_taken_up_before_the_queue(store: Store, add_key: AddKey, clock: Clock) -> None:
+    key = add_key()
+    first = store.submit(new_job(key)).job
+    store.submit(new_job(key))
+    lost = taken(store, "dead").lease
+    started_at = clock.now
+
+    clock.advance(29)
+    assert taken(store, "w2").id != first.id
+    clock.advance(2)
+    again = taken(store, "w3")
+
+    assert (again.id, again.attempts, again.worker_id, again.started_at) == (first.id, 2, "w3", started_at)
+    for void in (
+        lambda: store.renew(lost, lease_s=30),
+        lambda: store.report(lost, Progress("generate", 9)),
+        lambda: store.complete(lost, SUCCESS),
+        lambda: store.requeue(lost),
+    ):
+        with pytest.raises(LeaseLost, match=f"job {first.id} is no longer held by dead, attempt 1"):
+            void()
+    assert store.get(first.id, api_key_id=None) == again
+
+
+def test_a_heartbeat_keeps_the_lease(store: Store, add_key: AddKey, clock: Clock) -> None:
+    store.submit(new_job(add_key()))
+    lease = taken(store).lease
+
+    for _ in range(5):
+        clock.advance(20)
+        assert store.renew(lease, lease_s=30) is False
+        assert store.claim("w2", lease_s=30) is None
+
+
+def test_a_job_whose_workers_keep_dying_fails_after_three_attempts(store: Store, add_key: AddKey, clock: Clock) -> None:
+    key = add_key()
+    job_id = store.submit(new_job(key, webhook_url="http://127.0.0.1/h")).job.id
+
+    for attempt in (1, 2, 3):
+        assert taken(store, f"w{attempt}").attempts == attempt
+        clock.advance(31)
+    assert store.claim("w4", lease_s=30) is None
+
+    job = store.get(job_id, api_key_id=None)
+    assert job.result is not None
+    assert (job.state, job.result.error_code, job.result.retryable) == (JobState.FAILED, "interrupted", True)
+    assert [task.kind for task in store.tasks_of(job_id)] == ["webhook"]
+    assert [row.job_id for row in store.usage_rows(api_key_id=key.id)] == [job_id]
+    assert store.key_use(key.id).running == 0
+
+
+def test_a_dead_workers_jobs_are_released_at_once(store: Store, add_key: AddKey) -> None:
+    key = add_key()
+    for _ in range(2):
+        store.submit(new_job(key))
+    mine, others = taken(store, "dead"), taken(store, "alive")
+
+    released = store.expire_leases("dead")
+
+    assert released == 1
+    again = taken(store, "w3")
+    assert (again.id, again.attempts) == (mine.id, 2)
+    assert store.renew(others.lease, lease_s=30) is False
+
+
+def test_a_job_handed_back_keeps_its_place_and_its_attempts(store: Store, add_key: AddKey) -> None:
+    key = add_key()
+    first = store.submit(new_job(key)).job
+    store.submit(new_job(key))
+    lease = taken(store).lease
+
+    back = store.requeue(lease)
+
+    assert (back.state, back.attempts, back.worker_id) == (JobState.QUEUED, 0, None)
+    assert store.get(first.id, api_key_id=None) == back
+    assert (store.key_use(key.id).queued, store.key_use(key.id).running) == (2, 0)
+    with pytest.raises(LeaseLost):
+        store.complete(lease, SUCCESS)
+    assert taken(store, "w2").id == first.id
+
+
+def test_the_clock_stepping_back_strands_no_job(store: Store, add_key: AddKey, clock: Clock) -> None:
+    job_id = store.submit(new_job(add_key())).job.id
+    taken(store, "dead")
+    clock.advance(-86400)
+
+    assert store.claim("w2", lease_s=30) is None  # its worker may still be alive: it has one lease from here to say so
+    clock.advance(31)
+    again = taken(store, "w2")
+
+    assert (again.id, again.attempts) == (job_id, 2)
+
+
+def test_progress_is_readable_while_running(store: Store, add_key: AddKey) -> None:
+    store.submit(new_job(add_key()))
+    lease = taken(store).lease
+
+    store.report(lease, Progress("generate", 37))
+
+    assert store.get(lease.job_id, api_key_id=None).progress == Progress("generate", 37)
+
+
+@pytest.mark.parametrize(
+    "result", [SUCCESS, FAILURE, JobResult(JobState.CANCELLED)], ids=lambda result: str(result.state)
+)
+def test_an_ended_job_holds_its_ending_and_drops_its_request(
+    store: Store, add_key: AddKey, clock: Clock, result: JobResult
+) -> None:
+    job_id = store.submit(new_job(add_key())).job.id
+    lease = taken(store).lease
+    clock.advance(12)
+
+    finished = store.complete(lease, result)
+
+    job = store.get(job_id, api_key_id=None)
+    assert job == finished
+    assert (job.state, job.result) == (result.state, result)
+    assert (job.finished_at, job.expires_at, job.lease_expires_at) == (clock.now, clock.now + 1000, None)
+    with pytest.raises(NotFound, match="There is no request"):
+        store.request_of(job_id)
+
+
+def test_a_job_ends_once(store: Store, add_key: AddKey, clock: Clock) -> None:
+    key = add_key()
+    job_id = store.submit(new_job(key, webhook_url="http://127.0.0.1/h")).job.id
+    lease = taken(store).lease
+    ended = store.complete(lease, SUCCESS)
+    clock.advance(50)
+
+    assert store.complete(lease, FAILURE) == ended
+    assert store.request_cancel(job_id, api_key_id=key.id) == ended
+    assert store.claim("w2", lease_s=30) is None
+    for void in (
+        lambda: store.complete(Lease(job_id, "w2", 1), FAILURE),
+        lambda: store.renew(lease, lease_s=30),
+        lambda: store.report(lease, Progress("generate", 1)),
+        lambda: store.requeue(lease),
+    ):
+        with pytest.raises(LeaseLost):
+            void()
+
+    assert store.get(job_id, api_key_id=None) == ended
+    assert len(store.tasks_of(job_id)) == 1
+    assert len(store.usage_rows(api_key_id=None)) == 1
+
+
+def test_many_finishes_of_one_lease_write_one_line_of_usage(store: Store, add_key: AddKey) -> None:
+    store.submit(new_job(add_key(), webhook_url="http://127.0.0.1/h"))
+    lease = taken(store).lease
+
+    with ThreadPoolExecutor(8) as pool:
+        jobs = list(pool.map(lambda number: store.complete(lease, (SUCCESS, FAILURE)[number % 2]), range(8)))
+
+    assert len({job.state for job in jobs}) == 1
+    assert len(store.usage_rows(api_key_id=None)) == 1
+    assert len(store.tasks_of(lease.job_id)) == 1
+
+
+def test_a_queued_job_is_cancelled_at_once(store: Store, add_key: AddKey) -> None:
+    key = add_key()
+    job_id = store.submit(new_job(key, webhook_url="http://127.0.0.1/h")).job.id
+
+    job = store.request_cancel(job_id, api_key_id=key.id)
+
+    assert job.state is JobState.CANCELLED
+    assert store.claim("w1", lease_s=30) is None
+    assert store.key_use(key.id).queued == 0
+    assert len(store.tasks_of(job_id)) == 1
+
+
+def test_a_running_job_is_asked_to_stop(store: Store, add_key: AddKey) -> None:
+    key = add_key()
+    job_id = store.submit(new_job(key)).job.id
+    lease = taken(store).lease
+
+    job = store.request_cancel(job_id, api_key_id=key.id)
+
+    assert (job.state, job.is_cancel_requested) == (JobState.RUNNING, True)
+    assert store.renew(lease, lease_s=30) is True
+
+
+def test_a_cancelled_job_whose_worker_died_or_stopped_is_not_run_again(
+    store: Store, add_key: AddKey, clock: Clock
+) -> None:
+    key = add_key()
+    for _ in range(2):
+        store.submit(new_job(key))
+    dead, stopped = taken(store, "dead"), taken(store, "stopped")
+    for job in (dead, stopped):
+        store.request_cancel(job.id, api_key_id=key.id)
+
+    assert store.requeue(stopped.lease).state is JobState.CANCELLED
+    clock.advance(31)
+    assert store.claim("w2", lease_s=30) is None
+
+    assert store.get(dead.id, api_key_id=None).state is JobState.CANCELLED
+    assert store.key_use(key.id).running == 0
+
+
+def test_clearing_the_queue_leaves_other_keys_and_running_jobs(store: Store, add_key: AddKey) -> None:
+    key, other = add_key(), add_key()
+    for owner in (key, key, key, other):
+        store.submit(new_job(owner))
+    taken(store)
+
+    assert store.cancel_queued(api_key_id=key.id) == 2
+
+    states = sorted(job.state for job in store.list_jobs(api_key_id=key.id))
+    assert states == ["cancelled", "cancelled", "running"]
+    assert [job.state for job in store.list_jobs(api_key_id=other.id)] == ["queued"]
+
+
+def test_only_an_ended_job_can_be_deleted_and_the_ledger_stays(store: Store, add_key: AddKey) -> None:
+    key = add_key()
+    job_id = store.submit(new_job(key, webhook_url="http://127.0.0.1/h", idempotency_key="again")).job.id
+    with pytest.raises(InvalidRequest, match=f"The call {job_id} is queued; cancel it before deleting it"):
+        store.delete(job_id, api_key_id=key.id)
+    lease = taken(store).lease
+    with pytest.raises(InvalidRequest, match="is running"):
+        store.delete(job_id, api_key_id=key.id)
+    store.complete(lease, SUCCESS)
+
+    deleted = store.delete(job_id, api_key_id=key.id)
+
+    assert deleted.id == job_id
+    with pytest.raises(NotFound):
+        store.get(job_id, api_key_id=key.id)
+    assert store.tasks_of(job_id) == []
+    assert store.claim_task("webhook", claim_s=60) is None
+    assert [row.job_id for row in store.usage_rows(api_key_id=key.id)] == [job_id]
+
+
+def test_records_expire_once_their_tasks_are_settled(store: Store, add_key: AddKey, clock: Clock) -> None:
+    key = add_key()
+    plain = store.submit(new_job(key)).job.id
+    told = store.submit(new_job(key, webhook_url="http://127.0.0.1/h")).job.id
+    store.submit(new_job(key))
+    for _ in range(2):
+        store.complete(taken(store).lease, SUCCESS)
+
+    assert store.expired() == []
+    clock.advance(1000)
+    assert [job.id for job in store.expired()] == [plain]
+    task = store.claim_task("webhook", claim_s=60)
+    assert task is not None
+    store.settle_task(task, status=200, error="", seconds=0.1, retry_in_s=None)
+
+    assert [job.id for job in store.expired()] == [plain, told]
+    assert [job.id for job in store.expired(limit=1)] == [plain]
+
+
+def test_a_late_upload_replaces_the_artifacts_but_not_the_state(store: Store, add_key: AddKey) -> None:
+    job_id = store.submit(new_job(add_key())).job.id
+    store.complete(taken(store).lease, SUCCESS)
+    moved = replace(SUCCESS, artifacts=(replace(SUCCESS.artifacts[0], url="http://127.0.0.1/bucket/a.glb"),))
+
+    assert store.replace_result(job_id, moved).result == moved
+
+    assert store.get(job_id, api_key_id=None).result == moved
+    with pytest.raises(InvalidRequest, match=f"The call {job_id} ended as success, not as failed"):
+        store.replace_result(job_id, FAILURE)
+    assert len(store.usage_rows(api_key_id=None)) == 1
+
+
+def test_timings_are_means_over_the_last_twenty_successes(store: Store, add_key: AddKey, clock: Clock) -> None:
+    key = add_key()
+    assert store.timings().calls == 0
+    for number in range(22):
+        store.submit(new_job(key))
+        result = JobResult(JobState.SUCCESS, stage_seconds={"generate": 1000.0 if number < 2 else number})
+        clock.advance(1)
+        store.complete(taken(store).lease, result)
+    store.submit(new_job(key))
+    store.complete(taken(store).lease, JobResult(JobState.FAILED, stage_seconds={"generate": 5000.0}))
+
+    timings = store.timings()
+
+    assert timings.calls == 20
+    assert timings.seconds == pytest.approx(sum(range(2, 22)) / 20)
+    assert timings.by_stage == pytest.approx({"generate": sum(range(2, 22)) / 20})

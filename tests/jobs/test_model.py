@@ -1,0 +1,36 @@
+"""The state diagram, arrow by arrow."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipeline.jobs.model import FINAL_STATES, TRANSITIONS, Job, JobState, may_follow
+
+QUEUED, RUNNING, SUCCESS, FAILED, CANCELLED = JobState
+ARROWS = {
+    (QUEUED, RUNNING),
+    (QUEUED, CANCELLED),
+    (RUNNING, RUNNING),
+    (RUNNING, QUEUED),
+    (RUNNING, SUCCESS),
+    (RUNNING, FAILED),
+    (RUNNING, CANCELLED),
+}
+
+
+@pytest.mark.parametrize("before", JobState)
+@pytest.mark.parametrize("after", JobState)
+def test_the_diagram_has_these_arrows_and_no_others(before: JobState, after: JobState) -> None:
+    assert may_follow(before, after) == ((before, after) in ARROWS)
+
+
+def test_a_final_state_has_no_way_out() -> None:
+    assert {state for state in JobState if not TRANSITIONS[state]} == FINAL_STATES
+    assert [state for state in JobState if state.is_final] == [SUCCESS, FAILED, CANCELLED]
+
+
+def test_a_job_that_was_never_taken_has_no_lease() -> None:
+    job = Job(1, 1, "key", "prefix", QUEUED, 0.0, "0" * 64)
+
+    with pytest.raises(ValueError, match="job 1 was never taken"):
+        _ = job.lease

@@ -1,0 +1,130 @@
+"""Real child processes: kept alive, ended together, and ended with their parent."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pipeline.local.supervisor import ProcessSlot, Supervisor
+
+WAIT_S = 20.0  # far longer than anything takes here; only a failing test waits so long
+SLEEPER = "import time; time.sleep(60)"
+STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(60)"
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + WAIT_S
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.01)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; one that ended and was not yet waited for does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def child(code: str, deaths: list[int] | None = None) -> ProcessSlot:
+    on_death = (deaths if deaths is not None else []).append
+    return ProcessSlot("test", command=lambda start: [sys.executable, "-c", code, str(start)], on_death=on_death)
+
+
+@contextmanager
+def supervised(*children: ProcessSlot, stop_s: float = WAIT_S) -> Iterator[None]:
+    stop = threading.Event()
+    thread = threading.Thread(target=Supervisor(children, stop_s=stop_s).run, args=(stop,))
+    thread.start()
+    try:
+        wait_until(lambda: all(one.process is not None for one in children))
+        yield
+    finally:
+        stop.set()
+        thread.join(WAIT_S)
+        assert not thread.is_alive()
+
+
+def pid_of(one: ProcessSlot) -> int:
+    wait_until(lambda: one.process is not None)
+    assert one.process is not None
+    return one.process.pid
+
+
+def test_a_killed_child_is_started_again_and_its_death_is_told() -> None:
+    deaths: list[int] = []
+    one = child(SLEEPER, deaths)
+
+    with supervised(one):
+        first = pid_of(one)
+        os.kill(first, signal.SIGKILL)
+        wait_until(lambda: one.starts == 2 and one.process is not None)
+
+        assert deaths == [0]
+        assert pid_of(one) != first and is_alive(pid_of(one))
+
+
+def test_a_child_that_fails_at_once_is_started_at_growing_pauses() -> None:
+    deaths: list[int] = []
+    one = child("raise SystemExit(1)", deaths)
+
+    with supervised(one):
+        wait_until(lambda: len(deaths) == 3)
+
+    assert deaths[:3] == [0, 1, 2]
+    assert one.pause_s >= 0.8
+
+
+def test_a_child_that_ended_well_is_started_again_at_once() -> None:
+    one = child("raise SystemExit(0)")
+
+    with supervised(one):
+        wait_until(lambda: one.starts >= 3)
+
+    assert one.pause_s == 0.1
+
+
+def test_all_children_end_when_the_supervisor_stops() -> None:
+    children = [child(SLEEPER), child(SLEEPER)]
+
+    with supervised(*children):
+        pids = [pid_of(one) for one in children]
+        assert all(is_alive(pid) for pid in pids)
+
+    assert not any(is_alive(pid) for pid in pids)
+
+
+def test_a_child_that_does_not_listen_is_killed() -> None:
+    one = child(STUBBORN)
+
+    with supervised(one, stop_s=0.2):
+        pid = pid_of(one)
+        time.sleep(0.5)  # time to shut its ears; without it the test would pass for the wrong reason, not fail
+
+    assert not is_alive(pid)
+
+
+def test_a_child_notices_its_parents_sudden_end() -> None:
+    watcher = (
+        "import os, threading, time; from pipeline.local.supervisor import call_when_orphaned;"
+        "call_when_orphaned(lambda: os._exit(0), poll_s=0.05); print(os.getpid(), flush=True); time.sleep(60)"
+    )
+    code = f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', {watcher!r}]); time.sleep(60)"
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    pid = int(parent.stdout.readline())
+    assert is_alive(pid)
+
+    parent.kill()
+    parent.wait()
+
+    wait_until(lambda: not is_alive(pid))
+    parent.stdout.close()

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import WeightsUnusable
+from pipeline.nn.hub_download import RECORD_NAME, fetch_files, verify_record
+from tests.fakes.model_hub import CONTENT, REVISION, Hub, serving
+
+
+@pytest.fixture
+def hub() -> Iterator[str]:
+    with serving("ckpts/part.safetensors") as address:
+        yield address
+
+
+def test_a_file_is_fetched_at_its_revision_and_only_once(hub: str, tmp_path: Path) -> None:
+    for _ in range(2):
+        fetch_files("someone/model", ["ckpts/part.safetensors"], tmp_path, revision=REVISION, endpoint=hub)
+
+    assert (tmp_path / "ckpts/part.safetensors").read_bytes() == CONTENT
+    assert [method for method, _, _ in Hub.asked].count("GET") == 1
+
+
+def test_a_transfer_goes_on_where_its_connection_broke(hub: str, tmp_path: Path) -> None:
+    Hub.cut_after = 12 << 20
+
+    fetch_files("someone/model", ["ckpts/part.safetensors"], tmp_path, revision=REVISION, endpoint=hub)
+
+    assert (tmp_path / "ckpts/part.safetensors").read_bytes() == CONTENT
+    first, second = (wanted for method, _, wanted in Hub.asked if method == "GET")
+    assert first is None
+    assert second is not None
+    assert 0 < int(second.removeprefix("bytes=").removesuffix("-")) <= 12 << 20
+
+
+def test_a_transfer_whose_process_was_killed_goes_on_in_the_next_one(hub: str, tmp_path: Path) -> None:
+    part = tmp_path / f"ckpts/part.safetensors.{REVISION[:12]}.part"
+    part.parent.mkdir()
+    part.write_bytes(CONTENT[: 9 << 20])
+    seen: list[tuple[str, int, int]] = []
+
+    fetch_files(
+        "someone/model",
+        ["ckpts/part.safetensors"],
+        tmp_path,
+        revision=REVISION,
+        endpoint=hub,
+        on_bytes=lambda *told: seen.append(told),
+    )
+
+    assert (tmp_path / "ckpts/part.safetensors").read_bytes() == CONTENT
+    assert [wanted for method, _, wanted in Hub.asked if method == "GET"] == [f"bytes={9 << 20}-"]
+    assert seen[0][1] > 9 << 20
+    assert seen[-1] == ("ckpts/part.safetensors", len(CONTENT), len(CONTENT))
+    assert not part.exists()
+
+
+def test_a_file_that_is_not_published_is_named(hub: str, tmp_path: Path) -> None:
+    with pytest.raises(WeightsUnusable, match=r"^other\.safetensors of someone/model cannot be fetched: "):
+        fetch_files("someone/model", ["other.safetensors"], tmp_path, revision=REVISION, endpoint=hub)
+
+
+def test_files_are_recorded_first_and_verified_after(tmp_path: Path) -> None:
+    (tmp_path / "a.bin").write_bytes(b"weights")
+    verify_record(tmp_path, ["a.bin"])
+    verify_record(tmp_path, ["a.bin"])
+    assert set(json.loads((tmp_path / RECORD_NAME).read_text())) == {"a.bin"}
+
+    (tmp_path / "a.bin").write_bytes(b"others")
+
+    with pytest.raises(WeightsUnusable, match=r"^a\.bin has changed since it was fetched"):
+        verify_record(tmp_path, ["a.bin"])

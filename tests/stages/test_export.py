@@ -1,0 +1,159 @@
+"""Stage 3 as a whole: every format of a real generation, opened again by readers that are not ours."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import imageio_ffmpeg
+import numpy as np
+import pytest
+import trimesh
+
+from pipeline.engines.base import Generation, GenerationOptions, ignore_steps
+from pipeline.engines.preview.engine import PreviewEngine
+from pipeline.errors import Cancelled, ExportFailed
+from pipeline.mesh.measure import measure
+from pipeline.mesh.tri_mesh import TriMesh
+from pipeline.render.mesh_view import front_camera, render_view
+from pipeline.stages.export import export, make_asset
+from pipeline.storage.base import OutputFile
+from schemas.request import ImageTo3DRequest, parse_request
+from tests.fakes.images import draw_figure, mask_iou
+from tests.gltf import issues_of
+from tests.mesh.shapes import welded_report
+
+SIDE = 384
+
+
+@cache
+def generation() -> Generation:
+    return PreviewEngine().generate([draw_figure(SIDE)], GenerationOptions(seed=1, resolution=128))
+
+
+def request_for(**fields: Any) -> ImageTo3DRequest:
+    return parse_request({"image": "x", "texture_size": 512, "resolution": 128, "seed": 1, **fields}).request
+
+
+@pytest.fixture
+def exported(tmp_path: Path) -> Callable[..., dict[str, OutputFile]]:
+    def run(folder: str = "files", **fields: Any) -> dict[str, OutputFile]:
+        files = export(
+            generation(),
+            request=request_for(**fields),
+            file_prefix="toy",
+            folder=tmp_path / folder,
+            on_step=ignore_steps,
+        )
+        return {file.path.name: file for file in files}
+
+    return run
+
+
+def opened(path: Path) -> tuple[trimesh.Trimesh, TriMesh]:
+    """The file as trimesh reads it, and its mesh as ours."""
+    loaded = trimesh.load(path, process=False)
+    (part,) = loaded.geometry.values() if isinstance(loaded, trimesh.Scene) else [loaded]
+    return part, TriMesh(np.asarray(part.vertices, np.float32), np.asarray(part.faces, np.int32))
+
+
+@pytest.mark.parametrize("format", ["glb", "obj", "stl", "ply"])
+def test_every_format_opens_elsewhere_as_a_closed_body(exported: Callable, format: str) -> None:
+    files = exported(output_format=format)
+    part, mesh = opened(files[f"toy.{format}"].path)
+    closed, consistent, crowded, volume = welded_report(mesh)
+    assert closed and consistent and crowded == 0 and volume > 0
+    assert len(mesh.faces) == pytest.approx(0.1 * len(generation().mesh.faces), rel=0.01)
+    if format == "ply":
+        assert part.visual.kind == "vertex" and part.visual.vertex_colors[:, :3].std() > 10
+    if format in ("glb", "obj"):
+        material = part.visual.material
+        image = getattr(material, "baseColorTexture", None) or material.image
+        assert image.size == (512, 512) and np.asarray(image.convert("RGB")).std() > 10
+
+
+@pytest.mark.parametrize("fields", [{}, {"no_texture": True}])
+def test_khronos_validator_finds_nothing_in_a_glb(exported: Callable, fields: dict[str, Any]) -> None:
+    issues = issues_of(exported(**fields)["toy.glb"].path)
+    assert (issues["numErrors"], issues["numWarnings"]) == (0, 0), issues["messages"][:3]
+
+
+def test_the_front_looks_like_the_picture() -> None:
+    asset = make_asset(generation(), request=request_for(texture_size=1024), on_step=ignore_steps)
+    figure = draw_figure(SIDE)
+    solid = figure[..., 3] >= 128
+    rows, columns = np.flatnonzero(solid.any(axis=1)), np.flatnonzero(solid.any(axis=0))
+    height, width = rows[-1] + 1 - rows[0], columns[-1] + 1 - columns[0]
+    side = max(height, width)
+    crop = np.zeros((side, side, 4), np.uint8)
+    top, left = (side - height) // 2, (side - width) // 2
+    crop[top : top + height, left : left + width] = figure[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    picture = render_view(asset.shown, front_camera(), size=side, is_lit=False)
+    assert mask_iou(picture[..., 3] >= 128, crop[..., 3] >= 128) >= 0.97
+    both = (picture[..., 3] == 255) & (crop[..., 3] == 255)
+    error = np.mean((picture[both][:, :3].astype(float) - crop[both][:, :3]) ** 2)
+    assert 10 * np.log10(255**2 / error) >= 26
+
+
+def test_files_come_in_the_promised_order_with_names_that_resolve(exported: Callable) -> None:
+    files = exported(output_format="obj", render=True)
+    assert [(name, file.kind) for name, file in files.items()] == [
+        ("toy.obj", "model"),
+        ("toy.mtl", "companion"),
+        ("toy_texture.png", "companion"),
+        ("toy.mp4", "turntable"),
+        ("toy_thumbnail.png", "thumbnail"),
+    ]
+    assert "mtllib toy.mtl" in files["toy.obj"].path.read_text()
+    assert "map_Kd toy_texture.png" in files["toy.mtl"].path.read_text()
+
+
+def test_a_turntable_plays_in_browsers(exported: Callable) -> None:
+    path = exported(render=True)["toy.mp4"].path
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-i", str(path), "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
+    decoded = subprocess.run(command, capture_output=True, check=True, timeout=60)
+    stream = next(line for line in decoded.stderr.decode().splitlines() if "Video: h264" in line)
+    assert "yuv420p" in stream and "512x512" in stream
+    frames = np.frombuffer(decoded.stdout, np.uint8).reshape(-1, 512, 512, 3)
+    assert len(frames) == 120
+    assert np.abs(frames[0].astype(int) - frames[30]).mean() > 1  # it turns
+    content = path.read_bytes()
+    assert content.index(b"moov") < content.index(b"mdat")  # its index is in front
+
+
+def test_the_same_request_gives_the_same_bytes(exported: Callable) -> None:
+    for format in ("glb", "obj", "ply"):
+        first = exported("first", output_format=format, render=format == "glb")
+        second = exported("second", output_format=format, render=format == "glb")
+        assert {n: f.path.read_bytes() for n, f in first.items()} == {n: f.path.read_bytes() for n, f in second.items()}
+
+
+def test_without_texture_there_is_none(exported: Callable) -> None:
+    files = exported(output_format="obj", no_texture=True)
+    assert "toy_texture.png" not in files and "map_Kd" not in files["toy.mtl"].path.read_text()
+
+
+def test_an_export_stops_when_told_to_and_leaves_nothing(tmp_path: Path) -> None:
+    def stop_late(share: float) -> None:
+        if share > 0.5:
+            raise Cancelled("stop")
+
+    with pytest.raises(Cancelled):
+        export(generation(), request=request_for(), file_prefix="toy", folder=tmp_path / "files", on_step=stop_late)
+    assert not (tmp_path / "files").exists()
+
+
+def test_a_surface_that_encloses_nothing_is_an_error(tmp_path: Path) -> None:
+    flat = TriMesh(np.eye(3, dtype=np.float32), np.array([[0, 1, 2], [0, 2, 1]], np.int32))
+    empty = Generation(flat, generation().colour_source, engine="preview", seed=1)
+    with pytest.raises(ExportFailed, match="encloses nothing"):
+        export(empty, request=request_for(), file_prefix="toy", folder=tmp_path, on_step=ignore_steps)
+
+
+def test_what_is_exported_is_what_was_measured() -> None:
+    asset = make_asset(generation(), request=request_for(mesh_simplify=0.95), on_step=ignore_steps)
+    report = measure(asset.mesh)
+    assert report.is_watertight and report.faces == pytest.approx(0.05 * len(generation().mesh.faces), rel=0.01)

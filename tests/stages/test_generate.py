@@ -1,0 +1,59 @@
+"""Asking an engine: what it makes, what its failures become, and what they cost."""
+
+from __future__ import annotations
+
+import errno
+import time
+
+import pytest
+
+from pipeline.errors import DiskFull, EngineFailed, ImageTo3DError, OutOfMemory, UnreadableImage
+from pipeline.stages.generate import LocalEngines, run_engine
+from tests.on_modal.containers import OPTIONS, VIEW, MadeEngine, fails
+
+
+@pytest.mark.parametrize(
+    ("error", "becomes", "message"),
+    [
+        (
+            ValueError("shapes (3,) and (4,)"),
+            EngineFailed,
+            r"engine preview failed for an internal reason \(ValueError\)",
+        ),
+        (MemoryError(), OutOfMemory, "engine preview had too little memory"),
+        (OSError(errno.ENOSPC, "full"), DiskFull, "engine preview found no space left on the device"),
+        (OSError(errno.EACCES, "refused"), EngineFailed, r"internal reason \(PermissionError\)"),
+    ],
+)
+def test_an_exception_of_an_engine_becomes_one_of_ours(
+    error: Exception, becomes: type[ImageTo3DError], message: str
+) -> None:
+    with pytest.raises(becomes, match=message) as raised:
+        run_engine(MadeEngine(fails(error)), [VIEW], OPTIONS)
+
+    assert raised.value.__cause__ is error
+
+
+@pytest.mark.parametrize("error", [ValueError("a shape"), EngineFailed("no voxel is occupied")])
+def test_a_failure_carries_the_seconds_that_were_spent_on_an_accelerator(error: Exception) -> None:
+    began_s = time.perf_counter()
+    with pytest.raises(EngineFailed) as raised:
+        run_engine(MadeEngine(fails(error, after_s=0.05), gpu_seconds=1.0), [VIEW], OPTIONS)
+
+    assert 0.05 <= raised.value.gpu_seconds <= time.perf_counter() - began_s
+
+
+def test_a_failure_on_a_cpu_carries_none() -> None:
+    with pytest.raises(EngineFailed) as raised:
+        run_engine(MadeEngine(fails(ValueError("a shape"), after_s=0.01)), [VIEW], OPTIONS)
+
+    assert raised.value.gpu_seconds == 0.0
+
+
+def test_a_picture_without_a_subject_is_the_senders_error_and_costs_nothing() -> None:
+    generate = LocalEngines("preview").generator_for(None)
+
+    with pytest.raises(UnreadableImage) as raised:
+        generate([0 * VIEW], OPTIONS)
+
+    assert raised.value.gpu_seconds == 0.0

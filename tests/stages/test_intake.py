@@ -1,0 +1,111 @@
+"""Stage 1: pictures by URL, data URI, base64 and path."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline.errors import CallerError, DownloadFailed
+from pipeline.stages.intake import load_views, read_image
+from schemas.request import parse_request
+from tests.fakes.images import draw_figure, encode
+
+FIGURE = draw_figure(96)
+PNG = encode(FIGURE)
+BASE64 = base64.b64encode(PNG).decode()
+
+
+def no_network(url: str) -> bytes:
+    raise AssertionError(f"asked for {url}")
+
+
+def views_of(image: Any, *, multi_image: bool = False, allow_paths: bool = False) -> list[np.ndarray]:
+    request = parse_request({"image": image, "multi_image": multi_image}).request
+    return load_views(request, fetch=no_network, allow_paths=allow_paths)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        BASE64,
+        BASE64.rstrip("="),
+        "\n".join(BASE64[k : k + 76] for k in range(0, len(BASE64), 76)),
+        base64.urlsafe_b64encode(PNG).decode(),
+        f"data:image/png;base64,{BASE64}",
+        f"DATA:image/png;charset=x;BASE64,{BASE64.replace('+', '%2B')}",
+    ],
+)
+def test_a_picture_may_come_as_text_in_several_spellings(image: str) -> None:
+    (view,) = views_of(image)
+    assert np.array_equal(view, FIGURE)
+
+
+def test_a_url_is_downloaded_by_what_was_handed_in() -> None:
+    asked: list[str] = []
+
+    def fetch(url: str) -> bytes:
+        asked.append(url)
+        return PNG
+
+    (view,) = load_views(parse_request({"image": "HTTPS://example.com/a.png"}).request, fetch=fetch)
+    assert asked == ["HTTPS://example.com/a.png"] and np.array_equal(view, FIGURE)
+
+
+def test_a_failed_download_is_passed_on() -> None:
+    def fetch(url: str) -> bytes:
+        raise DownloadFailed("example.com answered 404 instead of a picture")
+
+    with pytest.raises(DownloadFailed):
+        load_views(parse_request({"image": "https://example.com/"}).request, fetch=fetch)
+
+
+def test_a_path_is_read_only_where_that_is_allowed(tmp_path: Path) -> None:
+    path = tmp_path / "figure.png"
+    path.write_bytes(PNG)
+    assert np.array_equal(views_of(str(path), allow_paths=True)[0], FIGURE)
+    with pytest.raises(CallerError, match="neither an http"):
+        views_of(str(path))
+
+
+def test_a_list_keeps_its_order_and_a_sheet_is_split() -> None:
+    other = encode(draw_figure(120))
+    views = views_of([BASE64, base64.b64encode(other).decode()], multi_image=True)
+    assert [view.shape[0] for view in views] == [96, 120]
+    sheet = base64.b64encode(encode(np.concatenate([FIGURE, FIGURE], axis=1))).decode()
+    assert len(views_of(sheet, multi_image=True)) == 2
+    assert len(views_of(sheet)) == 1
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("data:image/png;base64", "without a comma"),
+        ("not base64 at all!", "neither an http"),
+        ("data:image/png;base64,@@@", "neither an http"),
+        ("A", "neither an http"),
+        ("A" * (30 * 2**20), "larger than 20 MiB"),
+    ],
+)
+def test_text_that_is_no_picture_is_refused(source: str, words: str) -> None:
+    with pytest.raises(CallerError, match=words) as refused:
+        read_image(source, fetch=no_network)
+    assert len(str(refused.value)) < 200
+
+
+def test_paths_that_lead_nowhere_are_refused(tmp_path: Path) -> None:
+    large = tmp_path / "large.png"
+    with large.open("wb") as file:
+        file.truncate(21 * 2**20)
+    for source, words in [
+        (str(tmp_path), "is a folder, not a picture"),
+        (str(tmp_path / "missing.png"), "does not exist"),
+        ("x" * 5000, "its name is too long"),
+        ("a\0b", "NUL"),
+        (str(large), "larger than 20 MiB"),
+    ]:
+        with pytest.raises(CallerError, match=words):
+            read_image(source, fetch=no_network, allow_paths=True)

@@ -1,0 +1,498 @@
+"""Stage 5: webhooks to real receivers on loopback, good, bad and hanging ones."""
+
+from __future__ import annotations
+
+import json
+import random
+import socket
+import statistics
+import struct
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from standardwebhooks import Webhook
+
+from pipeline.errors import BlockedAddress, NotFound, StoreUnavailable
+from pipeline.jobs.api_keys import key_record
+from pipeline.jobs.model import Job, JobResult, JobState, KeyLimits, NewJob, OutboxTask
+from pipeline.jobs.store import Store
+from pipeline.jobs.stores.sql.store import SqlStore
+from pipeline.webhooks.sender import Attempt, Schedule, WebhookDispatcher, WebhookSender, send_due_webhooks
+from pipeline.webhooks.signing import WebhookSigner
+from tests.reference.memory_store import MemoryStore
+
+SIGNER = WebhookSigner([b"a master secret, long enough"])
+HOUR_S = 3600.0
+
+
+class Clock:
+    """A clock that moves when told to, and otherwise shows the true time, which signatures need."""
+
+    def __init__(self) -> None:
+        self.ahead_s = 0.0
+
+    def __call__(self) -> float:
+        return time.time() + self.ahead_s
+
+
+@dataclass
+class Receiver:
+    """A customer's server: what it got, and what it answers to each request in turn, 200 when nothing is left."""
+
+    url: str = ""
+    answers: deque[Any] = field(default_factory=deque)
+    got: list[tuple[dict[str, str], bytes]] = field(default_factory=list)
+    release: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def ids(self) -> list[str]:
+        return [headers["webhook-id"] for headers, _ in self.got]
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Any
+
+    def do_POST(self) -> None:
+        receiver: Receiver = self.server.receiver
+        body = self.rfile.read(int(self.headers["content-length"]))
+        receiver.got.append(({name.lower(): value for name, value in self.headers.items()}, body))
+        answer = receiver.answers.popleft() if receiver.answers else 200
+        if answer == "hang":
+            receiver.release.wait(30)
+        elif answer == "drip":
+            self.drip(receiver)
+        elif answer == "cut":
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.connection.close()
+        elif answer == "endless":
+            self.send_response(200)
+            self.end_headers()
+            while not receiver.release.is_set():
+                self.wfile.write(b"x" * 65536)
+        else:
+            self.send_response(answer)
+            self.send_header("location", f"{receiver.url}/elsewhere")
+            self.end_headers()
+
+    def drip(self, receiver: Receiver) -> None:
+        """An answer's head, one byte at a time."""
+        for byte in b"HTTP/1.1 200 OK\r\nx-slow: " + b"a" * 10_000:
+            if receiver.release.wait(0.05):
+                return
+            self.wfile.write(bytes([byte]))
+
+    def log_message(self, format: str, *args: object) -> None:
+        """The tests look at `got` instead."""
+
+
+class QuietServer(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A sender that hangs up is what these tests are about."""
+
+
+@contextmanager
+def receiving(*answers: Any) -> Iterator[Receiver]:
+    server = QuietServer(("127.0.0.1", 0), Handler)
+    receiver = Receiver(url=f"http://127.0.0.1:{server.server_address[1]}", answers=deque(answers))
+    server.receiver = receiver  # pyright: ignore[reportAttributeAccessIssue]
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+    thread.start()
+    try:
+        yield receiver
+    finally:
+        receiver.release.set()
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def store(clock: Clock) -> MemoryStore:
+    return MemoryStore(clock=clock)
+
+
+@pytest.fixture
+def client() -> Iterator[httpx.Client]:
+    with httpx.Client() as client:
+        yield client
+
+
+@pytest.fixture
+def sender(client: httpx.Client) -> WebhookSender:
+    return WebhookSender(client, signer=SIGNER, connect_timeout_s=0.5, answer_timeout_s=0.5)
+
+
+def ended_job(store: Store, webhook_url: str, *, key: str = "customer") -> Job:
+    """A job that ended just now, its webhook in the outbox."""
+    record = store.add_key(key_record(f"key of {key}", name=key, limits=KeyLimits()))
+    new = NewJob(api_key_id=record.id, file_prefix="p", request=b"{}", request_sha256="0", webhook_url=webhook_url)
+    store.submit(new)
+    job = store.claim("worker", lease_s=60)
+    assert job is not None
+    return store.complete(job.lease, JobResult(JobState.SUCCESS))
+
+
+def webhook_of(store: Store, job: Job) -> OutboxTask:
+    (task,) = store.tasks_of(job.id)
+    return task
+
+
+def body_of(task: OutboxTask) -> bytes:
+    return json.dumps({"status": "success", "id": task.job_id, "track_id": "ä€"}, ensure_ascii=False).encode()
+
+
+def courier(store: Store, send: Callable[[OutboxTask, bytes], Attempt], **settings: Any) -> WebhookDispatcher:
+    return WebhookDispatcher(store, send=send, body_of=body_of, rng=random.Random(1), **settings)
+
+
+def errors_of(store: Store, job: Job) -> list[str]:
+    return [attempt.error for attempt in store.attempts_of(webhook_of(store, job).id)]
+
+
+# ---- one attempt ----
+
+
+def test_a_receiver_gets_signed_json_once(store: MemoryStore, sender: WebhookSender):
+    with receiving() as receiver:
+        job = ended_job(store, f"{receiver.url}/hook?token=1")
+
+        assert send_due_webhooks(store, sender, body_of) == 1
+        assert send_due_webhooks(store, sender, body_of) == 0
+
+    ((headers, body),) = receiver.got
+    assert Webhook(SIGNER.secret_of(job.api_key_id)).verify(body, headers)["id"] == job.id
+    assert headers["content-type"] == "application/json"
+    assert headers["webhook-id"] == webhook_of(store, job).id
+    task = webhook_of(store, job)
+    assert (task.state, task.attempts, task.last_status, task.last_error) == ("done", 1, 200, "")
+
+
+@pytest.mark.parametrize("status", [200, 201, 202, 204, 299])
+def test_any_2xx_is_success(store: MemoryStore, sender: WebhookSender, status: int):
+    with receiving(status) as receiver:
+        job = ended_job(store, receiver.url)
+        send_due_webhooks(store, sender, body_of)
+
+    assert webhook_of(store, job).state == "done"
+    assert webhook_of(store, job).last_status == status
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "words"),
+    [
+        (500, 500, "answered 500"),
+        (404, 404, "answered 404"),
+        (410, 410, "answered 410"),
+        (302, 302, "answered 302; redirects are not followed"),
+        ("hang", None, "no answer within 0.5 s"),
+        ("drip", None, "no answer within 0.5 s"),
+        ("cut", None, "the connection broke before there was an answer"),
+    ],
+)
+def test_any_other_answer_is_a_failed_attempt_on_record(
+    store: MemoryStore, sender: WebhookSender, answer: Any, status: int | None, words: str
+):
+    with receiving(answer) as receiver:
+        job = ended_job(store, receiver.url)
+        send_due_webhooks(store, sender, body_of)
+
+    assert len(receiver.got) == 1  # a redirect leads nowhere
+    (attempt,) = store.attempts_of(webhook_of(store, job).id)
+    assert (attempt.number, attempt.status, attempt.error) == (1, status, words)
+    assert webhook_of(store, job).state == "pending"
+
+
+def test_an_answer_without_end_is_not_read(store: MemoryStore, sender: WebhookSender):
+    with receiving("endless") as receiver:
+        job = ended_job(store, receiver.url)
+        send_due_webhooks(store, sender, body_of)
+
+    assert webhook_of(store, job).state == "done"
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("http://127.0.0.1:1/", "no connection: connection refused"),
+        ("http://no-such-host.invalid/", "no connection: its name does not resolve"),
+        ("https://127.0.0.1:{port}/", "no connection: it does not speak TLS as expected"),
+        ("ftp://127.0.0.1/", "the address cannot be used"),
+        ("http://127.0.0.1:port/", "the address cannot be used"),
+    ],
+)
+def test_a_receiver_that_cannot_be_reached_is_a_failed_attempt_on_record(
+    store: MemoryStore, sender: WebhookSender, url: str, words: str
+):
+    with receiving() as receiver:
+        job = ended_job(store, url.format(port=receiver.url.rpartition(":")[2]))
+        send_due_webhooks(store, sender, body_of)
+
+    assert errors_of(store, job) == [words]
+
+
+def test_an_address_that_the_guard_blocks_is_a_failed_attempt_on_record(store: MemoryStore):
+    class Guard(httpx.BaseTransport):
+        def handle_request(self, request: httpx.Request) -> httpx.Response:
+            raise BlockedAddress("169.254.169.254 is not an address for this service")
+
+    with httpx.Client(transport=Guard()) as client:
+        job = ended_job(store, "http://rebound.example/")
+        send_due_webhooks(store, WebhookSender(client, signer=SIGNER), body_of)
+
+    assert errors_of(store, job) == ["169.254.169.254 is not an address for this service"]
+
+
+# ---- again and again ----
+
+
+def test_a_failed_webhook_is_sent_again_under_its_id_until_it_arrives(
+    store: MemoryStore, sender: WebhookSender, clock: Clock
+):
+    with receiving(500, "cut", 503, 200) as receiver:
+        job = ended_job(store, receiver.url)
+        for _ in range(4):
+            assert send_due_webhooks(store, sender, body_of) == 1
+            assert send_due_webhooks(store, sender, body_of) == 0
+            clock.ahead_s += webhook_of(store, job).next_attempt_at - clock()
+
+    assert receiver.ids == [webhook_of(store, job).id] * 4
+    assert webhook_of(store, job).state == "done"
+    assert [attempt.status for attempt in store.attempts_of(webhook_of(store, job).id)] == [500, None, 503, 200]
+    for headers, body in receiver.got:
+        Webhook(SIGNER.secret_of(job.api_key_id)).verify(body, headers)
+
+
+def test_each_attempt_is_signed_at_its_own_time(store: MemoryStore, client: httpx.Client, clock: Clock):
+    sender = WebhookSender(client, signer=SIGNER, clock=clock)
+    with receiving(500) as receiver:
+        job = ended_job(store, receiver.url)
+        send_due_webhooks(store, sender, body_of)
+        clock.ahead_s += HOUR_S
+        send_due_webhooks(store, sender, body_of)
+
+    first, second = (int(headers["webhook-timestamp"]) for headers, _ in receiver.got)
+    assert HOUR_S <= second - first <= HOUR_S + 10
+    assert webhook_of(store, job).state == "done"
+
+
+def test_a_dead_receiver_is_given_up_after_ten_attempts_within_two_hours(store: MemoryStore, clock: Clock):
+    job = ended_job(store, "http://dead.example/")
+    began_at = clock()
+    deaf = courier(store, lambda task, body: Attempt(None, "no answer within 30 s", 30.0))
+
+    while webhook_of(store, job).state == "pending":
+        clock.ahead_s += max(webhook_of(store, job).next_attempt_at - clock(), 0) + 30
+        assert deaf.send_due() == 1
+
+    assert webhook_of(store, job).state == "given_up"
+    assert webhook_of(store, job).attempts == 10
+    assert 1.4 * HOUR_S < clock() - began_at < 2.05 * HOUR_S
+
+
+def test_a_redelivery_goes_out_under_the_old_id(store: MemoryStore, sender: WebhookSender):
+    with receiving() as receiver:
+        job = ended_job(store, receiver.url)
+        send_due_webhooks(store, sender, body_of)
+        store.redeliver(job.id, api_key_id=job.api_key_id)
+        send_due_webhooks(store, sender, body_of)
+
+    assert receiver.ids == [webhook_of(store, job).id] * 2
+
+
+def test_webhooks_survive_a_restart_in_the_middle(tmp_path: Path, sender: WebhookSender, clock: Clock):
+    """The first process dies after the receiver got the webhook and before that was recorded."""
+    url = f"sqlite:///{tmp_path / 'jobs.sqlite'}"
+    first = SqlStore(url, clock=clock)
+    with receiving(500) as receiver:
+        job = ended_job(first, receiver.url)
+        claimed = first.claim_task("webhook", claim_s=90)
+        assert claimed is not None
+        sender(claimed, body_of(claimed))
+        first.close()
+
+        second = SqlStore(url, clock=clock)
+        assert courier(second, sender).send_due() == 0
+        clock.ahead_s += 91
+        assert courier(second, sender).send_due() == 1
+
+    assert receiver.ids == [claimed.id] * 2
+    assert webhook_of(second, job).state == "done"
+    assert len(second.attempts_of(claimed.id)) == 1
+    second.close()
+
+
+# ---- the schedule ----
+
+
+def test_pauses_grow_are_jittered_and_fit_into_the_window():
+    schedule = Schedule()
+    runs = []
+    for seed in range(200):
+        rng = random.Random(seed)
+        pauses = [schedule.pause_s(made, rng) for made in range(1, 10)]
+        runs.append([pause for pause in pauses if pause is not None])
+
+    assert all(len(run) == 9 and run == sorted(run) for run in runs)
+    assert all(1.5 * HOUR_S < sum(run) <= 0.9 * 2 * HOUR_S for run in runs)
+    assert all(10 < run[0] < 13 for run in runs)
+    assert statistics.stdev(run[-1] for run in runs) > 60
+    assert schedule.pause_s(10, random.Random(0)) is None
+
+
+def test_a_schedule_of_one_attempt_never_pauses():
+    assert Schedule(attempts=1).pause_s(1, random.Random(0)) is None
+
+
+# ---- several at once ----
+
+
+def test_receivers_that_hang_hold_up_nobody_else(store: MemoryStore, client: httpx.Client):
+    sender = WebhookSender(client, signer=SIGNER, answer_timeout_s=20.0)
+    stop = threading.Event()
+    with receiving(*["hang"] * 40) as hanging, receiving() as healthy:
+        for _ in range(40):
+            ended_job(store, hanging.url, key="with a dead receiver")
+        jobs = [ended_job(store, healthy.url) for _ in range(40)]
+        running = threading.Thread(target=courier(store, sender, threads=8, per_key=4).run, args=(stop,))
+        running.start()
+        try:
+            wait_until(lambda: all(webhook_of(store, job).state == "done" for job in jobs))
+            assert len(hanging.got) <= 4
+        finally:
+            stop.set()
+            hanging.release.set()
+            running.join()
+
+    assert sorted(healthy.ids) == sorted(webhook_of(store, job).id for job in jobs)
+
+
+def test_a_key_whose_receiver_was_slow_to_fail_gets_one_sender_until_it_answers(store: MemoryStore):
+    """Attempts are told to have lasted long; how many run at once is counted."""
+    running, most, lock = 0, 0, threading.Lock()
+
+    def slow(task: OutboxTask, body: bytes) -> Attempt:
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        time.sleep(0.02)
+        with lock:
+            running -= 1
+        return Attempt(None, "no answer within 30 s", 30.0)
+
+    sending = courier(store, slow, per_key=4, schedule=Schedule(attempts=1))
+    ended_job(store, "http://dead.example/")
+    sending.send_due()
+    for _ in range(12):
+        ended_job(store, "http://dead.example/")
+
+    assert sending.send_due() == 12
+    assert most == 1
+
+
+def test_a_backlog_that_no_sender_gets_to_comes_due_again(store: MemoryStore, clock: Clock):
+    started = threading.Event()
+    release = threading.Event()
+
+    def held_up(task: OutboxTask, body: bytes) -> Attempt:
+        started.set()
+        release.wait(10)
+        return Attempt(200, "", 0.0)
+
+    for _ in range(3):
+        ended_job(store, "http://slow.example/")
+    stop = threading.Event()
+    sending = courier(store, held_up, per_key=1, claim_s=0.2)
+    running = threading.Thread(target=sending.run, args=(stop,), kwargs={"poll_s": 0.01})
+    running.start()
+    started.wait(5)
+    time.sleep(0.3)
+    stop.set()
+    release.set()
+    running.join()
+
+    clock.ahead_s += 1
+    assert store.metrics().tasks_pending["webhook"] >= 1
+    courier(store, lambda task, body: Attempt(200, "", 0.0)).send_due()
+    assert store.metrics().tasks_pending["webhook"] == 0
+
+
+def wait_until(is_so: Callable[[], bool]) -> None:
+    for _ in range(1000):
+        if is_so():
+            return
+        time.sleep(0.01)
+    raise AssertionError("it did not come to be within 10 s")
+
+
+# ---- a store in trouble ----
+
+
+class ShakyStore(MemoryStore):
+    """Away for the first few calls of each kind."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__(clock=clock)
+        self.away = {"claim": 2, "settle": 1}
+
+    def _shake(self, what: str) -> None:
+        if self.away[what] > 0:
+            self.away[what] -= 1
+            is_last_claim = what == "claim" and self.away[what] == 0
+            raise RuntimeError("nobody expected this") if is_last_claim else StoreUnavailable("the database is locked")
+
+    def claim_task(self, *args: Any, **named: Any) -> OutboxTask | None:
+        self._shake("claim")
+        return super().claim_task(*args, **named)
+
+    def settle_task(self, *args: Any, **named: Any) -> OutboxTask:
+        self._shake("settle")
+        return super().settle_task(*args, **named)
+
+
+def test_a_store_that_is_away_for_a_moment_delays_webhooks_and_repeats_none(clock: Clock, sender: WebhookSender):
+    store = ShakyStore(clock)
+    stop = threading.Event()
+    with receiving() as receiver:
+        job = ended_job(store, receiver.url)
+        running = threading.Thread(target=courier(store, sender).run, args=(stop,), kwargs={"poll_s": 0.01})
+        running.start()
+        try:
+            wait_until(lambda: webhook_of(store, job).state == "done")
+        finally:
+            stop.set()
+            running.join()
+
+    assert len(receiver.got) == 1
+
+
+def test_a_job_deleted_before_or_during_an_attempt_is_no_trouble(store: MemoryStore):
+    before, during = ended_job(store, "http://a.example/"), ended_job(store, "http://b.example/")
+
+    def body_or_gone(task: OutboxTask) -> bytes:
+        if task.job_id == before.id:
+            raise NotFound("There is no such call.")
+        return b"{}"
+
+    def deleting(task: OutboxTask, body: bytes) -> Attempt:
+        store.delete(task.job_id, api_key_id=None)
+        return Attempt(200, "", 0.0)
+
+    assert WebhookDispatcher(store, send=deleting, body_of=body_or_gone).send_due() == 1
+    assert store.tasks_of(during.id) == []

@@ -1,0 +1,57 @@
+"""Webhook signatures, held against the verifier that receivers use."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from standardwebhooks import Webhook, WebhookVerificationError
+
+from pipeline.webhooks.signing import WebhookSigner
+
+OLD = b"the first master secret, long enough"
+NEW = b"the second master secret, long enough"
+BODY = '{"status": "success", "track_id": "ä€😀"}'.encode()
+
+
+def signed(signer: WebhookSigner, api_key_id: str = "key-1") -> dict[str, str]:
+    return signer.headers(api_key_id=api_key_id, webhook_id="msg_1", timestamp=time.time(), body=BODY)
+
+
+def test_a_signature_verifies_with_the_secret_of_its_key():
+    signer = WebhookSigner([OLD])
+
+    verified = Webhook(signer.secret_of("key-1")).verify(BODY, signed(signer))
+
+    assert verified == {"status": "success", "track_id": "ä€😀"}
+
+
+@pytest.mark.parametrize("what", ["body", "id", "timestamp", "secret"])
+def test_a_signature_covers_body_id_and_time_and_belongs_to_one_key(what: str):
+    signer = WebhookSigner([OLD])
+    headers = signed(signer)
+    body = BODY + b" " if what == "body" else BODY
+    if what == "id":
+        headers["webhook-id"] = "msg_2"
+    if what == "timestamp":
+        headers["webhook-timestamp"] = str(int(headers["webhook-timestamp"]) - 1)
+
+    with pytest.raises(WebhookVerificationError, match="No matching signature found"):
+        Webhook(signer.secret_of("key-2" if what == "secret" else "key-1")).verify(body, headers)
+
+
+def test_while_the_master_changes_old_and_new_secrets_both_verify():
+    old, both, new = WebhookSigner([OLD]), WebhookSigner([NEW, OLD]), WebhookSigner([NEW])
+    headers = signed(both)
+
+    Webhook(old.secret_of("key-1")).verify(BODY, headers)
+    Webhook(new.secret_of("key-1")).verify(BODY, headers)
+    assert both.secret_of("key-1") == new.secret_of("key-1")
+
+
+def test_the_three_headers_carry_the_id_and_whole_seconds():
+    headers = WebhookSigner([OLD]).headers(api_key_id="k", webhook_id="msg_9", timestamp=1_700_000_000.9, body=b"{}")
+
+    assert headers["webhook-id"] == "msg_9"
+    assert headers["webhook-timestamp"] == "1700000000"
+    assert headers["webhook-signature"].startswith("v1,")
