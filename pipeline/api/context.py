@@ -12,9 +12,11 @@ from starlette.concurrency import run_in_threadpool
 
 from pipeline.answers import final_body, processing_body, webhook_status
 from pipeline.api.queue_stats import QueueStatsReader
-from pipeline.api.requests import presented_key, read_object
+from pipeline.api.request_body import BodyReader
+from pipeline.api.requests import header_key, presented_key
 from pipeline.api.waiting import CompletionWaiter
 from pipeline.jobs.api_keys import authenticate
+from pipeline.errors import Unauthorized
 from pipeline.jobs.model import ApiKey, Job
 from pipeline.service import Service
 from pipeline.storage.base import output_names
@@ -40,6 +42,7 @@ class Context:
         # Work that others can make slow has threads of its own: it must not use up those that answer everybody.
         self._lookups = anyio.CapacityLimiter(LOOKUPS_AT_ONCE)
         self._probes = anyio.CapacityLimiter(PROBES_AT_ONCE)
+        self._bodies = BodyReader(max_bytes=self.settings.max_body_bytes, is_known_key=self._is_known_key)
         self._restarted_at_s: float | None = None
 
     async def do(self, work: Callable[..., Result], *arguments: Any, **options: Any) -> Result:
@@ -77,8 +80,18 @@ class Context:
         Raises:
             InvalidRequest: it is no JSON object.
             BodyTooLarge: it is too long.
+            BodyTooSlow: it did not arrive in time.
+            Unauthorized: it is a large one without a known key.
         """
-        return await read_object(request, max_bytes=self.settings.max_body_bytes)
+        return await self._bodies.read(request, header_key=header_key(request))
+
+    async def _is_known_key(self, key: str) -> bool:
+        """Whether an API key exists and may be used."""
+        try:
+            await self.do(authenticate, self.store, key)
+        except Unauthorized:
+            return False
+        return True
 
     def authenticate(self, request: Request, body: dict[str, Any]) -> ApiKey:
         """Who calls. Blocks.

@@ -3,70 +3,21 @@
 from __future__ import annotations
 
 import hmac
-import json
 import re
-from collections.abc import AsyncIterator
 from typing import Any
 
-import anyio
 from fastapi import Request
 from pydantic import SecretStr
 
-from pipeline.api.problems import BodyTooLarge
 from pipeline.errors import InvalidRequest, NotFound, Unauthorized
 from pipeline.jobs.model import MAX_JOB_ID
-from schemas.contract import is_plain_text, json_type_name, shown
+from schemas.contract import is_plain_text, shown
 
 MAX_WAIT_S = 120.0
-DRAINED_BODIES, DRAIN_S = 3, 10.0
-"""How much of a body that is too long is thrown away, and for how long: a client that is still sending when the
-connection closes never reads why."""
 MAX_IDEMPOTENCY_KEY_CHARS = 255
 LOOPBACK = ("127.0.0.1", "::1")
 FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip", "via")
 _WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,6})", re.IGNORECASE)
-
-
-async def read_object(request: Request, *, max_bytes: int) -> dict[str, Any]:
-    """The body as a JSON object; an absent body is an empty one.
-
-    Raises:
-        BodyTooLarge: it has more than `max_bytes`.
-        InvalidRequest: it is no JSON, or no object.
-    """
-    announced = request.headers.get("content-length", "")
-    too_large = BodyTooLarge(f"The body is larger than {max_bytes / 2**20:g} MiB.")
-    pieces = request.stream()
-    if announced.isdecimal() and int(announced) > max_bytes:
-        if "expect" not in request.headers:  # else it sends nothing before our word
-            await _drain(pieces, most_bytes=DRAINED_BODIES * max_bytes)
-        raise too_large
-    content = bytearray()
-    async for piece in pieces:
-        content += piece
-        if len(content) > max_bytes:
-            content.clear()
-            await _drain(pieces, most_bytes=DRAINED_BODIES * max_bytes)
-            raise too_large
-    if not content.strip():
-        return {}
-    try:
-        body = json.loads(content)
-    except (ValueError, RecursionError):
-        raise InvalidRequest("the body is not valid JSON") from None
-    if not isinstance(body, dict):
-        raise InvalidRequest(f"the body must be a JSON object, got {json_type_name(body)}")
-    return body
-
-
-async def _drain(pieces: AsyncIterator[bytes], *, most_bytes: int) -> None:
-    """Read on, and keep nothing."""
-    read_bytes = 0
-    with anyio.move_on_after(DRAIN_S):
-        async for piece in pieces:
-            read_bytes += len(piece)
-            if read_bytes > most_bytes:
-                return
 
 
 def presented_key(request: Request, body: dict[str, Any]) -> str | None:
@@ -77,10 +28,12 @@ def presented_key(request: Request, body: dict[str, Any]) -> str | None:
     in_body = body.get("key")
     if isinstance(in_body, str) and in_body:
         return in_body
-    in_header = request.headers.get("key")
-    if in_header:
-        return in_header
-    return bearer_token(request)
+    return header_key(request)
+
+
+def header_key(request: Request) -> str | None:
+    """The API key from the header `key`, else from `Authorization: Bearer`; None without one."""
+    return request.headers.get("key") or bearer_token(request)
 
 
 def bearer_token(request: Request) -> str | None:
