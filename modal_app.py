@@ -180,7 +180,7 @@ def check_weights(engine: str) -> None:
         WeightsUnusable: it would not; says the command that brings them.
     """
     remedy = f"modal run modal_app.py::fetch_weights --engine {engine}"
-    require_weights(find_spec(engine), Settings().weights, remedy=remedy, look_again=weights.reload)
+    require_weights(find_spec(engine), Settings().weights, remedy=remedy, refresh=weights.reload)
 
 
 # CPU functions. None of them is on the web; each may be killed and run again.

@@ -245,15 +245,18 @@ def translate(error: Exception, *, where: str, otherwise: type[StageError] = Sta
         otherwise: the class for an exception that is neither ours nor about memory or disk space.
 
     Returns:
-        The error itself where it is ours already. Otherwise a new one that says what failed and nothing of the inside.
+        The error itself where it is ours already. Otherwise a new one that says what failed and nothing of the inside;
+        the exception is its `__cause__`.
     """
     if isinstance(error, ImageTo3DError):
         return error
+    translated: ImageTo3DError = otherwise(f"{where} failed for an internal reason ({type(error).__name__})")
     if isinstance(error, MemoryError):
-        return OutOfMemory(f"{where} failed: out of memory")
-    if isinstance(error, OSError) and error.errno is not None and error.errno in errno.errorcode:
+        translated = OutOfMemory(f"{where} failed: out of memory")
+    elif isinstance(error, OSError) and error.errno is not None and error.errno in errno.errorcode:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return DiskFull(f"{where} failed: no space left on the device")
-        # The system's own text: an exception's `strerror` may hold whatever its library wrote into it.
-        return otherwise(f"{where} failed: {os.strerror(error.errno)}")
-    return otherwise(f"{where} failed for an internal reason ({type(error).__name__})")
+            translated = DiskFull(f"{where} failed: no space left on the device")
+        else:  # the system's own text: an exception's `strerror` may hold whatever its library wrote into it
+            translated = otherwise(f"{where} failed: {os.strerror(error.errno)}")
+    translated.__cause__ = error
+    return translated

@@ -66,6 +66,7 @@ def run_job(
     on_progress: OnProgress,
     is_cancelled: Callable[[], bool],
     on_checkpoint: Callable[[], None] = lambda: None,
+    on_error: Callable[[ImageTo3DError], None] = lambda error: None,
 ) -> JobResult:
     """Run the four stages; whatever a stage raises becomes a result.
 
@@ -79,6 +80,7 @@ def run_job(
         on_progress: receives the stage and the percent of the whole job.
         is_cancelled: asked between stages and between the steps of a stage.
         on_checkpoint: called after each stage, when its checkpoint is in `work_dir`, for callers that have to commit it.
+        on_error: receives the error that ended the job, with the foreign exception behind it as `__cause__`.
 
     Raises:
         StoreUnavailable: the database did not answer in the middle of the job, which therefore has no result yet.
@@ -102,11 +104,13 @@ def run_job(
     except StoreUnavailable:
         raise
     except Cancelled as error:
+        on_error(error)
         return run.result(JobState.CANCELLED, error)
     except Exception as error:  # the one catch-all: no job ends without a result
         failure = translate(error, where=run.current_stage, otherwise=STAGE_ERRORS[run.current_stage])
         if failure is not error:
             log.exception("stage %s failed", run.current_stage)
+        on_error(failure)
         return run.result(JobState.FAILED, failure)
     return replace(
         run.result(JobState.SUCCESS),

@@ -125,15 +125,13 @@ def weights_module(spec: EngineSpec) -> Any:
     return importlib.import_module(f"{spec.module.rpartition('.')[0]}.weights") if spec.has_weights else None
 
 
-def require_weights(
-    spec: EngineSpec, weights: str, *, remedy: str, look_again: Callable[[], None] = lambda: None
-) -> None:
+def require_weights(spec: EngineSpec, weights: str, *, remedy: str, refresh: Callable[[], None] = lambda: None) -> None:
     """See that an engine's weights are where they belong, before a machine is started that would look for them.
 
     Args:
         weights: the folder of all engines' weights, or the name of weights that are no files.
         remedy: the command that brings them, for the message.
-        look_again: called where some are missing, since a folder may show an earlier state; they are counted anew then.
+        refresh: called where some are missing, since a folder may show an earlier state; they are counted anew then.
 
     Raises:
         WeightsUnusable: some are missing.
@@ -141,7 +139,7 @@ def require_weights(
     module = weights_module(spec)
     if module is None or weights == TINY_WEIGHTS or not module.missing_bytes(Path(weights)):
         return
-    look_again()
+    refresh()
     if missing := module.missing_bytes(Path(weights)):
         raise WeightsUnusable(f"{missing / 1e9:.2f} GB of the weights of {spec.name} are missing; bring them: {remedy}")
 

@@ -15,11 +15,11 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-RULE_BIAS_SCALE = np.float32(0.05)
-RULE_NORM_SCALE = np.float32(0.1)
+BIAS_SCALE = np.float32(0.05)
+NORM_SCALE = np.float32(0.1)
 
 
-def rule_array(key: str, shape: tuple[int, ...], *, seed: int) -> NDArray[np.float32]:
+def deterministic_array(key: str, shape: tuple[int, ...], *, seed: int) -> NDArray[np.float32]:
     """The values that the weight rule gives one state-dict entry.
 
     Args:
@@ -34,14 +34,14 @@ def rule_array(key: str, shape: tuple[int, ...], *, seed: int) -> NDArray[np.flo
     values = rng.standard_normal(shape).astype(np.float32)
     last = key.rsplit(".", 1)[-1]
     if last == "bias":
-        return values * RULE_BIAS_SCALE
+        return values * BIAS_SCALE
     if last == "gamma" or len(shape) == 1:
-        return np.float32(1) + RULE_NORM_SCALE * values
+        return np.float32(1) + NORM_SCALE * values
     return values * np.float32(1 / np.sqrt(np.prod(shape[1:], dtype=np.float64)))
 
 
 @torch.no_grad()
-def fill_by_rule(
+def fill_deterministic(
     module: nn.Module, *, seed: int, key_prefix: str = "", scale: Mapping[str, float] | None = None
 ) -> None:
     """Give every floating parameter of a module the weight rule's value, in place; buffers keep theirs.
@@ -52,7 +52,7 @@ def fill_by_rule(
     """
     for name, parameter in module.named_parameters():
         if parameter.is_floating_point():
-            values = rule_array(key_prefix + name, tuple(parameter.shape), seed=seed)
+            values = deterministic_array(key_prefix + name, tuple(parameter.shape), seed=seed)
             parameter.copy_(torch.from_numpy(values))
     for pattern, factor in (scale or {}).items():
         for name, entry in module.state_dict().items():

@@ -29,7 +29,7 @@ Report = Callable[[str], None]
 """Takes one line for each thing done."""
 
 
-def say_nothing(*_: object) -> None:
+def ignore_report(*_: object) -> None:
     """An `OnBytes` or `Report` for callers that watch nothing."""
 
 
@@ -40,7 +40,7 @@ def fetch_files(
     *,
     revision: str,
     endpoint: str | None = None,
-    on_bytes: OnBytes = say_nothing,
+    on_bytes: OnBytes = ignore_report,
 ) -> None:
     """Bring files of a repository on the model hub into a folder; those that are there are not fetched again.
 
@@ -146,7 +146,7 @@ def _size_of(answer: object) -> int:
     return int(headers["Content-Length"])
 
 
-def verify_record(folder: Path, names: Sequence[str], *, report: Report = say_nothing) -> None:
+def verify_record(folder: Path, names: Sequence[str], *, report: Report = ignore_report) -> None:
     """Compare every file's sha256 with the one of its first fetch, or note it where there is none.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Classifier-free guidance inside an interval of time, over one picture or several. Knows no model."""
+"""Classifier-free guidance inside an interval of time, over one image or several. Knows no model."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from pipeline.sampling.flow_euler import Velocity
 
 Evaluate = Callable[[Tensor, float, Sequence[int], bool], Tensor]
-"""Velocities under several conditions at once: (x, t, pictures, unguided) -> (len(pictures) [+ 1], ...), the unguided
+"""Velocities under several conditions at once: (x, t, images, unguided) -> (len(images) [+ 1], ...), the unguided
 one last where it is asked for."""
 
 MultiImageMode = Literal["stochastic", "multidiffusion"]
@@ -20,7 +20,7 @@ MULTI_IMAGE_MODES: tuple[MultiImageMode, ...] = get_args(MultiImageMode)
 
 @dataclass(frozen=True)
 class Guidance:
-    """How strongly, and when, the sample is pushed away from what it would be without a picture.
+    """How strongly, and when, the sample is pushed away from what it would be without a image.
 
     Attributes:
         cfg_strength: w in (1 + w) guided - w unguided.
@@ -35,20 +35,20 @@ class Guidance:
 
 
 def guided_velocity(
-    evaluate: Evaluate, guidance: Guidance | None, *, pictures: int = 1, mode: MultiImageMode = "stochastic"
+    evaluate: Evaluate, guidance: Guidance | None, *, images: int = 1, mode: MultiImageMode = "stochastic"
 ) -> Velocity:
-    """A velocity that follows the pictures.
+    """A velocity that follows the images.
 
     Args:
         guidance: None leaves the unguided pass out at every time.
-        pictures: number of pictures that `evaluate` knows.
-        mode: `stochastic` looks at picture k mod n in step k; `multidiffusion` averages over all pictures in each step.
+        images: number of images that `evaluate` knows.
+        mode: `stochastic` looks at image k mod n in step k; `multidiffusion` averages over all images in each step.
 
     Source: Ho and Salimans 2022, arXiv 2207.12598, eq. 6; the interval: Kynkäänniemi et al. 2024, arXiv 2404.07724.
     """
 
     def velocity(x: Tensor, t: float, step: int) -> Tensor:
-        chosen = [step % pictures] if mode == "stochastic" else list(range(pictures))
+        chosen = [step % images] if mode == "stochastic" else list(range(images))
         if guidance is None or not guidance.acts_at(t):
             return evaluate(x, t, chosen, False).mean(dim=0)
         passes = evaluate(x, t, chosen, True)

@@ -25,10 +25,10 @@ from torch import Tensor
 from pipeline.engines.triposr.engine import colours_of
 from pipeline.engines.triposr.field import PLANE_AXES, TriplaneField
 from pipeline.engines.triposr.model import TSR
-from pipeline.engines.triposr.preprocess import resize_pictures
+from pipeline.engines.triposr.preprocess import resize_images
 from pipeline.engines.triposr.spec import ISO_DENSITY, RELEASED
 from pipeline.engines.triposr.surface import density_on_grid, extract_surface, to_mesh
-from pipeline.nn.deterministic_weights import fill_by_rule
+from pipeline.nn.deterministic_weights import fill_deterministic
 from pipeline.ops.isosurface import IsoSurface, extract_isosurface
 
 REFERENCE_S = {"picture encoder": 4.5, "backbone": 47.5, "surface": 57.7}  # one thread, the kit's README
@@ -112,8 +112,8 @@ def main(argv: list[str]) -> int:
 
     with torch.inference_mode():
         model = TSR(RELEASED).eval()
-        fill_by_rule(model, seed=1, scale=SCALE)
-        picture = resize_pictures(torch.full((1, 300, 300, 3), 128, dtype=torch.uint8), size=RELEASED.cond_image_size)
+        fill_deterministic(model, seed=1, scale=SCALE)
+        picture = resize_images(torch.full((1, 300, 300, 3), 128, dtype=torch.uint8), size=RELEASED.cond_image_size)
         tokens = stage("picture encoder", lambda: model.image_tokenizer(picture.permute(0, 3, 1, 2)))
         stage("backbone", lambda: model.backbone(model.tokenizer(1), tokens))
         field, planes = smooth_field(model)

@@ -28,8 +28,8 @@ def post(url: str, body: dict[str, Any]) -> dict[str, Any]:
 
 def made(base: str, key: str, **fields: Any) -> bytes:
     """The model's file, once the service has made it."""
-    picture = base64.b64encode(encode(draw_figure(96))).decode()
-    body = post(f"{base}/api/v6/3d/image_to_3d", {"key": key, "image": picture, **FIELDS, **fields})
+    image = base64.b64encode(encode(draw_figure(96))).decode()
+    body = post(f"{base}/api/v6/3d/image_to_3d", {"key": key, "image": image, **FIELDS, **fields})
     until = time.monotonic() + 2 * WAIT_S
     while body["status"] == "processing" and time.monotonic() < until:
         time.sleep(0.2)

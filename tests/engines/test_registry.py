@@ -25,12 +25,12 @@ def test_missing_weights_are_counted_and_the_remedy_is_named(engine: str, tmp_pa
 def test_a_folder_that_shows_an_earlier_state_is_looked_at_again(tmp_path: Path) -> None:
     looks = []
 
-    def look_again() -> None:
+    def refresh() -> None:
         looks.append(1)
         (tmp_path / WEIGHTS_FOLDER).mkdir()
         (tmp_path / WEIGHTS_FOLDER / FILE_NAME).touch()
 
     for _ in range(2):
-        require_weights(find_spec("triposr"), str(tmp_path), remedy="", look_again=look_again)
+        require_weights(find_spec("triposr"), str(tmp_path), remedy="", refresh=refresh)
 
     assert len(looks) == 1

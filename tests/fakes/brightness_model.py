@@ -11,9 +11,9 @@ def write_brightness_model(path: Path) -> None:
 
     helper, kind = onnx.helper, onnx.TensorProto.FLOAT
     graph = helper.make_graph(
-        [helper.make_node("ReduceMean", ["picture"], ["alpha"], axes=[1], keepdims=1)],
+        [helper.make_node("ReduceMean", ["image"], ["alpha"], axes=[1], keepdims=1)],
         "brightness",
-        [helper.make_tensor_value_info("picture", kind, [1, 3, 320, 320])],
+        [helper.make_tensor_value_info("image", kind, [1, 3, 320, 320])],
         [helper.make_tensor_value_info("alpha", kind, [1, 1, 320, 320])],
     )
     path.parent.mkdir(parents=True, exist_ok=True)

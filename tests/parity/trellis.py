@@ -35,7 +35,7 @@ from pipeline.engines.trellis.stages import (
 from pipeline.engines.trellis.structure_decoder import SparseStructureDecoder, occupied_coords
 from pipeline.engines.trellis.structure_flow import SparseStructureFlowModel
 from pipeline.nn.attention import CrossAttention, SelfAttention
-from pipeline.nn.deterministic_weights import fill_by_rule, rule_array
+from pipeline.nn.deterministic_weights import deterministic_array, fill_deterministic
 from pipeline.nn.embeddings import TimestepEmbedder, position_embedding, timestep_sinusoids
 from pipeline.nn.norms import SparseGroupNorm32
 from pipeline.nn.sparse_conv import Sparse, SparseConv3d
@@ -72,7 +72,7 @@ def check(*targets: str) -> Callable[[Callable[[Fixture], Mapping[str, Any]]], C
 
 def filled(module: Module, spec: Mapping[str, Any]) -> Module:
     """The module with the weights of a spec's seed."""
-    fill_by_rule(module, seed=spec["seed"], scale=spec.get("state_scale"))
+    fill_deterministic(module, seed=spec["seed"], scale=spec.get("state_scale"))
     return module.eval()
 
 
@@ -332,7 +332,7 @@ def encoder_state(keys: Mapping[str, Sequence[int]], seed: int) -> dict[str, Ten
     """The rule's weights under the encoder's own names, from those of the code that trained it."""
     state: dict[str, Tensor] = {}
     for key, shape in keys.items():
-        values = torch.from_numpy(rule_array(key, tuple(shape), seed=seed))
+        values = torch.from_numpy(deterministic_array(key, tuple(shape), seed=seed))
         prefix, table, rest = "", ENCODER_KEYS, key
         if match := re.match(r"blocks\.(\d+)\.(.*)", key):
             prefix, table, rest = f"encoder.layer.{match[1]}.", ENCODER_LAYER_KEYS, match[2]
@@ -365,8 +365,8 @@ def image_encoder(fixture: Fixture) -> Mapping[str, Any]:
     if loaded.unexpected_keys or any(not key.endswith(allowed) for key in loaded.missing_keys):
         raise ValueError(f"keys do not fit: {loaded}")
     encoder = ImageEncoder(model)
-    pictures = tensor(fixture, "rgb")[None]
-    return {"x_prenorm": encoder.prenorm(pictures)[0], "tokens": encoder(pictures)[0]}
+    images = tensor(fixture, "rgb")[None]
+    return {"x_prenorm": encoder.prenorm(images)[0], "tokens": encoder(images)[0]}
 
 
 @check("TrellisImageTo3DPipeline.preprocess_image")
@@ -377,15 +377,15 @@ def preprocess(fixture: Fixture) -> Mapping[str, Any]:
 # -- samplers and the whole pipeline ----------------------------------------------------------------------------------
 
 Call = tuple[float, int]
-"""Time as the model got it, and picture, -1 for the unguided pass."""
+"""Time as the model got it, and image, -1 for the unguided pass."""
 
 
 def logged(evaluate: Evaluate, log: list[Call]) -> Evaluate:
     """The same velocities; every pass is noted."""
 
-    def noting(x: Tensor, t: float, pictures: Sequence[int], unguided: bool) -> Tensor:
-        log.extend((float(model_time(t, x)), picture) for picture in [*pictures, *([-1] if unguided else [])])
-        return evaluate(x, t, pictures, unguided)
+    def noting(x: Tensor, t: float, images: Sequence[int], unguided: bool) -> Tensor:
+        log.extend((float(model_time(t, x)), image) for image in [*images, *([-1] if unguided else [])])
+        return evaluate(x, t, images, unguided)
 
     return noting
 
@@ -397,9 +397,9 @@ def fixture_velocities(fixture: Fixture) -> Evaluate:
 
     if spec["target"] == "analytic_v1":
 
-        def analytic(x: Tensor, t: float, pictures: Sequence[int], unguided: bool) -> Tensor:
+        def analytic(x: Tensor, t: float, images: Sequence[int], unguided: bool) -> Tensor:
             time = 0.1 * torch.cos(3 * model_time(t, x) / 1000)
-            means = [conds[i].mean() for i in [*pictures, *([-1] if unguided else [])]]
+            means = [conds[i].mean() for i in [*images, *([-1] if unguided else [])]]
             return torch.stack([0.7 * x.tanh() + time + 0.3 * mean for mean in means])
 
         return analytic
@@ -407,8 +407,8 @@ def fixture_velocities(fixture: Fixture) -> Evaluate:
     model = filled(SparseStructureFlowModel(**model_args(spec["args"])), spec)
     condition = model.encode_condition(torch.cat(conds))  # the negative condition is not zero, so it is a pass
 
-    def velocities(x: Tensor, t: float, pictures: Sequence[int], unguided: bool) -> Tensor:
-        passes = [*pictures, *([len(conds) - 1] if unguided else [])]
+    def velocities(x: Tensor, t: float, images: Sequence[int], unguided: bool) -> Tensor:
+        passes = [*images, *([len(conds) - 1] if unguided else [])]
         stacked = x.repeat(len(passes), 1, 1, 1, 1)
         v = model(stacked, model_time(t, x), condition.select(passes, unguided=False))
         return v.unflatten(0, (len(passes), len(x)))
@@ -427,7 +427,7 @@ def sampler(fixture: Fixture) -> Mapping[str, Any]:
     times = flow_times(options["steps"], rescale_t=options.get("rescale_t", 1.0))
     steps: list[FlowStep] = list(euler_steps(tensor(fixture, "noise"), velocity, times=times))
     kept = fixture.golden["step_index"]
-    means = [float(tensor(fixture, "neg_cond" if picture < 0 else "cond").mean()) for _, picture in log]
+    means = [float(tensor(fixture, "neg_cond" if image < 0 else "cond").mean()) for _, image in log]
     sigma_min = fixture.args["sigma_min"]
     return {
         "samples": steps[-1].after,
@@ -460,7 +460,7 @@ def pipeline_run(fixture: Fixture) -> Mapping[str, Any]:
     decoder.out_layer[2].bias += spec.get("occupancy_bias_shift", 0.0)
     tokens = tensor(fixture, "conds")
     generator = torch.Generator().manual_seed(run["seed"])
-    several: dict[str, Any] = {"pictures": len(tokens), "mode": run.get("mode") or "stochastic"}
+    several: dict[str, Any] = {"images": len(tokens), "mode": run.get("mode") or "stochastic"}
     logs: list[list[Call]] = [[], []]
 
     flow = models["sparse_structure_flow_model"]
@@ -478,7 +478,7 @@ def pipeline_run(fixture: Fixture) -> Mapping[str, Any]:
     slat = run_sampler(slat_noise[None], evaluate, settings(run["slat_sampler_params"]), **several)
     mean, std = (torch.tensor(spec["slat_normalization"][name]) for name in ("mean", "std"))
     slat = slat * std + mean
-    calls = [(stage, t, picture, run["num_samples"]) for stage, log in enumerate(logs) for t, picture in log]
+    calls = [(stage, t, image, run["num_samples"]) for stage, log in enumerate(logs) for t, image in log]
     np.testing.assert_array_equal(noise, fixture.inputs["torch_noise_ss"])
     np.testing.assert_array_equal(slat_noise, fixture.inputs["torch_noise_slat"])
     return {

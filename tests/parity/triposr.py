@@ -16,7 +16,7 @@ from pipeline.engines.triposr.backbone import BasicTransformerBlock, Transformer
 from pipeline.engines.triposr.field import Samples, TriplaneField
 from pipeline.engines.triposr.image_encoder import DINOSingleImageTokenizer, interpolate_positions
 from pipeline.engines.triposr.model import TSR
-from pipeline.engines.triposr.preprocess import frame_foreground, put_on_grey, resize_pictures
+from pipeline.engines.triposr.preprocess import composite_on_grey, frame_foreground, resize_images
 from pipeline.engines.triposr.rendering import rays_intersect_bbox, render_rays
 from pipeline.engines.triposr.spec import (
     BackboneSpec,
@@ -30,7 +30,7 @@ from pipeline.engines.triposr.spec import (
 from pipeline.engines.triposr.surface import density_on_grid
 from pipeline.engines.triposr.triplane import NeRFMLP, Triplane1DTokenizer, TriplaneUpsampleNetwork
 from pipeline.mesh.tri_mesh import TriMesh
-from pipeline.nn.deterministic_weights import fill_by_rule
+from pipeline.nn.deterministic_weights import fill_deterministic
 from pipeline.ops.isosurface import IsoSurface, extract_isosurface
 from pipeline.render.orbit import level_orbit, pixel_rays
 from tests.parity.harness import Check, Deviation, Fixture, compare, compare_stats
@@ -109,27 +109,29 @@ def model_spec(args: Mapping[str, Any]) -> ModelSpec:
 def filled(module: Module, fixture: Fixture) -> Module:
     """The module with the weights of a spec's seed."""
     spec = fixture.spec
-    fill_by_rule(module, seed=spec["seed"], key_prefix=spec.get("key_prefix") or "", scale=spec.get("state_scale"))
+    fill_deterministic(
+        module, seed=spec["seed"], key_prefix=spec.get("key_prefix") or "", scale=spec.get("state_scale")
+    )
     return module.eval()
 
 
-def picture(seed: int, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    """The kit's pictures: (H, W, C) uint8 from integers alone."""
+def kit_image(seed: int, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """The kit's images: (H, W, C) uint8 from integers alone."""
     y, x, c = np.indices(shape)
     t = (x * (3 + 2 * c) + y * (5 + c) + (x * y) // (37 + 11 * c) + 17 * seed) % 510
     return np.clip(np.minimum(t, 510 - t), 0, 255).astype(np.uint8)
 
 
-def pictures(fixture: Fixture, name: str) -> NDArray[Any]:
-    """A stored picture or batch, or those of a rule: (..., H, W, C)."""
+def fixture_images(fixture: Fixture, name: str) -> NDArray[Any]:
+    """A stored image or batch, or those of a rule: (..., H, W, C)."""
     if name in fixture.inputs:
         return fixture.inputs[name]
     rule = fixture.spec["inputs_generated"][name]
     shape = tuple(rule["shape"])
     if "seed" in rule:
-        return picture(rule["seed"], shape)
+        return kit_image(rule["seed"], shape)
     seeds = np.asarray(rule["seeds"])
-    return np.stack([picture(int(seed), shape) for seed in seeds.ravel()]).reshape(*seeds.shape, *shape)
+    return np.stack([kit_image(int(seed), shape) for seed in seeds.ravel()]).reshape(*seeds.shape, *shape)
 
 
 def tensor(fixture: Fixture, name: str) -> Tensor:
@@ -206,22 +208,22 @@ def unchunked(name: str, chunked: Tensor, whole: Tensor) -> Deviation:
     return compare(f"{name}, chunked", chunked.numpy(), whole.numpy(), tolerance=CHUNKED_TOLERANCE)
 
 
-# -- pictures ---------------------------------------------------------------------------------------------------------
+# -- images ---------------------------------------------------------------------------------------------------------
 
 
 @check("ImagePreprocessor")
 def image_preprocessor(fixture: Fixture) -> list[Deviation]:
-    batch = torch.from_numpy(pictures(fixture, "image"))
+    batch = torch.from_numpy(fixture_images(fixture, "image"))
     batch = batch[None] if batch.ndim == 3 else batch
-    return compared(fixture, {"y": resize_pictures(batch, size=fixture.args["size"])})
+    return compared(fixture, {"y": resize_images(batch, size=fixture.args["size"])})
 
 
 @check("run.py image branch")
 def image_branch(fixture: Fixture) -> list[Deviation]:
     args = fixture.args
     framed = frame_foreground(fixture.inputs["rgba"], ratio=args["foreground_ratio"])
-    rgb = put_on_grey(framed, background=args["background"])
-    resized = resize_pictures(torch.from_numpy(rgb)[None], size=args["size"])[0].numpy()
+    rgb = composite_on_grey(framed, background=args["background"])
+    resized = resize_images(torch.from_numpy(rgb)[None], size=args["size"])[0].numpy()
     return compared(
         fixture,
         {"image512": resized},
@@ -241,7 +243,7 @@ def position_interpolation(fixture: Fixture) -> list[Deviation]:
 @check("DINOSingleImageTokenizer")
 def image_tokenizer(fixture: Fixture) -> list[Deviation]:
     module = filled(DINOSingleImageTokenizer(spec_of(EncoderSpec, fixture.args["vit_config"])), fixture)
-    images = torch.from_numpy(pictures(fixture, "images").astype(np.float32) / np.float32(255))  # (B, V, H, W, 3)
+    images = torch.from_numpy(fixture_images(fixture, "images").astype(np.float32) / np.float32(255))  # (B, V, H, W, 3)
     tokens = module(images.flatten(0, 1).permute(0, 3, 1, 2)).mT.unflatten(0, images.shape[:2])  # (B, V, C, L)
     if fixture.args.get("packed_4d_input"):
         tokens = tokens[:, 0]
@@ -452,9 +454,9 @@ def compare_surfaces(
 def whole_model(fixture: Fixture) -> list[Deviation]:
     spec = model_spec(fixture.args)
     model = filled(TSR(spec), fixture)
-    batch = torch.from_numpy(pictures(fixture, "image"))
+    batch = torch.from_numpy(fixture_images(fixture, "image"))
     batch = batch[None] if batch.ndim == 3 else batch
-    resized = resize_pictures(batch, size=spec.cond_image_size)
+    resized = resize_images(batch, size=spec.cond_image_size)
     if fixture.spec["op"] == "full-size forward":
         return full_size(fixture, model, resized)
     codes = model(resized)
@@ -482,7 +484,7 @@ def whole_model(fixture: Fixture) -> list[Deviation]:
 
 
 def mesh_deviations(fixture: Fixture, name: str, field: TriplaneField, grid: Tensor) -> list[Deviation]:
-    """The mesh of one picture, by way of its grid."""
+    """The mesh of one image, by way of its grid."""
     resolution, radius = fixture.args["mesh_resolution"], field.renderer.radius
     surface = surface_of(grid, fixture.args["threshold"])
     vertices = in_the_box(surface, resolution=resolution, radius=radius)

@@ -42,10 +42,10 @@ def test_each_finished_step_is_told() -> None:
 
 
 def recording(calls: list[tuple[float, tuple[int, ...], bool]]) -> Evaluate:
-    """Velocities that equal the picture's number plus one, and 10 without a picture."""
+    """Velocities that equal the image's number plus one, and 10 without a image."""
 
-    def evaluate(x: torch.Tensor, t: float, pictures: object, unguided: bool) -> torch.Tensor:
-        chosen = tuple(pictures)  # type: ignore[call-overload]
+    def evaluate(x: torch.Tensor, t: float, images: object, unguided: bool) -> torch.Tensor:
+        chosen = tuple(images)  # type: ignore[call-overload]
         calls.append((t, chosen, unguided))
         return torch.tensor([[i + 1.0] for i in chosen] + ([[10.0]] if unguided else []))
 
@@ -74,17 +74,17 @@ def test_an_inverted_interval_means_no_guidance(guidance: Guidance | None) -> No
 
 def test_stochastic_mode_takes_the_pictures_in_turn() -> None:
     calls: list[tuple[float, tuple[int, ...], bool]] = []
-    velocity = guided_velocity(recording(calls), Guidance(1.0), pictures=3, mode="stochastic")
+    velocity = guided_velocity(recording(calls), Guidance(1.0), images=3, mode="stochastic")
 
     for step in range(4):
         velocity(torch.zeros(1), 0.5, step)
 
-    assert [pictures for _, pictures, _ in calls] == [(0,), (1,), (2,), (0,)]
+    assert [images for _, images, _ in calls] == [(0,), (1,), (2,), (0,)]
 
 
 def test_multidiffusion_averages_over_the_pictures_and_has_one_unguided_pass() -> None:
     calls: list[tuple[float, tuple[int, ...], bool]] = []
-    velocity = guided_velocity(recording(calls), Guidance(1.0, (0.5, 1.0)), pictures=3, mode="multidiffusion")
+    velocity = guided_velocity(recording(calls), Guidance(1.0, (0.5, 1.0)), images=3, mode="multidiffusion")
 
     inside, outside = float(velocity(torch.zeros(1), 0.8, 0)), float(velocity(torch.zeros(1), 0.2, 1))
 

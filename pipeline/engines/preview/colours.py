@@ -1,4 +1,4 @@
-"""Colours of a surface by projecting pictures back onto it along parallel rays."""
+"""Colours of a surface by projecting images back onto it along parallel rays."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ SHARPNESS = 8
 
 @dataclass(frozen=True, eq=False)
 class Projector:
-    """One picture and where its camera stands, far away at the height of the horizon.
+    """One image and where its camera stands, far away at the height of the horizon.
 
     Attributes:
         azimuth_rad: 0 is on +Z; grows counter-clockwise seen from above, towards +X.
         colours: (H, W, 3) uint8 sRGB.
-        px_per_metre: scale of the picture.
-        origin_px: where the picture shows the origin, x and y.
+        px_per_metre: scale of the image.
+        origin_px: where the image shows the origin, x and y.
         depths: (N, N) float32, how far towards the camera the surface reaches in each cell of the unit square, for
             views that hide parts of the surface from each other; None where nothing is hidden.
     """
@@ -39,11 +39,11 @@ class Projector:
 
     @property
     def rightward(self) -> NDArray[np.float32]:
-        """(3,) unit vector, to the right in the picture."""
+        """(3,) unit vector, to the right in the image."""
         return np.array([np.cos(self.azimuth_rad), 0, -np.sin(self.azimuth_rad)], np.float32)
 
     def sample(self, points: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Colours (P, 3), 0 to 1, that the picture shows where it shows the points."""
+        """Colours (P, 3), 0 to 1, that the image shows where it shows the points."""
         x_px = self.origin_px[0] + self.px_per_metre * (along(points, self.rightward))
         y_px = self.origin_px[1] - self.px_per_metre * points[:, 1]
         return sample_bilinear(self.colours, x_px, y_px) / np.float32(255)
@@ -60,7 +60,7 @@ class Projector:
 
 @dataclass(frozen=True, eq=False)
 class ProjectedViews:
-    """A `ColourSource`: every point takes the colours of the pictures that face it best and are not blocked."""
+    """A `ColourSource`: every point takes the colours of the images that face it best and are not blocked."""
 
     projectors: tuple[Projector, ...]
 

@@ -1,4 +1,4 @@
-"""The preview engine: silhouettes to solids, coloured from the pictures. No weights, no torch, the same every time.
+"""The preview engine: silhouettes to solids, coloured from the images. No weights, no torch, the same every time.
 
 One view is inflated; several are carved into a visual hull. It shows what the service does, on any machine; it does
 not guess what it cannot see.
@@ -15,7 +15,7 @@ from pipeline.engines.base import ForegroundImage, Generation, GenerationOptions
 from pipeline.engines.preview.colours import ProjectedViews, Projector, depth_map
 from pipeline.engines.preview.hull import carve, place_silhouettes
 from pipeline.engines.preview.inflate import inflate
-from pipeline.engines.preview.subject_image import Picture, crop_subject, far_side, share_a_frame
+from pipeline.engines.preview.subject_image import SubjectImage, crop_subject, guess_back_colours, have_common_frame
 from pipeline.mesh.tri_mesh import TriMesh
 
 NAME = "preview"
@@ -44,15 +44,15 @@ class PreviewEngine:
         """
         on_step(0.0)
         warnings = _unused_options(options)
-        is_axis_known = share_a_frame(views)
-        pictures = [crop_subject(view, max_side_px=MAX_SIDE_PX, is_axis_known=is_axis_known) for view in views]
+        is_axis_known = have_common_frame(views)
+        images = [crop_subject(view, max_side_px=MAX_SIDE_PX, is_axis_known=is_axis_known) for view in views]
         on_step(0.1)
-        if len(pictures) <= 2:
-            mesh, projectors = _from_front(pictures, options)
+        if len(images) <= 2:
+            mesh, projectors = _from_front(images, options)
         else:
-            mesh, projectors = _from_several(pictures, options, on_step)
-        if len(pictures) > 1:
-            warnings += (_assumption(len(pictures)),)
+            mesh, projectors = _from_several(images, options, on_step)
+        if len(images) > 1:
+            warnings += (_assumption(len(images)),)
         on_step(1.0)
         return Generation(
             mesh=mesh,
@@ -63,41 +63,41 @@ class PreviewEngine:
         )
 
 
-def _from_front(pictures: Sequence[Picture], options: GenerationOptions) -> tuple[TriMesh, tuple[Projector, ...]]:
+def _from_front(images: Sequence[SubjectImage], options: GenerationOptions) -> tuple[TriMesh, tuple[Projector, ...]]:
     """Inflate the first view. A second one shows the back, which adds no depth; without it the back is guessed."""
-    front = pictures[0]
+    front = images[0]
     px_per_metre = float(max(front.alpha.shape))
     near = Projector(0.0, _as_bytes(front.colours), px_per_metre, _middle_px(front))
-    if len(pictures) == 1:
-        far = Projector(np.pi, _as_bytes(far_side(front)[:, ::-1]), px_per_metre, _middle_px(front))
+    if len(images) == 1:
+        far = Projector(np.pi, _as_bytes(guess_back_colours(front)[:, ::-1]), px_per_metre, _middle_px(front))
     else:
-        back = pictures[1]
+        back = images[1]
         scale = px_per_metre * back.alpha.shape[0] / front.alpha.shape[0]
         far = Projector(np.pi, _as_bytes(back.colours), scale, _middle_px(back))
     return inflate(front.alpha, resolution=options.resolution), (near, far)
 
 
 def _from_several(
-    pictures: Sequence[Picture], options: GenerationOptions, on_step: OnStep
+    images: Sequence[SubjectImage], options: GenerationOptions, on_step: OnStep
 ) -> tuple[TriMesh, tuple[Projector, ...]]:
-    silhouettes = place_silhouettes(pictures, resolution=options.resolution)
+    silhouettes = place_silhouettes(images, resolution=options.resolution)
     mesh = carve(
         silhouettes,
         resolution=options.resolution,
         on_share=lambda share: on_step(0.1 + 0.8 * share),
     )
     projectors = []
-    for picture, silhouette in zip(pictures, silhouettes, strict=True):
-        margin_px = (silhouette.mask.shape[1] - picture.alpha.shape[1]) / 2
+    for image, silhouette in zip(images, silhouettes, strict=True):
+        margin_px = (silhouette.mask.shape[1] - image.alpha.shape[1]) / 2
         origin_px = (silhouette.origin_px[0] - margin_px, silhouette.origin_px[1] - margin_px)
-        bare = Projector(silhouette.azimuth_rad, _as_bytes(picture.colours), silhouette.px_per_metre, origin_px)
+        bare = Projector(silhouette.azimuth_rad, _as_bytes(image.colours), silhouette.px_per_metre, origin_px)
         depths = depth_map(mesh.vertices, bare, cells=options.resolution // 2)
         projectors.append(Projector(bare.azimuth_rad, bare.colours, bare.px_per_metre, bare.origin_px, depths))
     return mesh, tuple(projectors)
 
 
-def _middle_px(picture: Picture) -> tuple[float, float]:
-    return picture.alpha.shape[1] / 2, picture.alpha.shape[0] / 2
+def _middle_px(image: SubjectImage) -> tuple[float, float]:
+    return image.alpha.shape[1] / 2, image.alpha.shape[0] / 2
 
 
 def _as_bytes(colours: NDArray[np.float32]) -> NDArray[np.uint8]:

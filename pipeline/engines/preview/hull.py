@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from skimage.measure import marching_cubes
 
-from pipeline.engines.preview.subject_image import Picture, sample_bilinear
+from pipeline.engines.preview.subject_image import SubjectImage, sample_bilinear
 from pipeline.errors import UnreadableImage
 from pipeline.mesh.tri_mesh import TriMesh
 
@@ -44,22 +44,22 @@ class Silhouette:
     origin_px: tuple[float, float]
 
 
-def place_silhouettes(pictures: Sequence[Picture], *, resolution: int) -> list[Silhouette]:
+def place_silhouettes(images: Sequence[SubjectImage], *, resolution: int) -> list[Silhouette]:
     """Put the views of one subject around it, at a scale at which it fills the unit cube."""
     # In units that are the same in all views; the height is what all views leave standing.
-    reach = _reach([(p.centre_px[0] / p.unit_px, p.alpha.shape[1] / p.unit_px) for p in pictures])
-    up = min(p.centre_px[1] / p.unit_px for p in pictures)
-    down = min((p.alpha.shape[0] - p.centre_px[1]) / p.unit_px for p in pictures)
+    reach = _reach([(p.centre_px[0] / p.unit_px, p.alpha.shape[1] / p.unit_px) for p in images])
+    up = min(p.centre_px[1] / p.unit_px for p in images)
+    down = min((p.alpha.shape[0] - p.centre_px[1]) / p.unit_px for p in images)
     metres_per_unit = min(1 / (up + down), 0.5 / reach)
     silhouettes = []
-    for k, picture in enumerate(pictures):
-        px_per_metre = picture.unit_px / metres_per_unit
+    for k, image in enumerate(images):
+        px_per_metre = image.unit_px / metres_per_unit
         margin = int(np.ceil(3 * px_per_metre / resolution)) + 2
         sigma = max(BLUR_CELLS * px_per_metre / resolution, 0.4)
-        blurred = cv2.GaussianBlur(np.pad(picture.alpha, margin), (0, 0), sigma)
-        middle = picture.centre_px[1] - (up - down) / 2 * picture.unit_px
-        origin = (picture.centre_px[0] + margin, middle + margin)
-        azimuth_rad = 2 * np.pi * k / len(pictures)
+        blurred = cv2.GaussianBlur(np.pad(image.alpha, margin), (0, 0), sigma)
+        middle = image.centre_px[1] - (up - down) / 2 * image.unit_px
+        origin = (image.centre_px[0] + margin, middle + margin)
+        azimuth_rad = 2 * np.pi * k / len(images)
         silhouettes.append(Silhouette(np.asarray(blurred, np.float32), azimuth_rad, px_per_metre, origin))
     return silhouettes
 
@@ -123,7 +123,7 @@ def carve(silhouettes: Sequence[Silhouette], *, resolution: int, on_share: Calla
 
 
 def _columns_of(silhouette: Silhouette, axis: NDArray[np.float64]) -> NDArray[np.float32]:
-    """The picture's column on which each node of a horizontal grid (x, z) falls: (N * N,)."""
+    """The image's column on which each node of a horizontal grid (x, z) falls: (N * N,)."""
     x, z = np.meshgrid(axis, axis, indexing="ij")
     across = x * np.cos(silhouette.azimuth_rad) - z * np.sin(silhouette.azimuth_rad)
     return (silhouette.origin_px[0] + silhouette.px_per_metre * across).astype(np.float32).ravel()

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 from scipy.sparse.linalg import splu
 
-from pipeline.engines.preview.mask_grid import MaskGrid, lay_grid
+from pipeline.engines.preview.mask_grid import MaskGrid, sample_mask
 from pipeline.engines.preview.silhouette_mesh import mesh_between_sheets
 from pipeline.errors import UnreadableImage
 from pipeline.mesh.tri_mesh import TriMesh
@@ -36,9 +36,9 @@ def inflate(alpha: NDArray[np.float32], *, resolution: int) -> TriMesh:
     Raises:
         UnreadableImage: nothing of the mask is wide enough to have an inside.
     """
-    grid = lay_grid(alpha, resolution=resolution)
+    grid = sample_mask(alpha, resolution=resolution)
     if not grid.inside.any():
-        raise UnreadableImage("the picture holds no subject that is wide enough to become a body")
+        raise UnreadableImage("the image holds no subject that is wide enough to become a body")
     heights = np.sqrt(solve_poisson(grid)) * grid.cell_m
     heights *= min(1.0, HALF_DEPTH / heights.max())
     return mesh_between_sheets(grid, heights)

@@ -38,7 +38,7 @@ class MaskGrid:
         return np.clip(share, NEAREST_CROSSING, 1 - NEAREST_CROSSING)
 
 
-def lay_grid(alpha: NDArray[np.float32], *, resolution: int) -> MaskGrid:
+def sample_mask(alpha: NDArray[np.float32], *, resolution: int) -> MaskGrid:
     """Sample a mask (H, W) at the nodes of a grid with `resolution` cells along its longer side."""
     height, width = alpha.shape
     px_per_cell = max(height, width) / resolution

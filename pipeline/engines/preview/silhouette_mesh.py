@@ -1,4 +1,4 @@
-"""A closed mesh between two mirrored sheets over a mask, joined along the mask's contour. Knows nothing of pictures.
+"""A closed mesh between two mirrored sheets over a mask, joined along the mask's contour. Knows nothing of images.
 
 Marching squares gives the contour and the polygons of the cut cells. The sheets rise from the contour like the root
 of the distance to it, so between each contour vertex and the grid nodes beside it lie rings of further vertices,

@@ -18,14 +18,14 @@ PURE_ALPHA = 250  # pixels below are mixed with the background and take the colo
 
 
 @dataclass(frozen=True, eq=False)
-class Picture:
+class SubjectImage:
     """The subject of one view, cropped to its bounding box.
 
     Attributes:
         alpha: (H, W) float32, 0 to 1.
         colours: (H, W, 3) float32 sRGB, 0 to 1; defined everywhere, also outside the mask.
         centre_px: column and row of the crop where the axis around which the views stand meets their common height.
-        unit_px: a length that is the same in all views of a subject, as this picture shows it.
+        unit_px: a length that is the same in all views of a subject, as this image shows it.
     """
 
     alpha: NDArray[np.float32]
@@ -34,7 +34,7 @@ class Picture:
     unit_px: float
 
 
-def crop_subject(view: ForegroundImage, *, max_side_px: int, is_axis_known: bool) -> Picture:
+def crop_subject(view: ForegroundImage, *, max_side_px: int, is_axis_known: bool) -> SubjectImage:
     """Crop a view to its subject and shrink it where it is larger than needed.
 
     Args:
@@ -49,7 +49,7 @@ def crop_subject(view: ForegroundImage, *, max_side_px: int, is_axis_known: bool
     solid = view[..., 3] >= SOLID_ALPHA
     rows, columns = np.flatnonzero(solid.any(axis=1)), np.flatnonzero(solid.any(axis=0))
     if len(rows) == 0:
-        raise UnreadableImage("the picture holds no subject: every pixel is transparent")
+        raise UnreadableImage("the image holds no subject: every pixel is transparent")
     top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
     crop = view[top:bottom, left:right]
     alpha = (crop[..., 3] / 255).astype(np.float32)
@@ -66,10 +66,10 @@ def crop_subject(view: ForegroundImage, *, max_side_px: int, is_axis_known: bool
         size = (max(1, round(alpha.shape[1] * scale)), max(1, round(alpha.shape[0] * scale)))
         alpha = np.asarray(cv2.resize(alpha, size, interpolation=cv2.INTER_AREA), np.float32)
         colours = np.asarray(cv2.resize(colours, size, interpolation=cv2.INTER_AREA), np.float32)
-    return Picture(alpha, colours, (float(centre[0] * scale), float(centre[1] * scale)), unit * scale)
+    return SubjectImage(alpha, colours, (float(centre[0] * scale), float(centre[1] * scale)), unit * scale)
 
 
-def share_a_frame(views: Sequence[ForegroundImage]) -> bool:
+def have_common_frame(views: Sequence[ForegroundImage]) -> bool:
     """Whether views come from one turntable: frames of one size, in which the subject is about as high in all."""
     if len(views) < 2 or len({view.shape for view in views}) > 1:
         return False
@@ -91,16 +91,16 @@ def _without_fringe(crop: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return colour_of_label[labels]
 
 
-def far_side(picture: Picture) -> NDArray[np.float32]:
+def guess_back_colours(image: SubjectImage) -> NDArray[np.float32]:
     """Colours (H, W, 3) for the side that nobody has seen: the near side's, without its details.
 
     A blur that stops at the mask, wide enough that writing is gone and narrow enough that stripes stay stripes.
     """
-    sigma_px = 0.03 * max(picture.alpha.shape)
-    weight = (picture.alpha >= 0.5).astype(np.float32)
-    blurred = cv2.GaussianBlur(picture.colours * weight[..., None], (0, 0), sigma_px)
+    sigma_px = 0.03 * max(image.alpha.shape)
+    weight = (image.alpha >= 0.5).astype(np.float32)
+    blurred = cv2.GaussianBlur(image.colours * weight[..., None], (0, 0), sigma_px)
     total = cv2.GaussianBlur(weight, (0, 0), sigma_px)[..., None]
-    return np.where(total > 1e-3, blurred / np.maximum(total, 1e-3), picture.colours)
+    return np.where(total > 1e-3, blurred / np.maximum(total, 1e-3), image.colours)
 
 
 def sample_bilinear(

@@ -16,9 +16,9 @@ from scipy import spatial
 
 SH_C0 = 0.28209479177387814  # the constant spherical harmonic
 FOOTPRINT = 1 / 1024  # standard deviation added to every kernel, in units of the cube: about a texel
-NEAREST = 12  # Gaussians that are looked at for a point
-FAINTEST = 1e-4  # sum of weights below which the vertex colours are used
-INVISIBLE = 1 / 255  # opacity below which a Gaussian never shows
+NEIGHBOURS = 12  # Gaussians that are looked at for a point
+MIN_TOTAL_WEIGHT = 1e-4  # sum of weights below which the vertex colours are used
+MIN_OPACITY = 1 / 255  # opacity below which a Gaussian never shows
 BLOCK = 1 << 16  # points looked up at once: bounds memory
 
 
@@ -90,14 +90,14 @@ class GaussianColours:
         return out
 
     def _block(self, points: NDArray[np.float32], normals: NDArray[np.float32]) -> NDArray[np.float32]:
-        count = min(NEAREST, len(self.xyz))
+        count = min(NEIGHBOURS, len(self.xyz))
         if count == 0:
             return self.fallback.colours_at(points, normals)
         _, index = _nearest(self.tree, points, count)  # (P, K)
         weight = self.opacity[index].astype(np.float32) * self._kernels(points, index)
         total = weight.sum(axis=1, keepdims=True)
         colours = np.einsum("pk,pkc->pc", weight, self.rgb[index] / np.float32(255)) / np.maximum(total, 1e-30)
-        faint = total[:, 0] < FAINTEST
+        faint = total[:, 0] < MIN_TOTAL_WEIGHT
         if faint.any():
             colours[faint] = self.fallback.colours_at(points[faint], normals[faint])
         return colours.astype(np.float32)

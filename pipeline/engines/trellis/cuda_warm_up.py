@@ -13,7 +13,7 @@ SHELL = 0.35, 0.42  # radii, in units of the cube, of the ball's shell whose vox
 
 
 def warm_up_cuda(models: Models, device: torch.device) -> None:
-    """Run every network once, with guidance and without, on a grey picture and a hollow ball; results are dropped."""
+    """Run every network once, with guidance and without, on a grey image and a hollow ball; results are dropped."""
     size = int(models.encoder.model.config.image_size)  # type: ignore[arg-type]
     flow, latent_flow = models.structure_flow, models.latent_flow
     with torch.inference_mode():

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.engines.trellis.colours import INVISIBLE, GaussianColours, VertexColours, gaussian_rgb
+from pipeline.engines.trellis.colours import MIN_OPACITY, GaussianColours, VertexColours, gaussian_rgb
 from pipeline.engines.trellis.frame import quaternions_to_y_up, to_y_up
 from pipeline.engines.trellis.gaussian_decoder import Gaussians, SLatGaussianDecoder
 from pipeline.engines.trellis.mesh_decoder import SLatMeshDecoder
@@ -52,7 +52,7 @@ def decode_mesh(
     wanted = max(2, resolution * spec.mesh_resolution // REFERENCE_RESOLUTION)
     surface = extract_mesh(field, resolution=wanted, chunk_size=chunk_size)
     if len(surface.faces) == 0:
-        raise EngineFailed("the model made no surface from this picture")
+        raise EngineFailed("the model made no surface from this image")
     used, faces = torch.unique(surface.faces, return_inverse=True)
     vertices = to_y_up(surface.vertices[used].cpu().numpy())
     rgb = np.full((len(vertices), 3), 128, np.uint8)
@@ -64,7 +64,7 @@ def decode_mesh(
 def decode_gaussians(decoder: SLatGaussianDecoder, slat: Tensor, voxels: VoxelSet) -> Gaussians:
     """The Gaussians that show at all, in the model's frame, on the CPU."""
     gaussians = decoder.activate(decoder.raw_gaussians(decoder(slat, voxels)[0], voxels.coords[:, 1:]))
-    shown = gaussians.opacity[:, 0] >= INVISIBLE
+    shown = gaussians.opacity[:, 0] >= MIN_OPACITY
     return Gaussians(
         xyz=gaussians.xyz[shown].cpu(),
         scaling=gaussians.scaling[shown].cpu(),

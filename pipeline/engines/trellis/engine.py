@@ -1,4 +1,4 @@
-"""The TRELLIS engine: pictures in, a `Generation` out.
+"""The TRELLIS engine: images in, a `Generation` out.
 
 What it does in a row: frame the views, encode them, sample the occupied voxels, sample their latents, decode the
 latents into a mesh, Gaussians and, where a turntable is asked for, a radiance field.
@@ -38,7 +38,7 @@ from pipeline.sampling.guidance import MULTI_IMAGE_MODES, Evaluate, MultiImageMo
 
 CPU = torch.device("cpu")
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-SMALLER_CHUNK = 4  # the retry after a lack of memory takes chunks this much smaller, and its passes one by one
+RETRY_CHUNK_DIVISOR = 4  # the retry after a lack of memory takes chunks this much smaller, and its passes one by one
 
 AFTER_ENCODING, AFTER_STRUCTURE, AFTER_LATENT, AFTER_MESH = 0.03, 0.35, 0.85, 0.95
 """Share of the work that is done after each part; the turntable, where there is one, takes the rest."""
@@ -149,24 +149,24 @@ class TrellisEngine:
         assert self._models is not None
         device = self._models.device
         mode = _checked_mode(options.multi_image_mode or self.multi_image_mode)
-        pictures = np.stack([frame_subject(view, size=self.spec.encoder.image_size) for view in views])
-        call = _Call(self.spec, self._models, device, options, mode, on_step, one_by_one=False)
+        images = np.stack([frame_subject(view, size=self.spec.encoder.image_size) for view in views])
+        call = _GenerationRun(self.spec, self._models, device, options, mode, on_step, one_by_one=False)
         started = time.perf_counter()
         with torch.inference_mode():
             try:
-                generation = call.run(pictures)
+                generation = call.run(images)
             except torch.cuda.OutOfMemoryError:
-                generation = self._run_smaller(call, pictures)
+                generation = self._run_smaller(call, images)
         if not self.is_on_accelerator:
             return generation
         torch.cuda.synchronize(device)
         return replace(generation, gpu_seconds=time.perf_counter() - started)
 
-    def _run_smaller(self, call: _Call, pictures: NDArray[np.uint8]) -> Generation:
+    def _run_smaller(self, call: _GenerationRun, images: NDArray[np.uint8]) -> Generation:
         torch.cuda.empty_cache()
-        options = replace(call.options, chunk_size=max(1, call.options.chunk_size // SMALLER_CHUNK))
+        options = replace(call.options, chunk_size=max(1, call.options.chunk_size // RETRY_CHUNK_DIVISOR))
         try:
-            return replace(call, options=options, one_by_one=True).run(pictures)
+            return replace(call, options=options, one_by_one=True).run(images)
         except torch.cuda.OutOfMemoryError as error:
             torch.cuda.empty_cache()
             free, total = (size / 1e9 for size in torch.cuda.mem_get_info(call.device))
@@ -183,7 +183,7 @@ def _checked_mode(mode: str) -> MultiImageMode:
 
 
 @dataclass(frozen=True)
-class _Call:
+class _GenerationRun:
     """One request on its way through the model; `one_by_one` trades time for memory."""
 
     spec: ModelSpec
@@ -194,9 +194,9 @@ class _Call:
     on_step: OnStep
     one_by_one: bool
 
-    def run(self, pictures: NDArray[np.uint8]) -> Generation:
-        """(P, H, W, 3) framed pictures to a generation."""
-        tokens = self.models.encoder(torch.from_numpy(pictures).to(self.device))  # (P, L, C)
+    def run(self, images: NDArray[np.uint8]) -> Generation:
+        """(P, H, W, 3) framed images to a generation."""
+        tokens = self.models.encoder(torch.from_numpy(images).to(self.device))  # (P, L, C)
         self.on_step(AFTER_ENCODING)
         generator = torch.Generator().manual_seed(self.options.seed)  # on the CPU, so that every device starts alike
         voxels = self._sample_voxels(tokens, generator)
@@ -213,7 +213,7 @@ class _Call:
         latent = self._sample(noise, structure_velocities(flow, tokens), settings, len(tokens), on_step)
         coords = occupied_coords(self.models.structure_decoder(latent))
         if len(coords) == 0:
-            raise EngineFailed("the model found no shape in this picture: no voxel is occupied")
+            raise EngineFailed("the model found no shape in this image: no voxel is occupied")
         return VoxelSet(coords, batch_size=1)
 
     def _sample_latents(self, tokens: Tensor, voxels: VoxelSet, generator: torch.Generator) -> Tensor:
@@ -232,12 +232,12 @@ class _Call:
         noise: Tensor,
         evaluate: Evaluate,
         settings: SamplerSettings,
-        pictures: int,
+        images: int,
         on_step: Callable[[int], None],
     ) -> Tensor:
         if self.one_by_one:
             evaluate = one_pass_at_a_time(evaluate)
-        return run_sampler(noise, evaluate, settings, pictures=pictures, mode=self.mode, on_step=on_step)
+        return run_sampler(noise, evaluate, settings, images=images, mode=self.mode, on_step=on_step)
 
     def _progress(self, start: float, end: float, steps: int) -> Callable[[int], None]:
         return lambda step: self.on_step(start + (end - start) * step / steps)

@@ -1,4 +1,4 @@
-"""The picture's tokens: a DINOv2 with registers, its own final norm replaced by one without parameters."""
+"""The image's tokens: a DINOv2 with registers, its own final norm replaced by one without parameters."""
 
 from __future__ import annotations
 
@@ -30,27 +30,27 @@ def encoder_config(
 
 
 class ImageEncoder(nn.Module):
-    """ImageList to tokens."""
+    """Images to tokens."""
 
     def __init__(self, model: Dinov2WithRegistersModel) -> None:
         super().__init__()
         self.model = model.eval().requires_grad_(False)
 
-    def prenorm(self, pictures: Tensor) -> Tensor:
+    def prenorm(self, images: Tensor) -> Tensor:
         """Tokens before the model's own final norm.
 
         Args:
-            pictures: (P, H, W, 3) uint8 RGB.
+            images: (P, H, W, 3) uint8 RGB.
 
         Returns:
             (P, L, C): class token, registers, patches row by row.
         """
-        x = pictures.permute(0, 3, 1, 2).float() / 255
+        x = images.permute(0, 3, 1, 2).float() / 255
         mean, std = (torch.tensor(v, device=x.device).view(1, 3, 1, 1) for v in (IMAGE_MEAN, IMAGE_STD))
         hidden = self.model(((x - mean) / std).to(self.model.dtype), output_hidden_states=True).hidden_states
         return hidden[-1].float()
 
-    def forward(self, pictures: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor:
         """(P, H, W, 3) uint8 -> (P, L, C) float32 tokens that the flow models attend to."""
-        tokens = self.prenorm(pictures)
+        tokens = self.prenorm(images)
         return F.layer_norm(tokens, tokens.shape[-1:], eps=TOKEN_NORM_EPS)

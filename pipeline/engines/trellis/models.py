@@ -16,13 +16,13 @@ from pipeline.engines.trellis.image_encoder import ImageEncoder, encoder_config
 from pipeline.engines.trellis.latent_flow import SLatFlowModel
 from pipeline.engines.trellis.mesh_decoder import SLatMeshDecoder
 from pipeline.engines.trellis.radiance_decoder import SLatRadianceFieldDecoder
-from pipeline.engines.trellis.spec import EncoderSpec, ModelSpec, RuleWeights
+from pipeline.engines.trellis.spec import DeterministicWeights, EncoderSpec, ModelSpec
 from pipeline.engines.trellis.structure_decoder import SparseStructureDecoder
 from pipeline.engines.trellis.structure_flow import SparseStructureFlowModel
 from pipeline.engines.trellis.weights import ENCODER_FOLDER, check_weights
 from pipeline.errors import WeightsUnusable
 from pipeline.nn.checkpoint import load_strictly, module_entries, read_tensors
-from pipeline.nn.deterministic_weights import fill_by_rule
+from pipeline.nn.deterministic_weights import fill_deterministic
 
 PART_CLASSES: dict[str, type[nn.Module]] = {
     "structure_flow": SparseStructureFlowModel,
@@ -78,8 +78,8 @@ def load_models(spec: ModelSpec, folder: Path | None, *, device: torch.device, d
     Raises:
         WeightsUnusable: a file is missing, cut short, or does not fit; nothing is kept then.
     """
-    if spec.rule_weights is not None:
-        return _rule_models(spec, spec.rule_weights, device=device, dtype=dtype)
+    if spec.deterministic_weights is not None:
+        return _deterministic_models(spec, spec.deterministic_weights, device=device, dtype=dtype)
     if folder is None:
         raise WeightsUnusable(f"{spec.name} needs a folder of weights")
     check_weights(folder, spec, sizes=False)  # all headers first: a wrong file is found before gigabytes are read
@@ -142,12 +142,14 @@ def _load_encoder(spec: EncoderSpec, folder: Path, device: torch.device, *, copy
 
 
 @torch.no_grad()
-def _rule_models(spec: ModelSpec, rule: RuleWeights, *, device: torch.device, dtype: torch.dtype | None) -> Models:
+def _deterministic_models(
+    spec: ModelSpec, rule: DeterministicWeights, *, device: torch.device, dtype: torch.dtype | None
+) -> Models:
     with torch.random.fork_rng(devices=[]):  # the layers' own initialisation draws from the global generator
         parts: dict[str, Any] = {name: make_part(spec, name) for name in PART_CLASSES}
         encoder = Dinov2WithRegistersModel(_config(spec.encoder))
     for name, part in {**parts, "encoder": encoder}.items():
-        fill_by_rule(part, seed=rule.seed, key_prefix=f"{name}.")
+        fill_deterministic(part, seed=rule.seed, key_prefix=f"{name}.")
     models = Models(encoder=ImageEncoder(encoder), **parts)
     parts["structure_decoder"].out_layer[2].bias += rule.occupancy_shift
     models.mesh_decoder.out_layer.bias[:8] += rule.distance_shift

@@ -1,4 +1,4 @@
-"""From a cut-out view to the square picture that the encoder sees, byte for byte as the released pipeline makes it."""
+"""From a cut-out view to the square image that the encoder sees, byte for byte as the released pipeline makes it."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def frame_subject(view: NDArray[np.uint8], *, size: int) -> NDArray[np.uint8]:
     """
     rows, columns = np.nonzero(view[..., 3] > SOLID_ALPHA)
     if len(rows) == 0:
-        raise UnreadableImage(f"the picture holds no subject: no pixel has an alpha above {SOLID_ALPHA:.0f}")
+        raise UnreadableImage(f"the image holds no subject: no pixel has an alpha above {SOLID_ALPHA:.0f}")
     left, right, top, bottom = columns.min(), columns.max(), rows.min(), rows.max()
     centre_x, centre_y = (left + right) / 2, (top + bottom) / 2
     half = int(max(right - left, bottom - top) * MARGIN) // 2
     box = (centre_x - half, centre_y - half, centre_x + half, centre_y + half)
     crop = Image.fromarray(view).crop(box)  # rounds halves to even; outside is transparent black
     if 0 in crop.size:
-        raise UnreadableImage("the picture holds no subject: it is one pixel large")
+        raise UnreadableImage("the image holds no subject: it is one pixel large")
     rgba = np.asarray(crop.resize((size, size), Image.Resampling.LANCZOS)).astype(np.float32) / 255
     return (rgba[..., :3] * rgba[..., 3:] * 255).astype(np.uint8)

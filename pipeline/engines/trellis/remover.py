@@ -1,4 +1,4 @@
-"""Fetching the background remover that the released model was shown its pictures through. Imports no torch."""
+"""Fetching the background remover that the released model was shown its images through. Imports no torch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pipeline.errors import WeightsUnusable
 from pipeline.imaging.rembg_remover import REMOVER_FILE
-from pipeline.nn.hub_download import OnBytes, Report, fetch_files, file_sha256, say_nothing
+from pipeline.nn.hub_download import OnBytes, Report, fetch_files, file_sha256, ignore_report
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ def fetch_remover(
     *,
     spec: RemoverSpec = U2NET,
     endpoint: str | None = None,
-    report: Report = say_nothing,
-    on_bytes: OnBytes = say_nothing,
+    report: Report = ignore_report,
+    on_bytes: OnBytes = ignore_report,
 ) -> Path:
     """Bring the remover's file below the folder of all engines' weights, and check that it is the known one.
 

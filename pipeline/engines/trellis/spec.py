@@ -11,11 +11,11 @@ REFERENCE_RESOLUTION = 256  # what a request's `resolution` is measured against:
 
 @dataclass(frozen=True)
 class EncoderSpec:
-    """The picture encoder.
+    """The image encoder.
 
     Attributes:
         repo_id, revision, file_name: where its weights are published.
-        image_size: side of the picture in pixels.
+        image_size: side of the image in pixels.
     """
 
     repo_id: str
@@ -53,7 +53,7 @@ class SamplerSpec:
 
 
 @dataclass(frozen=True)
-class RuleWeights:
+class DeterministicWeights:
     """Weights made from their names instead of read.
 
     Attributes:
@@ -77,7 +77,7 @@ class ModelSpec:
         turntable_size: pixels along the side of a turntable's frames.
         turntable_ssaa: rays along the side of a pixel there.
         turntable_frames: frames of a turntable.
-        rule_weights: how to make the weights, None where they are read.
+        deterministic_weights: how to make the weights, None where they are read.
     """
 
     name: str
@@ -99,7 +99,7 @@ class ModelSpec:
     turntable_ssaa: int
     turntable_frames: int
     turntable_fps: int
-    rule_weights: RuleWeights | None
+    deterministic_weights: DeterministicWeights | None
 
     @property
     def checkpoints(self) -> dict[str, CheckpointSpec]:
@@ -235,7 +235,7 @@ IMAGE_LARGE = ModelSpec(
     turntable_ssaa=4,  # half of it changes a quarter of the pixels visibly
     turntable_frames=120,
     turntable_fps=30,
-    rule_weights=None,
+    deterministic_weights=None,
 )
 
 TINY_FLOW = {
@@ -294,5 +294,5 @@ TINY = ModelSpec(
     turntable_ssaa=1,
     turntable_frames=24,
     turntable_fps=12,
-    rule_weights=RuleWeights(seed=20241202, occupancy_shift=-1.0, distance_shift=-3.0),
+    deterministic_weights=DeterministicWeights(seed=20241202, occupancy_shift=-1.0, distance_shift=-3.0),
 )

@@ -1,4 +1,4 @@
-"""The two sampling stages, from the picture's tokens to the structured latent. Knows no files, devices or requests."""
+"""The two sampling stages, from the image's tokens to the structured latent. Knows no files, devices or requests."""
 
 from __future__ import annotations
 
@@ -40,30 +40,30 @@ def model_time(t: float, like: Tensor) -> Tensor:
 
 
 def structure_velocities(flow: SparseStructureFlowModel, tokens: Tensor) -> Evaluate:
-    """Velocities of the dense latent under each picture and without one, all passes in one batch.
+    """Velocities of the dense latent under each image and without one, all passes in one batch.
 
     Args:
-        tokens: (P, L, C) of P pictures; their keys and values are computed here, once.
+        tokens: (P, L, C) of P images; their keys and values are computed here, once.
     """
     condition = flow.encode_condition(tokens, unguided=True)
 
-    def evaluate(x: Tensor, t: float, pictures: Sequence[int], unguided: bool) -> Tensor:
-        passes = len(pictures) + unguided
+    def evaluate(x: Tensor, t: float, images: Sequence[int], unguided: bool) -> Tensor:
+        passes = len(images) + unguided
         stacked = x.repeat(passes, 1, 1, 1, 1)
-        velocities = flow(stacked, model_time(t, x), condition.select(pictures, unguided=unguided))
+        velocities = flow(stacked, model_time(t, x), condition.select(images, unguided=unguided))
         return velocities.unflatten(0, (passes, len(x)))
 
     return evaluate
 
 
 def latent_velocities(flow: SLatFlowModel, voxels: VoxelSet, tokens: Tensor) -> Evaluate:
-    """Velocities of the latents on their voxels under each picture and without one; all passes share the tables."""
+    """Velocities of the latents on their voxels under each image and without one; all passes share the tables."""
     condition = flow.encode_condition(tokens, unguided=True)
 
-    def evaluate(x: Tensor, t: float, pictures: Sequence[int], unguided: bool) -> Tensor:
-        passes = len(pictures) + unguided
+    def evaluate(x: Tensor, t: float, images: Sequence[int], unguided: bool) -> Tensor:
+        passes = len(images) + unguided
         stacked = x.expand(passes, -1, -1)
-        return flow(stacked, voxels, model_time(t, x), condition.select(pictures, unguided=unguided))
+        return flow(stacked, voxels, model_time(t, x), condition.select(images, unguided=unguided))
 
     return evaluate
 
@@ -71,8 +71,8 @@ def latent_velocities(flow: SLatFlowModel, voxels: VoxelSet, tokens: Tensor) -> 
 def one_pass_at_a_time(evaluate: Evaluate) -> Evaluate:
     """The same velocities with less memory: no two passes in one batch."""
 
-    def separately(x: Tensor, t: float, pictures: Sequence[int], unguided: bool) -> Tensor:
-        passes = [evaluate(x, t, [picture], False) for picture in pictures]
+    def separately(x: Tensor, t: float, images: Sequence[int], unguided: bool) -> Tensor:
+        passes = [evaluate(x, t, [image], False) for image in images]
         return torch.cat([*passes, *([evaluate(x, t, [], True)] if unguided else [])])
 
     return separately
@@ -83,12 +83,12 @@ def run_sampler(
     evaluate: Evaluate,
     settings: SamplerSettings,
     *,
-    pictures: int = 1,
+    images: int = 1,
     mode: MultiImageMode = "stochastic",
     on_step: Callable[[int], None] = lambda step: None,
 ) -> Tensor:
     """Sample one stage from its noise; `on_step` gets the number of each finished step."""
     guidance = Guidance(settings.cfg_strength, settings.cfg_interval)
-    velocity = guided_velocity(evaluate, guidance, pictures=pictures, mode=mode)
+    velocity = guided_velocity(evaluate, guidance, images=images, mode=mode)
     times = flow_times(settings.steps, rescale_t=settings.rescale_t)
     return sample_flow(noise, velocity, times=times, on_step=on_step)

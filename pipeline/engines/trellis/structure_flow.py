@@ -18,7 +18,7 @@ from pipeline.nn.precision import set_precision
 
 @dataclass(frozen=True, eq=False)
 class Condition:
-    """The picture's tokens as every block's cross-attention needs them; made once per request."""
+    """The image's tokens as every block's cross-attention needs them; made once per request."""
 
     layers: tuple[CrossCache, ...]
 
@@ -40,7 +40,7 @@ def encode_condition(blocks: nn.ModuleList, tokens: Tensor, *, unguided: bool) -
 
 
 class SparseStructureFlowModel(nn.Module):
-    """A transformer over the patches of a dense latent, modulated by time, attending to the picture's tokens."""
+    """A transformer over the patches of a dense latent, modulated by time, attending to the image's tokens."""
 
     def __init__(
         self,

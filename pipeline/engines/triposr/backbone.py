@@ -1,4 +1,4 @@
-"""The transformer that turns the planes' learnt tokens into those of one picture.
+"""The transformer that turns the planes' learnt tokens into those of one image.
 
 Source: VAST-AI-Research/TripoSR@d26e331, tsr/models/transformer; norms before their layers, biasless queries.
 """
@@ -74,7 +74,7 @@ class FeedForward(nn.Module):
 
 
 class BasicTransformerBlock(nn.Module):
-    """Self-attention, attention to the picture, feed-forward."""
+    """Self-attention, attention to the image, feed-forward."""
 
     def __init__(
         self,
@@ -94,7 +94,7 @@ class BasicTransformerBlock(nn.Module):
         self.ff = FeedForward(dim, activation_fn)
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
-        """(B, L, C) tokens and (B, M, D) of the picture -> (B, L, C)."""
+        """(B, L, C) tokens and (B, M, D) of the image -> (B, L, C)."""
         normed = self.norm1(x)
         x = x + self.attn1(normed, normed)
         x = x + self.attn2(self.norm2(x), context)
@@ -123,11 +123,11 @@ class Transformer1D(nn.Module):
         self.proj_out = nn.Linear(width, spec.in_channels)
 
     def forward(self, x: Tensor, context: Tensor, *, on_block: Callable[[int], None] = lambda done: None) -> Tensor:
-        """Tokens of the planes under a picture.
+        """Tokens of the planes under a image.
 
         Args:
             x: (B, C, L); the first norm's statistics run over L too.
-            context: (B, M, D) tokens of the picture.
+            context: (B, M, D) tokens of the image.
             on_block: gets the number of each finished block.
 
         Returns:

@@ -1,4 +1,4 @@
-"""The TripoSR engine: one picture in, a `Generation` out, in a single pass without sampling."""
+"""The TripoSR engine: one image in, a `Generation` out, in a single pass without sampling."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pipeline.engines.registry import TINY_WEIGHTS
 from pipeline.engines.triposr.colours import TriplaneColours
 from pipeline.engines.triposr.field import TriplaneField
 from pipeline.engines.triposr.model import TSR, load_model
-from pipeline.engines.triposr.preprocess import frame_foreground, put_on_grey, resize_pictures
+from pipeline.engines.triposr.preprocess import composite_on_grey, frame_foreground, resize_images
 from pipeline.engines.triposr.rendering import turntable_frames
 from pipeline.engines.triposr.spec import RELEASED, TINY, ModelSpec
 from pipeline.engines.triposr.surface import extract_surface, to_mesh
@@ -101,12 +101,12 @@ class TripoSREngine:
             raise InvalidRequest(f"engine {self.name} takes one view, got {len(views)}")
         self.load()
         assert self._model is not None
-        picture = put_on_grey(frame_foreground(views[0]))
+        image = composite_on_grey(frame_foreground(views[0]))
         device = self._device_of(self._model)
         started = time.perf_counter()
         with torch.inference_mode():
             try:
-                generation = _Call(self.spec, self._model, device, options, on_step).run(picture)
+                generation = _GenerationRun(self.spec, self._model, device, options, on_step).run(image)
             except torch.cuda.OutOfMemoryError as error:
                 torch.cuda.empty_cache()
                 free, total = (size / 1e9 for size in torch.cuda.mem_get_info(device))
@@ -118,7 +118,7 @@ class TripoSREngine:
 
 
 @dataclass(frozen=True)
-class _Call:
+class _GenerationRun:
     """One request on its way through the model."""
 
     spec: ModelSpec
@@ -127,14 +127,14 @@ class _Call:
     options: GenerationOptions
     on_step: OnStep
 
-    def run(self, picture: NDArray[np.uint8]) -> Generation:
-        """(S, S, 3) framed picture to a generation."""
-        field = self.model.field(self._encode(picture))
+    def run(self, image: NDArray[np.uint8]) -> Generation:
+        """(S, S, 3) framed image to a generation."""
+        field = self.model.field(self._encode(image))
         self.on_step(AFTER_ENCODING)
         resolution, chunk_size = self.options.resolution, self.options.chunk_size
         surface = extract_surface(field, resolution=resolution, chunk_size=chunk_size, is_closed=True)
         if len(surface.faces) == 0:
-            raise EngineFailed("the model made no surface from this picture")
+            raise EngineFailed("the model made no surface from this image")
         mesh = to_mesh(surface, resolution=resolution)
         self.on_step(AFTER_MESH)
         turntable = self._turntable(field) if self.options.render else None
@@ -147,9 +147,9 @@ class _Call:
             turntable_mp4=turntable,
         )
 
-    def _encode(self, picture: NDArray[np.uint8]) -> torch.Tensor:
-        """The scene code (3, C, S, S) of a picture."""
-        resized = resize_pictures(torch.from_numpy(picture)[None].to(self.device), size=self.spec.cond_image_size)
+    def _encode(self, image: NDArray[np.uint8]) -> torch.Tensor:
+        """The scene code (3, C, S, S) of a image."""
+        resized = resize_images(torch.from_numpy(image)[None].to(self.device), size=self.spec.cond_image_size)
         blocks = self.spec.backbone.num_layers
         return self.model(resized, on_block=lambda done: self.on_step(AFTER_ENCODING * done / (blocks + 1)))[0]
 

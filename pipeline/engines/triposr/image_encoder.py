@@ -1,4 +1,4 @@
-"""The picture's tokens: a plain ViT whose parts are named as in the checkpoint.
+"""The image's tokens: a plain ViT whose parts are named as in the checkpoint.
 
 Source: Caron et al. 2021 (DINO ViT-B/16); names and position interpolation of transformers 4.35.0, which TripoSR pins.
 Later versions of that library rename the parts and place the interpolated positions differently.
@@ -16,7 +16,7 @@ from pipeline.ops.attention import attend
 
 IMAGE_MEAN = (0.485, 0.456, 0.406)
 IMAGE_STD = (0.229, 0.224, 0.225)
-POSITION_NUDGE = 0.1  # added to the wanted side before it becomes a scale, in the version that made the tokens
+SCALE_OFFSET = 0.1  # added to the wanted side before it becomes a scale, in the version that made the tokens
 
 
 def interpolate_positions(positions: Tensor, *, rows: int, columns: int) -> Tensor:
@@ -34,7 +34,7 @@ def interpolate_positions(positions: Tensor, *, rows: int, columns: int) -> Tens
     if positions.shape[1] - 1 == rows * columns and rows == columns:
         return positions
     grid = positions[:, 1:].unflatten(1, (side, side)).permute(0, 3, 1, 2)
-    scale = ((rows + POSITION_NUDGE) / side, (columns + POSITION_NUDGE) / side)
+    scale = ((rows + SCALE_OFFSET) / side, (columns + SCALE_OFFSET) / side)
     grid = F.interpolate(grid, scale_factor=scale, mode="bicubic", align_corners=False)
     if tuple(grid.shape[-2:]) != (rows, columns):
         raise ValueError(f"positions of {side} x {side} patches cannot be brought to {rows} x {columns}")
@@ -61,11 +61,11 @@ class Embeddings(nn.Module):
         self.position_embeddings = nn.Parameter(torch.zeros(1, 1 + patches, spec.hidden_size))
         self.patch_embeddings = PatchProjection(spec)
 
-    def forward(self, pictures: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor:
         """(P, 3, H, W) -> (P, 1 + patches, C)."""
-        patches = self.patch_embeddings.projection(pictures)  # (P, C, rows, columns)
+        patches = self.patch_embeddings.projection(images)  # (P, C, rows, columns)
         positions = interpolate_positions(self.position_embeddings, rows=patches.shape[2], columns=patches.shape[3])
-        tokens = torch.cat([self.cls_token.expand(len(pictures), -1, -1), patches.flatten(2).mT], dim=1)
+        tokens = torch.cat([self.cls_token.expand(len(images), -1, -1), patches.flatten(2).mT], dim=1)
         return tokens + positions
 
 
@@ -142,29 +142,29 @@ class VisionTransformer(nn.Module):
         self.layernorm = nn.LayerNorm(spec.hidden_size, eps=spec.layer_norm_eps)
         self.pooler = Dense(spec.hidden_size, spec.hidden_size)
 
-    def forward(self, pictures: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor:
         """(P, 3, H, W) normalised -> (P, 1 + patches, C)."""
-        x = self.embeddings(pictures)
+        x = self.embeddings(images)
         for layer in self.encoder.layer:
             x = layer(x)
         return self.layernorm(x)
 
 
 class DINOSingleImageTokenizer(nn.Module):
-    """ImageList to tokens."""
+    """Images to tokens."""
 
     def __init__(self, spec: EncoderSpec) -> None:
         super().__init__()
         self.model = VisionTransformer(spec)
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        """Tokens of pictures.
+    def forward(self, images: Tensor) -> Tensor:
+        """Tokens of images.
 
         Args:
-            pictures: (P, 3, H, W) float32 in [0, 1].
+            images: (P, 3, H, W) float32 in [0, 1].
 
         Returns:
             (P, 1 + patches, C): the class token, then patches row by row.
         """
-        mean, std = (torch.tensor(v, device=pictures.device).view(1, 3, 1, 1) for v in (IMAGE_MEAN, IMAGE_STD))
-        return self.model((pictures - mean) / std)
+        mean, std = (torch.tensor(v, device=images.device).view(1, 3, 1, 1) for v in (IMAGE_MEAN, IMAGE_STD))
+        return self.model((images - mean) / std)

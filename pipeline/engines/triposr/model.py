@@ -11,16 +11,16 @@ from torch import Tensor, nn
 from pipeline.engines.triposr.backbone import Transformer1D
 from pipeline.engines.triposr.field import TriplaneField
 from pipeline.engines.triposr.image_encoder import DINOSingleImageTokenizer
-from pipeline.engines.triposr.spec import ModelSpec, RuleWeights
+from pipeline.engines.triposr.spec import DeterministicWeights, ModelSpec
 from pipeline.engines.triposr.triplane import NeRFMLP, Triplane1DTokenizer, TriplaneUpsampleNetwork
 from pipeline.engines.triposr.weights import FILE_NAME
 from pipeline.errors import WeightsUnusable
 from pipeline.nn.checkpoint import load_strictly
-from pipeline.nn.deterministic_weights import fill_by_rule
+from pipeline.nn.deterministic_weights import fill_deterministic
 
 
 class TSR(nn.Module):
-    """A picture to a triplane, and the decoder that reads it."""
+    """A image to a triplane, and the decoder that reads it."""
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
@@ -31,22 +31,22 @@ class TSR(nn.Module):
         self.post_processor = TriplaneUpsampleNetwork(spec.post_processor)
         self.decoder = NeRFMLP(spec.decoder)
 
-    def forward(self, pictures: Tensor, *, on_block: Callable[[int], None] = lambda done: None) -> Tensor:
-        """Planes of pictures.
+    def forward(self, images: Tensor, *, on_block: Callable[[int], None] = lambda done: None) -> Tensor:
+        """Planes of images.
 
         Args:
-            pictures: (P, H, W, 3) float32 in [0, 1].
+            images: (P, H, W, 3) float32 in [0, 1].
             on_block: gets the number of each finished block of the backbone.
 
         Returns:
             (P, 3, C, S, S) scene codes.
         """
-        context = self.image_tokenizer(pictures.permute(0, 3, 1, 2))
-        tokens = self.backbone(self.tokenizer(len(pictures)), context, on_block=on_block)
+        context = self.image_tokenizer(images.permute(0, 3, 1, 2))
+        tokens = self.backbone(self.tokenizer(len(images)), context, on_block=on_block)
         return self.post_processor(self.tokenizer.detokenize(tokens))
 
     def field(self, scene_code: Tensor) -> TriplaneField:
-        """The field of one picture's (3, C, S, S) planes."""
+        """The field of one image's (3, C, S, S) planes."""
         return TriplaneField.of(self.decoder, scene_code, renderer=self.renderer)
 
 
@@ -65,8 +65,8 @@ def load_model(spec: ModelSpec, folder: Path | None) -> TSR:
     Raises:
         WeightsUnusable: the file is missing, cut short, or does not fit.
     """
-    if spec.rule_weights is not None:
-        return _rule_model(spec, spec.rule_weights)
+    if spec.deterministic_weights is not None:
+        return _deterministic_model(spec, spec.deterministic_weights)
     if folder is None:
         raise WeightsUnusable(f"{spec.name} needs a folder of weights")
     model = make_model(spec)
@@ -75,9 +75,9 @@ def load_model(spec: ModelSpec, folder: Path | None) -> TSR:
 
 
 @torch.no_grad()
-def _rule_model(spec: ModelSpec, rule: RuleWeights) -> TSR:
+def _deterministic_model(spec: ModelSpec, rule: DeterministicWeights) -> TSR:
     with torch.random.fork_rng(devices=[]):  # the layers' own initialisation draws from the global generator
         model = TSR(spec)
-    fill_by_rule(model, seed=rule.seed, scale=rule.scale)
+    fill_deterministic(model, seed=rule.seed, scale=rule.scale)
     model.decoder.linears[-1].bias[0] += rule.density_shift
     return model.eval().requires_grad_(False)

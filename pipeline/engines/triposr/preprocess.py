@@ -1,4 +1,4 @@
-"""From a cut-out view to the square picture that the encoder sees, as the released command makes it."""
+"""From a cut-out view to the square image that the encoder sees, as the released command makes it."""
 
 from __future__ import annotations
 
@@ -30,38 +30,38 @@ def frame_foreground(view: NDArray[np.uint8], *, ratio: float = FOREGROUND_RATIO
     """
     rows, columns = np.nonzero(view[..., 3])
     if len(rows) == 0:
-        raise UnreadableImage("the picture holds no subject: every pixel is transparent")
+        raise UnreadableImage("the image holds no subject: every pixel is transparent")
     crop = view[rows.min() : rows.max(), columns.min() : columns.max()]
     if crop.size == 0:
-        raise UnreadableImage("the picture holds no subject: what is not transparent is one pixel wide")
+        raise UnreadableImage("the image holds no subject: what is not transparent is one pixel wide")
     size = max(crop.shape[:2])
     return _padded(_padded(crop, size), int(size / ratio))
 
 
-def _padded(picture: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """The picture in the middle of a square of zeros; an odd rest goes below and to the right."""
-    low = [(size - side) // 2 for side in picture.shape[:2]]
-    widths = [(before, size - side - before) for before, side in zip(low, picture.shape[:2], strict=True)]
-    return np.pad(picture, [*widths, (0, 0)])
+def _padded(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """The image in the middle of a square of zeros; an odd rest goes below and to the right."""
+    low = [(size - side) // 2 for side in image.shape[:2]]
+    widths = [(before, size - side - before) for before, side in zip(low, image.shape[:2], strict=True)]
+    return np.pad(image, [*widths, (0, 0)])
 
 
-def put_on_grey(rgba: NDArray[np.uint8], *, background: float = GREY) -> NDArray[np.uint8]:
+def composite_on_grey(rgba: NDArray[np.uint8], *, background: float = GREY) -> NDArray[np.uint8]:
     """Composite in float32 and cut to 8 bits, not rounded: (H, W, 4) -> (H, W, 3) uint8."""
     unit = rgba.astype(np.float32) / 255
     alpha = unit[..., 3:]
     return ((unit[..., :3] * alpha + (1 - alpha) * np.float32(background)) * 255).astype(np.uint8)
 
 
-def resize_pictures(pictures: Tensor, *, size: int) -> Tensor:
-    """ImageList as the encoder takes them; their aspect ratio is not kept.
+def resize_images(images: Tensor, *, size: int) -> Tensor:
+    """Images as the encoder takes them; their aspect ratio is not kept.
 
     Args:
-        pictures: (P, H, W, 3) uint8, or float32 that is taken as it is.
+        images: (P, H, W, 3) uint8, or float32 that is taken as it is.
 
     Returns:
         (P, size, size, 3) float32, in [0, 1] where uint8 came in.
     """
-    unit = pictures.float() / 255 if pictures.dtype == torch.uint8 else pictures
+    unit = images.float() / 255 if images.dtype == torch.uint8 else images
     resized = F.interpolate(
         unit.permute(0, 3, 1, 2), (size, size), mode="bilinear", align_corners=False, antialias=True
     )

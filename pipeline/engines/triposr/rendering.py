@@ -1,4 +1,4 @@
-"""ImageList of the field by volume rendering.
+"""Images of the field by volume rendering.
 
 Source: VAST-AI-Research/TripoSR@d26e331, tsr/models/nerf_renderer.py and tsr/utils.py.
 """
@@ -16,19 +16,19 @@ from pipeline.engines.triposr.field import TriplaneField
 from pipeline.render.orbit import level_orbit, pixel_rays
 
 BOX_SHRINK = 1e-3  # of the radius, so that no sample lies on the border
-PARALLEL = 1e-6  # a component of a direction that is smaller counts as this much
-SHORTEST = 0.01  # of a ray in the box, in metres of the model's frame
+MIN_DIRECTION = 1e-6  # a component of a direction that is smaller counts as this much
+MIN_RAY_LENGTH = 0.01  # of a ray in the box, in metres of the model's frame
 PRODUCT_FLOOR = 1e-10
 SLAB = 8  # samples of each ray between two looks at which rays still go on
 
 ELEVATION_DEG, DISTANCE, FOVY_DEG = 0.0, 1.9, 40.0  # the release's own round
 MIN_TRANSMITTANCE = 1e-3  # a ray that lets less through ends: a quarter of a step of 8 bits
-FAINTEST = 0.004  # a ray that meets only thinner density loses less than a step of 8 bits
+MIN_DENSITY = 0.004  # a ray that meets only thinner density loses less than a step of 8 bits
 OCCUPANCY_CELLS = 64
 
 
 def rays_intersect_bbox(
-    origins: Tensor, directions: Tensor, *, radius: float, near: float = 0.0, valid_thresh: float = SHORTEST
+    origins: Tensor, directions: Tensor, *, radius: float, near: float = 0.0, valid_thresh: float = MIN_RAY_LENGTH
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Where rays are inside the box.
 
@@ -42,7 +42,7 @@ def rays_intersect_bbox(
         (R, 1) distance at which each enters, (R, 1) at which it leaves, (R,) bool whether it is inside at all; where
         it is not, both distances are 0.
     """
-    directions = torch.where(directions.abs() < PARALLEL, PARALLEL, directions)
+    directions = torch.where(directions.abs() < MIN_DIRECTION, MIN_DIRECTION, directions)
     reach = radius * (1 - BOX_SHRINK)
     first, second = (-reach - origins) / directions, (reach - origins) / directions
     enter = torch.minimum(first, second).amax(dim=1, keepdim=True).clamp(min=near)
@@ -64,7 +64,7 @@ class Occupancy:
             values.view(*[len(line)] * 3, side, side, side).permute(0, 3, 1, 4, 2, 5).reshape(1, 1, *[cells + side] * 3)
         )
         grid = torch.nn.functional.max_pool3d(grid, kernel_size=5, stride=1, padding=2)
-        self._may_show = grid[0, 0] > FAINTEST
+        self._may_show = grid[0, 0] > MIN_DENSITY
         self._points = cells + side
 
     def holds(self, coords: Tensor) -> Tensor:
@@ -88,7 +88,7 @@ def render_rays(
 
     Args:
         origins, directions: (R, 3), unit directions.
-        chunk_size: samples evaluated at once; the picture does not depend on it.
+        chunk_size: samples evaluated at once; the image does not depend on it.
         occupancy: where samples can be left out; all count by default.
         min_transmittance: a ray that lets less light through ends.
 

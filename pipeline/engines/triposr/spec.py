@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 ISO_DENSITY = 25.0  # the reference's threshold: the surface lies where the activated density has this value
-FOREGROUND_RATIO = 0.85  # of the picture's side, as the release's own command frames the subject
+FOREGROUND_RATIO = 0.85  # of the image's side, as the release's own command frames the subject
 GREY = 0.5  # what the subject is put on
 
 
 @dataclass(frozen=True)
 class EncoderSpec:
-    """The picture encoder, a plain ViT; the names of the configuration that it was published with."""
+    """The image encoder, a plain ViT; the names of the configuration that it was published with."""
 
     hidden_size: int
     num_hidden_layers: int
@@ -36,7 +36,7 @@ class TokenizerSpec:
 
 @dataclass(frozen=True)
 class BackboneSpec:
-    """The transformer between the planes' tokens and the picture's."""
+    """The transformer between the planes' tokens and the image's."""
 
     in_channels: int
     num_attention_heads: int
@@ -87,12 +87,12 @@ class RendererSpec:
 
 
 @dataclass(frozen=True)
-class RuleWeights:
+class DeterministicWeights:
     """Weights made from their names instead of read.
 
     Attributes:
         seed: of the weight rule.
-        scale: factors by pattern of the full key, as `fill_by_rule` takes them.
+        scale: factors by pattern of the full key, as `fill_deterministic` takes them.
         density_shift: added to the density before its activation, so that the box is part full, part empty.
     """
 
@@ -108,9 +108,9 @@ class ModelSpec:
     Attributes:
         repo_id, revision, file_name: where its weights are published, as a pickle.
         size_bytes, sha256: of the published file.
-        cond_image_size: side of the picture that the encoder sees, in pixels.
+        cond_image_size: side of the image that the encoder sees, in pixels.
         turntable_size: pixels along the side of a turntable's frames.
-        rule_weights: how to make the weights, None where they are read.
+        deterministic_weights: how to make the weights, None where they are read.
     """
 
     name: str
@@ -129,7 +129,7 @@ class ModelSpec:
     turntable_size: int
     turntable_frames: int
     turntable_fps: int
-    rule_weights: RuleWeights | None = field(default=None)
+    deterministic_weights: DeterministicWeights | None = field(default=None)
 
 
 RELEASED = ModelSpec(
@@ -179,7 +179,7 @@ TINY = ModelSpec(
     turntable_size=64,
     turntable_frames=24,
     turntable_fps=12,
-    rule_weights=RuleWeights(
+    deterministic_weights=DeterministicWeights(
         seed=17, scale={"tokenizer.embeddings": 4.0, "decoder.layers.*.weight": 1.5}, density_shift=2.85
     ),
 )

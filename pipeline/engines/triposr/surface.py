@@ -1,6 +1,6 @@
 """The surface of the field, in the project's frame.
 
-The model's box has +Z up and the picture's camera on +X; the project has +Y up and the front toward +Z.
+The model's box has +Z up and the image's camera on +X; the project has +Y up and the front toward +Z.
 """
 
 from __future__ import annotations

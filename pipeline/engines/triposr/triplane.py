@@ -14,7 +14,7 @@ OUT_CHANNELS = 4  # density and three features of the colour
 
 
 class Triplane1DTokenizer(nn.Module):
-    """The learnt tokens that every picture starts from: plane by plane, row by row."""
+    """The learnt tokens that every image starts from: plane by plane, row by row."""
 
     def __init__(self, spec: TokenizerSpec) -> None:
         super().__init__()

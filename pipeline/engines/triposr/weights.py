@@ -17,7 +17,7 @@ from pipeline.nn.hub_download import (
     Report,
     fetch_files,
     file_sha256,
-    say_nothing,
+    ignore_report,
     unpack_manifest,
     verify_record,
 )
@@ -54,8 +54,8 @@ def fetch_weights(
     *,
     spec: ModelSpec = RELEASED,
     endpoint: str | None = None,
-    report: Report = say_nothing,
-    on_bytes: OnBytes = say_nothing,
+    report: Report = ignore_report,
+    on_bytes: OnBytes = ignore_report,
 ) -> Path:
     """Bring the model into `weights / "triposr"` at its pinned revision, check it and convert it.
 

@@ -29,12 +29,12 @@ AXIS = np.linspace(-0.503, 0.507, 50)  # no face of a shape lies on it
 
 @cache
 def carved(name: str, views: int, resolution: int = 192) -> Generation:
-    pictures = views_around(mesh_of(SHAPES[name]), views)
-    return PreviewEngine().generate(pictures, GenerationOptions(seed=1, resolution=resolution))
+    images = views_around(mesh_of(SHAPES[name]), views)
+    return PreviewEngine().generate(images, GenerationOptions(seed=1, resolution=resolution))
 
 
 def best_overlap(mesh: TriMesh, field: Field) -> float:
-    """The overlap of a mesh with a shape at the scale and height at which they fit best: neither is in the pictures."""
+    """The overlap of a mesh with a shape at the scale and height at which they fit best: neither is in the images."""
     body = filled(mesh, AXIS)
     (low, high), (true_low, true_high) = mesh.bounds()[:, 1], mesh_of(field).bounds()[:, 1]
     found = 0.0

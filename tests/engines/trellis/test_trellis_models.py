@@ -12,7 +12,7 @@ from pipeline.engines.trellis.models import _config, _load_encoder, _load_part, 
 from pipeline.engines.trellis.spec import TINY, CheckpointSpec, EncoderSpec, ModelSpec
 from pipeline.engines.trellis.weights import ENCODER_FOLDER
 from pipeline.errors import WeightsUnusable
-from pipeline.nn.deterministic_weights import fill_by_rule
+from pipeline.nn.deterministic_weights import fill_deterministic
 
 ENCODER = EncoderSpec(
     "", "", "model.safetensors", image_size=56, patch_size=14, width=32, depth=2, heads=2, registers=4
@@ -38,7 +38,7 @@ def published(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 def write_encoder(folder: Path, **changes: torch.Tensor | None) -> Dinov2WithRegistersModel:
     model = Dinov2WithRegistersModel(_config(ENCODER))
-    fill_by_rule(model, seed=1)
+    fill_deterministic(model, seed=1)
     state = published(model.state_dict())
     for key, tensor in changes.items():
         state.pop(key, None)
@@ -52,14 +52,14 @@ def write_encoder(folder: Path, **changes: torch.Tensor | None) -> Dinov2WithReg
 @pytest.mark.parametrize("copy", [False, True], ids=["mapped", "read"])
 def test_the_encoder_reads_the_published_names(tmp_path: Path, copy: bool) -> None:
     model = write_encoder(tmp_path)
-    pictures = torch.randint(0, 256, (2, 56, 56, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    images = torch.randint(0, 256, (2, 56, 56, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
     encoder = _load_encoder(ENCODER, tmp_path, torch.device("cpu"), copy=copy)
 
     with torch.inference_mode():
-        tokens = encoder(pictures)
+        tokens = encoder(images)
         assert tokens.shape == (2, 1 + 4 + 16, 32)
-        assert torch.equal(tokens, ImageEncoder(model)(pictures))
+        assert torch.equal(tokens, ImageEncoder(model)(images))
 
 
 @pytest.mark.parametrize("copy", [False, True], ids=["mapped", "read"])
@@ -84,7 +84,7 @@ def test_weights_for_a_snapshot_do_not_hang_on_their_files(tmp_path: Path, name:
     else:
         spec, path = with_file(name, use_fp16=True), tmp_path / "part.safetensors"
         part = make_part(spec, name)
-        fill_by_rule(part, seed=2)
+        fill_deterministic(part, seed=2)
         save_file({k: v.contiguous() for k, v in part.state_dict().items()}, path)
         loaded = _load_part(spec, name, tmp_path, torch.device("cpu"), None)
         assert {t.dtype for t in loaded.state_dict().values()} == {torch.float16, torch.float32}  # as stored
@@ -108,7 +108,7 @@ def with_file(name: str, **more: object) -> ModelSpec:
 def test_a_part_in_official_precision_loads_and_widens(tmp_path: Path, name: str) -> None:
     spec = with_file(name, use_fp16=True)
     part = make_part(spec, name)
-    fill_by_rule(part, seed=2)
+    fill_deterministic(part, seed=2)
     save_file({k: v.contiguous() for k, v in part.state_dict().items()}, tmp_path / "part.safetensors")
 
     loaded = _load_part(spec, name, tmp_path, torch.device("cpu"), torch.float32)

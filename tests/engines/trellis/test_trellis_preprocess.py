@@ -11,12 +11,12 @@ def test_the_subject_fills_five_sixths_of_the_frame_and_the_rest_is_black() -> N
     view = np.zeros((100, 200, 4), np.uint8)
     view[20:80, 30:90] = (200, 100, 50, 255)
 
-    picture = frame_subject(view, size=120)
+    image = frame_subject(view, size=120)
 
-    lit = np.argwhere(picture[..., 0] > 100)  # the filter leaves a faint fringe
-    assert picture.shape == (120, 120, 3)
+    lit = np.argwhere(image[..., 0] > 100)  # the filter leaves a faint fringe
+    assert image.shape == (120, 120, 3)
     assert np.ptp(lit, axis=0).tolist() == pytest.approx([100, 100], abs=6)
-    assert picture[60, 60].tolist() == [200, 100, 50]
+    assert image[60, 60].tolist() == [200, 100, 50]
 
 
 def test_a_picture_without_a_solid_pixel_is_refused() -> None:

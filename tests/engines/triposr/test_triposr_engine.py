@@ -18,7 +18,7 @@ from pipeline.engines.triposr.spec import RELEASED, RendererSpec
 from pipeline.engines.triposr.surface import to_project_frame
 from pipeline.engines.triposr.triplane import NeRFMLP
 from pipeline.errors import Cancelled, InvalidRequest, UnreadableImage
-from pipeline.nn.deterministic_weights import fill_by_rule
+from pipeline.nn.deterministic_weights import fill_deterministic
 from pipeline.render.orbit import level_orbit, pixel_rays
 from tests.engines.trellis.test_trellis_engine import disc
 
@@ -37,7 +37,7 @@ def engine() -> TripoSREngine:
 def field() -> TriplaneField:
     """The released decoder over small planes."""
     decoder = NeRFMLP(RELEASED.decoder)
-    fill_by_rule(decoder, seed=3, scale={"*.weight": 1.6})
+    fill_deterministic(decoder, seed=3, scale={"*.weight": 1.6})
     planes = torch.randn((3, 40, 8, 8), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         return TriplaneField.of(decoder, planes, renderer=RendererSpec(radius=0.87, density_bias=2.0))
