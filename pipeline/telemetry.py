@@ -188,12 +188,12 @@ def note_on_span(attributes: Mapping[str, Attribute]) -> None:
     get_current_span().set_attributes(attributes)
 
 
-def traceparent_as_meta() -> dict[str, str]:
-    """What of the span around this goes into a job's `meta`, for the worker to go on from; empty without one."""
+def current_traceparent() -> str | None:
+    """The `traceparent` of the current span, for a job's `meta`; None where traces are off."""
     if _tracing is None:
-        return {}
+        return None
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
     carrier: dict[str, str] = {}
     TraceContextTextMapPropagator().inject(carrier)
-    return {name: value for name, value in carrier.items() if name == TRACEPARENT}
+    return carrier.get(TRACEPARENT)

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import structlog
 
 from pipeline.job_handler import JobHandler, clean, folder_of, webhook_dispatcher
 from pipeline.jobs.model import Job, JobState
 from pipeline.jobs.store import Store
-from pipeline.jobs.stores.kv.store import KvStore
 from pipeline.jobs.worker_loop import QueueWorker
 from pipeline.on_modal.dispatch import Dispatcher
 from pipeline.on_modal.engine_pool import RemoteEngines
 from pipeline.on_modal.observability import start_observing
 from pipeline.on_modal.prewarm import start_prewarm
 from pipeline.service import local_outputs, open_service
-from pipeline.settings import DAY_S, Settings
+from pipeline.settings import Settings
 from pipeline.stages.deliver import retry_uploads
 
 HEARTBEAT_INTERVAL_S = 2.0
@@ -145,27 +142,13 @@ def clean_up(shared: Shared) -> None:
     start_observing(settings.log_level, is_traced=settings.is_traced)
     outputs = local_outputs(settings, commit=shared.commit_outputs)
     service = open_service(settings, store=store, temporary=outputs)
-    if isinstance(store, KvStore):
-        _run_daily_maintenance(store, settings.work_dir / "copy")
+    store.maintain(settings.work_dir / "copy")
     clean(store, outputs, settings.work_dir)
     shared.commit_work()
     handed_over = shared.dispatch.dispatch_waiting(store)  # before what waits for customers' servers
     retry_uploads(store, temporary=outputs, bucket_of=service.bucket_of, for_s=UPLOADS_FOR_S)
     service.http.close()
     log.info("cleaned", handed_over_again=handed_over)
-
-
-def _run_daily_maintenance(store: KvStore, folder: Path) -> None:
-    """Once a day: keep a shared map from expiring and growing, and copy what must outlast it; take the copy over
-    where the map is empty."""
-    if store.restore_backup(folder):
-        log.warning("the shared map was empty; keys and ledger come from the copy")
-    age_s = time.time() - folder.stat().st_mtime if folder.is_dir() else DAY_S
-    if age_s >= DAY_S:
-        store.maintain()
-        folder.mkdir(parents=True, exist_ok=True)
-        store.write_backup(folder)
-        os.utime(folder)
 
 
 def _try(commit: Callable[[], None]) -> None:
