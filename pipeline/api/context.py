@@ -15,8 +15,8 @@ from pipeline.api.queue_stats import QueueStatsReader
 from pipeline.api.request_body import BodyReader
 from pipeline.api.requests import header_key, presented_key
 from pipeline.api.waiting import CompletionWaiter
-from pipeline.jobs.api_keys import authenticate
 from pipeline.errors import Unauthorized
+from pipeline.jobs.api_keys import authenticate
 from pipeline.jobs.model import ApiKey, Job
 from pipeline.service import Service
 from pipeline.storage.base import output_names

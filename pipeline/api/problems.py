@@ -14,29 +14,25 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
 from pipeline.errors import (
+    BodyTooLarge,
+    BodyTooSlow,
     CallerError,
     ImageTo3DError,
     LimitReached,
     NotFound,
     QuotaSpent,
     RateLimited,
+    ServiceBusy,
     StoreUnavailable,
     Unauthorized,
 )
-from schemas.contract import ContractError
 from schemas.responses import ErrorBody, RateLimitedBody
 
 log = structlog.get_logger()
 
 BAD_REQUEST, UNAUTHORIZED, QUOTA_SPENT, NOT_FOUND, NOT_ALLOWED = 400, 401, 402, 404, 405
-TOO_LARGE, NOT_SATISFIABLE, TOO_MANY, INTERNAL, UNAVAILABLE = 413, 416, 429, 500, 503
+TIMEOUT, TOO_LARGE, NOT_SATISFIABLE, TOO_MANY, INTERNAL, UNAVAILABLE = 408, 413, 416, 429, 500, 503
 STORE_RETRY_S = 2
-
-
-class BodyTooLarge(CallerError):
-    """The request's body is longer than this deployment takes."""
-
-    code = "body_too_large"
 
 
 def status_of(error: Exception) -> int:
@@ -50,11 +46,13 @@ def status_of(error: Exception) -> int:
             return NOT_FOUND
         case BodyTooLarge():
             return TOO_LARGE
+        case BodyTooSlow():
+            return TIMEOUT
         case RateLimited():
             return TOO_MANY
-        case CallerError() | ContractError():
+        case CallerError():
             return BAD_REQUEST
-        case StoreUnavailable():
+        case StoreUnavailable() | ServiceBusy():
             return UNAVAILABLE
         case _:
             return INTERNAL
@@ -73,7 +71,7 @@ def answer_error(error: Exception) -> JSONResponse:
             "x-ratelimit-reset": str(math.ceil(error.reset_at)),
         }
         body = RateLimitedBody(message=str(error), retry_after=error.retry_after_s)
-    if isinstance(error, StoreUnavailable):
+    if isinstance(error, StoreUnavailable | ServiceBusy):
         headers["retry-after"] = str(STORE_RETRY_S)
     if status in (INTERNAL, UNAVAILABLE):
         request_id = uuid.uuid4().hex
@@ -121,7 +119,6 @@ def install(app: FastAPI, *, errors_as_200: bool) -> None:
         return JSONResponse(ErrorBody(message=message).to_json(), status_for(request, BAD_REQUEST))
 
     app.add_exception_handler(ImageTo3DError, on_error)
-    app.add_exception_handler(ContractError, on_error)
     app.add_exception_handler(Exception, on_error)
     app.add_exception_handler(ClientDisconnect, on_gone)
     app.add_exception_handler(HTTPException, on_http)
@@ -135,13 +132,15 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
         UNAUTHORIZED: "No API key, or one that is unknown or revoked.",
         QUOTA_SPENT: "The key's quota for the month is spent.",
         NOT_FOUND: "There is no such call for this key.",
+        TIMEOUT: "The body did not arrive in time.",
         TOO_LARGE: "The body is too long.",
         TOO_MANY: "Too many calls waiting, or too many in one minute.",
         INTERNAL: "An internal error, with a request id.",
-        UNAVAILABLE: "The database is away for the moment.",
+        UNAVAILABLE: "The database is away, or too many large requests are arriving; try again.",
     }
     models = {TOO_MANY: RateLimitedBody}
+    of_bodies = (TIMEOUT,) if TOO_LARGE in statuses else ()
     return {
         status: {"model": models.get(status, ErrorBody), "description": descriptions[status]}
-        for status in (*statuses, INTERNAL, UNAVAILABLE)
+        for status in (*statuses, *of_bodies, INTERNAL, UNAVAILABLE)
     }

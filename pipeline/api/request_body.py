@@ -18,15 +18,14 @@ import anyio
 from fastapi import Request
 from starlette.concurrency import run_in_threadpool
 
-from pipeline.api.problems import BodyTooLarge, BodyTooSlow
-from pipeline.errors import InvalidRequest, ServiceBusy, Unauthorized
+from pipeline.errors import BodyTooLarge, BodyTooSlow, InvalidRequest, ServiceBusy, Unauthorized
 from schemas.contract import json_type_name
 
 SMALL_BYTES = 64 << 10
 """A body up to this size is parsed on the event loop, before its key is checked: it can cost nobody anything."""
 MAX_STRUCTURE = 20_000
 """Brackets, braces, commas and colons in one body. A request has some hundred; every parsed value needs one of them."""
-MAX_NUMBER_CHARS = 40
+MAX_NUMBER_CHARS = 300
 """Python's integers have no bound, and text of thousands of digits takes seconds to convert."""
 UNKNOWN_CALLERS_BYTES = 48 << 20
 """What all larger bodies together may hold in memory while no key of theirs is known."""
@@ -67,7 +66,7 @@ class ByteBudget:
                 await self._changed.wait()
         if size_bytes > self._left:
             raise ServiceBusy(
-                "Too many large requests are arriving at once; try again, with the API key in a header, which is served first."
+                "Too many large requests are arriving at once; try again, or send the API key in a header."
             )
         self._left -= size_bytes
         try:
@@ -228,5 +227,5 @@ def _short(text: str) -> str:
         InvalidRequest: it has more than `MAX_NUMBER_CHARS`.
     """
     if len(text) > MAX_NUMBER_CHARS:
-        raise InvalidRequest(f"the body has a number of {len(text)} characters; at most {MAX_NUMBER_CHARS} are accepted")
+        raise InvalidRequest(f"the body has a number of {len(text)} characters; at most {MAX_NUMBER_CHARS} are read")
     return text

@@ -11,7 +11,7 @@ from pydantic import SecretStr
 
 from pipeline.errors import InvalidRequest, NotFound, Unauthorized
 from pipeline.jobs.model import MAX_JOB_ID
-from schemas.contract import is_plain_text, shown
+from schemas.contract import is_plain_text, truncate_for_message
 
 MAX_WAIT_S = 120.0
 MAX_IDEMPOTENCY_KEY_CHARS = 255
@@ -90,7 +90,7 @@ def read_id(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise InvalidRequest("request_id must be the id of a call, a whole number")
     if not 1 <= value <= MAX_JOB_ID:
-        raise NotFound(f"There is no call with the id {shown(value)}.")
+        raise NotFound(f"There is no call with the id {truncate_for_message(value)}.")
     return value
 
 
