@@ -14,12 +14,12 @@ from pipeline.errors import Unauthorized
 from pipeline.jobs.api_keys import authenticate
 from pipeline.jobs.model import Job, JobMeta, JobResult, JobState, KeyLimits, KeyUse, Progress, UsageDay
 from pipeline.jobs.store import Store
-from pipeline.jobs.stores.kv.map import MemoryKeyValues
 from pipeline.jobs.stores.kv.store import KvStore
 from pipeline.jobs.stores.sql.store import SqlStore
 from pipeline.stages.deliver import retry_uploads
 from pipeline.storage.base import Artifact, OutputFile
 from pipeline.storage.local import LinkSigner, LocalStorage
+from tests.fakes.key_values import MemoryKeyValues
 from tests.jobs.store_fixtures import NOON, Clock, new_job
 
 FIXTURES = Path(__file__).with_name("fixtures")
