@@ -122,14 +122,15 @@ def _generate(
         ImageTo3DError: as `pipeline.generate` raises it; also when the output cannot be written, before any work.
     """
     from pipeline.errors import InvalidRequest, UnwritableOutput
-    from pipeline.python_api import check_output_folder, read_settings, run_request, validated
+    from pipeline.python_api import check_output_folder, read_settings, run_request
+    from schemas.request import parse_request
     from schemas.table import OUTPUT_FORMATS
 
     extension = output.suffix.lower().removeprefix(".")
     if extension not in OUTPUT_FORMATS or not output.stem:
         accepted = ", ".join(f".{name}" for name in OUTPUT_FORMATS)
         raise InvalidRequest(f"the output must end in {accepted}, got {output.name!r}")
-    request = validated(body | {"output_format": extension})
+    request = parse_request(body | {"output_format": extension}).request
     if output.is_dir():
         raise UnwritableOutput(f"{output} is a folder")
     check_output_folder(output.parent)
