@@ -1,0 +1,85 @@
+"""The tables of docs/ that are written by the code: `python -m tests.docs.tables` renews them.
+
+A table stands between `<!-- name -->` and `<!-- /name -->`. Knows nothing of the text around it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pipeline.api.app  # noqa: F401  # defines errors of its own
+from pipeline.api.problems import status_of
+from pipeline.errors import CallerError, ImageTo3DError, StageError
+from schemas.table import markdown_table
+
+HTTP_API = Path(__file__).resolve().parents[2] / "docs" / "http-api.md"
+NOT_FOR_CALLERS = {"error", "caller_error", "lease_lost"}
+"""Codes of base classes, and of errors that never leave the service."""
+
+
+def error_classes() -> list[type[ImageTo3DError]]:
+    """Every error that the service raises on purpose, parents before children, in the order of their definition."""
+    found: list[type[ImageTo3DError]] = []
+
+    def visit(parent: type[ImageTo3DError]) -> None:
+        for child in parent.__subclasses__():
+            if child.__module__.startswith(("pipeline.", "schemas.")):
+                found.append(child)
+                visit(child)
+
+    visit(ImageTo3DError)
+    return found
+
+
+def error_table() -> str:
+    """The error codes that a caller can meet, as a Markdown table without a line break at its end."""
+    lines = ["| `error_code` | HTTP status | retryable | meaning |", "| --- | --- | --- | --- |"]
+    seen: set[str] = set()
+    for error_class in error_classes():
+        if error_class.code in seen or error_class.code in NOT_FOR_CALLERS:
+            continue
+        seen.add(error_class.code)
+        lines.append(
+            f"| `{error_class.code}` | {_status(error_class)} | {'yes' if error_class.retryable else 'no'} "
+            f"| {_first_sentence(error_class)} |"
+        )
+    return "\n".join(lines)
+
+
+def _status(error_class: type[ImageTo3DError]) -> str:
+    """The status of a refusal; failed jobs are answered with HTTP 200."""
+    if issubclass(error_class, StageError) or error_class.code == "cancelled":
+        return "200"
+    status = str(status_of(error_class.__new__(error_class)))
+    return f"{status}, or 200" if issubclass(error_class, CallerError) and status == "400" else status
+
+
+def _first_sentence(error_class: type[ImageTo3DError]) -> str:
+    return " ".join((error_class.__doc__ or "").split("\n\n")[0].split())
+
+
+TABLES: dict[str, Callable[[], str]] = {"fields": markdown_table, "errors": error_table}
+
+
+def shown_table(name: str, text: str) -> str:
+    """The table of that name as a document shows it."""
+    return text.split(f"<!-- {name} -->\n")[1].split(f"\n<!-- /{name} -->")[0]
+
+
+def renew(document: Path) -> None:
+    """Write the tables into a document anew."""
+    text = document.read_text()
+    for name, make in TABLES.items():
+        text = re.sub(
+            rf"(<!-- {name} -->\n).*?(\n<!-- /{name} -->)",
+            lambda found, make=make: found[1] + make() + found[2],
+            text,
+            flags=re.DOTALL,
+        )
+    document.write_text(text)
+
+
+if __name__ == "__main__":
+    renew(HTTP_API)
