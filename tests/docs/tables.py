@@ -1,6 +1,7 @@
-"""The tables of docs/ that are written by the code: `python -m tests.docs.tables` renews them.
+"""The parts of the documents that are copies of the code: `python -m tests.docs.tables` renews them.
 
-A table stands between `<!-- name -->` and `<!-- /name -->`. Knows nothing of the text around it.
+A table stands between `<!-- name -->` and `<!-- /name -->`, an example between `<!-- example FILE -->` and
+`<!-- /example -->`. Knows nothing of the text around them.
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ from pipeline.api.problems import status_of
 from pipeline.errors import CallerError, ImageTo3DError, StageError
 from schemas.table import markdown_table
 
-HTTP_API = Path(__file__).resolve().parents[2] / "docs" / "http-api.md"
-NOT_FOR_CALLERS = {"error", "caller_error", "lease_lost"}
-"""Codes of base classes, and of errors that never leave the service."""
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLES = ROOT / "docs" / "examples"
+LANGUAGES = {".sh": "sh", ".py": "python", ".mjs": "js"}
+NOT_FOR_CALLERS = {"error", "caller_error", "limit_reached", "lease_lost", "unwritable_output"}
+"""Codes of base classes, and of errors that no caller of the service meets."""
 
 
 def error_classes() -> list[type[ImageTo3DError]]:
@@ -63,23 +66,33 @@ def _first_sentence(error_class: type[ImageTo3DError]) -> str:
 TABLES: dict[str, Callable[[], str]] = {"fields": markdown_table, "errors": error_table}
 
 
-def shown_table(name: str, text: str) -> str:
-    """The table of that name as a document shows it."""
-    return text.split(f"<!-- {name} -->\n")[1].split(f"\n<!-- /{name} -->")[0]
+def documents() -> list[Path]:
+    """Every document: those of the repository's root and those of docs/."""
+    return sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 
 
-def renew(document: Path) -> None:
-    """Write the tables into a document anew."""
-    text = document.read_text()
+def renewed(text: str) -> str:
+    """A document's text with its tables and examples as the code has them now."""
     for name, make in TABLES.items():
         text = re.sub(
-            rf"(<!-- {name} -->\n).*?(\n<!-- /{name} -->)",
-            lambda found, make=make: found[1] + make() + found[2],
+            rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)",
+            lambda found, make=make: f"{found[1]}{make()}\n{found[2]}",
             text,
             flags=re.DOTALL,
         )
-    document.write_text(text)
+    return re.sub(
+        r"(<!-- example (\S+) -->\n).*?(<!-- /example -->)",
+        lambda found: f"{found[1]}{_quoted(found[2])}\n{found[3]}",
+        text,
+        flags=re.DOTALL,
+    )
+
+
+def _quoted(name: str) -> str:
+    """An example as a block of code."""
+    return f"```{LANGUAGES[Path(name).suffix]}\n{(EXAMPLES / name).read_text().rstrip()}\n```"
 
 
 if __name__ == "__main__":
-    renew(HTTP_API)
+    for document in documents():
+        document.write_text(renewed(document.read_text()))
