@@ -7,6 +7,7 @@ A table stands between `<!-- name -->` and `<!-- /name -->`, an example between 
 from __future__ import annotations
 
 import re
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -63,7 +64,15 @@ def _first_sentence(error_class: type[ImageTo3DError]) -> str:
     return " ".join((error_class.__doc__ or "").split("\n\n")[0].split())
 
 
-TABLES: dict[str, Callable[[], str]] = {"fields": markdown_table, "errors": error_table}
+def layers() -> str:
+    """The layers that import-linter holds, the highest first, as one paragraph."""
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    held = next(contract["layers"] for contract in contracts if contract["type"] == "layers")
+    names = [re.sub(r"[()]|pipeline\.", "", layer).replace(" | ", "` | `") for layer in held]
+    return " > ".join(f"`{name}`" for name in names)
+
+
+TABLES: dict[str, Callable[[], str]] = {"fields": markdown_table, "errors": error_table, "layers": layers}
 
 
 def documents() -> list[Path]:
