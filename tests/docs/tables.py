@@ -14,13 +14,20 @@ from pathlib import Path
 import pipeline.api.app  # noqa: F401  # defines errors of its own
 from pipeline.api.problems import status_of
 from pipeline.errors import CallerError, ImageTo3DError, StageError
-from schemas.table import markdown_table
+from schemas.table import field_rows
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "docs" / "examples"
 LANGUAGES = {".sh": "sh", ".py": "python", ".mjs": "js"}
 NOT_FOR_CALLERS = {"error", "caller_error", "limit_reached", "lease_lost", "unwritable_output"}
 """Codes of base classes, and of errors that no caller of the service meets."""
+
+
+def field_table() -> str:
+    """The fields of a request as a Markdown table without a line break at its end."""
+    lines = ["| field | type | default | bounds | effect |", "| --- | --- | --- | --- | --- |"]
+    lines += [f"| `{row.name}` | {row.kind} | {row.default} | {row.bounds} | {row.effect} |" for row in field_rows()]
+    return "\n".join(lines)
 
 
 def error_classes() -> list[type[ImageTo3DError]]:
@@ -72,7 +79,7 @@ def layers() -> str:
     return " > ".join(f"`{name}`" for name in names)
 
 
-TABLES: dict[str, Callable[[], str]] = {"fields": markdown_table, "errors": error_table, "layers": layers}
+TABLES: dict[str, Callable[[], str]] = {"fields": field_table, "errors": error_table, "layers": layers}
 
 
 def documents() -> list[Path]:

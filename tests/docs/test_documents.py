@@ -74,7 +74,8 @@ def test_commands_and_their_options_exist(document: Path) -> None:
         while hasattr(command, "commands") and rest:  # a group; typer brings a click of its own
             assert rest[0] in command.commands, f"image-to-3d {' '.join(words)}"
             command = command.commands[rest.pop(0)]
-        options = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
+        parameters = command.get_params(command.context_class(command))
+        options = {name for parameter in parameters for name in (*parameter.opts, *parameter.secondary_opts)}
         for word in rest:
             if word.startswith("-") and word != "-":
                 assert word.partition("=")[0] in {*options, "--help"}, f"image-to-3d {' '.join(words)}"
