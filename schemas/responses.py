@@ -71,12 +71,13 @@ class ErrorBody(_Body):
 
     status: Literal["error"] = "error"
     message: str
+    error_code: str = Field(description="what went wrong, for programs; the codes are listed at the top of this page")
 
 
 class RateLimitedBody(ErrorBody):
-    """A request that came too fast."""
+    """A request beyond one of the key's limits."""
 
-    retry_after: int
+    retry_after: int = Field(description="seconds until the limit allows more")
 
 
 class SystemDetailsBody(_Body):
