@@ -141,7 +141,7 @@ def test_a_state_that_there_is_not_is_refused(command: Command) -> None:
 def test_an_unknown_call_is_said_to_be(command: Command) -> None:
     for words in (("jobs", "show", "7"), ("jobs", "redeliver", "7")):
         answer = command(*words)
-        assert (answer.exit_code, answer.stderr) == (1, "There is no call with the id 7.\n")
+        assert (answer.exit_code, answer.stderr) == (1, "There is no job with the id 7.\n")
 
 
 def test_usage_is_printed_as_a_table_and_as_csv(command: Command, data: Path) -> None:

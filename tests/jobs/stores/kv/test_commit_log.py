@@ -136,7 +136,7 @@ def test_no_change_is_lost_doubled_or_forked_whatever_the_schedule(seed: int, mo
                 return list(draft.value)
 
             try:
-                seen.append(cell.change(append))
+                seen.append(cell.commit(append))
                 acknowledged.append(mark)
                 known_before = list(acknowledged)
                 value = list(cell.read().value)
