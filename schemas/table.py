@@ -1,4 +1,4 @@
-"""The request's fields as a table for people, made from the model so that it cannot say something else."""
+"""The request's fields as rows for documentation and command lines, derived from the model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SERVICE_FIELDS = frozenset({"key", "temp", "webhook", "track_id"})
 
 @dataclass(frozen=True)
 class FieldRow:
-    """One field: its name, kind, default and bounds in words, and what it does."""
+    """One field: its name, type, default and bounds in words, and its effect."""
 
     name: str
     kind: str

@@ -17,11 +17,11 @@ from pipeline.service import Service, open_service
 from pipeline.settings import Settings
 from pipeline.version import __version__
 
-DESCRIPTION = f"""Turns an image into a textured 3D asset. The HTTP bodies are those that ModelsLab documents for its Image
-to 3D API: clients work here after changing host and key.
+DESCRIPTION = f"""Turns an image into a textured 3D asset. The HTTP bodies are those that ModelsLab documents for \
+its Image to 3D API: clients work here after changing host and key.
 
-Every refused request and every failed job has an `error_code`. Where `retryable` is yes, the same request may succeed
-when it is sent again.
+Every refused request and every failed job has an `error_code`. Where `retryable` is yes, the same request may \
+succeed when it is sent again.
 
 {problems.error_codes_as_markdown()}
 """
