@@ -13,11 +13,11 @@ import sqlalchemy as sa
 from pipeline.jobs.api_keys import make_key
 from pipeline.jobs.model import ApiKey, KeyLimits, NewJob
 from pipeline.jobs.store import Store
-from pipeline.jobs.stores.kv.map import MemoryKeyValues
 from pipeline.jobs.stores.kv.store import KvStore
 from pipeline.jobs.stores.sql.schema import metadata
 from pipeline.jobs.stores.sql.store import SqlStore
 from pipeline.jobs.transitions import Retention
+from tests.fakes.key_values import MemoryKeyValues
 from tests.reference.memory_store import MemoryStore
 from tests.servers.postgres import running_server
 

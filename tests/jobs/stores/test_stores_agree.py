@@ -25,10 +25,10 @@ from pipeline.jobs.model import (
     UsageRow,
 )
 from pipeline.jobs.store import Store
-from pipeline.jobs.stores.kv.map import MemoryKeyValues
 from pipeline.jobs.stores.kv.store import KvStore
 from pipeline.jobs.stores.sql.store import SqlStore
 from pipeline.jobs.transitions import Retention
+from tests.fakes.key_values import MemoryKeyValues
 from tests.jobs.store_fixtures import Clock
 from tests.reference.memory_store import MemoryStore
 
