@@ -81,7 +81,7 @@ class ImageTo3DRequest(BaseModel):
         default=False, description="use temporary storage even where you have a bucket"
     )
     webhook: Annotated[str | None, HttpUrl()] = Field(
-        default=None, description="URL that receives the final body when the job ends"
+        default=None, description="URL that the final body is posted to when the job ends"
     )
     track_id: Annotated[str | int | None, EchoedId()] = Field(
         default=None, description="your own id, returned by the webhook and by fetch"

@@ -205,7 +205,7 @@ def test_a_call_that_is_killed_in_any_stage_and_delivered_again_ends_once(fake_m
             fake_modal.wait_for(by_the_clock)
         receiver.wait_for(submitted["id"], timeout_s=WAIT_S)
         fake_modal.redeliver(handed_over)
-        webhook_ids = {message_id for message_id, _ in receiver.told[submitted["id"]]}
+        webhook_ids = {message_id for message_id, _ in receiver.delivered[submitted["id"]]}
 
     assert final["status"] == "success", final
     assert ended.crashes == 1
@@ -288,7 +288,7 @@ def test_the_smoke_test_finds_a_deployment_well(fake_modal: FakeModal) -> None:
     table = [line for line in said.splitlines() if line.startswith(("ok ", "FAILED "))]
     assert [line.split()[0] for line in table] == ["ok"] * 7, said
     assert "delivered" in table[-1]
-    assert len(receiver.told) == 1
+    assert len(receiver.delivered) == 1
 
 
 def test_the_smoke_test_ends_in_an_error_where_nothing_answers(fake_modal: FakeModal) -> None:
