@@ -23,7 +23,7 @@ from pipeline.jobs.worker_loop import QueueWorker
 from pipeline.local import worker
 from pipeline.local.worker import has_room, repeat
 from pipeline.on_modal.control_channel import ControlChannel
-from pipeline.on_modal.engine_client import RemoteEngine
+from pipeline.on_modal.engine_client import EngineClient
 from pipeline.on_modal.shared_dict import InMemoryDict
 from pipeline.run_job import Generate
 from pipeline.service import open_service
@@ -37,7 +37,7 @@ from scripts.benchmarks.serve import picture
 from tests.e2e.external_dependencies import NotHere, filled, small_disk
 from tests.e2e.faults import Receiver
 from tests.jobs.store_fixtures import Clock, new_job
-from tests.on_modal.containers import LINE, Containers, MadeEngine, fails, never, steps_until
+from tests.on_modal.containers import CHANNEL, Containers, MadeEngine, fails, never, steps_until
 
 WAIT_S = 60.0  # far longer than anything takes here; only a failing test waits so long
 
@@ -195,8 +195,8 @@ def remote(engine: MadeEngine) -> Generate:
     """The same engine in a container of its own."""
     notes = InMemoryDict()
     containers = Containers(engine, notes=notes)
-    line = ControlChannel(notes, LINE)
-    return RemoteEngine(find_spec("preview"), line=line, spawn=containers.spawn, reopen=containers.reopen, poll_s=0.01)
+    line = ControlChannel(notes, CHANNEL)
+    return EngineClient(find_spec("preview"), line=line, spawn=containers.spawn, reopen=containers.reopen, poll_s=0.01)
 
 
 def run_call_of(key: ApiKey, generate: Generate, *, settings: Settings, store: SqlStore, outputs: LocalStorage) -> Job:

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from pipeline.engines.base import Engine, ForegroundImage, Generation, GenerationOptions, OnStep, ignore_steps
 from pipeline.mesh.tri_mesh import TriMesh
 from pipeline.on_modal.control_channel import ControlChannel
-from pipeline.on_modal.engine_server import EngineHost
+from pipeline.on_modal.engine_server import EngineServer
 from pipeline.on_modal.shared_dict import SharedDict
 
-LINE = "job-1"
+CHANNEL = "job-1"
 HEARTBEAT_INTERVAL_S = 0.01
 WAIT_S = 10.0  # far longer than anything takes here; only a failing test waits so long
 
@@ -159,7 +159,7 @@ class Containers:
         self.calls: dict[str, ThreadCall] = {}
         self._engines = list(engines)
         self._notes = notes
-        self._host: EngineHost | None = None
+        self._host: EngineServer | None = None
         self._numbers = itertools.count(1)
 
     def spawn(self, views: Sequence[ForegroundImage], options: GenerationOptions) -> ThreadCall:
@@ -177,12 +177,12 @@ class Containers:
             raise NoContainer
         if self._host is None or self._host.must_recycle:
             self._host = started(self._engines.pop(0))
-        return self._host.answer(views, options, ControlChannel(self._notes, LINE), restarts=0)
+        return self._host.answer(views, options, ControlChannel(self._notes, CHANNEL), restarts=0)
 
 
-def started(engine: Engine) -> EngineHost:
+def started(engine: Engine) -> EngineServer:
     """A host that is ready, with an engine of the test's own."""
-    host = EngineHost(
+    host = EngineServer(
         engine.name, weights="tiny", make=lambda name, **_: engine, heartbeat_interval_s=HEARTBEAT_INTERVAL_S
     )
     host.load_weights()

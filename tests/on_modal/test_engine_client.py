@@ -15,11 +15,11 @@ from pipeline.engines.preview.engine import PreviewEngine
 from pipeline.engines.registry import find_spec
 from pipeline.errors import Cancelled, EngineFailed, ImageTo3DError, InvalidRequest, OutOfMemory, UnreadableImage
 from pipeline.on_modal.control_channel import ControlChannel
-from pipeline.on_modal.engine_client import MAX_TRIES, RemoteCall, RemoteEngine, Spawn
+from pipeline.on_modal.engine_client import MAX_TRIES, RemoteCall, EngineClient, Spawn
 from pipeline.on_modal.shared_dict import InMemoryDict
 from tests.fakes.images import draw_figure
 from tests.on_modal.containers import (
-    LINE,
+    CHANNEL,
     OPTIONS,
     VIEW,
     WAIT_S,
@@ -75,7 +75,7 @@ def notes() -> InMemoryDict:
 
 @pytest.fixture
 def line(notes: InMemoryDict) -> ControlChannel:
-    return ControlChannel(notes, LINE)
+    return ControlChannel(notes, CHANNEL)
 
 
 @pytest.fixture
@@ -94,8 +94,8 @@ def remote(
     woken: RemoteCall | None = None,
     awake_s: float = WAIT_S,
     stop_grace_s: float = WAIT_S,
-) -> RemoteEngine:
-    return RemoteEngine(
+) -> EngineClient:
+    return EngineClient(
         find_spec("preview"),
         line=line,
         spawn=spawn or containers.spawn,
@@ -107,7 +107,7 @@ def remote(
     )
 
 
-def generate(engine: RemoteEngine, on_step: OnStep | None = None) -> Generation:
+def generate(engine: EngineClient, on_step: OnStep | None = None) -> Generation:
     return engine([VIEW], OPTIONS, on_step or Steps())
 
 
@@ -405,14 +405,14 @@ def test_of_a_generation_only_its_name_stays_and_of_a_failure_nothing(
     except ImageTo3DError:
         assert failure is not None
     assert containers.calls
-    assert notes.keys() == ([f"{LINE}/call"] if failure is None else [])
+    assert notes.keys() == ([f"{CHANNEL}/call"] if failure is None else [])
 
 
 def test_a_line_that_is_down_costs_progress_and_not_the_generation() -> None:
     notes, steps = DownNotes(), Steps()
 
     generation = generate(
-        remote(Containers(MadeEngine(steps_for(0.1)), notes=notes), ControlChannel(notes, LINE)), steps
+        remote(Containers(MadeEngine(steps_for(0.1)), notes=notes), ControlChannel(notes, CHANNEL)), steps
     )
 
     assert generation.seed == OPTIONS.seed
@@ -424,7 +424,7 @@ def test_a_cancel_over_a_line_that_is_down_ends_the_generation_from_outside(rele
     containers = Containers(MadeEngine(steps_until(released.is_set)), notes=notes)
 
     with pytest.raises(Cancelled):
-        generate(remote(containers, ControlChannel(notes, LINE), stop_grace_s=0.05), Steps(raises=Cancelled("stop")))
+        generate(remote(containers, ControlChannel(notes, CHANNEL), stop_grace_s=0.05), Steps(raises=Cancelled("stop")))
     assert containers.calls["call-1"].was_ended
     released.set()
     containers.calls["call-1"].join()

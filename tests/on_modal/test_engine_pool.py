@@ -11,9 +11,9 @@ import pytest
 from pipeline.engines.base import ForegroundImage, Generation, GenerationOptions
 from pipeline.errors import InvalidRequest, WeightsUnusable
 from pipeline.on_modal.control_channel import ControlChannel, Failure
-from pipeline.on_modal.engine_pool import RemoteEngines
+from pipeline.on_modal.engine_pool import EnginePool
 from pipeline.on_modal.shared_dict import InMemoryDict
-from tests.on_modal.containers import LINE, OPTIONS, VIEW, WAIT_S, MadeEngine, ThreadCall, started
+from tests.on_modal.containers import CHANNEL, OPTIONS, VIEW, WAIT_S, MadeEngine, ThreadCall, started
 
 
 class Method:
@@ -60,9 +60,9 @@ class Deployment:
         self.called: list[str] = []
         self.containers = {name: Container(name, self.notes, self.called) for name in ("preview", "triposr")}
 
-    def engines(self, *, check: Callable[[str], None] = lambda name: None) -> RemoteEngines:
+    def engines(self, *, check: Callable[[str], None] = lambda name: None) -> EnginePool:
         makers = {name: lambda container=container: container for name, container in self.containers.items()}
-        return RemoteEngines(
+        return EnginePool(
             makers, default="preview", notes=self.notes, reopen=lambda name: ThreadCall(name, int), check=check
         )
 
@@ -81,10 +81,10 @@ def test_a_generation_waits_for_the_container_that_was_woken(deployment: Deploym
     """Sent at once, it would be one more call that waits, and one more container would start for it."""
     engines, container = deployment.engines(), deployment.containers["preview"]
     container.may_start.clear()
-    generate = engines.generator_for(None, line=LINE) if is_asked_for_first else None
+    generate = engines.generator_for(None, line=CHANNEL) if is_asked_for_first else None
     engines.wake(None)
 
-    made = (generate or engines.generator_for(None, line=LINE))(
+    made = (generate or engines.generator_for(None, line=CHANNEL))(
         [VIEW], OPTIONS, lambda share: container.may_start.set()
     )
 
@@ -96,15 +96,15 @@ def test_the_engine_that_a_request_names_is_woken_and_generates(deployment: Depl
     engines = deployment.engines()
 
     engines.wake("triposr")
-    engines.generator_for("triposr", line=LINE, restarts=3)([VIEW], OPTIONS, ignore)
+    engines.generator_for("triposr", line=CHANNEL, restarts=3)([VIEW], OPTIONS, ignore)
 
     assert deployment.called == ["triposr is awake", "triposr generates"]
-    assert deployment.containers["triposr"].told == [(LINE, 3)]
+    assert deployment.containers["triposr"].told == [(CHANNEL, 3)]
 
 
 def test_an_engine_that_is_not_deployed_is_refused_with_those_that_are(deployment: Deployment) -> None:
     engines = deployment.engines()
-    for ask in (engines.wake, lambda name: engines.generator_for(name, line=LINE)):
+    for ask in (engines.wake, lambda name: engines.generator_for(name, line=CHANNEL)):
         with pytest.raises(InvalidRequest, match="engine must be one of preview, triposr, got 'trellis'"):
             ask("trellis")
 
@@ -121,9 +121,9 @@ def test_no_container_is_started_in_vain(deployment: Deployment) -> None:
 
 def test_nothing_is_left_of_a_generation_whose_call_has_ended(deployment: Deployment) -> None:
     engines = deployment.engines()
-    engines.generator_for(None, line=LINE)([VIEW], OPTIONS, ignore)
+    engines.generator_for(None, line=CHANNEL)([VIEW], OPTIONS, ignore)
     assert deployment.notes.keys() != []
 
-    engines.forget(LINE)
+    engines.forget(CHANNEL)
 
     assert deployment.notes.keys() == []

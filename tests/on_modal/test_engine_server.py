@@ -21,9 +21,9 @@ from pipeline.errors import (
 )
 from pipeline.mesh.tri_mesh import TriMesh
 from pipeline.on_modal.control_channel import ControlChannel, Failure
-from pipeline.on_modal.engine_server import EngineHost
+from pipeline.on_modal.engine_server import EngineServer
 from pipeline.on_modal.shared_dict import InMemoryDict
-from tests.on_modal.containers import LINE, OPTIONS, VIEW, WAIT_S, MadeEngine, fails, started, steps_for, steps_until
+from tests.on_modal.containers import CHANNEL, OPTIONS, VIEW, WAIT_S, MadeEngine, fails, started, steps_for, steps_until
 
 DEVICE_LOST = RuntimeError("CUDA error: device-side assert triggered")
 
@@ -48,15 +48,15 @@ class HollowEngine(MadeEngine):
 
 @pytest.fixture
 def line() -> ControlChannel:
-    return ControlChannel(InMemoryDict(), LINE)
+    return ControlChannel(InMemoryDict(), CHANNEL)
 
 
-def ask(host: EngineHost, line: ControlChannel, *, restarts: int = 0) -> Generation | Failure:
+def ask(host: EngineServer, line: ControlChannel, *, restarts: int = 0) -> Generation | Failure:
     """The host's answer, as it arrives elsewhere."""
     return pickle.loads(pickle.dumps(host.answer([VIEW], OPTIONS, line, restarts=restarts)))
 
 
-def failure_of(host: EngineHost, line: ControlChannel, *, restarts: int = 0) -> Failure:
+def failure_of(host: EngineServer, line: ControlChannel, *, restarts: int = 0) -> Failure:
     answer = ask(host, line, restarts=restarts)
     assert isinstance(answer, Failure)
     return answer
@@ -74,12 +74,12 @@ def test_a_host_answers_with_the_engines_generation(line: ControlChannel) -> Non
 
 def test_a_registered_engine_is_made_with_its_arguments() -> None:
     with pytest.raises(TypeError, match="takes no arguments"):
-        EngineHost("preview", weights="tiny", arguments={"preview": {"colour": "red"}}).load_weights()
+        EngineServer("preview", weights="tiny", arguments={"preview": {"colour": "red"}}).load_weights()
 
 
 def test_an_engine_in_two_halves_is_loaded_in_two_steps() -> None:
     engine = HalvedEngine()
-    host = EngineHost("preview", weights="tiny", make=lambda name, **_: engine)
+    host = EngineServer("preview", weights="tiny", make=lambda name, **_: engine)
 
     host.load_weights()
     assert engine.loaded == ["weights"]
@@ -91,7 +91,7 @@ def test_an_engine_in_two_halves_is_loaded_in_two_steps() -> None:
 
 def test_an_engine_that_cannot_be_halved_is_loaded_in_the_second_step() -> None:
     engine = MadeEngine()
-    host = EngineHost("preview", weights="tiny", make=lambda name, **_: engine)
+    host = EngineServer("preview", weights="tiny", make=lambda name, **_: engine)
 
     host.load_weights()
     assert engine.loaded == []
@@ -102,7 +102,7 @@ def test_an_engine_that_cannot_be_halved_is_loaded_in_the_second_step() -> None:
 
 def test_the_second_step_before_the_first_is_refused() -> None:
     with pytest.raises(RuntimeError, match="load_weights comes first"):
-        EngineHost("preview", weights="tiny").to_device()
+        EngineServer("preview", weights="tiny").to_device()
 
 
 def caused(error: ImageTo3DError, *, by: Exception) -> ImageTo3DError:
