@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from pipeline.jobs.model import Job, JobState, OutboxTask, Timings
-from pipeline.telemetry import TRACEPARENT
 from schemas.responses import FailedBody, ProcessingBody, SuccessBody
 
 UNKNOWN_CALL_S = 20.0
 """How long a call is expected to take where none has succeeded yet."""
-NOTES = "notes"
-"""Where a job's `meta` keeps what was remarked at its submit."""
 
 
 def final_body(job: Job, *, webhook_status: str = "") -> dict[str, Any]:
@@ -25,7 +22,7 @@ def final_body(job: Job, *, webhook_status: str = "") -> dict[str, Any]:
     result = job.result
     if result is None:
         raise ValueError(f"job {job.id} has not ended")
-    meta = {**public_meta(job), **result.meta}
+    meta = {**job.meta.parameters, **result.meta}
     if result.state is not JobState.SUCCESS:
         return FailedBody(
             id=job.id,
@@ -40,7 +37,7 @@ def final_body(job: Job, *, webhook_status: str = "") -> dict[str, Any]:
     output += [artifact.url for artifact in result.artifacts if artifact.kind == "turntable"]
     extra = [artifact.url for artifact in result.artifacts if artifact.kind in ("extra", "thumbnail")]
     return SuccessBody(
-        warning=" ".join([*job.meta.get(NOTES, ()), *result.all_warnings]),
+        warning=" ".join([*job.meta.notes, *result.all_warnings]),
         id=job.id,
         generationTime=round(result.seconds, 2),
         output=output,
@@ -64,10 +61,10 @@ def processing_body(
         message=waiting,
         fetch_result=fetch_result,
         id=job.id,
-        meta=dict(public_meta(job)),
+        meta=dict(job.meta.parameters),
         future_links=list(future_links),
         track_id=job.track_id,
-        warning=" ".join(job.meta.get(NOTES, ())),
+        warning=" ".join(job.meta.notes),
         progress=job.progress.percent,
         stage=job.progress.stage or ("running" if job.state is JobState.RUNNING else "queued"),
         queue_position=queue_position,
@@ -79,11 +76,6 @@ def eta_s(job: Job, *, queue_position: int, timings: Timings, workers: int) -> i
     one_call_s = timings.seconds if timings.calls else UNKNOWN_CALL_S
     left_s = one_call_s * (1 - job.progress.percent / 100)
     return max(1, math.ceil(left_s + one_call_s * max(0, queue_position - 1) / max(1, workers)))
-
-
-def public_meta(job: Job) -> Mapping[str, Any]:
-    """What a caller may see of a job's `meta`."""
-    return {name: value for name, value in job.meta.items() if name not in (NOTES, TRACEPARENT)}
 
 
 def webhook_status(tasks: Sequence[OutboxTask]) -> str:

@@ -48,6 +48,7 @@ def run_job(
     on_progress: OnProgress,
     is_cancelled: Callable[[], bool],
     on_kept: Callable[[], None] = lambda: None,
+    on_error: Callable[[ImageTo3DError], None] = lambda error: None,
 ) -> JobResult:
     """Run the five stages and say how the call ended. Never raises, whatever a stage does.
 
@@ -61,14 +62,17 @@ def run_job(
         on_progress: told the stage and the percent of the whole call.
         is_cancelled: asked between stages and between the steps of a stage.
         on_kept: told after each stage whose result now lies in `work_dir`, where that has to be made to last.
+        on_error: told the error that ended the job early, with the exception that caused it as `__cause__`.
     """
     run = _Run(request, file_prefix, work_dir, on_progress, is_cancelled, on_kept)
     try:
         outcome = run.through_delivery(load_views, generate, deliver)
     except Cancelled as error:
+        on_error(error)
         run.gpu_seconds += error.gpu_seconds
         outcome = run.ended(JobState.CANCELLED, message="The call was cancelled.", error_code=Cancelled.code)
     except ImageTo3DError as error:
+        on_error(error)
         run.gpu_seconds += error.gpu_seconds
         outcome = run.ended(
             JobState.FAILED,
@@ -79,6 +83,8 @@ def run_job(
     except Exception as error:  # the one catch-all: no call ends without a state
         log.exception("stage %s failed", run.stage)
         failure = _as_stage_error(error, run.stage)
+        failure.__cause__ = error
+        on_error(failure)
         outcome = run.ended(JobState.FAILED, message=str(failure), error_code=failure.code, retryable=failure.retryable)
     return outcome
 

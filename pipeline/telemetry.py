@@ -198,12 +198,12 @@ def note_on_span(attributes: Mapping[str, Attribute]) -> None:
     get_current_span().set_attributes(attributes)
 
 
-def traceparent_as_meta() -> dict[str, str]:
-    """The enclosing span's `traceparent`, as a job keeps it for its worker; empty without a span."""
+def current_traceparent() -> str | None:
+    """The `traceparent` of the current span, for a job's `meta`; None where traces are off."""
     if _tracing is None:
-        return {}
+        return None
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
     carrier: dict[str, str] = {}
     TraceContextTextMapPropagator().inject(carrier)
-    return {name: value for name, value in carrier.items() if name == TRACEPARENT}
+    return carrier.get(TRACEPARENT)

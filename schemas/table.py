@@ -7,6 +7,9 @@ from typing import Any
 
 from schemas.request import ImageTo3DRequest
 
+SERVICE_FIELDS = frozenset({"key", "temp", "webhook", "track_id"})
+"""Fields that only a service acts on: who pays, where files are stored, who is told. A local run has none of them."""
+
 
 @dataclass(frozen=True)
 class FieldRow:

@@ -9,12 +9,12 @@ from fastapi import FastAPI, Security
 from fastapi.security import APIKeyHeader, HTTPBearer
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from pipeline import __version__
 from pipeline.api import account, document, files, pages, problems, routes
 from pipeline.api.context import Context
 from pipeline.api.tracing import traced
 from pipeline.service import Service, open_service
 from pipeline.settings import Settings
+from pipeline.version import __version__
 
 DESCRIPTION = (
     "One picture in, a textured 3D asset out. The HTTP body is the one that ModelsLab documents for its "

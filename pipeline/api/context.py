@@ -125,17 +125,18 @@ class Context:
 
     def future_links(self, job: Job) -> list[str]:
         """The URLs that `output` will hold, model first. Blocks."""
+        parameters = job.meta.parameters
         names = [
             name
             for name, kind in output_names(
-                str(job.meta.get("output_format", "glb")),
+                str(parameters.get("output_format", "glb")),
                 file_prefix=job.file_prefix,
-                render=bool(job.meta.get("render")),
-                is_textured=not job.meta.get("no_texture"),
+                render=bool(parameters.get("render")),
+                is_textured=not parameters.get("no_texture"),
             )
             if kind in ("model", "companion", "turntable")
         ]
-        sealed = None if job.meta.get("temp") else self.store.s3_of(job.api_key_id)
+        sealed = None if parameters.get("temp") else self.store.s3_of(job.api_key_id)
         if sealed is not None:
             bucket = decrypt_bucket(sealed, owner=job.api_key_id, secret_box=self.service.secret_box)
             return [bucket.url_of(name) for name in names]

@@ -15,16 +15,15 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse
 from sse_starlette import EventSourceResponse
 
-from pipeline.answers import NOTES
 from pipeline.api.context import Context, context_of
 from pipeline.api.problems import BAD_REQUEST, NOT_FOUND, QUOTA_SPENT, TOO_LARGE, TOO_MANY, UNAUTHORIZED, documented
 from pipeline.api.requests import idempotency_key, read_id, read_track_id, read_whole, requested_wait_s
 from pipeline.engines.registry import check_views, find_spec
 from pipeline.errors import InvalidRequest, NotFound, StoreUnavailable
 from pipeline.imaging.inline import check_beginning, read_inline
-from pipeline.jobs.model import Job, JobState, NewJob, Submitted
+from pipeline.jobs.model import Job, JobMeta, JobState, NewJob, Submitted
 from pipeline.net.egress import check_url
-from pipeline.telemetry import note_on_span, traceparent_as_meta
+from pipeline.telemetry import current_traceparent, note_on_span
 from schemas.contract import OutputFormat, is_http_url
 from schemas.request import ImageTo3DRequest, parse_request
 from schemas.responses import ErrorBody, FailedBody, ProcessingBody, ServerActionBody, SuccessBody
@@ -173,7 +172,7 @@ def _read_submit(
         file_prefix=str(uuid.uuid4()),
         request=parsed.request.model_dump_json().encode(),
         request_sha256=digest,
-        meta={**parsed.request.effective_parameters(), NOTES: list(parsed.warnings), **traceparent_as_meta()},
+        meta=JobMeta(parsed.request.effective_parameters(), tuple(parsed.warnings), current_traceparent()),
         track_id=parsed.request.track_id,
         webhook_url=parsed.request.webhook,
         idempotency_key=idempotency_key(request),

@@ -40,11 +40,36 @@ def decode_image(data: bytes) -> NDArray[np.uint8]:
     with _refusals(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns of what is decided here
         with Image.open(io.BytesIO(data), formats=_known_formats()) as image:
-            _check_size(image)
+            check_size(*image.size)
             image.seek(0)
-            image.load()
-            upright = ImageOps.exif_transpose(image)
-            return np.array(_to_rgba(upright if upright is not None else image))
+            return rgba_of(image)
+
+
+def rgba_of(image: Image.Image) -> NDArray[np.uint8]:
+    """The pixels of an image that Pillow has opened, upright and in 8-bit sRGB.
+
+    Returns:
+        (H, W, 4) uint8 RGBA, straight alpha; opaque everywhere where the image has no transparency.
+
+    Raises:
+        UnreadableImage: it has too many pixels.
+    """
+    check_size(*image.size)
+    image.load()
+    upright = ImageOps.exif_transpose(image)
+    return np.array(_to_rgba(upright if upright is not None else image))
+
+
+def check_size(width: int, height: int) -> None:
+    """Refuse an image that has too many pixels.
+
+    Raises:
+        UnreadableImage: it has more than `MAX_MEGAPIXELS`.
+    """
+    if width * height > MAX_MEGAPIXELS * 1_000_000:
+        raise UnreadableImage(
+            f"the picture has {width} × {height} pixels; at most {MAX_MEGAPIXELS} megapixels are accepted"
+        )
 
 
 @contextmanager
@@ -68,14 +93,6 @@ def _known_formats() -> tuple[str, ...]:
     """The accepted formats that this installation of Pillow reads."""
     Image.init()
     return tuple(name for name in FORMATS if name in Image.OPEN)
-
-
-def _check_size(image: Image.Image) -> None:
-    width, height = image.size
-    if width * height > MAX_MEGAPIXELS * 1_000_000:
-        raise UnreadableImage(
-            f"the picture has {width} × {height} pixels; at most {MAX_MEGAPIXELS} megapixels are accepted"
-        )
 
 
 def _to_rgba(image: Image.Image) -> Image.Image:

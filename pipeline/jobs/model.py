@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, TypeAdapter
+from pydantic import Field, PlainSerializer, PlainValidator, TypeAdapter
 
 from pipeline.storage.base import Artifact
 
@@ -54,6 +54,37 @@ TRANSITIONS: Mapping[JobState, frozenset[JobState]] = {
 def may_follow(before: JobState, after: JobState) -> bool:
     """Whether the state diagram has an arrow from one state to the other."""
     return after in TRANSITIONS[before]
+
+
+@dataclass(frozen=True)
+class JobMeta:
+    """What a submit records for the answers and for the worker. Stored as one flat JSON object.
+
+    Attributes:
+        parameters: every effective parameter, by name.
+        notes: sentences for the caller about the request.
+        traceparent: the trace that the submit belongs to (W3C Trace Context), None where traces are off.
+    """
+
+    parameters: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    notes: tuple[str, ...] = ()
+    traceparent: str | None = None
+
+    def to_stored(self) -> dict[str, Any]:
+        """The parameters with `notes` and `traceparent` beside them, as version 0.1.0 wrote them."""
+        trace = {} if self.traceparent is None else {"traceparent": self.traceparent}
+        return {**self.parameters, "notes": list(self.notes), **trace}
+
+    @staticmethod
+    def from_stored(stored: Mapping[str, Any] | JobMeta) -> JobMeta:
+        """The record that `to_stored` wrote."""
+        if isinstance(stored, JobMeta):
+            return stored
+        parameters = {name: value for name, value in stored.items() if name not in ("notes", "traceparent")}
+        return JobMeta(parameters, tuple(stored.get("notes", ())), stored.get("traceparent"))
+
+
+StoredMeta = Annotated[JobMeta, PlainValidator(JobMeta.from_stored), PlainSerializer(JobMeta.to_stored)]
 
 
 @dataclass(frozen=True)
@@ -115,7 +146,7 @@ class NewJob:
         file_prefix: what the names of all its files begin with.
         request: the validated request as JSON without the key; kept until the job ends, then dropped with its pictures.
         request_sha256: hex digest of what the sender sent, to tell a repeated request from another one.
-        meta: effective parameters, and whatever the answers need before the job has ended.
+        meta: effective parameters, and what the answers need before the job has ended.
         track_id: the sender's own mark, handed back in the type that it came in.
         webhook_url: whom to tell the end, None for nobody.
         idempotency_key: the sender's header, None where absent.
@@ -125,7 +156,7 @@ class NewJob:
     file_prefix: str
     request: bytes
     request_sha256: str
-    meta: Mapping[str, Any] = field(default_factory=dict)
+    meta: StoredMeta = JobMeta()
     track_id: str | int | None = None
     webhook_url: str | None = None
     idempotency_key: str | None = None
@@ -163,7 +194,7 @@ class Job:
     state: JobState
     created_at: float
     request_sha256: str
-    meta: Mapping[str, Any] = field(default_factory=dict)
+    meta: StoredMeta = JobMeta()
     track_id: str | int | None = None
     webhook_url: str | None = None
     idempotency_key: str | None = None

@@ -12,6 +12,7 @@ Any method may raise `StoreUnavailable`: nothing was changed, and the same call 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol
 
 from pipeline.jobs.model import (
@@ -324,6 +325,15 @@ class WorkerRegistry(Protocol):
 
 class Store(JobStore, KeyStore, Outbox, Ledger, WorkerRegistry, Protocol):
     """Everything that the service keeps."""
+
+    def maintain(self, backup_dir: Path) -> None:
+        """Run the upkeep that is due. Cheap when called often; nothing where the database maintains itself.
+
+        Args:
+            backup_dir: a durable folder. A store whose entries may be lost writes its backup there once a day, and
+                restores it when it finds itself empty.
+        """
+        ...
 
     def close(self) -> None:
         """Let go of connections; the store is of no use afterwards."""

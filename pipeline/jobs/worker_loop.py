@@ -18,7 +18,7 @@ import structlog
 from pipeline.errors import LeaseLost, StoreUnavailable
 from pipeline.jobs.model import Job, JobResult, JobState, Lease, Progress, WorkerRecord
 from pipeline.jobs.store import JobStore, WorkerRegistry
-from pipeline.telemetry import TRACEPARENT, span
+from pipeline.telemetry import span
 
 MAX_HEARTBEAT_INTERVAL_S = 1.0
 """Pause between two heartbeats where the store is at hand."""
@@ -232,7 +232,7 @@ class QueueWorker:
         traced = {"job.id": job.id, "job.attempt": job.attempts}
         with (
             structlog.contextvars.bound_contextvars(job_id=job.id, attempt=job.attempts),
-            span("call", traced, kind="consumer", parent=job.meta.get(TRACEPARENT)) as note,
+            span("call", traced, kind="consumer", parent=job.meta.traceparent) as note,
         ):
             log.info("call begins")
             started_s = time.monotonic()

@@ -12,8 +12,11 @@ from __future__ import annotations
 import ipaddress
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, Protocol
 from urllib.parse import urljoin, urlsplit
 
@@ -21,6 +24,7 @@ import httpcore
 import httpx
 
 from pipeline.errors import BlockedAddress, DownloadFailed
+from pipeline.net.addresses import is_private, is_public
 from pipeline.net.deadline import deadline
 
 MAX_BYTES = 20 * 2**20
@@ -28,16 +32,7 @@ TIMEOUT_S = 30.0
 CONNECT_TIMEOUT_S = 10.0
 MAX_REDIRECTS = 5
 
-IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 Resolve = Callable[[str, int], list[str]]
-
-# Where clouds keep credentials. Most are link-local and refused as such; these are not.
-_METADATA = frozenset(ipaddress.ip_address(text) for text in ("100.100.100.200", "192.0.0.192", "fd00:ec2::254"))
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")
-_PRIVATE = tuple(
-    ipaddress.ip_network(text)
-    for text in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7")
-)
 
 
 class AddressPolicy(Protocol):
@@ -58,7 +53,11 @@ def guarded_client(policy: AddressPolicy, *, resolve: Resolve | None = None) -> 
         resolve: host and port to addresses; by default the system's.
     """
     return httpx.Client(
-        transport=_GuardedTransport(policy, resolve or resolve_host), trust_env=False, follow_redirects=False
+        transport=_GuardedTransport(policy, resolve or resolve_host),
+        trust_env=False,
+        follow_redirects=False,
+        # One client serves all customers: a cookie that one's receiver sets must not reach another's.
+        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
     )
 
 
@@ -112,7 +111,7 @@ def fetch(
                 raise DownloadFailed(f"{host} did not send the picture within {timeout_s:g} s")
             with deadline(left_s) as limit:
                 try:
-                    found = _get(client, url, max_bytes=max_bytes, extensions=limit.extensions)
+                    found = _get(client, url, max_bytes=max_bytes, within_s=left_s, extensions=limit.extensions)
                     if limit.has_passed:  # a body without a length ends where its connection was cut
                         raise httpx.ReadTimeout("cut")
                 except (httpx.UnsupportedProtocol, httpx.LocalProtocolError, httpx.InvalidURL) as failure:
@@ -137,10 +136,8 @@ def check_address(address: str, policy: AddressPolicy, *, host: str) -> None:
     Raises:
         BlockedAddress: this deployment does not go there.
     """
-    found = _innermost(ipaddress.ip_address(address.partition("%")[0]))
-    is_public = found.is_global and not found.is_multicast and found not in _METADATA
-    is_private = found.is_loopback or any(found in net for net in _PRIVATE if net.version == found.version)
-    if is_public or (policy.allow_private_addresses and is_private and found not in _METADATA):
+    found = ipaddress.ip_address(address.partition("%")[0])
+    if is_public(found) or (policy.allow_private_addresses and is_private(found)):
         return
     raise BlockedAddress(f"{host} leads to an address that is not public")
 
@@ -172,7 +169,7 @@ def why_unreachable(failure: BaseException) -> str:
     return "it cannot be reached"
 
 
-def _get(client: httpx.Client, url: str, *, max_bytes: int, extensions: dict[str, Any]) -> bytes | str:
+def _get(client: httpx.Client, url: str, *, max_bytes: int, within_s: float, extensions: dict[str, Any]) -> bytes | str:
     """One GET: the body, or where a redirect leads.
 
     Raises:
@@ -181,7 +178,7 @@ def _get(client: httpx.Client, url: str, *, max_bytes: int, extensions: dict[str
     """
     host = _host_of(url)
     headers = {"connection": "close", "user-agent": "image-to-3d", "accept": "image/*", "accept-encoding": "identity"}
-    timeout = httpx.Timeout(TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
+    timeout = httpx.Timeout(within_s, connect=min(within_s, CONNECT_TIMEOUT_S))
     with client.stream("GET", url, headers=headers, timeout=timeout, extensions=extensions) as answer:
         if answer.has_redirect_location:
             return answer.headers["location"]
@@ -210,23 +207,13 @@ def _host_of(url: str) -> str:
         return "the address"
 
 
-def _innermost(address: IpAddress) -> IpAddress:
-    """The IPv4 address that an IPv6 one stands for, where it is a way of writing or reaching one."""
-    if isinstance(address, ipaddress.IPv6Address):
-        inner = address.ipv4_mapped or address.sixtofour or (address.teredo[1] if address.teredo else None)
-        if inner is None and address in _NAT64:
-            inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-        return inner or address
-    return address
-
-
-class _GuardedBackend(httpcore.NetworkBackend):
+class GuardedBackend(httpcore.NetworkBackend):
     """Resolves, checks what came out, and connects to that."""
 
     def __init__(self, policy: AddressPolicy, resolve: Resolve) -> None:
         self._policy = policy
         self._resolve = resolve
-        self._system = httpcore.SyncBackend()
+        self.system = httpcore.SyncBackend()
 
     def connect_tcp(
         self,
@@ -236,16 +223,21 @@ class _GuardedBackend(httpcore.NetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.NetworkStream:
+        end_s = None if timeout is None else time.monotonic() + timeout
         try:
-            addresses = self._resolve(host, port)
+            addresses = _resolve_within(timeout, self._resolve, host, port)
         except (OSError, UnicodeError) as error:
             raise httpcore.ConnectError(str(error)) from error
         for address in addresses:
             check_address(address, self._policy, host=host)
         failure: Exception = httpcore.ConnectError("no address")
-        for address in addresses:
+        for number, address in enumerate(addresses):
+            # One deadline for all addresses of a name: each gets its share of what is left.
+            left_s = None if end_s is None else (end_s - time.monotonic()) / (len(addresses) - number)
+            if left_s is not None and left_s <= 0:
+                raise httpcore.ConnectTimeout("no connection in time")
             try:
-                return self._system.connect_tcp(address, port, timeout, local_address, socket_options)
+                return self.system.connect_tcp(address, port, left_s, local_address, socket_options)
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
                 failure = error
         raise failure
@@ -256,7 +248,31 @@ class _GuardedBackend(httpcore.NetworkBackend):
         raise BlockedAddress("a local socket is not an address for this service")
 
     def sleep(self, seconds: float) -> None:
-        self._system.sleep(seconds)
+        self.system.sleep(seconds)
+
+
+def _resolve_within(timeout_s: float | None, resolve: Resolve, host: str, port: int) -> list[str]:
+    """`resolve`, given up after some seconds: the system's resolver has no timeout of its own.
+
+    Raises:
+        httpcore.ConnectTimeout: there is no answer in time.
+        OSError: the name does not resolve.
+    """
+    answer: Future[list[str]] = Future()
+
+    def look_up() -> None:
+        try:
+            answer.set_result(resolve(host, port))
+        except Exception as error:  # noqa: BLE001  # raised again below, in the thread that waits
+            answer.set_exception(error)
+
+    threading.Thread(target=look_up, name="resolve", daemon=True).start()
+    try:
+        return answer.result(timeout_s)
+    except TimeoutError as error:
+        if answer.done():  # the resolver's own
+            raise
+        raise httpcore.ConnectTimeout("the name does not resolve in time") from error
 
 
 class _GuardedTransport(httpx.HTTPTransport):
@@ -270,5 +286,5 @@ class _GuardedTransport(httpx.HTTPTransport):
             max_connections=100,
             max_keepalive_connections=20,
             keepalive_expiry=5.0,
-            network_backend=_GuardedBackend(policy, resolve),
+            network_backend=GuardedBackend(policy, resolve),
         )

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import structlog
 
 from pipeline.job_handler import JobHandler, clean, folder_of, webhook_dispatcher
 from pipeline.jobs.model import Job, JobState
 from pipeline.jobs.store import Store
-from pipeline.jobs.stores.kv.store import KvStore
 from pipeline.jobs.worker_loop import QueueWorker
 from pipeline.on_modal.deployment import Deployment
 from pipeline.on_modal.engine_pool import EnginePool
 from pipeline.on_modal.prewarm import start_prewarm
-from pipeline.settings import DAY_S
 from pipeline.stages.deliver import retry_uploads
 
 HEARTBEAT_INTERVAL_S = 2.0
@@ -121,26 +117,13 @@ def clean_up(deployment: Deployment) -> None:
     """Run the cleaner once: maintain the store, delete expired files, dispatch lost jobs, retry late uploads."""
     settings, store = deployment.settings, deployment.store
     service, outputs = deployment.open_service()
-    if isinstance(store, KvStore):
-        _run_daily_maintenance(store, settings.work_dir / "copy")
+    store.maintain(settings.work_dir / "copy")
     clean(store, outputs, settings.work_dir)
     deployment.commit_work()
     dispatched_again = deployment.dispatch.dispatch_waiting(store)  # before anything that waits for customers' servers
     retry_uploads(store, temporary=outputs, bucket_of=service.bucket_of, for_s=UPLOADS_FOR_S)
     service.http.close()
     log.info("cleaned", dispatched_again=dispatched_again)
-
-
-def _run_daily_maintenance(store: KvStore, folder: Path) -> None:
-    """Once a day, compact the shared map, refresh its entries and back up keys and ledger; restore an empty map."""
-    if store.restore_backup(folder):
-        log.warning("the shared map was empty; keys and ledger are restored from the backup")
-    age_s = time.time() - folder.stat().st_mtime if folder.is_dir() else DAY_S
-    if age_s >= DAY_S:
-        store.maintain()
-        folder.mkdir(parents=True, exist_ok=True)
-        store.write_backup(folder)
-        os.utime(folder)
 
 
 def _commit_checkpoint(commit: Callable[[], None]) -> None:

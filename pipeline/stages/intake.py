@@ -6,8 +6,11 @@ Knows nothing of engines.
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.engines.base import ForegroundImage
 from pipeline.errors import InvalidRequest
@@ -38,13 +41,30 @@ def load_views(
     Raises:
         CallerError: one sentence about the first picture at fault.
     """
-    pictures = [
-        remove_background(decode_image(read_image(source, fetch=fetch, allow_paths=allow_paths)), remover=remover)
-        for source in request.image
-    ]
-    if request.multi_image and len(pictures) == 1:
-        return split_sheet(pictures[0], most=MAX_VIEWS)
-    return pictures
+    images = (decode_image(read_image(source, fetch=fetch, allow_paths=allow_paths)) for source in request.image)
+    return foreground_images(images, multi_image=request.multi_image, remover=remover)
+
+
+def foreground_images(
+    images: Iterable[NDArray[np.uint8]], *, multi_image: bool, remover: BackgroundRemover | None = None
+) -> list[ForegroundImage]:
+    """Remove the backgrounds of decoded images.
+
+    Args:
+        images: each (H, W, 4) uint8 RGBA; decoded one after another where they come from a generator.
+        multi_image: a single image is a sheet of several views.
+        remover: removes backgrounds; None is the one that needs no weights.
+
+    Returns:
+        One view for each image, or those of a sheet.
+
+    Raises:
+        UnreadableImage: one sentence about the first image at fault.
+    """
+    views = [remove_background(image, remover=remover) for image in images]
+    if multi_image and len(views) == 1:
+        return split_sheet(views[0], most=MAX_VIEWS)
+    return views
 
 
 def read_image(source: str, *, fetch: Fetch, allow_paths: bool = False) -> bytes:
@@ -57,11 +77,11 @@ def read_image(source: str, *, fetch: Fetch, allow_paths: bool = False) -> bytes
     if scheme.startswith(("http://", "https://")):
         return fetch(source)
     if allow_paths and not scheme.startswith("data:"):
-        return _from_path(Path(source))
+        return read_path(Path(source))
     return read_inline(source)
 
 
-def _from_path(path: Path) -> bytes:
+def read_path(path: Path) -> bytes:
     try:
         if path.is_dir():
             raise InvalidRequest(f"{path} is a folder, not a picture")

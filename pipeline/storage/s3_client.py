@@ -224,6 +224,8 @@ def _sender(http: httpx.Client, timeout: httpx.Timeout) -> Callable[..., Any]:
             raise EndpointConnectionError(endpoint_url=request.url, error=error) from error
         except httpx.TransportError as error:
             raise ConnectionClosedError(endpoint_url=request.url, error=error) from error
+        except httpx.InvalidURL as error:
+            raise InvalidRequest("endpoint_url does not hold a host that can be reached") from error
         return AWSResponse(request.url, answer.status_code, dict(answer.headers), _Body(content))
 
     return send

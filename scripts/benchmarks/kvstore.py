@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.jobs.api_keys import make_key
-from pipeline.jobs.model import ApiKey, JobResult, JobState, KeyLimits, NewJob, Progress, WorkerRecord
+from pipeline.jobs.model import ApiKey, JobMeta, JobResult, JobState, KeyLimits, NewJob, Progress, WorkerRecord
 from pipeline.jobs.stores.kv.map import MemoryKeyValues
 from pipeline.jobs.stores.kv.store import KvStore
 
@@ -56,7 +56,7 @@ class CountedKeyValues(MemoryKeyValues):
 
 def new_job(key: ApiKey) -> NewJob:
     """A submit with a webhook."""
-    meta = {f"parameter {number}": number for number in range(30)}
+    meta = JobMeta({f"parameter {number}": number for number in range(30)})
     return NewJob(key.id, "prefix", b"{}", "0" * 64, meta=meta, webhook_url="http://127.0.0.1/h")
 
 

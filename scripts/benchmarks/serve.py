@@ -165,7 +165,9 @@ def run_idle_worker(data: Path, worker_id: str) -> None:
     configure_logging("WARNING")
 
     def work(job: Job, watch: LeaseKeeper) -> JobResult:
-        return JobResult(JobState.SUCCESS, stage_seconds={"generate": 0.001}, engine="nothing", meta=job.meta)
+        return JobResult(
+            JobState.SUCCESS, stage_seconds={"generate": 0.001}, engine="nothing", meta=job.meta.parameters
+        )
 
     stop = stop_on_signals()
     call_when_orphaned(stop.set)

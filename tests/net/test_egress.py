@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import httpcore
 import httpx
 import pytest
 
 from pipeline.errors import BlockedAddress, DownloadFailed
-from pipeline.net.egress import check_address, check_url, fetch, guarded_client
+from pipeline.net.egress import GuardedBackend, check_address, check_url, fetch, guarded_client
 
 
 @dataclass(frozen=True)
@@ -225,3 +226,58 @@ def test_a_client_of_many_requests_is_guarded_at_each(server: Server) -> None:
         client.post(f"{server.url}/picture", content=b"x")
     with guarded_client(LAPTOP) as client, pytest.raises(httpx.ConnectError):
         client.get("http://nowhere.invalid/")
+
+
+def test_no_cookie_is_kept_from_one_request_to_the_next(server: Server) -> None:
+    cookies: list[str | None] = []
+
+    def set_cookie(handler: Answers) -> None:
+        cookies.append(handler.headers["cookie"])
+        handler.send_response(200)
+        handler.send_header("set-cookie", "session=of-another-customer; Path=/")
+        handler.send_header("content-length", "0")
+        handler.end_headers()
+
+    server.routes["/hook"] = set_cookie
+    with guarded_client(LAPTOP) as client:
+        for _ in range(2):
+            client.get(f"{server.url}/hook")
+        assert not client.cookies
+    assert cookies == [None, None]
+
+
+class SilentNetwork(httpcore.NetworkBackend):
+    """A network that no address answers on; keeps how long each was waited for."""
+
+    def __init__(self) -> None:
+        self.timeouts_s: list[float] = []
+
+    def connect_tcp(self, host: str, port: int, timeout: float | None = None, *_: object) -> httpcore.NetworkStream:
+        assert timeout is not None
+        self.timeouts_s.append(timeout)
+        raise httpcore.ConnectTimeout(host)
+
+
+def test_all_addresses_of_a_name_share_one_connect_timeout() -> None:
+    addresses = [f"8.8.8.{number}" for number in range(1, 8)]
+    backend = GuardedBackend(STRICT, lambda host, port: addresses)
+    backend.system = network = SilentNetwork()
+
+    with pytest.raises(httpcore.ConnectTimeout):
+        backend.connect_tcp("black.hole", 443, timeout=7.0)
+
+    # This network gives up at once, so the shares grow; one that uses each share up gets seven of one second.
+    assert len(network.timeouts_s) == 7
+    assert network.timeouts_s[0] <= 1.0 and max(network.timeouts_s) <= 7.0
+
+
+def test_a_resolver_that_hangs_is_given_up_within_the_connect_timeout() -> None:
+    is_over = threading.Event()
+
+    def hang(host: str, port: int) -> list[str]:
+        is_over.wait(60)
+        return ["8.8.8.8"]
+
+    with pytest.raises(DownloadFailed, match="did not send the picture within"):
+        fetch("http://slow.test/", STRICT, resolve=hang, timeout_s=0.2)
+    is_over.set()

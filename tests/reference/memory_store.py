@@ -13,6 +13,7 @@ import uuid
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from pipeline.errors import InvalidRequest, LeaseLost, NotFound, Unauthorized
 from pipeline.jobs.limits import (
@@ -92,6 +93,9 @@ class MemoryStore:
 
     def close(self) -> None:
         """Nothing to let go of."""
+
+    def maintain(self, backup_dir: Path) -> None:
+        """Nothing to do."""
 
     # ---- jobs ----
 

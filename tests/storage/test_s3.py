@@ -731,3 +731,13 @@ def test_a_public_url_that_does_not_answer_is_said_in_a_sentence(
     storage = S3Storage(replace(bucket, public_url=public_url.format(moto=moto)), http=http)
 
     assert storage.check_public_url(storage.store(files, file_prefix=PREFIX)) == words
+
+
+@pytest.mark.parametrize(
+    "host", ["0177.0.0.1", "127.000.000.001", "\uff11\uff12\uff17.0.0.1", "\u0661\u0662\u0667.0.0.1"]
+)
+def test_an_endpoint_whose_host_is_no_address_is_refused_in_words(http: httpx.Client, host: str) -> None:
+    bucket = a_bucket(f"http://{host}:9")
+
+    with pytest.raises(InvalidRequest, match="endpoint_url does not hold a host that can be reached"):
+        S3Storage(bucket, http=http, attempts=1).probe()

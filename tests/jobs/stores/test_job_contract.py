@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from pipeline.errors import InvalidRequest, LeaseLost, NotFound, Unauthorized
-from pipeline.jobs.model import ApiKey, Job, JobResult, JobState, Lease, NewJob, Progress
+from pipeline.jobs.model import ApiKey, Job, JobMeta, JobResult, JobState, Lease, NewJob, Progress
 from pipeline.jobs.store import Store
 from pipeline.storage.base import Artifact
 from tests.jobs.store_fixtures import Clock, new_job
@@ -38,7 +38,13 @@ def taken(store: Store, worker: str = "w1", lease_s: float = 30.0) -> Job:
 
 def test_a_submitted_job_reads_back_as_it_was_sent(store: Store, add_key: AddKey, clock: Clock) -> None:
     key = add_key()
-    new = new_job(key, meta={"output_format": "glb"}, track_id=42, webhook_url="http://127.0.0.1/h", request=b"\0\xff")
+    new = new_job(
+        key,
+        meta=JobMeta({"output_format": "glb"}, ("a note",), "00-trace"),
+        track_id=42,
+        webhook_url="http://127.0.0.1/h",
+        request=b"\0\xff",
+    )
 
     submitted = store.submit(new)
 
@@ -46,7 +52,7 @@ def test_a_submitted_job_reads_back_as_it_was_sent(store: Store, add_key: AddKey
     assert submitted.is_new and submitted.queue_position == 1
     assert job == submitted.job
     assert 1 <= job.id <= 2**31 - 1
-    assert (job.state, job.created_at, job.meta) == (JobState.QUEUED, clock.now, {"output_format": "glb"})
+    assert (job.state, job.created_at, job.meta) == (JobState.QUEUED, clock.now, new.meta)
     assert job.track_id == 42 and isinstance(job.track_id, int)
     assert store.request_of(job.id) == b"\0\xff"
 

@@ -8,6 +8,8 @@ ended are not in it.
 from __future__ import annotations
 
 import json
+import os
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -139,6 +141,12 @@ def write_backup(database: Database, folder: Path) -> None:
     for day, rows in days.items():
         _write(folder / DAYS_FOLDER / f"{day}.json", rows)
     _write(folder / KEYS_FILE, {"head": HEAD.to_plain(lasting), "buckets": buckets})
+    os.utime(folder)
+
+
+def backup_age_s(folder: Path) -> float:
+    """Seconds since the last `write_backup` into a folder, by the folder's own time; infinite without one."""
+    return time.time() - folder.stat().st_mtime if folder.is_dir() else float("inf")
 
 
 def restore_backup(database: Database, folder: Path) -> bool:

@@ -16,6 +16,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import structlog
+
 from pipeline.errors import ImageTo3DError, InvalidRequest, LeaseLost, StoreUnavailable
 from pipeline.jobs.limits import CANCELLED, day_of
 from pipeline.jobs.model import (
@@ -42,7 +44,13 @@ from pipeline.jobs.stores.kv import api_keys, leases, outbox, reports, submissio
 from pipeline.jobs.stores.kv.commit_log import CommitLog
 from pipeline.jobs.stores.kv.completion import Retention, complete_job, find_document, forget_job, put_job
 from pipeline.jobs.stores.kv.leases import held, with_heartbeat
-from pipeline.jobs.stores.kv.maintenance import MaintenanceReport, restore_backup, run_maintenance, write_backup
+from pipeline.jobs.stores.kv.maintenance import (
+    MaintenanceReport,
+    backup_age_s,
+    restore_backup,
+    run_maintenance,
+    write_backup,
+)
 from pipeline.jobs.stores.kv.map import KeyValues
 from pipeline.jobs.stores.kv.state import HEARTBEAT, WORKERS, Heartbeat, OpenJob, bucket_key, heartbeat_key
 from pipeline.jobs.stores.kv.transaction import Database, Snapshot, Transaction
@@ -52,6 +60,10 @@ ESTIMATE_AGE_S = 1.0
 """Queue positions, timings and the board of workers may be what they were so long ago: they feed estimates."""
 CANCELS_AT_ONCE = 100
 FORGET_WORKER_S = 3600.0
+MAINTENANCE_INTERVAL_S = 86400.0
+"""Entries of a Modal Dict expire after 7 days without a read or a write."""
+
+log = structlog.get_logger()
 
 
 class KvStore:
@@ -95,8 +107,15 @@ class KvStore:
 
     # ---- upkeep ----
 
-    def maintain(self) -> MaintenanceReport:
-        """What must be done at least every few days, best once a day: vacuum, sweep, and read what is not to expire.
+    def maintain(self, backup_dir: Path) -> None:
+        if self.restore_backup(backup_dir):
+            log.warning("the shared map was empty: restored keys and ledger from the backup")
+        if backup_age_s(backup_dir) >= MAINTENANCE_INTERVAL_S:
+            self.run_maintenance()
+            self.write_backup(backup_dir)
+
+    def run_maintenance(self) -> MaintenanceReport:
+        """Vacuum, sweep, and read every entry that must not expire. Due at least every few days, best once a day.
 
         Raises:
             StoreUnavailable: the map is away.

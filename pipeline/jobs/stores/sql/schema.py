@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from pydantic import TypeAdapter
 from sqlalchemy import Boolean, Column, Double, Index, Integer, LargeBinary, MetaData, String, Table, Text
 
-from pipeline.jobs.model import ApiKey, Job, JobResult, JobState, KeyLimits, OutboxTask, Progress
+from pipeline.jobs.model import ApiKey, Job, JobMeta, JobResult, JobState, KeyLimits, OutboxTask, Progress
 
 SCHEMA_REVISION = "0002"
 """The newest migration; a store opens only a database of this revision."""
@@ -215,7 +215,7 @@ def job_from_row(row: sa.Row[Any]) -> Job:
     fields = by_key(row, jobs)
     track_id, result = fields["track_id"], fields["result"]
     fields["state"] = JobState(fields["state"])
-    fields["meta"] = json.loads(fields["meta"])
+    fields["meta"] = JobMeta.from_stored(json.loads(fields["meta"]))
     fields["track_id"] = None if track_id is None else json.loads(track_id)
     fields["progress"] = Progress(fields.pop("stage"), fields.pop("percent"))
     fields["result"] = None if result is None else result_from_text(result)

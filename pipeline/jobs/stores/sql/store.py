@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
@@ -116,6 +117,9 @@ class SqlStore:
 
     def close(self) -> None:
         self._database.close()
+
+    def maintain(self, backup_dir: Path) -> None:
+        """Nothing to do: rows do not expire, and backups of the database are the operator's."""
 
     # ---- submit and read ----
 

@@ -41,7 +41,7 @@ def insert_job(connection: sa.Connection, new: NewJob, now: float) -> Job:
         "state": "queued",
         "created_at": now,
         "request_sha256": job.request_sha256,
-        "meta": json.dumps(dict(job.meta)),
+        "meta": json.dumps(job.meta.to_stored()),
         "track_id": as_text(job.track_id),
         "webhook_url": job.webhook_url,
         "idempotency_key": job.idempotency_key,

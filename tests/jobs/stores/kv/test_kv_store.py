@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import os
+import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -191,7 +193,7 @@ def test_others_go_on_when_a_process_dies_between_any_two_operations(number: int
         assert other.key_use(life.key.id).queued == other.key_use(life.key.id).running == 0
         # What the dead process left is swept: nothing is kept of calls that have ended.
         other._wall_clock = lambda: 1e10
-        other.maintain()
+        other.run_maintenance()
         assert [name for name in life.entries.names() if name.startswith(("request/", "beat/"))] == []
 
 
@@ -270,7 +272,7 @@ def test_upkeep_leaves_what_is_on_record_and_little_else(clock: Clock, monkeypat
     before = picture(KvStore(entries, clock=clock), key)
 
     for _ in range(3):
-        store.maintain()
+        store.run_maintenance()
         clock.advance(1000)
 
     assert picture(KvStore(entries, clock=clock), key) == before
@@ -301,3 +303,22 @@ def test_a_map_that_was_lost_takes_keys_buckets_and_ledger_from_the_copy(tmp_pat
         fresh.submit(new_job(key))
     assert fresh.restore_backup(tmp_path) is False
     assert store.restore_backup(tmp_path / "nowhere") is False
+
+
+def test_maintenance_writes_a_backup_once_a_day_and_restores_it_into_an_empty_map(tmp_path: Path) -> None:
+    store, backup = KvStore(MemoryKeyValues()), tmp_path / "backup"
+    key = add_key(store)
+    store.maintain(backup)
+    later = store.add_key(make_key("later", limits=KeyLimits())[1])
+
+    store.maintain(backup)  # the backup is younger than a day
+    lost = KvStore(MemoryKeyValues())
+    lost.maintain(backup)
+    assert lost.list_keys() == [key]
+
+    day_ago = time.time() - 86400
+    os.utime(backup, (day_ago, day_ago))
+    store.maintain(backup)
+    lost = KvStore(MemoryKeyValues())
+    lost.maintain(backup)
+    assert lost.list_keys() == [key, later]

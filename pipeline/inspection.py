@@ -1,0 +1,141 @@
+"""Measure a 3D file: faces, whether it is watertight, bounds, texture. Changes nothing and knows no engine."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass, fields
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.errors import InvalidRequest, MissingExtra
+
+if TYPE_CHECKING:
+    import trimesh
+
+    from pipeline.mesh.tri_mesh import TriMesh
+
+STL_HEADER_BYTES, STL_FACE_BYTES = 84, 50
+
+
+@dataclass(frozen=True)
+class InspectionReport:
+    """What a 3D file holds. Vertices that lie in one place count as one, so that the seams of a texture are no holes.
+
+    Attributes:
+        faces: triangles, those without area left out.
+        vertices: places where corners of faces lie.
+        components: bodies that share no vertex.
+        is_watertight: every edge has exactly two faces.
+        is_winding_consistent: the two faces of every edge run along it in opposite directions.
+        non_manifold_edges: edges with more than two faces.
+        boundary_edges: edges with one face.
+        volume: signed, cubic metres.
+        lowest, highest: corners of the axis-aligned bounding box, metres.
+        texture_size: width and height of the texture in pixels; None without one.
+        has_vertex_colours: whether the colours are those of vertices.
+    """
+
+    faces: int
+    vertices: int
+    components: int
+    is_watertight: bool
+    is_winding_consistent: bool
+    non_manifold_edges: int
+    boundary_edges: int
+    volume: float
+    lowest: tuple[float, float, float]
+    highest: tuple[float, float, float]
+    texture_size: tuple[int, int] | None
+    has_vertex_colours: bool
+
+
+def inspect(file: str | PathLike[str] | bytes, *, file_type: str | None = None) -> InspectionReport:
+    """Measure a 3D file.
+
+    Args:
+        file: a path, or the content of a file.
+        file_type: glb, obj, stl or ply; by default the ending of the path, or what the content looks like.
+
+    Raises:
+        InvalidRequest: it cannot be read, or holds no mesh.
+        MissingExtra: the part of the installation that reads 3D files is absent.
+    """
+    name = "the file" if isinstance(file, bytes) else str(Path(file))
+    if isinstance(file, bytes):
+        source, ending = io.BytesIO(file), file_type_of(file)
+    else:
+        source, ending = _readable(Path(file)), Path(file).suffix[1:].lower()
+    try:
+        import trimesh
+
+        from pipeline.mesh.measure import measure
+    except ModuleNotFoundError as error:
+        raise MissingExtra("inspect", extra="local") from error
+    try:
+        loaded = trimesh.load_scene(source, file_type=file_type or ending, process=False)
+        parts = [part for part in loaded.geometry.values() if isinstance(part, trimesh.Trimesh) and len(part.faces)]
+        if not parts:
+            raise ValueError("no mesh")
+        report = measure(_join(parts))
+    except Exception as error:  # readers of foreign files raise anything
+        raise InvalidRequest(f"{name}: is no 3D file that can be read") from error
+    kept = {field.name for field in fields(InspectionReport)}
+    counts = {field.name: getattr(report, field.name) for field in fields(report) if field.name in kept}
+    return InspectionReport(
+        **counts,
+        texture_size=_texture_size(parts[0]),
+        has_vertex_colours=getattr(parts[0].visual, "kind", None) == "vertex",
+    )
+
+
+def _readable(path: Path) -> Path:
+    """The same path, when it is a file's that can be read.
+
+    Raises:
+        InvalidRequest: it is not.
+    """
+    try:
+        with path.open("rb"):
+            return path
+    except OSError as error:
+        raise InvalidRequest(f"{path}: {error.strerror}") from None
+    except ValueError:
+        raise InvalidRequest("the file's path holds a NUL character") from None
+
+
+def file_type_of(content: bytes) -> str:
+    """The format of a 3D file by how it begins; obj, which begins with anything, where it is none of the others."""
+    if content[:4] == b"glTF":
+        return "glb"
+    if content[:3] == b"ply":
+        return "ply"
+    faces = int.from_bytes(content[80:STL_HEADER_BYTES], "little")
+    is_binary_stl = len(content) == STL_HEADER_BYTES + STL_FACE_BYTES * faces
+    return "stl" if is_binary_stl or content[:5] == b"solid" else "obj"
+
+
+def _join(parts: list[trimesh.Trimesh]) -> TriMesh:
+    """All parts as one mesh, vertices joined where they lie within a micrometre, without faces that have no area."""
+    import numpy as np
+
+    from pipeline.mesh.tri_mesh import TriMesh
+
+    points = np.concatenate([np.asarray(part.vertices, np.float64) for part in parts])
+    offsets = np.cumsum([0, *(len(part.vertices) for part in parts[:-1])])
+    faces = np.concatenate([np.asarray(part.faces) + start for part, start in zip(parts, offsets, strict=True)])
+    _, first, place = np.unique(np.round(points * 1e6).astype(np.int64), axis=0, return_index=True, return_inverse=True)
+    welded = place.reshape(-1)[faces].astype(np.int32)
+    has_area = (welded != np.roll(welded, 1, axis=1)).all(axis=1)
+    return TriMesh(points[first], welded[has_area])
+
+
+def _texture_size(part: trimesh.Trimesh) -> tuple[int, int] | None:
+    """Width and height of a part's texture, None without one."""
+    from trimesh.visual.material import empty_material
+
+    material = getattr(part.visual, "material", None)
+    image = getattr(material, "baseColorTexture", None) or getattr(material, "image", None)
+    if image is None or image == empty_material().image:  # trimesh's stand-in for a missing texture
+        return None
+    return image.size[0], image.size[1]
