@@ -50,7 +50,7 @@ def serve(settings: Settings, *, announce: Callable[[str], None], open_browser: 
     try:
         created = ensure_key(store, settings)
         if created is not None:
-            announce(f"API key for development, shown only once: {created}")
+            announce(f"API key for development, shown this once: {created}")
             announce("Create further keys with: image-to-3d keys create NAME")
         threading.Thread(
             target=_announce_when_ready, args=(settings, announce, open_browser, stop), daemon=True

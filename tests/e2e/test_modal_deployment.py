@@ -38,6 +38,7 @@ pytestmark = [
 ROOT = Path(__file__).resolve().parents[2]
 MASTER_KEY = "a-master-key-for-the-tests-alone"
 SUBMIT = "/api/v6/3d/image_to_3d"
+RUN_JOB = "run_call"  # the name that the function of jobs has on Modal
 MINUTE_S = 60
 WAIT_S = 120.0
 NO_WEIGHTS = {"IMAGE_TO_3D_ENGINE": "trellis", "IMAGE_TO_3D_ENGINES": "", "IMAGE_TO_3D_WEIGHTS": ""}
@@ -105,20 +106,20 @@ def test_containers_come_and_go_as_they_are_meant_to(plane: Plane) -> None:
 
     assert scaling["TrellisGenerator"] == scaling["Generator"] == (0, 0, 10, MINUTE_S)
     assert scaling["web"] == (0, 0, 0, MINUTE_S)
-    assert scaling["run_job"][:3] == (0, 0, 100)
+    assert scaling[RUN_JOB][:3] == (0, 0, 100)
     assert scaling["deliver_webhooks"][3] == scaling["clean"][3] == 2
     for name in ("TrellisGenerator", "Generator"):
         assert functions[name].enable_memory_snapshot and not functions[name].experimental_options
     assert functions["Generator"].gpus == ()
     assert {each.tag for each in functions.values() if each.web_url} == {"web"}
-    for name in ("run_job", "web", "clean"):
+    for name in (RUN_JOB, "web", "clean"):
         assert ("image-to-3d", ("IMAGE_TO_3D_API_KEY", "IMAGE_TO_3D_MASTER_KEY")) in functions[name].secrets
 
 
 def test_health_wakes_no_accelerator_and_no_key_opens_nothing(plane: Plane, picture: str) -> None:
     assert httpx.get(plane.web_url("web") + "/health", timeout=WAIT_S).status_code == 200
     assert ask(plane, SUBMIT, key="wrong", image=picture).status_code == 401
-    assert plane.containers("Generator") == [] and plane.containers("run_job") == []
+    assert plane.containers("Generator") == [] and plane.containers(RUN_JOB) == []
 
 
 @pytest.mark.parametrize("engine", ["preview", "trellis"])
@@ -187,11 +188,9 @@ def test_a_call_that_is_killed_in_any_stage_and_delivered_again_ends_once(plane:
     charged = calls_in_ledger(plane)
     with Receiver() as receiver, SlowPicture(encode(draw_figure(96)), pause_s=0.5) as picture:
         submitted = ask(plane, SUBMIT, image=picture.url, webhook=receiver.url, **fields).json()
-        handed_over = plane.calls("run_job")[-1].call_id
+        handed_over = plane.calls(RUN_JOB)[-1].call_id
         generations = len(plane.calls("TrellisGenerator"))
-        plane.kill_container_of(
-            "run_job", when=lambda folders: stage_in(folders["/data/work"], submitted["id"]) == stage
-        )
+        plane.kill_container_of(RUN_JOB, when=lambda folders: stage_in(folders["/data/work"], submitted["id"]) == stage)
         final = until_final(plane, submitted["id"])
         ended = plane.wait_for(handed_over)
         for by_the_clock in [plane.fire_schedule(name) for name in ("clean", "deliver_webhooks")]:
@@ -229,9 +228,9 @@ def test_a_generation_whose_container_is_killed_is_made_by_another(plane: Plane,
 def test_a_call_that_is_delivered_again_after_its_end_changes_nothing(plane: Plane, picture: str) -> None:
     call_id = ask(plane, SUBMIT, image=picture, resolution=64, seed=5).json()["id"]
     final = until_final(plane, call_id)
-    plane.wait_until(lambda: all(call.is_finished for call in plane.calls("run_job")))
+    plane.wait_until(lambda: all(call.is_finished for call in plane.calls(RUN_JOB)))
 
-    plane.redeliver(plane.calls("run_job")[-1].call_id)
+    plane.redeliver(plane.calls(RUN_JOB)[-1].call_id)
 
     assert until_final(plane, call_id) == final
 
