@@ -238,12 +238,7 @@ def validated(body: Mapping[str, Any]) -> ImageTo3DRequest:
     Raises:
         InvalidRequest: a field is out of bounds.
     """
-    from schemas.contract import ContractError
-
-    try:
-        return parse_request(dict(body)).request
-    except ContractError as error:
-        raise InvalidRequest(str(error)) from None
+    return parse_request(dict(body)).request
 
 
 @cache
@@ -314,7 +309,7 @@ def run_request(
     def run(views: Sequence[ForegroundImage], options: GenerationOptions, on_step: OnStep) -> Generation:
         prepare_weights()
         if engine is None:
-            return _local_engines(settings).generator_for(name)(views, options, on_step)
+            return _local_engines(settings).generate(name, views, options, on_step)
         _load_once(engine)
         return run_engine(engine, views, options, on_step=on_step)
 

@@ -15,7 +15,6 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from schemas.contract import (
     BoundedFloat,
     BoundedInt,
-    ContractError,
     EchoedId,
     HttpUrl,
     ImageList,
@@ -27,8 +26,9 @@ from schemas.contract import (
     first_error_message,
     json_type_name,
     one_of,
-    shown,
+    truncate_for_message,
 )
+from schemas.errors import InvalidRequest
 
 MAX_VIEWS = 8
 MULTI_IMAGE_MODES = ("stochastic", "multidiffusion")
@@ -118,10 +118,10 @@ def parse_request(body: object, *, default_output_format: OutputFormat = "glb") 
         default_output_format: what a body without `output_format` gets; it depends on the path.
 
     Raises:
-        ContractError: one sentence that names the first field at fault, what was seen and what is accepted.
+        InvalidRequest: one sentence that names the first field at fault, what was seen and what is accepted.
     """
     if not isinstance(body, Mapping):
-        raise ContractError(f"the body must be a JSON object, got {json_type_name(body)}")
+        raise InvalidRequest(f"the body must be a JSON object, got {json_type_name(body)}")
     given = {str(name): value for name, value in body.items() if value is not None}
     for legacy, name in LEGACY_NAMES.items():
         if legacy in given:
@@ -130,9 +130,11 @@ def parse_request(body: object, *, default_output_format: OutputFormat = "glb") 
     try:
         request = ImageTo3DRequest.model_validate({"output_format": default_output_format, **given})
     except ValidationError as error:
-        raise ContractError(first_error_message(error)) from None
+        raise InvalidRequest(first_error_message(error)) from None
     if len(request.image) > 1 and not request.multi_image:
-        raise ContractError(f"image must be one picture unless multi_image is true, got a list of {len(request.image)}")
+        raise InvalidRequest(
+            f"image must be one picture unless multi_image is true, got a list of {len(request.image)}"
+        )
     return ParsedRequest(request, _mention(ignored))
 
 
@@ -140,5 +142,5 @@ def _mention(ignored: list[str]) -> tuple[str, ...]:
     """A sentence about the fields that were not used."""
     if not ignored:
         return ()
-    names = ", ".join(shown(name)[1:-1] for name in ignored[:8]) + (", …" if len(ignored) > 8 else "")
+    names = ", ".join(truncate_for_message(name)[1:-1] for name in ignored[:8]) + (", …" if len(ignored) > 8 else "")
     return (f"Ignored, because this service has no such field: {names}.",)

@@ -90,17 +90,14 @@ def _run(body: dict[str, Any], *, output: Path, weights: str | None, allow_priva
     import logging
 
     from pipeline.errors import InvalidRequest
-    from schemas.request import ContractError, parse_request
+    from schemas.request import parse_request
 
     logging.getLogger("pipeline").addHandler(logging.NullHandler())  # the command says it in one sentence
 
     ending = output.suffix.lower().removeprefix(".")
     if ending not in FORMATS or not output.stem:
         raise InvalidRequest(f"the output must end in {', '.join('.' + name for name in FORMATS)}, got {output.name!r}")
-    try:
-        request = parse_request(body | {"output_format": ending}).request
-    except ContractError as refused:
-        raise InvalidRequest(str(refused)) from None
+    request = parse_request(body | {"output_format": ending}).request
     engine = request.engine or "preview"
     with _local_installation(engine):
         from pipeline.imaging.background_removal import grabcut_foreground
@@ -126,7 +123,7 @@ def _run(body: dict[str, Any], *, output: Path, weights: str | None, allow_priva
 
         def generate(views: Sequence[ForegroundImage], options: GenerationOptions, on_step: OnStep) -> Generation:
             see_to_weights()
-            return engines.generator_for(engine)(views, options, on_step)
+            return engines.generate(engine, views, options, on_step)
 
         return run_job(
             request,

@@ -1,1 +1,1 @@
-"""Engines: a model with its weights, behind one protocol. They do not know each other."""
+"""Engines: models with their weights behind one protocol. Engines do not import each other."""

@@ -1,6 +1,6 @@
-"""What an engine is, what it is given, and what it gives back. Knows no particular engine and no torch.
+"""The engine protocol, its input and its result. Knows no particular engine and imports no torch.
 
-`Generation` is the border between the GPU and the CPU: plain numpy, under 60 MB, picklable.
+`Generation` separates the GPU stage from the CPU stages: plain numpy, under 60 MB, picklable.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from numpy.typing import NDArray
 from pipeline.mesh.tri_mesh import TriMesh
 
 ForegroundImage = NDArray[np.uint8]
-"""One cut-out view of the subject: (H, W, 4) uint8 RGBA, straight alpha, alpha is the mask."""
+"""One view of the subject without its background: (H, W, 4) uint8 RGBA, straight alpha; alpha is the mask."""
 
 OnStep = Callable[[float], None]
-"""Called between steps with the share of the work done, 0 to 1. Raises `Cancelled` when the caller wants to stop."""
+"""Called between steps with the fraction of the work done, 0 to 1. Raises `Cancelled` to stop the generation."""
 
 
 def ignore_steps(share: float) -> None:
-    """An `OnStep` for callers that watch nothing."""
+    """An `OnStep` that does nothing."""
 
 
 @dataclass(frozen=True)
 class GenerationOptions:
-    """The part of a request that an engine may use; every value is already inside its bounds.
+    """The part of a request that an engine may use; every value is already validated.
 
-    `seed` is never 0 here: 0 means "draw one", and whoever builds the options has drawn it.
+    `seed` is never 0: in a request 0 means "draw a seed", and the options hold the drawn one.
     """
 
     seed: int
@@ -46,13 +46,17 @@ class GenerationOptions:
 
 
 class ColourSource(Protocol):
-    """Whatever can tell the colour of a surface point: vertex colours, projected views, Gaussians, a field."""
+    """Returns the colour of any surface point: from vertex colours, projected views, Gaussians or a field."""
 
-    def colours_at(self, points: NDArray[np.float32], normals: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Colours of surface points.
+    def colours_at(
+        self,
+        points: NDArray[np.float32],  # (P, 3)
+        normals: NDArray[np.float32],  # (P, 3)
+    ) -> NDArray[np.float32]:  # (P, 3)
+        """Return the colours of surface points.
 
         Args:
-            points: (P, 3) positions in the mesh's frame.
+            points: (P, 3) positions in the frame of the mesh.
             normals: (P, 3) outward unit normals.
 
         Returns:
@@ -63,17 +67,17 @@ class ColourSource(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Generation:
-    """What an engine returns.
+    """The result of an engine.
 
     Attributes:
         mesh: the extracted surface, not yet simplified, in the frame of `TriMesh`.
-        colour_source: tells the colour of any point on the surface.
-        engine: name of the engine that made it.
+        colour_source: returns the colour of any point on the surface.
+        engine: name of the engine.
         seed: the seed that was used.
         warnings: sentences for the caller, such as which parameters had no effect.
         gpu_seconds: seconds of accelerator time, 0 on a CPU.
-        turntable_mp4: a turntable rendered from the engine's own field where it has one, else None.
-        extra_files: further files by ending (`"splat.ply"`), delivered beside the asset.
+        turntable_mp4: a turntable rendered from the engine's own field; None if it has no field or none was requested.
+        extra_files: further files by extension (`"splat.ply"`), delivered beside the asset.
     """
 
     mesh: TriMesh
@@ -87,30 +91,35 @@ class Generation:
 
 
 class Engine(Protocol):
-    """A model with its weights, loaded once and used for many calls."""
+    """A model with its weights, loaded once and used for many generations."""
 
     name: str
 
     @property
     def is_on_accelerator(self) -> bool:
-        """Whether it was loaded to an accelerator, so that the time of its generations is accelerator time."""
+        """Whether the model was loaded to an accelerator, so that generation time is accelerator time."""
         ...
 
     def load(self) -> None:
-        """Read weights and warm up; called once before the first `generate`.
+        """Read the weights and warm up; called once before the first `generate`.
 
         Raises:
-            WeightsUnusable: a checkpoint is missing or does not fit.
+            WeightsUnusable: a checkpoint is missing or does not match the model.
         """
         ...
 
     def generate(
         self, views: Sequence[ForegroundImage], options: GenerationOptions, *, on_step: OnStep = ignore_steps
     ) -> Generation:
-        """Turn the cut-out views of one subject into a `Generation`.
+        """Turn views of one subject into a `Generation`.
+
+        Args:
+            views: foreground images, each (H, W, 4); sizes may differ.
+            options: validated options of the request.
+            on_step: receives the progress.
 
         Raises:
-            CallerError: the views cannot be used by this engine.
+            CallerError: this engine cannot use the views.
             StageError: the engine failed.
             Cancelled: raised by `on_step`.
         """

@@ -1,4 +1,4 @@
-"""The engines that this project has, by name, and how to make one. Imports an engine only when it is asked for.
+"""The table of engines, by name, and their construction. Imports an engine only when it is constructed.
 
 Safe to import in the web container: no numpy, no torch.
 """
@@ -23,15 +23,15 @@ class EngineSpec:
     """One row of the table of engines.
 
     Attributes:
-        name: what requests and settings call it.
-        module: where its class lives.
-        class_name: the class, made with keyword arguments only.
-        extra: the optional part of the installation that it needs.
-        packages: what that part brings, by the names that are imported.
-        max_views: how many views of one subject it takes.
+        name: its name in requests and settings.
+        module: dotted name of its module.
+        class_name: name of its class, which takes keyword arguments only.
+        extra: the optional dependency group that it needs.
+        packages: import names of the packages in that group.
+        max_views: most views of one subject that it accepts.
         has_weights: its class takes `weights`, the folder that `fetch-weights` fills.
-        summary: one line about it.
-        gpus: the accelerators that a rented deployment takes for it, by Modal's names, the best first; empty: none.
+        summary: one line of description.
+        gpus: GPU types for a deployment on Modal, by Modal's names, best first; empty for an engine without a GPU.
     """
 
     name: str
@@ -46,7 +46,7 @@ class EngineSpec:
 
 
 TINY_WEIGHTS = "tiny"
-"""Named instead of a folder: random weights of small shapes, for tests and trials of a deployment."""
+"""Passed instead of a folder: deterministic test weights of small shapes, for tests and trial deployments."""
 LOCAL_PACKAGES = ("PIL", "cv2", "imageio_ffmpeg", "numba", "numpy", "scipy", "skimage", "trimesh", "xatlas")
 
 ENGINES: tuple[EngineSpec, ...] = (
@@ -86,10 +86,10 @@ ENGINES: tuple[EngineSpec, ...] = (
 
 
 def find_spec(name: str) -> EngineSpec:
-    """The engine of that name.
+    """Return the row of the engine of that name.
 
     Raises:
-        InvalidRequest: there is none.
+        InvalidRequest: no engine has that name.
     """
     for spec in ENGINES:
         if spec.name == name:
@@ -98,61 +98,70 @@ def find_spec(name: str) -> EngineSpec:
 
 
 def check_views(spec: EngineSpec, views: int, *, offered: Iterable[str] = ()) -> None:
-    """See that an engine takes that many views of one subject.
+    """Check that an engine accepts that many views of one subject.
 
     Args:
+        spec: the requested engine.
+        views: number of views.
         offered: names of the engines that the caller could choose instead; all of them by default.
 
     Raises:
-        InvalidRequest: it does not; the message names those that do.
+        InvalidRequest: there are too many views; the message names the engines that accept them.
     """
     if views <= spec.max_views:
         return
     others = [find_spec(name) for name in offered] or ENGINES
-    takes = [other.name for other in others if other.max_views >= views]
-    hint = f"; {', '.join(takes)} would take them" if takes else ""
-    counted = f"at most {spec.max_views} views" if spec.max_views > 1 else "one view"
-    raise InvalidRequest(f"engine {spec.name} takes {counted}, got {views}{hint}")
+    accepting = [other.name for other in others if other.max_views >= views]
+    hint = f"; {', '.join(accepting)} would take them" if accepting else ""
+    limit = f"at most {spec.max_views} views" if spec.max_views > 1 else "one view"
+    raise InvalidRequest(f"engine {spec.name} takes {limit}, got {views}{hint}")
 
 
 def is_installed(spec: EngineSpec) -> bool:
-    """Whether the packages that an engine needs are here; imports none of them."""
+    """Return whether the packages of an engine are installed; imports none of them."""
     return all(importlib.util.find_spec(package) is not None for package in spec.packages)
 
 
 def weights_module(spec: EngineSpec) -> Any:
-    """The module with an engine's `fetch_weights` and `missing_bytes`, which imports no torch; None without weights."""
+    """Return the module with an engine's `fetch_weights` and `missing_bytes`; None for an engine without weights.
+
+    The module imports no torch.
+    """
     return importlib.import_module(f"{spec.module.rpartition('.')[0]}.weights") if spec.has_weights else None
 
 
 def require_weights(spec: EngineSpec, weights: str, *, remedy: str, refresh: Callable[[], None] = lambda: None) -> None:
-    """See that an engine's weights are where they belong, before a machine is started that would look for them.
+    """Check that an engine's weights are present before a machine is started that needs them.
 
     Args:
-        weights: the folder of all engines' weights, or the name of weights that are no files.
-        remedy: the command that brings them, for the message.
-        refresh: called where some are missing, since a folder may show an earlier state; they are counted anew then.
+        spec: the engine.
+        weights: the folder of all engines' weights, or `TINY_WEIGHTS`.
+        remedy: the command that downloads them, for the message.
+        refresh: called if files are missing, because a mounted volume may show an earlier state; the check repeats.
 
     Raises:
-        WeightsUnusable: some are missing.
+        WeightsUnusable: files are missing.
     """
     module = weights_module(spec)
     if module is None or weights == TINY_WEIGHTS or not module.missing_bytes(Path(weights)):
         return
     refresh()
     if missing := module.missing_bytes(Path(weights)):
-        raise WeightsUnusable(f"{missing / 1e9:.2f} GB of the weights of {spec.name} are missing; bring them: {remedy}")
+        raise WeightsUnusable(
+            f"{missing / 1e9:.2f} GB of the weights of {spec.name} are missing; download them: {remedy}"
+        )
 
 
 def make_engine(name: str, **arguments: Any) -> Engine:
-    """Make the engine of that name, not yet loaded.
+    """Construct the engine of that name without loading it.
 
     Args:
-        arguments: what the engine's class takes by keyword (device, folder of weights).
+        name: name in the table.
+        arguments: keyword arguments of the engine's class, such as device and weights.
 
     Raises:
         InvalidRequest: no engine has that name.
-        MissingExtra: its part of the installation is absent.
+        MissingExtra: its packages are not installed.
     """
     spec = find_spec(name)
     try:

@@ -24,11 +24,11 @@ STRICTNESS = ((0.2, 0.005), (0.0, 0.0), (-0.5, 0.0))
 
 
 def simplify(mesh: TriMesh, *, target_faces: int) -> TriMesh:
-    """Collapse edges until at most `target_faces` faces are faces_left.
+    """Collapse edges until at most `target_faces` faces are left.
 
     Args:
         mesh: a manifold; borders, if it has any, stay as they are.
-        target_faces: how many faces to keep; at least 4 a body are faces_left.
+        target_faces: how many faces to keep; at least 4 a body are left.
 
     Returns:
         A mesh with `target_faces` faces, or one fewer; more where the topology of the bodies does not allow that.
@@ -226,13 +226,13 @@ def _flips_or_degenerates(v, other, x, y, z, points, faces, alive, head, next_co
 
 
 @njit(cache=True)
-def _drop_degenerate(cost, item, size, first, second, stamp, version, head, free, free_count):  # type: ignore[no-untyped-def]
+def _drop_degenerate(cost, item, size, first, second, entry_version, version, head, free, free_count):  # type: ignore[no-untyped-def]
     """Drop the heap's entries whose edge is no longer what it was; returns its size and the number of free slots."""
     kept = 0
     for at in range(size):
         entry = item[at]
         u, v = first[entry], second[entry]
-        if head[u] >= 0 and head[v] >= 0 and version[u] + version[v] == stamp[entry]:
+        if head[u] >= 0 and head[v] >= 0 and version[u] + version[v] == entry_version[entry]:
             cost[kept], item[kept] = cost[at], entry
             kept += 1
         else:
@@ -277,7 +277,7 @@ def _collapse(points, faces, alive, quadrics, edges, locked, target, least_cosin
     room = 2 * len(edges) + len(ring)
     first = np.empty(room, np.int32)
     second = np.empty(room, np.int32)
-    stamp = np.empty(room, np.int32)  # the versions of both ends together, at the time of the entry
+    entry_version = np.empty(room, np.int32)  # the versions of both ends together, at the time of the entry
     cost = np.empty(room)
     item = np.empty(room, np.int32)
     free = np.empty(room, np.int32)
@@ -290,7 +290,7 @@ def _collapse(points, faces, alive, quadrics, edges, locked, target, least_cosin
             continue
         for k in range(10):
             both[k] = quadrics[u, k] + quadrics[v, k]
-        first[used], second[used], stamp[used] = u, v, 0
+        first[used], second[used], entry_version[used] = u, v, 0
         cost[size], item[size] = _best_point(both, points[u], points[v])[3], used
         used += 1
         size += 1
@@ -303,10 +303,10 @@ def _collapse(points, faces, alive, quadrics, edges, locked, target, least_cosin
         if size > 0:
             cost[0], item[0] = cost[size], item[size]
             _sift_down(cost, item, size, 0)
-        u, v, entry_age = first[entry], second[entry], stamp[entry]
+        u, v, expected = first[entry], second[entry], entry_version[entry]
         free[free_count] = entry
         free_count += 1
-        if head[u] < 0 or head[v] < 0 or version[u] + version[v] != entry_age:
+        if head[u] < 0 or head[v] < 0 or version[u] + version[v] != expected:
             continue
 
         mark += 1
@@ -356,7 +356,9 @@ def _collapse(points, faces, alive, quadrics, edges, locked, target, least_cosin
         mark += 1
         around = _neighbours(u, faces, alive, head, next_corner, stamp, mark, ring)
         if size + around > room:
-            size, free_count = _drop_degenerate(cost, item, size, first, second, stamp, version, head, free, free_count)
+            size, free_count = _drop_degenerate(
+                cost, item, size, first, second, entry_version, version, head, free, free_count
+            )
         for k in range(min(around, len(ring))):
             w = ring[k]
             if locked[w] or locked[u]:
@@ -369,7 +371,7 @@ def _collapse(points, faces, alive, quadrics, edges, locked, target, least_cosin
             else:
                 slot = used
                 used += 1
-            first[slot], second[slot], stamp[slot] = u, w, version[u] + version[w]
+            first[slot], second[slot], entry_version[slot] = u, w, version[u] + version[w]
             cost[size], item[size] = _best_point(both, points[u], points[w])[3], slot
             size += 1
             _sift_up(cost, item, size - 1)

@@ -1,1 +1,1 @@
-"""Layers with weights that two or more parts of an engine share, and the loading of checkpoints."""
+"""Layers with weights that several parts of an engine share, and the download and loading of checkpoints."""

@@ -1,4 +1,4 @@
-"""Activation functions by the names that published configurations give them."""
+"""Activation functions by the names in the published configurations."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ ACTIVATIONS: dict[str, Activation] = {
 
 
 def activation(name: str) -> Activation:
-    """The function of that name, exact (GELU by the error function).
+    """Return the activation function of that name, elementwise and shape-preserving; GELU is the exact (erf) form.
 
     Raises:
-        ValueError: no published model of ours has it.
+        ValueError: the name is not in `ACTIVATIONS`.
     """
     if name not in ACTIVATIONS:
         raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {name!r}")

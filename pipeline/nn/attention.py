@@ -1,6 +1,9 @@
 """Multi-head attention with weights, for dense tokens and for voxels, in the layout of the released checkpoints.
 
-`to_qkv` gives q, k, v as thirds of the channels; heads are contiguous inside each third.
+`to_qkv` returns q, k and v as thirds of the channels; heads are contiguous inside each third. The attention itself is
+in `pipeline.ops.attention`. Knows no particular model.
+
+Source: Vaswani et al. 2017, arXiv 1706.03762, eq. 1; windows: Liu et al. 2021 (Swin), arXiv 2103.14030, section 3.2.
 """
 
 from __future__ import annotations
@@ -18,36 +21,38 @@ from pipeline.ops.voxels import VoxelSet
 
 @dataclass(frozen=True, eq=False)
 class CrossCache:
-    """What a cross-attention layer needs of its context, the same at every step.
+    """Keys and values of a context, computed once per layer and reused at every sampling step.
 
     Attributes:
         keys: (P, B, L, H, D) for P guided passes and B batch elements; B is 1 where all elements share a context.
         values: (P, B, L, H, D).
-        unguided: (C,) the layer's output for a context of zeros, for one more pass behind the guided ones: every zero
-            token has the same value, so what is looked at does not remover. None where there is no such pass.
+        unguided: (C,) the layer's output for a context of zeros, used by one extra pass after the guided ones. All
+            zero tokens have the same value vector, so the output does not depend on the attention weights and is a
+            constant. None if there is no unguided pass.
     """
 
-    keys: Tensor
-    values: Tensor
-    unguided: Tensor | None = None
+    keys: Tensor  # (P, B, L, H, D)
+    values: Tensor  # (P, B, L, H, D)
+    unguided: Tensor | None = None  # (C,)
 
     def guided_rows(self, rows: int) -> int:
-        """How many of the rows of a batch (passes slowest) belong to guided passes."""
+        """Return how many of `rows` batch rows (passes slowest) belong to guided passes."""
         passes = len(self.keys)
         return rows if self.unguided is None else rows * passes // (passes + 1)
 
     def select(self, passes: Sequence[int], *, unguided: bool) -> CrossCache:
-        """The same context for some of the guided passes, with or without the unguided one."""
+        """Return the cache of the chosen guided passes, with or without the unguided pass."""
         keys, values = self.keys, self.values
         if len(passes) == 1:
-            keys, values = keys[passes[0] : passes[0] + 1], values[passes[0] : passes[0] + 1]
+            # A slice is a view; indexing with a list would copy the keys at every sampling step.
+            keys, values = keys[passes[0] : passes[0] + 1], values[passes[0] : passes[0] + 1]  # (1, B, L, H, D)
         elif list(passes) != list(range(len(keys))):
-            keys, values = keys[list(passes)], values[list(passes)]
+            keys, values = keys[list(passes)], values[list(passes)]  # (len(passes), B, L, H, D)
         return CrossCache(keys, values, self.unguided if unguided else None)
 
 
 class SelfAttention(nn.Module):
-    """Self-attention over tokens (B, N, C), or over voxels with windows or without."""
+    """Self-attention over tokens, over all voxels of a batch element, or over voxels in shifted windows."""
 
     def __init__(
         self,
@@ -70,8 +75,14 @@ class SelfAttention(nn.Module):
         self.to_out = nn.Linear(channels, channels)
 
     def forward(self, x: Tensor, voxels: VoxelSet | None = None) -> Tensor:
-        """(B, N, C) -> (B, N, C); with `voxels` the first axis holds passes that share them."""
-        q, k, v = self.to_qkv(x).unflatten(-1, (3, self.num_heads, -1)).unbind(-3)  # (B, N, H, D) each
+        """Attend: (B, N, C) -> (B, N, C).
+
+        Args:
+            x: (B, N, C) tokens; with `voxels`, (P, N, C) features of P passes that share the voxels.
+            voxels: the N voxels; None attends over the whole sequence.
+        """
+        # (B, N, C) -> (B, N, 3C) -> (B, N, 3, H, D) -> three times (B, N, H, D), D = C/H
+        q, k, v = self.to_qkv(x).unflatten(-1, (3, self.num_heads, -1)).unbind(-3)
         if self.q_rms_norm is not None and self.k_rms_norm is not None:
             q, k = self.q_rms_norm(q), self.k_rms_norm(k)
         if voxels is None:
@@ -80,11 +91,11 @@ class SelfAttention(nn.Module):
             out = attend_per_element(q, k, v, voxels)
         else:
             out = attend_in_windows(q, k, v, voxels, size=self.window_size, shift=self.shift_window)
-        return self.to_out(out.flatten(-2))
+        return self.to_out(out.flatten(-2))  # (B, N, H, D) -> (B, N, C)
 
 
 class CrossAttention(nn.Module):
-    """Attention of tokens or voxels to a context of which keys and values are made once."""
+    """Attention of tokens or voxels to a context whose keys and values are computed once."""
 
     def __init__(
         self, channels: int, num_heads: int, ctx_channels: int, *, qkv_bias: bool = True, qk_rms_norm: bool = False
@@ -99,51 +110,57 @@ class CrossAttention(nn.Module):
         self.to_out = nn.Linear(channels, channels)
 
     def cache(self, context: Tensor, *, unguided: bool = False) -> CrossCache:
-        """Keys and values of a context.
+        """Compute keys and values of a context.
 
         Args:
-            context: (P, B, L, Cc), B being 1 where all batch elements share it.
-            unguided: also make what passes with a context of zeros get.
+            context: (P, B, L, E) for P passes; B is 1 where all batch elements share the context.
+            unguided: also compute the output for a context of zeros.
         """
-        k, v = self.to_kv(context).unflatten(-1, (2, self.num_heads, -1)).unbind(-3)  # (P, B, L, H, D) each
+        # (P, B, L, E) -> (P, B, L, 2C) -> (P, B, L, 2, H, D) -> twice (P, B, L, H, D)
+        k, v = self.to_kv(context).unflatten(-1, (2, self.num_heads, -1)).unbind(-3)
         if self.k_rms_norm is not None:
             k = self.k_rms_norm(k)
         constant = None
         if unguided:
-            bias = self.to_kv.bias
+            # A zero token's value is the bias of `to_kv`, whose second half belongs to v: softmax weights sum to 1, so
+            # attending to equal values returns that value whatever the query is.
+            bias = self.to_kv.bias  # (2C,)
             value = torch.zeros_like(self.to_out.bias) if bias is None else bias[len(bias) // 2 :]
-            constant = self.to_out(value)
+            constant = self.to_out(value)  # (C,)
         return CrossCache(k.contiguous(), v.contiguous(), constant)
 
     def forward(self, x: Tensor, cache: CrossCache, voxels: VoxelSet | None = None) -> Tensor:
-        """Attend.
+        """Attend to the cached context.
 
         Args:
-            x: (P B, N, C) tokens, passes slowest; with `voxels` (P, N, C). Passes beyond those of the cache's keys
-                are unguided.
+            x: (P*B, N, C) tokens, passes slowest; with `voxels`, (P, N, C). Rows beyond the guided passes of the
+                cache belong to the unguided pass.
+            cache: from `cache`.
+            voxels: the N voxels; None for dense tokens.
 
         Returns:
-            The shape of `x`.
+            A tensor of the shape of `x`.
         """
         guided = x[: cache.guided_rows(len(x))]
         if cache.unguided is not None and len(guided) == 0:
             return cache.unguided.expand_as(x)
-        q = self.to_q(guided).unflatten(-1, (self.num_heads, -1))
+        q = self.to_q(guided).unflatten(-1, (self.num_heads, -1))  # (P*B, N, C) -> (P*B, N, H, D)
         if self.q_rms_norm is not None:
             q = self.q_rms_norm(q)
-        out = self.to_out(_attend_context(q, cache, voxels).flatten(-2))
+        out = self.to_out(_attend_context(q, cache, voxels).flatten(-2))  # (P*B, N, H, D) -> (P*B, N, C)
         if cache.unguided is None:
             return out
-        return torch.cat([out, cache.unguided.expand_as(x[len(guided) :])])
+        return torch.cat([out, cache.unguided.expand_as(x[len(guided) :])])  # (C,) repeated over the unguided rows
 
 
 def _attend_context(q: Tensor, cache: CrossCache, voxels: VoxelSet | None) -> Tensor:
-    """(P B, N, H, D) dense or (P, N, H, D) on voxels -> the same shape."""
-    k, v = cache.keys, cache.values
+    """Attend with (P*B, N, H, D) dense queries or (P, N, H, D) queries on voxels; the result has the shape of `q`."""
+    k, v = cache.keys, cache.values  # (P, B, L, H, D) each
     if voxels is None:
         batch = len(q) // len(k)
-        return attend(q, *(c.expand(-1, batch, -1, -1, -1).flatten(0, 1) for c in (k, v)))
+        return attend(q, *(c.expand(-1, batch, -1, -1, -1).flatten(0, 1) for c in (k, v)))  # k, v: (P*B, L, H, D)
     if k.shape[1] == 1:
         return attend(q, k[:, 0], v[:, 0])
-    parts = [attend(q[:, rows], k[:, i], v[:, i]) for i, rows in enumerate(voxels.segments)]
+    # Batch elements have their own contexts and lie in consecutive rows of the voxel set.
+    parts = [attend(q[:, rows], k[:, i], v[:, i]) for i, rows in enumerate(voxels.segments)]  # (P, N_i, H, D) each
     return torch.cat(parts, dim=1)

@@ -1,7 +1,8 @@
-"""Loading checkpoints strictly: every key, every shape and every type, or nothing.
+"""Strict checkpoint loading: every key, shape and type must match, or nothing is loaded.
 
-A model is made on the meta device, where it takes no memory. Its tensors come from the memory-mapped file, straight to
-their device and precision, or, where they shall not hang on the file, are read into memory of their own.
+A module is built on the meta device, where it takes no memory. Its tensors either come from the memory-mapped file,
+straight to their device and precision, or are read into memory of their own, so that the process no longer depends on
+the file (a snapshot of the process requires that). Knows no particular model.
 """
 
 from __future__ import annotations
@@ -31,12 +32,13 @@ FILE_DTYPES = {
 }
 TORCH_DTYPES = {name: dtype for dtype, name in FILE_DTYPES.items()}
 BLOCK_BYTES = 16 << 20
-READERS = 4
-"""Threads that read one file."""
+"""Bytes that one thread reads at a time."""
+READER_THREADS = 4
+"""Threads that read one file; more than one so that page faults of the target memory run in parallel too."""
 
 
 def module_entries(module: nn.Module) -> dict[str, Entry]:
-    """What a file must hold for a module: its state dict's keys, types and shapes."""
+    """Return the keys, types and shapes that a file must hold for a module."""
     return {key: Entry(FILE_DTYPES[t.dtype], tuple(t.shape)) for key, t in module.state_dict().items()}
 
 
@@ -48,18 +50,18 @@ def load_strictly(
     stored: dict[str, Entry] | None = None,
     copy: bool = False,
 ) -> None:
-    """Give a module on the meta device its tensors.
+    """Load the tensors of a module that was built on the meta device.
 
     Args:
-        module: made on the meta device, in the precision that it shall run in.
+        module: on the meta device, in the precision in which it will run.
         path: a safetensors file.
-        device: where the tensors shall lie.
-        stored: what the file must hold where that differs from the module's own types.
-        copy: give the tensors memory of their own, see `read_tensors`; else, on the CPU, those that need no conversion
-            stay mapped from the file, which takes no memory twice but needs the file to stay as it is.
+        device: target device of the tensors.
+        stored: what the file must hold, if that differs from the module's own types.
+        copy: copy the tensors into memory of their own, see `read_tensors`. Otherwise tensors on the CPU that need no
+            conversion stay mapped from the file: memory is not taken twice, but the file must not change.
 
     Raises:
-        WeightsUnusable: the file is missing, cut short, or holds anything else; the module is then left as it was.
+        WeightsUnusable: the file is missing, truncated, or does not match; the module is then unchanged.
     """
     check_entries(path.name, read_entries(path), stored or module_entries(module))
     wanted = {key: tensor.dtype for key, tensor in module.state_dict().items()}
@@ -77,19 +79,21 @@ def load_strictly(
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a file on the CPU, as they are stored, in one piece of memory that goes with the last of them.
+    """Read all tensors of a file to the CPU, in their stored types.
+
+    The tensors share one block of memory, which is freed with the last of them.
 
     Raises:
-        WeightsUnusable: the file is missing, cut short, or not a safetensors file.
+        WeightsUnusable: the file is missing, truncated, or not a safetensors file.
     """
     entries = read_entries(path)
     size_bytes = sum(entry.size_bytes for entry in entries.values())
     try:
-        with safe_open(path, framework="pt") as header:  # also checks that tensors lie back to back up to the end
+        with safe_open(path, framework="pt") as header:  # also checks that the tensors are contiguous up to the end
             keys = header.offset_keys()
         content = _read(path)
         if len(content) < size_bytes:
-            raise EOFError("it became shorter while it was read")
+            raise EOFError("the file shrank while it was read")
     except (SafetensorError, OSError, EOFError) as error:
         raise WeightsUnusable(f"{path.name} cannot be read: {error}") from error
     tensors: dict[str, Tensor] = {}
@@ -97,46 +101,48 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     for key in keys:
         entry, dtype = entries[key], TORCH_DTYPES[entries[key].dtype]
         part = content[start : start + entry.size_bytes]
+        # `view(dtype)` requires an aligned offset; the format allows any order of types, so copy where it is not.
         aligned = part if start % dtype.itemsize == 0 else part.clone()
-        tensors[key] = aligned.view(dtype).view(entry.shape)
+        tensors[key] = aligned.view(dtype).view(entry.shape)  # (size,) uint8 -> (count,) -> entry.shape
         start += entry.size_bytes
     return tensors
 
 
 def _read(path: Path) -> Tensor:
-    """A file's bytes, (size,) of uint8; past the system's cache, where they are not in it and the file system can.
+    """Read a file as (size,) uint8, with direct I/O if it is not in the page cache and the file system supports that.
 
-    Through the cache, memory is taken twice and all bytes are copied, which can cost more than the disk; so can memory
-    that is taken by one thread alone.
+    A buffered read takes the memory twice and copies every byte out of the page cache, which halves the throughput of
+    a fast disk. A file that is in the page cache already is read from there: that is faster than any disk.
 
     Raises:
-        OSError, EOFError: the file cannot be read, or became shorter.
+        OSError, EOFError: the file cannot be read, or shrank while it was read.
     """
-    past_cache = 0 if _is_cached(path) else getattr(os, "O_DIRECT", 0)
+    direct = 0 if _is_cached(path) else getattr(os, "O_DIRECT", 0)  # absent on macOS
     try:
-        return _read_blocks(path, os.O_RDONLY | past_cache)
+        return _read_blocks(path, os.O_RDONLY | direct)
     except OSError as error:
-        if error.errno != errno.EINVAL or not past_cache:
+        if error.errno != errno.EINVAL or not direct:  # EINVAL: tmpfs and some overlays do not support O_DIRECT
             raise
     return _read_blocks(path, os.O_RDONLY)
 
 
 def _is_cached(path: Path) -> bool:
-    """Whether the system's cache holds a file, judged by its first, its middle and its last byte."""
+    """Return whether the page cache holds a file, judged by its first, middle and last byte."""
     with path.open("rb", buffering=0) as file:
         last = file.seek(0, os.SEEK_END) - 1
         try:
             return all(os.preadv(file.fileno(), [bytearray(1)], at, os.RWF_NOWAIT) for at in (0, last // 2, last))
-        except (OSError, AttributeError):  # it would have to wait, or cannot be asked
+        except (OSError, AttributeError):  # EAGAIN: not cached; otherwise RWF_NOWAIT is not supported
             return False
 
 
 def _read_blocks(path: Path, flags: int) -> Tensor:
-    """As `_read`, from the file opened so."""
+    """Read a file, opened with `flags`, as (size,) uint8."""
     file = os.open(path, flags)
     try:
         size_bytes = os.fstat(file).st_size
-        pages = max(1, -(-size_bytes // mmap.PAGESIZE))  # whole ones: O_DIRECT wants the place and the length aligned
+        # O_DIRECT requires an aligned address and length, so the buffer is an anonymous mapping of whole pages.
+        pages = max(1, -(-size_bytes // mmap.PAGESIZE))
         memory = mmap.mmap(-1, pages * mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
         def read_block(start: int) -> None:
@@ -145,10 +151,10 @@ def _read_blocks(path: Path, flags: int) -> Tensor:
                 while start < min(stop, size_bytes):
                     taken = os.preadv(file, [whole[start:stop]], start)
                     if not taken:
-                        raise EOFError("it became shorter while it was read")
+                        raise EOFError("the file shrank while it was read")
                     start += taken
 
-        with ThreadPoolExecutor(READERS) as pool:
+        with ThreadPoolExecutor(READER_THREADS) as pool:
             list(pool.map(read_block, range(0, size_bytes, BLOCK_BYTES)))
     finally:
         os.close(file)

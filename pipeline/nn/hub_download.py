@@ -1,36 +1,41 @@
-"""Fetching published files once, and knowing them again. Imports no torch; nothing here knows a model.
+"""Download files from the model hub once, and verify them later. Imports no torch and knows no model.
 
-A transfer that breaks, or whose process is killed, goes on where it stopped: what has come so far is kept beside the
-file under a name that holds the revision, so that it can only ever be a part of the same bytes.
+A transfer that breaks, or whose process is killed, resumes where it stopped: the partial file lies beside the target
+under a name that contains the revision, so it can only be a prefix of the same bytes.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.errors import DiskFull, MissingExtra, WeightsUnusable
 from pipeline.nn.tensor_files import Entry
 
-RECORD_NAME = "fetched.json"  # sha256 of every file as it came on the first fetch
+if TYPE_CHECKING:
+    import httpx
+
+RECORD_NAME = "fetched.json"  # sha256 of every file at its first download
 READ_BYTES = 1 << 22
-TRIES, PAUSE_S = 5, 1.0  # of one transfer without a byte between two breaks, and before the next try
+MAX_FAILURES = 5  # consecutive failures of one transfer that received no byte
+PAUSE_S = 1.0  # before the second retry; grows linearly
 TIMEOUT_S = 30.0
-DISK_FULL = 28  # errno
 
 OnBytes = Callable[[str, int, int], None]
-"""Called with a file's name, the bytes that are here, and the bytes of the whole file."""
+"""Called with a file's name, the bytes received so far, and the size of the whole file in bytes."""
 
 Report = Callable[[str], None]
-"""Takes one line for each thing done."""
+"""Receives one line of text per finished step."""
 
 
-def ignore_report(*_: object) -> None:
-    """An `OnBytes` or `Report` for callers that watch nothing."""
+def ignore_progress(*_: object) -> None:
+    """An `OnBytes` or `Report` that does nothing."""
 
 
 def fetch_files(
@@ -40,19 +45,22 @@ def fetch_files(
     *,
     revision: str,
     endpoint: str | None = None,
-    on_bytes: OnBytes = ignore_report,
+    on_bytes: OnBytes = ignore_progress,
 ) -> None:
-    """Bring files of a repository on the model hub into a folder; those that are there are not fetched again.
+    """Download files of a repository on the model hub into a folder; files that exist are not downloaded again.
 
     Args:
-        names: below the repository and below the folder alike.
-        revision: the commit, in full.
-        endpoint: address of a mirror; by default the hub that its own library is set to.
+        repo_id: the repository, as owner/name.
+        names: paths of the files, relative to the repository and to the folder alike.
+        folder: target folder.
+        revision: full commit hash.
+        endpoint: URL of a mirror; by default the endpoint configured in huggingface_hub.
+        on_bytes: receives the progress of each file.
 
     Raises:
-        WeightsUnusable: one cannot be fetched.
-        DiskFull: there is no room for one.
-        MissingExtra: the hub's library is absent.
+        WeightsUnusable: a file cannot be downloaded.
+        DiskFull: the disk has no room for a file.
+        MissingExtra: huggingface_hub is not installed.
     """
     try:
         from huggingface_hub import hf_hub_url
@@ -70,24 +78,24 @@ def fetch_files(
             _transfer(
                 url, part, headers=build_hf_headers(), on_bytes=lambda done, size, name=name: on_bytes(name, done, size)
             )
-        except _Broken as error:
-            raise WeightsUnusable(f"{name} of {repo_id} cannot be fetched: {error}") from error
+        except _TransferFailed as error:
+            raise WeightsUnusable(f"{name} of {repo_id} cannot be downloaded: {error}") from error
         except OSError as error:
-            if error.errno == DISK_FULL:
-                raise DiskFull(f"there is no room for {name} in {folder}") from error
+            if error.errno == errno.ENOSPC:
+                raise DiskFull(f"the disk has no room for {name} in {folder}") from error
             raise WeightsUnusable(f"{name} cannot be written to {folder}: {error.strerror}") from error
         part.replace(path)
 
 
-class _Broken(Exception):
-    """A transfer that cannot go on."""
+class _TransferFailed(Exception):
+    """The transfer cannot be continued; the message says why."""
 
 
 def _transfer(url: str, part: Path, *, headers: Mapping[str, str], on_bytes: Callable[[int, int], None]) -> None:
-    """Bring the rest of a file, going on after every break that comes after some progress.
+    """Download the rest of a file; retry as long as each connection brings some bytes.
 
     Raises:
-        _Broken: it did not come, in words.
+        _TransferFailed: `MAX_FAILURES` attempts in a row brought nothing, or the server refused.
     """
     import httpx
 
@@ -96,61 +104,68 @@ def _transfer(url: str, part: Path, *, headers: Mapping[str, str], on_bytes: Cal
         while True:
             before = part.stat().st_size if part.exists() else 0
             try:
-                if _request_rest(client, url, part, before, on_bytes):
+                if _download_rest(client, url, part, before, on_bytes):
                     return
                 reason = "the connection broke"
             except httpx.HTTPError as error:
                 reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             failures = 0 if part.exists() and part.stat().st_size > before else failures + 1
-            if failures >= TRIES:
-                raise _Broken(reason)
+            if failures >= MAX_FAILURES:
+                raise _TransferFailed(reason)
             time.sleep(PAUSE_S * failures)
 
 
-def _request_rest(client: object, url: str, part: Path, have: int, on_bytes: Callable[[int, int], None]) -> bool:
-    """Ask for what is missing once; whether the file is whole then."""
+def _download_rest(
+    client: httpx.Client, url: str, part: Path, size_bytes: int, on_bytes: Callable[[int, int], None]
+) -> bool:
+    """Request the bytes after the first `size_bytes` once and append them.
+
+    Returns:
+        Whether the file is complete.
+    """
     import httpx
 
-    assert isinstance(client, httpx.Client)
-    wanted = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
-    with client.stream("GET", url, headers=wanted) as answer:
-        if answer.status_code == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE and have:
-            if _size_of(answer) == have:
+    # A compressed body would make byte ranges and Content-Length refer to other bytes than the file's.
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={size_bytes}-"} if size_bytes else {})
+    with client.stream("GET", url, headers=headers) as response:
+        if response.status_code == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE and size_bytes:
+            if _total_bytes(response) == size_bytes:
                 return True
-            part.unlink()  # longer than the file: not a part of it
+            part.unlink()  # longer than the file, so not a prefix of it
             return False
-        if answer.is_error:
-            raise _Broken(f"the server answered {answer.status_code}")
-        is_rest = answer.status_code == httpx.codes.PARTIAL_CONTENT
-        done, size = (have if is_rest else 0), _size_of(answer)
+        if response.is_error:
+            raise _TransferFailed(f"the server answered {response.status_code}")
+        # A server without range support answers 200 with the whole file, which replaces the partial one.
+        is_rest = response.status_code == httpx.codes.PARTIAL_CONTENT
+        done, size = (size_bytes if is_rest else 0), _total_bytes(response)
         with part.open("ab" if is_rest else "wb") as file:
-            for block in answer.iter_raw(READ_BYTES):
+            for block in response.iter_raw(READ_BYTES):
                 file.write(block)
                 done += len(block)
                 on_bytes(done, size)
     return done == size
 
 
-def _size_of(answer: object) -> int:
-    """Bytes of the whole file that an answer is about.
+def _total_bytes(response: httpx.Response) -> int:
+    """Return the size of the whole file in bytes, from the headers of a response.
 
     Raises:
-        _Broken: it does not say.
+        _TransferFailed: the headers do not contain it.
     """
-    headers = answer.headers  # type: ignore[attr-defined]
+    headers = response.headers
     total = re.search(r"/(\d+)$", headers.get("Content-Range", ""))
     if total:
         return int(total[1])
     if "Content-Length" not in headers:
-        raise _Broken("the server does not say how large it is")
+        raise _TransferFailed("the server does not declare the size of the file")
     return int(headers["Content-Length"])
 
 
-def verify_record(folder: Path, names: Sequence[str], *, report: Report = ignore_report) -> None:
-    """Compare every file's sha256 with the one of its first fetch, or note it where there is none.
+def verify_record(folder: Path, names: Sequence[str], *, report: Report = ignore_progress) -> None:
+    """Compare the sha256 of every file with the recorded one; record it if there is none yet.
 
     Raises:
-        WeightsUnusable: a file has changed since.
+        WeightsUnusable: a file has changed since its first download.
     """
     record_path = folder / RECORD_NAME
     record: dict[str, str] = json.loads(record_path.read_text()) if record_path.is_file() else {}
@@ -158,13 +173,13 @@ def verify_record(folder: Path, names: Sequence[str], *, report: Report = ignore
         digest = file_sha256(folder / name)
         known = record.setdefault(name, digest)
         if known != digest:
-            raise WeightsUnusable(f"{name} has changed since it was fetched: sha256 {digest}, recorded {known}")
+            raise WeightsUnusable(f"{name} has changed since it was downloaded: sha256 {digest}, recorded {known}")
         report(f"{digest}  {name}")
     record_path.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
 
 
 def file_sha256(path: Path) -> str:
-    """Hexadecimal sha256 of a file."""
+    """Return the sha256 of a file as hexadecimal digits."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(READ_BYTES):
@@ -173,7 +188,7 @@ def file_sha256(path: Path) -> str:
 
 
 def unpack_manifest(packed: Mapping[str, tuple[str, Sequence[int]]]) -> dict[str, Entry]:
-    """Tensors by key, from a list that writes a repeated block once.
+    """Return tensors by key, from a manifest that lists a repeated block once.
 
     `blocks.{24}.norm2.weight` stands for blocks 0 to 23.
     """

@@ -1,4 +1,4 @@
-"""Norms that compute in float32 whatever the precision around them."""
+"""Normalisation layers that compute in float32 whatever the precision around them."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from pipeline.ops.voxels import VoxelSet
 class LayerNorm32(nn.LayerNorm):
     """Layer norm over the last axis, computed in float32, returned in the input's type."""
 
-    def forward(self, input: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:  # (..., C) -> (..., C)
         return super().forward(input.float()).to(input.dtype)
 
 
 class GroupNorm32(nn.GroupNorm):
     """Group norm of (B, C, ...), computed in float32, returned in the input's type."""
 
-    def forward(self, input: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:  # (B, C, ...) -> (B, C, ...)
         return super().forward(input.float()).to(input.dtype)
 
 
@@ -27,7 +27,7 @@ class ChannelLayerNorm32(LayerNorm32):
     """Layer norm over the channels of (B, C, X, Y, Z)."""
 
     def forward(self, input: Tensor) -> Tensor:
-        return super().forward(input.movedim(1, -1)).movedim(-1, 1)
+        return super().forward(input.movedim(1, -1)).movedim(-1, 1)  # (B, C, X, Y, Z) -> (B, X, Y, Z, C) and back
 
 
 class SparseGroupNorm32(nn.Module):
@@ -42,7 +42,8 @@ class SparseGroupNorm32(nn.Module):
 
     def forward(self, feats: Tensor, voxels: VoxelSet) -> Tensor:
         """(P, N, C) -> (P, N, C)."""
-        parts = [
+        # Unlike a dense group norm, the statistics run over the occupied voxels of one batch element only.
+        parts = [  # (P, N_i, C) -> (P, C, N_i) -> (P, N_i, C)
             F.group_norm(feats[:, rows].mT.float(), self.num_groups, self.weight, self.bias, self.eps).mT
             for rows in voxels.segments
         ]
@@ -50,7 +51,11 @@ class SparseGroupNorm32(nn.Module):
 
 
 class MultiHeadRMSNorm(nn.Module):
-    """Unit length over each head's channels, times a learnt gain and sqrt(D)."""
+    """Root-mean-square norm over the channels of each head, with a learnt gain.
+
+    x / |x| * sqrt(D) equals x / rms(x). `F.normalize` clamps |x| at 1e-12 instead of adding an epsilon under the root.
+    Source: Zhang and Sennrich 2019, arXiv 1910.07467, eq. 4; the clamp follows microsoft/TRELLIS@6b0d647.
+    """
 
     def __init__(self, head_dim: int, num_heads: int) -> None:
         super().__init__()

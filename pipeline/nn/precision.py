@@ -1,4 +1,4 @@
-"""Which weights of a model are in half precision: those of linear and convolution layers inside its heavy parts."""
+"""Mixed precision: linear and convolution layers inside a model's heavy parts change type, everything else does not."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ HEAVY_LAYERS = (nn.Linear, nn.Conv3d, SparseConv3d)
 
 
 def set_precision(parts: Iterable[nn.Module], dtype: torch.dtype) -> None:
-    """Give the linear and convolution layers inside the parts a type, in place; norms and gains stay float32."""
+    """Convert the linear and convolution layers inside the parts to a type, in place; norms and gains stay float32."""
     for part in parts:
         for layer in part.modules():
             if isinstance(layer, HEAVY_LAYERS):

@@ -1,4 +1,4 @@
-"""Sparse convolution with weights, in the layout and with the quirks of the released checkpoints."""
+"""Sparse convolution with weights, in the layout of the released checkpoints."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from pipeline.ops.voxels import VoxelSet
 class SparseConv3d(nn.Module):
     """Submanifold convolution of kernel 1 or 3; weights are `conv.weight` (D, k, k, k, C) and `conv.bias` (D,).
 
-    Kernel 1 is not a product with the transposed weight: the library that trained the released models re-read the
-    (D, 1, 1, 1, C) buffer row-major as (C, D), so the same is done here.
+    Kernel 1 does not multiply by the transposed weight: the library that trained the released models reinterprets the
+    (D, 1, 1, 1, C) buffer row-major as (C, D), and the weights fit only that computation.
     Source: spconv 2.3 issues 450 and 772.
     """
 
     class Weights(nn.Module):
-        """The two tensors, under the name that the checkpoint gives them."""
+        """Weight and bias under the names of the checkpoint."""
 
         def __init__(self, in_channels: int, out_channels: int, kernel_size: int, *, bias: bool) -> None:
             super().__init__()
@@ -28,10 +28,10 @@ class SparseConv3d(nn.Module):
             self.bias = nn.Parameter(torch.empty(out_channels)) if bias else None
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, *, bias: bool = True) -> None:
-        """Allocate the weights, unset.
+        """Allocate uninitialised weights.
 
         Raises:
-            ValueError: the kernel is neither 1 nor 3.
+            ValueError: the kernel size is neither 1 nor 3.
         """
         super().__init__()
         if kernel_size not in (1, 3):
@@ -44,12 +44,12 @@ class SparseConv3d(nn.Module):
         weight, bias = self.conv.weight, self.conv.bias
         if self.kernel_size == 3:
             return sparse_conv3(feats, voxels, weight, bias)
-        out = feats @ weight.reshape(weight.shape[-1], weight.shape[0])
+        out = feats @ weight.reshape(weight.shape[-1], weight.shape[0])  # (..., N, C) @ (C, D) -> (..., N, D)
         return out if bias is None else out + bias
 
 
 class Sparse(NamedTuple):
-    """Features on a set of voxels: `feats` (..., N, C) in the rows of `voxels`."""
+    """Features on a set of voxels, in the row order of `voxels`."""
 
-    feats: Tensor
+    feats: Tensor  # (..., N, C)
     voxels: VoxelSet

@@ -1,6 +1,6 @@
-"""The headers of safetensors files: which tensors a file holds, and whether it is whole.
+"""Headers of safetensors files: which tensors a file holds, and whether it is complete.
 
-Reads no tensor and needs no torch.
+Reads no tensor and imports no torch.
 
 Source: the safetensors format, github.com/huggingface/safetensors, README "Format".
 """
@@ -17,12 +17,12 @@ from pathlib import Path
 from pipeline.errors import WeightsUnusable
 
 BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "U8": 1, "BOOL": 1}
-LARGEST_HEADER = 100 << 20  # bytes, the format's own limit
+MAX_HEADER_BYTES = 100 << 20  # the limit of the format
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One tensor as a file holds it: `dtype` as the format writes it (F32, F16), and its shape."""
+    """Type and shape of one stored tensor; `dtype` is the name in the format, such as F32 or F16."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -36,16 +36,16 @@ class Entry:
 
 
 def read_entries(path: Path) -> dict[str, Entry]:
-    """The tensors of a file by key.
+    """Return the tensors of a file by key.
 
     Raises:
-        WeightsUnusable: the file is absent, cut short, or not a safetensors file.
+        WeightsUnusable: the file is missing, truncated, or not a safetensors file.
     """
     try:
         with path.open("rb") as file:
             start = file.read(8)
             length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
-            if not 2 <= length <= LARGEST_HEADER:
+            if not 2 <= length <= MAX_HEADER_BYTES:
                 raise WeightsUnusable(f"{path.name} is not a safetensors file")
             text = file.read(length)
     except FileNotFoundError as error:
@@ -58,21 +58,24 @@ def read_entries(path: Path) -> dict[str, Entry]:
         entries = {key: Entry(value["dtype"], tuple(value["shape"])) for key, value in header.items()}
         end = 8 + length + max((value["data_offsets"][1] for value in header.values()), default=0)
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise WeightsUnusable(f"{path.name} is cut short or damaged: its header cannot be read") from error
+        raise WeightsUnusable(f"{path.name} is truncated or damaged: its header cannot be parsed") from error
     size = path.stat().st_size
     if size != end:
-        raise WeightsUnusable(f"{path.name} is cut short or damaged: {size} bytes, its header says {end}")
+        raise WeightsUnusable(f"{path.name} is truncated or damaged: {size} bytes, its header declares {end}")
     return entries
 
 
 def check_entries(name: str, found: Mapping[str, Entry], expected: Mapping[str, Entry]) -> None:
-    """Compare the tensors of a file with those that its model has.
+    """Check that a file holds exactly the tensors of a model.
 
     Args:
-        name: the file, for the message.
+        name: name of the file, for the message.
+        found: tensors of the file.
+        expected: tensors of the model.
 
     Raises:
-        WeightsUnusable: naming the first key, in the model's order, that is missing, surplus or of another kind.
+        WeightsUnusable: names the first key, in the model's order, that is missing or of another type or shape, or the
+            first surplus key.
     """
     for key, entry in expected.items():
         if key not in found:
@@ -81,4 +84,4 @@ def check_entries(name: str, found: Mapping[str, Entry], expected: Mapping[str, 
             raise WeightsUnusable(f"{name}: {key} is {found[key]}, expected {entry}")
     for key in found:
         if key not in expected:
-            raise WeightsUnusable(f"{name} has a tensor that the model does not know: {key}")
+            raise WeightsUnusable(f"{name} has a tensor that the model does not have: {key}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -52,6 +52,22 @@ Spawn = Callable[[Sequence[ForegroundImage], GenerationOptions, str, int], Remot
 """Starts a generation: views, options, the channel's name, and the number of restarts requested so far."""
 
 
+@dataclass(frozen=True)
+class Connection:
+    """What a client needs for one generation.
+
+    Attributes:
+        spawn: starts a generation.
+        starting: the call that ends when the container that was asked to start is ready; None if none was.
+        restarts: how many restarts of the engines have been requested; a container that saw fewer is replaced.
+    """
+
+    spec: EngineSpec
+    spawn: Spawn
+    starting: RemoteCall | None = None
+    restarts: int = 0
+
+
 class EngineClient:
     """An engine in another container, as a `run_job.Generate`.
 
@@ -61,12 +77,9 @@ class EngineClient:
     `gpu_seconds` of the generation or of the error; those of a call that ends without an answer are unknown.
 
     Args:
+        connect: called at the start of each generation; its errors are those of the generation.
         channel: of this generation.
-        spawn: starts a generation.
         reopen: finds a started call by its id.
-        take_starting: returns, once, the call that ends when the container that was asked to start is ready; None if
-            none was.
-        restarts: how many restarts of the engines have been requested; a container that saw fewer is replaced.
         poll_s: pause between two checks of a generation.
         start_timeout_s: as `START_TIMEOUT_S`.
         stop_grace_s: as `STOP_GRACE_S`.
@@ -74,23 +87,17 @@ class EngineClient:
 
     def __init__(
         self,
-        spec: EngineSpec,
+        connect: Callable[[], Connection],
         *,
         channel: ControlChannel,
-        spawn: Spawn,
         reopen: Callable[[str], RemoteCall],
-        take_starting: Callable[[], RemoteCall | None] = lambda: None,
-        restarts: int = 0,
         poll_s: float = POLL_S,
         start_timeout_s: float = START_TIMEOUT_S,
         stop_grace_s: float = STOP_GRACE_S,
     ) -> None:
-        self._spec = spec
+        self._connect = connect
         self._channel = channel
-        self._spawn = spawn
         self._reopen = reopen
-        self._take_starting = take_starting
-        self._restarts = restarts
         self._poll_s = poll_s
         self._start_timeout_s = start_timeout_s
         self._stop_grace_s = stop_grace_s
@@ -100,45 +107,41 @@ class EngineClient:
         """Generate.
 
         Raises:
-            CallerError: the engine cannot use the views.
+            CallerError: the engine is not offered, or cannot use the views.
+            StoreUnavailable: `connect` could not reach the store.
             StageError: the engine failed or gave no answer.
             Cancelled: raised by `on_step`; the container is asked to stop.
         """
-        check_views(self._spec, len(views))
+        connection = self._connect()
+        name, starting = connection.spec.name, connection.starting
+        check_views(connection.spec, len(views))
         self._gpu_seconds = 0.0
         try:
             answer = self._answer_of_earlier_attempt(on_step)
             for _ in range(MAX_TRIES):
                 if not _needs_another_try(answer):
                     break
-                self._wait_for_start(on_step)
-                call = self._spawn(views, options, self._channel.name, self._restarts)
+                self._wait_for_start(starting, on_step)
+                starting = None
+                call = connection.spawn(views, options, self._channel.name, connection.restarts)
                 best_effort(partial(self._channel.save_call_id, call.object_id), None)
                 answer = self._wait(call, on_step)
-            generation = self._generation_of(answer)
+            generation = _generation_of(answer, name)
         except ImageTo3DError as error:
             self._clear()
             error.gpu_seconds = self._gpu_seconds
             raise
         except Exception as error:  # whatever Modal's client raises, or the container died of
             self._clear()
-            log.exception("generation lost", engine=self._spec.name)
-            lost = EngineFailed(f"engine {self._spec.name} gave no answer ({type(error).__name__})")
+            log.exception("generation lost", engine=name)
+            lost = EngineFailed(f"engine {name} gave no answer ({type(error).__name__})")
             lost.gpu_seconds = self._gpu_seconds
             raise lost from error
         best_effort(self._channel.clear_messages, None)
         return replace(generation, gpu_seconds=self._gpu_seconds)
 
-    def _generation_of(self, answer: Any) -> Generation:
-        if isinstance(answer, Failure):
-            raise answer.error
-        if not isinstance(answer, Generation):
-            raise EngineFailed(f"engine {self._spec.name} answered with {type(answer).__name__}")
-        return answer
-
-    def _wait_for_start(self, on_step: OnStep) -> None:
-        """Wait, once, for the container that was asked to start; if it fails to, the generation will show why."""
-        starting = self._take_starting()
+    def _wait_for_start(self, starting: RemoteCall | None, on_step: OnStep) -> None:
+        """Wait for the container that was asked to start; if it fails to, the generation will show why."""
         deadline_s = time.monotonic() + self._start_timeout_s
         while starting is not None and time.monotonic() < deadline_s:
             try:
@@ -206,3 +209,11 @@ class EngineClient:
 def _needs_another_try(answer: Any) -> bool:
     """Whether to spawn a generation: there is no usable answer yet, or another container may give one."""
     return answer.retry_on_other_container if isinstance(answer, Failure) else not isinstance(answer, Generation)
+
+
+def _generation_of(answer: Any, engine: str) -> Generation:
+    if isinstance(answer, Failure):
+        raise answer.error
+    if not isinstance(answer, Generation):
+        raise EngineFailed(f"engine {engine} answered with {type(answer).__name__}")
+    return answer

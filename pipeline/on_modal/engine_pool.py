@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from pipeline.engines.registry import find_spec
 from pipeline.errors import InvalidRequest
 from pipeline.on_modal.control_channel import ControlChannel, best_effort
-from pipeline.on_modal.engine_client import EngineClient, RemoteCall
+from pipeline.on_modal.engine_client import Connection, EngineClient, RemoteCall
 from pipeline.on_modal.shared_dict import SharedDict
 
 
@@ -72,25 +72,22 @@ class EnginePool:
         self._check(chosen)
         self._starting[chosen] = self._containers[chosen]().wake.spawn()
 
-    def generator_for(self, name: str | None, *, channel: str, restarts: int = 0) -> EngineClient:
-        """The `generate` callable of `run_job` for the engine that a request names.
+    def client(
+        self, name: str | None, *, channel: str, restarts_requested: Callable[[], int] = lambda: 0
+    ) -> EngineClient:
+        """The `generate` of `run_job` for the engine that a request names; raises nothing before it is called.
 
         Args:
             channel: the name of the generation's `ControlChannel`.
-            restarts: as for `EngineClient`.
-
-        Raises:
-            InvalidRequest: the deployment does not offer the engine.
+            restarts_requested: how many restarts of the engines have been requested so far.
         """
-        chosen = self._chosen(name)
-        return EngineClient(
-            find_spec(chosen),
-            channel=ControlChannel(self._entries, channel),
-            spawn=self._containers[chosen]().generate.spawn,
-            reopen=self._reopen,
-            take_starting=lambda: self._starting.pop(chosen, None),
-            restarts=restarts,
-        )
+
+        def connect() -> Connection:
+            chosen, restarts = self._chosen(name), restarts_requested()
+            spawn = self._containers[chosen]().generate.spawn
+            return Connection(find_spec(chosen), spawn, self._starting.pop(chosen, None), restarts)
+
+        return EngineClient(connect, channel=ControlChannel(self._entries, channel), reopen=self._reopen)
 
     def forget(self, channel: str) -> None:
         """Delete the channel of a generation whose job has ended or whose result is kept elsewhere."""

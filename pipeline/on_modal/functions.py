@@ -64,9 +64,11 @@ def run_job(
     handler = JobHandler(
         service,
         outputs,
-        lambda job, engine: engines.generator_for(engine, channel=job.file_prefix, restarts=store.restarts_requested()),
+        lambda job, engine: engines.client(
+            engine, channel=job.file_prefix, restarts_requested=store.restarts_requested
+        ),
         prepare=start_containers,
-        on_kept=lambda: _commit_checkpoint(deployment.commit_work),
+        on_checkpoint=lambda: _commit_checkpoint(deployment.commit_work),
     )
     worker = QueueWorker(
         store,

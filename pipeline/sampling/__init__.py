@@ -1,1 +1,1 @@
-"""Samplers as plain functions over a velocity."""
+"""Samplers: plain functions over a velocity. They know no model."""

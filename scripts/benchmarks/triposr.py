@@ -27,9 +27,10 @@ from pipeline.engines.triposr.field import PLANE_AXES, TriplaneField
 from pipeline.engines.triposr.model import TSR
 from pipeline.engines.triposr.preprocess import resize_images
 from pipeline.engines.triposr.spec import ISO_DENSITY, RELEASED
-from pipeline.engines.triposr.surface import density_on_grid, extract_surface, to_mesh
+from pipeline.engines.triposr.surface import extract_surface, to_mesh
 from pipeline.nn.deterministic_weights import fill_deterministic
 from pipeline.ops.isosurface import IsoSurface, extract_isosurface
+from tests.reference.triposr_grid import density_on_grid
 
 REFERENCE_S = {"picture encoder": 4.5, "backbone": 47.5, "surface": 57.7}  # one thread, the kit's README
 CHUNKS = 1_000, 12_000

@@ -1,4 +1,4 @@
-"""`modal deploy` of the real app file by Modal's real CLI, and calls through it, on a control plane on loopback."""
+"""`modal deploy` of the real app file by Modal's real CLI, and jobs on that deployment, on a fake Modal server."""
 
 from __future__ import annotations
 
@@ -51,10 +51,10 @@ SETTINGS = {
 }
 
 
-def run_modal(plane: Plane, *arguments: str, is_expected: int = 0, **settings: str) -> str:
-    """Modal's CLI against the plane, from the project's folder; what it printed."""
+def run_modal(plane: Plane, *arguments: str, exit_code: int = 0, **settings: str) -> str:
+    """Run Modal's CLI against the fake server, in the project's folder; returns what it printed."""
     unset = {name: "" for name in os.environ if name.startswith("IMAGE_TO_3D_") or name == "DATABASE_URL"}
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-m", "modal", *arguments],
         env=os.environ | unset | SETTINGS | settings | plane.environment(),
         cwd=ROOT,
@@ -62,8 +62,8 @@ def run_modal(plane: Plane, *arguments: str, is_expected: int = 0, **settings: s
         text=True,
         timeout=240,
     )
-    assert done.returncode == is_expected, done.stdout + done.stderr
-    return done.stdout + done.stderr if is_expected else done.stdout
+    assert process.returncode == exit_code, process.stdout + process.stderr
+    return process.stdout + process.stderr if exit_code else process.stdout
 
 
 @pytest.fixture(scope="module")
@@ -79,25 +79,25 @@ def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plane]:
 
 
 @pytest.fixture(scope="module")
-def picture() -> str:
+def image() -> str:
     return base64.b64encode(encode(draw_figure(96))).decode()
 
 
-def ask(plane: Plane, path: str, *, key: str = KEY, **fields: Any) -> httpx.Response:
-    """POST to the deployment's public address."""
+def post(plane: Plane, path: str, *, key: str = KEY, **fields: Any) -> httpx.Response:
+    """Send a POST request to the deployment's public address."""
     return httpx.post(plane.web_url("web") + path, json={"key": key, **fields}, timeout=WAIT_S)
 
 
-def until_final(plane: Plane, call_id: int) -> dict[str, Any]:
+def until_final(plane: Plane, job_id: int) -> dict[str, Any]:
     deadline_s = time.monotonic() + WAIT_S
-    while (body := ask(plane, f"/api/v6/3d/fetch/{call_id}").json())["status"] == "processing":
+    while (body := post(plane, f"/api/v6/3d/fetch/{job_id}").json())["status"] == "processing":
         assert time.monotonic() < deadline_s, (body, plane.logs()[-4000:])
         time.sleep(0.2)
     return body
 
 
-def test_containers_come_and_go_as_they_are_meant_to(plane: Plane) -> None:
-    """From the records: what Modal's client does not tell of a definition, and tests/test_modal_app.py cannot ask."""
+def test_functions_have_the_intended_autoscaler_settings(plane: Plane) -> None:
+    """From the server's records: Modal's client does not show these, so tests/test_modal_app.py cannot check them."""
     functions = {each.tag.removesuffix(".*"): each for each in plane.functions(app="image-to-3d")}
     scaling = {
         name: (each.min_containers, each.buffer_containers, each.max_containers, each.scaledown_window)
@@ -116,23 +116,23 @@ def test_containers_come_and_go_as_they_are_meant_to(plane: Plane) -> None:
         assert ("image-to-3d", ("IMAGE_TO_3D_API_KEY", "IMAGE_TO_3D_MASTER_KEY")) in functions[name].secrets
 
 
-def test_health_wakes_no_accelerator_and_no_key_opens_nothing(plane: Plane, picture: str) -> None:
+def test_neither_health_nor_a_wrong_key_starts_an_engine_container(plane: Plane, image: str) -> None:
     assert httpx.get(plane.web_url("web") + "/health", timeout=WAIT_S).status_code == 200
-    assert ask(plane, SUBMIT, key="wrong", image=picture).status_code == 401
+    assert post(plane, SUBMIT, key="wrong", image=image).status_code == 401
     assert plane.containers("Generator") == [] and plane.containers(RUN_JOB) == []
 
 
 @pytest.mark.parametrize("engine", ["preview", "trellis"])
-def test_a_submit_becomes_a_model_behind_a_link_and_a_webhook(plane: Plane, picture: str, engine: str) -> None:
+def test_a_submit_leads_to_a_model_behind_a_link_and_a_webhook(plane: Plane, image: str, engine: str) -> None:
     with Receiver() as receiver:
         submitted = ask(
-            plane, SUBMIT, image=picture, engine=engine, resolution=64, seed=3, texture_size=512, webhook=receiver.url
+            plane, SUBMIT, image=image, engine=engine, resolution=64, seed=3, texture_size=512, webhook=receiver.url
         ).json()
         final = until_final(plane, submitted["id"])
-        told = receiver.wait_for(submitted["id"], timeout_s=WAIT_S)
+        webhook = receiver.wait_for(submitted["id"], timeout_s=WAIT_S)
 
     assert submitted["status"] == "processing" and final["status"] == "success", final
-    assert final["meta"]["engine"] == engine and told["output"] == final["output"] == submitted["future_links"]
+    assert final["meta"]["engine"] == engine and webhook["output"] == final["output"] == submitted["future_links"]
     whole = httpx.get(final["output"][0], timeout=WAIT_S)
     part = httpx.get(final["output"][0], headers={"range": "bytes=0-3"}, timeout=WAIT_S)
     scene = trimesh.load_scene(trimesh.util.wrap_as_stream(whole.content), file_type="glb")
@@ -140,8 +140,8 @@ def test_a_submit_becomes_a_model_behind_a_link_and_a_webhook(plane: Plane, pict
     assert (part.status_code, part.content) == (206, b"glTF")
 
 
-class SlowPicture:
-    """A server of one picture that takes its time, so that a call can be met while it downloads."""
+class SlowImageServer:
+    """Serves one image after a pause, so that a test can kill a job during its download."""
 
     def __init__(self, content: bytes, *, pause_s: float) -> None:
         class Handler(BaseHTTPRequestHandler):
@@ -153,12 +153,12 @@ class SlowPicture:
                 self.wfile.write(content)
 
             def log_message(self, *arguments: object) -> None:
-                """Say nothing."""
+                """Log nothing."""
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}/figure.png"
 
-    def __enter__(self) -> SlowPicture:
+    def __enter__(self) -> SlowImageServer:
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
         return self
 
@@ -167,36 +167,36 @@ class SlowPicture:
         self._server.server_close()
 
 
-def stage_in(work: Path, call_id: int) -> str | None:
-    """The stage that a call is in, by what the earlier ones left in its folder; None before it is taken and after."""
-    for folder in work.glob(f"{call_id}-*"):
+def stage_in(work: Path, job_id: int) -> str | None:
+    """The stage that a job is in, by the checkpoints in its folder; None before it is claimed and after its end."""
+    for folder in work.glob(f"{job_id}-*"):
         return next((stage for stage in STAGES if not (folder / f"{stage}.pickle").exists()), None)
     return None
 
 
-def calls_in_ledger(plane: Plane) -> int:
-    """How many calls the key is charged for."""
+def jobs_in_ledger(plane: Plane) -> int:
+    """How many jobs of the key the ledger contains."""
     answer = httpx.get(plane.web_url("web") + "/api/v1/usage", headers={"key": KEY}, timeout=WAIT_S)
     return sum(day["calls"] for day in answer.json()["days"])
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_call_that_is_killed_in_any_stage_and_delivered_again_ends_once(plane: Plane, stage: str) -> None:
+def test_a_job_that_is_killed_in_any_stage_and_delivered_again_ends_once(plane: Plane, stage: str) -> None:
     # A warm preview generation ends within 0.05 s; this many steps of the tiny TRELLIS take several times as long.
     steps = {"ss_sampling_steps": 50, "slat_sampling_steps": 50}
     fields = {"engine": "trellis", "resolution": 256, "seed": 4, "texture_size": 1024, **steps}
-    charged = calls_in_ledger(plane)
-    with Receiver() as receiver, SlowPicture(encode(draw_figure(96)), pause_s=0.5) as picture:
-        submitted = ask(plane, SUBMIT, image=picture.url, webhook=receiver.url, **fields).json()
-        handed_over = plane.calls(RUN_JOB)[-1].call_id
+    charged = jobs_in_ledger(plane)
+    with Receiver() as receiver, SlowImageServer(encode(draw_figure(96)), pause_s=0.5) as server:
+        submitted = post(plane, SUBMIT, image=image.url, webhook=receiver.url, **fields).json()
+        dispatch = plane.calls(RUN_JOB)[-1].call_id
         generations = len(plane.calls("TrellisGenerator"))
         plane.kill_container_of(RUN_JOB, when=lambda folders: stage_in(folders["/data/work"], submitted["id"]) == stage)
         final = until_final(plane, submitted["id"])
-        ended = plane.wait_for(handed_over)
-        for by_the_clock in [plane.fire_schedule(name) for name in ("clean", "deliver_webhooks")]:
-            plane.wait_for(by_the_clock)
+        ended = plane.wait_for(dispatch)
+        for scheduled in [plane.fire_schedule(name) for name in ("clean", "deliver_webhooks")]:
+            plane.wait_for(scheduled)
         receiver.wait_for(submitted["id"], timeout_s=WAIT_S)
-        plane.redeliver(handed_over)
+        plane.redeliver(dispatch)
         webhook_ids = {message_id for message_id, _ in receiver.told[submitted["id"]]}
 
     assert final["status"] == "success", final
@@ -208,16 +208,16 @@ def test_a_call_that_is_killed_in_any_stage_and_delivered_again_ends_once(plane:
     assert kept == {prefix}
     left = plane.volume_folder("image-to-3d-state").glob(f"{submitted['id']}-*/**/*")
     assert [path for path in left if path.is_file()] == []
-    listed = ask(plane, "/api/v1/enterprise/3d/list", limit=200).json()["calls"]
-    assert [call["id"] for call in listed].count(submitted["id"]) == 1
-    assert calls_in_ledger(plane) == charged + 1
-    if stage in ("export", "deliver", "notify"):  # what an accelerator has done is not done again
-        assert len(plane.calls("TrellisGenerator")) == generations + 2, "one to wake it, one generation"
+    listed = post(plane, "/api/v1/enterprise/3d/list", limit=200).json()["calls"]
+    assert [job["id"] for job in listed].count(submitted["id"]) == 1
+    assert jobs_in_ledger(plane) == charged + 1
+    if stage in ("export", "deliver"):  # the generation is not run again
+        assert len(plane.calls("TrellisGenerator")) == generations + 2, "one wake, one generation"
 
 
-def test_a_generation_whose_container_is_killed_is_made_by_another(plane: Plane, picture: str) -> None:
+def test_a_generation_whose_container_is_killed_runs_on_another(plane: Plane, image: str) -> None:
     steps = {"ss_sampling_steps": 50, "slat_sampling_steps": 50}
-    submitted = ask(plane, SUBMIT, image=picture, engine="trellis", resolution=256, seed=4, **steps).json()
+    submitted = post(plane, SUBMIT, image=image, engine="trellis", resolution=256, seed=4, **steps).json()
 
     plane.kill_container_of("TrellisGenerator", after_s=0.05)
 
@@ -225,36 +225,44 @@ def test_a_generation_whose_container_is_killed_is_made_by_another(plane: Plane,
     assert final["status"] == "success", final
 
 
-def test_a_call_that_is_delivered_again_after_its_end_changes_nothing(plane: Plane, picture: str) -> None:
-    call_id = ask(plane, SUBMIT, image=picture, resolution=64, seed=5).json()["id"]
-    final = until_final(plane, call_id)
+def test_a_dispatch_that_is_delivered_again_after_the_end_of_its_job_changes_nothing(plane: Plane, image: str) -> None:
+    job_id = post(plane, SUBMIT, image=image, resolution=64, seed=5).json()["id"]
+    final = until_final(plane, job_id)
     plane.wait_until(lambda: all(call.is_finished for call in plane.calls(RUN_JOB)))
 
     plane.redeliver(plane.calls(RUN_JOB)[-1].call_id)
 
-    assert until_final(plane, call_id) == final
+    assert until_final(plane, job_id) == final
 
 
-def test_a_key_made_from_the_terminal_opens_and_a_revoked_one_does_not(plane: Plane) -> None:
+def test_a_key_from_the_terminal_is_accepted_until_it_is_revoked(plane: Plane) -> None:
     made = run_modal(plane, "run", "modal_app.py::keys", "--create", "shop").split()
-    (key,) = [word for word in made if ask(plane, "/api/v1/enterprise/3d/list", key=word).status_code == 200]
+    (key,) = [word for word in made if post(plane, "/api/v1/enterprise/3d/list", key=word).status_code == 200]
 
     run_modal(plane, "run", "modal_app.py::keys", "--revoke", "shop")
 
     deadline_s = time.monotonic() + WAIT_S
-    while ask(plane, "/api/v1/enterprise/3d/list", key=key).status_code != 401:
+    while post(plane, "/api/v1/enterprise/3d/list", key=key).status_code != 401:
         assert time.monotonic() < deadline_s
         time.sleep(0.2)
     assert plane.traces_of(key) == []
 
 
-def test_the_functions_that_run_by_the_clock_succeed(plane: Plane) -> None:
+def test_secrets_are_rotated_from_the_terminal(plane: Plane) -> None:
+    bucket = {"endpoint_url": "http://127.0.0.1:9", "bucket": "models", "aws_access_key_id": "id"}
+    saved = post(plane, "/api/v1/enterprise/3d/s3_details", **bucket, aws_secret_access_key="secret")
+    print(saved.text)
+
+    assert run_modal(plane, "run", "modal_app.py::rotate_secrets").split() != []
+
+
+def test_the_scheduled_functions_succeed(plane: Plane) -> None:
     for name in ("clean", "deliver_webhooks"):
         assert plane.wait_for(plane.fire_schedule(name)).is_finished, plane.logs(name)
     assert "Traceback" not in plane.logs("clean") + plane.logs("deliver_webhooks")
 
 
-def test_one_picture_goes_through_without_a_service(plane: Plane, tmp_path: Path) -> None:
+def test_one_image_without_a_deployment(plane: Plane, tmp_path: Path) -> None:
     (tmp_path / "figure.png").write_bytes(encode(draw_figure(96)))
     out = tmp_path / "figure.glb"
 
@@ -265,50 +273,50 @@ def test_one_picture_goes_through_without_a_service(plane: Plane, tmp_path: Path
     assert len(trimesh.load_scene(out).geometry) == 1
 
 
-def test_the_smoke_test_finds_a_deployment_well(plane: Plane) -> None:
+def test_the_smoke_test_passes(plane: Plane) -> None:
     with Receiver() as receiver:
-        said = run_modal(plane, "run", "modal_app.py::smoke", "--webhook", receiver.url)
+        printed = run_modal(plane, "run", "modal_app.py::smoke", "--webhook", receiver.url)
 
-    table = [line for line in said.splitlines() if line.startswith(("ok ", "FAILED "))]
-    assert [line.split()[0] for line in table] == ["ok"] * 7, said
+    table = [line for line in printed.splitlines() if line.startswith(("ok ", "FAILED "))]
+    assert [line.split()[0] for line in table] == ["ok"] * 7, printed
     assert "delivered" in table[-1]
     assert len(receiver.told) == 1
 
 
-def test_the_smoke_test_ends_in_an_error_where_nothing_answers(plane: Plane) -> None:
-    said = run_modal(plane, "run", "modal_app.py::smoke", "--url", "http://127.0.0.1:9", is_expected=1)
-    assert "FAILED  health" in said
-    assert "http://127.0.0.1:9 does not work" in said
+def test_the_smoke_test_fails_if_nothing_answers(plane: Plane) -> None:
+    printed = run_modal(plane, "run", "modal_app.py::smoke", "--url", "http://127.0.0.1:9", exit_code=1)
+    assert "FAILED  health" in printed
+    assert "http://127.0.0.1:9 does not work" in printed
 
 
-def test_no_secret_stands_in_definitions_arguments_or_logs(plane: Plane) -> None:
-    """But for the key in a header of a caller's own request: Modal hands requests to the web function as arguments."""
+def test_no_secret_appears_in_definitions_arguments_or_logs(plane: Plane) -> None:
+    """Except the API key in a caller's own request: Modal passes requests to the web function as arguments."""
     assert plane.traces_of(MASTER_KEY) == []
     assert set(plane.traces_of(KEY)) <= {"argument of web"}
 
 
-# From here on, the app is deployed anew, each time otherwise.
+# The following tests deploy the app again, each with other settings.
 
 
-def test_with_a_database_in_the_secret_jobs_are_kept_there_and_traces_go_where_they_are_wanted(
-    plane: Plane, picture: str
+def test_with_a_database_and_an_otlp_endpoint_jobs_are_kept_there_and_traces_are_sent_there(
+    plane: Plane, image: str
 ) -> None:
     secret = {"IMAGE_TO_3D_API_KEY": KEY, "IMAGE_TO_3D_MASTER_KEY": MASTER_KEY}
     with running_server() as database_url, Receiver() as receiver, trace_receiver() as traces:
         plane.create_secret("image-to-3d", secret | {"DATABASE_URL": database_url})
         run_modal(plane, "deploy", "modal_app.py", OTEL_EXPORTER_OTLP_ENDPOINT=traces.url)
-        submitted = ask(plane, SUBMIT, image=picture, resolution=64, seed=6, webhook=receiver.url).json()
+        submitted = post(plane, SUBMIT, image=image, resolution=64, seed=6, webhook=receiver.url).json()
         final = until_final(plane, submitted["id"])
         receiver.wait_for(submitted["id"], timeout_s=WAIT_S)
         store = open_store(Settings(database_url=SecretStr(database_url)))
-        (kept,) = store.list_jobs(api_key_id=None, limit=10)
+        (stored,) = store.list_jobs(api_key_id=None, limit=10)
         store.close()
         plane.create_secret("image-to-3d", secret)
         plane.wait_until(lambda: {"POST", "call"} <= {span.name for span in traces_of_job(traces, submitted["id"])})
 
     assert final["status"] == "success", final
     assert httpx.get(final["output"][0], timeout=WAIT_S).content[:4] == b"glTF"
-    assert (kept.id, kept.state) == (submitted["id"], JobState.SUCCESS)
+    assert (stored.id, stored.state) == (submitted["id"], JobState.SUCCESS)
     assert len({span.trace_id for span in traces_of_job(traces, submitted["id"])}) == 1, "from the submit to its end"
     assert {f"stage {stage}" for stage in STAGES} <= {span.name for span in traces.spans}
 
@@ -322,20 +330,20 @@ def traces_of_job(traces: Received, job_id: int) -> list[Span]:
     ]
 
 
-def test_a_deployment_without_weights_says_how_to_bring_them_and_starts_no_accelerator(
-    plane: Plane, picture: str, tmp_path: Path
+def test_a_deployment_without_weights_names_the_command_and_starts_no_engine_container(
+    plane: Plane, image: str, tmp_path: Path
 ) -> None:
     (tmp_path / "figure.png").write_bytes(encode(draw_figure(96)))
     run_modal(plane, "deploy", "modal_app.py", **NO_WEIGHTS)
     started = len(plane.containers("Generator"))
 
-    final = until_final(plane, ask(plane, SUBMIT, image=picture).json()["id"])
-    picture_alone = ("--image", str(tmp_path / "figure.png"), "--out", str(tmp_path / "figure.glb"))
-    said = run_modal(plane, "run", "modal_app.py", *picture_alone, is_expected=1, **NO_WEIGHTS)
+    final = until_final(plane, post(plane, SUBMIT, image=image).json()["id"])
+    options = ("--image", str(tmp_path / "figure.png"), "--out", str(tmp_path / "figure.glb"))
+    printed = run_modal(plane, "run", "modal_app.py", *options, exit_code=1, **NO_WEIGHTS)
 
     assert final["status"] == "failed"
     assert final["message"].endswith("modal run modal_app.py::fetch_weights --engine trellis"), final
     assert "GB of the weights of trellis are missing" in final["message"]
-    assert final["message"] in said
-    assert "Traceback" not in said
+    assert final["message"] in printed
+    assert "Traceback" not in printed
     assert len(plane.containers("Generator")) == started

@@ -23,7 +23,7 @@ from pipeline.jobs.worker_loop import QueueWorker
 from pipeline.local import worker
 from pipeline.local.worker import has_space, repeat
 from pipeline.on_modal.control_channel import ControlChannel
-from pipeline.on_modal.engine_client import EngineClient
+from pipeline.on_modal.engine_client import Connection, EngineClient
 from pipeline.run_job import Generate
 from pipeline.service import open_service
 from pipeline.settings import Settings
@@ -196,9 +196,8 @@ def remote(engine: ScriptedEngine) -> Generate:
     entries = InMemoryDict()
     containers = Containers(engine, entries=entries)
     channel = ControlChannel(entries, CHANNEL)
-    return EngineClient(
-        find_spec("preview"), channel=channel, spawn=containers.spawn, reopen=containers.reopen, poll_s=0.01
-    )
+    connection = Connection(find_spec("preview"), containers.spawn)
+    return EngineClient(lambda: connection, channel=channel, reopen=containers.reopen, poll_s=0.01)
 
 
 def run_job_of(key: ApiKey, generate: Generate, *, settings: Settings, store: SqlStore, outputs: LocalStorage) -> Job:

@@ -44,7 +44,7 @@ def saved(folder: Path, **changes: torch.Tensor | None) -> Path:
     return path
 
 
-def test_a_file_that_fits_gives_the_module_its_tensors(tmp_path: Path) -> None:
+def test_a_matching_file_fills_the_module(tmp_path: Path) -> None:
     source = Model()
     save_file(source.state_dict(), tmp_path / "model.safetensors")
     module = on_meta()
@@ -56,7 +56,7 @@ def test_a_file_that_fits_gives_the_module_its_tensors(tmp_path: Path) -> None:
     assert not any(parameter.requires_grad for parameter in module.parameters())
 
 
-def test_half_precision_files_are_widened_on_the_way_in(tmp_path: Path) -> None:
+def test_a_half_precision_file_is_widened_while_it_is_loaded(tmp_path: Path) -> None:
     half = Model().half()
     save_file(half.state_dict(), tmp_path / "model.safetensors")
     module = on_meta()
@@ -72,12 +72,12 @@ def test_half_precision_files_are_widened_on_the_way_in(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"second__weight": None}, r"model\.safetensors lacks the tensor second\.weight"),
-        ({"third": torch.zeros(1)}, r"model\.safetensors has a tensor that the model does not know: third"),
+        ({"third": torch.zeros(1)}, r"model\.safetensors has a tensor that the model does not have: third"),
         ({"first__bias": torch.zeros(5)}, r"first\.bias is F32 \[5\], expected F32 \[4\]"),
         ({"first__bias": torch.zeros(4).half()}, r"first\.bias is F16 \[4\], expected F32 \[4\]"),
     ],
 )
-def test_a_file_that_does_not_fit_is_refused_by_its_first_key(
+def test_a_file_that_does_not_match_is_refused_and_the_first_wrong_key_is_named(
     tmp_path: Path, changes: dict[str, torch.Tensor | None], message: str, copy: bool
 ) -> None:
     module = on_meta()
@@ -92,18 +92,20 @@ def bits_of(tensors: dict[str, torch.Tensor]) -> dict[str, tuple[torch.dtype, to
     return {k: (t.dtype, t.shape, t.reshape(-1).view(torch.uint8).numpy().tobytes()) for k, t in tensors.items()}
 
 
-def refusing_direct(path: Path, flags: int) -> int:
-    """`os.open` on a file system that knows no reading past its cache."""
+def open_without_direct_io(path: Path, flags: int) -> int:
+    """`os.open` on a file system that does not support O_DIRECT."""
     if flags & os.O_DIRECT:
         raise OSError(errno.EINVAL, "Invalid argument")
     return os_open(path, flags)
 
 
 @pytest.mark.parametrize("has_direct", [True, False])
-def test_what_is_read_is_the_file_bit_by_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_direct: bool) -> None:
+def test_every_type_and_shape_is_read_bit_by_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_direct: bool
+) -> None:
     monkeypatch.setattr(checkpoint, "BLOCK_BYTES", 1 << 16)
     if not has_direct:
-        monkeypatch.setattr(os, "open", refusing_direct)
+        monkeypatch.setattr(os, "open", open_without_direct_io)
     generator = torch.Generator().manual_seed(0)
     shapes: dict[str, tuple[int, ...]] = {
         "scalar": (),
@@ -124,30 +126,30 @@ def test_what_is_read_is_the_file_bit_by_bit(tmp_path: Path, monkeypatch: pytest
     assert bits_of(read) == bits_of(load_file(tmp_path / "all.safetensors")) == bits_of(tensors)
 
 
-@pytest.mark.parametrize("at_read", [1, 4], ids=["before its size is asked", "after"])
-def test_a_file_that_becomes_shorter_while_it_is_read_is_refused(
+@pytest.mark.parametrize("at_read", [1, 4], ids=["before its size is read", "after"])
+def test_a_file_that_shrinks_while_it_is_read_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_read: int
 ) -> None:
     path, preadv, reads = saved(tmp_path), os.preadv, itertools.count(1)
 
-    def cutting(*arguments: Any) -> int:
+    def truncating(*arguments: Any) -> int:
         if next(reads) == at_read:
             os.truncate(path, 0)
         return preadv(*arguments)
 
-    monkeypatch.setattr(os, "preadv", cutting)
-    with pytest.raises(WeightsUnusable, match=r"^model\.safetensors cannot be read: it became shorter while it was"):
+    monkeypatch.setattr(os, "preadv", truncating)
+    with pytest.raises(WeightsUnusable, match=r"^model\.safetensors cannot be read: the file shrank while it was read"):
         read_tensors(path)
 
 
 def written(path: Path, entries: dict[str, tuple[str, list[int], tuple[int, int]]], content: bytes) -> Path:
-    """A file whose header is written by hand."""
+    """Write a file with the given header."""
     header = json.dumps({k: {"dtype": d, "shape": s, "data_offsets": o} for k, (d, s, o) in entries.items()}).encode()
     path.write_bytes(struct.pack("<Q", len(header)) + header + content)
     return path
 
 
-def test_types_in_any_order_and_at_odd_places_are_read(tmp_path: Path) -> None:
+def test_types_in_any_order_and_at_unaligned_offsets_are_read(tmp_path: Path) -> None:
     content = b"\x07" + struct.pack("<2f", 1.5, -2.0) + struct.pack("<e", 0.25) + struct.pack("<f", 8.0)
     entries = {
         "d": ("F32", [1], (11, 15)),
@@ -168,13 +170,13 @@ def test_a_file_with_a_gap_is_refused(tmp_path: Path) -> None:
         read_tensors(path)
 
 
-def test_what_was_read_does_not_hang_on_the_file(tmp_path: Path) -> None:
+def test_copied_tensors_do_not_depend_on_the_file(tmp_path: Path) -> None:
     path, module = saved(tmp_path), on_meta()
 
     load_strictly(module, path, device="cpu", copy=True)
 
     before = bits_of(module.state_dict())
-    path.write_bytes(b"\xff" * path.stat().st_size)  # the same file, as a mapping of it would see
+    path.write_bytes(b"\xff" * path.stat().st_size)  # in place, so that a memory mapping would see it
     assert bits_of(module.state_dict()) == before
 
 
@@ -184,11 +186,11 @@ def test_a_missing_file_is_named_with_its_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kept", [0, 4, 30, 200, -1])
-def test_a_file_that_was_cut_short_is_refused(tmp_path: Path, kept: int) -> None:
+def test_a_truncated_file_is_refused(tmp_path: Path, kept: int) -> None:
     path = saved(tmp_path)
     path.write_bytes(path.read_bytes()[:kept])
 
-    with pytest.raises(WeightsUnusable, match=r"^model\.safetensors is (cut short or damaged|not a safetensors file)"):
+    with pytest.raises(WeightsUnusable, match=r"^model\.safetensors is (truncated or damaged|not a safetensors file)"):
         read_entries(path)
 
 
@@ -196,7 +198,7 @@ def test_a_file_that_was_cut_short_is_refused(tmp_path: Path, kept: int) -> None
     "content",
     [b"x" * 100, struct.pack("<Q", 4) + b"[12]", struct.pack("<Q", 15) + json.dumps({"a": {"b": 1}}).encode()],
 )
-def test_another_kind_of_file_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_a_file_of_another_format_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "odd.safetensors"
     path.write_bytes(content)
 
@@ -204,6 +206,6 @@ def test_another_kind_of_file_is_refused(tmp_path: Path, content: bytes) -> None
         read_entries(path)
 
 
-def test_an_entry_knows_its_size() -> None:
+def test_an_entry_computes_its_size_in_bytes() -> None:
     assert Entry("F16", (3, 4)).size_bytes == 24
     check_entries("file", {"a": Entry("F16", (1,))}, {"a": Entry("F16", (1,))})

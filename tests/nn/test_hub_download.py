@@ -17,7 +17,7 @@ def hub() -> Iterator[str]:
         yield address
 
 
-def test_a_file_is_fetched_at_its_revision_and_only_once(hub: str, tmp_path: Path) -> None:
+def test_a_file_is_downloaded_at_its_revision_and_only_once(hub: str, tmp_path: Path) -> None:
     for _ in range(2):
         fetch_files("someone/model", ["ckpts/part.safetensors"], tmp_path, revision=REVISION, endpoint=hub)
 
@@ -25,7 +25,7 @@ def test_a_file_is_fetched_at_its_revision_and_only_once(hub: str, tmp_path: Pat
     assert [method for method, _, _ in Hub.asked].count("GET") == 1
 
 
-def test_a_transfer_goes_on_where_its_connection_broke(hub: str, tmp_path: Path) -> None:
+def test_a_transfer_resumes_where_its_connection_broke(hub: str, tmp_path: Path) -> None:
     Hub.cut_after = 12 << 20
 
     fetch_files("someone/model", ["ckpts/part.safetensors"], tmp_path, revision=REVISION, endpoint=hub)
@@ -37,7 +37,7 @@ def test_a_transfer_goes_on_where_its_connection_broke(hub: str, tmp_path: Path)
     assert 0 < int(second.removeprefix("bytes=").removesuffix("-")) <= 12 << 20
 
 
-def test_a_transfer_whose_process_was_killed_goes_on_in_the_next_one(hub: str, tmp_path: Path) -> None:
+def test_a_transfer_whose_process_was_killed_resumes_in_the_next_process(hub: str, tmp_path: Path) -> None:
     part = tmp_path / f"ckpts/part.safetensors.{REVISION[:12]}.part"
     part.parent.mkdir()
     part.write_bytes(CONTENT[: 9 << 20])
@@ -49,7 +49,7 @@ def test_a_transfer_whose_process_was_killed_goes_on_in_the_next_one(hub: str, t
         tmp_path,
         revision=REVISION,
         endpoint=hub,
-        on_bytes=lambda *told: seen.append(told),
+        on_bytes=lambda *progress: seen.append(progress),
     )
 
     assert (tmp_path / "ckpts/part.safetensors").read_bytes() == CONTENT
@@ -59,12 +59,12 @@ def test_a_transfer_whose_process_was_killed_goes_on_in_the_next_one(hub: str, t
     assert not part.exists()
 
 
-def test_a_file_that_is_not_published_is_named(hub: str, tmp_path: Path) -> None:
-    with pytest.raises(WeightsUnusable, match=r"^other\.safetensors of someone/model cannot be fetched: "):
+def test_a_file_that_the_hub_does_not_have_is_named(hub: str, tmp_path: Path) -> None:
+    with pytest.raises(WeightsUnusable, match=r"^other\.safetensors of someone/model cannot be downloaded: "):
         fetch_files("someone/model", ["other.safetensors"], tmp_path, revision=REVISION, endpoint=hub)
 
 
-def test_files_are_recorded_first_and_verified_after(tmp_path: Path) -> None:
+def test_the_first_verification_records_a_file_and_later_ones_compare_it(tmp_path: Path) -> None:
     (tmp_path / "a.bin").write_bytes(b"weights")
     verify_record(tmp_path, ["a.bin"])
     verify_record(tmp_path, ["a.bin"])
@@ -72,5 +72,5 @@ def test_files_are_recorded_first_and_verified_after(tmp_path: Path) -> None:
 
     (tmp_path / "a.bin").write_bytes(b"others")
 
-    with pytest.raises(WeightsUnusable, match=r"^a\.bin has changed since it was fetched"):
+    with pytest.raises(WeightsUnusable, match=r"^a\.bin has changed since it was downloaded"):
         verify_record(tmp_path, ["a.bin"])

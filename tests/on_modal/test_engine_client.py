@@ -15,7 +15,7 @@ from pipeline.engines.preview.engine import PreviewEngine
 from pipeline.engines.registry import find_spec
 from pipeline.errors import Cancelled, EngineFailed, ImageTo3DError, InvalidRequest, OutOfMemory, UnreadableImage
 from pipeline.on_modal.control_channel import ControlChannel
-from pipeline.on_modal.engine_client import MAX_TRIES, EngineClient, RemoteCall, Spawn
+from pipeline.on_modal.engine_client import MAX_TRIES, Connection, EngineClient, RemoteCall, Spawn
 from tests.fakes.images import draw_figure
 from tests.fakes.shared_dict import InMemoryDict
 from tests.on_modal.containers import (
@@ -96,11 +96,9 @@ def remote(
     stop_grace_s: float = WAIT_S,
 ) -> EngineClient:
     return EngineClient(
-        find_spec("preview"),
+        lambda: Connection(find_spec("preview"), spawn or containers.spawn, starting),
         channel=channel,
-        spawn=spawn or containers.spawn,
         reopen=containers.reopen,
-        take_starting=lambda: starting,
         poll_s=0.005,
         start_timeout_s=start_timeout_s,
         stop_grace_s=stop_grace_s,

@@ -81,12 +81,10 @@ def test_a_generation_waits_for_the_container_that_is_starting(deployment: Deplo
     """If it was spawned at once, it would be one more pending input, and one more container would start for it."""
     engines, container = deployment.engines(), deployment.containers["preview"]
     container.may_start.clear()
-    generate = engines.generator_for(None, channel=CHANNEL) if is_created_first else None
+    generate = engines.client(None, channel=CHANNEL) if is_created_first else None
     engines.wake(None)
 
-    made = (generate or engines.generator_for(None, channel=CHANNEL))(
-        [VIEW], OPTIONS, lambda share: container.may_start.set()
-    )
+    made = (generate or engines.client(None, channel=CHANNEL))([VIEW], OPTIONS, lambda share: container.may_start.set())
 
     assert made.seed == OPTIONS.seed
     assert deployment.called == ["preview is ready", "preview generates"]
@@ -96,7 +94,7 @@ def test_the_engine_that_a_request_names_is_started_and_generates(deployment: De
     engines = deployment.engines()
 
     engines.wake("triposr")
-    engines.generator_for("triposr", channel=CHANNEL, restarts=3)([VIEW], OPTIONS, ignore)
+    engines.client("triposr", channel=CHANNEL, restarts_requested=lambda: 3)([VIEW], OPTIONS, ignore)
 
     assert deployment.called == ["triposr is ready", "triposr generates"]
     assert deployment.containers["triposr"].arguments == [(CHANNEL, 3)]
@@ -104,7 +102,7 @@ def test_the_engine_that_a_request_names_is_started_and_generates(deployment: De
 
 def test_the_refusal_of_an_unknown_engine_lists_the_deployed_ones(deployment: Deployment) -> None:
     engines = deployment.engines()
-    for request in (engines.wake, lambda name: engines.generator_for(name, channel=CHANNEL)):
+    for request in (engines.wake, lambda name: engines.client(name, channel=CHANNEL)([VIEW], OPTIONS, ignore)):
         with pytest.raises(InvalidRequest, match="engine must be one of preview, triposr, got 'trellis'"):
             request("trellis")
 
@@ -121,7 +119,7 @@ def test_no_container_starts_without_weights(deployment: Deployment) -> None:
 
 def test_no_entry_is_left_after_the_end_of_a_job(deployment: Deployment) -> None:
     engines = deployment.engines()
-    engines.generator_for(None, channel=CHANNEL)([VIEW], OPTIONS, ignore)
+    engines.client(None, channel=CHANNEL)([VIEW], OPTIONS, ignore)
     assert deployment.entries.keys() != []
 
     engines.forget(CHANNEL)

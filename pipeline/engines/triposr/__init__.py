@@ -1,1 +1,1 @@
-"""The released TripoSR model: a image to a triplane in one pass, and from it a surface, colours and a turntable."""
+"""The released TripoSR model: one image to a triplane in one forward pass; then surface, colours and turntable."""

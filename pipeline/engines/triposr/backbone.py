@@ -1,6 +1,8 @@
-"""The transformer that turns the planes' learnt tokens into those of one image.
+"""The transformer from learnt triplane tokens to the triplane tokens of one image.
 
-Source: VAST-AI-Research/TripoSR@d26e331, tsr/models/transformer; norms before their layers, biasless queries.
+Attribute names follow the checkpoint. Norms precede their layers, and queries, keys and values have no bias.
+
+Source: Tochilkin et al. 2024, arXiv 2403.02151; VAST-AI-Research/TripoSR@d26e331, tsr/models/transformer.
 """
 
 from __future__ import annotations
@@ -31,18 +33,19 @@ class Attention(nn.Module):
         self.to_out = nn.ModuleList([nn.Linear(inner, width)])
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
-        """(B, L, C) looks at (B, M, D) -> (B, L, C)."""
-        q, k, v = (
+        """Attend from (B, L, C) to a (B, M, E) context -> (B, L, C)."""
+        q, k, v = (  # (B, L, C) -> (B, L, H, D), (B, M, E) -> (B, M, H, D)
             layer(sequence).unflatten(-1, (self.heads, -1))
             for layer, sequence in ((self.to_q, x), (self.to_k, context), (self.to_v, context))
         )
-        return self.to_out[0](attend(q, k, v).flatten(-2))
+        return self.to_out[0](attend(q, k, v).flatten(-2))  # (B, L, H, D) -> (B, L, HD) -> (B, L, C)
 
 
 class Projection(nn.Module):
-    """The widening layer of a feed-forward network: `net.0`.
+    """The first layer of a feed-forward network, `net.0`, with its activation.
 
-    With `geglu` it is as wide again, and the second half, through GELU, gates the first.
+    With `geglu` the linear layer is twice as wide, and the GELU of its second half gates the first half.
+    Source: Shazeer 2020, arXiv 2002.05202, eq. 6.
     """
 
     def __init__(self, width: int, inner: int, activation_fn: str) -> None:
@@ -51,30 +54,30 @@ class Projection(nn.Module):
         self.proj = nn.Linear(width, inner * (1 + self.is_gated))
         self.activation = activation("gelu" if self.is_gated else activation_fn)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # (..., C) -> (..., inner)
         if not self.is_gated:
             return self.activation(self.proj(x))
-        hidden, gate = self.proj(x).chunk(2, dim=-1)
+        hidden, gate = self.proj(x).chunk(2, dim=-1)  # (..., 2 inner) -> twice (..., inner)
         return hidden * self.activation(gate)
 
 
 class FeedForward(nn.Module):
-    """Widen, activate, narrow."""
+    """Linear layer with activation, then a linear layer back to the input width."""
 
     def __init__(self, width: int, activation_fn: str) -> None:
         super().__init__()
         inner = FEED_FORWARD_MULTIPLE * width
-        # The release has dropout between the two, without weights of its own: it counts in the names.
+        # The release has a dropout layer at index 1: it has no weights, but it shifts the key of the next layer.
         self.net = nn.ModuleList([Projection(width, inner, activation_fn), nn.Identity(), nn.Linear(inner, width)])
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # (..., C) -> (..., C)
         for layer in self.net:
             x = layer(x)
         return x
 
 
 class BasicTransformerBlock(nn.Module):
-    """Self-attention, attention to the image, feed-forward."""
+    """Pre-norm self-attention, cross-attention to the image tokens, and feed-forward."""
 
     def __init__(
         self,
@@ -94,7 +97,7 @@ class BasicTransformerBlock(nn.Module):
         self.ff = FeedForward(dim, activation_fn)
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
-        """(B, L, C) tokens and (B, M, D) of the image -> (B, L, C)."""
+        """(B, L, C) triplane tokens and (B, M, E) image tokens -> (B, L, C)."""
         normed = self.norm1(x)
         x = x + self.attn1(normed, normed)
         x = x + self.attn2(self.norm2(x), context)
@@ -102,7 +105,7 @@ class BasicTransformerBlock(nn.Module):
 
 
 class Transformer1D(nn.Module):
-    """Blocks between two projections, around all of which the input is added."""
+    """Transformer blocks between two projections, with a skip connection around all of them."""
 
     def __init__(self, spec: BackboneSpec) -> None:
         super().__init__()
@@ -123,18 +126,19 @@ class Transformer1D(nn.Module):
         self.proj_out = nn.Linear(width, spec.in_channels)
 
     def forward(self, x: Tensor, context: Tensor, *, on_block: Callable[[int], None] = lambda done: None) -> Tensor:
-        """Tokens of the planes under a image.
+        """Compute the triplane tokens of an image.
 
         Args:
-            x: (B, C, L); the first norm's statistics run over L too.
-            context: (B, M, D) tokens of the image.
-            on_block: gets the number of each finished block.
+            x: (B, C, L) learnt triplane tokens.
+            context: (B, M, E) image tokens.
+            on_block: receives the number of each finished block.
 
         Returns:
             (B, C, L).
         """
-        hidden = self.proj_in(self.norm(x).mT)
+        # The group norm runs on (B, C, L), so its statistics include the L tokens, unlike a layer norm's.
+        hidden = self.proj_in(self.norm(x).mT)  # (B, C, L) -> (B, L, C) -> (B, L, W)
         for number, block in enumerate(self.transformer_blocks, start=1):
             hidden = block(hidden, context)
             on_block(number)
-        return self.proj_out(hidden).mT + x
+        return self.proj_out(hidden).mT + x  # (B, L, W) -> (B, C, L)

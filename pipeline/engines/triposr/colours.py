@@ -1,7 +1,7 @@
-"""The colour of a surface point, read from the triplane. numpy alone, no torch.
+"""Colours of surface points, read from the triplane with numpy, so that the export needs no torch.
 
-Sums are in float64 and activations in float32, so that the last digit, where a point's place among others might show,
-lies far below a step of 8 bits.
+Matrix products are in float64 and activations in float32. The result of a BLAS product can depend on the position of a
+row in its block; in float64 that difference is far below one 8-bit level.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-PLANE_AXES = ((0, 1), (0, 2), (1, 2))  # axes of the model's frame along the rows and across the rows of each plane
-MODEL_AXES = (2, 0, 1)  # the model's x, y, z among the project's axes
-BLOCK = 1024  # points in one matrix product, rounded up
+PLANE_AXES = ((0, 1), (0, 2), (1, 2))  # model axes along W and along H of each plane: xy, xz, yz
+MODEL_AXES = (2, 0, 1)  # index of the model's x, y, z among the project's axes
+BLOCK = 1024  # points per matrix product; the last block is padded to this size
 
 Array = NDArray[np.float32]
 
@@ -24,7 +24,7 @@ def _relu(x: Array) -> Array:
 
 
 def _silu(x: Array) -> Array:
-    with np.errstate(over="ignore"):  # exp of a large number is infinite, and the quotient 0, as it should be
+    with np.errstate(over="ignore"):  # exp may overflow to infinity; the quotient is then 0, the limit
         return (x / (1 + np.exp(-x))).astype(np.float32, copy=False)
 
 
@@ -33,55 +33,62 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"relu": _relu, "silu": _silu
 
 @dataclass(frozen=True, eq=False)
 class TriplaneColours:
-    """A triplane and the part of its decoder that tells colours.
+    """A `ColourSource`: a triplane and the part of its decoder that computes colours.
 
     Attributes:
-        table: (3 * (H + 2) * (W + 2), N) float32, as `TriplaneField` has it.
+        table: (3 * (H + 2) * (W + 2), N) float32, see `TriplaneField.table`.
         size: H and W.
-        layers: weight (N_out, N_in) and bias (N_out,) float32; the first has no weight of its own, the last gives
-            three features.
-        activation: between layers.
+        first_bias: (N,) float32 bias of the first layer, whose weights are part of the table.
+        layers: weight (N_out, N_in) and bias (N_out,) float32 of the other layers; the last has three outputs.
+        activation: name of the activation between layers.
     """
 
-    table: Array
+    table: Array  # (3 (H + 2) (W + 2), N)
     size: tuple[int, int]
-    first_bias: Array
+    first_bias: Array  # (N,)
     layers: tuple[tuple[Array, Array], ...]
     activation: str
 
-    def colours_at(self, points: NDArray[np.float32], normals: NDArray[np.float32]) -> NDArray[np.float32]:
-        """See `ColourSource`: (P, 3) sRGB in [0, 1]; normals are not looked at."""
+    def colours_at(
+        self,
+        points: NDArray[np.float32],  # (P, 3)
+        normals: NDArray[np.float32],  # (P, 3), not used
+    ) -> NDArray[np.float32]:  # (P, 3)
+        """See `ColourSource.colours_at`."""
         out = np.empty((len(points), 3), np.float32)
-        coords = 2 * points[:, MODEL_AXES].astype(np.float32)  # the unit cube to [-1, 1]
+        coords = 2 * points[:, MODEL_AXES].astype(np.float32)  # [-0.5, 0.5] -> [-1, 1]
         for start in range(0, len(points), BLOCK):
             part = coords[start : start + BLOCK]
             out[start : start + BLOCK] = self._block(np.pad(part, ((0, BLOCK - len(part)), (0, 0))))[: len(part)]
         return out
 
-    def _block(self, coords: Array) -> Array:
+    def _block(self, coords: Array) -> Array:  # (BLOCK, 3) -> (BLOCK, 3)
         hidden = self._read(coords) + self.first_bias
         act = ACTIVATIONS[self.activation]
         for weight, bias in self.layers:
-            summed = act(hidden).astype(np.float64) @ weight.T.astype(np.float64)
+            summed = act(hidden).astype(np.float64) @ weight.T.astype(np.float64)  # (BLOCK, N_in) -> (BLOCK, N_out)
             hidden = summed.astype(np.float32) + bias
         with np.errstate(over="ignore"):
             return (1 / (1 + np.exp(-hidden))).astype(np.float32, copy=False)
 
     def _read(self, coords: Array) -> Array:
-        """(P, 3) -> (P, N): bilinear samples of the three planes, added up."""
+        """Return the sum of the bilinear samples of the three planes: (P, 3) -> (P, N)."""
         height, width = self.size
         total = np.zeros((len(coords), self.table.shape[1]), np.float32)
         for plane, (u, v) in enumerate(PLANE_AXES):
             (column, right), (row, below) = _texels(coords[:, u], width), _texels(coords[:, v], height)
             first = (plane * (height + 2) + row) * (width + 2) + column
-            for step_v, share_v in ((0, 1 - below), (1, below)):
-                for step_u, share_u in ((0, 1 - right), (1, right)):
-                    total += (share_u * share_v)[:, None] * self.table[first + step_v * (width + 2) + step_u]
+            for step_v, weight_v in ((0, 1 - below), (1, below)):
+                for step_u, weight_u in ((0, 1 - right), (1, right)):
+                    total += (weight_u * weight_v)[:, None] * self.table[first + step_v * (width + 2) + step_u]
         return total
 
 
 def _texels(coords: Array, axis_size: int) -> tuple[NDArray[np.intp], Array]:
-    """Index of the lower texel, the border's being 0, and the share of the next one."""
+    """Return the lower texel of each (P,) coordinate, index 0 being the border, and the weight of the next texel.
+
+    Texel centres are at half-integers (`align_corners=False` in grid_sample).
+    """
     at = np.clip(((coords + 1) * np.float32(axis_size) - 1) / 2 + 1, 0, axis_size + 1)
     low = np.minimum(np.floor(at), axis_size)
     return low.astype(np.intp), (at - low).astype(np.float32)

@@ -1,4 +1,4 @@
-"""The TripoSR engine: one image in, a `Generation` out, in a single pass without sampling."""
+"""The TripoSR engine: one view to a `Generation`, in one forward pass without sampling."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ from pipeline.engines.triposr.weights import WEIGHTS_FOLDER
 from pipeline.errors import EngineFailed, InvalidRequest, OutOfMemory
 
 AFTER_ENCODING, AFTER_MESH = 0.7, 0.9
-"""Share of the work that is done after each part; the turntable, where there is one, takes the rest."""
+"""Fraction of the work done after each part; a turntable, if requested, takes the rest."""
 
 
 class TripoSREngine:
-    """The released model, or its tiny twin with weights from a rule."""
+    """The released model, or a tiny model of the same structure with deterministic test weights."""
 
     name = "triposr"
 
     def __init__(self, *, weights: Path | str, device: str | None = None) -> None:
-        """Set the engine up; nothing is read, and no accelerator is asked for, before it is loaded.
+        """Store the configuration; reads no file and uses no accelerator.
 
         Args:
             weights: the folder that `fetch-weights` filled, or "tiny".
-            device: where to run, such as `cuda:0`; by default a GPU where there is one.
+            device: such as `cuda:0`; by default a GPU if there is one.
         """
         tiny = weights == TINY_WEIGHTS
         self.spec: ModelSpec = TINY if tiny else RELEASED
@@ -48,37 +48,40 @@ class TripoSREngine:
 
     @property
     def is_on_accelerator(self) -> bool:
-        """As `Engine.is_on_accelerator`."""
+        """See `Engine.is_on_accelerator`."""
         return self._model is not None and self._device_of(self._model).type == "cuda"
 
     def load(self) -> None:
-        """Read the weights, or make the tiny ones, move them to the device, and warm up; see `Engine.load`."""
+        """Read or create the weights, move them to the device, and warm up; see `Engine.load`."""
         self.load_weights()
         self.to_device()
 
     def load_weights(self) -> None:
-        """The first half of `load`: the weights in host memory. Asks for no accelerator.
+        """Read the weights to host memory, the first half of `load`; uses no accelerator.
 
         Raises:
-            WeightsUnusable: the checkpoint is missing or does not fit.
+            WeightsUnusable: the checkpoint is missing or does not match the model.
         """
         if self._model is None:
             self._model = load_model(self.spec, self.folder)
 
     def to_device(self, device: str | None = None) -> None:
-        """The second half: choose the device, move the weights there, and warm up.
+        """Choose the device, move the weights there and warm up: the second half of `load`.
 
         Args:
-            device: overrules the one that the engine was made with.
+            device: overrides the device given to the constructor.
+
+        Raises:
+            RuntimeError: `load_weights` has not been called.
         """
         if self._is_ready and device is None:
             return
         if self._model is None:
-            raise RuntimeError("to_device comes after load_weights")
+            raise RuntimeError("call load_weights before to_device")
         self._wanted_device = device or self._wanted_device
         chosen = torch.device(self._wanted_device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self._model.to(chosen)
-        if chosen.type != "cpu":  # a CPU has no kernels to choose and no libraries to start
+        if chosen.type != "cpu":  # a CPU has no kernels to select and no libraries to initialise
             self._warm_up(chosen)
         self._is_ready = True
 
@@ -96,7 +99,19 @@ class TripoSREngine:
     def generate(
         self, views: Sequence[ForegroundImage], options: GenerationOptions, *, on_step: OnStep = ignore_steps
     ) -> Generation:
-        """Turn one view of a subject into a `Generation`; see `Engine.generate`."""
+        """Turn one view of a subject into a `Generation`; see `Engine.generate`.
+
+        Args:
+            views: exactly one foreground image, (H, W, 4).
+            options: of the request.
+            on_step: receives the progress.
+
+        Raises:
+            InvalidRequest: there is not exactly one view.
+            UnreadableImage: the view holds no subject.
+            EngineFailed: the model produced no surface.
+            OutOfMemory: the device has too little memory.
+        """
         if len(views) != 1:
             raise InvalidRequest(f"engine {self.name} takes one view, got {len(views)}")
         self.load()
@@ -110,7 +125,7 @@ class TripoSREngine:
             except torch.cuda.OutOfMemoryError as error:
                 torch.cuda.empty_cache()
                 free, total = (size / 1e9 for size in torch.cuda.mem_get_info(device))
-                raise OutOfMemory(f"the device had too little memory: {free:.1f} of {total:.1f} GB are free") from error
+                raise OutOfMemory(f"the device has too little memory: {free:.1f} of {total:.1f} GB are free") from error
         if not self.is_on_accelerator:
             return generation
         torch.cuda.synchronize(device)
@@ -119,7 +134,7 @@ class TripoSREngine:
 
 @dataclass(frozen=True)
 class _GenerationRun:
-    """One request on its way through the model."""
+    """One generation: the model, its device and the options of the request."""
 
     spec: ModelSpec
     model: TSR
@@ -128,13 +143,13 @@ class _GenerationRun:
     on_step: OnStep
 
     def run(self, image: NDArray[np.uint8]) -> Generation:
-        """(S, S, 3) framed image to a generation."""
+        """Turn a framed (S, S, 3) image into a generation."""
         field = self.model.field(self._encode(image))
         self.on_step(AFTER_ENCODING)
         resolution, chunk_size = self.options.resolution, self.options.chunk_size
         surface = extract_surface(field, resolution=resolution, chunk_size=chunk_size, is_closed=True)
         if len(surface.faces) == 0:
-            raise EngineFailed("the model made no surface from this image")
+            raise EngineFailed("the model produced no surface for this image")
         mesh = to_mesh(surface, resolution=resolution)
         self.on_step(AFTER_MESH)
         turntable = self._turntable(field) if self.options.render else None
@@ -148,7 +163,7 @@ class _GenerationRun:
         )
 
     def _encode(self, image: NDArray[np.uint8]) -> torch.Tensor:
-        """The scene code (3, C, S, S) of a image."""
+        """Return the scene code of an image: (S, S, 3) uint8 -> (3, C, T, T)."""
         resized = resize_images(torch.from_numpy(image)[None].to(self.device), size=self.spec.cond_image_size)
         blocks = self.spec.backbone.num_layers
         return self.model(resized, on_block=lambda done: self.on_step(AFTER_ENCODING * done / (blocks + 1)))[0]
@@ -169,18 +184,18 @@ class _GenerationRun:
 
 
 def colours_of(field: TriplaneField) -> TriplaneColours:
-    """The field as a colour source, which needs no torch."""
+    """Return the colour source of a field, which needs no torch."""
 
-    def on_cpu(tensor: torch.Tensor | None, like: torch.Tensor) -> NDArray[np.float32]:
+    def to_numpy(tensor: torch.Tensor | None, like: torch.Tensor) -> NDArray[np.float32]:
         return (torch.zeros(len(like)) if tensor is None else tensor.float().cpu()).numpy()
 
-    layers = [(on_cpu(weight, weight), on_cpu(bias, weight)) for weight, bias in field.layers]
+    layers = [(to_numpy(weight, weight), to_numpy(bias, weight)) for weight, bias in field.layers]
     weight, bias = layers[-1]
     layers[-1] = (weight[1:], bias[1:])  # the first output is the density
     return TriplaneColours(
-        table=on_cpu(field.table, field.table),
+        table=to_numpy(field.table, field.table),
         size=field.size,
-        first_bias=on_cpu(field.bias, field.bias),
+        first_bias=to_numpy(field.bias, field.bias),
         layers=tuple(layers),
         activation=field.decoder_activation,
     )

@@ -1,7 +1,7 @@
-"""The image's tokens: a plain ViT whose parts are named as in the checkpoint.
+"""The image encoder: a plain ViT whose attribute names follow the checkpoint.
 
-Source: Caron et al. 2021 (DINO ViT-B/16); names and position interpolation of transformers 4.35.0, which TripoSR pins.
-Later versions of that library rename the parts and place the interpolated positions differently.
+Source: Caron et al. 2021 (DINO, ViT-B/16), arXiv 2104.14294; names and position interpolation of transformers 4.35.0,
+which TripoSR pins. Later versions rename the parts and interpolate the positions differently.
 """
 
 from __future__ import annotations
@@ -16,33 +16,39 @@ from pipeline.ops.attention import attend
 
 IMAGE_MEAN = (0.485, 0.456, 0.406)
 IMAGE_STD = (0.229, 0.224, 0.225)
-SCALE_OFFSET = 0.1  # added to the wanted side before it becomes a scale, in the version that made the tokens
+SCALE_OFFSET = 0.1  # added to the target side by transformers 4.35.0, to avoid rounding down to one patch less
 
 
 def interpolate_positions(positions: Tensor, *, rows: int, columns: int) -> Tensor:
-    """Learnt positions of a square grid of patches on another grid.
+    """Resample learnt position embeddings of a square patch grid to another grid.
 
-    The scale is that of a grid a tenth of a patch larger than the wanted one, and places follow from the scale.
+    Passes a scale factor of (side + 0.1) / n instead of a size, and bicubic sampling positions follow from that factor:
+    the released weights belong to tokens computed so.
 
     Args:
-        positions: (1, 1 + n*n, C), the class token's first.
+        positions: (1, 1 + n*n, C), the class token first.
+        rows: rows of the target grid.
+        columns: columns of the target grid.
 
     Returns:
-        (1, 1 + rows*columns, C); the same tensor where it fits as it is.
+        (1, 1 + rows*columns, C); the same tensor if the grids are equal.
+
+    Raises:
+        ValueError: the scale factor does not yield the target grid.
     """
     side = round((positions.shape[1] - 1) ** 0.5)
     if positions.shape[1] - 1 == rows * columns and rows == columns:
         return positions
-    grid = positions[:, 1:].unflatten(1, (side, side)).permute(0, 3, 1, 2)
+    grid = positions[:, 1:].unflatten(1, (side, side)).permute(0, 3, 1, 2)  # (1, n n, C) -> (1, C, n, n)
     scale = ((rows + SCALE_OFFSET) / side, (columns + SCALE_OFFSET) / side)
     grid = F.interpolate(grid, scale_factor=scale, mode="bicubic", align_corners=False)
     if tuple(grid.shape[-2:]) != (rows, columns):
-        raise ValueError(f"positions of {side} x {side} patches cannot be brought to {rows} x {columns}")
-    return torch.cat([positions[:, :1], grid.flatten(2).mT], dim=1)
+        raise ValueError(f"positions of {side} x {side} patches cannot be resampled to {rows} x {columns}")
+    return torch.cat([positions[:, :1], grid.flatten(2).mT], dim=1)  # (1, C, rows, columns) -> (1, 1 + rows columns, C)
 
 
 class PatchProjection(nn.Module):
-    """Patches to channels: `patch_embeddings`."""
+    """The patch projection, `patch_embeddings`."""
 
     def __init__(self, spec: EncoderSpec) -> None:
         super().__init__()
@@ -52,7 +58,7 @@ class PatchProjection(nn.Module):
 
 
 class Embeddings(nn.Module):
-    """Patches and the class token, with their positions."""
+    """Class token and patch tokens with their positions."""
 
     def __init__(self, spec: EncoderSpec) -> None:
         super().__init__()
@@ -65,12 +71,13 @@ class Embeddings(nn.Module):
         """(P, 3, H, W) -> (P, 1 + patches, C)."""
         patches = self.patch_embeddings.projection(images)  # (P, C, rows, columns)
         positions = interpolate_positions(self.position_embeddings, rows=patches.shape[2], columns=patches.shape[3])
+        # (P, C, rows, columns) -> (P, rows columns, C), after the class token
         tokens = torch.cat([self.cls_token.expand(len(images), -1, -1), patches.flatten(2).mT], dim=1)
         return tokens + positions
 
 
 class Projections(nn.Module):
-    """Query, key and value of one layer: `attention.attention`."""
+    """Query, key and value projections of one layer, `attention.attention`."""
 
     def __init__(self, spec: EncoderSpec) -> None:
         super().__init__()
@@ -80,13 +87,13 @@ class Projections(nn.Module):
 
 
 class Dense(nn.Module):
-    """One linear layer under the name `dense`."""
+    """A linear layer under the name `dense`."""
 
     def __init__(self, width_in: int, width_out: int) -> None:
         super().__init__()
         self.dense = nn.Linear(width_in, width_out)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # (..., width_in) -> (..., width_out)
         return self.dense(x)
 
 
@@ -99,16 +106,16 @@ class Attention(nn.Module):
         self.attention = Projections(spec)
         self.output = Dense(spec.hidden_size, spec.hidden_size)
 
-    def forward(self, x: Tensor) -> Tensor:
-        q, k, v = (
+    def forward(self, x: Tensor) -> Tensor:  # (P, L, C) -> (P, L, C)
+        q, k, v = (  # (P, L, C) -> (P, L, H, D)
             layer(x).unflatten(-1, (self.num_heads, -1))
             for layer in (self.attention.query, self.attention.key, self.attention.value)
         )
-        return self.output(attend(q, k, v).flatten(-2))
+        return self.output(attend(q, k, v).flatten(-2))  # (P, L, H, D) -> (P, L, C)
 
 
 class Layer(nn.Module):
-    """One layer, norms first."""
+    """One pre-norm transformer layer."""
 
     def __init__(self, spec: EncoderSpec) -> None:
         super().__init__()
@@ -119,13 +126,13 @@ class Layer(nn.Module):
         self.output = Dense(spec.intermediate_size, spec.hidden_size)
         self.activation = activation(spec.hidden_act)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # (P, L, C) -> (P, L, C)
         x = x + self.attention(self.layernorm_before(x))
         return x + self.output(self.activation(self.intermediate(self.layernorm_after(x))))
 
 
 class Layers(nn.Module):
-    """All layers: `encoder`."""
+    """All layers, `encoder`."""
 
     def __init__(self, spec: EncoderSpec) -> None:
         super().__init__()
@@ -133,7 +140,7 @@ class Layers(nn.Module):
 
 
 class VisionTransformer(nn.Module):
-    """The whole encoder. The checkpoint also holds a pooler, whose output nothing reads."""
+    """The whole encoder. The checkpoint also holds a pooler, which is loaded but not evaluated."""
 
     def __init__(self, spec: EncoderSpec) -> None:
         super().__init__()
@@ -143,7 +150,7 @@ class VisionTransformer(nn.Module):
         self.pooler = Dense(spec.hidden_size, spec.hidden_size)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(P, 3, H, W) normalised -> (P, 1 + patches, C)."""
+        """Encode normalised images: (P, 3, H, W) -> (P, 1 + patches, C)."""
         x = self.embeddings(images)
         for layer in self.encoder.layer:
             x = layer(x)
@@ -151,20 +158,20 @@ class VisionTransformer(nn.Module):
 
 
 class DINOSingleImageTokenizer(nn.Module):
-    """Images to tokens."""
+    """Images to tokens, with the normalisation of the training data."""
 
     def __init__(self, spec: EncoderSpec) -> None:
         super().__init__()
         self.model = VisionTransformer(spec)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Tokens of images.
+        """Encode images.
 
         Args:
             images: (P, 3, H, W) float32 in [0, 1].
 
         Returns:
-            (P, 1 + patches, C): the class token, then patches row by row.
+            (P, 1 + patches, C): the class token, then the patches row by row.
         """
         mean, std = (torch.tensor(v, device=images.device).view(1, 3, 1, 1) for v in (IMAGE_MEAN, IMAGE_STD))
         return self.model((images - mean) / std)

@@ -1,4 +1,4 @@
-"""The whole network under the checkpoint's names, and how it comes to its weights."""
+"""The complete network, with attribute names of the checkpoint, and the loading of its weights."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pipeline.nn.deterministic_weights import fill_deterministic
 
 
 class TSR(nn.Module):
-    """A image to a triplane, and the decoder that reads it."""
+    """The network from an image to a triplane, and the decoder of the triplane."""
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
@@ -32,38 +32,39 @@ class TSR(nn.Module):
         self.decoder = NeRFMLP(spec.decoder)
 
     def forward(self, images: Tensor, *, on_block: Callable[[int], None] = lambda done: None) -> Tensor:
-        """Planes of images.
+        """Compute the triplanes of images.
 
         Args:
             images: (P, H, W, 3) float32 in [0, 1].
-            on_block: gets the number of each finished block of the backbone.
+            on_block: receives the number of each finished block of the backbone.
 
         Returns:
             (P, 3, C, S, S) scene codes.
         """
-        context = self.image_tokenizer(images.permute(0, 3, 1, 2))
-        tokens = self.backbone(self.tokenizer(len(images)), context, on_block=on_block)
-        return self.post_processor(self.tokenizer.detokenize(tokens))
+        context = self.image_tokenizer(images.permute(0, 3, 1, 2))  # (P, H, W, 3) -> (P, 3, H, W) -> (P, M, E)
+        tokens = self.backbone(self.tokenizer(len(images)), context, on_block=on_block)  # (P, K, L)
+        return self.post_processor(self.tokenizer.detokenize(tokens))  # (P, 3, K, S/2, S/2) -> (P, 3, C, S, S)
 
     def field(self, scene_code: Tensor) -> TriplaneField:
-        """The field of one image's (3, C, S, S) planes."""
+        """Return the field of one scene code, (3, C, S, S)."""
         return TriplaneField.of(self.decoder, scene_code, renderer=self.renderer)
 
 
 def make_model(spec: ModelSpec) -> TSR:
-    """The network, unfilled, on the meta device, where it takes no memory."""
+    """Build the network without weights on the meta device, where it takes no memory."""
     with torch.device("meta"):
         return TSR(spec)
 
 
 def load_model(spec: ModelSpec, folder: Path | None) -> TSR:
-    """The network with its weights in host memory; nothing in it depends on the file any more.
+    """Build the network with its weights in host memory, independent of the file afterwards.
 
     Args:
-        folder: where `fetch_weights` put the file; None for a model whose weights follow from a rule.
+        spec: the model.
+        folder: the folder that `fetch_weights` filled; None for deterministic test weights.
 
     Raises:
-        WeightsUnusable: the file is missing, cut short, or does not fit.
+        WeightsUnusable: the file is missing, truncated, or does not match the model.
     """
     if spec.deterministic_weights is not None:
         return _deterministic_model(spec, spec.deterministic_weights)
@@ -76,7 +77,7 @@ def load_model(spec: ModelSpec, folder: Path | None) -> TSR:
 
 @torch.no_grad()
 def _deterministic_model(spec: ModelSpec, rule: DeterministicWeights) -> TSR:
-    with torch.random.fork_rng(devices=[]):  # the layers' own initialisation draws from the global generator
+    with torch.random.fork_rng(devices=[]):  # layer initialisation draws from the global generator
         model = TSR(spec)
     fill_deterministic(model, seed=rule.seed, scale=rule.scale)
     model.decoder.linears[-1].bias[0] += rule.density_shift

@@ -1,6 +1,7 @@
-"""Images of the field by volume rendering.
+"""Volume rendering of the field, and the turntable.
 
-Source: VAST-AI-Research/TripoSR@d26e331, tsr/models/nerf_renderer.py and tsr/utils.py.
+Source: Mildenhall et al. 2020 (NeRF), arXiv 2003.08934, eq. 3;
+VAST-AI-Research/TripoSR@d26e331, tsr/models/nerf_renderer.py and tsr/utils.py.
 """
 
 from __future__ import annotations
@@ -15,36 +16,39 @@ from torch import Tensor
 from pipeline.engines.triposr.field import TriplaneField
 from pipeline.render.orbit import level_orbit, pixel_rays
 
-BOX_SHRINK = 1e-3  # of the radius, so that no sample lies on the border
-MIN_DIRECTION = 1e-6  # a component of a direction that is smaller counts as this much
-MIN_RAY_LENGTH = 0.01  # of a ray in the box, in metres of the model's frame
-PRODUCT_FLOOR = 1e-10
-SLAB = 8  # samples of each ray between two looks at which rays still go on
+BOX_SHRINK = 1e-3  # fraction of the radius, so that no sample lies on the border
+MIN_DIRECTION = 1e-6  # replaces smaller direction components, so that the slab test does not divide by zero
+MIN_RAY_LENGTH = 0.01  # shortest path through the box, in units of the model's frame
+PRODUCT_FLOOR = 1e-10  # added to each factor of the transmittance, as in the release
+SLAB = 8  # samples of each ray between two tests of which rays continue
 
-ELEVATION_DEG, DISTANCE, FOVY_DEG = 0.0, 1.9, 40.0  # the release's own round
-MIN_TRANSMITTANCE = 1e-3  # a ray that lets less through ends: a quarter of a step of 8 bits
-MIN_DENSITY = 0.004  # a ray that meets only thinner density loses less than a step of 8 bits
-OCCUPANCY_CELLS = 64
+ELEVATION_DEG, DISTANCE, FOVY_DEG = 0.0, 1.9, 40.0  # camera path of the release's render command
+MIN_TRANSMITTANCE = 1e-3  # rays below end: the rest contributes a quarter of an 8-bit level
+MIN_DENSITY = 0.004  # over the whole unit path, 1 - exp(-0.004) is about one 8-bit level
+OCCUPANCY_CELLS = 64  # along the side of the box
 
 
 def rays_intersect_bbox(
     origins: Tensor, directions: Tensor, *, radius: float, near: float = 0.0, valid_thresh: float = MIN_RAY_LENGTH
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Where rays are inside the box.
+    """Intersect rays with the box by the slab method.
 
     Args:
-        origins, directions: (R, 3).
-        radius: half of the box's side, before it is shrunk.
-        near: what lies nearer to the origin does not count.
-        valid_thresh: length below which a ray counts as outside.
+        origins: (R, 3).
+        directions: (R, 3).
+        radius: half the side of the box, before it is shrunk.
+        near: smallest distance from the origin.
+        valid_thresh: paths shorter than this count as a miss.
 
     Returns:
-        (R, 1) distance at which each enters, (R, 1) at which it leaves, (R,) bool whether it is inside at all; where
-        it is not, both distances are 0.
+        (R, 1) distance of entry, (R, 1) distance of exit, (R,) bool hit; both distances are 0 for a miss.
+
+    Source: Kay and Kajiya 1986, "Ray tracing complex scenes".
     """
+    # As in the release, small negative components become positive too; the slab distances stay finite either way.
     directions = torch.where(directions.abs() < MIN_DIRECTION, MIN_DIRECTION, directions)
     reach = radius * (1 - BOX_SHRINK)
-    first, second = (-reach - origins) / directions, (reach - origins) / directions
+    first, second = (-reach - origins) / directions, (reach - origins) / directions  # (R, 3) each
     enter = torch.minimum(first, second).amax(dim=1, keepdim=True).clamp(min=near)
     leave = torch.maximum(first, second).amin(dim=1, keepdim=True)
     inside = leave - enter > valid_thresh
@@ -52,23 +56,30 @@ def rays_intersect_bbox(
 
 
 class Occupancy:
-    """Which cells of a coarse grid may hold density that shows."""
+    """Which cells of a coarse grid may hold visible density. Not in the release: it evaluates every sample."""
 
     def __init__(self, field: TriplaneField, *, chunk_size: int, cells: int = OCCUPANCY_CELLS) -> None:
-        """Look at the field at the corners of cells; a cell counts where its neighbours do."""
-        side = 4
-        line = torch.linspace(-1, 1, cells + side, device=field.table.device).view(-1, side)
-        bricks = torch.cartesian_prod(*[torch.arange(len(line), device=line.device)] * 3)
-        values = field.on_bricks(line[bricks], chunk_size=chunk_size)
-        grid = (
-            values.view(*[len(line)] * 3, side, side, side).permute(0, 3, 1, 4, 2, 5).reshape(1, 1, *[cells + side] * 3)
-        )
+        """Evaluate the field at G = `cells` + 4 points per axis and dilate by two points, since a maximum may lie between.
+
+        Args:
+            field: the field.
+            chunk_size: points evaluated at once.
+            cells: cells along the side of the box, a multiple of 4.
+        """
+        side = 4  # points along the side of a brick
+        layers = torch.linspace(-1, 1, cells + side, device=field.table.device).view(-1, side)  # (G/4, 4)
+        bricks = torch.cartesian_prod(*[torch.arange(len(layers), device=layers.device)] * 3)  # (M, 3), M = (G/4)^3
+        values = field.on_bricks(layers[bricks], chunk_size=chunk_size)  # (M, 3, 4) -> (M, 4, 4, 4)
+        grid = values.view(*[len(layers)] * 3, side, side, side).permute(
+            0, 3, 1, 4, 2, 5
+        )  # interleave bricks and points
+        grid = grid.reshape(1, 1, *[cells + side] * 3)  # (1, 1, G, G, G)
         grid = torch.nn.functional.max_pool3d(grid, kernel_size=5, stride=1, padding=2)
         self._may_show = grid[0, 0] > MIN_DENSITY
         self._points = cells + side
 
     def holds(self, coords: Tensor) -> Tensor:
-        """(N, 3) coordinates in units of the radius -> (N,) bool."""
+        """Return which points may be visible: (N, 3) coordinates in units of the radius -> (N,) bool."""
         index = ((coords + 1) / 2 * (self._points - 1)).round().long().clamp(0, self._points - 1)
         return self._may_show[index[:, 0], index[:, 1], index[:, 2]]
 
@@ -82,15 +93,18 @@ def render_rays(
     occupancy: Occupancy | None = None,
     min_transmittance: float = 0.0,
 ) -> Tensor:
-    """Colours of rays, white behind the field; a ray that misses the box is white.
+    """Render rays in front of white; a ray that misses the box is white.
 
-    Distances between samples are those of the unit interval, not metres, as the release has them.
+    Departs from NeRF: the distance between samples is that of the unit interval, not of the path through the box. The
+    released density was trained with that.
 
     Args:
-        origins, directions: (R, 3), unit directions.
-        chunk_size: samples evaluated at once; the image does not depend on it.
-        occupancy: where samples can be left out; all count by default.
-        min_transmittance: a ray that lets less light through ends.
+        field: the field.
+        origins: (R, 3).
+        directions: (R, 3) unit vectors.
+        chunk_size: samples evaluated at once; the result does not depend on it.
+        occupancy: skips samples in empty cells; None evaluates all samples.
+        min_transmittance: rays below this transmittance end; 0 evaluates all samples.
 
     Returns:
         (R, 3) sRGB, not clamped.
@@ -99,29 +113,29 @@ def render_rays(
     enter, leave, inside = rays_intersect_bbox(origins, directions, radius=field.renderer.radius)
     rgb = origins.new_zeros((len(origins), 3))
     opacity = origins.new_zeros((len(origins), 1))
-    passed = origins.new_ones(len(origins))
+    transmittance = origins.new_ones(len(origins))
     bounds = torch.linspace(0, 1, count + 1, device=origins.device)
     middle, delta = (bounds[:-1] + bounds[1:]) / 2, bounds[1:] - bounds[:-1]
     rays = inside.nonzero()[:, 0]
     for start in range(0, count, SLAB):
-        rays = rays[passed[rays] > min_transmittance] if min_transmittance else rays
-        share = middle[start : start + SLAB]
-        z = enter[rays] * (1 - share) + leave[rays] * share  # (A, slab)
-        points = (origins[rays, None] + z[..., None] * directions[rays, None]).flatten(0, 1)
+        rays = rays[transmittance[rays] > min_transmittance] if min_transmittance else rays  # (A,) active rays
+        fraction = middle[start : start + SLAB]  # (S,)
+        z = enter[rays] * (1 - fraction) + leave[rays] * fraction  # (A, S)
+        points = (origins[rays, None] + z[..., None] * directions[rays, None]).flatten(0, 1)  # (A, S, 3) -> (A S, 3)
         density, colour = _sample(field, points, chunk_size, occupancy)
-        alpha = 1 - torch.exp(-delta[start : start + SLAB] * density.view(z.shape))
-        for number in range(len(share)):
-            weight = (alpha[:, number] * passed[rays])[:, None]
+        alpha = 1 - torch.exp(-delta[start : start + SLAB] * density.view(z.shape))  # (A, S)
+        for number in range(len(fraction)):  # front to back, so that the order of the sum is fixed
+            weight = (alpha[:, number] * transmittance[rays])[:, None]  # (A, 1)
             rgb[rays] += weight * colour.view(*z.shape, 3)[:, number]
             opacity[rays] += weight
-            passed[rays] *= 1 - alpha[:, number] + PRODUCT_FLOOR
+            transmittance[rays] *= 1 - alpha[:, number] + PRODUCT_FLOOR
     return rgb + (1 - opacity)
 
 
 def _sample(
     field: TriplaneField, points: Tensor, chunk_size: int, occupancy: Occupancy | None
 ) -> tuple[Tensor, Tensor]:
-    """(N,) density and (N, 3) colour; zeros where nothing shows."""
+    """Return (N,) density and (N, 3) colour at (N, 3) points; zeros where the occupancy excludes a point."""
     if occupancy is None:
         samples = field.at(points, chunk_size=chunk_size)
         return samples.density_act[:, 0], samples.color
@@ -140,13 +154,24 @@ def turntable_frames(
     chunk_size: int,
     on_frame: Callable[[int], None] = lambda frame: None,
 ) -> Iterator[NDArray[np.uint8]]:
-    """Frames (size, size, 3) uint8 of one round that begins at the front; `on_frame` gets the number of each done."""
+    """Render one turn around the subject, beginning at the front.
+
+    Args:
+        field: the field.
+        frames: number of frames.
+        size: side of a frame in pixels.
+        chunk_size: samples evaluated at once; the result does not depend on it.
+        on_frame: receives the number of each finished frame.
+
+    Yields:
+        (size, size, 3) uint8 sRGB.
+    """
     occupancy = Occupancy(field, chunk_size=chunk_size)
     cameras = level_orbit(
         frames, elevation_deg=ELEVATION_DEG, distance=DISTANCE, fovy_deg=FOVY_DEG, height=size, width=size
     )
     for number, camera in enumerate(cameras, start=1):
-        rays = (
+        rays = (  # (size, size, 3) -> (R, 3), twice
             torch.from_numpy(part.astype(np.float32)).view(-1, 3).to(field.table.device)
             for part in pixel_rays(camera, height=size, width=size)
         )

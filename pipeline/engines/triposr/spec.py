@@ -1,18 +1,18 @@
-"""Every number of the released TripoSR model and of its tiny twin, one literal row each. Imports no torch."""
+"""All numbers of the released TripoSR model and of the tiny test model, one literal row each. Imports no torch."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-ISO_DENSITY = 25.0  # the reference's threshold: the surface lies where the activated density has this value
-FOREGROUND_RATIO = 0.85  # of the image's side, as the release's own command frames the subject
-GREY = 0.5  # what the subject is put on
+ISO_DENSITY = 25.0  # threshold of the release: the surface is where the activated density has this value
+FOREGROUND_RATIO = 0.85  # longer side of the subject over side of the image, as in the release's command line
+GREY = 0.5  # background of the framed subject
 
 
 @dataclass(frozen=True)
 class EncoderSpec:
-    """The image encoder, a plain ViT; the names of the configuration that it was published with."""
+    """The image encoder, a plain ViT; field names of its published configuration."""
 
     hidden_size: int
     num_hidden_layers: int
@@ -28,7 +28,7 @@ class EncoderSpec:
 
 @dataclass(frozen=True)
 class TokenizerSpec:
-    """The triplane's learnt start: three planes of tokens."""
+    """The learnt triplane tokens: three planes of `plane_size` x `plane_size`."""
 
     plane_size: int
     num_channels: int
@@ -36,7 +36,7 @@ class TokenizerSpec:
 
 @dataclass(frozen=True)
 class BackboneSpec:
-    """The transformer between the planes' tokens and the image's."""
+    """The transformer over the triplane tokens with cross-attention to the image tokens."""
 
     in_channels: int
     num_attention_heads: int
@@ -50,7 +50,7 @@ class BackboneSpec:
 
 @dataclass(frozen=True)
 class UpsamplerSpec:
-    """The last layer of the planes, which doubles their side."""
+    """The transposed convolution that doubles the side of the planes."""
 
     in_channels: int
     out_channels: int
@@ -58,7 +58,7 @@ class UpsamplerSpec:
 
 @dataclass(frozen=True)
 class DecoderSpec:
-    """The field's network: a plane feature to density and colour."""
+    """The network from triplane features to density and colour."""
 
     in_channels: int
     n_neurons: int
@@ -69,13 +69,15 @@ class DecoderSpec:
 
 @dataclass(frozen=True)
 class RendererSpec:
-    """How planes and decoder make a field.
+    """How planes and decoder combine into a field.
 
     Attributes:
-        radius: half of the side of the box that the field fills.
-        feature_reduction: how the features of three planes are joined, `concat` or `mean`.
+        radius: half the side of the box that the field fills.
+        feature_reduction: how the features of the three planes are combined, `concat` or `mean`.
+        density_activation: name of the activation of the density.
         density_bias: added before the activation of the density.
-        num_samples_per_ray: samples of a ray between its two ends.
+        color_activation: name of the activation of the colour.
+        num_samples_per_ray: samples of a ray inside the box.
     """
 
     radius: float
@@ -88,12 +90,12 @@ class RendererSpec:
 
 @dataclass(frozen=True)
 class DeterministicWeights:
-    """Weights made from their names instead of read.
+    """Parameters of the deterministic test weights.
 
     Attributes:
-        seed: of the weight rule.
-        scale: factors by pattern of the full key, as `fill_deterministic` takes them.
-        density_shift: added to the density before its activation, so that the box is part full, part empty.
+        seed: seed of the whole set.
+        scale: factors by pattern of the full key, see `fill_deterministic`.
+        density_shift: added to the density before its activation, so that the box is partly full and partly empty.
     """
 
     seed: int
@@ -103,14 +105,17 @@ class DeterministicWeights:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """A released model.
+    """A model: its architecture and where its weights are published.
 
     Attributes:
-        repo_id, revision, file_name: where its weights are published, as a pickle.
-        size_bytes, sha256: of the published file.
-        cond_image_size: side of the image that the encoder sees, in pixels.
-        turntable_size: pixels along the side of a turntable's frames.
-        deterministic_weights: how to make the weights, None where they are read.
+        repo_id: repository of the weights on the model hub.
+        revision: full commit hash there.
+        file_name: file there, a pickle.
+        size_bytes: size of the published file.
+        sha256: of the published file.
+        cond_image_size: side of the encoder's input in pixels.
+        turntable_size: side of a turntable frame in pixels.
+        deterministic_weights: parameters of the test weights; None for a model whose weights are read from a file.
     """
 
     name: str
@@ -164,7 +169,7 @@ TINY = ModelSpec(
     encoder=EncoderSpec(
         hidden_size=48, num_hidden_layers=2, num_attention_heads=3, intermediate_size=96, image_size=32
     ),
-    tokenizer=TokenizerSpec(plane_size=1, num_channels=64),  # few texels make a shape of few pieces
+    tokenizer=TokenizerSpec(plane_size=1, num_channels=64),  # few texels, so that the surface has few components
     backbone=BackboneSpec(
         in_channels=64,
         num_attention_heads=4,

@@ -1,6 +1,6 @@
-"""Fetching the published checkpoint once and keeping it as safetensors, so that no server ever opens a pickle.
+"""Download the published checkpoint once and store it as safetensors, so that no server ever opens a pickle.
 
-Imports no torch before a checkpoint is converted.
+Imports torch only to convert a checkpoint.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pipeline.nn.hub_download import (
     Report,
     fetch_files,
     file_sha256,
-    ignore_report,
+    ignore_progress,
     unpack_manifest,
     verify_record,
 )
@@ -29,21 +29,21 @@ FILE_NAME = "model.safetensors"
 
 @cache
 def manifest() -> dict[str, Entry]:
-    """The tensors of the published checkpoint, which are those of the model."""
+    """Return the tensors of the published checkpoint, which are those of the model."""
     return unpack_manifest(json.loads(files("pipeline.engines.triposr").joinpath("manifest.json").read_text()))
 
 
 def missing_bytes(weights: Path, spec: ModelSpec = RELEASED) -> int:
-    """How much `fetch_weights` would bring into the folder of all engines' weights; 0 where all is there."""
+    """Return how many bytes `fetch_weights` would download into the folder of all engines' weights; 0 if complete."""
     folder = weights / WEIGHTS_FOLDER
     return 0 if (folder / FILE_NAME).exists() or (folder / spec.file_name).exists() else spec.size_bytes
 
 
 def check_weights(folder: Path) -> None:
-    """Check the converted file by its header: names, shapes and types.
+    """Check the header of the converted file: names, shapes and types.
 
     Raises:
-        WeightsUnusable: naming the first key that does not fit.
+        WeightsUnusable: names the first key that does not match.
     """
     path = folder / FILE_NAME
     check_entries(path.name, read_entries(path), manifest())
@@ -54,24 +54,25 @@ def fetch_weights(
     *,
     spec: ModelSpec = RELEASED,
     endpoint: str | None = None,
-    report: Report = ignore_report,
-    on_bytes: OnBytes = ignore_report,
+    report: Report = ignore_progress,
+    on_bytes: OnBytes = ignore_progress,
 ) -> Path:
-    """Bring the model into `weights / "triposr"` at its pinned revision, check it and convert it.
+    """Download the model into `weights / "triposr"` at its pinned revision, check it and convert it.
 
-    A transfer that broke goes on where it broke, and a model that is there is not fetched again.
+    A broken transfer resumes where it stopped, and an existing model is not downloaded again.
 
     Args:
         weights: the folder of all engines' weights.
-        endpoint: address of a mirror; the public hub by default.
-        report: takes one line for each thing done.
-        on_bytes: told how far the file has come.
+        spec: the model.
+        endpoint: URL of a mirror; the public hub by default.
+        report: receives one line of text per finished step.
+        on_bytes: receives the progress of the download.
 
     Returns:
-        The model's own folder; everything in it is used offline from then on.
+        The model's folder; its files are used offline from then on.
 
     Raises:
-        WeightsUnusable: the file cannot be fetched or is not what the model needs.
+        WeightsUnusable: the file cannot be downloaded or does not match the model.
     """
     folder = weights / WEIGHTS_FOLDER
     path = folder / spec.file_name
@@ -86,7 +87,7 @@ def fetch_weights(
         convert_checkpoint(path, folder / FILE_NAME)
     check_weights(folder)
     path.unlink(missing_ok=True)
-    report(f"{spec.name}: names, shapes and types fit")
+    report(f"{spec.name}: names, shapes and types match")
     verify_record(folder, [FILE_NAME], report=report)
     return folder
 
@@ -94,16 +95,16 @@ def fetch_weights(
 def convert_checkpoint(path: Path, target: Path, *, expected: dict[str, Entry] | None = None) -> None:
     """Write the tensors of a pickled checkpoint as safetensors.
 
-    The pickle is read by the reader that knows tensors and plain containers alone: anything else that it asks for is
-    refused before it is made.
+    Uses torch's restricted unpickler, which constructs tensors and plain containers only and refuses anything else
+    before it is constructed.
 
     Args:
         path: a zip-format pickle of one plain dictionary, as published.
-        target: appears only when it is whole.
-        expected: what it must hold, the model's own tensors by default.
+        target: created atomically when it is complete.
+        expected: the tensors that it must hold; by default those of the model.
 
     Raises:
-        WeightsUnusable: it cannot be read, asks for more than tensors, or does not hold what is expected.
+        WeightsUnusable: the file cannot be read, contains other objects than tensors, or does not match `expected`.
     """
     import torch
     from safetensors.torch import save_file
@@ -112,12 +113,12 @@ def convert_checkpoint(path: Path, target: Path, *, expected: dict[str, Entry] |
     from pipeline.nn.checkpoint import FILE_DTYPES
 
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)  # noqa: TID251 - the published file is a pickle; read here alone, without its code
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)  # noqa: TID251 - the published file is a pickle; read only here, restricted to tensors
     except FileNotFoundError as error:
         raise WeightsUnusable(f"{path.name} is missing in {path.parent}") from error
-    except Exception as error:  # a damaged or hostile pickle raises anything
+    except Exception as error:  # a damaged or malicious pickle can raise any exception
         raise WeightsUnusable(
-            f"{path.name} is damaged, or holds more than tensors: it was not opened ({type(error).__name__})"
+            f"{path.name} is damaged, or contains other objects than tensors; it was not loaded ({type(error).__name__})"
         ) from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise WeightsUnusable(f"{path.name} is not one plain dictionary of tensors")

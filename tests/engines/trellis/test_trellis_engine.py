@@ -99,7 +99,7 @@ def test_loading_in_two_halves_gives_the_same_engine_and_asks_for_no_accelerator
 
 def test_an_engine_whose_loading_was_split_generates_the_same(engine: TrellisEngine) -> None:
     split = TrellisEngine(weights="tiny", device="cpu")
-    with pytest.raises(RuntimeError, match="to_device comes after load_weights"):
+    with pytest.raises(RuntimeError, match="call load_weights before to_device"):
         split.to_device()
 
     split.load_weights()

@@ -66,7 +66,7 @@ def test_a_truncated_file_is_named(tmp_path: Path) -> None:
     write_all(tmp_path)
     write_sparse(tmp_path / SMALL, manifest(Path(SMALL).stem), whole=False)
 
-    with pytest.raises(WeightsUnusable, match=r"^ss_dec_conv3d_16l8_fp16\.safetensors is cut short or damaged"):
+    with pytest.raises(WeightsUnusable, match=r"^ss_dec_conv3d_16l8_fp16\.safetensors is truncated or damaged"):
         check_weights(tmp_path)
 
 
@@ -83,7 +83,7 @@ def test_a_surplus_tensor_leaves_no_half_loaded_engine(tmp_path: Path) -> None:
     write_sparse(folder / SMALL, {**manifest(Path(SMALL).stem), "extra": Entry("F32", (1,))})
     engine = TrellisEngine(weights=tmp_path, device="cpu")
 
-    with pytest.raises(WeightsUnusable, match=r"has a tensor that the model does not know: extra$"):
+    with pytest.raises(WeightsUnusable, match=r"has a tensor that the model does not have: extra$"):
         engine.load()
 
     assert engine._models is None

@@ -201,7 +201,7 @@ def test_progress_rises_to_one_and_a_cancel_gets_through(engine: TripoSREngine) 
 
 def test_loading_in_two_halves_is_loading(engine: TripoSREngine) -> None:
     other = TripoSREngine(weights="tiny", device="cpu")
-    with pytest.raises(RuntimeError, match="to_device comes after load_weights"):
+    with pytest.raises(RuntimeError, match="call load_weights before to_device"):
         other.to_device()
     other.load_weights()
     other.to_device("cpu")

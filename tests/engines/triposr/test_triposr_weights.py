@@ -58,7 +58,7 @@ def test_a_pickled_checkpoint_becomes_a_file_that_loads_strictly(tmp_path: Path)
     ("spoil", "words"),
     [
         (lambda s: s.pop("decoder.layers.0.bias"), "lacks the tensor decoder.layers.0.bias"),
-        (lambda s: s.update(extra=torch.zeros(1)), "has a tensor that the model does not know: extra"),
+        (lambda s: s.update(extra=torch.zeros(1)), "has a tensor that the model does not have: extra"),
         (lambda s: s.update({"backbone.norm.bias": torch.zeros(2)}), "backbone.norm.bias is F32"),
         (lambda s: s.update({"backbone.norm.bias": torch.zeros(64).half()}), "backbone.norm.bias is F16"),
         (lambda s: s.update(step=3), "is not one plain dictionary of tensors"),
@@ -80,7 +80,9 @@ def test_a_checkpoint_that_does_not_fit_is_refused_in_one_sentence(tmp_path: Pat
 def test_a_hostile_pickle_is_refused_and_does_not_run(tmp_path: Path, legacy: bool) -> None:
     mark = tmp_path / "ran"
 
-    with pytest.raises(WeightsUnusable, match=r"^model\.ckpt is damaged, or holds more than tensors") as refused:
+    with pytest.raises(
+        WeightsUnusable, match=r"^model\.ckpt is damaged, or contains other objects than tensors"
+    ) as refused:
         converted(tmp_path, {**state(), "extra": Hostile(mark)}, legacy=legacy)
 
     assert "\n" not in str(refused.value)
