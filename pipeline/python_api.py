@@ -213,7 +213,7 @@ def generate(
     }
     if engine is not None and not isinstance(engine, str) and not hasattr(engine, "generate"):
         raise InvalidRequest(f"engine must be a name or an Engine, got {type(engine).__name__}")
-    request = validated(body)
+    request = parse_request(body).request
     settings = read_settings(weights=None if weights is None else str(weights))
 
     def check_weights(name: str) -> None:
@@ -230,15 +230,6 @@ def generate(
         before_weights=check_weights,
         on_progress=on_progress,
     )
-
-
-def validated(body: Mapping[str, Any]) -> ImageTo3DRequest:
-    """The request that a body of fields stands for.
-
-    Raises:
-        InvalidRequest: a field is out of bounds.
-    """
-    return parse_request(dict(body)).request
 
 
 @cache
@@ -348,7 +339,7 @@ def run_in_memory(
     on_progress: OnProgress,
     on_error: Callable[[ImageTo3DError], None] = lambda error: None,
 ) -> tuple[JobResult, dict[str, bytes]]:
-    """Run a job whose files come back in memory; never raises, as `run_job` never does.
+    """Run a job whose files come back in memory.
 
     Returns:
         How the job ended, and the content of its files by name, in the order of `artifacts`.

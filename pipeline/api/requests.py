@@ -136,7 +136,7 @@ def read_id(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise InvalidRequest("request_id must be the id of a call, a whole number")
     if not 1 <= value <= MAX_JOB_ID:
-        raise NotFound(f"There is no call with the id {truncate_for_message(value)}.")
+        raise NotFound(f"There is no job with the id {truncate_for_message(value)}.")
     return value
 
 

@@ -67,7 +67,8 @@ class LeaseKeeper:
         self._timeout_s = timeout_s
         self._on_timeout = on_timeout
         self._beat_s = min(lease_s / 4, heartbeat_interval_s)
-        self._progress = self._reported = Progress()
+        self._progress: Progress = Progress()
+        self._reported: Progress = self._progress
         self._is_over = threading.Event()
         self._wake = threading.Event()
         self.is_cancel_requested = False

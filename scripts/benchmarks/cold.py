@@ -26,7 +26,7 @@ WEB = """
 import json, sys, time
 import modal
 from starlette.testclient import TestClient
-from pipeline.jobs.stores.kv.map import MemoryKeyValues
+from tests.fakes.key_values import MemoryKeyValues
 from pipeline.jobs.stores.kv.store import KvStore
 from pipeline.on_modal.web import web_app
 from pipeline.secrets import load_master_keys

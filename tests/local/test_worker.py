@@ -19,6 +19,7 @@ from pipeline.job_handler import STALE_FOLDER_S, JobHandler, clean, folder_of
 from pipeline.jobs.api_keys import make_key
 from pipeline.jobs.model import ApiKey, Job, JobResult, JobState, KeyLimits
 from pipeline.jobs.stores.sql.store import SqlStore
+from pipeline.jobs.transitions import Retention
 from pipeline.jobs.worker_loop import QueueWorker
 from pipeline.local import worker
 from pipeline.local.worker import has_space, repeat
@@ -54,7 +55,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def store(settings: Settings, clock: Clock) -> Iterator[SqlStore]:
-    opened = SqlStore(settings.sql_url, clock=clock, record_lifetime_s=1000.0)
+    opened = SqlStore(settings.sql_url, clock=clock, retention=Retention(record_lifetime_s=1000.0))
     yield opened
     opened.close()
 

@@ -10,7 +10,7 @@ import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -42,7 +42,7 @@ class FairLock:
         self._waiters: deque[threading.Event] = deque()
 
     @contextmanager
-    def held(self, *, timeout_s: float) -> Iterator[None]:
+    def held(self, *, timeout_s: float) -> Generator[None]:
         """Hold the lock for the block.
 
         Raises:
@@ -140,7 +140,7 @@ class Database:
             event.listen(self._light_engine, "begin", _begin_light)
 
     @contextmanager
-    def read(self) -> Iterator[sa.Connection]:
+    def read(self) -> Generator[sa.Connection]:
         """A connection to read from; on SQLite each statement sees its own moment.
 
         Raises:
@@ -150,7 +150,7 @@ class Database:
             yield connection
 
     @contextmanager
-    def write(self, *, is_durable: bool = True) -> Iterator[sa.Connection]:
+    def write(self, *, is_durable: bool = True) -> Generator[sa.Connection]:
         """A transaction that commits when the block ends and leaves nothing behind when it raises.
 
         Args:
@@ -273,7 +273,7 @@ def _begin_immediate(connection: sa.Connection, *, synchronous: str) -> None:
 
 
 @contextmanager
-def _translated() -> Iterator[None]:
+def _translated() -> Generator[None]:
     try:
         yield
     except (exc.OperationalError, exc.InterfaceError, exc.TimeoutError, sqlite3.OperationalError) as error:
