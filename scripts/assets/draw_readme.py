@@ -1,4 +1,4 @@
-"""Draws scripts/assets/result.png for the README: the sample picture and what comes out of it, from four sides."""
+"""Draws scripts/assets/result.png for the README: the sample image and its model from four sides."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SIZE = 280
 
 
 def main() -> None:
-    """Write the picture."""
+    """Write the image."""
     request = parse_request(
         {"image": str(HERE.parents[1] / "pipeline" / "api" / "playground" / "sample.png"), "seed": 1}
     ).request

@@ -126,7 +126,7 @@ def test_neither_health_nor_a_wrong_key_starts_an_engine_container(fake_modal: F
 @pytest.mark.parametrize("engine", ["preview", "trellis"])
 def test_a_submit_leads_to_a_model_behind_a_link_and_a_webhook(fake_modal: FakeModal, image: str, engine: str) -> None:
     with Receiver() as receiver:
-        submitted = ask(
+        submitted = post(
             fake_modal,
             SUBMIT,
             image=image,
@@ -207,7 +207,7 @@ def test_a_job_that_is_killed_in_any_stage_and_delivered_again_ends_once(fake_mo
             fake_modal.wait_for(scheduled)
         receiver.wait_for(submitted["id"], timeout_s=WAIT_S)
         fake_modal.redeliver(dispatch)
-        webhook_ids = {message_id for message_id, _ in receiver.told[submitted["id"]]}
+        webhook_ids = {message_id for message_id, _ in receiver.delivered[submitted["id"]]}
 
     assert final["status"] == "success", final
     assert ended.crashes == 1
@@ -313,7 +313,7 @@ def test_the_smoke_test_passes(fake_modal: FakeModal) -> None:
     table = [line for line in printed.splitlines() if line.startswith(("ok ", "FAILED "))]
     assert [line.split()[0] for line in table] == ["ok"] * 7, printed
     assert "delivered" in table[-1]
-    assert len(receiver.told) == 1
+    assert len(receiver.delivered) == 1
 
 
 def test_the_smoke_test_fails_if_nothing_answers(fake_modal: FakeModal) -> None:
