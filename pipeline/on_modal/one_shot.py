@@ -20,7 +20,8 @@ from schemas.request import ImageTo3DRequest, parse_request
 
 if TYPE_CHECKING:
     from pipeline.engines.base import ForegroundImage
-    from pipeline.on_modal.engine_pool import RemoteEngines
+    from pipeline.on_modal.engine_pool import EnginePool
+    from pipeline.settings import Settings
 
 FORMATS = ("glb", "obj", "stl", "ply")
 POLL_S = 0.5
@@ -60,14 +61,15 @@ def generate_once(
     body: Mapping[str, Any],
     *,
     file_prefix: str,
-    engines: RemoteEngines,
-    line: ControlChannel,
+    settings: Settings,
+    engines: EnginePool,
+    channel: ControlChannel,
 ) -> dict[str, Any]:
     """Run the call, in a CPU container.
 
     Args:
         engines: one of them is woken while the picture is read.
-        line: tells the stage and the percent.
+        channel: for the stage and the percent.
 
     Returns:
         The outcome as plain data, with `files`: name to content.
@@ -76,11 +78,10 @@ def generate_once(
     from pipeline.net.egress import fetch
     from pipeline.on_modal.prewarm import start_prewarm
     from pipeline.run_job import run_job
-    from pipeline.settings import Settings
     from pipeline.stages.deliver import deliver_to_folder
     from pipeline.stages.intake import load_views
 
-    settings, request, engine_line = Settings(), parse_request(dict(body)).request, f"{line.name}/engine"
+    request, engine_channel = parse_request(dict(body)).request, f"{channel.name}/engine"
 
     def load_job_views(request: ImageTo3DRequest) -> list[ForegroundImage]:
         engines.wake(request.engine)
@@ -88,23 +89,23 @@ def generate_once(
         remover = select_background_remover(settings.matting_model, settings.weights)
         return load_views(request, fetch=lambda url: fetch(url, settings), remover=remover)
 
-    with tempfile.TemporaryDirectory(prefix="image-to-3d-") as folder, ProgressReporter(line) as watch:
+    with tempfile.TemporaryDirectory(prefix="image-to-3d-") as folder, ProgressReporter(channel) as reporter:
         outcome = run_job(
             request,
             file_prefix=file_prefix,
             work_dir=Path(folder) / "work",
             load_views=load_job_views,
-            generate=engines.generator_for(request.engine, line=engine_line),
+            generate=engines.client(request.engine, channel=engine_channel),
             deliver=lambda files: deliver_to_folder(files, Path(folder) / "out"),
-            on_progress=lambda stage, percent: watch.report((stage, percent)),
+            on_progress=lambda stage, percent: reporter.report((stage, percent)),
             is_cancelled=lambda: False,
         )
-        engines.forget(engine_line)
+        engines.forget(engine_channel)
         files = {item.name: (Path(folder) / "out" / item.name).read_bytes() for item in outcome.artifacts}
     return {**asdict(outcome), "files": files}
 
 
-def follow(call: Any, line: ControlChannel, on_progress: Callable[[str, int], None]) -> dict[str, Any]:
+def follow(call: Any, channel: ControlChannel, on_progress: Callable[[str, int], None]) -> dict[str, Any]:
     """Wait for `generate_once` that runs elsewhere, and tell how far it is.
 
     Args:
@@ -118,8 +119,8 @@ def follow(call: Any, line: ControlChannel, on_progress: Callable[[str, int], No
             outcome = call.get(timeout=POLL_S)
             break
         except TimeoutError:
-            on_progress(*line.progress(("starting", 0)))
-    line.clear()
+            on_progress(*channel.progress(("starting", 0)))
+    channel.clear()
     if outcome["state"] != "success":
         raise EngineFailed(outcome["message"])
     return outcome
@@ -131,19 +132,19 @@ def run_from_terminal(
     fields: Mapping[str, Any],
     *,
     spawn: Callable[[dict[str, Any], str, str], Any],
-    notes: SharedDict,
+    entries: SharedDict,
 ) -> None:
     """The whole command: what is wrong ends it with a sentence and exit code 2 or, where it is ours, 1.
 
     Args:
         spawn: starts `generate_once` elsewhere.
-        notes: the map that its line is in.
+        entries: the shared dictionary that contains its channel.
     """
-    line = f"picture-{secrets.token_hex(8)}"
+    name = f"one-shot-{secrets.token_hex(8)}"
     try:
         body = read_body(pictures, out, fields)
         with progress_bar() as on_progress:
-            outcome = follow(spawn(body, out.stem, line), ControlChannel(notes, line), on_progress)
+            outcome = follow(spawn(body, out.stem, name), ControlChannel(entries, name), on_progress)
         written = write_files(outcome, out.parent)
     except ImageTo3DError as error:
         sys.stderr.write(f"error: {error}\n")
