@@ -29,7 +29,10 @@ IMAGE = ROOT / "pipeline" / "api" / "playground" / "sample.png"
 NODE = shutil.which("node")
 WAIT_S = 120.0  # far longer than anything takes here; only a failing test waits so long
 needs_node = pytest.mark.skipif(NODE is None, reason="needs node")
-pytestmark = pytest.mark.xdist_group("docs_examples")
+pytestmark = [
+    pytest.mark.xdist_group("docs_examples"),
+    pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl"),
+]
 INTERPRETERS = {".sh": ["bash"], ".py": [sys.executable, "-W", "error"], ".mjs": [NODE or "node"]}
 
 
