@@ -47,7 +47,7 @@ class ImageTo3DRequest(BaseModel):
         default=None, exclude=True, repr=False, description="API key; also as header `key` or `Authorization: Bearer`"
     )
     image: Annotated[tuple[str, ...], ImageList(MAX_VIEWS)] = Field(
-        repr=False, description="the picture: http(s) URL, `data:` URI or bare base64; a list with `multi_image`"
+        repr=False, description="the image: http(s) URL, `data:` URI or bare base64; a list with `multi_image`"
     )
     render: Annotated[bool, LenientBool()] = Field(default=False, description="also deliver an mp4 turntable")
     output_format: Annotated[OutputFormat, one_of(OutputFormat)] = Field(
@@ -79,9 +79,11 @@ class ImageTo3DRequest(BaseModel):
     temp: Annotated[bool, LenientBool()] = Field(
         default=False, description="use temporary storage even where you have a bucket"
     )
-    webhook: Annotated[str | None, HttpUrl()] = Field(default=None, description="told when the call ends")
+    webhook: Annotated[str | None, HttpUrl()] = Field(
+        default=None, description="URL that the final body is posted to when the job ends"
+    )
     track_id: Annotated[str | int | None, EchoedId()] = Field(
-        default=None, description="your own mark, handed back by the webhook and by fetch"
+        default=None, description="your own id, returned by the webhook and by fetch"
     )
     texture_size: Annotated[int, BoundedInt(512, 4096)] = Field(
         default=1024, description="side of the texture in pixels (extension)"

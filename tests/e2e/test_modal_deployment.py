@@ -207,7 +207,7 @@ def test_a_job_that_is_killed_in_any_stage_and_delivered_again_ends_once(fake_mo
             fake_modal.wait_for(scheduled)
         receiver.wait_for(submitted["id"], timeout_s=WAIT_S)
         fake_modal.redeliver(dispatch)
-        webhook_ids = {message_id for message_id, _ in receiver.told[submitted["id"]]}
+        webhook_ids = {message_id for message_id, _ in receiver.delivered[submitted["id"]]}
 
     assert final["status"] == "success", final
     assert ended.crashes == 1
@@ -313,7 +313,7 @@ def test_the_smoke_test_passes(fake_modal: FakeModal) -> None:
     table = [line for line in printed.splitlines() if line.startswith(("ok ", "FAILED "))]
     assert [line.split()[0] for line in table] == ["ok"] * 7, printed
     assert "delivered" in table[-1]
-    assert len(receiver.told) == 1
+    assert len(receiver.delivered) == 1
 
 
 def test_the_smoke_test_fails_if_nothing_answers(fake_modal: FakeModal) -> None:

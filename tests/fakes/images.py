@@ -1,7 +1,8 @@
-"""Pictures that tests draw for themselves, and the files that they are sent as."""
+"""Images that tests and benchmarks draw, and the files that they are sent as."""
 
 from __future__ import annotations
 
+import base64
 import io
 import struct
 import zlib
@@ -13,7 +14,7 @@ from PIL import Image, ImageDraw
 
 
 def encode(pixels: NDArray[np.uint8] | Image.Image, format: str = "PNG", **options: Any) -> bytes:
-    """A picture as a file's bytes."""
+    """An image as a file's bytes."""
     image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
     buffer = io.BytesIO()
     image.save(buffer, format, **options)
@@ -21,7 +22,7 @@ def encode(pixels: NDArray[np.uint8] | Image.Image, format: str = "PNG", **optio
 
 
 def bare_png(width: int, height: int) -> bytes:
-    """A PNG whose header claims a size, with next to no pixels behind it."""
+    """A PNG whose header claims a size, with almost no pixel data."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
@@ -30,6 +31,14 @@ def bare_png(width: int, height: int) -> bytes:
     return (
         b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
     )
+
+
+def disc_as_base64() -> str:
+    """A PNG as base64: 64 x 64, a disc with noise on it, without a background."""
+    y, x = np.mgrid[:64, :64]
+    noise = np.stack([(x * y * k + x) % 256 for k in (37, 41, 43)], axis=-1)
+    alpha = np.where((x - 31.5) ** 2 + (y - 31.5) ** 2 < 28**2, 255, 0)
+    return base64.b64encode(encode(np.dstack([noise, alpha]).astype(np.uint8))).decode()
 
 
 def draw_figure(side: int = 256, *, background: tuple[int, int, int] | None = None) -> NDArray[np.uint8]:

@@ -1,25 +1,9 @@
-"""The table of fields: complete, the README's own, and what the options of the command lines are made from."""
+"""The table of fields: complete, and what the options of the command lines are made from."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from schemas.request import ImageTo3DRequest
 from schemas.table import NOT_OPTIONS, OUTPUT_FORMATS, field_rows, option_rows
-
-README = Path(__file__).resolve().parents[2] / "README.md"
-
-
-def markdown_table() -> str:
-    """The fields as a Markdown table without a line break at its end."""
-    lines = ["| field | type | default | bounds | effect |", "| --- | --- | --- | --- | --- |"]
-    lines += [f"| `{row.name}` | {row.kind} | {row.default} | {row.bounds} | {row.effect} |" for row in field_rows()]
-    return "\n".join(lines)
-
-
-def test_the_readme_shows_the_table_of_the_contract() -> None:
-    shown = README.read_text().split("<!-- fields -->\n")[1].split("\n<!-- /fields -->")[0]
-    assert shown == markdown_table()
 
 
 def test_every_field_is_an_option_unless_a_rule_excludes_it() -> None:
