@@ -126,7 +126,7 @@ def test_neither_health_nor_a_wrong_key_starts_an_engine_container(fake_modal: F
 @pytest.mark.parametrize("engine", ["preview", "trellis"])
 def test_a_submit_leads_to_a_model_behind_a_link_and_a_webhook(fake_modal: FakeModal, image: str, engine: str) -> None:
     with Receiver() as receiver:
-        submitted = ask(
+        submitted = post(
             fake_modal,
             SUBMIT,
             image=image,

@@ -63,14 +63,14 @@ def test_a_decrypted_bucket_equals_the_encrypted_one(bucket: Bucket) -> None:
 def test_an_encrypted_bucket_contains_none_of_its_details() -> None:
     encrypted = encrypt_bucket(BUCKET, owner="key-1", secret_box=SecretBox([MASTER_KEY]))
 
-    for detail in (b"AKIAEXAMPLE", b"never/shown", b"models", b"s3.example") -> None:
+    for detail in (b"AKIAEXAMPLE", b"never/shown", b"models", b"s3.example"):
         assert detail not in encrypted
 
 
 def test_a_bucket_of_another_version_fails_with_a_message() -> None:
     secret_box = SecretBox([MASTER_KEY])
 
-    for content in (b'{"endpoint_url": null}', b"[]", b"not json") -> None:
+    for content in (b'{"endpoint_url": null}', b"[]", b"not json"):
         with pytest.raises(DeliveryFailed, match="another version of this service saved the bucket; save it again"):
             decrypt_bucket(secret_box.encrypt(content, owner="key-1"), owner="key-1", secret_box=secret_box)
 
@@ -93,7 +93,9 @@ def test_files_are_uploaded_to_a_saved_bucket(moto: str, file: OutputFile, tempo
         assert http.get(delivery.artifacts[0].url).content == file.path.read_bytes()
 
 
-def test_without_the_master_key_of_a_bucket_files_stay_in_temporary_storage(file: OutputFile, temporary: LocalStorage) -> None:
+def test_without_the_master_key_of_a_bucket_files_stay_in_temporary_storage(
+    file: OutputFile, temporary: LocalStorage
+) -> None:
     encrypted = encrypt_bucket(BUCKET, owner="key-1", secret_box=SecretBox([b"a master key that is lost"]))
     with httpx.Client() as http:
         saved = EncryptedBucket(encrypted, owner="key-1", secret_box=SecretBox([MASTER_KEY]), http=http)
