@@ -12,6 +12,7 @@ ImageTo3DError
 │   ├── MethodNotAllowed    the path exists, but does not take this HTTP method
 │   ├── BodyTooLarge        the request's body is longer than this deployment accepts
 │   ├── BodyTooSlow         the request's body did not arrive in time
+│   ├── HeadTooLarge        the request has too many or too long headers
 │   ├── LimitReached        base of the refusals by a key's limits
 │   │   ├── QuotaSpent      the key's jobs of the month are used up
 │   │   └── RateLimited     too many jobs are queued, or too many were submitted in one minute
@@ -99,6 +100,12 @@ class BodyTooSlow(CallerError):
 
     code = "body_too_slow"
     retryable = True  # the connection may be faster the next time
+
+
+class HeadTooLarge(CallerError):
+    """The request has too many or too long headers."""
+
+    code = "head_too_large"
 
 
 class LimitReached(CallerError):
@@ -234,7 +241,7 @@ class LeaseLost(ImageTo3DError):
 
 
 class Cancelled(ImageTo3DError):
-    """The caller asked for the job to stop; raised between stages and sampling steps."""
+    """The caller asked for the job to stop."""
 
     code = "cancelled"
     retryable = False  # the caller's own decision

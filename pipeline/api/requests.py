@@ -1,4 +1,4 @@
-"""Reading requests: the JSON body, the key wherever it stands, how long the caller will wait."""
+"""Reading requests: the JSON body, the API key from any of its places, how long the caller waits."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,6})", re.IGNORECASE)
 def presented_key(request: Request, body: dict[str, Any]) -> str | None:
     """The API key from the body's `key`, the header `key`, or `Authorization: Bearer`; the first that is there.
 
-    So nobody is refused before the body is read: whatever a header holds, a proxy's own token say, the key may follow.
+    A header may hold a proxy's own token, and the body the key: so the body's is looked for first.
     """
     in_body = body.get("key")
     if isinstance(in_body, str) and in_body:
@@ -43,12 +43,12 @@ def bearer_token(request: Request) -> str | None:
 
 
 def check_operator(request: Request, expected: SecretStr | None) -> None:
-    """Refuse whoever is not the deployment's operator: its token decides, and without one the caller's machine.
+    """Refuse a caller that is not the deployment's operator: by its token or, without one, by the caller's address.
 
-    What a proxy passes on is never taken for this machine, whatever address the proxy has.
+    A request that a proxy forwarded never counts as one from this machine, whatever address the proxy has.
 
     Raises:
-        Unauthorized: somebody else.
+        Unauthorized: the caller is somebody else.
     """
     if expected is not None:
         presented = (bearer_token(request) or "").encode("utf-8", "surrogatepass")
@@ -61,7 +61,7 @@ def check_operator(request: Request, expected: SecretStr | None) -> None:
 
 
 def requested_wait_s(request: Request, default_s: float) -> float:
-    """How long the caller lets us wait for a result: `Prefer: wait=N`, else the deployment's setting."""
+    """How long the caller waits for a result: `Prefer: wait=N`, else the deployment's setting."""
     found = _WAIT.search(request.headers.get("prefer", ""))
     return min(float(found[1]), MAX_WAIT_S) if found else default_s
 
@@ -79,26 +79,26 @@ def idempotency_key(request: Request) -> str | None:
 
 
 def read_id(value: object) -> int:
-    """A call's id, as digits or as a number.
+    """A job's id, as digits or as a number.
 
     Raises:
         InvalidRequest: it is neither.
-        NotFound: no call ever has such an id.
+        NotFound: no job ever has such an id.
     """
     if isinstance(value, str) and re.fullmatch(r"[0-9]{1,19}", value.strip(), re.ASCII):
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int):
-        raise InvalidRequest("request_id must be the id of a call, a whole number")
+        raise InvalidRequest("request_id must be the id of a job, a whole number")
     if not 1 <= value <= MAX_JOB_ID:
         raise NotFound(f"There is no job with the id {truncate_for_message(value)}.")
     return value
 
 
 def read_track_id(value: object) -> str | int | None:
-    """A `track_id` to look for.
+    """A `track_id` to filter by.
 
     Raises:
-        InvalidRequest: no call has such a mark.
+        InvalidRequest: no job has such a value.
     """
     if value is None or (isinstance(value, int) and not isinstance(value, bool)):
         return value
@@ -109,15 +109,15 @@ def read_track_id(value: object) -> str | int | None:
     return value
 
 
-def read_whole(body: dict[str, Any], name: str, default: Any, most: int) -> Any:
-    """A whole number of a body, from 1 to `most`.
+def read_bounded_int(body: dict[str, Any], name: str, *, most: int) -> int | None:
+    """A whole number of a body, from 1 to `most`; None where it is absent.
 
     Raises:
         InvalidRequest: it is something else.
     """
     value = body.get(name)
     if value is None:
-        return default
+        return None
     if isinstance(value, str) and value.isdecimal() and len(value) < 20:
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:

@@ -39,7 +39,7 @@ import zlib
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 from pipeline.errors import ImageTo3DError, StoreUnavailable
@@ -175,7 +175,7 @@ class CommitLog(Generic[S]):
         return self._remember(self._find())
 
     def _walk_up(self, known: Version[S]) -> Version[S] | None:
-        """The newest version, from one that was the newest recently; None where the walk took too long to be trusted."""
+        """The newest version, from one that was the newest recently; None where the walk took too long to trust."""
         newest, steps = known, 0
         while True:
             asked_at_s = time.monotonic()
@@ -227,7 +227,7 @@ class CommitLog(Generic[S]):
 
     @staticmethod
     def _at(version: Version[S], read_at_s: float) -> Version[S]:
-        return Version(version.number, read_at_s, version.token, version.body, version.value, version.retained)
+        return replace(version, read_at_s=read_at_s)
 
     def _remember(self, version: Version[S]) -> Version[S]:
         known = self._known

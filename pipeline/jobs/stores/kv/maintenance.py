@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,16 +35,7 @@ KEYS_FILE = "keys.json"
 DAYS_FOLDER = "usage"
 
 
-@dataclass(frozen=True)
-class MaintenanceReport:
-    """What was done: orphans deleted, documents read to prevent their expiry, days of the ledger merged to fewer pages."""
-
-    swept: int
-    refreshed: int
-    merged_days: int
-
-
-def run_maintenance(database: Database, *, today: str, wall_now: float) -> MaintenanceReport:
+def run_maintenance(database: Database, *, today: str, wall_now: float) -> None:
     """Vacuum, sweep orphans, read every entry that must stay, and merge the ledger's pages of past days.
 
     Args:
@@ -54,16 +45,16 @@ def run_maintenance(database: Database, *, today: str, wall_now: float) -> Maint
         StoreUnavailable: the map is away; a repetition is safe and does the rest.
     """
     database.vacuum()
-    swept = _sweep(database, wall_now)
-    refreshed = database.read(_read_all)
+    _sweep(database, wall_now)
+    database.read(_read_all)
     days = database.read(
         lambda snapshot: [day for day, pages in snapshot.head.days.items() if pages > 1 and day < today]
     )
-    merged = sum(database.commit(lambda transaction, day=day: _merge_day(transaction, day)) for day in days)
-    return MaintenanceReport(swept, refreshed, merged)
+    for day in days:
+        database.commit(lambda transaction, day=day: _merge_day(transaction, day))
 
 
-def _sweep(database: Database, wall_now: float) -> int:
+def _sweep(database: Database, wall_now: float) -> None:
     """Delete requests and heartbeats of no open job: leftovers of processes that died or could not delete them."""
     names = [name for name in database.entries.names() if name.startswith(("request/", "beat/"))]
 
@@ -82,14 +73,12 @@ def _sweep(database: Database, wall_now: float) -> int:
                 found.append(name)
         return found
 
-    orphans = database.read(find_orphans)
-    for name in orphans:
+    for name in database.read(find_orphans):
         database.entries.delete(name)
-    return len(orphans)
 
 
-def _read_all(snapshot: Snapshot) -> int:
-    """Read every document and request that the head refers to; returns how many there are."""
+def _read_all(snapshot: Snapshot) -> None:
+    """Read every document and request that the head refers to."""
     head = snapshot.head
     pages = [read_page(page) for page in snapshot.get_many(map(page_key, head.pages))]
     jobs = snapshot.get_many(job_key(job.id) for page in pages for job in page.values())
@@ -101,25 +90,24 @@ def _read_all(snapshot: Snapshot) -> int:
     rest += [bucket_key(api_key_id) for api_key_id in head.accounts]
     rest += [idempotency_key(api_key_id, key) for api_key_id, key in owned if key is not None]
     requests = [name for open_job in open_jobs for name in chunks_of(open_job.request)]
-    found = [*pages, *jobs, *snapshot.get_many(rest), *snapshot.entries.get_many(requests)]
-    return sum(document is not None for document in found)
+    snapshot.get_many(rest)
+    snapshot.entries.get_many(requests)
 
 
-def _merge_day(transaction: Transaction, day: str) -> bool:
+def _merge_day(transaction: Transaction, day: str) -> None:
     """Merge the rows of a day into as few pages as their size allows."""
     count = transaction.head.days.get(day, 0)
     pages = transaction.get_many(rows_key(day, number) for number in range(count))
     rows = _rows_of(pages)
     merged = [rows[start : start + MERGED_ROWS] for start in range(0, len(rows), MERGED_ROWS)]
     if len(merged) == count:
-        return False
+        return
     for number in range(count):
         if number < len(merged):
             transaction.put(rows_key(day, number), merged[number])
         else:
             transaction.delete(rows_key(day, number))
     transaction.head.days[day] = len(merged)
-    return True
 
 
 def write_backup(database: Database, folder: Path) -> None:

@@ -47,7 +47,6 @@ from pipeline.jobs.stores.kv.commit_log import CommitLog
 from pipeline.jobs.stores.kv.completion import apply, find_document, forget_job, put_job, save
 from pipeline.jobs.stores.kv.leases import HeartbeatWriter, held, with_heartbeat, with_heartbeats
 from pipeline.jobs.stores.kv.maintenance import (
-    MaintenanceReport,
     backup_age_s,
     restore_backup,
     run_maintenance,
@@ -75,7 +74,7 @@ class KvStore:
         entries: the map, for this store alone.
         clock: seconds since 1970.
         retention: how long things go on after a job has ended.
-        wall_clock: seconds since 1970 for the age of commits and documents; the clocks of all machines agree within 30 s.
+        wall_clock: seconds since 1970 for the age of commits and documents; machines' clocks agree within 30 s.
     """
 
     def __init__(
@@ -113,14 +112,14 @@ class KvStore:
             self.run_maintenance()
             self.write_backup(backup_dir)
 
-    def run_maintenance(self) -> MaintenanceReport:
+    def run_maintenance(self) -> None:
         """Vacuum, sweep, and read every entry that must not expire. Due at least every few days, best once a day.
 
         Raises:
             StoreUnavailable: the map is away.
         """
         self._workers.vacuum()
-        return run_maintenance(self._database, today=day_of(self._clock()), wall_now=self._wall_clock())
+        run_maintenance(self._database, today=day_of(self._clock()), wall_now=self._wall_clock())
 
     def write_backup(self, folder: Path) -> None:
         """Back up keys, buckets and the ledger to a folder, as JSON.
