@@ -219,7 +219,6 @@ def _sender(http: httpx.Client, timeout: httpx.Timeout) -> Callable[..., Any]:
                 follow_redirects=False,
             ) as answer:
                 content = _read_bounded(answer)
-                answer_headers: dict[str, str] = dict(answer.headers.items())
         except httpx.ConnectTimeout as error:
             raise ConnectTimeoutError(endpoint_url=request.url, error=error) from error
         except httpx.TimeoutException as error:
@@ -230,7 +229,7 @@ def _sender(http: httpx.Client, timeout: httpx.Timeout) -> Callable[..., Any]:
             raise ConnectionClosedError(endpoint_url=request.url, error=error) from error
         except httpx.InvalidURL as error:
             raise InvalidRequest("endpoint_url does not hold a host that can be reached") from error
-        return AWSResponse(request.url, answer.status_code, answer_headers, _Body(content))
+        return AWSResponse(request.url, answer.status_code, dict(answer.headers), _Body(content))
 
     return send
 
@@ -238,7 +237,8 @@ def _sender(http: httpx.Client, timeout: httpx.Timeout) -> Callable[..., Any]:
 def _answer_not_found(request: Any, **_: Any) -> Any:
     from botocore.awsrequest import AWSResponse
 
-    return AWSResponse(request.url, 404, {}, _Body(b""))
+    headers: dict[str, str] = {}
+    return AWSResponse(request.url, 404, headers, _Body(b""))
 
 
 def _read_bounded(answer: httpx.Response) -> bytes:
