@@ -65,7 +65,7 @@ def test_the_surface_is_closed_and_looks_outward() -> None:
 
 
 def test_the_assumption_is_stated() -> None:
-    assert "8 views as evenly spaced around the subject, 45 degrees apart" in carved("vase", 8).warnings[-1]
+    assert "8 views evenly spaced around the subject, 45 degrees apart" in carved("vase", 8).warnings[-1]
 
 
 def test_each_side_takes_its_own_pictures_colours() -> None:

@@ -63,7 +63,7 @@ def test_every_body_lies_in_the_unit_cube() -> None:
 def test_the_engine_says_which_options_it_has_no_use_for() -> None:
     options = GenerationOptions(seed=1, resolution=64, ss_sampling_steps=50, splat=True)
     generation = PreviewEngine().generate([draw_figure(64)], options)
-    assert generation.warnings == ("The preview engine has no use for ss_sampling_steps, splat.",)
+    assert generation.warnings == ("The preview engine ignores ss_sampling_steps, splat.",)
     assert PreviewEngine().generate([draw_figure(64)], GenerationOptions(seed=2, resolution=64)).warnings == ()
 
 
