@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from pipeline.jobs.api_keys import hash_key, key_record, make_key
 from pipeline.jobs.store import KeyStore, Store
 from pipeline.jobs.stores.kv.map import KeyValues
+from pipeline.jobs.transitions import Retention
 from pipeline.settings import Settings
 
 if TYPE_CHECKING:
@@ -21,12 +22,7 @@ def open_store(settings: Settings) -> SqlStore:
     """
     from pipeline.jobs.stores.sql.store import SqlStore  # SQLAlchemy is a third of a start that may do without it
 
-    return SqlStore(
-        settings.sql_url,
-        record_lifetime_s=settings.record_lifetime_s,
-        webhook_window_s=settings.webhook_window_s,
-        upload_window_s=settings.output_lifetime_s,
-    )
+    return SqlStore(settings.sql_url, retention=_retention_of(settings))
 
 
 def open_shared_store(settings: Settings, entries: KeyValues) -> Store:
@@ -39,8 +35,11 @@ def open_shared_store(settings: Settings, entries: KeyValues) -> Store:
         return open_store(settings)
     from pipeline.jobs.stores.kv.store import KvStore
 
-    return KvStore(
-        entries,
+    return KvStore(entries, retention=_retention_of(settings))
+
+
+def _retention_of(settings: Settings) -> Retention:
+    return Retention(
         record_lifetime_s=settings.record_lifetime_s,
         webhook_window_s=settings.webhook_window_s,
         upload_window_s=settings.output_lifetime_s,

@@ -1,106 +1,99 @@
-"""Every error that this project raises on purpose. Knows nothing of HTTP, exit codes or logging.
+"""Every error that this project raises on purpose. Knows no status codes, exit codes or logging.
 
 ImageTo3DError
-├── CallerError             the sender can fix it; never retried
+├── CallerError             the sender can correct it; never retried
 │   ├── InvalidRequest      a field is missing, malformed or out of bounds
-│   ├── UnreadableImage     a picture that cannot be decoded, or holds nothing to model
-│   ├── BlockedAddress      a URL that leads where this deployment does not go
-│   ├── DownloadFailed      a picture's URL that did not give a picture
-│   ├── UnwritableOutput    the place that the caller named cannot be written
-│   ├── Unauthorized        no key, or one that is unknown or revoked
-│   ├── NotFound            there is no such thing, or it is another key's
-│   ├── LimitReached        what a key's limits refuse
-│   │   ├── QuotaSpent      the key's calls of the month are used up
-│   │   └── RateLimited     too many calls waiting, or too many in one minute
+│   ├── UnreadableImage     an image cannot be decoded, or shows no subject
+│   ├── BlockedAddress      a URL leads to an address that this deployment does not connect to
+│   ├── DownloadFailed      an image's URL answered with an error, too slowly, or with too much data
+│   ├── UnwritableOutput    the output path that the caller named cannot be written
+│   ├── Unauthorized        the API key is missing, unknown or revoked
+│   ├── NotFound            nothing has this id or path, or it belongs to another key
+│   ├── MethodNotAllowed    the path exists, but does not take this HTTP method
+│   ├── BodyTooLarge        the request's body is longer than this deployment accepts
+│   ├── LimitReached        base of the refusals by a key's limits
+│   │   ├── QuotaSpent      the key's jobs of the month are used up
+│   │   └── RateLimited     too many jobs are queued, or too many were submitted in one minute
 │   └── MissingExtra        an optional part of the installation is needed and absent
-├── StageError              ours; the message says which stage failed and why
-│   ├── EngineFailed        the engine raised, or returned what cannot be exported
-│   ├── OutOfMemory         the device had too little memory, even after the smaller retry
+├── StageError              ours; the message says what failed
+│   ├── IntakeFailed        the images could not be loaded, for a reason that is not theirs
+│   ├── EngineFailed        the engine raised, gave no answer, or returned what cannot be exported
+│   ├── OutOfMemory         the machine or its device had too little memory
 │   ├── WeightsUnusable     a checkpoint is missing, truncated, or does not fit the model
-│   ├── DiskFull            this machine has no room for a call's files
+│   ├── DiskFull            no space is left for a job's files
 │   ├── ExportFailed        the mesh or its texture could not be made into files
-│   └── DeliveryFailed      no storage took the files
-├── StoreUnavailable        the database is locked, full or away; nothing was changed
+│   ├── DeliveryFailed      no storage accepted the files
+│   └── Interrupted         the job's workers stopped too often before it was finished
+├── InternalError           an unexpected exception outside of any job
+├── StoreUnavailable        the database is locked, full or unreachable; nothing was changed
 ├── LeaseLost               a worker wrote to a job that is no longer its own
-└── Cancelled               the caller asked for the call to stop
+└── Cancelled               the caller asked for the job to stop
+
+`ImageTo3DError`, `CallerError` and `InvalidRequest` are defined in `schemas.errors`, because the contract raises
+them and must not import this package.
 """
 
 from __future__ import annotations
 
+import errno
+import os
+from collections.abc import Iterator
 
-class ImageTo3DError(Exception):
-    """Base of all errors raised on purpose; `str(error)` is one sentence fit for the caller.
-
-    Attributes:
-        gpu_seconds: accelerator seconds that a generation had cost when this ended it, 0 for all other errors.
-    """
-
-    code = "error"
-    retryable = False
-    gpu_seconds: float = 0.0
-
-
-class CallerError(ImageTo3DError):
-    """The sender can fix it; trying again unchanged gives the same."""
-
-    code = "caller_error"
-
-
-def is_caller_error(code: str) -> bool:
-    """Whether an error code is that of a `CallerError`."""
-    pending: list[type[CallerError]] = [CallerError]
-    while pending:
-        kind = pending.pop()
-        if kind.code == code:
-            return True
-        pending += kind.__subclasses__()
-    return False
-
-
-class InvalidRequest(CallerError):
-    """A field is missing, malformed or out of bounds."""
-
-    code = "invalid_request"
+from schemas.errors import CallerError as CallerError
+from schemas.errors import ImageTo3DError as ImageTo3DError
+from schemas.errors import InvalidRequest as InvalidRequest
 
 
 class UnreadableImage(CallerError):
-    """A picture that cannot be decoded, or that holds nothing to model."""
+    """An image cannot be decoded, or shows no subject."""
 
     code = "unreadable_image"
 
 
 class BlockedAddress(CallerError):
-    """A URL that leads to an address where this deployment does not go."""
+    """A URL leads to an address that this deployment does not connect to."""
 
     code = "blocked_address"
 
 
 class DownloadFailed(CallerError):
-    """A picture's URL that answered with an error, too slowly, or with too much."""
+    """An image's URL answered with an error, too slowly, or with too much data."""
 
     code = "download_failed"
 
 
 class UnwritableOutput(CallerError):
-    """The place that the caller named cannot be written."""
+    """The output path that the caller named cannot be written."""
 
     code = "unwritable_output"
 
 
 class Unauthorized(CallerError):
-    """No key, or one that is unknown or revoked."""
+    """The API key is missing, unknown or revoked."""
 
     code = "unauthorized"
 
 
 class NotFound(CallerError):
-    """There is no such thing, or it belongs to another key, which reads the same."""
+    """Nothing has this id or path, or it belongs to another key, which reads the same."""
 
     code = "not_found"
 
 
+class MethodNotAllowed(CallerError):
+    """The path exists, but does not take this HTTP method."""
+
+    code = "method_not_allowed"
+
+
+class BodyTooLarge(CallerError):
+    """The request's body is longer than this deployment accepts."""
+
+    code = "body_too_large"
+
+
 class LimitReached(CallerError):
-    """Base of what a key's limits refuse.
+    """Base of the refusals by a key's limits.
 
     Attributes:
         limit: what the key may have.
@@ -118,20 +111,20 @@ class LimitReached(CallerError):
 
 
 class QuotaSpent(LimitReached):
-    """The key's calls of the month are used up."""
+    """The key's jobs of the month are used up."""
 
-    code = "quota_spent"
+    code = "quota_spent"  # not retryable: the quota resets only when the month ends
 
 
 class RateLimited(LimitReached):
-    """Too many calls waiting, or too many in one minute; the same call works later."""
+    """Too many jobs are queued, or too many were submitted in one minute."""
 
     code = "rate_limited"
-    retryable = True
+    retryable = True  # the limit is free again after `retry_after` seconds
 
 
 class MissingExtra(CallerError):
-    """An optional part of the installation is needed and absent; the message says which to install."""
+    """An optional part of the installation is needed and absent; the message says which one to install."""
 
     code = "missing_extra"
 
@@ -141,63 +134,129 @@ class MissingExtra(CallerError):
 
 
 class StageError(ImageTo3DError):
-    """Ours: a stage of the call failed for a reason that the sender cannot mend."""
+    """A job failed for a reason that the sender cannot correct; the message says what failed."""
 
     code = "stage_error"
-    retryable = True
+    retryable = True  # outside of the stages only the service's own parts fail, which may be in order again later
+
+
+class IntakeFailed(StageError):
+    """The images could not be loaded, for a reason that is not theirs."""
+
+    code = "intake_failed"
+    retryable = False  # decoding and background removal are deterministic: the same images fail again
 
 
 class EngineFailed(StageError):
-    """The engine raised, or returned something that cannot be exported."""
+    """The engine raised, gave no answer, or returned what cannot be exported."""
 
     code = "engine_failed"
+    retryable = True  # a lost container or device is replaced, and a seed of 0 draws another generation
 
 
 class OutOfMemory(StageError):
-    """The device had too little memory, even after the smaller retry."""
+    """The machine or its device had too little memory, even after the engine's smaller retry."""
 
     code = "out_of_memory"
+    retryable = False  # the same request needs as much again: it takes a smaller one
 
 
 class WeightsUnusable(StageError):
     """A checkpoint is missing, truncated, or does not fit the model that it is for."""
 
     code = "weights_unusable"
-    retryable = False
+    retryable = False  # the operator must fetch the weights
 
 
 class DiskFull(StageError):
-    """This machine has no room for a call's files."""
+    """No space is left for a job's files."""
 
     code = "disk_full"
+    retryable = True  # outputs expire and free their space
 
 
 class ExportFailed(StageError):
     """The mesh or its texture could not be made into files."""
 
     code = "export_failed"
+    retryable = False  # the export is deterministic: the same generation fails again
 
 
 class DeliveryFailed(StageError):
-    """No storage took the files."""
+    """No storage accepted the files."""
 
     code = "delivery_failed"
+    retryable = True  # a storage that is unreachable or full now may accept them later
+
+
+class Interrupted(StageError):
+    """The job's workers stopped too often before it was finished."""
+
+    code = "interrupted"
+    retryable = True  # workers stop for reasons of their own: restarts, lost machines
+
+
+class InternalError(ImageTo3DError):
+    """An unexpected error in the service; the message holds a request id for the report to its operator."""
+
+    code = "internal_error"
+    retryable = False  # nothing is known about it
 
 
 class StoreUnavailable(ImageTo3DError):
-    """The database is locked, full or away; nothing was changed, and the same request works later."""
+    """The database is locked, full or unreachable; nothing was changed."""
 
     code = "store_unavailable"
-    retryable = True
+    retryable = True  # nothing was changed, and the database may answer again a moment later
 
 
 class LeaseLost(ImageTo3DError):
-    """A worker wrote to a job that ended, or that another worker has taken up since."""
+    """A worker wrote to a job that has ended, or that another worker has claimed since."""
 
     code = "lease_lost"
+    retryable = False  # the job is another worker's
 
 
 class Cancelled(ImageTo3DError):
-    """The caller asked for the call to stop; raised between stages and sampling steps."""
+    """The caller asked for the job to stop; raised between stages and sampling steps."""
 
     code = "cancelled"
+    retryable = False  # the caller's own decision
+
+
+def error_classes(root: type[ImageTo3DError] = ImageTo3DError) -> Iterator[type[ImageTo3DError]]:
+    """The classes of this project's errors in the order of the tree, without the bases that nothing raises."""
+    if root not in (ImageTo3DError, CallerError, LimitReached):
+        yield root
+    for subclass in root.__subclasses__():
+        yield from error_classes(subclass)
+
+
+def is_caller_error(code: str) -> bool:
+    """Whether an error code is that of a `CallerError`."""
+    return any(error.code == code for error in error_classes(CallerError))
+
+
+def translate(error: Exception, *, where: str, otherwise: type[StageError] = StageError) -> ImageTo3DError:
+    """An exception as an error of this tree: the only place where foreign exceptions are translated.
+
+    Args:
+        where: what failed, as the subject of the message ("export", "engine trellis").
+        otherwise: the class for an exception that is neither ours nor about memory or disk space.
+
+    Returns:
+        The error itself where it is ours already. Otherwise a new one that says what failed and nothing of the inside;
+        the exception is its `__cause__`.
+    """
+    if isinstance(error, ImageTo3DError):
+        return error
+    translated: ImageTo3DError = otherwise(f"{where} failed for an internal reason ({type(error).__name__})")
+    if isinstance(error, MemoryError):
+        translated = OutOfMemory(f"{where} failed: out of memory")
+    elif isinstance(error, OSError) and error.errno is not None and error.errno in errno.errorcode:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            translated = DiskFull(f"{where} failed: no space left on the device")
+        else:  # the system's own text: an exception's `strerror` may hold whatever its library wrote into it
+            translated = otherwise(f"{where} failed: {os.strerror(error.errno)}")
+    translated.__cause__ = error
+    return translated

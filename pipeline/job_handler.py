@@ -9,11 +9,12 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from pipeline.answers import final_body
 from pipeline.engines.base import ForegroundImage
-from pipeline.errors import NotFound, StoreUnavailable
+from pipeline.errors import NotFound
 from pipeline.imaging.rembg_remover import select_background_remover
 from pipeline.jobs.model import Job, JobResult, OutboxTask
 from pipeline.jobs.store import JobStore
@@ -33,13 +34,14 @@ STALE_FOLDER_S = 600.0
 
 
 class JobHandler:
-    """The work of a `QueueWorker`: one call through its five stages, into the caller's storage.
+    """The work of a `QueueWorker`: one job through its four stages, into the caller's storage.
 
     Args:
-        outputs: where files go that no bucket takes.
-        generate_for: the engine that a request names, as the call's `generate`; errors of finding it are the call's.
-        prepare: told when a call is about to take its pictures in, so that what comes after can get ready.
-        on_kept: as for `run_job`.
+        outputs: temporary storage, for files that no bucket takes.
+        generate_for: returns the `generate` of `run_job` for a job and the engine that its request names. Raises nothing
+            itself: an engine that is not offered is an error of `generate`.
+        prepare: called with the engine's name before a job's images are loaded, so that later stages can get ready.
+        on_checkpoint: as for `run_job`.
     """
 
     def __init__(
@@ -49,47 +51,42 @@ class JobHandler:
         generate_for: Callable[[Job, str | None], Generate],
         *,
         prepare: Callable[[str | None], None] = lambda engine: None,
-        on_kept: Callable[[], None] = lambda: None,
+        on_checkpoint: Callable[[], None] = lambda: None,
     ) -> None:
         self._service = service
         self._outputs = outputs
         self._generate_for = generate_for
         self._prepare = prepare
-        self._on_kept = on_kept
+        self._on_checkpoint = on_checkpoint
         self._remover = select_background_remover(service.settings.matting_model, service.settings.weights)
 
-    def __call__(self, job: Job, watch: LeaseKeeper) -> JobResult:
-        """Run a job's call; goes on after the last stage that an earlier attempt finished.
+    def __call__(self, job: Job, lease: LeaseKeeper) -> JobResult:
+        """Run a job; resumes after the last checkpoint of an earlier attempt.
 
         Raises:
-            StoreUnavailable: the store was away in the middle of the call.
+            StoreUnavailable: the store did not answer in the middle of the job.
         """
-        here = self._service
-        request = ImageTo3DRequest.model_validate_json(here.store.request_of(job.id))
-
-        def upload(files: Sequence[OutputFile]) -> Delivery:
-            bucket = None if request.temp else here.bucket_of(job.api_key_id)
-            temporary = self._outputs.for_job(created_at=job.created_at)
-            return deliver(files, file_prefix=job.file_prefix, temporary=temporary, bucket=bucket)
-
-        def load_job_views(request: ImageTo3DRequest) -> list[ForegroundImage]:
-            self._prepare(request.engine)
-            return load_views(request, fetch=lambda url: fetch(url, here.settings), remover=self._remover)
-
-        outcome = run_job(
+        request = ImageTo3DRequest.model_validate_json(self._service.store.request_of(job.id))
+        return run_job(
             request,
             file_prefix=job.file_prefix,
-            work_dir=folder_of(job, here.settings.work_dir),
-            load_views=load_job_views,
-            generate=lambda views, options, on_step: self._generate_for(job, request.engine)(views, options, on_step),
-            deliver=upload,
-            on_progress=watch.report,
-            is_cancelled=watch.is_cancelled,
-            on_kept=self._on_kept,
+            work_dir=folder_of(job, self._service.settings.work_dir),
+            load_views=self._load_views,
+            generate=self._generate_for(job, request.engine),
+            deliver=partial(self._deliver, job, request),
+            on_progress=lease.report,
+            is_cancelled=lease.is_cancelled,
+            on_checkpoint=self._on_checkpoint,
         )
-        if outcome.error_code == StoreUnavailable.code:
-            raise StoreUnavailable(outcome.message)
-        return outcome
+
+    def _load_views(self, request: ImageTo3DRequest) -> list[ForegroundImage]:
+        self._prepare(request.engine)
+        return load_views(request, fetch=partial(fetch, policy=self._service.settings), remover=self._remover)
+
+    def _deliver(self, job: Job, request: ImageTo3DRequest, files: Sequence[OutputFile]) -> Delivery:
+        bucket = None if request.temp else self._service.bucket_of(job.api_key_id)
+        temporary = self._outputs.for_job(created_at=job.created_at)
+        return deliver(files, file_prefix=job.file_prefix, temporary=temporary, bucket=bucket)
 
 
 def folder_of(job: Job, work_dir: Path) -> Path:

@@ -213,7 +213,7 @@ def generate(
     }
     if engine is not None and not isinstance(engine, str) and not hasattr(engine, "generate"):
         raise InvalidRequest(f"engine must be a name or an Engine, got {type(engine).__name__}")
-    request = validated(body)
+    request = parse_request(body).request
     settings = read_settings(weights=None if weights is None else str(weights))
 
     def check_weights(name: str) -> None:
@@ -230,20 +230,6 @@ def generate(
         before_weights=check_weights,
         on_progress=on_progress,
     )
-
-
-def validated(body: Mapping[str, Any]) -> ImageTo3DRequest:
-    """The request that a body of fields stands for.
-
-    Raises:
-        InvalidRequest: a field is out of bounds.
-    """
-    from schemas.contract import ContractError
-
-    try:
-        return parse_request(dict(body)).request
-    except ContractError as error:
-        raise InvalidRequest(str(error)) from None
 
 
 @cache
@@ -314,7 +300,7 @@ def run_request(
     def run(views: Sequence[ForegroundImage], options: GenerationOptions, on_step: OnStep) -> Generation:
         prepare_weights()
         if engine is None:
-            return _local_engines(settings).generator_for(name)(views, options, on_step)
+            return _local_engines(settings).generate(name, views, options, on_step)
         _load_once(engine)
         return run_engine(engine, views, options, on_step=on_step)
 
@@ -353,7 +339,7 @@ def run_in_memory(
     on_progress: OnProgress,
     on_error: Callable[[ImageTo3DError], None] = lambda error: None,
 ) -> tuple[JobResult, dict[str, bytes]]:
-    """Run a job whose files come back in memory; never raises, as `run_job` never does.
+    """Run a job whose files come back in memory.
 
     Returns:
         How the job ended, and the content of its files by name, in the order of `artifacts`.

@@ -1,20 +1,30 @@
-"""One call from request to result: the only place where the five stages stand in a row, and the only catch-all.
+"""One job from request to result: the only place that runs the four stages in a row, and the only catch-all.
 
-Knows nothing of HTTP, stores, buckets or Modal: what generates, delivers and notifies is handed in. Each finished
-stage leaves its result in the call's folder, so that a call taken up again goes on after the last finished stage.
+Knows nothing of HTTP, stores, buckets or Modal: the caller passes in what loads views, generates and delivers. Each
+finished stage leaves a checkpoint in the job's work folder, from which a later attempt resumes.
 """
 
 from __future__ import annotations
 
-import errno
 import logging
 import pickle
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from pipeline.engines.base import ForegroundImage, Generation, GenerationOptions, OnStep
-from pipeline.errors import Cancelled, DiskFull, ImageTo3DError, StageError
+from pipeline.errors import (
+    Cancelled,
+    DeliveryFailed,
+    EngineFailed,
+    ExportFailed,
+    ImageTo3DError,
+    IntakeFailed,
+    StageError,
+    StoreUnavailable,
+    translate,
+)
 from pipeline.jobs.model import FinalState, JobResult, JobState
 from pipeline.stages.deliver import Delivery
 from pipeline.stages.export import export
@@ -28,12 +38,20 @@ log = logging.getLogger(__name__)
 STAGES = ("intake", "generate", "export", "deliver")
 # Progress at the end of each stage, in percent of the whole job; the shares are those of a warm job on an H100.
 STAGE_ENDS_AT = {"intake": 5, "generate": 50, "export": 90, "deliver": 100}
+STAGE_ERRORS: dict[str, type[StageError]] = {
+    "intake": IntakeFailed,
+    "generate": EngineFailed,
+    "export": ExportFailed,
+    "deliver": DeliveryFailed,
+}
+"""What a foreign exception inside a stage becomes."""
 
 LoadViews = Callable[[ImageTo3DRequest], list[ForegroundImage]]
 Generate = Callable[[Sequence[ForegroundImage], GenerationOptions, OnStep], Generation]
 Deliver = Callable[[Sequence[OutputFile]], Delivery]
 OnProgress = Callable[[str, int], None]
 
+Args = ParamSpec("Args")
 Result = TypeVar("Result")
 
 
@@ -47,50 +65,69 @@ def run_job(
     deliver: Deliver,
     on_progress: OnProgress,
     is_cancelled: Callable[[], bool],
-    on_kept: Callable[[], None] = lambda: None,
+    on_checkpoint: Callable[[], None] = lambda: None,
     on_error: Callable[[ImageTo3DError], None] = lambda error: None,
 ) -> JobResult:
-    """Run the five stages and say how the call ended. Never raises, whatever a stage does.
+    """Run the four stages; whatever a stage raises becomes a result.
 
     Args:
         request: a validated request; a seed of 0 is drawn here.
         file_prefix: what the names of all files begin with; the same on every attempt of one job.
-        work_dir: the call's own folder. Run again with the same folder, the call resumes after its last finished stage.
-        load_views: request to checked views.
-        generate: views and options to a `Generation`; calls its third argument between steps.
-        deliver: finished files to artifacts whose URLs answer.
-        on_progress: told the stage and the percent of the whole call.
+        work_dir: the job's own folder. A run with the folder of an earlier attempt resumes after its last checkpoint.
+        load_views: turns the request into checked views.
+        generate: turns views and options into a `Generation`; calls its third argument between steps.
+        deliver: turns finished files into artifacts whose URLs answer.
+        on_progress: receives the stage and the percent of the whole job.
         is_cancelled: asked between stages and between the steps of a stage.
-        on_kept: told after each stage whose result now lies in `work_dir`, where that has to be made to last.
-        on_error: told the error that ended the job early, with the exception that caused it as `__cause__`.
+        on_checkpoint: called after each stage, when its checkpoint is in `work_dir`, for callers that have to commit it.
+        on_error: receives the error that ended the job, with the foreign exception behind it as `__cause__`.
+
+    Raises:
+        StoreUnavailable: the database did not answer in the middle of the job, which therefore has no result yet.
     """
-    run = _Run(request, file_prefix, work_dir, on_progress, is_cancelled, on_kept)
+    run = _Run(request, file_prefix, work_dir, on_progress, is_cancelled, on_checkpoint)
     try:
-        outcome = run.through_delivery(load_views, generate, deliver)
+        run.prepare()
+        views = run.stage("intake", load_views, request)
+        options = options_of(request, seed=run.seed)
+        generation = run.stage("generate", generate, views, options, run.on_step)
+        files = run.stage(
+            "export",
+            export,
+            generation,
+            request=request,
+            file_prefix=file_prefix,
+            folder=work_dir / "files",
+            on_step=run.on_step,
+        )
+        delivery = run.stage("deliver", deliver, files)
+    except StoreUnavailable:
+        raise
     except Cancelled as error:
         on_error(error)
-        run.gpu_seconds += error.gpu_seconds
-        outcome = run.ended(JobState.CANCELLED, message="The call was cancelled.", error_code=Cancelled.code)
-    except ImageTo3DError as error:
-        on_error(error)
-        run.gpu_seconds += error.gpu_seconds
-        outcome = run.ended(
-            JobState.FAILED,
-            message=str(error),
-            error_code=error.code,
-            retryable=error.retryable,
-        )
-    except Exception as error:  # the one catch-all: no call ends without a state
-        log.exception("stage %s failed", run.stage)
-        failure = _as_stage_error(error, run.stage)
-        failure.__cause__ = error
+        return run.result(JobState.CANCELLED, error)
+    except Exception as error:  # the one catch-all: no job ends without a result
+        failure = translate(error, where=run.current_stage, otherwise=STAGE_ERRORS[run.current_stage])
+        if failure is not error:
+            log.exception("stage %s failed", run.current_stage)
         on_error(failure)
-        outcome = run.ended(JobState.FAILED, message=str(failure), error_code=failure.code, retryable=failure.retryable)
-    return outcome
+        return run.result(JobState.FAILED, failure)
+    return replace(
+        run.result(JobState.SUCCESS),
+        artifacts=delivery.artifacts,
+        warnings=(*run.warnings, *delivery.warnings),
+        upload_warning=delivery.upload_warning,
+    )
 
 
 class _Run:
-    """What the stages of one call share: its timer, its checkpoints, its progress."""
+    """What the stages of one job share: the seed, the timer, checkpoints and progress.
+
+    Attributes:
+        current_stage: the stage that runs, or ran last.
+        seed: the effective seed, once `prepare` has run.
+        warnings: those of the generation.
+    """
 
     def __init__(
         self,
@@ -99,107 +136,113 @@ class _Run:
         work_dir: Path,
         on_progress: OnProgress,
         is_cancelled: Callable[[], bool],
-        on_kept: Callable[[], None],
+        on_checkpoint: Callable[[], None],
     ) -> None:
-        self.request = request
-        self.file_prefix = file_prefix
-        self.work_dir = work_dir
-        self.timer = StageTimer()
-        self.stage = STAGES[0]
+        self.current_stage = STAGES[0]
         self.seed = request.seed
-        self.engine = request.engine or ""
-        self.warnings: tuple[str, ...] = ()
-        self.gpu_seconds = 0.0
+        self._request = request
+        self._file_prefix = file_prefix
+        self._work_dir = work_dir
         self._on_progress = on_progress
         self._is_cancelled = is_cancelled
-        self._on_kept = on_kept
+        self._on_checkpoint = on_checkpoint
+        self._timer = StageTimer()
+        self._engine = request.engine or ""
+        self.warnings: tuple[str, ...] = ()
+        self._gpu_seconds = 0.0
 
-    def through_delivery(self, load_views: LoadViews, generate: Generate, deliver: Deliver) -> JobResult:
-        """Stages 1 to 4. Raises whatever ends them early."""
-        self.work_dir.mkdir(parents=True, exist_ok=True)
-        self.seed = self._once("seed", lambda: self.request.seed or draw_seed())
+    def prepare(self) -> None:
+        """Make the work folder and draw the seed, which is the same on every attempt."""
+        self._work_dir.mkdir(parents=True, exist_ok=True)
+        seed = self._read_checkpoint("seed")
+        if seed is None:
+            seed = self._request.seed or draw_seed()
+            self._write_checkpoint("seed", seed)
+        self.seed = seed
 
-        views = self._run_stage("intake", lambda _: load_views(self.request))
-        options = options_of(self.request, seed=self.seed)
-        generation = self._run_stage("generate", lambda on_step: self._noted(generate(views, options, on_step)))
-        self._noted(generation)
+    def stage(self, name: str, work: Callable[Args, Result], *args: Args.args, **kwargs: Args.kwargs) -> Result:
+        """Run one stage, or return the result that an earlier attempt left.
 
-        files = self._run_stage(
-            "export",
-            lambda on_step: export(
-                generation,
-                request=self.request,
-                file_prefix=self.file_prefix,
-                folder=self.work_dir / "files",
-                on_step=on_step,
-            ),
-        )
-        delivery = self._run_stage("deliver", lambda _: deliver(files))
-        self.warnings += delivery.warnings
-        return self.ended(JobState.SUCCESS, artifacts=delivery.artifacts, upload_warning=delivery.upload_warning)
+        Args:
+            work: the stage; called with the further arguments.
 
-    def _noted(self, generation: Generation) -> Generation:
-        """Note what a generation was and cost as soon as it is there: a cancel may end the call right after it."""
-        self.engine, self.warnings, self.gpu_seconds = generation.engine, generation.warnings, generation.gpu_seconds
-        return generation
+        Raises:
+            Cancelled: the caller asked for the job to stop.
+        """
+        self.current_stage = name
+        self.on_step(0.0)
+        with self._timer.measure(name):
+            result = self._read_checkpoint(name)
+            if result is None:
+                result = work(*args, **kwargs)
+                self._note_cost(result)
+                self._write_checkpoint(name, result)
+            else:
+                self._note_cost(result)
+            self._on_checkpoint()
+        self.on_step(1.0)
+        return result
 
-    def ended(self, state: FinalState, **details: Any) -> JobResult:
-        """The outcome with what is known by now."""
-        meta = {
-            **self.request.effective_parameters(),
-            "seed": self.seed,
-            "engine": self.engine,
-            "file_prefix": self.file_prefix,
-        }
+    def on_step(self, share: float) -> None:
+        """Report how much of the current stage is done, 0 to 1.
+
+        Raises:
+            Cancelled: the caller asked for the job to stop.
+        """
+        if self._is_cancelled():
+            raise Cancelled("The job was cancelled.")
+        index = STAGES.index(self.current_stage)
+        starts_at = STAGE_ENDS_AT[STAGES[index - 1]] if index else 0
+        ends_at = STAGE_ENDS_AT[self.current_stage]
+        self._on_progress(self.current_stage, round(starts_at + (ends_at - starts_at) * min(max(share, 0.0), 1.0)))
+
+    def result(self, state: FinalState, error: ImageTo3DError | None = None) -> JobResult:
+        """The job's result with everything that is known by now.
+
+        Args:
+            error: what ended the job; None where it succeeded.
+        """
         return JobResult(
             state=state,
-            engine=self.engine,
+            message="" if error is None else str(error),
+            error_code="" if error is None else error.code,
+            retryable=error is not None and error.retryable,
             warnings=self.warnings,
-            stage_seconds=self.timer.seconds,
-            gpu_seconds=self.gpu_seconds,
-            meta=meta,
-            **details,
+            stage_seconds=self._timer.seconds,
+            gpu_seconds=self._gpu_seconds + (0.0 if error is None else error.gpu_seconds),
+            engine=self._engine,
+            meta={
+                **self._request.effective_parameters(),
+                "seed": self.seed,
+                "engine": self._engine,
+                "file_prefix": self._file_prefix,
+            },
         )
 
-    def _run_stage(self, stage: str, work: Callable[[OnStep], Result]) -> Result:
-        """Run one stage, or take its result from an earlier attempt."""
-        self.stage = stage
-        starts_at = STAGE_ENDS_AT[STAGES[STAGES.index(stage) - 1]] if stage != STAGES[0] else 0
-        ends_at = STAGE_ENDS_AT[stage]
+    def _note_cost(self, result: object) -> None:
+        """Keep what a generation is and cost: the next `on_step` may cancel the job, which still pays for it."""
+        if isinstance(result, Generation):
+            self._engine, self._gpu_seconds = result.engine, result.gpu_seconds
+            self.warnings = result.warnings
 
-        def on_step(share: float) -> None:
-            if self._is_cancelled():
-                raise Cancelled("The call was cancelled.")
-            self._on_progress(stage, round(starts_at + (ends_at - starts_at) * min(max(share, 0.0), 1.0)))
+    def _read_checkpoint(self, name: str) -> Any:
+        """What an earlier attempt left, None where there is nothing that this version can read.
 
-        on_step(0.0)
-        with self.timer.measure(stage):
-            result = self._once(stage, lambda: work(on_step))
-            self._on_kept()
-        on_step(1.0)
-        return result
-
-    def _once(self, name: str, work: Callable[[], Result]) -> Result:
-        """The result of `work`, kept in the call's folder so that the next attempt does not do it again.
-
-        Pickle is safe here: the folder is the service's own and holds only what this method wrote.
+        Pickle is safe here: the folder is the service's own and holds only what `_write_checkpoint` wrote. Another
+        version may have written it, with classes that this one does not have: then the stage runs again.
         """
-        kept = self.work_dir / f"{name}.pickle"
-        if kept.exists():
-            return pickle.loads(kept.read_bytes())
-        result = work()
-        unfinished = kept.with_suffix(".unfinished")
+        path = self._work_dir / f"{name}.pickle"
+        try:
+            return pickle.loads(path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except Exception:  # unpickling raises whatever the bytes lead to
+            log.warning("checkpoint %s cannot be read; the stage runs again", path.name, exc_info=True)
+            return None
+
+    def _write_checkpoint(self, name: str, result: object) -> None:
+        """Leave a result for the next attempt; a crash leaves the whole checkpoint or none."""
+        path = self._work_dir / f"{name}.pickle"
+        unfinished = path.with_suffix(".unfinished")
         unfinished.write_bytes(pickle.dumps(result, protocol=pickle.HIGHEST_PROTOCOL))
-        unfinished.replace(kept)
-        return result
-
-
-def _as_stage_error(error: Exception, stage: str) -> StageError:
-    """A foreign exception as ours: says which stage, and nothing of the inside."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return DiskFull(f"{stage} failed: no space left on the device")
-    if isinstance(error, OSError) and error.strerror:
-        return StageError(f"{stage} failed: {error.strerror}")
-    if isinstance(error, MemoryError):
-        return StageError(f"{stage} failed: out of memory")
-    return StageError(f"{stage} failed for an internal reason ({type(error).__name__})")
+        unfinished.replace(path)

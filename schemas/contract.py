@@ -25,11 +25,7 @@ _TOKEN = "[!-~]+"
 _SWITCH = {"yes": True, "true": True, "on": True, "1": True, "no": False, "false": False, "off": False, "0": False}
 
 
-class ContractError(ValueError):
-    """A body that the contract refuses; `str(error)` is the one sentence for the sender."""
-
-
-def shown(value: object) -> str:
+def truncate_for_message(value: object) -> str:
     """A sender's value as a message may repeat it: one line, printable, at most about `SHOWN_CHARS` long."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
@@ -127,9 +123,9 @@ class BoundedFloat(_Reader):
     def read(self, value: object) -> float:
         number = _number(value)
         if number is None:
-            fail(f"must be a number between {self.low:g} and {self.high:g}, got {shown(value)}")
+            fail(f"must be a number between {self.low:g} and {self.high:g}, got {truncate_for_message(value)}")
         if not self.low <= number <= self.high:
-            fail(f"must be between {self.low:g} and {self.high:g}, got {shown(value)}")
+            fail(f"must be between {self.low:g} and {self.high:g}, got {truncate_for_message(value)}")
         return float(number)
 
     def describe(self) -> dict[str, Any]:
@@ -146,9 +142,9 @@ class BoundedInt(_Reader):
     def read(self, value: object) -> int:
         number = _number(value)
         if number is None or (math.isfinite(number) and number != int(number)):
-            fail(f"must be a whole number between {self.low} and {self.high}, got {shown(value)}")
+            fail(f"must be a whole number between {self.low} and {self.high}, got {truncate_for_message(value)}")
         if not self.low <= number <= self.high:
-            fail(f"must be between {self.low} and {self.high}, got {shown(value)}")
+            fail(f"must be between {self.low} and {self.high}, got {truncate_for_message(value)}")
         return int(number)
 
     def describe(self) -> dict[str, Any]:
@@ -167,7 +163,7 @@ class LenientBool(_Reader):
         else:
             switched = bool(value) if isinstance(value, int | float) and value in (0, 1) else None
         if switched is None:
-            fail(f"must be yes, no, true or false, got {shown(value)}")
+            fail(f"must be yes, no, true or false, got {truncate_for_message(value)}")
         return switched
 
     def describe(self) -> dict[str, Any]:
@@ -183,7 +179,7 @@ class OneOf(_Reader):
     def read(self, value: object) -> str:
         word = value.strip().lower() if isinstance(value, str) and len(value) <= SHOWN_CHARS else None
         if word not in self.words:
-            fail(f"must be one of {', '.join(self.words)}, got {shown(value)}")
+            fail(f"must be one of {', '.join(self.words)}, got {truncate_for_message(value)}")
         return word
 
     def describe(self) -> dict[str, Any]:
@@ -216,10 +212,10 @@ class Text(_Reader):
 
     def read(self, value: object) -> str:
         if not isinstance(value, str):
-            fail(f"must be a text, got {shown(value)}")
+            fail(f"must be a text, got {truncate_for_message(value)}")
         text = value.strip()
         if len(text) > self.max_chars or not is_plain_text(text) or not text.isprintable():
-            fail(f"must be one line of at most {self.max_chars} characters, got {shown(value)}")
+            fail(f"must be one line of at most {self.max_chars} characters, got {truncate_for_message(value)}")
         return text
 
     def describe(self) -> dict[str, Any]:
@@ -309,7 +305,7 @@ class Name(_Reader):
             return None
         name = value.strip().lower() if isinstance(value, str) else ""
         if not re.fullmatch(rf"[a-z0-9_-]{{1,{self.max_chars}}}", name, re.ASCII):
-            fail(f"must be a name of letters, digits, '-' and '_', got {shown(value)}")
+            fail(f"must be a name of letters, digits, '-' and '_', got {truncate_for_message(value)}")
         return name
 
     def describe(self) -> dict[str, Any]:
@@ -326,10 +322,10 @@ class EchoedId(_Reader):
         if value is None:
             return None
         if isinstance(value, bool) or not isinstance(value, str | int):
-            fail(f"must be a text or a whole number, got {shown(value)}")
+            fail(f"must be a text or a whole number, got {truncate_for_message(value)}")
         if isinstance(value, int):
             if abs(value) >= 10**self.max_chars:
-                fail(f"must be at most {self.max_chars} characters, got {shown(value)}")
+                fail(f"must be at most {self.max_chars} characters, got {truncate_for_message(value)}")
             return value
         if len(value) > self.max_chars:
             fail(f"must be at most {self.max_chars} characters, got {len(value)}")
@@ -360,6 +356,6 @@ def _number(value: object) -> int | float | None:
 def _url_without_secrets(value: object) -> str:
     """A refused URL for a message: what may be a password or a token is cut off."""
     if not isinstance(value, str):
-        return shown(value)
+        return truncate_for_message(value)
     head = re.split(r"[?#]", value, maxsplit=1)[0]
-    return shown(re.sub(r"//[^/]*@", "//…@", head))
+    return truncate_for_message(re.sub(r"//[^/]*@", "//…@", head))

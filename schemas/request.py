@@ -15,7 +15,6 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from schemas.contract import (
     BoundedFloat,
     BoundedInt,
-    ContractError,
     EchoedId,
     HttpUrl,
     ImageList,
@@ -27,8 +26,9 @@ from schemas.contract import (
     first_error_message,
     json_type_name,
     one_of,
-    shown,
+    truncate_for_message,
 )
+from schemas.errors import InvalidRequest
 
 MAX_VIEWS = 8
 MULTI_IMAGE_MODES = ("stochastic", "multidiffusion")
@@ -47,7 +47,7 @@ class ImageTo3DRequest(BaseModel):
         default=None, exclude=True, repr=False, description="API key; also as header `key` or `Authorization: Bearer`"
     )
     image: Annotated[tuple[str, ...], ImageList(MAX_VIEWS)] = Field(
-        repr=False, description="the picture: http(s) URL, `data:` URI or bare base64; a list with `multi_image`"
+        repr=False, description="the image: http(s) URL, `data:` URI or bare base64; a list with `multi_image`"
     )
     render: Annotated[bool, LenientBool()] = Field(default=False, description="also deliver an mp4 turntable")
     output_format: Annotated[OutputFormat, one_of(OutputFormat)] = Field(
@@ -79,9 +79,11 @@ class ImageTo3DRequest(BaseModel):
     temp: Annotated[bool, LenientBool()] = Field(
         default=False, description="use temporary storage even where you have a bucket"
     )
-    webhook: Annotated[str | None, HttpUrl()] = Field(default=None, description="told when the call ends")
+    webhook: Annotated[str | None, HttpUrl()] = Field(
+        default=None, description="URL that the final body is posted to when the job ends"
+    )
     track_id: Annotated[str | int | None, EchoedId()] = Field(
-        default=None, description="your own mark, handed back by the webhook and by fetch"
+        default=None, description="your own id, returned by the webhook and by fetch"
     )
     texture_size: Annotated[int, BoundedInt(512, 4096)] = Field(
         default=1024, description="side of the texture in pixels (extension)"
@@ -118,10 +120,10 @@ def parse_request(body: object, *, default_output_format: OutputFormat = "glb") 
         default_output_format: what a body without `output_format` gets; it depends on the path.
 
     Raises:
-        ContractError: one sentence that names the first field at fault, what was seen and what is accepted.
+        InvalidRequest: one sentence that names the first field at fault, what was seen and what is accepted.
     """
     if not isinstance(body, Mapping):
-        raise ContractError(f"the body must be a JSON object, got {json_type_name(body)}")
+        raise InvalidRequest(f"the body must be a JSON object, got {json_type_name(body)}")
     given = {str(name): value for name, value in body.items() if value is not None}
     for legacy, name in LEGACY_NAMES.items():
         if legacy in given:
@@ -130,9 +132,11 @@ def parse_request(body: object, *, default_output_format: OutputFormat = "glb") 
     try:
         request = ImageTo3DRequest.model_validate({"output_format": default_output_format, **given})
     except ValidationError as error:
-        raise ContractError(first_error_message(error)) from None
+        raise InvalidRequest(first_error_message(error)) from None
     if len(request.image) > 1 and not request.multi_image:
-        raise ContractError(f"image must be one picture unless multi_image is true, got a list of {len(request.image)}")
+        raise InvalidRequest(
+            f"image must be one picture unless multi_image is true, got a list of {len(request.image)}"
+        )
     return ParsedRequest(request, _mention(ignored))
 
 
@@ -140,5 +144,5 @@ def _mention(ignored: list[str]) -> tuple[str, ...]:
     """A sentence about the fields that were not used."""
     if not ignored:
         return ()
-    names = ", ".join(shown(name)[1:-1] for name in ignored[:8]) + (", …" if len(ignored) > 8 else "")
+    names = ", ".join(truncate_for_message(name)[1:-1] for name in ignored[:8]) + (", …" if len(ignored) > 8 else "")
     return (f"Ignored, because this service has no such field: {names}.",)

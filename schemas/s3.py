@@ -7,7 +7,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
-from schemas.contract import ContractError, HttpUrl, OneOf, Secret, Text, first_error_message, json_type_name
+from schemas.contract import HttpUrl, OneOf, Secret, Text, first_error_message, json_type_name
+from schemas.errors import InvalidRequest
 
 DEPLOY_TYPES = ("image_to_3d", "text_to_3d", "3d", "realtime")
 
@@ -31,12 +32,12 @@ def parse_s3_details(body: object) -> S3Details:
     """Read the JSON body of `update_s3`.
 
     Raises:
-        ContractError: one sentence about the first field at fault; it holds no secret.
+        InvalidRequest: one sentence about the first field at fault; it holds no secret.
     """
     if not isinstance(body, Mapping):
-        raise ContractError(f"the body must be a JSON object, got {json_type_name(body)}")
+        raise InvalidRequest(f"the body must be a JSON object, got {json_type_name(body)}")
     given = {str(name): value for name, value in body.items() if value is not None and value != ""}
     try:
         return S3Details.model_validate(given)
     except ValidationError as error:
-        raise ContractError(first_error_message(error)) from None
+        raise InvalidRequest(first_error_message(error)) from None

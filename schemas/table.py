@@ -1,25 +1,55 @@
-"""The request's fields as a table for people, made from the model so that it cannot say something else."""
+"""The request's fields as rows, for documentation and for the options of the command lines.
+
+Derived from the model, so that no second list of fields exists.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
+from schemas.contract import OutputFormat
 from schemas.request import ImageTo3DRequest
 
 SERVICE_FIELDS = frozenset({"key", "temp", "webhook", "track_id"})
-"""Fields that only a service acts on: who pays, where files are stored, who is told. A local run has none of them."""
+"""Fields that only a service acts on: who pays, where files are stored, who is notified."""
+NOT_OPTIONS = SERVICE_FIELDS | {"image", "output_format"}
+"""Fields that are no options of a command: those of the service, the image, which every command takes in its own way,
+and the format, which is the extension of the output file."""
+OUTPUT_FORMATS: tuple[str, ...] = get_args(OutputFormat)
 
 
 @dataclass(frozen=True)
 class FieldRow:
-    """One field: its name, kind, default and bounds in words, and what it does."""
+    """One field.
+
+    Attributes:
+        name: the field's name.
+        kind: int, float, bool or str.
+        default: in words; "required" or "–" (none) where there is no value.
+        bounds: in words, "" without any.
+        effect: what the field does.
+    """
 
     name: str
     kind: str
     default: str
     bounds: str
     effect: str
+
+    @property
+    def option(self) -> str:
+        """The field as an option of a command line."""
+        return f"--{self.name.replace('_', '-')}"
+
+    @property
+    def option_help(self) -> str:
+        """What an option's help says: effect, bounds and default."""
+        effect = self.effect.removesuffix(" (extension)")
+        has_default = self.kind != "bool" and self.default != "–"  # a flag is off by default
+        notes = [self.bounds] if self.bounds else []
+        notes += [f"default: {self.default}"] if has_default else []
+        return effect[0].upper() + effect[1:] + (f" ({'; '.join(notes)})" if notes else "")
 
 
 def field_rows() -> list[FieldRow]:
@@ -33,11 +63,9 @@ def field_rows() -> list[FieldRow]:
     return rows
 
 
-def markdown_table() -> str:
-    """The fields as a Markdown table without a line break at its end."""
-    lines = ["| field | type | default | bounds | effect |", "| --- | --- | --- | --- | --- |"]
-    lines += [f"| `{r.name}` | {r.kind} | {r.default} | {r.bounds} | {r.effect} |" for r in field_rows()]
-    return "\n".join(lines)
+def option_rows() -> list[FieldRow]:
+    """The fields that a command line offers as options: all but `NOT_OPTIONS`."""
+    return [row for row in field_rows() if row.name not in NOT_OPTIONS]
 
 
 def _not_null(schema: dict[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Sees to it that the Debian packages that tests use are there: PostgreSQL, of which they start a private server,
-# Chromium, and a C compiler, for a system clock that can be set. What is absent and may not be installed is named; the
-# tests that need it then skip, with the same reason.
+# Installs the Debian packages that tests use: PostgreSQL, of which they start a private server, Chromium, and a C
+# compiler, for a system clock that can be set. Names what is missing and cannot be installed; the tests that need it
+# then skip with the same reason.
 set -euo pipefail
 
 has_postgresql() { compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || command -v initdb >/dev/null 2>&1; }
@@ -16,7 +16,7 @@ if [ ${#missing[@]} = 0 ]; then
     exit 0
 fi
 if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null 2>&1; then
-    echo "not installed, and cannot be from here, so that their tests will be skipped: ${missing[*]}" >&2
+    echo "missing and not installable from here; their tests will be skipped: ${missing[*]}" >&2
     exit 0
 fi
 apt-get update -qq || true

@@ -1,4 +1,4 @@
-# Sourced by the scripts beside it: makes .venv where there is none, installs into it, and puts it on PATH.
+# Sourced by the scripts in this folder: creates .venv if it is missing, installs into it, and puts it on PATH.
 # shellcheck shell=bash
 
 find_python() {
@@ -14,7 +14,7 @@ find_python() {
     return 1
 }
 
-# install_into_venv REQUIREMENT [pip options…]: skipped when the same request was installed from the same pyproject.toml.
+# install_into_venv REQUIREMENT [pip options…]: skipped if the same request was installed from the same pyproject.toml.
 install_into_venv() {
     local stamp_file=.venv/.installed python stamp
     if [ ! -x .venv/bin/python ] || ! .venv/bin/python -c '' 2>/dev/null; then

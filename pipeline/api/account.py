@@ -20,7 +20,7 @@ from pipeline.jobs.model import JobState
 from pipeline.storage.bucket_details import bucket_of_details
 from pipeline.storage.encrypted_bucket import encrypt_bucket
 from pipeline.storage.s3 import S3Storage
-from schemas.contract import shown
+from schemas.contract import truncate_for_message
 from schemas.responses import ServerActionBody, SystemDetailsBody
 from schemas.s3 import S3Details, parse_s3_details
 
@@ -140,7 +140,7 @@ async def usage(request: Request, format: str = "json", context: Context = Depen
     """The caller's calls and GPU seconds by day (UTC), as JSON or with `format=csv` as CSV."""
     key, _ = await context.caller(request)
     if format not in ("json", "csv"):
-        raise InvalidRequest(f"format must be json or csv, got {shown(format)}")
+        raise InvalidRequest(f"format must be json or csv, got {truncate_for_message(format)}")
     days = await context.do(context.store.usage_days, api_key_id=key.id)
     rows: list[dict[str, Any]] = [
         {name: value for name, value in asdict(day).items() if name != "api_key_id"} for day in days

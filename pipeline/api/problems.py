@@ -14,6 +14,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
 from pipeline.errors import (
+    BodyTooLarge,
     CallerError,
     ImageTo3DError,
     LimitReached,
@@ -23,7 +24,6 @@ from pipeline.errors import (
     StoreUnavailable,
     Unauthorized,
 )
-from schemas.contract import ContractError
 from schemas.responses import ErrorBody, RateLimitedBody
 
 log = structlog.get_logger()
@@ -31,12 +31,6 @@ log = structlog.get_logger()
 BAD_REQUEST, UNAUTHORIZED, QUOTA_SPENT, NOT_FOUND, NOT_ALLOWED = 400, 401, 402, 404, 405
 TOO_LARGE, NOT_SATISFIABLE, TOO_MANY, INTERNAL, UNAVAILABLE = 413, 416, 429, 500, 503
 STORE_RETRY_S = 2
-
-
-class BodyTooLarge(CallerError):
-    """The request's body is longer than this deployment takes."""
-
-    code = "body_too_large"
 
 
 def status_of(error: Exception) -> int:
@@ -52,7 +46,7 @@ def status_of(error: Exception) -> int:
             return TOO_LARGE
         case RateLimited():
             return TOO_MANY
-        case CallerError() | ContractError():
+        case CallerError():
             return BAD_REQUEST
         case StoreUnavailable():
             return UNAVAILABLE
@@ -121,7 +115,6 @@ def install(app: FastAPI, *, errors_as_200: bool) -> None:
         return JSONResponse(ErrorBody(message=message).to_json(), status_for(request, BAD_REQUEST))
 
     app.add_exception_handler(ImageTo3DError, on_error)
-    app.add_exception_handler(ContractError, on_error)
     app.add_exception_handler(Exception, on_error)
     app.add_exception_handler(ClientDisconnect, on_gone)
     app.add_exception_handler(HTTPException, on_http)

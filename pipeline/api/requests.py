@@ -12,10 +12,9 @@ import anyio
 from fastapi import Request
 from pydantic import SecretStr
 
-from pipeline.api.problems import BodyTooLarge
-from pipeline.errors import InvalidRequest, NotFound, Unauthorized
+from pipeline.errors import BodyTooLarge, InvalidRequest, NotFound, Unauthorized
 from pipeline.jobs.model import MAX_JOB_ID
-from schemas.contract import is_plain_text, json_type_name, shown
+from schemas.contract import is_plain_text, json_type_name, truncate_for_message
 
 MAX_WAIT_S = 120.0
 DRAINED_BODIES, DRAIN_S = 3, 10.0
@@ -137,7 +136,7 @@ def read_id(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise InvalidRequest("request_id must be the id of a call, a whole number")
     if not 1 <= value <= MAX_JOB_ID:
-        raise NotFound(f"There is no call with the id {shown(value)}.")
+        raise NotFound(f"There is no job with the id {truncate_for_message(value)}.")
     return value
 
 

@@ -157,7 +157,7 @@ def _read_submit(
 
     Raises:
         Unauthorized: nobody that we know.
-        ContractError, CallerError: a field is at fault.
+        CallerError: a field is at fault.
     """
     key = context.authenticate(request, body)
     parsed = parse_request(body, default_output_format=default_output_format)
@@ -325,8 +325,8 @@ async def list_calls(request: Request, context: Context = Depends(context_of)) -
     def bodies() -> list[dict[str, Any]]:
         return [context.answer_about(job, fetch_path=f"{ENTERPRISE}/fetch", base_url=base_url) for job in jobs]
 
-    next_corner = jobs[-1].seq if jobs and len(jobs) == limit else None
-    return JSONResponse({"status": "success", "calls": await context.do(bodies), "next": next_corner})
+    next_before = jobs[-1].seq if jobs and len(jobs) == limit else None
+    return JSONResponse({"status": "success", "calls": await context.do(bodies), "next": next_before})
 
 
 @router.get(

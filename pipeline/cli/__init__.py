@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from pipeline.cli import engines, fetch_weights, generate, inspect, jobs, keys, serve, usage
+from pipeline.version import __version__
 
 app = typer.Typer(
     name="image-to-3d", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__
 )
 
 
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        typer.echo(f"image-to-3d {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
-def root() -> None:
-    """Turn pictures into textured 3D assets, or serve the endpoint that does."""
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit")
+    ] = False,
+) -> None:
+    """Turn images into textured 3D files, or serve the HTTP endpoint that does."""
 
 
 for module in (generate, inspect, engines, fetch_weights, serve, keys, jobs, usage):

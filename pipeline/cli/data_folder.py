@@ -1,4 +1,4 @@
-"""What the commands on a deployment's data share: the option `--data`, and the store that lies behind it."""
+"""What the commands on a deployment's data share: the option `--data`, and the store in that folder."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 DataOption = Annotated[
     Path | None,
-    typer.Option("--data", help="Folder of the deployment's data. [default: IMAGE_TO_3D_DATA_DIR, else data]"),
+    typer.Option("--data", help="Folder of the deployment's data (default: IMAGE_TO_3D_DATA_DIR, else data)"),
 ]
-KeyOption = Annotated[str | None, typer.Option("--key", help="Only of the key with this name.")]
+KeyOption = Annotated[str | None, typer.Option("--key", help="Only of the API key with this name")]
 
 
 def settings_for(data: Path | None, **given: Any) -> Settings:
-    """The environment's settings with what the command line says instead; options left out are None.
+    """The environment's settings, overridden by the options of the command line; None means not given.
 
     Raises:
         typer.BadParameter: a setting is out of bounds.
@@ -41,7 +41,7 @@ def settings_for(data: Path | None, **given: Any) -> Settings:
 
 @contextmanager
 def opened_store(data: Path | None) -> Iterator[Store]:
-    """The store of a deployment; our own errors end the command with their sentence and exit code 1."""
+    """The store of a deployment. An `ImageTo3DError` is printed as one sentence, with exit code 1."""
     from pipeline.deployment import open_store
     from pipeline.errors import ImageTo3DError
 
@@ -57,7 +57,7 @@ def opened_store(data: Path | None) -> Iterator[Store]:
 
 
 def find_key(store: Store, name: str) -> ApiKey:
-    """The key of that name or id, one in use before one that was revoked.
+    """The API key with that name or id; an active one is preferred to a revoked one.
 
     Raises:
         NotFound: there is none.
@@ -71,19 +71,19 @@ def find_key(store: Store, name: str) -> ApiKey:
 
 
 def key_id_of(store: Store, name: str | None) -> str | None:
-    """The id of the key with this name; None for None, which is all keys."""
+    """The id of the API key with this name; None, which means all keys, stays None."""
     return None if name is None else find_key(store, name).id
 
 
 def moment(seconds: float | None) -> str:
-    """A time as commands print it (UTC), or "-"."""
+    """A time in UTC as commands print it, or "-"."""
     from datetime import UTC, datetime
 
     return "-" if seconds is None else f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S}"
 
 
 def print_table(columns: tuple[str, ...], rows: list[tuple[object, ...]]) -> None:
-    """Rows under headings, never cut off when the output is no terminal."""
+    """Print rows under headings, in columns that are as wide as their longest cell."""
     cells = [columns, *(tuple("-" if cell is None else str(cell) for cell in row) for row in rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(columns))]
     for row in cells:

@@ -1,4 +1,4 @@
-"""`image-to-3d engines`: which engines there are, what each needs, and whether it is here."""
+"""`image-to-3d engines`: which engines exist, what each needs, and whether this machine has it."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def register(app: typer.Typer) -> None:
 
 
 def engines(
-    weights: Annotated[str | None, typer.Option(help="Folder of the engines' weights. [default: weights]")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")] = False,
+    weights: Annotated[str | None, typer.Option(help="Folder of the engines' weights (default: weights)")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text")] = False,
 ) -> None:
-    """List the engines: what each is, what it needs, whether it is installed and has its weights."""
+    """List the engines: what each one is, whether it is installed, and whether its weights are here."""
     from pipeline.engines.registry import ENGINES
 
     folder = Path(settings_for(None, weights=weights).weights)
@@ -50,9 +50,9 @@ class EngineState:
     """One engine on this machine.
 
     Attributes:
-        installed: whether the packages of its extra are there.
+        installed: whether the packages of its extra are installed.
         has_weights: whether it needs weights at all.
-        missing_bytes: how much of them is not in the folder.
+        missing_bytes: bytes of weights that are not in the folder yet.
     """
 
     name: str
@@ -65,7 +65,7 @@ class EngineState:
 
 
 def state_of(spec: EngineSpec, folder: Path) -> EngineState:
-    """Look for an engine's packages and weights; imports none of the packages."""
+    """Check an engine's packages and weights, without importing the packages."""
     from pipeline.engines.registry import is_installed, weights_module
 
     module = weights_module(spec)

@@ -1,4 +1,4 @@
-"""`image-to-3d fetch-weights`: bring the published weights of an engine here, once; then everything runs offline."""
+"""`image-to-3d fetch-weights`: download the published weights of an engine once; it then runs offline."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
+    from rich.progress import Progress, TaskID
 
     from pipeline.nn.hub_download import OnBytes
 
@@ -22,10 +22,10 @@ def register(app: typer.Typer) -> None:
 
 
 def fetch_weights(
-    engine: Annotated[str, typer.Option(help="The engine whose weights are wanted.")] = "trellis",
-    folder: Annotated[Path, typer.Option("--dir", help="Where the weights of all engines are kept.")] = Path("weights"),
+    engine: Annotated[str, typer.Option(help="Engine whose weights to download")] = "trellis",
+    folder: Annotated[Path, typer.Option("--dir", help="Folder of all engines' weights")] = Path("weights"),
 ) -> None:
-    """Fetch an engine's weights at their pinned revisions and check them; what has come already stays."""
+    """Download an engine's weights at their pinned revisions and verify them; an interrupted download resumes."""
     from pipeline.engines.registry import find_spec, weights_module
     from pipeline.errors import ImageTo3DError
 
@@ -35,29 +35,30 @@ def fetch_weights(
             typer.echo(f"{engine} needs no weights")
             return
         if missing := weights.missing_bytes(folder):
-            typer.echo(f"{engine}: {missing / 1e9:.2f} GB to fetch")
+            typer.echo(f"{engine}: {missing / 1e9:.2f} GB to download")
         with _own_bar() as on_bytes:
             fetched = weights.fetch_weights(folder, report=typer.echo, on_bytes=on_bytes)
     except ImageTo3DError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(1) from error
     except KeyboardInterrupt:
-        typer.echo("interrupted; the next fetch goes on from here", err=True)
+        typer.echo("interrupted; the next download resumes from here", err=True)
         raise typer.Exit(1) from None
     typer.echo(f"{engine}'s weights are in {fetched}")
 
 
 def fetch_on_first_use(engine: str, weights: str, *, say: Callable[[str], None], on_bytes: OnBytes) -> None:
-    """Fetch what an engine's weights lack, after saying how much that is.
+    """Download the missing weights of an engine, after printing how much is missing.
 
-    For commands that a person has started; a server is given its weights beforehand.
+    For commands that a user started; a server gets its weights beforehand.
 
     Args:
-        weights: the folder of all engines' weights, or the name of weights that are no files.
-        say: takes lines for the person.
+        weights: the folder of all engines' weights, or "tiny" for weights that are not files.
+        say: prints a line for the user.
+        on_bytes: called with the downloaded bytes of each file.
 
     Raises:
-        WeightsUnusable: they cannot be fetched.
+        WeightsUnusable: they cannot be downloaded.
     """
     from pipeline.engines.registry import TINY_WEIGHTS, find_spec, weights_module
 
@@ -66,26 +67,26 @@ def fetch_on_first_use(engine: str, weights: str, *, say: Callable[[str], None],
         return
     folder = Path(weights)
     if missing := module.missing_bytes(folder):
-        say(f"the weights of {engine} are not in {folder} yet: fetching {missing / 1e9:.2f} GB, once")
-        say("what has come stays when this is interrupted, and the next call goes on from there")
+        say(f"the weights of {engine} are not in {folder} yet: downloading {missing / 1e9:.2f} GB, once")
+        say("if interrupted, the next run resumes the download")
         module.fetch_weights(folder, on_bytes=on_bytes)
 
 
 def bytes_bar(progress: Progress) -> OnBytes:
-    """One more line of a progress display for each file that comes."""
-    tasks: dict[str, int] = {}
+    """An `OnBytes` that shows one progress bar per file."""
+    tasks: dict[str, TaskID] = {}
 
     def on_bytes(name: str, done: int, size: int) -> None:
         if name not in tasks:
             tasks[name] = progress.add_task(Path(name).name, total=size)
-        progress.update(tasks[name], completed=done)  # type: ignore[arg-type]
+        progress.update(tasks[name], completed=done)
 
     return on_bytes
 
 
 @contextmanager
 def _own_bar() -> Iterator[OnBytes]:
-    """A bar for each file on a terminal; nothing anywhere else."""
+    """A progress bar for each file on a terminal; nothing elsewhere."""
     if not sys.stderr.isatty():
         yield lambda name, done, size: None
         return

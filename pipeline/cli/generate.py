@@ -1,196 +1,158 @@
-"""`image-to-3d generate`: a picture to a 3D file on this machine, through the same call that serves paying callers."""
+"""`image-to-3d generate`: an image to a 3D file on this machine, through the Python API.
+
+The options for request fields are made from the contract's table. That needs pydantic, which `image-to-3d --help` does
+not load: the command is built when it is first used.
+"""
 
 from __future__ import annotations
 
 import json
 import signal
 import sys
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
+from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperCommand
+from typer.main import get_command
 
-from pipeline.cli.data_folder import settings_for
 from pipeline.cli.fetch_weights import bytes_bar, fetch_on_first_use
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from pipeline.engines.base import ForegroundImage, Generation, GenerationOptions, OnStep
-    from pipeline.jobs.model import JobResult
     from pipeline.nn.hub_download import OnBytes
+    from pipeline.python_api import GenerationResult
 
-FORMATS = ("glb", "obj", "stl", "ply")
-FAILED, REFUSED = 1, 2  # exit codes: ours, and what the caller can mend
+FAILED, REFUSED = 1, 2  # exit codes: a failure of ours, and what the caller can fix
+
+SUMMARY = "Turn an image, or several views of one subject, into a textured 3D file."
+ENGINE_HELP = "Name of the engine, see `image-to-3d engines` (default: preview)"
 
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command()(generate)
+    app.command("generate", cls=_GenerateCommand, help=SUMMARY)(_built_on_first_use)
+
+
+class _GenerateCommand(TyperCommand):
+    """Takes its parameters and its callback from a command that is built when they are needed."""
+
+    @cached_property
+    def _built(self) -> Any:
+        single = typer.Typer(add_completion=False)
+        single.command("generate", help=SUMMARY)(_with_field_options(generate))
+        return get_command(single)
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return self._built.get_params(ctx)
+
+    def invoke(self, ctx: Any) -> Any:
+        return self._built.invoke(ctx)
+
+
+def _built_on_first_use() -> None:
+    """Stands for `generate` until the command is built."""
+
+
+def _with_field_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The function with one keyword for each field in place of `**fields`, so that typer makes options of them.
+
+    Values stay text, so that the contract refuses them with the same sentence as over HTTP.
+    """
+    from schemas.table import option_rows
+
+    added = []
+    for row in option_rows():
+        text = ENGINE_HELP if row.name == "engine" else row.option_help
+        if row.kind == "bool":
+            added.append((row.name, Annotated[bool, typer.Option(row.option, help=text)], False))
+        else:
+            kind = {"int": "INTEGER", "float": "NUMBER"}.get(row.kind, "TEXT")
+            added.append((row.name, Annotated[str | None, typer.Option(row.option, metavar=kind, help=text)], None))
+    own = [each for each in signature(command, eval_str=True).parameters.values() if each.kind != Parameter.VAR_KEYWORD]
+    fields = [
+        Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+        for name, annotation, default in added
+    ]
+
+    def run(**given: Any) -> None:
+        command(**given)
+
+    all_parameters = [each.replace(kind=Parameter.KEYWORD_ONLY) for each in (*own[:2], *fields, *own[2:])]
+    setattr(run, "__signature__", Signature(all_parameters))  # noqa: B010  # no attribute of a function's type
+    run.__annotations__ = {each.name: each.annotation for each in all_parameters}
+    return run
 
 
 def generate(
-    pictures: Annotated[
-        list[str], typer.Argument(metavar="PICTURE…", help="Path, http(s) URL, data URI or base64; several views.")
+    images: Annotated[
+        list[str],
+        typer.Argument(metavar="IMAGE", help="Path, http(s) URL or data URI; several are views of one subject"),
     ],
-    output: Annotated[Path, typer.Option("-o", "--output", help="File to write: .glb, .obj, .stl or .ply.")],
-    engine: Annotated[str | None, typer.Option(help="See `image-to-3d engines`. [default: preview]")] = None,
-    render: Annotated[bool, typer.Option("--render", help="Also write an mp4 turntable.")] = False,
-    multi_image: Annotated[bool, typer.Option("--multi-image", help="Several views of one subject.")] = False,
-    multi_image_mode: Annotated[str | None, typer.Option(help="stochastic or multidiffusion.")] = None,
-    resolution: Annotated[str | None, typer.Option(help="Grid of the surface, 64–512. [default: 256]")] = None,
-    mesh_simplify: Annotated[
-        str | None, typer.Option(help="Share of the triangles that is removed, 0.9–0.98. [default: 0.9]")
-    ] = None,
-    texture_size: Annotated[str | None, typer.Option(help="Side of the texture, 512–4096. [default: 1024]")] = None,
-    seed: Annotated[str | None, typer.Option(help="0 draws one. [default: 0]")] = None,
-    ss_sampling_steps: Annotated[str | None, typer.Option(help="Steps of stage 1, 1–50. [default: 12]")] = None,
-    ss_guidance_strength: Annotated[str | None, typer.Option(help="Guidance of stage 1, 0–10. [default: 7.5]")] = None,
-    slat_sampling_steps: Annotated[str | None, typer.Option(help="Steps of stage 2, 1–50. [default: 12]")] = None,
-    slat_guidance_strength: Annotated[str | None, typer.Option(help="Guidance of stage 2, 0–10. [default: 3]")] = None,
-    chunk_size: Annotated[str | None, typer.Option(help="Points at once, 1–12000. [default: 8192]")] = None,
-    no_texture: Annotated[bool, typer.Option("--no-texture", help="Leave the texture out.")] = False,
-    splat: Annotated[
-        bool, typer.Option("--splat", help="Also write the Gaussians, where the engine has them.")
-    ] = False,
-    weights: Annotated[str | None, typer.Option(help="Folder of the engines' weights. [default: weights]")] = None,
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="File to write; its extension is the format: .glb, .obj, .stl, .ply")
+    ],
+    weights: Annotated[str | None, typer.Option(help="Folder of the engines' weights (default: weights)")] = None,
     allow_private_addresses: Annotated[
-        bool, typer.Option("--allow-private-addresses", help="Download from this machine and its network too.")
+        bool, typer.Option("--allow-private-addresses", help="Download from this machine and its network too")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text")] = False,
+    **fields: Any,
 ) -> None:
-    """Turn a picture, or several views of one subject, into a textured 3D file."""
-    given = {name: value for name, value in locals().items() if value is not None}
-    fields = {name: value for name, value in given.items() if name not in ("pictures", "output", *_NOT_FIELDS)}
-    with _ending_in_words(as_json):
-        outcome = _run(
-            {"image": pictures, **fields},
-            output=output,
-            weights=weights,
-            allow_private_addresses=allow_private_addresses,
+    """Generate the files and report them."""
+    given = {name: value for name, value in fields.items() if value is not None}
+    with _errors_as_exit_codes(as_json):
+        result = _generate(
+            {"image": images, **given}, output, weights=weights, allow_private_addresses=allow_private_addresses
         )
-        _report(outcome, as_json=as_json)
+        paths = result.save(output.parent)
+        _report(result, paths, as_json=as_json)
 
 
-_NOT_FIELDS = ("weights", "allow_private_addresses", "as_json")
-
-
-def _run(body: dict[str, Any], *, output: Path, weights: str | None, allow_private_addresses: bool) -> JobResult:
-    """Run the call.
+def _generate(
+    body: dict[str, Any], output: Path, *, weights: str | None, allow_private_addresses: bool
+) -> GenerationResult:
+    """Generate the files, in memory.
 
     Raises:
-        CallerError: a field, the output's name, or a missing part of the installation.
+        ImageTo3DError: as `pipeline.generate` raises it; also when the output cannot be written, before any work.
     """
-    import logging
+    from pipeline.errors import InvalidRequest, UnwritableOutput
+    from pipeline.python_api import check_output_folder, read_settings, run_request
+    from schemas.request import parse_request
+    from schemas.table import OUTPUT_FORMATS
 
-    from pipeline.errors import InvalidRequest
-    from schemas.request import ContractError, parse_request
-
-    logging.getLogger("pipeline").addHandler(logging.NullHandler())  # the command says it in one sentence
-
-    ending = output.suffix.lower().removeprefix(".")
-    if ending not in FORMATS or not output.stem:
-        raise InvalidRequest(f"the output must end in {', '.join('.' + name for name in FORMATS)}, got {output.name!r}")
-    try:
-        request = parse_request(body | {"output_format": ending}).request
-    except ContractError as refused:
-        raise InvalidRequest(str(refused)) from None
-    engine = request.engine or "preview"
-    with _local_installation(engine):
-        from pipeline.imaging.background_removal import grabcut_foreground
-        from pipeline.imaging.rembg_remover import select_background_remover
-        from pipeline.net.egress import fetch
-        from pipeline.run_job import run_job
-        from pipeline.stages.deliver import deliver_to_folder
-        from pipeline.stages.generate import LocalEngines
-        from pipeline.stages.intake import load_views
-
-    _check_place(output)
-    policy = _Policy(allow_private_addresses)
-    settings = settings_for(None, weights=weights)
-    engines = LocalEngines(engine, weights=settings.weights, arguments=settings.engine_arguments)
-    with _display() as display, tempfile.TemporaryDirectory(prefix="image-to-3d-") as work_dir:
-
-        def see_to_weights() -> None:
-            fetch_on_first_use(engine, settings.weights, say=display.say, on_bytes=display.on_bytes)
-
-        def remover(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
-            see_to_weights()  # the engine's background remover is among them
-            return (select_background_remover(settings.matting_model, settings.weights) or grabcut_foreground)(rgb)
-
-        def generate(views: Sequence[ForegroundImage], options: GenerationOptions, on_step: OnStep) -> Generation:
-            see_to_weights()
-            return engines.generator_for(engine)(views, options, on_step)
-
-        return run_job(
-            request,
-            file_prefix=output.stem,
-            work_dir=Path(work_dir),
-            load_views=lambda request: load_views(
-                request, fetch=lambda url: fetch(url, policy), remover=remover, allow_paths=True
-            ),
-            generate=generate,
-            deliver=lambda files: deliver_to_folder(files, output.parent),
-            on_progress=display.on_progress,
-            is_cancelled=lambda: False,
-        )
-
-
-class _Policy:
-    """An `AddressPolicy` from the command line."""
-
-    def __init__(self, allow_private_addresses: bool) -> None:
-        self.allow_private_addresses = allow_private_addresses
-
-
-def _check_place(output: Path) -> None:
-    """See that the output can be written before minutes are spent on it; leaves nothing behind.
-
-    Raises:
-        UnwritableOutput: it cannot.
-    """
-    from pipeline.errors import UnwritableOutput
-
+    extension = output.suffix.lower().removeprefix(".")
+    if extension not in OUTPUT_FORMATS or not output.stem:
+        accepted = ", ".join(f".{name}" for name in OUTPUT_FORMATS)
+        raise InvalidRequest(f"the output must end in {accepted}, got {output.name!r}")
+    request = parse_request(body | {"output_format": extension}).request
     if output.is_dir():
         raise UnwritableOutput(f"{output} is a folder")
-    existing = output.parent
-    while not existing.exists() and existing != existing.parent:
-        existing = existing.parent
-    try:
-        with tempfile.TemporaryFile(dir=existing):
-            pass
-    except OSError as error:
-        raise UnwritableOutput(f"cannot write to {output.parent}: {(error.strerror or '').lower()}") from None
+    check_output_folder(output.parent)
+    settings = read_settings(weights=weights)
+    with _display() as display:
+        return run_request(
+            request,
+            request.image,
+            settings=settings,
+            file_prefix=output.stem,
+            allow_private_addresses=allow_private_addresses,
+            before_weights=lambda engine: fetch_on_first_use(
+                engine, settings.weights, say=display.say, on_bytes=display.on_bytes
+            ),
+            on_progress=display.on_progress,
+        )
 
 
 @contextmanager
-def _local_installation(engine: str) -> Iterator[None]:
-    """Say which extra to install when a package is missing.
-
-    Raises:
-        MissingExtra: one is.
-    """
-    from pipeline.engines.registry import find_spec
-    from pipeline.errors import MissingExtra
-
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.split(".")[0] in ("pipeline", "schemas"):
-            raise
-        raise MissingExtra(f"the {engine} engine", extra=find_spec(engine).extra) from error
-
-
-@contextmanager
-def _ending_in_words(as_json: bool) -> Iterator[None]:
-    """Whatever ends the command early becomes one sentence and an exit code; SIGTERM counts as Ctrl-C."""
-    from pipeline.errors import CallerError, ImageTo3DError
+def _errors_as_exit_codes(as_json: bool) -> Iterator[None]:
+    """Print an error as one sentence and exit with its code; SIGTERM acts like Ctrl-C."""
+    from pipeline.errors import CallerError, DiskFull, ImageTo3DError
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
@@ -199,14 +161,14 @@ def _ending_in_words(as_json: bool) -> Iterator[None]:
     try:
         yield
     except ImageTo3DError as error:
-        _fail(str(error), REFUSED if isinstance(error, CallerError) else FAILED, as_json=as_json)
+        _fail(str(error), REFUSED if isinstance(error, CallerError | DiskFull) else FAILED, as_json=as_json)
     except KeyboardInterrupt:
         _fail("interrupted; nothing was written", REFUSED, as_json=as_json)
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
-def _fail(message: str, code: int, *, as_json: bool) -> None:
+def _fail(message: str, code: int, *, as_json: bool) -> NoReturn:
     if as_json:
         typer.echo(json.dumps({"status": "error", "message": message}))
     else:
@@ -216,12 +178,12 @@ def _fail(message: str, code: int, *, as_json: bool) -> None:
 
 @dataclass(frozen=True)
 class _Display:
-    """Where the command shows how far it is.
+    """Where the command shows its progress.
 
     Attributes:
-        on_progress: takes the stage and the percentage of the whole call.
-        on_bytes: takes how far a file of weights has come.
-        say: takes a line for the person.
+        on_progress: takes the stage and the percentage of the whole job.
+        on_bytes: takes the downloaded bytes of a file of weights.
+        say: prints a line for the user.
     """
 
     on_progress: Callable[[str, int], None]
@@ -231,7 +193,7 @@ class _Display:
 
 @contextmanager
 def _display() -> Iterator[_Display]:
-    """A bar over the whole call on a terminal; lines alone anywhere else."""
+    """A progress bar for the whole job on a terminal; only lines elsewhere."""
     if not sys.stderr.isatty():
         yield _Display(lambda stage, percent: None, lambda name, done, size: None, partial(typer.echo, err=True))
         return
@@ -248,29 +210,22 @@ def _display() -> Iterator[_Display]:
         )
 
 
-def _report(outcome: JobResult, *, as_json: bool) -> None:
-    """Say where the files are and what each stage took, or why there are none."""
-    from urllib.parse import unquote, urlsplit
-
-    from pipeline.errors import is_caller_error
-
-    if outcome.state != "success":
-        is_refused = is_caller_error(outcome.error_code) or outcome.error_code == "disk_full"
-        _fail(outcome.message, REFUSED if is_refused else FAILED, as_json=as_json)
-    paths = [unquote(urlsplit(artifact.url).path) for artifact in outcome.artifacts]
+def _report(result: GenerationResult, paths: list[Path], *, as_json: bool) -> None:
+    """Print where the files are and what each stage took."""
     if as_json:
         body = {
             "status": "success",
-            "output": paths,
-            "warning": " ".join(outcome.all_warnings),
-            "stage_seconds": {stage: round(seconds, 3) for stage, seconds in outcome.stage_seconds.items()},
-            "meta": outcome.meta,
+            "output": [str(path.absolute()) for path in paths],
+            "warning": " ".join(result.warnings),
+            "stage_seconds": {stage: round(seconds, 3) for stage, seconds in result.stage_seconds.items()},
+            "meta": dict(result.meta),
         }
         typer.echo(json.dumps(body))
         return
-    for warning in outcome.all_warnings:
+    for warning in result.warnings:
         typer.echo(f"note: {warning}", err=True)
-    for path, artifact in zip(paths, outcome.artifacts, strict=True):
-        typer.echo(f"{artifact.kind:<9}  {artifact.size_bytes / 1e6:6.2f} MB  {path}")
-    stages = "  ".join(f"{stage} {seconds:.2f} s" for stage, seconds in outcome.stage_seconds.items())
-    typer.echo(f"took       {sum(outcome.stage_seconds.values()):.2f} s: {stages}   (engine {outcome.engine})")
+    for path in paths:
+        kind, size_bytes = result.file_kinds[path.name], len(result.files[path.name])
+        typer.echo(f"{kind:<9}  {size_bytes / 1e6:6.2f} MB  {path.absolute()}")
+    stages = "  ".join(f"{stage} {seconds:.2f} s" for stage, seconds in result.stage_seconds.items())
+    typer.echo(f"took       {sum(result.stage_seconds.values()):.2f} s: {stages}   (engine {result.engine})")

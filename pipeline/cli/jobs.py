@@ -1,4 +1,4 @@
-"""`image-to-3d jobs`: the calls on record, as the operator sees them."""
+"""`image-to-3d jobs`: the recorded jobs, for the operator."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pipeline.cli.data_folder import DataOption, KeyOption, key_id_of, moment, o
 if TYPE_CHECKING:
     from pipeline.jobs.model import Job
 
-IdArgument = Annotated[int, typer.Argument(help="The call's id.")]
+IdArgument = Annotated[int, typer.Argument(help="Id of the job")]
 
-jobs = typer.Typer(help="List and show calls, send a webhook again.", no_args_is_help=True)
+jobs = typer.Typer(help="List and show jobs, send a webhook again.", no_args_is_help=True)
 
 
 def register(app: typer.Typer) -> None:
@@ -26,12 +26,12 @@ def list_jobs(
     data: DataOption = None,
     key: KeyOption = None,
     state: Annotated[
-        str | None, typer.Option(help="Only in this state: queued, running, success, failed, cancelled.")
+        str | None, typer.Option(help="Only jobs in this state: queued, running, success, failed, cancelled")
     ] = None,
-    track_id: Annotated[str | None, typer.Option(help="Only with this mark of the sender.")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=10_000, help="At most so many.")] = 50,
+    track_id: Annotated[str | None, typer.Option(help="Only jobs with this track_id")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="Maximum number of jobs")] = 50,
 ) -> None:
-    """List calls, newest first."""
+    """List jobs, newest first."""
     from pipeline.jobs.model import JobState
 
     if state is not None and state not in list(JobState):
@@ -64,7 +64,7 @@ def list_jobs(
 
 @jobs.command()
 def show(job_id: IdArgument, data: DataOption = None) -> None:
-    """Print all that is on record of a call, webhook attempts included, as JSON."""
+    """Print the whole record of a job as JSON, including its webhook attempts."""
     import json
 
     from pipeline.jobs.model import as_stored
@@ -80,14 +80,14 @@ def show(job_id: IdArgument, data: DataOption = None) -> None:
 
 @jobs.command()
 def redeliver(job_id: IdArgument, data: DataOption = None) -> None:
-    """Send a call's webhook again, under its old id; a running service does so within a second."""
+    """Send a job's webhook again under the same webhook id; a running service does so within a second."""
     with opened_store(data) as store:
         task = store.redeliver(job_id, api_key_id=None)
     typer.echo(f"{task.id} is due now")
 
 
 def _plain(job: Job) -> dict[str, Any]:
-    """A job as JSON can say it."""
+    """A job as JSON types, with readable times."""
     from pipeline.jobs.model import as_stored
 
     return as_stored(job) | {"created": moment(job.created_at), "finished": moment(job.finished_at)}

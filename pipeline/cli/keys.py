@@ -1,4 +1,4 @@
-"""`image-to-3d keys`: who may call, and how much."""
+"""`image-to-3d keys`: API keys and their limits."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pipeline.cli.data_folder import DataOption, find_key, moment, opened_store,
 if TYPE_CHECKING:
     from pipeline.jobs.model import KeyLimits
 
-NameArgument = Annotated[str, typer.Argument(help="What the key is called in lists.")]
-Limit = Annotated[int | None, typer.Option(min=0, help="0 is no limit.")]
+NameArgument = Annotated[str, typer.Argument(help="Name of the API key")]
+Limit = Annotated[int | None, typer.Option(min=0, help="0 is no limit")]
 
-keys = typer.Typer(help="Make, list, revoke and limit the keys that callers present.", no_args_is_help=True)
+keys = typer.Typer(help="Create, list, revoke and limit API keys.", no_args_is_help=True)
 
 
 def register(app: typer.Typer) -> None:
@@ -31,7 +31,7 @@ def create(
     per_minute: Limit = None,
     per_month: Limit = None,
 ) -> None:
-    """Make a key and print it, this once, with the secret of its webhooks."""
+    """Create an API key and print it, this once, with the secret that signs its webhooks."""
     from pipeline.jobs.api_keys import make_key
     from pipeline.settings import load_master_keys
     from pipeline.webhooks.signing import WebhookSigner
@@ -43,12 +43,12 @@ def create(
         store.add_key(record)
         secret = WebhookSigner(load_master_keys(settings)).secret_of(record.id)
     typer.echo(plain)
-    typer.echo(f"Keep it: it is not shown again. Its webhooks are signed with {secret}", err=True)
+    typer.echo(f"Store the key now: it is not shown again. Its webhooks are signed with {secret}", err=True)
 
 
 @keys.command("list")
 def list_keys(data: DataOption = None) -> None:
-    """List all keys, with what they may have and what they have in use."""
+    """List all API keys with their usage and limits."""
     with opened_store(data) as store:
         rows: list[tuple[object, ...]] = []
         for key in store.list_keys():
@@ -70,7 +70,7 @@ def list_keys(data: DataOption = None) -> None:
 
 @keys.command()
 def revoke(name: NameArgument, data: DataOption = None) -> None:
-    """End a key at once; its calls under way run on."""
+    """Revoke an API key at once; its running jobs continue."""
     with opened_store(data) as store:
         key = store.revoke_key(find_key(store, name).id)
     typer.echo(f"{key.name} is revoked")
@@ -85,7 +85,7 @@ def limit(
     per_minute: Limit = None,
     per_month: Limit = None,
 ) -> None:
-    """Change what a key may have; limits that are not named stay."""
+    """Change the limits of an API key; limits that are not given stay as they are."""
     with opened_store(data) as store:
         key = find_key(store, name)
         key = store.limit_key(key.id, _changed(key.limits, queued, running, per_minute, per_month))
@@ -97,7 +97,7 @@ def limit(
 def _changed(
     limits: KeyLimits, queued: int | None, running: int | None, per_minute: int | None, per_month: int | None
 ) -> KeyLimits:
-    """The limits with those that were given; 0 lifts one."""
+    """The limits, overridden by those that were given; 0 removes a limit."""
     from dataclasses import replace
 
     given = {"queued": queued, "running": running, "per_minute": per_minute, "per_month": per_month}

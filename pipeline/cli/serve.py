@@ -1,4 +1,4 @@
-"""`image-to-3d serve`: the endpoint and its workers, by one command."""
+"""`image-to-3d serve`: the HTTP endpoint and its workers in one command."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ def register(app: typer.Typer) -> None:
 
 def serve(
     data: DataOption = None,
-    host: Annotated[str | None, typer.Option(help="Address to listen on. [default: 127.0.0.1]")] = None,
-    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Port to listen on. [default: 8000]")] = None,
-    workers: Annotated[int | None, typer.Option(min=0, max=256, help="Worker processes. [default: 1]")] = None,
-    engine: Annotated[str | None, typer.Option(help="Engine of calls that name none. [default: preview]")] = None,
-    weights: Annotated[str | None, typer.Option(help="Folder of the engines' weights. [default: weights]")] = None,
-    open_browser: Annotated[bool, typer.Option("--open", help="Open the playground in the browser.")] = False,
+    host: Annotated[str | None, typer.Option(help="Address to listen on (default: 127.0.0.1)")] = None,
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Port to listen on (default: 8000)")] = None,
+    workers: Annotated[int | None, typer.Option(min=0, max=256, help="Worker processes (default: 1)")] = None,
+    engine: Annotated[str | None, typer.Option(help="Engine for requests that name none (default: preview)")] = None,
+    weights: Annotated[str | None, typer.Option(help="Folder of the engines' weights (default: weights)")] = None,
+    open_browser: Annotated[bool, typer.Option("--open", help="Open the playground in the browser")] = False,
 ) -> None:
-    """Serve the endpoint, its workers and the playground until told to stop."""
+    """Run the HTTP endpoint, its workers and the playground until stopped."""
     from pipeline.engines.registry import find_spec
     from pipeline.errors import ImageTo3DError
     from pipeline.local.serve import serve as run

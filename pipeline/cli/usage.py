@@ -1,4 +1,4 @@
-"""`image-to-3d usage`: calls and GPU seconds by key and day, from the ledger."""
+"""`image-to-3d usage`: jobs and GPU seconds by API key and day, from the usage table."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def register(app: typer.Typer) -> None:
 def usage(
     data: DataOption = None,
     key: KeyOption = None,
-    since: Annotated[datetime | None, typer.Option(formats=DAY, help="First day (UTC).")] = None,
-    until: Annotated[datetime | None, typer.Option(formats=DAY, help="First day that is left out (UTC).")] = None,
-    csv: Annotated[bool, typer.Option("--csv", help="Print comma-separated values.")] = False,
+    since: Annotated[datetime | None, typer.Option(formats=DAY, help="First day (UTC)")] = None,
+    until: Annotated[datetime | None, typer.Option(formats=DAY, help="First day that is not included (UTC)")] = None,
+    csv: Annotated[bool, typer.Option("--csv", help="Print comma-separated values")] = False,
 ) -> None:
-    """Print ended calls and GPU seconds by key and day (UTC)."""
+    """Print finished jobs and GPU seconds by API key and day (UTC)."""
     with opened_store(data) as store:
         names = {known.id: known.name for known in store.list_keys()}
         days = store.usage_days(api_key_id=key_id_of(store, key), since=_seconds(since), until=_seconds(until))

@@ -1,7 +1,7 @@
-"""Making and recognising API keys. Knows nothing of where in a request a key stands.
+"""Creating and recognising API keys. Knows nothing of where in a request a key is.
 
-Keys are long random strings, so a plain SHA-256 is a sufficient hash: there is nothing to guess that a slow hash
-would protect, and every request pays for it.
+Keys are long random strings, so a plain SHA-256 is a sufficient hash: a slow hash protects guessable passwords, and
+every request would pay for it.
 """
 
 from __future__ import annotations
@@ -22,38 +22,38 @@ SHOWN_CHARS = 8
 
 
 def hash_key(key: str) -> str:
-    """Hex SHA-256 of a key, the only form in which it is kept."""
+    """Hex SHA-256 of a key, the only form in which it is stored."""
     return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def key_record(key: str, *, name: str, limits: KeyLimits, clock: Callable[[], float] = time.time) -> ApiKey:
-    """The record of a key that its owner already has."""
-    # A short key, chosen by an operator, must not stand half open in lists.
+    """The record of an existing key."""
+    # Lists must not show a large part of a short key that an operator chose.
     shown = f"{key[:SHOWN_CHARS]}…" if len(key) >= 4 * SHOWN_CHARS else "…"
     return ApiKey(id=uuid.uuid4().hex, name=name, sha256=hash_key(key), shown=shown, created_at=clock(), limits=limits)
 
 
 def make_key(name: str, *, limits: KeyLimits, clock: Callable[[], float] = time.time) -> tuple[str, ApiKey]:
-    """Draw a new key.
+    """Create a random key.
 
     Returns:
-        The key itself, to be shown once, and its record, to be kept.
+        The key itself, to be shown once, and its record, to be stored.
     """
     key = PREFIX + secrets.token_urlsafe(32)
     return key, key_record(key, name=name, limits=limits, clock=clock)
 
 
 def authenticate(store: KeyStore, presented: str | None) -> ApiKey:
-    """Who presents this key.
+    """The record of a key that a caller presents.
 
     Raises:
-        Unauthorized: nobody, or somebody whose key was revoked.
+        Unauthorized: there is no such key, or it was revoked.
     """
     if not presented:
         raise Unauthorized("API key required")
     digest = hash_key(presented)
     key = store.find_key(digest)
-    # The digest, not the key, is what the index sees, so its timing tells nothing; this comparison is constant in time.
+    # The lookup is by digest, so its timing reveals nothing of the key; this comparison takes constant time.
     if key is None or not hmac.compare_digest(key.sha256, digest) or key.revoked_at is not None:
         raise Unauthorized("Invalid API key")
     return key

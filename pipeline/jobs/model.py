@@ -1,7 +1,7 @@
-"""The records that the service keeps: jobs, keys, webhooks, usage. Frozen, plain data.
+"""The records that the service keeps: jobs, API keys, the outbox, usage. Frozen, plain data.
 
-Knows nothing of HTTP, databases or what the stages of a call do. Times are seconds since 1970, as the store's clock
-tells them; durations come from monotonic clocks and never from subtracting two of these.
+Knows nothing of HTTP, databases or what the stages of a job do. Times are seconds since 1970, as the store's clock
+reads; durations come from monotonic clocks and never from subtracting two of these.
 """
 
 from __future__ import annotations
@@ -19,12 +19,10 @@ ApiKeyId = Annotated[str, Field(alias="key_id")]
 """The `id` of an `ApiKey`. Stored records call it `key_id`, as version 0.1.0 did."""
 
 MAX_JOB_ID = 2**31 - 1
-MAX_ATTEMPTS = 3
-"""How often a job is taken up before it is given up as failed."""
 
 
 class JobState(StrEnum):
-    """Where a job stands; the contract calls the first two processing and uses the others as they are."""
+    """The state of a job. The HTTP API reports the first two as processing and the others by name."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -43,7 +41,7 @@ FINAL_STATES = frozenset({JobState.SUCCESS, JobState.FAILED, JobState.CANCELLED}
 
 TRANSITIONS: Mapping[JobState, frozenset[JobState]] = {
     JobState.QUEUED: frozenset({JobState.RUNNING, JobState.CANCELLED}),
-    # Running to running is a job taken up again after its lease expired; to queued, one handed back by its worker.
+    # Running to running: claimed again after its lease expired. Running to queued: requeued by its worker.
     JobState.RUNNING: frozenset({JobState.RUNNING, JobState.QUEUED, *FINAL_STATES}),
     JobState.SUCCESS: frozenset(),
     JobState.FAILED: frozenset(),
@@ -89,7 +87,7 @@ StoredMeta = Annotated[JobMeta, PlainValidator(JobMeta.from_stored), PlainSerial
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a running job is: the stage's name and the percent of the whole call."""
+    """How far a running job is: the name of the stage, and the percent of the whole job."""
 
     stage: str = ""
     percent: int = 0
@@ -121,10 +119,10 @@ class JobResult:
     warnings: tuple[str, ...] = ()
     upload_warning: str = ""
     artifacts: tuple[Artifact, ...] = ()
-    stage_seconds: Mapping[str, float] = field(default_factory=dict)
+    stage_seconds: Mapping[str, float] = field(default_factory=dict[str, float])
     gpu_seconds: float = 0.0
     engine: str = ""
-    meta: Mapping[str, Any] = field(default_factory=dict)
+    meta: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     @property
     def seconds(self) -> float:
@@ -139,17 +137,17 @@ class JobResult:
 
 @dataclass(frozen=True)
 class NewJob:
-    """What a submit hands to the store.
+    """A job as it is submitted.
 
     Attributes:
-        api_key_id: who pays.
-        file_prefix: what the names of all its files begin with.
-        request: the validated request as JSON without the key; kept until the job ends, then dropped with its pictures.
-        request_sha256: hex digest of what the sender sent, to tell a repeated request from another one.
+        api_key_id: whose job it is.
+        file_prefix: the names of all its files begin with it.
+        request: the validated request as JSON, without the key; deleted with its images when the job ends.
+        request_sha256: hex digest of the body as sent, to tell a repeated request from another one.
         meta: effective parameters, and what the answers need before the job has ended.
-        track_id: the sender's own mark, handed back in the type that it came in.
-        webhook_url: whom to tell the end, None for nobody.
-        idempotency_key: the sender's header, None where absent.
+        track_id: the caller's own identifier, echoed in the type that it was sent in.
+        webhook_url: receives the result, None without a webhook.
+        idempotency_key: the caller's header, None without one.
     """
 
     api_key_id: ApiKeyId
@@ -164,7 +162,7 @@ class NewJob:
 
 @dataclass(frozen=True)
 class Lease:
-    """A worker's right to write to one job: void as soon as the job ends or is taken up again."""
+    """A worker's right to write to one job: void as soon as the job ends or is claimed again."""
 
     job_id: int
     worker_id: str
@@ -173,18 +171,18 @@ class Lease:
 
 @dataclass(frozen=True)
 class Job:
-    """One call as the store knows it.
+    """A job as the store has it.
 
     Attributes:
         id: 1 to 2^31-1, unique, not guessable.
-        seq: grows by submit; the order of the queue and of lists.
-        state: where it stands; final exactly if `result` is there.
-        attempts: how often it was taken up.
-        worker_id: who runs it, or ran it last.
-        lease_expires_at: when another worker may take it up; None unless running.
+        seq: grows with every submit; the order of the queue and of lists.
+        state: final exactly if `result` is there.
+        attempts: how often it was claimed, without the attempts that do not count.
+        worker_id: the worker that holds it, or held it last.
+        lease_expires_at: when another worker may claim it; None unless running.
         is_cancel_requested: the caller asked for it to stop.
-        started_at: first taken up.
-        expires_at: when the record and its outputs may go; None unless final.
+        started_at: when it was first claimed.
+        expires_at: when the record and its files may be deleted; None unless final.
     """
 
     id: int
@@ -210,19 +208,19 @@ class Job:
 
     @property
     def lease(self) -> Lease:
-        """The right to write to this job that `take` gave with it.
+        """The lease that the last claim of this job granted.
 
         Raises:
-            ValueError: the job was never taken.
+            ValueError: the job was never claimed.
         """
         if self.worker_id is None:
-            raise ValueError(f"job {self.id} was never taken")
+            raise ValueError(f"job {self.id} was never claimed")
         return Lease(self.id, self.worker_id, self.attempts)
 
 
 @dataclass(frozen=True)
 class RateWindow:
-    """One key's calls in the running minute, for the rate headers."""
+    """One key's submits in the current minute, for the rate limit headers."""
 
     limit: int
     remaining: int
@@ -235,9 +233,9 @@ class Submitted:
 
     Attributes:
         job: the job; with an idempotency key seen before, the first one.
-        is_new: whether this submit made it.
-        queue_position: 1 is next, 0 is no longer waiting.
-        rate: the key's running minute; None where the key has no such limit or the job is not new.
+        is_new: whether this submit created it.
+        queue_position: 1 is next, 0 is not queued.
+        rate: the key's current minute; None where the key has no such limit or the job is not new.
     """
 
     job: Job
@@ -248,13 +246,13 @@ class Submitted:
 
 @dataclass(frozen=True)
 class KeyLimits:
-    """What one key may have; None is no limit.
+    """The limits of one key; None is no limit.
 
     Attributes:
-        queued: calls waiting at once.
-        running: calls running at once; more of them wait.
+        queued: jobs queued at once.
+        running: jobs running at once; more of them wait.
         per_minute: submits in one minute of the clock.
-        per_month: calls in one month (UTC) that succeeded or may still do so.
+        per_month: jobs in one month (UTC) that succeeded or may still do so.
     """
 
     queued: int | None = None
@@ -265,7 +263,7 @@ class KeyLimits:
 
 @dataclass(frozen=True)
 class ApiKey:
-    """A caller. The key itself is nowhere: only its SHA-256 and its first characters, to tell keys apart in lists."""
+    """A caller. The key itself is stored nowhere: only its SHA-256, and its first characters to tell keys apart."""
 
     id: str
     name: str
@@ -278,7 +276,7 @@ class ApiKey:
 
 @dataclass(frozen=True)
 class KeyUse:
-    """How much of its limits a key has in use."""
+    """What a key has in use of its limits."""
 
     queued: int
     running: int
@@ -292,17 +290,19 @@ TaskState = Literal["pending", "done", "given_up"]
 
 @dataclass(frozen=True)
 class OutboxTask:
-    """Something to do after a job's end until it works: its outbox row, written with the final state.
+    """Work that is retried after a job's end until it succeeds; written in the same transaction as the final state.
 
     Attributes:
-        id: stable over all attempts and redeliveries; a webhook's `webhook-id`.
-        kind: `webhook` tells the caller; `upload` carries temporary outputs into the caller's bucket later.
+        id: the same over all attempts and redeliveries; a webhook's `webhook-id`.
+        kind: `webhook` sends the result to the caller; `upload` moves files from temporary storage to their bucket.
         target: the webhook's URL; "" for an upload.
-        attempts: how often it was tried.
+        attempts: how often it was tried since it was created or redelivered.
         next_attempt_at: when it is due; also the end of a sender's claim on it.
-        give_up_at: when trying ends.
+        give_up_at: when retries end.
         last_status: the receiver's HTTP status, None where there was no answer.
         last_error: one sentence, "" after success.
+        scheduled_at: when `next_attempt_at` was written; 0 where version 0.1.0 did not record it. The stores persist
+            it by other means, so it is part neither of the JSON nor of the task's identity.
     """
 
     id: str
@@ -318,11 +318,12 @@ class OutboxTask:
     last_status: int | None = None
     last_error: str = ""
     done_at: float | None = None
+    scheduled_at: Annotated[float, Field(exclude=True)] = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True)
 class TaskAttempt:
-    """One try of an `OutboxTask`, as it stands on the call's record."""
+    """One attempt at an `OutboxTask`; numbered over all redeliveries."""
 
     task_id: str
     number: int
@@ -334,10 +335,10 @@ class TaskAttempt:
 
 @dataclass(frozen=True)
 class UsageRow:
-    """One ended call in the ledger; it outlives the job's own record.
+    """One ended job in the ledger; it outlives the job's own record.
 
     Attributes:
-        seconds: work without waiting.
+        seconds: seconds of work, without the wait in the queue.
         gpu_seconds: accelerator seconds.
     """
 
@@ -354,7 +355,7 @@ class UsageRow:
 
 @dataclass(frozen=True)
 class UsageDay:
-    """One key's calls of one day (UTC, `2026-01-31`)."""
+    """One key's ended jobs of one day (UTC, `2026-01-31`)."""
 
     api_key_id: ApiKeyId
     day: str
@@ -368,7 +369,7 @@ class UsageDay:
 
 @dataclass(frozen=True)
 class WorkerRecord:
-    """A worker process as it last said of itself."""
+    """A worker process as of its last heartbeat."""
 
     worker_id: str
     engine: str
@@ -379,28 +380,28 @@ class WorkerRecord:
 
 @dataclass(frozen=True)
 class Timings:
-    """Mean seconds of the last few successful calls.
+    """Mean seconds of the last few successful jobs.
 
     Attributes:
-        calls: how many there were; 0 means nothing is known.
-        seconds: of one call from start to end.
+        calls: how many jobs there were; with 0 nothing is known.
+        seconds: of all stages of a job together.
         by_stage: of each stage.
     """
 
     calls: int
     seconds: float
-    by_stage: Mapping[str, float] = field(default_factory=dict)
+    by_stage: Mapping[str, float] = field(default_factory=dict[str, float])
 
 
 @dataclass(frozen=True)
 class StoreMetrics:
-    """What `/metrics` tells; counters only grow and outlive the records.
+    """The values of `/metrics`. Counters only grow, and outlive the records.
 
     Attributes:
         submitted: jobs ever accepted.
         ended: jobs ever ended, by state.
         states: jobs on record now, by state.
-        oldest_queued_s: age of the job that has waited longest, 0 with none.
+        oldest_queued_s: age of the job at the head of the queue, 0 with none.
         stage_seconds: by stage, the sum over all jobs.
         stage_runs: by stage, how many jobs had it.
         gpu_seconds: the sum over all jobs.
@@ -420,5 +421,5 @@ class StoreMetrics:
 
 
 def as_stored(record: object) -> dict[str, Any]:
-    """A record of this module as plain JSON data, under the field names that stores keep."""
+    """A record of this module as plain JSON data, under the stored field names."""
     return TypeAdapter(type(record)).dump_python(record, mode="json", by_alias=True)

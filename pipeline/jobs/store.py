@@ -1,12 +1,11 @@
-"""What a store of jobs, keys, outbox and usage must be able to do. Knows no database.
+"""The protocols of the store: jobs, API keys, outbox, ledger, workers. Knows no database.
 
-Four small protocols, because most users need one of them, and `Store`, which is all four. `tests.reference.memory_store` is the
-in-memory twin, `pipeline.jobs.stores.sql.store` the one for SQLite and Postgres, `pipeline.jobs.stores.kv.store` the one for key-value maps;
-tests/jobs holds all to one contract. Every method is one atomic step; all are safe to call from several threads. Where
-a method takes `api_key_id`, a job of another key reads the same as one that does not exist; None is the operator, who sees
-all.
+Five small protocols, because most users need one of them, and `Store`, which is all five. `pipeline.jobs.stores.sql` is
+for SQLite and Postgres, `pipeline.jobs.stores.kv` for key-value maps, `tests.reference.memory_store` for tests; the
+tests in tests/jobs/stores run against all of them. Every method is one transaction, and safe to call from several
+threads. Where a method takes `api_key_id`, a job of another key reads as missing; None is the operator, who sees all.
 
-Any method may raise `StoreUnavailable`: nothing was changed, and the same call may be made again.
+Any method may raise `StoreUnavailable`: nothing was changed, and the same method may be called again.
 """
 
 from __future__ import annotations
@@ -41,20 +40,20 @@ class JobStore(Protocol):
     """Jobs from submit to their one final state."""
 
     def submit(self, new: NewJob) -> Submitted:
-        """Record a job as queued, after its key's limits were checked in the same step.
+        """Queue a job, if its key's limits allow it.
 
-        A repeated idempotency key gives the first job and costs nothing.
+        A repeated idempotency key returns the first job and counts towards no limit.
 
         Raises:
             InvalidRequest: the idempotency key was used with another body.
             RateLimited: the key's queue is full, or its minute is.
-            QuotaSpent: the key's month is used up.
-            Unauthorized: the key was revoked meanwhile.
+            QuotaSpent: the key's monthly quota is used up.
+            Unauthorized: the key was revoked, or does not exist.
         """
         ...
 
     def get(self, job_id: int, *, api_key_id: str | None) -> Job:
-        """The job as it stands.
+        """The job as it is.
 
         Raises:
             NotFound: there is none for this key.
@@ -62,14 +61,14 @@ class JobStore(Protocol):
         ...
 
     def get_many(self, job_ids: Sequence[int]) -> list[Job]:
-        """Those of the jobs that exist, in any order: one query, for whoever waits on many."""
+        """The jobs that exist, in any order; one query for all."""
         ...
 
     def request_of(self, job_id: int) -> bytes:
         """The job's request as it was submitted.
 
         Raises:
-            NotFound: there is no such job, or it has ended and its request was dropped.
+            NotFound: there is no such job, or it has ended and its request was deleted.
         """
         ...
 
@@ -91,7 +90,7 @@ class JobStore(Protocol):
         ...
 
     def delete(self, job_id: int, *, api_key_id: str | None) -> Job:
-        """Forget an ended job, its outbox and its attempts; the ledger stays. The caller removes the files.
+        """Delete an ended job with its tasks and attempts; the ledger stays. The caller deletes the files.
 
         Raises:
             NotFound: there is none for this key.
@@ -100,7 +99,7 @@ class JobStore(Protocol):
         ...
 
     def queue_position(self, job: Job) -> int:
-        """How many jobs are taken up before this one, itself included; 0 unless queued."""
+        """How many jobs are claimed before this one, itself included; 0 unless queued."""
         ...
 
     def timings(self) -> Timings:
@@ -108,7 +107,7 @@ class JobStore(Protocol):
         ...
 
     def request_cancel(self, job_id: int, *, api_key_id: str | None) -> Job:
-        """Cancel a queued job at once, ask a running one to stop; an ended one stays as it is.
+        """Cancel a queued job at once, request a running one to stop; an ended one stays as it is.
 
         Raises:
             NotFound: there is none for this key.
@@ -120,13 +119,13 @@ class JobStore(Protocol):
         ...
 
     def claim(self, worker_id: str, *, lease_s: float, job_id: int | None = None) -> Job | None:
-        """Take up a job: one whose lease expired, else the oldest queued one whose key may run more.
+        """Claim a job: one whose lease has expired, else the oldest queued one whose key may run more.
 
-        A job whose lease expired at its last attempt is failed on the way, one that was to be cancelled is cancelled.
+        A job whose lease expired in its last attempt fails, and one with a cancellation request is cancelled.
 
         Args:
-            lease_s: how long the job is this worker's without a `renew`.
-            job_id: take this one or none, for deployments that dispatch jobs themselves.
+            lease_s: how long the worker holds the job without a `renew`.
+            job_id: claim this job or none, for deployments that dispatch jobs themselves.
 
         Returns:
             The job, now running, or None where there is nothing to do.
@@ -134,7 +133,7 @@ class JobStore(Protocol):
         ...
 
     def renew(self, lease: Lease, *, lease_s: float) -> bool:
-        """Heartbeat: keep the job for another `lease_s`; returns whether the caller asked for it to stop.
+        """Heartbeat: extend the lease to `lease_s` from now; returns whether a cancellation was requested.
 
         Raises:
             LeaseLost: the job ended or is another worker's.
@@ -142,7 +141,7 @@ class JobStore(Protocol):
         ...
 
     def report(self, lease: Lease, progress: Progress) -> None:
-        """Record how far the job is.
+        """Record the progress of the job.
 
         Raises:
             LeaseLost: the job ended or is another worker's.
@@ -150,7 +149,7 @@ class JobStore(Protocol):
         ...
 
     def requeue(self, lease: Lease) -> Job:
-        """Queue the job again at its old place, for another worker; the attempt does not count. For a graceful stop.
+        """Queue the job again at its old position; the attempt does not count. For a graceful stop.
 
         Raises:
             LeaseLost: the job ended or is another worker's.
@@ -158,11 +157,11 @@ class JobStore(Protocol):
         ...
 
     def expire_leases(self, worker_id: str) -> int:
-        """Let the leases of a worker that is known to be dead expire now; returns how many."""
+        """Expire the leases of a worker that is known to be dead; returns how many."""
         ...
 
     def complete(self, lease: Lease, result: JobResult) -> Job:
-        """The one final transition: state, outbox and ledger in one step. Repeating it under one lease is harmless.
+        """End the job: state, outbox and ledger in one transaction. A repetition under one lease changes nothing.
 
         Raises:
             LeaseLost: the job is another worker's, or ended under another lease.
@@ -179,7 +178,7 @@ class JobStore(Protocol):
         ...
 
     def expired(self, *, limit: int = 100) -> list[Job]:
-        """Ended jobs whose retention is over and whose after-tasks are settled, for the cleaner to `delete`."""
+        """Ended jobs whose retention is over and whose tasks are settled, for the cleaner to `delete`."""
         ...
 
     def metrics(self) -> StoreMetrics:
@@ -188,10 +187,10 @@ class JobStore(Protocol):
 
 
 class KeyStore(Protocol):
-    """Keys, their limits, and what belongs to a key alone."""
+    """API keys, their limits, and the bucket of each key."""
 
     def add_key(self, key: ApiKey) -> ApiKey:
-        """Keep a key; one with the same SHA-256 that exists is given back as it is.
+        """Add a key; one with the same SHA-256 that exists is returned as it is.
 
         Raises:
             InvalidRequest: its name is taken by another key in use.
@@ -207,7 +206,7 @@ class KeyStore(Protocol):
         ...
 
     def revoke_key(self, api_key_id: str) -> ApiKey:
-        """End a key; its jobs run on.
+        """Revoke a key; its jobs go on.
 
         Raises:
             NotFound: there is no such key.
@@ -227,25 +226,25 @@ class KeyStore(Protocol):
         ...
 
     def save_s3(self, api_key_id: str, encrypted: bytes) -> None:
-        """Keep the key's bucket, already encrypted by the caller; the store never sees what is inside."""
+        """Save the key's bucket, encrypted by the caller; the store cannot read it."""
         ...
 
     def s3_of(self, api_key_id: str) -> bytes | None:
-        """What `save_s3` kept last."""
+        """What `save_s3` saved last."""
         ...
 
     def reset_s3(self, api_key_id: str) -> bool:
-        """Forget the key's bucket; returns whether there was one."""
+        """Delete the key's bucket; returns whether there was one."""
         ...
 
 
 class Outbox(Protocol):
-    """What is to be done after a job's end until it works: webhooks and late uploads."""
+    """Work that is retried after a job's end until it succeeds: webhooks and late uploads."""
 
     def claim_task(self, kind: TaskKind, *, claim_s: float) -> OutboxTask | None:
-        """The task of this kind that is due longest, hidden from others for `claim_s`; None with nothing due.
+        """The task of this kind that has been due longest, hidden from others for `claim_s`; None if none is due.
 
-        A sender that dies lets its claim run out, and the task is due again.
+        The task of a sender that dies is due again when the claim expires.
         """
         ...
 
@@ -256,7 +255,7 @@ class Outbox(Protocol):
 
         Args:
             status: the receiver's HTTP status, None without an answer.
-            error: "" when it worked, which ends the task.
+            error: "" after success, which ends the task.
             seconds: how long the attempt took.
             retry_in_s: pause before the next attempt after an error; None gives the task up.
 
@@ -270,11 +269,11 @@ class Outbox(Protocol):
         ...
 
     def attempts_of(self, task_id: str) -> list[TaskAttempt]:
-        """Every try of a task, oldest first."""
+        """Every attempt at a task, oldest first."""
         ...
 
     def redeliver(self, job_id: int, *, api_key_id: str | None) -> OutboxTask:
-        """Make the job's webhook due now, under its old id and with a fresh set of attempts.
+        """Make the job's webhook due now, under its id and with a fresh set of attempts.
 
         Raises:
             NotFound: there is no such job for this key.
@@ -284,12 +283,12 @@ class Outbox(Protocol):
 
 
 class Ledger(Protocol):
-    """Ended calls, kept when the jobs' own records are gone."""
+    """Ended jobs; the ledger outlives their records."""
 
     def usage_rows(
         self, *, api_key_id: str | None, since: float | None = None, until: float | None = None, limit: int = 10_000
     ) -> list[UsageRow]:
-        """Ended calls with `since <= finished_at < until`, oldest first."""
+        """Ended jobs with `since <= finished_at < until`, oldest first."""
         ...
 
     def usage_days(
@@ -300,31 +299,31 @@ class Ledger(Protocol):
 
 
 class WorkerRegistry(Protocol):
-    """Which workers are there, and the wish that they start afresh."""
+    """The running workers, and requests to restart them."""
 
     def heartbeat_worker(self, worker: WorkerRecord) -> None:
-        """A worker's own word; `seen_at` is set by the store."""
+        """Record a worker's heartbeat; the store sets `seen_at`."""
         ...
 
     def deregister_worker(self, worker_id: str) -> None:
-        """The worker has ended."""
+        """Delete the record of a worker that has ended."""
         ...
 
     def workers(self, *, seen_within_s: float = 30.0) -> list[WorkerRecord]:
-        """Those that were heard of lately."""
+        """Workers with a recent heartbeat."""
         ...
 
     def request_restart(self) -> int:
-        """Wish that every worker running now ends after its current job; returns how often this was wished."""
+        """Request that every worker running now ends after its current job; returns the number of requests so far."""
         ...
 
     def restarts_requested(self) -> int:
-        """How often a restart was wished: a worker that started under a smaller number ends when idle."""
+        """The number of requests so far: a worker that started under a smaller number ends when idle."""
         ...
 
 
 class Store(JobStore, KeyStore, Outbox, Ledger, WorkerRegistry, Protocol):
-    """Everything that the service keeps."""
+    """Everything that the service stores."""
 
     def maintain(self, backup_dir: Path) -> None:
         """Run the upkeep that is due. Cheap when called often; nothing where the database maintains itself.
@@ -336,5 +335,5 @@ class Store(JobStore, KeyStore, Outbox, Ledger, WorkerRegistry, Protocol):
         ...
 
     def close(self) -> None:
-        """Let go of connections; the store is of no use afterwards."""
+        """Close connections; the store cannot be used afterwards."""
         ...

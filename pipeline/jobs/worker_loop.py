@@ -1,8 +1,8 @@
-"""A worker's loop over a store: take a job, keep its lease, do the work, end the job. Knows nothing of the work.
+"""A worker's loop over a store: claim a job, keep its lease, run the work, complete the job. Knows nothing of the work.
 
-What may happen around the work, and what then becomes of the job: the process dies (its lease expires, another worker
-takes the job up), the store is away (writes are repeated until it is back), the caller cancels (the work is told), the
-service stops (the work gets some time, then the job goes back into the queue), the work hangs (its process ends).
+What may happen around the work, and what becomes of the job: the process dies (the lease expires, another worker claims
+the job); the store is away (writes are repeated until it is back); the caller cancels (the work is told to stop); the
+service stops (the work gets a grace period, then the job is requeued); the work hangs (its process ends).
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from pipeline.jobs.store import JobStore, WorkerRegistry
 from pipeline.telemetry import span
 
 MAX_HEARTBEAT_INTERVAL_S = 1.0
-"""Pause between two heartbeats where the store is at hand."""
-ALIVE_EVERY_S = 5.0
-LOOK_UP_EVERY_S = 1.0
-"""How often an idle worker asks whether a restart is wished for."""
-FINISH_PAUSES_S = (0.1, 0.3, 1.0, 3.0, *([5.0] * 120))
-"""Pauses between attempts to write an end while the store is away, ten minutes together."""
+"""Pause between two heartbeats of a job, where the store is near."""
+WORKER_HEARTBEAT_INTERVAL_S = 5.0
+RESTART_CHECK_INTERVAL_S = 1.0
+"""How often an idle worker looks for a restart request."""
+COMPLETION_PAUSES_S = (0.1, 0.3, 1.0, 3.0, *([5.0] * 120))
+"""Pauses between attempts to write the end of a job while the store is away: ten minutes in all."""
 
 log = structlog.get_logger()
 
@@ -36,13 +36,13 @@ class QueueStore(JobStore, WorkerRegistry, Protocol):
 
 
 class LeaseKeeper:
-    """The line between running work and the store: progress goes out, the wish to stop comes in.
+    """Sends the heartbeats of a job while its work runs: reports progress, and learns of cancellation requests.
 
     Args:
         heartbeat_worker: called with every heartbeat.
-        stop: the service is to stop; the work may go on for `stop_grace_s`.
-        heartbeat_interval_s: longest pause between two heartbeats: also how late progress is seen and a cancel is heard.
-        timeout_s: longest time for one attempt; `on_timeout` is called when it is over, from the heartbeat's thread.
+        stop: set when the service stops; the work may go on for `stop_grace_s`.
+        heartbeat_interval_s: longest pause between two heartbeats: also the delay of progress and cancellation.
+        timeout_s: longest time for one attempt; then `on_timeout` is called from the thread of the heartbeats.
     """
 
     def __init__(
@@ -66,17 +66,18 @@ class LeaseKeeper:
         self._stop_grace_s = stop_grace_s
         self._timeout_s = timeout_s
         self._on_timeout = on_timeout
-        self._beat_s = min(lease_s / 4, heartbeat_interval_s)
-        self._progress = self._reported = Progress()
+        self._interval_s = min(lease_s / 4, heartbeat_interval_s)
+        self._progress: Progress = Progress()
+        self._reported: Progress = self._progress
         self._is_over = threading.Event()
         self._wake = threading.Event()
         self.is_cancel_requested = False
         self.is_lease_lost = False
-        self.is_giving_back = False
+        self.is_grace_over = False
         self._thread = threading.Thread(target=self._keep, name=f"lease-{lease.job_id}", daemon=True)
 
     def report(self, stage: str, percent: int) -> None:
-        """Say how far the work is; costs nothing, the heartbeat writes it, a new stage at once."""
+        """Set the progress, which the next heartbeat writes; a new stage is written at once."""
         is_new_stage = stage != self._progress.stage
         self._progress = Progress(stage, percent)
         if is_new_stage:
@@ -84,7 +85,7 @@ class LeaseKeeper:
 
     def is_cancelled(self) -> bool:
         """Whether the work should stop, for whatever reason."""
-        return self.is_cancel_requested or self.is_lease_lost or self.is_giving_back
+        return self.is_cancel_requested or self.is_lease_lost or self.is_grace_over
 
     def __enter__(self) -> LeaseKeeper:
         self._thread.start()
@@ -96,28 +97,28 @@ class LeaseKeeper:
         self._thread.join()
 
     def _keep(self) -> None:
-        """Beat until the work is over or the lease is lost."""
+        """Send heartbeats until the work is over or the lease is lost."""
         started_s = time.monotonic()
         stopping_since_s: float | None = None
         while not self._pause():
             now_s = time.monotonic()
             if now_s - started_s > self._timeout_s:
-                log.error("call takes too long", job_id=self._lease.job_id, timeout_s=self._timeout_s)
+                log.error("job takes too long", job_id=self._lease.job_id, timeout_s=self._timeout_s)
                 self._on_timeout()
             if self._stop.is_set():
                 stopping_since_s = now_s if stopping_since_s is None else stopping_since_s
-                self.is_giving_back = now_s - stopping_since_s >= self._stop_grace_s
+                self.is_grace_over = now_s - stopping_since_s >= self._stop_grace_s
             if not self._heartbeat():
                 return
 
     def _pause(self) -> bool:
         """Wait for the next heartbeat or the next stage; True when the work is over."""
-        self._wake.wait(self._beat_s)
+        self._wake.wait(self._interval_s)
         self._wake.clear()
         return self._is_over.is_set()
 
     def _heartbeat(self) -> bool:
-        """One heartbeat; False when the lease is lost."""
+        """Send one heartbeat; False when the lease is lost."""
         try:
             if self._progress != self._reported:
                 progress = self._progress
@@ -128,7 +129,7 @@ class LeaseKeeper:
         except LeaseLost:
             self.is_lease_lost = True
             return False
-        except StoreUnavailable as error:  # nobody else can take the job either: keep on, and see when it is back
+        except StoreUnavailable as error:  # no other worker can claim the job either, so the work goes on
             log.warning("heartbeat failed", job_id=self._lease.job_id, reason=str(error))
         return True
 
@@ -136,34 +137,21 @@ class LeaseKeeper:
 Work = Callable[[Job, LeaseKeeper], JobResult]
 
 
-def _ignore_end(job: Job) -> None:
-    """The reaction to a job's end, for work that leaves nothing behind."""
-
-
-def _is_always_able() -> bool:
-    """Whether a job may be taken, for work that needs nothing beyond its worker."""
-    return True
-
-
-def _do_nothing() -> None:
-    """The reaction to a call that takes too long, for work that cannot be ended from outside."""
-
-
 class QueueWorker:
-    """Takes one job at a time and does it.
+    """Claims one job at a time and runs it.
 
     Args:
-        work: does a job; what it raises fails the job, but for `StoreUnavailable`, which puts it off.
-        on_end: told each job that this worker has ended, once its end is on record.
+        work: runs a job. Any exception fails the job, except `StoreUnavailable`, which requeues it.
+        on_end: called with each job that this worker has completed, when its end is on record.
         worker_id: unique over all workers ever started.
-        engine: what the worker says of itself on the board.
-        lease_s: how long a job stays with a silent worker.
+        engine: as shown in the list of workers.
+        lease_s: how long a job stays with a worker that sends no heartbeat.
         stop_grace_s: how long work may go on after `stop` was set.
         timeout_s: longest time for one attempt at a job.
         heartbeat_interval_s: longest pause between two heartbeats.
-        on_timeout: called when an attempt takes longer; ends the process, since work in native code hears nothing.
-        is_able: asked before a job is taken; False leaves the queue to others, or to wait.
-        poll_s: pause after nothing was found to do.
+        on_timeout: called when an attempt takes longer; ends the process, since native code cannot be interrupted.
+        is_able: asked before a claim; False leaves the jobs in the queue.
+        poll_s: pause after no job was found.
     """
 
     def __init__(
@@ -172,14 +160,14 @@ class QueueWorker:
         work: Work,
         *,
         worker_id: str,
-        on_end: Callable[[Job], None] = _ignore_end,
+        on_end: Callable[[Job], None] = lambda job: None,
         engine: str = "",
         lease_s: float = 30.0,
         stop_grace_s: float = 20.0,
         timeout_s: float = float("inf"),
-        on_timeout: Callable[[], None] = _do_nothing,
+        on_timeout: Callable[[], None] = lambda: None,
         heartbeat_interval_s: float = MAX_HEARTBEAT_INTERVAL_S,
-        is_able: Callable[[], bool] = _is_always_able,
+        is_able: Callable[[], bool] = lambda: True,
         poll_s: float = 0.2,
     ) -> None:
         self._store = store
@@ -193,20 +181,20 @@ class QueueWorker:
         self._stop_grace_s = stop_grace_s
         self._timeout_s = timeout_s
         self._on_timeout = on_timeout
-        self._beat_s = heartbeat_interval_s
+        self._heartbeat_interval_s = heartbeat_interval_s
         self._poll_s = poll_s
-        self._alive_at_s = self._looked_up_at_s = float("-inf")
+        self._heartbeat_at_s = self._restart_checked_at_s = float("-inf")
         self._restarts_at_start: int | None = None
 
     def run(self, stop: threading.Event) -> None:
-        """Work until told to stop, or until a restart is wished for."""
+        """Run jobs until `stop` is set or a restart is requested."""
         while not stop.is_set():
             try:
                 self._heartbeat_worker()
                 if self._is_restart_requested():
-                    log.info("restarting as asked", worker_id=self._worker_id)
+                    log.info("restarting as requested", worker_id=self._worker_id)
                     break
-                did_work = self._may_take() and self.run_one(stop) is not None
+                did_work = self._may_claim() and self.run_one(stop) is not None
             except StoreUnavailable as error:
                 log.warning("worker waits for the store", worker_id=self._worker_id, reason=str(error))
                 did_work = False
@@ -215,16 +203,16 @@ class QueueWorker:
         try:
             self._store.deregister_worker(self._worker_id)
         except StoreUnavailable:
-            log.warning("left without a goodbye", worker_id=self._worker_id)
+            log.warning("worker not deregistered", worker_id=self._worker_id)
 
     def run_one(self, stop: threading.Event, *, job_id: int | None = None) -> Job | None:
-        """Take one job and bring it to its end, or back into the queue when told to stop.
+        """Claim one job and complete it, or requeue it when told to stop.
 
         Returns:
-            The job as it was taken, None where there was nothing to do.
+            The job as it was claimed, None where there was none.
 
         Raises:
-            StoreUnavailable: the store was away before a job was taken.
+            StoreUnavailable: the store was away before a job was claimed.
         """
         job = self._store.claim(self._worker_id, lease_s=self._lease_s, job_id=job_id)
         if job is None:
@@ -234,7 +222,7 @@ class QueueWorker:
             structlog.contextvars.bound_contextvars(job_id=job.id, attempt=job.attempts),
             span("call", traced, kind="consumer", parent=job.meta.traceparent) as note,
         ):
-            log.info("call begins")
+            log.info("job started")
             started_s = time.monotonic()
             with LeaseKeeper(
                 self._store,
@@ -245,69 +233,69 @@ class QueueWorker:
                 stop_grace_s=self._stop_grace_s,
                 timeout_s=self._timeout_s,
                 on_timeout=self._on_timeout,
-                heartbeat_interval_s=self._beat_s,
-            ) as watch:
-                result = self._try(job, watch)
-                outcome = self._conclude(job, watch, result)
+                heartbeat_interval_s=self._heartbeat_interval_s,
+            ) as keeper:
+                result = self._try(job, keeper)
+                outcome = self._conclude(job, keeper, result)
             note({"job.outcome": outcome, "job.engine": result.engine})
-            log.info("call over", outcome=outcome, seconds=round(time.monotonic() - started_s, 3))
+            log.info("job finished", outcome=outcome, seconds=round(time.monotonic() - started_s, 3))
         return job
 
     def run_dispatched(
         self, job_id: int, stop: threading.Event, *, made_progress: Callable[[Job], bool] = lambda job: False
     ) -> Job | None:
-        """Bring one job to its end, also where an earlier process that it was handed to is dead or silent.
+        """Run one job, also where an earlier process that it was dispatched to is dead or silent.
 
-        This worker's id names the hand-over: what an earlier process left under it is taken up at once. A lease under
-        another id is waited for once; whoever renews it meanwhile keeps the job.
+        This worker's id names the dispatch: a job that an earlier process holds under it is claimed at once. A lease
+        under another id is waited for once; a worker that renews it meanwhile keeps the job.
 
         Args:
-            made_progress: asked about a job whose process died under this id; True lets that attempt not count.
+            made_progress: called with a job whose process died under this id; True makes that attempt not count.
 
         Returns:
-            The job as it was taken, None where it has ended, must wait, or is somebody else's.
+            The job as it was claimed, None where it has ended, must wait, or is another worker's.
 
         Raises:
-            StoreUnavailable: the store was away before the job was taken.
+            StoreUnavailable: the store was away before the job was claimed.
         """
         job = self.run_one(stop, job_id=job_id)
-        left = None if job is not None else self._running(job_id)
-        if left is None:
+        found = None if job is not None else self._running(job_id)
+        if found is None:
             return job
-        if left.worker_id != self._worker_id:
+        if found.worker_id != self._worker_id:
             log.info("waiting for another worker's lease", job_id=job_id)
             stop.wait(self._lease_s)
             after = self._running(job_id)
-            if after is None or after.lease_expires_at != left.lease_expires_at:
+            if after is None or after.lease_expires_at != found.lease_expires_at:
                 return None
-        elif made_progress(left):
+        elif made_progress(found):
             with suppress(LeaseLost):
-                self._store.requeue(left.lease)
+                self._store.requeue(found.lease)
         else:
             self._store.expire_leases(self._worker_id)
         return self.run_one(stop, job_id=job_id)
 
     def _running(self, job_id: int) -> Job | None:
-        """The job if somebody runs it."""
+        """The job, if a worker holds it."""
         return next((job for job in self._store.get_many([job_id]) if job.state is JobState.RUNNING), None)
 
-    def _try(self, job: Job, watch: LeaseKeeper) -> JobResult:
+    def _try(self, job: Job, keeper: LeaseKeeper) -> JobResult:
         try:
-            return self._work(job, watch)
-        except StoreUnavailable as error:  # no fault of the job's: it goes back into the queue
+            return self._work(job, keeper)
+        except StoreUnavailable as error:  # not the job's fault: it is requeued
             log.warning("work interrupted", reason=str(error))
             return JobResult(JobState.CANCELLED)
         except Exception as error:  # a job whose work cannot even start must still end
             log.exception("work failed outside its stages")
-            message = f"The call failed for an internal reason ({type(error).__name__})."
+            message = f"The job failed for an internal reason ({type(error).__name__})."
             return JobResult(JobState.FAILED, message=message, error_code="stage_error", retryable=True)
 
-    def _conclude(self, job: Job, watch: LeaseKeeper, result: JobResult) -> str:
-        """Write what became of the job, as long as it takes; returns it in a word."""
-        is_interrupted = result.state is JobState.CANCELLED and not watch.is_cancel_requested
-        for pause_s in FINISH_PAUSES_S:
+    def _conclude(self, job: Job, keeper: LeaseKeeper, result: JobResult) -> str:
+        """Complete or requeue the job, and repeat while the store is away; returns the outcome in a word."""
+        is_interrupted = result.state is JobState.CANCELLED and not keeper.is_cancel_requested
+        for pause_s in COMPLETION_PAUSES_S:
             try:
-                if watch.is_lease_lost:
+                if keeper.is_lease_lost:
                     return "lost"
                 if is_interrupted:
                     return str(self._store.requeue(job.lease).state)
@@ -320,31 +308,31 @@ class QueueWorker:
                 continue
             self._on_end(ended)
             return str(ended.state)
-        return "unwritten"  # the lease expires, and the next attempt goes on from the last finished stage
+        return "unwritten"  # the lease expires, and the next attempt resumes from the last checkpoint
 
-    def _may_take(self) -> bool:
+    def _may_claim(self) -> bool:
         """Whether to look for a job; a change is logged."""
         is_able, was_able = self._is_able(), self._was_able
         if is_able != was_able:
-            log.warning("jobs are taken again" if is_able else "no jobs are taken", worker_id=self._worker_id)
+            log.warning("jobs are claimed again" if is_able else "no jobs are claimed", worker_id=self._worker_id)
         self._was_able = is_able
         return is_able
 
     def _heartbeat_worker(self, job_id: int | None = None) -> None:
-        """Stand on the board, written every few seconds."""
+        """Refresh this worker's record, at most every few seconds."""
         now_s = time.monotonic()
-        if now_s - self._alive_at_s >= ALIVE_EVERY_S:
-            self._alive_at_s = now_s
+        if now_s - self._heartbeat_at_s >= WORKER_HEARTBEAT_INTERVAL_S:
+            self._heartbeat_at_s = now_s
             record = WorkerRecord(self._worker_id, self._engine, seen_at=0.0, is_ready=self._is_able(), job_id=job_id)
             self._store.heartbeat_worker(record)
 
     def _is_restart_requested(self) -> bool:
-        """Whether a restart was wished for since the first time that this was asked."""
+        """Whether a restart was requested since this worker first asked."""
         now_s = time.monotonic()
-        if now_s - self._looked_up_at_s < LOOK_UP_EVERY_S:
+        if now_s - self._restart_checked_at_s < RESTART_CHECK_INTERVAL_S:
             return False
-        self._looked_up_at_s = now_s
-        asked = self._store.restarts_requested()
+        self._restart_checked_at_s = now_s
+        requested = self._store.restarts_requested()
         if self._restarts_at_start is None:
-            self._restarts_at_start = asked
-        return asked > self._restarts_at_start
+            self._restarts_at_start = requested
+        return requested > self._restarts_at_start

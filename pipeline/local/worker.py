@@ -13,6 +13,7 @@ import shutil
 import socket
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -82,7 +83,7 @@ def run_worker(settings: Settings, *, worker_id: str, stop: threading.Event) -> 
         duty.start()
     worker = QueueWorker(
         here.store,
-        JobHandler(here, outputs, lambda job, engine: engines.generator_for(engine)),
+        JobHandler(here, outputs, lambda job, engine: partial(engines.generate, engine)),
         worker_id=worker_id,
         on_end=lambda job: shutil.rmtree(folder_of(job, settings.work_dir), ignore_errors=True),
         engine=settings.engine,

@@ -1,1 +1,1 @@
-"""Triangle meshes on the CPU: the type, cleaning, simplifying, unwrapping, baking. No torch, no files, no engines."""
+"""Triangle meshes on the CPU: the type, repair, simplification, unwrapping, baking. No torch, no files, no engines."""

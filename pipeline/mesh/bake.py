@@ -1,7 +1,7 @@
-"""Colours of a surface into its texture, or onto its vertices. Knows nothing of where colours come from.
+"""Bakes surface colours into a texture, or into vertex colours. Knows nothing of where colours come from.
 
-Every texel that a chart touches, or that bilinear filtering reads beside one, gets the colour of the surface there;
-the rest of the texture repeats the nearest of those, so that no background shows at seams or in mipmaps.
+Every texel that a chart covers, or that bilinear filtering reads next to one, gets the colour of the surface there.
+All other texels repeat the nearest baked one (dilation), so that no background bleeds in at seams or in mipmaps.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ ColoursAt = Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[np.floa
 
 NO_FACE = -1
 REACH_TEXELS = 1.5
-"""How far beside a chart texels are coloured from the surface: as far as bilinear filtering reads from inside it."""
+"""Distance from a chart up to which texels are baked: bilinear filtering inside it reads texel centres up to sqrt(2)
+away."""
+MIN_WEIGHT, MAX_WEIGHT = -2.0, 3.0
+"""Bounds of extrapolated barycentric weights: across a sliver's short side they grow without limit within a texel."""
 
 
 def bake(
@@ -33,14 +36,15 @@ def bake(
     chunk_size: int,
     on_share: Callable[[float], None] = lambda share: None,
 ) -> NDArray[np.uint8]:
-    """Make the texture of an unwrapped mesh.
+    """Bake the texture of an unwrapped mesh.
 
     Args:
+        unwrapped: (V, 3) vertices, (F, 3) faces and (V, 2) texture coordinates.
         normals: (V, 3) unit normals of its vertices.
-        colours_at: tells the colours of surface points.
-        texture_size: side of the texture.
-        chunk_size: texels asked for at once; memory falls with it, the texture does not change.
-        on_share: told the share that is done, between chunks.
+        colours_at: returns the colours of surface points.
+        texture_size: side of the texture in texels.
+        chunk_size: most points per call of `colours_at`; it bounds the memory and does not change the texture.
+        on_share: called between chunks with the completed share, 0 to 1.
 
     Returns:
         (texture_size, texture_size, 3) uint8 sRGB, row 0 at the top.
@@ -50,20 +54,30 @@ def bake(
     rows, columns = np.nonzero(face != NO_FACE)
     for start in range(0, len(rows), chunk_size):
         chunk = (rows[start : start + chunk_size], columns[start : start + chunk_size])
-        corners = unwrapped.faces[face[chunk]]
-        share = weights[chunk][:, :, None]
-        points = (unwrapped.vertices[corners] * share).sum(axis=1)
+        corners = unwrapped.faces[face[chunk]]  # (P, 3)
+        share = weights[chunk][:, :, None]  # (P, 3, 1)
+        points = (unwrapped.vertices[corners] * share).sum(axis=1)  # (P, 3, 3) -> (P, 3)
         directions = (normals[corners] * share).sum(axis=1)
         directions /= np.maximum(np.sqrt((directions**2).sum(axis=1, keepdims=True)), 1e-12)
         texture[chunk] = _as_bytes(colours_at(points.astype(np.float32), directions.astype(np.float32)))
         on_share(min(1.0, (start + chunk_size) / len(rows)))
-    return _fill_gutter(texture, face != NO_FACE)
+    return _dilate(texture, face != NO_FACE)
 
 
 def colour_vertices(
     mesh: TriMesh, normals: NDArray[np.float32], colours_at: ColoursAt, *, chunk_size: int
 ) -> NDArray[np.uint8]:
-    """Colours (V, 3) uint8 sRGB of a mesh's vertices; arguments as for `bake`."""
+    """Colours of a mesh's vertices.
+
+    Args:
+        mesh: (V, 3) vertices.
+        normals: (V, 3) unit normals.
+        colours_at: returns the colours of surface points.
+        chunk_size: most points per call of `colours_at`; it does not change the colours.
+
+    Returns:
+        (V, 3) uint8 sRGB.
+    """
     colours = np.empty((len(mesh.vertices), 3), np.uint8)
     for start in range(0, len(colours), chunk_size):
         chunk = slice(start, start + chunk_size)
@@ -72,25 +86,30 @@ def colour_vertices(
 
 
 def own_texels(unwrapped: UnwrappedMesh, *, texture_size: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    """Which face each texel belongs to, and where on it the texel's centre lies.
+    """Assign every texel to a face and compute the barycentric weights of its centre.
 
-    Texels whose centre no face covers belong to the face that comes within `REACH_TEXELS`, the nearest first; their
-    weights lie outside [0, 1], on the continuation of the face's plane.
+    A texel whose centre no face covers is assigned to the nearest face within `REACH_TEXELS`; its weights then lie
+    outside [0, 1] and extrapolate in the face's plane.
+
+    Args:
+        unwrapped: (F, 3) faces and (V, 2) texture coordinates.
+        texture_size: S, side of the texture in texels.
 
     Returns:
         (S, S) int32 faces or `NO_FACE`, and (S, S, 3) float32 weights of the faces' corners, which sum to 1.
     """
-    corners = unwrapped.uvs[unwrapped.faces].astype(np.float64) * texture_size
+    corners = unwrapped.uvs[unwrapped.faces].astype(np.float64) * texture_size  # (F, 3, 2) in texels
     face = np.full((texture_size, texture_size), NO_FACE, np.int32)
     weights = np.zeros((texture_size, texture_size, 3), np.float32)
-    nearest = np.full((texture_size, texture_size), REACH_TEXELS**2, np.float32)
+    nearest = np.full((texture_size, texture_size), REACH_TEXELS**2, np.float32)  # farther faces never win
     _rasterise(corners, face, weights, nearest, REACH_TEXELS)
     return face, weights
 
 
+# Annotated, without explicit numba signatures; the reason stands in `pipeline.mesh.simplify`.
 @njit(cache=True)
-def _distance2(px, py, ax, ay, bx, by):  # type: ignore[no-untyped-def]
-    """Squared distance of a point from a segment."""
+def _distance2(px: float, py: float, ax: float, ay: float, bx: float, by: float) -> float:
+    """Squared distance of the point p from the segment a b."""
     ex, ey = bx - ax, by - ay
     length2 = ex * ex + ey * ey
     t = 0.0
@@ -101,31 +120,40 @@ def _distance2(px, py, ax, ay, bx, by):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def _rasterise(corners, face, weights, nearest, reach):  # type: ignore[no-untyped-def]
-    """Fill `face` (S, S), `weights` (S, S, 3) and `nearest` (S, S), squared distances, from corners (F, 3, 2)."""
+def _rasterise(
+    corners: NDArray[np.float64],  # (F, 3, 2) texels
+    face: NDArray[np.int32],  # (S, S) written
+    weights: NDArray[np.float32],  # (S, S, 3) written
+    nearest: NDArray[np.float32],  # (S, S) squared texels, written; holds the largest squared distance accepted
+    reach: float,
+) -> None:
+    """Assign texels to faces; see `own_texels`."""
+    # Invariant: `face` and `weights` belong to the nearest face so far, the first of equally near ones. `nearest` is
+    # its squared distance, or -1 if it covers the texel's centre.
     size = face.shape[0]
     for f in range(len(corners)):
         ax, ay = corners[f, 0, 0], corners[f, 0, 1]
         bx, by = corners[f, 1, 0], corners[f, 1, 1]
         cx, cy = corners[f, 2, 0], corners[f, 2, 1]
         area = (bx - ax) * (cy - ay) - (by - ay) * (cx - ax)
+        # Texels whose centres, at k + 0.5, lie in the bounding box grown by `reach`.
         left = max(int(np.ceil(min(ax, bx, cx) - reach - 0.5)), 0)
         right = min(int(np.floor(max(ax, bx, cx) + reach - 0.5)), size - 1)
         top = max(int(np.ceil(min(ay, by, cy) - reach - 0.5)), 0)
         bottom = min(int(np.floor(max(ay, by, cy) + reach - 0.5)), size - 1)
         for y in range(top, bottom + 1):
             for x in range(left, right + 1):
-                if nearest[y, x] < 0:
+                if nearest[y, x] < 0:  # covered: the atlas has no overlaps, so no other face covers it too
                     continue
                 px, py = x + 0.5, y + 0.5
                 if area != 0:
                     u = ((bx - px) * (cy - py) - (by - py) * (cx - px)) / area
                     v = ((cx - px) * (ay - py) - (cy - py) * (ax - px)) / area
-                else:
+                else:  # a face without area has no barycentric coordinates: use its centroid
                     u, v = 1 / 3, 1 / 3
                 w = 1 - u - v
                 if area != 0 and u >= 0 and v >= 0 and w >= 0:
-                    distance = -1.0  # covered: nobody comes nearer
+                    distance = -1.0  # covered: nearer than any face that does not cover it
                 else:
                     distance = min(
                         _distance2(px, py, ax, ay, bx, by),
@@ -135,23 +163,23 @@ def _rasterise(corners, face, weights, nearest, reach):  # type: ignore[no-untyp
                 if distance < nearest[y, x]:
                     nearest[y, x] = distance
                     face[y, x] = f
-                    # A sliver's plane leads far away within a texel.
-                    low, high = -2.0, 3.0
-                    u, v = min(max(u, low), high), min(max(v, low), high)
+                    u, v = min(max(u, MIN_WEIGHT), MAX_WEIGHT), min(max(v, MIN_WEIGHT), MAX_WEIGHT)
                     weights[y, x, 0] = u
                     weights[y, x, 1] = v
                     weights[y, x, 2] = 1 - u - v
 
 
 def _as_bytes(colours: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Round colours in [0, 1] to 8 bits: (P, 3) -> (P, 3)."""
     return np.round(np.clip(colours, 0, 1) * 255).astype(np.uint8)
 
 
-def _fill_gutter(texture: NDArray[np.uint8], owned: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """Repeat the nearest owned texel's colour everywhere else."""
+def _dilate(texture: NDArray[np.uint8], owned: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """Fill all texels that are not owned, (S, S), with the colour of the nearest owned one: (S, S, 3) -> (S, S, 3)."""
     if owned.all() or not owned.any():
         return texture
     free = (~owned).astype(np.uint8)
+    # The label of a texel names the nearest owned texel. Mask size 5 approximates the Euclidean distance within 2 %.
     labels = np.asarray(cv2.distanceTransformWithLabels(free, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)[1], int)
     colour_of_label = np.zeros((labels.max() + 1, 3), np.uint8)
     colour_of_label[labels[owned]] = texture[owned]

@@ -1,8 +1,8 @@
-"""From whatever an extraction gives to closed, oriented bodies. Knows nothing of texture or of the wanted size.
+"""Mesh repair: from an extracted surface to closed, oriented manifolds. Knows nothing of textures or face counts.
 
-The order matters: equal vertices become one, so that what touches is seen to touch; faces that bound nothing go; the
-faces around crowded edges and vertices are sorted into sheets, each with vertices of its own; winding is made one way
-round; holes are closed; specks go; and vertices that would be taken for one again are moved apart.
+The order matters: merge coincident vertices, so that adjacency is known; drop degenerate and duplicate faces; pair the
+faces at non-manifold edges; make the winding consistent; split non-manifold vertices; fill holes; split edges that two
+surfaces still share; drop small components; orient outward; separate vertices that a reader would merge again.
 """
 
 from __future__ import annotations
@@ -17,23 +17,28 @@ from pipeline.mesh.topology import NO_OPPOSITE, boundary_loops, half_edge_ends, 
 from pipeline.mesh.tri_mesh import TriMesh
 
 WELD_M = 1e-6
-"""Vertices closer than this are one: the distance at which readers of the files weld."""
-APART_M = 4e-6
-SPECK_SHARE = 0.02
-"""Bodies smaller than this share of the whole are specks, by the diagonals of their boxes."""
+"""Vertices are merged on a grid of this spacing; readers of the files merge vertices at about this distance."""
+SEPARATION_M = 4e-6
+"""Displacement that separates two vertices: four grid cells, which rounding to float32 keeps."""
+MIN_COMPONENT_SHARE = 0.02
+"""Components whose bounding box's diagonal is less than this share of the whole mesh's are dropped."""
 MAX_HOLE_EDGES = 2000
 MAX_SPLIT_ROUNDS = 16
+"""Bounds the loop; each round splits at least one edge."""
+GRID_STRIDE = 3_000_017
+"""Packs three cell indices into one int64, without overflow up to 1 m from the origin; assets lie within 0.5 m."""
 
 
 def clean(mesh: TriMesh, *, max_hole_edges: int = MAX_HOLE_EDGES) -> TriMesh:
-    """Make a mesh closed, manifold, consistently wound, and free of specks.
+    """Make a mesh closed, manifold and consistently wound, without small components.
 
     Args:
-        max_hole_edges: holes with longer borders stay open.
+        mesh: any triangles, (V, 3) vertices in metres and (F, 3) faces.
+        max_hole_edges: holes with longer boundaries stay open.
 
     Returns:
-        A mesh that is empty when nothing of the input bounds a body. Bodies are wound outward; cavities inside a body,
-        inward.
+        The repaired mesh, float32; empty if no part of the input encloses a volume. Components are wound outward,
+        cavities inside a component inward.
     """
     vertices = np.asarray(mesh.vertices, np.float64)
     vertices, faces = _weld(vertices, mesh.faces)
@@ -43,66 +48,80 @@ def clean(mesh: TriMesh, *, max_hole_edges: int = MAX_HOLE_EDGES) -> TriMesh:
     vertices, faces = _split_fans(vertices, faces, opposite)
     vertices, faces = _close_holes(vertices, faces, opposite, max_hole_edges)
     vertices, faces = _split_non_manifold_edges(vertices, faces)
-    vertices, faces = _drop_specks(vertices, faces)
-    faces = _turn_outward(vertices, faces)
-    return separate(TriMesh(vertices.astype(np.float32), faces))
+    vertices, faces = _drop_small_components(vertices, faces)
+    faces = _orient_outward(vertices, faces)
+    return separate_coincident_vertices(TriMesh(vertices.astype(np.float32), faces))
 
 
-def separate(mesh: TriMesh) -> TriMesh:
-    """Move vertices apart that lie so close that a reader which welds would make them one.
+def separate_coincident_vertices(mesh: TriMesh) -> TriMesh:
+    """Displace vertices that readers would merge, so that two surfaces that touch stay two surfaces in every reader.
 
-    Each moves along its own sheet's normal, inward, by a few micrometres, until no two share a place.
+    Each moves a few micrometres against its normal, into its own solid, until all grid cells are distinct.
+
+    Args:
+        mesh: (V, 3) vertices in metres and (F, 3) faces.
+
+    Returns:
+        The mesh with float32 vertices; the faces are the input's.
     """
     vertices = np.asarray(mesh.vertices, np.float64)
     normals = None
-    for attempt in range(1, 9):
-        shared = _shares_place(vertices)
+    for attempt in range(1, 9):  # bounded: a vertex that still shares a cell afterwards stays where it is
+        shared = _shares_cell(vertices)
         if not shared.any():
             break
         if normals is None:
             normals = mesh.vertex_normals()
             vertices = vertices.copy()
+        # Three step lengths in turn and a changing axis, because normals may be zero, or equal at the same point.
         rank = np.cumsum(shared)[shared] % 3 + 1
-        vertices[shared] -= normals[shared] * (APART_M * attempt * rank)[:, None]
-        vertices[shared, attempt % 3] += APART_M * rank
+        vertices[shared] -= normals[shared] * (SEPARATION_M * attempt * rank)[:, None]
+        vertices[shared, attempt % 3] += SEPARATION_M * rank
     return TriMesh(vertices.astype(np.float32), mesh.faces)
 
 
-def _places(vertices: NDArray[np.float64]) -> NDArray[np.int64]:
-    """The cell of a grid of micrometres in which each vertex lies, as one number (V,)."""
+def _grid_cells(vertices: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Cell of each vertex in a grid of `WELD_M`, as one number: (V, 3) -> (V,)."""
+    # Round to float32 first: that is the value that the files hold and the reader sees.
     cells = np.round(vertices.astype(np.float32).astype(np.float64) / WELD_M).astype(np.int64)
-    return (cells[:, 0] * 3_000_017 + cells[:, 1]) * 3_000_017 + cells[:, 2]
+    return (cells[:, 0] * GRID_STRIDE + cells[:, 1]) * GRID_STRIDE + cells[:, 2]
 
 
-def _shares_place(vertices: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """(V,) whether an earlier vertex lies in the same place."""
-    _, first = np.unique(_places(vertices), return_index=True)
+def _shares_cell(vertices: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Whether an earlier vertex lies in the same grid cell: (V, 3) -> (V,)."""
+    _, first = np.unique(_grid_cells(vertices), return_index=True)
     shared = np.ones(len(vertices), bool)
     shared[first] = False
     return shared
 
 
 def _weld(vertices: NDArray[np.float64], faces: NDArray[np.int32]) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
-    """Make vertices in one place one; drop those that no face uses and faces that lose a corner."""
+    """Merge vertices in one grid cell, drop faces with non-finite corners: (V, 3), (F, 3) -> (W, 3), (G, 3)."""
     is_finite = np.asarray(np.isfinite(vertices).all(axis=1))
     faces = faces[is_finite[faces].all(axis=1)]
     finite = np.nan_to_num(vertices, posinf=0, neginf=0)
-    _, first, place = np.unique(_places(finite), return_index=True, return_inverse=True)
-    welded = place.reshape(-1)[faces].astype(np.int32)
+    # The first vertex of a cell stands for all: a mean would move vertices of a good mesh by rounding.
+    _, first, cell = np.unique(_grid_cells(finite), return_index=True, return_inverse=True)
+    welded = cell.reshape(-1)[faces].astype(np.int32)
     return finite[first], welded
 
 
 def _drop_degenerate_faces(faces: NDArray[np.int32]) -> NDArray[np.int32]:
-    """Drop faces without three corners, repeated ones, and pairs that lie back to back."""
+    """Drop faces with equal corners, and of faces on the same three vertices all but what does not cancel out.
+
+    Two copies of opposite winding enclose nothing and cancel; of copies with the same winding one stays.
+    (F, 3) -> (G, 3).
+    """
     a, b, c = faces.T
     faces = faces[(a != b) & (b != c) & (c != a)]
     if len(faces) == 0:
         return faces
     ordered = np.sort(faces, axis=1)
+    # Winding: a cyclic permutation of ascending corners has two ascents, any other has one.
     is_even = ((faces[:, 0] < faces[:, 1]).astype(int) + (faces[:, 1] < faces[:, 2]) + (faces[:, 2] < faces[:, 0])) == 2
     count = int(ordered.max()) + 1
     key = ordered[:, 0].astype(np.int64) * count + ordered[:, 1] * np.int64(1)
-    order = np.lexsort((ordered[:, 2], key))
+    order = np.lexsort((ordered[:, 2], key))  # equal vertex triples become neighbours
     same = (key[order][1:] == key[order][:-1]) & (ordered[order, 2][1:] == ordered[order, 2][:-1])
     if not same.any():
         return faces
@@ -118,9 +137,9 @@ def _drop_degenerate_faces(faces: NDArray[np.int32]) -> NDArray[np.int32]:
 
 
 def _pair_faces(vertices: NDArray[np.float64], faces: NDArray[np.int32]) -> NDArray[np.int64]:
-    """Partners of half-edges (3 F,); around crowded edges, faces that enclose the same part of a body."""
-    opposite, crowded = pair_half_edges(faces, len(vertices))
-    for half_edges in crowded:
+    """Opposite half-edge of each, (3F,); at non-manifold edges, pair faces with the solid between them."""
+    opposite, non_manifold = pair_half_edges(faces, len(vertices))
+    for half_edges in non_manifold:
         for first, second in _pair_around(vertices, faces, half_edges):
             opposite[first], opposite[second] = second, first
     return opposite
@@ -129,39 +148,47 @@ def _pair_faces(vertices: NDArray[np.float64], faces: NDArray[np.int32]) -> NDAr
 def _pair_around(
     vertices: NDArray[np.float64], faces: NDArray[np.int32], half_edges: NDArray[np.int64]
 ) -> list[tuple[int, int]]:
-    """Of the half-edges of one crowded edge, those that belong together: two faces with the inside between them."""
+    """Pairs among the half-edges (K,) of one non-manifold edge: neighbours by angle that enclose solid.
+
+    Pairing across the solid separates two solids that touch at the edge; pairing across the empty side would join them.
+    """
     corners = faces.ravel()
     after = half_edges - half_edges % 3 + (half_edges % 3 + 1) % 3
     low, high = sorted((int(corners[half_edges[0]]), int(corners[after[0]])))
     axis = vertices[high] - vertices[low]
-    opposite = vertices[corners[half_edges - half_edges % 3 + (half_edges % 3 + 2) % 3]] - vertices[low]
+    apex = vertices[corners[half_edges - half_edges % 3 + (half_edges % 3 + 2) % 3]] - vertices[low]  # (K, 3)
+    # Sort the faces by angle around the edge. The axis of the smallest component is never parallel to the edge.
     across = np.cross(axis, np.eye(3)[np.argmin(np.abs(axis))])
     upward = np.cross(axis, across) / max(float(np.linalg.norm(axis)), 1e-30)
-    order = np.argsort(np.arctan2(opposite @ upward, opposite @ across), kind="stable")
+    order = np.argsort(np.arctan2(apex @ upward, apex @ across), kind="stable")
     around = half_edges[order]
     forward = corners[around] == low
     free = np.ones(len(around), bool)
     pairs = []
     for k in range(len(around)):
-        next_corner = (k + 1) % len(around)
-        # From a backward face to the next forward one, counter-clockwise, lies the inside.
-        if free[k] and free[next_corner] and not forward[k] and forward[next_corner]:
-            pairs.append((int(around[k]), int(around[next_corner])))
-            free[k] = free[next_corner] = False
+        after = (k + 1) % len(around)
+        # Counter-clockwise, the solid lies between a backward half-edge and the forward one after it.
+        if free[k] and free[after] and not forward[k] and forward[after]:
+            pairs.append((int(around[k]), int(around[after])))
+            free[k] = free[after] = False
     return pairs
 
 
 def _split_non_manifold_edges(
     vertices: NDArray[np.float64], faces: NDArray[np.int32]
 ) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
-    """Give each sheet its own edge where two pass through the same two vertices, by a vertex in its middle."""
+    """Insert a midpoint in all but one of the surfaces that pass through the same edge.
+
+    Splitting vertices does not remove such an edge: both of its ends may be manifold, each in its own way.
+    (V, 3), (F, 3) -> (W, 3), (G, 3).
+    """
     for _ in range(MAX_SPLIT_ROUNDS):
-        _, crowded = pair_half_edges(faces, len(vertices))
-        if not crowded:
+        _, non_manifold = pair_half_edges(faces, len(vertices))
+        if not non_manifold:
             break
-        touched: set[int] = set()
-        middles, added, parted = [], [], faces.copy()
-        for half_edges in crowded:
+        touched: set[int] = set()  # a face changes once per round; its other edges wait for the next
+        middles, added, split = [], [], faces.copy()
+        for half_edges in non_manifold:
             for first, second in _pair_around(vertices, faces, half_edges)[1:]:
                 if {first // 3, second // 3} & touched:
                     continue
@@ -172,19 +199,22 @@ def _split_non_manifold_edges(
                 for half_edge in (first, second):
                     face, corner = divmod(half_edge, 3)
                     a, b, c = np.roll(faces[face], -corner)
-                    parted[face] = (a, middle, c)
+                    split[face] = (a, middle, c)
                     added.append((middle, b, c))
         if not middles:
             break
         vertices = np.concatenate([vertices, middles])
-        faces = np.concatenate([parted, np.array(added, np.int32)])
+        faces = np.concatenate([split, np.array(added, np.int32)])
     return vertices, faces
 
 
 def _wind_one_way(faces: NDArray[np.int32], opposite: NDArray[np.int64]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """Turn faces so that partners run in opposite directions; the fewer of each sheet turn.
+    """Reverse faces so that opposite half-edges run in opposite directions; in each component, the minority reverses.
 
-    A sheet that has but one side is cut open where it cannot be.
+    A non-orientable component (a Möbius strip) has no such winding: it is cut open where two half-edges disagree.
+
+    Returns:
+        Faces (F, 3) and the opposite half-edges (3F,) of their new numbering.
     """
     start, _ = half_edge_ends(faces)
     paired = np.flatnonzero(opposite > np.arange(len(opposite)))
@@ -193,7 +223,8 @@ def _wind_one_way(faces: NDArray[np.int32], opposite: NDArray[np.int64]) -> tupl
         return faces, opposite
     count = len(faces)
     first, second = paired // 3, opposite[paired] // 3
-    # Two nodes for a face, as it is and turned; joined when they go together.
+    # The orientation double cover: two nodes per face, as it is (f) and reversed (f + F). An edge joins two nodes that
+    # are consistent with each other, so a connected component is a consistent choice for all of its faces.
     mirrored = alike.astype(np.int64) * count
     rows = np.concatenate([first, first + count])
     columns = np.concatenate([second + mirrored, second + (count - mirrored)])
@@ -201,16 +232,16 @@ def _wind_one_way(faces: NDArray[np.int32], opposite: NDArray[np.int64]) -> tupl
     labels = connected_components(graph, directed=False)[1]
     as_it_is = np.bincount(labels[:count], minlength=labels.max() + 1)
     own, other = labels[:count], labels[count:]
-    turned = as_it_is[own] < as_it_is[other]
+    reversed_ = as_it_is[own] < as_it_is[other]
     tie = (as_it_is[own] == as_it_is[other]) & (own > other)
-    turned |= tie
+    reversed_ |= tie
     faces = faces.copy()
-    faces[turned] = faces[turned][:, ::-1]
-    # Turning a face renumbers its half-edges: corner order (0, 1, 2) became (2, 1, 0).
+    faces[reversed_] = faces[reversed_][:, ::-1]
+    # Corner order (0, 1, 2) became (2, 1, 0): the edge of half-edge 0 is now that of 1, 1 that of 0, and 2 stays.
     moved = np.arange(len(opposite))
     within = moved % 3
-    is_turned = np.repeat(turned, 3)
-    moved[is_turned] += np.array([1, -1, 0])[within[is_turned]]
+    is_reversed = np.repeat(reversed_, 3)
+    moved[is_reversed] += np.array([1, -1, 0])[within[is_reversed]]
     renumbered = np.full_like(opposite, NO_OPPOSITE)
     has = opposite != NO_OPPOSITE
     renumbered[moved[has]] = moved[opposite[has]]
@@ -223,12 +254,12 @@ def _wind_one_way(faces: NDArray[np.int32], opposite: NDArray[np.int64]) -> tupl
 def _split_fans(
     vertices: NDArray[np.float64], faces: NDArray[np.int32], opposite: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
-    """Give each fan of faces around a vertex a vertex of its own; of unused vertices none stays."""
+    """Give each fan of faces its own copy of the vertex; unused vertices vanish. (V, 3), (F, 3) -> (W, 3), (F, 3)."""
     fan, fans = label_fans(opposite, len(opposite))
     corner = faces.ravel()
     of_fan = np.empty(fans, np.int64)
     of_fan[fan] = corner
-    # In the order of the old vertices, so that a mesh without crowded places stays as it is.
+    # Number the copies in the order of the old vertices, so that a manifold mesh keeps its numbering.
     order = np.argsort(of_fan, kind="stable")
     number = np.empty(fans, np.int64)
     number[order] = np.arange(fans)
@@ -238,11 +269,15 @@ def _split_fans(
 def _close_holes(
     vertices: NDArray[np.float64], faces: NDArray[np.int32], opposite: NDArray[np.int64], max_hole_edges: int
 ) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
-    """Close borders: of three edges by a face, longer ones by a fan around their middle."""
+    """Fill boundary loops: three edges with a face, longer ones with a fan around the mean of their vertices.
+
+    (V, 3), (F, 3) -> (V + M, 3), (F + G, 3).
+    """
     is_open = opposite == NO_OPPOSITE
     if not is_open.any():
         return vertices, faces
     start, end = half_edge_ends(faces)
+    # After `_split_fans` a vertex starts at most one open half-edge, so the loops are simple.
     open_at = np.full(len(vertices), -1, np.int64)
     open_at[start[is_open]] = np.flatnonzero(is_open)
     next_open = np.where(is_open, open_at[end], -1)
@@ -253,6 +288,7 @@ def _close_holes(
     middles = np.zeros((loops, 3))
     np.add.at(middles, loop[is_open], vertices[start[is_open]])
     middles /= np.maximum(lengths, 1)[:, None]
+    # A new face runs along its boundary edge backwards, so the winding stays consistent.
     edges = np.flatnonzero(is_open & fits[loop] & (lengths[loop] > 3))
     new_faces = [faces, np.stack([end[edges], start[edges], added[loop[edges]]], axis=1).astype(np.int32)]
     threes = np.flatnonzero(is_open & (lengths[loop] == 3) & fits[loop])
@@ -263,53 +299,57 @@ def _close_holes(
     return np.concatenate([vertices, middles[fits & (lengths > 3)]]), np.concatenate(new_faces)
 
 
-def _drop_specks(
+def _drop_small_components(
     vertices: NDArray[np.float64], faces: NDArray[np.int32]
 ) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
-    """Drop bodies that are tiny beside the whole, and vertices that no face uses."""
+    """Drop components smaller than `MIN_COMPONENT_SHARE`, and unused vertices. (V, 3), (F, 3) -> (W, 3), (G, 3)."""
     if len(faces) == 0:
         return vertices[:0], faces
-    body = label_components(TriMesh(vertices, faces))
-    bodies = int(body.max()) + 1
+    component = label_components(TriMesh(vertices, faces))
+    components = int(component.max()) + 1
     used = np.zeros(len(vertices), bool)
     used[faces] = True
-    low = np.full((bodies, 3), np.inf)
-    high = np.full((bodies, 3), -np.inf)
-    np.minimum.at(low, body[used], vertices[used])
-    np.maximum.at(high, body[used], vertices[used])
+    low = np.full((components, 3), np.inf)  # stays infinite for a component of one unused vertex
+    high = np.full((components, 3), -np.inf)
+    np.minimum.at(low, component[used], vertices[used])
+    np.maximum.at(high, component[used], vertices[used])
     whole = np.linalg.norm(vertices[used].max(axis=0) - vertices[used].min(axis=0))
     size = np.where(np.isfinite(low[:, 0]), np.linalg.norm(np.where(np.isfinite(high), high - low, 0), axis=1), 0)
-    stays = size >= SPECK_SHARE * whole
-    faces = faces[stays[body[faces[:, 0]]]]
+    stays = size >= MIN_COMPONENT_SHARE * whole
+    faces = faces[stays[component[faces[:, 0]]]]
     number = np.full(len(vertices), -1, np.int32)
     wanted = np.unique(faces)
     number[wanted] = np.arange(len(wanted), dtype=np.int32)
     return vertices[wanted], number[faces]
 
 
-def _turn_outward(vertices: NDArray[np.float64], faces: NDArray[np.int32]) -> NDArray[np.int32]:
-    """Turn bodies that are wound inward, unless they are cavities of another."""
+def _orient_outward(vertices: NDArray[np.float64], faces: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Reverse components with negative volume, unless they are cavities of a positive one. (F, 3) -> (F, 3)."""
     if len(faces) == 0:
         return faces
     mesh = TriMesh(vertices, faces)
-    body = label_components(mesh)[faces[:, 0]]
+    component = label_components(mesh)[faces[:, 0]]  # (F,)
     corners = mesh.corners
-    volumes = np.bincount(body, weights=np.einsum("fi,fi->f", corners[:, 0], np.cross(corners[:, 1], corners[:, 2])))
+    # Six times the signed volume of each component; the factor does not matter for the sign.
+    volumes = np.bincount(
+        component, weights=np.einsum("fi,fi->f", corners[:, 0], np.cross(corners[:, 1], corners[:, 2]))
+    )
     inward = np.flatnonzero(volumes < 0)
     if len(inward) == 0:
         return faces
-    turned = faces.copy()
-    outer = volumes[body] > 0
+    oriented = faces.copy()
+    outer = volumes[component] > 0
     for number in inward:
-        own = body == number
+        own = component == number
         point = corners[np.flatnonzero(own)[0]].mean(axis=0)
+        # The winding number is 0 outside of all positive components and 1 inside one; 0.5 allows for rounding.
         if not outer.any() or abs(_winding_number(point, corners[outer])) < 0.5:
-            turned[own] = turned[own][:, ::-1]
-    return turned
+            oriented[own] = oriented[own][:, ::-1]
+    return oriented
 
 
 def _winding_number(point: NDArray[np.float64], corners: NDArray[np.floating]) -> float:
-    """How often closed surfaces (F, 3, 3) wind around a point.
+    """Winding number of closed surfaces, corners (F, 3, 3), around a point (3,): the sum of solid angles over 4 pi.
 
     Source: Van Oosterom and Strackee, "The solid angle of a plane triangle", IEEE Trans. Biomed. Eng. 30 (1983).
     """

@@ -1,10 +1,11 @@
-"""What a mesh is like, in numbers. Changes nothing."""
+"""Counts and measures of a mesh, for reports and checks. Changes nothing."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
@@ -18,12 +19,12 @@ class MeshReport:
 
     Attributes:
         is_watertight: every edge has exactly two faces.
-        is_winding_consistent: every edge that has two faces is walked by them in opposite directions.
+        is_winding_consistent: the two faces of every edge with two faces run along it in opposite directions.
         non_manifold_edges: edges with more than two faces.
         boundary_edges: edges with one face.
-        components: bodies that share no vertex.
+        components: connected components; two components share no vertex.
         volume: signed, cubic metres.
-        lowest, highest: corners of the axis-aligned box, metres.
+        lowest, highest: corners of the axis-aligned bounding box, metres.
     """
 
     faces: int
@@ -39,10 +40,11 @@ class MeshReport:
 
 
 def measure(mesh: TriMesh) -> MeshReport:
-    """Measure a mesh; vertices that no face uses do not count."""
+    """Measure a mesh, (V, 3) vertices and (F, 3) faces; vertices without a face are ignored."""
     count = len(mesh.vertices)
     start, end = half_edge_ends(mesh.faces)
     _, edge, uses = np.unique(edge_keys(mesh.faces, max(count, 1)), return_inverse=True, return_counts=True)
+    # Per edge, faces that run from its lower to its higher vertex minus the others: 0 for two consistent faces.
     balance = np.bincount(edge.reshape(-1), weights=np.where(start < end, 1, -1), minlength=len(uses))
     used = np.unique(mesh.faces)
     low, high = TriMesh(mesh.vertices[used], np.zeros((0, 3), np.int32)).bounds()
@@ -60,8 +62,8 @@ def measure(mesh: TriMesh) -> MeshReport:
     )
 
 
-def label_components(mesh: TriMesh) -> np.ndarray:
-    """The number of the body that each vertex (V,) belongs to."""
+def label_components(mesh: TriMesh) -> NDArray[np.int32]:
+    """Number of the connected component of each vertex: (V,) int32; a vertex without a face is its own component."""
     start, end = half_edge_ends(mesh.faces)
     count = len(mesh.vertices)
     graph = coo_matrix((np.ones(len(start), np.int8), (start, end)), shape=(count, count))

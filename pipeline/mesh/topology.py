@@ -1,6 +1,6 @@
-"""Which faces meet at which edges and vertices. Knows nothing of positions beyond what it is handed.
+"""Adjacency of faces at edges and vertices, by half-edges. Knows nothing of vertex positions.
 
-Half-edge h = 3 f + k goes from corner k of face f to the next corner; "its corner" is where it starts.
+Half-edge h = 3 f + k goes from corner k of face f to the next corner; "its corner" is the corner where it starts.
 """
 
 from __future__ import annotations
@@ -13,29 +13,39 @@ Faces = NDArray[np.int32]
 HalfEdges = NDArray[np.int64]
 
 NO_OPPOSITE = -1
+"""In an array of opposite half-edges: a boundary, or an edge with more than two faces."""
 
 
 def half_edge_ends(faces: Faces) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Start and end vertex of every half-edge: two arrays (3 F,)."""
+    """Start and end vertex of every half-edge: (F, 3) -> two arrays (3F,)."""
     start = faces.astype(np.int64)
     return start.ravel(), np.roll(start, -1, axis=1).ravel()
 
 
 def edge_keys(faces: Faces, vertices: int) -> NDArray[np.int64]:
-    """A number for each half-edge (3 F,), the same for both directions of an edge and for no other."""
+    """A number for each half-edge that is equal for two half-edges of one edge only: (F, 3) -> (3F,).
+
+    Args:
+        faces: (F, 3).
+        vertices: number of vertices, above every index in `faces`.
+    """
     start, end = half_edge_ends(faces)
     return np.minimum(start, end) * vertices + np.maximum(start, end)
 
 
 def pair_half_edges(faces: Faces, vertices: int) -> tuple[HalfEdges, list[NDArray[np.int64]]]:
-    """Pair the half-edges of edges that have exactly two.
+    """Pair the half-edges of every edge that has exactly two faces; their directions are not compared.
+
+    Args:
+        faces: (F, 3).
+        vertices: number of vertices, above every index in `faces`.
 
     Returns:
-        (3 F,) the partner of each, `NO_OPPOSITE` where the edge has one face or more than two; and for each edge with more
-        than two faces its half-edges.
+        (3F,) the opposite of each half-edge, or `NO_OPPOSITE`; and for each non-manifold edge, one with more than two
+        faces, its K half-edges, (K,).
     """
     keys = edge_keys(faces, vertices)
-    order = np.argsort(keys, kind="stable")
+    order = np.argsort(keys, kind="stable")  # equal keys, the half-edges of one edge, become neighbours
     ordered = keys[order]
     starts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]])) if len(ordered) else np.zeros(0, int)
     counts = np.diff(np.append(starts, len(ordered)))
@@ -43,21 +53,24 @@ def pair_half_edges(faces: Faces, vertices: int) -> tuple[HalfEdges, list[NDArra
     pairs = starts[counts == 2]
     first, second = order[pairs], order[pairs + 1]
     opposite[first], opposite[second] = second, first
-    crowded = [order[s : s + c] for s, c in zip(starts[counts > 2], counts[counts > 2], strict=True)]
-    return opposite, crowded
+    non_manifold = [order[s : s + c] for s, c in zip(starts[counts > 2], counts[counts > 2], strict=True)]
+    return opposite, non_manifold
 
 
 @njit(cache=True)
-def label_fans(opposite, count):  # type: ignore[no-untyped-def]
-    """Number the fans of faces around vertices.
+def label_fans(
+    opposite: HalfEdges,  # (3F,)
+    count: int,
+) -> tuple[NDArray[np.int64], int]:
+    """Number the fans of faces around vertices: maximal sets of corners connected through edges at the vertex.
 
     Args:
-        opposite: (3 F,) partners of opposite direction, -1 for none.
-        count: 3 F.
+        opposite: (3F,) the opposite of each half-edge, which runs in the opposite direction; -1 for none.
+        count: 3F.
 
     Returns:
-        (3 F,) for the corner of each half-edge the number of its fan, and how many fans there are. A vertex is manifold
-        when all its corners have one number.
+        (3F,) the fan of each half-edge's corner, and the number of fans. A vertex is manifold if all of its corners
+        are in one fan.
     """
     fan = np.full(count, -1, np.int64)
     fans = 0
@@ -65,11 +78,15 @@ def label_fans(opposite, count):  # type: ignore[no-untyped-def]
         if fan[first] >= 0:
             continue
         here = first
-        while here >= 0 and fan[here] < 0:  # one way round, by the half-edge that comes in
+        # Around the vertex in one direction, through the half-edge that ends there, until the fan closes or a
+        # boundary ends it.
+        while here >= 0 and fan[here] < 0:
             fan[here] = fans
             incoming = here + 2 if here % 3 == 0 else here - 1
             here = opposite[incoming]
-        here = opposite[first]  # and the other way, by the one that goes out
+        # In the other direction, through the half-edge that starts there: the rest of a fan with a boundary. In a
+        # closed fan the first step meets a corner that is numbered already.
+        here = opposite[first]
         while here >= 0:
             here = here - 2 if here % 3 == 2 else here + 1
             if fan[here] >= 0:
@@ -81,15 +98,18 @@ def label_fans(opposite, count):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def boundary_loops(opposite, next_open):  # type: ignore[no-untyped-def]
-    """Put the half-edges without a partner in order.
+def boundary_loops(
+    opposite: HalfEdges,  # (3F,)
+    next_open: HalfEdges,  # (3F,)
+) -> tuple[NDArray[np.int64], int]:
+    """Number the boundary loops.
 
     Args:
-        opposite: (3 F,)
-        next_open: (3 F,) the open half-edge that starts where an open one ends, -1 for half-edges with a partner.
+        opposite: (3F,) the opposite of each half-edge, -1 at a boundary; only its length is used.
+        next_open: (3F,) for a half-edge at a boundary, the one that starts where it ends; -1 for all others.
 
     Returns:
-        (3 F,) for each open half-edge the number of its loop, -1 for others; and how many loops there are.
+        (3F,) the loop of each half-edge at a boundary, -1 for others; and the number of loops.
     """
     loop = np.full(len(opposite), -1, np.int64)
     loops = 0

@@ -1,4 +1,4 @@
-"""The triangle mesh that every part of the pipeline means. Knows nothing of texture, files or where it came from."""
+"""The triangle mesh that all parts of the pipeline exchange. Knows nothing of textures, files or engines."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, eq=False)
 class TriMesh:
-    """A triangle mesh: right-handed, +Y up, the front toward +Z, counter-clockwise seen from outside.
+    """A triangle mesh: right-handed, +Y up, front towards +Z, faces counter-clockwise seen from outside.
 
-    An asset lies in the unit cube centred at the origin. Arrays are not copied; treat them as read-only.
+    An asset lies in the unit cube centred at the origin. The arrays are not copied; treat them as read-only.
 
     Attributes:
         vertices: (V, 3) float32 or float64, metres.
@@ -24,16 +24,16 @@ class TriMesh:
 
     @property
     def corners(self) -> NDArray[np.floating]:
-        """Corner positions of every face: (F, 3 corners, 3)."""
+        """Corner positions of every face: (F, 3 corners, 3 coordinates)."""
         return self.vertices[self.faces]
 
     def face_cross_products(self) -> NDArray[np.float64]:
-        """Outward normals of length twice the face's area: (F, 3) float64."""
+        """Outward normals whose length is twice the face's area: (F, 3) float64."""
         corners = self.corners.astype(np.float64)
         return np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
 
     def vertex_normals(self) -> NDArray[np.float32]:
-        """Area-weighted unit normals: (V, 3) float32; zero where a vertex has no face with area."""
+        """Area-weighted unit normals: (V, 3) float32; zero for a vertex without a face of positive area."""
         cross = self.face_cross_products()
         normals = np.empty((len(self.vertices), 3))
         for axis in range(3):
@@ -43,12 +43,12 @@ class TriMesh:
         return (normals / np.maximum(length, 1e-30)).astype(np.float32)
 
     def volume(self) -> float:
-        """Signed volume in cubic metres; positive for a closed mesh whose faces look outward."""
+        """Signed volume in cubic metres; positive for a closed mesh that is wound outward."""
         corners = self.corners.astype(np.float64)
         return float(np.einsum("fi,fi->", corners[:, 0], np.cross(corners[:, 1], corners[:, 2])) / 6.0)
 
     def bounds(self) -> NDArray[np.float64]:
-        """Lowest and highest corner of the axis-aligned box: (2, 3) float64; zeros for an empty mesh."""
+        """Lowest and highest corner of the axis-aligned bounding box: (2, 3) float64; zeros for an empty mesh."""
         if len(self.vertices) == 0:
             return np.zeros((2, 3))
         return np.stack([self.vertices.min(axis=0), self.vertices.max(axis=0)]).astype(np.float64)

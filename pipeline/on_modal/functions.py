@@ -5,11 +5,12 @@ from __future__ import annotations
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import structlog
 
+from pipeline.engines.base import ForegroundImage, Generation, GenerationOptions, OnStep, ignore_steps
 from pipeline.job_handler import JobHandler, clean, folder_of, webhook_dispatcher
 from pipeline.jobs.model import Job, JobState
 from pipeline.jobs.store import Store
@@ -18,6 +19,7 @@ from pipeline.on_modal.dispatch import Dispatcher
 from pipeline.on_modal.engine_pool import RemoteEngines
 from pipeline.on_modal.observability import start_observing
 from pipeline.on_modal.prewarm import start_prewarm
+from pipeline.run_job import Generate
 from pipeline.service import local_outputs, open_service
 from pipeline.settings import Settings
 from pipeline.stages.deliver import retry_uploads
@@ -85,12 +87,21 @@ def run_job(
         engines.wake(engine)
         start_prewarm()
 
+    def generate_for(job: Job, engine: str | None) -> Generate:
+        def generate(
+            views: Sequence[ForegroundImage], options: GenerationOptions, on_step: OnStep = ignore_steps
+        ) -> Generation:
+            restarts = store.restarts_requested()
+            return engines.generator_for(engine, line=job.file_prefix, restarts=restarts)(views, options, on_step)
+
+        return generate
+
     work = JobHandler(
         service,
         outputs,
-        lambda job, engine: engines.generator_for(engine, line=job.file_prefix, restarts=store.restarts_requested()),
+        generate_for,
         prepare=prepare,
-        on_kept=lambda: _try(shared.commit_work),
+        on_checkpoint=lambda: _try(shared.commit_work),
     )
     worker = QueueWorker(
         store,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.errors import CallerError, EngineFailed, ImageTo3DError, InvalidRequest, UnwritableOutput
 from pipeline.on_modal.control_channel import ControlChannel, ProgressReporter
 from pipeline.on_modal.shared_dict import SharedDict
-from schemas.contract import ContractError, is_http_url
+from schemas.contract import is_http_url
 from schemas.request import ImageTo3DRequest, parse_request
 
 if TYPE_CHECKING:
@@ -45,10 +45,7 @@ def read_body(pictures: str, out: Path, fields: Mapping[str, Any]) -> dict[str, 
     given = {name: value for name, value in fields.items() if value not in ("", False)}
     image = [source if is_http_url(source) else _encoded(Path(source)) for source in pictures.split(",")]
     body = {**given, "image": image if len(image) > 1 else image[0], "output_format": ending}
-    try:
-        parse_request(body)
-    except ContractError as refused:
-        raise InvalidRequest(str(refused)) from None
+    parse_request(body)
     return body
 
 

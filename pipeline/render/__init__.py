@@ -1,1 +1,1 @@
-"""ImageList of 3D things: cameras, the mesh rasteriser on the CPU, radiance fields and Gaussians."""
+"""Images of 3D results: cameras, a mesh rasteriser on the CPU, and a volume renderer for radiance fields."""

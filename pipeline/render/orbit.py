@@ -1,4 +1,6 @@
-"""Cameras on an orbit around the origin, in the frame of the released renderers: +Z up, images with y down.
+"""Pinhole cameras and orbits around the origin, in the frame of the released renderers: +Z up, image rows downwards.
+
+Knows nothing of meshes or renderers.
 
 Source: microsoft/TRELLIS@6b0d647, trellis/utils/render_utils.py; the camera conventions of OpenCV.
 """
@@ -11,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-ROUND = 2 * 3.1415  # the released path's own "2 pi"
+ROUND = 2 * 3.1415  # "2 pi" in the released code; an exact one would move every frame
 MEAN_PITCH_RAD = 0.25
 PITCH_SWING_RAD = 0.5
 
@@ -22,7 +24,7 @@ class Camera:
 
     Attributes:
         world_to_camera: (4, 4) float64; camera axes are x right, y down, z forward.
-        intrinsics: (3, 3) float64, normalised by the image's size: focal length and centre in units of its side.
+        intrinsics: (3, 3) float64: focal length and principal point in units of the image's side.
     """
 
     world_to_camera: NDArray[np.float64]
@@ -40,7 +42,10 @@ class Camera:
 
 
 def look_at(eye: NDArray[np.float64], target: NDArray[np.float64]) -> NDArray[np.float64]:
-    """World-to-camera matrix (4, 4) of a camera at `eye` that sees `target` in its centre, +Z upwards."""
+    """World-to-camera matrix (4, 4) of a camera at `eye` (3,) that looks at `target` (3,), with +Z upwards.
+
+    The direction of view must not be parallel to Z.
+    """
     forward = target - eye
     right = np.cross((0.0, 0.0, -1.0), forward)
     down = np.cross(forward, right)
@@ -57,7 +62,10 @@ def intrinsics_of(fov_rad: float) -> NDArray[np.float64]:
 
 
 def orbit_angles(frames: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Yaw and pitch (frames,) in radians: once around, nodding once; the last frame nearly repeats the first."""
+    """Yaw and pitch (frames,) in radians of a full orbit, the pitch varying as a sine.
+
+    The last frame nearly repeats the first, as in the released code.
+    """
     yaw = np.linspace(0, ROUND, frames)
     return yaw, MEAN_PITCH_RAD + PITCH_SWING_RAD * np.sin(yaw)
 
@@ -68,8 +76,10 @@ def orbit_cameras(
     """Cameras of a turntable, looking at the origin.
 
     Args:
+        frames: number of cameras.
         radius: distance from the origin.
-        start_yaw_rad: where the round begins; 0 is on +Y.
+        fov_rad: field of view, horizontal and vertical.
+        start_yaw_rad: yaw of the first camera; 0 is on +Y.
     """
     yaw, pitch = orbit_angles(frames)
     yaw = yaw + start_yaw_rad
@@ -80,13 +90,16 @@ def orbit_cameras(
 def level_orbit(
     frames: int, *, elevation_deg: float, distance: float, fovy_deg: float, height: int, width: int
 ) -> list[Camera]:
-    """Cameras evenly around the origin at one elevation, the first on +X, then towards +Y.
+    """Cameras at equal angles around the origin and at one elevation, the first on +X, then towards +Y.
 
     Source: VAST-AI-Research/TripoSR@d26e331, tsr/utils.py, get_spherical_cameras.
 
     Args:
+        frames: number of cameras.
+        elevation_deg: angle above the XY plane.
+        distance: from the origin.
         fovy_deg: vertical field of view.
-        height, width: of the pictures, for their aspect ratio.
+        height, width: of the images in pixels; only their ratio is used.
     """
     azimuth, elevation = np.arange(frames) * (2 * np.pi / frames), np.deg2rad(elevation_deg)
     flat, up = np.cos(elevation), np.full(frames, np.sin(elevation))
@@ -97,7 +110,7 @@ def level_orbit(
 
 
 def pixel_rays(camera: Camera, *, height: int, width: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Origins and unit directions (height, width, 3) in the world of rays through the pixels' centres."""
+    """World-space rays through the pixels' centres: origins and unit directions, (height, width, 3) each."""
     tan_x, tan_y = camera.tan_half_fov
     right = ((np.arange(width) + 0.5) / width * 2 - 1) * tan_x
     down = ((np.arange(height) + 0.5) / height * 2 - 1) * tan_y

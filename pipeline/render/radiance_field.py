@@ -1,6 +1,6 @@
-"""Volume rendering of a field of small cells, each a sum of products of three vectors (Strivec).
+"""Volume rendering of a radiance field of local tensors, each a sum of products of three vectors (Strivec).
 
-Plain PyTorch; rays are evaluated in chunks, and a picture does not depend on their size: sums run in a fixed order,
+Plain PyTorch. Rays are evaluated in chunks, and the image does not depend on the chunk size: sums run in a fixed order,
 and on the CPU transcendental functions go through float64, where vector and scalar code round alike.
 Source: Gao et al. 2023, arXiv 2307.13226; the sample lattice and thresholds of JeffreyXiang/diffoctreerast@b09c20b.
 """
@@ -19,17 +19,17 @@ from torch import Tensor
 from pipeline.render.orbit import Camera
 
 SH_C0 = 0.28209479177387814  # the constant spherical harmonic
-NEAR = 0.2  # a cell is drawn if its centre lies further in front of the camera
-MAX_ALPHA = float(np.float32(0.999))  # the released kernel's float32 constants: one capped sample ends a ray
+NEAR = 0.2  # near plane: a cell is rendered if its centre lies beyond it; the released renderer's value
+MAX_ALPHA = float(np.float32(0.999))  # the released kernel's float32 constants; one sample at the cap ends a ray
 MIN_TRANSMITTANCE = float(np.float32(0.001))
 SAMPLES_PER_ENTRY = 2  # along a cell's side, for each entry of a vector
-SMALLEST_CHUNK = 512  # rays; a smaller chunk would launch more work than it computes
+SMALLEST_CHUNK = 512  # rays; below it, the overhead of the operations exceeds their work
 UNIT_BOX = (-0.5, -0.5, -0.5, 1.0, 1.0, 1.0)
 
 
 @dataclass(frozen=True, eq=False)
 class RadianceField:
-    """Cells with their vectors.
+    """A sparse field of cubic cells with their vectors.
 
     Attributes:
         position: (N, 3) centres in [0, 1].
@@ -50,13 +50,13 @@ class RadianceField:
 
 @dataclass(frozen=True, eq=False)
 class FieldImage:
-    """A picture of a field.
+    """A rendered image of a field.
 
     Attributes:
         rgb: (3, H, W) with the background, not clamped.
-        depth: (H, W) weighted camera z, not divided by alpha.
+        depth: (H, W) camera z weighted by opacity, not divided by alpha.
         alpha: (H, W).
-        percent_depth: (H, W) camera z at which half of the light is stopped, 0 where it never is.
+        percent_depth: (H, W) camera z at which the transmittance falls below a half, 0 where it never does.
     """
 
     rgb: Tensor
@@ -67,13 +67,13 @@ class FieldImage:
 
 @dataclass(frozen=True, eq=False)
 class _Cells:
-    """Cells in the world and on the image, ready for rays.
+    """Cells in world space with their extent on the image.
 
     Attributes:
         low: (N, 3) float64 lowest corner.
         side: (N, 3) float64.
-        pixels: (N, 4) int64 first column, last column, first row, last row that may see the cell.
-        vectors: (N * 3 * D, R) float32, the entries of an axis next to each other.
+        pixels: (N, 4) int64 first column, last column, first row, last row whose rays may meet the cell.
+        vectors: (N * 3 * D, R) float32, the entries of one cell and axis in consecutive rows.
         density: (N, R).
         colour: (N, 3, R).
         entries: D.
@@ -116,18 +116,21 @@ def render_field(
     density_shift: float = 0.0,
     ssaa: int = 1,
 ) -> FieldImage:
-    """Render one square picture.
+    """Render one square image.
 
     Args:
-        resolution: pixels along the side.
-        chunk_size: rays evaluated at once, at least `SMALLEST_CHUNK`; the picture does not depend on it.
-        jitter: (s R, s R) offset of each ray's samples in units of a step; 0.5 everywhere by default, so that a
-            turntable does not flicker (the released renderer draws them anew in every frame).
+        field: N cells.
+        camera: in the frame of `pipeline.render.orbit`.
+        resolution: R, pixels along the side.
+        chunk_size: rays evaluated at once, at least `SMALLEST_CHUNK`; the image does not depend on it.
+        background: red, green and blue behind the field.
+        jitter: (ssaa R, ssaa R) offset of each ray's samples in units of a step; 0.5 everywhere by default, so that a
+            turntable does not flicker (the released renderer draws random offsets for every frame).
         density_shift: lowers the density and raises its scale; 0 in the released models.
-        ssaa: rays along the side of a pixel; the larger picture is filtered down.
+        ssaa: rays along the side of a pixel; the larger image is filtered down.
 
     Returns:
-        The picture; zeros and no background where no cell can be seen at all, as the released renderer has it.
+        The image; zeros without the background if no cell is visible, as in the released renderer.
     """
     size = resolution * ssaa
     device = field.position.device
@@ -141,12 +144,12 @@ def render_field(
         _render_rays(cells, camera, range(start, min(start + chunk, size * size)), size, offsets, density_shift)
         for start in range(0, size * size, chunk)
     ]
-    picture = torch.cat(parts, dim=1).view(6, size, size)
-    back = torch.tensor(background, device=device, dtype=picture.dtype)[:, None, None]
-    picture[:3] += (1 - picture[4]) * back
+    image = torch.cat(parts, dim=1).view(6, size, size)
+    back = torch.tensor(background, device=device, dtype=image.dtype)[:, None, None]
+    image[:3] += (1 - image[4]) * back
     if ssaa > 1:
-        picture = F.interpolate(picture[None], (resolution, resolution), mode="bilinear", antialias=True)[0]
-    return FieldImage(picture[:3], picture[3], picture[4], picture[5])
+        image = F.interpolate(image[None], (resolution, resolution), mode="bilinear", antialias=True)[0]
+    return FieldImage(image[:3], image[3], image[4], image[5])
 
 
 def turntable_frames(
@@ -158,7 +161,7 @@ def turntable_frames(
     ssaa: int,
     on_frame: Callable[[int], None] = lambda frame: None,
 ) -> Iterator[NDArray[np.uint8]]:
-    """Frames (H, W, 3) uint8 of a field, colours truncated to 8 bits; `on_frame` gets the number of each done."""
+    """Frames (H, W, 3) uint8 of a field, colours truncated to 8 bits; `on_frame` gets each completed frame's number."""
     for number, camera in enumerate(cameras, start=1):
         image = render_field(field, camera, resolution=resolution, chunk_size=chunk_size, ssaa=ssaa)
         yield (image.rgb * 255).clamp(0, 255).to(torch.uint8).permute(1, 2, 0).cpu().numpy()
@@ -166,16 +169,16 @@ def turntable_frames(
 
 
 def _exactly(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """A transcendental function whose float32 result does not depend on where in an array a value lies.
+    """Apply a transcendental function so that a float32 result does not depend on the value's place in the array.
 
-    On the CPU the last few values of an array take scalar code that rounds otherwise; in float64 both agree by far
-    more digits than float32 keeps.
+    On the CPU the last few values of an array take scalar code, which rounds differently from the vector code; in
+    float64 both agree in far more digits than float32 keeps. Elementwise, any shape.
     """
     return function(x.double()).float() if x.device.type == "cpu" else function(x)
 
 
 def _sum_last(x: Tensor) -> Tensor:
-    """Sum over the last axis by halving it: the same order for every row, however many rows there are."""
+    """Pairwise sum over the last axis, (..., K) -> (...): the order does not depend on the number of rows."""
     while x.shape[-1] > 1:
         half = x.shape[-1] // 2
         folded = x[..., :half] + x[..., half : 2 * half]
@@ -184,7 +187,7 @@ def _sum_last(x: Tensor) -> Tensor:
 
 
 def _prepare_cells(field: RadianceField, camera: Camera, size: int) -> _Cells:
-    """Cells that may be seen; the others are dropped."""
+    """Project the cells and drop those outside the view; `size` is the image's side in rays."""
     device = field.position.device
     box = torch.tensor(field.box, dtype=torch.float64, device=device)
     side = torch.exp2(-field.depth.reshape(-1, 1).double()) * box[3:]
@@ -193,6 +196,7 @@ def _prepare_cells(field: RadianceField, camera: Camera, size: int) -> _Cells:
     corners = torch.cartesian_prod(*[torch.tensor([0.0, 1.0], dtype=torch.float64, device=device)] * 3)
     points = (low[:, None] + side[:, None] * corners) @ pose[:3, :3].T + pose[:3, 3]  # (N, 8, 3)
     centre_z = points[..., 2].mean(dim=1)
+    # A cell with a corner behind the camera has no bounded projection: it may cover the whole image.
     behind = (points[..., 2] < 1e-6).any(dim=1)
     tangents = torch.tensor(camera.tan_half_fov, dtype=torch.float64, device=device)
     at = (points[..., :2] / points[..., 2:].clamp(min=1e-6) / tangents + 1) * (size / 2) - 0.5
@@ -215,7 +219,7 @@ def _prepare_cells(field: RadianceField, camera: Camera, size: int) -> _Cells:
 def _render_rays(
     cells: _Cells, camera: Camera, rays: range, size: int, offsets: Tensor, density_shift: float
 ) -> Tensor:
-    """Rays of consecutive pixels: (6, rays) red, green, blue, depth, alpha, percent depth, without background."""
+    """Render consecutive pixels: (6, rays) red, green, blue, depth, alpha, percent depth, without the background."""
     device = cells.low.device
     pixel = torch.arange(rays.start, rays.stop, device=device)
     directions, shortening = _ray_directions(camera, pixel, size)
@@ -228,11 +232,13 @@ def _render_rays(
     density = _sum_last(products * cells.density[samples.cell]) - 10 * density_shift
     sigma = _exactly(lambda x: F.softplus(x, threshold=10), density) * min(1 / (1 - density_shift), 25.0)
     alpha = _exactly(lambda x: -torch.expm1(-x), sigma * samples.step.float()).clamp(max=MAX_ALPHA)
+    # Transmittance before each sample: the exponential of a running sum of logarithms, minus the sum before the ray's
+    # first sample. The paper multiplies; sums in float64 vectorise over rays of different length.
     thinning = torch.log1p(-alpha.double())
     first_of_ray = torch.searchsorted(samples.ray, torch.arange(len(rays), device=device))
     before = torch.cumsum(thinning, 0) - thinning
     before = torch.exp(before - before[first_of_ray.clamp(max=len(before) - 1)][samples.ray])
-    seen = before >= MIN_TRANSMITTANCE
+    seen = before >= MIN_TRANSMITTANCE  # the released kernel stops a ray there
     alpha, before, ray, z = alpha[seen].double(), before[seen], samples.ray[seen], samples.z[seen]
     colour = cells.colour[samples.cell[seen]] * products[seen, None]  # (S', 3, R)
     colour = _exactly(torch.sigmoid, SH_C0 * _sum_last(colour)).double()
@@ -250,7 +256,7 @@ def _render_rays(
 
 
 def _ray_directions(camera: Camera, pixel: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """(B, 3) float64 unit directions, and (B,) float32 camera z of one unit along each."""
+    """World-space unit directions (B, 3) float64, and the camera z of one unit along each, (B,) float32."""
     tan_x, tan_y = camera.tan_half_fov
     u = (2 * (pixel % size + 0.5).double() / size - 1) * tan_x
     v = (2 * (pixel // size + 0.5).double() / size - 1) * tan_y
@@ -261,9 +267,13 @@ def _ray_directions(camera: Camera, pixel: Tensor, size: int) -> tuple[Tensor, T
 
 
 def _place_samples(cells: _Cells, eye: Tensor, directions: Tensor, rays: range, size: int, offsets: Tensor) -> _Samples:
-    """Samples of the rays in all cells that they cross; the lattice starts at the camera, so cells share it."""
+    """Place samples along the rays in all cells that they cross.
+
+    The lattice starts at the camera and not at the cell's face, so cells of one size share it. (S,) samples.
+    """
     ray, cell = _candidate_pairs(cells, rays, size)
     direction = directions[ray]
+    # Slab method: the ray is inside the cell while it is between the two planes of every axis.
     inverse = torch.where(direction == 0, 1e10, 1 / direction)
     to_low = (cells.low[cell] - eye) * inverse
     to_high = (cells.low[cell] + cells.side[cell] - eye) * inverse
@@ -275,6 +285,7 @@ def _place_samples(cells: _Cells, eye: Tensor, directions: Tensor, rays: range, 
     count = torch.where(leave > enter, last - first + 1, 0).clamp(min=0).long()
     hit = count > 0
     ray, cell, enter, step, first, count = (x[hit] for x in (ray, cell, enter, step, first, count))
+    # Sort by ray, then by distance: two stable sorts, the less significant key first.
     order = torch.argsort(enter, stable=True)
     order = order[torch.argsort(ray[order], stable=True)]
     pair = torch.repeat_interleave(order, count[order])
@@ -286,7 +297,7 @@ def _place_samples(cells: _Cells, eye: Tensor, directions: Tensor, rays: range, 
 
 
 def _candidate_pairs(cells: _Cells, rays: range, size: int) -> tuple[Tensor, Tensor]:
-    """Rays of the chunk (numbered within it) and cells whose pixel rectangle holds them."""
+    """Pairs of a ray (its number in the chunk) and a cell whose pixel rectangle contains it: (P,), (P,)."""
     first_row, last_row = rays.start // size, (rays.stop - 1) // size
     left, right, top, bottom = cells.pixels.unbind(1)
     near = ((top <= last_row) & (bottom >= first_row)).nonzero()[:, 0]
@@ -302,9 +313,9 @@ def _candidate_pairs(cells: _Cells, rays: range, size: int) -> tuple[Tensor, Ten
 
 
 def _rank_products(cells: _Cells, samples: _Samples, eye: Tensor, directions: Tensor) -> Tensor:
-    """(S, R) product of the three interpolated vectors at each sample.
+    """Product of the three linearly interpolated vectors at each sample: (S, R).
 
-    Beyond the first and the last entry's centre the line through the outer two entries goes on to the cell's face.
+    Between an outer entry's centre and the cell's face, the outer two entries are extrapolated.
     """
     entries = cells.entries
     point = eye + samples.z[:, None] * directions[samples.ray]
@@ -322,7 +333,7 @@ def _rank_products(cells: _Cells, samples: _Samples, eye: Tensor, directions: Te
 
 
 def _sums_by_ray(values: Tensor, ray: Tensor, count: int) -> Tensor:
-    """Sums of float64 rows by ray, which is ascending: (S, C) -> (count, C)."""
+    """Sums of float64 rows by ray: (S, C) and ascending ray numbers (S,) -> (count, C)."""
     total = F.pad(torch.cumsum(values, dim=0), (0, 0, 1, 0))
     bounds = torch.searchsorted(ray, torch.arange(count + 1, device=ray.device))
     return total[bounds[1:]] - total[bounds[:-1]]

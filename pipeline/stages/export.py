@@ -25,7 +25,7 @@ from pipeline.mesh.clean import clean
 from pipeline.mesh.simplify import simplify
 from pipeline.mesh.tri_mesh import TriMesh
 from pipeline.mesh.unwrap import UnwrappedMesh, unwrap
-from pipeline.render.mesh_view import ShownMesh, thumbnail, turntable
+from pipeline.render.mesh_view import RenderMesh, thumbnail, turntable
 from pipeline.storage.base import OutputFile, content_type_of, output_names
 from schemas.request import ImageTo3DRequest
 
@@ -52,11 +52,11 @@ class Asset:
     is_textured: bool
 
     @property
-    def shown(self) -> ShownMesh:
+    def render_mesh(self) -> RenderMesh:
         """As it is looked at."""
         split = self.unwrapped
         normals = self.normals[split.source_vertices]
-        return ShownMesh(split.vertices, split.faces, normals, split.uvs, self.texture)
+        return RenderMesh(split.vertices, split.faces, normals, split.uvs, self.texture)
 
 
 def export(
@@ -81,10 +81,10 @@ def export(
     on_step(0.7)
     if request.render:
         contents[f"{file_prefix}.mp4"] = generation.turntable_mp4 or _turntable_of(
-            asset.shown, lambda share: on_step(0.7 + 0.25 * share)
+            asset.render_mesh, lambda share: on_step(0.7 + 0.25 * share)
         )
     contents |= {f"{file_prefix}.{ending}": content for ending, content in generation.extra_files.items()}
-    contents[f"{file_prefix}_thumbnail.png"] = png_bytes(thumbnail(asset.shown, size=PICTURE_SIZE))
+    contents[f"{file_prefix}_thumbnail.png"] = png_bytes(thumbnail(asset.render_mesh, size=PICTURE_SIZE))
     on_step(0.97)
     folder.mkdir(parents=True, exist_ok=True)
     files = []
@@ -174,11 +174,11 @@ def _model_files(asset: Asset, generation: Generation, request: ImageTo3DRequest
     return files | ({texture_name: texture_png} if texture_png is not None else {})
 
 
-def _turntable_of(shown: ShownMesh, on_share: Callable[[float], None]) -> bytes:
+def _turntable_of(mesh: RenderMesh, on_share: Callable[[float], None]) -> bytes:
     """One round around the mesh as an mp4."""
 
     def counted():  # type: ignore[no-untyped-def]
-        for number, frame in enumerate(turntable(shown, frames=TURNTABLE_FRAMES, size=PICTURE_SIZE), start=1):
+        for number, frame in enumerate(turntable(mesh, frames=TURNTABLE_FRAMES, size=PICTURE_SIZE), start=1):
             on_share(number / TURNTABLE_FRAMES)
             yield frame
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from pipeline.engines.base import Engine, ForegroundImage, Generation, GenerationOptions, OnStep, ignore_steps
 from pipeline.engines.registry import check_views, find_spec, make_engine
-from pipeline.errors import DiskFull, EngineFailed, ImageTo3DError, OutOfMemory
+from pipeline.errors import EngineFailed, ImageTo3DError, translate
 from schemas.request import ImageTo3DRequest
 
 MAX_SEED = 2**32 - 1
@@ -64,25 +63,27 @@ class LocalEngines:
         self._arguments = arguments or {}
         self._loaded: dict[str, Engine] = {}
 
-    def generator_for(
-        self, name: str | None
-    ) -> Callable[[Sequence[ForegroundImage], GenerationOptions, OnStep], Generation]:
-        """The `generate` callable of `call.run_job` for the engine that a request names.
+    def generate(
+        self,
+        name: str | None,
+        views: Sequence[ForegroundImage],
+        options: GenerationOptions,
+        on_step: OnStep = ignore_steps,
+    ) -> Generation:
+        """Generate with the engine that a request names.
+
+        Args:
+            name: the engine; None is the default one.
 
         Raises:
-            InvalidRequest: there is no engine of that name.
+            InvalidRequest: there is no engine of that name, or it does not take that many views.
+            ImageTo3DError: as `run_engine`.
         """
-        chosen = find_spec(name or self._default)
+        spec = find_spec(name or self._default)
+        check_views(spec, len(views))
+        return run_engine(self._loaded_engine(spec.name), views, options, on_step=on_step)
 
-        def generate(
-            views: Sequence[ForegroundImage], options: GenerationOptions, on_step: OnStep = ignore_steps
-        ) -> Generation:
-            check_views(chosen, len(views))
-            return run_engine(self._engine(chosen.name), views, options, on_step=on_step)
-
-        return generate
-
-    def _engine(self, name: str) -> Engine:
+    def _loaded_engine(self, name: str) -> Engine:
         if name not in self._loaded:
             engine = configured_engine(name, weights=self._weights, arguments=self._arguments)
             engine.load()
@@ -117,7 +118,7 @@ def run_engine(
         raise
     except Exception as error:
         log.exception("engine %s failed", engine.name)
-        failure = _as_ours(error, engine.name)
+        failure = translate(error, where=f"engine {engine.name}", otherwise=EngineFailed)
         failure.gpu_seconds = _gpu_seconds(engine, since_s=started_s)
         raise failure from error
 
@@ -125,15 +126,6 @@ def run_engine(
 def _gpu_seconds(engine: Engine, *, since_s: float) -> float:
     """What an engine measures of a generation that succeeds, for one that does not."""
     return time.perf_counter() - since_s if engine.is_on_accelerator else 0.0
-
-
-def _as_ours(error: Exception, engine: str) -> ImageTo3DError:
-    """A foreign exception as ours: says which engine, and nothing of the inside."""
-    if isinstance(error, MemoryError):
-        return OutOfMemory(f"engine {engine} had too little memory")
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return DiskFull(f"engine {engine} found no space left on the device")
-    return EngineFailed(f"engine {engine} failed for an internal reason ({type(error).__name__})")
 
 
 def check_generation(generation: Generation) -> Generation:

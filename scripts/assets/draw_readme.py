@@ -1,4 +1,4 @@
-"""Draws scripts/assets/result.png for the README: the sample picture and what comes out of it, from four sides."""
+"""Draws scripts/assets/result.png for the README: the sample image and its model from four sides."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from pipeline.engines.preview.engine import PreviewEngine
-from pipeline.render.mesh_view import FOV_RAD, on_ground, render_view
+from pipeline.render.mesh_view import FOV_RAD, over_background, render_view
 from pipeline.render.orbit import Camera, intrinsics_of, look_at
 from pipeline.stages.export import make_asset
 from pipeline.stages.generate import options_of
@@ -21,7 +21,7 @@ SIZE = 280
 
 
 def main() -> None:
-    """Write the picture."""
+    """Write the image."""
     request = parse_request(
         {"image": str(HERE.parents[1] / "pipeline" / "api" / "playground" / "sample.png"), "seed": 1}
     ).request
@@ -31,13 +31,13 @@ def main() -> None:
 
     views = load_views(request, fetch=no_download, allow_paths=True)
     generation = PreviewEngine().generate(views, options_of(request, seed=1))
-    shown = make_asset(generation, request=request, on_step=lambda share: None).shown
-    panels = [on_ground(np.asarray(Image.fromarray(views[0]).resize((SIZE, SIZE), Image.Resampling.LANCZOS)))]
+    mesh = make_asset(generation, request=request, on_step=lambda share: None).render_mesh
+    panels = [over_background(np.asarray(Image.fromarray(views[0]).resize((SIZE, SIZE), Image.Resampling.LANCZOS)))]
     for degrees in (0, 45, 110, 180):
         yaw, pitch = math.radians(180 + degrees), 0.2
         eye = 2.2 * np.array([math.sin(yaw) * math.cos(pitch), math.cos(yaw) * math.cos(pitch), math.sin(pitch)])
         camera = Camera(look_at(eye, np.zeros(3)), intrinsics_of(FOV_RAD))
-        panels.append(on_ground(render_view(shown, camera, size=SIZE)))
+        panels.append(over_background(render_view(mesh, camera, size=SIZE)))
     Image.fromarray(np.concatenate(panels, axis=1)).quantize(128).save(HERE / "result.png", optimize=True)
 
 

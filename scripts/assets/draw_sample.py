@@ -1,4 +1,4 @@
-"""Draws the picture that `scripts/try` and the playground offer to turn into 3D: a little lighthouse, cut out."""
+"""Draws the sample image of `scripts/try` and the playground: a small lighthouse without a background."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ RED, WHITE, DARK, GLOW, STONE = (196, 52, 46), (246, 242, 232), (48, 52, 66), (2
 
 
 def draw() -> Image.Image:
-    """The picture, RGBA with a transparent ground."""
+    """The image, RGBA with a transparent background."""
     side = SIDE * SCALE
-    picture = Image.new("RGBA", (side, side), (0, 0, 0, 0))
-    pen = ImageDraw.Draw(picture)
+    image = Image.new("RGBA", (side, side), (0, 0, 0, 0))
+    pen = ImageDraw.Draw(image)
 
     def at(*values: float) -> list[float]:
         return [value * side for value in values]
@@ -36,17 +36,17 @@ def draw() -> Image.Image:
     pen.rounded_rectangle(at(0.46, 0.7, 0.54, 0.85), radius=0.03 * side, fill=DARK)
     for y in (0.42, 0.585):
         pen.ellipse(at(0.475, y, 0.525, y + 0.05), fill=DARK)
-    return _lit(picture).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+    return _lit(image).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
 
 
-def _lit(picture: Image.Image) -> Image.Image:
-    """The same with soft light from the left, so that it looks round."""
-    alpha = picture.getchannel("A")
-    shade = Image.linear_gradient("L").rotate(90).resize(picture.size)
-    blurred = alpha.filter(ImageFilter.GaussianBlur(picture.width // 40))
-    dark = Image.new("RGBA", picture.size, (20, 22, 40, 255))
-    strength = Image.composite(shade.point(lambda v: v * 0.45), Image.new("L", picture.size, 90), blurred)
-    lit = Image.composite(dark, picture.convert("RGBA"), strength.point(lambda v: v // 2))
+def _lit(image: Image.Image) -> Image.Image:
+    """The image with soft light from the left, so that it looks round."""
+    alpha = image.getchannel("A")
+    shade = Image.linear_gradient("L").rotate(90).resize(image.size)
+    blurred = alpha.filter(ImageFilter.GaussianBlur(image.width // 40))
+    dark = Image.new("RGBA", image.size, (20, 22, 40, 255))
+    strength = Image.composite(shade.point(lambda v: v * 0.45), Image.new("L", image.size, 90), blurred)
+    lit = Image.composite(dark, image.convert("RGBA"), strength.point(lambda v: v // 2))
     lit.putalpha(alpha)
     return lit
 

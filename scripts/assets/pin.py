@@ -1,21 +1,18 @@
-#!/usr/bin/env python
-"""Writes constraints.txt: the versions that the tests ran with, of all that the images on Modal install.
+"""Writes constraints.txt: the versions that the tests ran with, of everything that the Modal images install.
 
-pyproject.toml says what may be installed, this file what is: an image that is built again is the same again. Names and
-versions alone; where packages come from is the installer's business. `scripts/assets/pin.py` after an upgrade, then the tests.
+pyproject.toml says what may be installed, constraints.txt what is installed, so that a rebuilt image is the same. It
+holds names and versions only; the installer decides where packages come from. After an upgrade run
+`python -m scripts.assets.pin`, then the tests.
 """
 
 from __future__ import annotations
 
-import sys
 from importlib.metadata import requires, version
 from pathlib import Path
 
 from packaging.markers import default_environment
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from pipeline.on_modal.requirements import requirements
 
@@ -28,7 +25,7 @@ def pinned(lines: list[str]) -> dict[str, str]:
     """Installed versions of what the requirements need, and what that needs in turn; by canonical name.
 
     Raises:
-        PackageNotFoundError: something of it is not installed here.
+        PackageNotFoundError: a requirement is not installed here.
     """
     found: dict[str, str] = {}
     seen: set[tuple[str, str]] = set()
@@ -39,7 +36,7 @@ def pinned(lines: list[str]) -> dict[str, str]:
         if requirement.marker is not None and not requirement.marker.evaluate(environment):
             continue
         name = canonicalize_name(requirement.name)
-        found[name] = version(name).partition("+")[0]  # a build for one kind of machine is the same version
+        found[name] = version(name).partition("+")[0]  # a build for one kind of machine has the same version
         for wanted in ("", *sorted(requirement.extras)):
             if (name, wanted) not in seen:
                 seen.add((name, wanted))
@@ -50,7 +47,7 @@ def pinned(lines: list[str]) -> dict[str, str]:
 def main() -> None:
     """Write the file."""
     lines = [f"{name}=={number}" for name, number in pinned(requirements(ROOT / "pyproject.toml", *EXTRAS)).items()]
-    CONSTRAINTS.write_text("\n".join(["# Written by scripts/assets/pin.py.", *lines, ""]))
+    CONSTRAINTS.write_text("\n".join(["# Written by `python -m scripts.assets.pin`.", *lines, ""]))
     print(f"{len(lines)} versions in {CONSTRAINTS.name}")
 
 

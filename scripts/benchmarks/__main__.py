@@ -16,7 +16,7 @@ def main(argv: list[str]) -> int:
     if not argv or argv[0] not in names:
         print(f"usage: python -m scripts.benchmarks {{{','.join(names)}}} [options]", file=sys.stderr)
         return 2
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # benchmarks stop the processes that they started
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that benchmarks stop the processes that they started
     return importlib.import_module(f"scripts.benchmarks.{argv[0]}").main(argv[1:])
 
 

@@ -1,8 +1,8 @@
-"""How long a scale-to-zero deployment's containers take to be there, from the start of the process, part by part.
+"""The cold start of a scale-to-zero deployment's containers, from the start of the process, part by part.
 
 The web container: imports, and the application that answers /health. The GPU container: imports, then 4.2 GB of random
-weights of the released sizes from a disk whose cache was dropped into host memory, and, where there is an accelerator,
-to it and warmed up. Each part is a process of its own, as a container is. `main` returns 0 when the targets are met.
+weights of the released sizes, read from a disk whose cache was dropped, and, where there is an accelerator, moved to it
+and warmed up. Each part runs in a process of its own, as a container does. `main` returns 0 when the targets are met.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 MAX_WEB_S, MAX_IMPORTS_S, LEAST_GB_PER_S = 1.2, 4.0, 1.5
-DISK_SHARE = 0.9  # of the disk's own speed that counts as it: two readings of one disk differ by that much
+DISK_SHARE = 0.9  # of the disk's own speed that is enough: two readings of one disk differ by that much
 BLOCK_BYTES = 16 * 2**20
 
 WEB = """
 import json, sys, time
 import modal
 from starlette.testclient import TestClient
-from pipeline.jobs.stores.kv.map import MemoryKeyValues
+from tests.fakes.key_values import MemoryKeyValues
 from pipeline.jobs.stores.kv.store import KvStore
 from pipeline.on_modal.web import web_app
 from pipeline.settings import Settings
@@ -55,7 +55,7 @@ print(json.dumps(host.seconds))
 
 
 def run(script: str, *arguments: str) -> tuple[float, dict[str, object]]:
-    """Wall seconds of a fresh process, and what it printed last."""
+    """Wall seconds of a fresh process, and the last line that it printed."""
     started_s = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-c", script, *arguments], cwd=ROOT, capture_output=True, text=True, check=False
@@ -67,7 +67,7 @@ def run(script: str, *arguments: str) -> tuple[float, dict[str, object]]:
 
 
 def drop_cache(folder: Path) -> int:
-    """Let the disk's cache forget the files of a folder; returns their bytes."""
+    """Drop the files of a folder from the page cache; return their bytes."""
     size_bytes = 0
     for path in folder.rglob("*.safetensors"):
         with path.open("rb") as file:
@@ -89,18 +89,18 @@ def disk_bytes_per_s(folder: Path) -> float:
 
 
 def measure_web(runs: int) -> bool:
-    """Print the web container's time; whether the target is met."""
+    """Print the web container's time; return whether the target is met."""
     run(WEB)
     measured = [run(WEB) for _ in range(runs)]
     median_s = statistics.median(seconds for seconds, _ in measured)
-    told = measured[0][1]
+    modules = measured[0][1]
     print(f"web: process start to /health {median_s:.2f} s, median of {runs} (target {MAX_WEB_S})")
-    print(f"web: {told['modules']} modules, of the heavy ones {told['heavy'] or 'none'}")
-    return median_s < MAX_WEB_S and not told["heavy"]
+    print(f"web: {modules['modules']} modules, heavy ones: {modules['heavy'] or 'none'}")
+    return median_s < MAX_WEB_S and not modules["heavy"]
 
 
 def measure_gpu() -> bool:
-    """Print the GPU container's time by part; whether the targets are met."""
+    """Print the GPU container's time by part; return whether the targets are met."""
     from pipeline.engines.trellis.weights import WEIGHTS_FOLDER
     from tests.parity.full_size import write_set
 
@@ -125,8 +125,8 @@ def measure_gpu() -> bool:
 
 
 def main(argv: list[str]) -> int:
-    """Measure, print, and say whether the targets are met."""
-    parser = argparse.ArgumentParser(prog="python scripts/benchmarks/__main__.py cold", description=__doc__)
+    """Measure and print; return 0 when the targets are met."""
+    parser = argparse.ArgumentParser(prog="python -m scripts.benchmarks cold", description=__doc__)
     parser.add_argument("--runs", type=int, default=5, help="starts of the web container")
     parser.add_argument("--web-only", action="store_true", help="write no weights")
     arguments = parser.parse_args(argv)

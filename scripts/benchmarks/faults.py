@@ -1,24 +1,21 @@
-"""Hundreds of SIGKILLs to random processes of a service under load; prints what was lost, doubled or left open.
+"""Fault injection: SIGKILLs to random processes of a service under load, hundreds of times.
 
-`main` returns 0 when nothing was.
+Prints the jobs that were lost, duplicated or left open; `main` returns 0 when there were none.
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
 import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from tests.e2e.faults import inject_faults
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the inject_faults and print its report."""
-    from tests.e2e.faults import inject_faults
-
-    parser = argparse.ArgumentParser(description=__doc__)
+def main(argv: list[str]) -> int:
+    """Inject the faults and print the report."""
+    parser = argparse.ArgumentParser(prog="python -m scripts.benchmarks faults", description=__doc__)
     parser.add_argument("--rounds", type=int, default=200)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--workers", type=int, default=2)
@@ -32,9 +29,7 @@ def main(argv: list[str] | None = None) -> int:
     print(f"{report.accepted} jobs accepted: {report.states}, {report.attempts} attempts, {report.webhooks} webhooks")
     for fault in report.faults:
         print(f"FAULT {fault}")
-    print("nothing lost, nothing doubled, nothing left open" if not report.faults else f"{len(report.faults)} faults")
+    print(
+        "nothing lost, nothing duplicated, nothing left open" if not report.faults else f"{len(report.faults)} faults"
+    )
     return 1 if report.faults else 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -1,11 +1,12 @@
-"""What the key-value store costs: map operations of each call, and submits a second when each operation takes a while.
+"""The cost of the key-value store: map operations per method, and submits per second at a given latency.
 
-python scripts/benchmarks/kvstore.py [--latency-ms 20] [--threads 16] [--submits 200]
+python -m scripts.benchmarks kvstore [--latency-ms 20] [--threads 16] [--submits 200]
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -17,14 +18,14 @@ from rich.table import Table
 
 from pipeline.jobs.api_keys import make_key
 from pipeline.jobs.model import ApiKey, JobMeta, JobResult, JobState, KeyLimits, NewJob, Progress, WorkerRecord
-from pipeline.jobs.stores.kv.map import MemoryKeyValues
 from pipeline.jobs.stores.kv.store import KvStore
+from tests.fakes.key_values import MemoryKeyValues
 
 R = TypeVar("R")
 
 
 class CountedKeyValues(MemoryKeyValues):
-    """A map that counts its operations and takes its time for each."""
+    """A map that counts its operations and delays each by a latency."""
 
     def __init__(self, latency_s: float) -> None:
         super().__init__()
@@ -55,22 +56,22 @@ class CountedKeyValues(MemoryKeyValues):
 
 
 def new_job(key: ApiKey) -> NewJob:
-    """A submit with a webhook."""
+    """A submit of a job with a webhook."""
     meta = JobMeta({f"parameter {number}": number for number in range(30)})
     return NewJob(key.id, "prefix", b"{}", "0" * 64, meta=meta, webhook_url="http://127.0.0.1/h")
 
 
 def table_of_operations(console: Console) -> None:
-    """One job's life with nobody else about (alone), and with another process writing between any two calls."""
-    rows = [("alone", False), ("another wrote", True)]
-    counts = [_life(is_disturbed) for _, is_disturbed in rows]
-    table = Table("call", *[name for name, _ in rows], title="map operations")
-    for call in counts[0]:
-        table.add_row(call, *[str(count[call]) for count in counts])
+    """Each method once: alone, and with another process committing before each."""
+    rows = [("alone", False), ("after another commit", True)]
+    counts = [_count_operations(is_disturbed) for _, is_disturbed in rows]
+    table = Table("method", *[name for name, _ in rows], title="map operations")
+    for method in counts[0]:
+        table.add_row(method, *[str(count[method]) for count in counts])
     console.print(table)
 
 
-def _life(is_disturbed: bool) -> dict[str, int]:
+def _count_operations(is_disturbed: bool) -> dict[str, int]:
     entries = CountedKeyValues(0.0)
     store, other = KvStore(entries), KvStore(entries)
     key = store.add_key(make_key("bench", limits=KeyLimits())[1])
@@ -87,15 +88,15 @@ def _life(is_disturbed: bool) -> dict[str, int]:
     submitted = count("submit", lambda: store.submit(new_job(key))).job
     count("find_key", lambda: store.find_key(key.sha256))
     count("get, queued", lambda: store.get(submitted.id, api_key_id=key.id))
-    taken = count("take", lambda: store.claim("w", lease_s=30, job_id=submitted.id))
-    assert taken is not None
-    count("request_of", lambda: store.request_of(taken.id))
-    count("renew, first", lambda: store.renew(taken.lease, lease_s=30))
-    count("renew", lambda: store.renew(taken.lease, lease_s=30))
-    count("report", lambda: store.report(taken.lease, Progress("generate", 40)))
+    claimed = count("claim", lambda: store.claim("w", lease_s=30, job_id=submitted.id))
+    assert claimed is not None
+    count("request_of", lambda: store.request_of(claimed.id))
+    count("renew, first", lambda: store.renew(claimed.lease, lease_s=30))
+    count("renew", lambda: store.renew(claimed.lease, lease_s=30))
+    count("report", lambda: store.report(claimed.lease, Progress("generate", 40)))
     count("get, running", lambda: store.get(submitted.id, api_key_id=key.id))
     count("heartbeat_worker", lambda: store.heartbeat_worker(WorkerRecord("w", "x", 0.0, is_ready=True)))
-    count("finish", lambda: store.complete(taken.lease, JobResult(JobState.SUCCESS)))
+    count("complete", lambda: store.complete(claimed.lease, JobResult(JobState.SUCCESS)))
     count("get, ended", lambda: store.get(submitted.id, api_key_id=key.id))
     task = count("claim_task", lambda: store.claim_task("webhook", claim_s=60))
     assert task is not None
@@ -107,7 +108,7 @@ def _life(is_disturbed: bool) -> dict[str, int]:
 
 
 def rate_of_submits(console: Console, *, latency_s: float, threads: int, submits: int) -> None:
-    """Submits a second from the threads of one process, and from processes of one thread each."""
+    """Submits per second from the threads of one process, and of several."""
     for processes in (1, 2, 4):
         entries = CountedKeyValues(latency_s)
         stores = [KvStore(entries) for _ in range(processes)]
@@ -125,17 +126,18 @@ def rate_of_submits(console: Console, *, latency_s: float, threads: int, submits
         )
 
 
-def main() -> None:
-    """Entry point."""
+def main(argv: list[str] | None = None) -> int:
+    """Print the operations of each method, then the rates."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--latency-ms", type=float, default=20.0)
     parser.add_argument("--threads", type=int, default=16)
     parser.add_argument("--submits", type=int, default=200)
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     console = Console()
     table_of_operations(console)
     rate_of_submits(console, latency_s=options.latency_ms / 1000, threads=options.threads, submits=options.submits)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

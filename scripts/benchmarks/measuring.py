@@ -1,4 +1,4 @@
-"""What measurements of networks share: seconds, peak memory, arithmetic, and what the device can do at best."""
+"""Shared by the measurements of networks: seconds, peak memory, arithmetic, and the device's best rates."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 Step = Callable[[], object]
 
 PAGE_BYTES = resource.getpagesize()
-POLL_S = 0.002  # between two looks at the process's memory
+POLL_S = 0.002  # between two readings of the process's memory
 
 
 @dataclass(frozen=True)
@@ -53,20 +53,20 @@ class Work:
 
 @dataclass(frozen=True)
 class Rates:
-    """What the device did at best in a large matrix product and a large copy."""
+    """The device's best rates in a large matrix product and a large copy."""
 
     flops_per_s: float
     bytes_per_s: float
 
     def best_of(self, other: Rates) -> Rates:
-        """The better of two measurements, each for itself."""
+        """The better of two measurements, rate by rate."""
         return Rates(
             max(self.flops_per_s, other.flops_per_s),
             max(self.bytes_per_s, other.bytes_per_s),
         )
 
     def floor_s(self, work: Work) -> float:
-        """Seconds below which the work cannot be done here: arithmetic or traffic, whichever takes longer."""
+        """The fewest seconds that the work can take here: arithmetic or traffic, whichever takes longer."""
         return max(work.flops / self.flops_per_s, work.moved_bytes / self.bytes_per_s)
 
 
@@ -146,7 +146,7 @@ class WorkCounter(TorchDispatchMode):
 
 
 def _flops(name: str, args: tuple[Any, ...], out: Any) -> int:
-    """Multiplications and additions of one operation, 0 for whatever is no product."""
+    """Multiplications and additions of one operation; 0 if it is no product."""
     if name in ("mm", "bmm"):
         return 2 * out.numel() * args[0].shape[-1]
     if name in ("addmm", "baddbmm"):

@@ -1,25 +1,23 @@
-"""A real service while its external_dependencies fail, a minute each; prints what was lost, doubled or left open.
+"""A real service while one external dependency after another fails, a minute each.
 
-The customer's bucket, a webhook receiver, the disk, the database, the system clock. `main` returns 0 when nothing was.
+The customer's bucket, a webhook receiver, the disk, the database, the system clock. Prints the jobs that were lost,
+duplicated or left open; `main` returns 0 when there were none.
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
 import tempfile
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from tests.e2e.external_dependencies import NotAvailable
+from tests.e2e.outages import SCENARIOS
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the scenarios one after another and print a line on each."""
-    from tests.e2e.external_dependencies import NotHere
-    from tests.e2e.outages import SCENARIOS
-
+def main(argv: list[str]) -> int:
+    """Run the scenarios one after another and print a line for each."""
     names = {scenario.__name__: scenario for scenario in SCENARIOS}
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m scripts.benchmarks outages", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"some of {', '.join(names)}; all by default")
     parser.add_argument("--seconds", type=float, default=60.0, help="how long each outage lasts")
     parser.add_argument("--show-log", action="store_true", help="print the end of the service's log after faults")
@@ -31,8 +29,8 @@ def main(argv: list[str] | None = None) -> int:
         with tempfile.TemporaryDirectory() as folder:
             try:
                 report = names[name](Path(folder), duration_s=options.seconds)
-            except NotHere as reason:
-                print(f"{name}: left out, {reason}", flush=True)
+            except NotAvailable as reason:
+                print(f"{name}: skipped, {reason}", flush=True)
                 continue
             print(report, flush=True)
             for fault in report.faults:
@@ -40,9 +38,5 @@ def main(argv: list[str] | None = None) -> int:
             if report.faults and options.show_log:
                 print((Path(folder) / "service.log").read_text()[-20_000:])
             faults += len(report.faults)
-    print("nothing lost, nothing doubled, nothing left open" if not faults else f"{faults} faults")
+    print("nothing lost, nothing duplicated, nothing left open" if not faults else f"{faults} faults")
     return 1 if faults else 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

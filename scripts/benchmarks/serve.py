@@ -1,27 +1,26 @@
-"""How much the service takes: submits and health checks per second, latencies, nothing lost or doubled, flat memory.
+"""The service's throughput: submits and health checks per second, latencies, lost and duplicated jobs, memory.
 
-Everything is real (web process, SQLite, signatures, workers' loop) but the engine, which here does nothing. Prints a
-table; `main` returns 0 when every target of the table is met.
+Web process, SQLite, signatures and the worker loop are real; the engine does nothing. Prints a table; `main` returns 0
+when every target of the table is met.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import base64
 import json
 import os
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import tempfile
 import time
-import zlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from tests.fakes.images import disc_as_base64
 
 ROOT = Path(__file__).resolve().parents[2]
 SUBMIT = "/api/v1/enterprise/3d/image_to_3d"
@@ -34,7 +33,7 @@ DRAIN_WAIT_S = 900
 
 @dataclass
 class Load:
-    """What the clients saw."""
+    """What the clients measured."""
 
     seconds: float = 0.0
     latencies_s: list[float] = field(default_factory=list)
@@ -51,7 +50,7 @@ class Load:
 
 
 class Connection:
-    """One kept-alive HTTP/1.1 connection; as little client as there can be on the cores that it shares."""
+    """One kept-alive HTTP/1.1 connection; a minimal client, because it shares the service's cores."""
 
     def __init__(self, port: int) -> None:
         self._port = port
@@ -76,22 +75,6 @@ class Connection:
             await self._writer.wait_closed()
 
 
-def picture() -> str:
-    """A small PNG (64 x 64, a cut-out disc with noise on it) as base64."""
-
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-    def pixel(x: int, y: int) -> bytes:
-        inside = (x - 31.5) ** 2 + (y - 31.5) ** 2 < 28**2
-        return bytes((x * y * k + x) % 256 for k in (37, 41, 43)) + (b"\xff" if inside else b"\0")
-
-    rows = b"".join(b"\0" + b"".join(pixel(x, y) for x in range(64)) for y in range(64))
-    header = struct.pack(">IIBBBBB", 64, 64, 8, 6, 0, 0, 0)
-    png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
-    return base64.b64encode(png).decode()
-
-
 def http_request(method: str, path: str, body: bytes = b"", **headers: str) -> bytes:
     lines = [f"{method} {path} HTTP/1.1", "host: 127.0.0.1", f"content-length: {len(body)}"]
     lines += ["content-type: application/json", *(f"{name}: {value}" for name, value in headers.items())]
@@ -101,7 +84,7 @@ def http_request(method: str, path: str, body: bytes = b"", **headers: str) -> b
 async def drive(
     port: int, clients: int, is_over: Callable[[], bool], ask: Callable[[Connection], Awaitable[None]]
 ) -> float:
-    """Let so many clients ask one after the other until it is over; returns the seconds it took."""
+    """Run clients that each send request after request until `is_over()`; return the seconds it took."""
 
     async def client() -> None:
         connection = Connection(port)
@@ -115,9 +98,9 @@ async def drive(
 
 
 async def load_submits(port: int, key: str, *, clients: int, seconds: float, at_most: int) -> Load:
-    """Submit without waiting for results, for some seconds or until enough were sent."""
+    """Submit without waiting for results, for some seconds or until enough requests were sent."""
     load, sent, ends_s = Load(), 0, time.perf_counter() + seconds
-    body = json.dumps({"key": key, "image": picture(), "output_format": "glb"}).encode()
+    body = json.dumps({"key": key, "image": disc_as_base64(), "output_format": "glb"}).encode()
     request = http_request("POST", SUBMIT, body, prefer="wait=0")
 
     async def ask(connection: Connection) -> None:
@@ -137,7 +120,7 @@ async def load_submits(port: int, key: str, *, clients: int, seconds: float, at_
 
 
 async def load_health(port: int, *, clients: int, seconds: float) -> Load:
-    """Ask for /health as fast as it goes."""
+    """Request /health as fast as possible."""
     load, ends_s = Load(), time.perf_counter() + seconds
     request = http_request("GET", "/health")
 
@@ -153,8 +136,7 @@ async def load_health(port: int, *, clients: int, seconds: float) -> Load:
 
 
 def run_idle_worker(data: Path, worker_id: str) -> None:
-    """A worker whose calls succeed at once."""
-    sys.path.insert(0, str(ROOT))
+    """Run a worker whose jobs succeed at once."""
     from pipeline.deployment import open_store
     from pipeline.jobs.model import Job, JobResult, JobState
     from pipeline.jobs.worker_loop import LeaseKeeper, QueueWorker
@@ -203,7 +185,7 @@ class Service:
                 time.sleep(0.05)
 
     def start_worker(self) -> None:
-        command = [sys.executable, __file__, "--worker", str(self.data)]
+        command = [sys.executable, "-m", "scripts.benchmarks", "serve", "--worker", str(self.data)]
         self._processes.append(subprocess.Popen(command, cwd=ROOT))
 
     def web_memory_mb(self) -> float:
@@ -212,7 +194,7 @@ class Service:
         return int(status.split("VmRSS:")[1].split()[0]) / 1024
 
     def cpu_s(self) -> tuple[float, float]:
-        """CPU seconds that the web process and the worker have used: unlike rates, no neighbour changes them much."""
+        """CPU seconds of the web process and of the worker; other load on the machine hardly changes them."""
         worker = [process.pid for process in self._processes[1:]]
         return cpu_s_of(self._web_pid()), sum(map(cpu_s_of, worker))
 
@@ -235,8 +217,7 @@ def cpu_s_of(pid: int) -> float:
 
 
 def wait_until_drained(data: Path) -> tuple[dict[str, int], list[int]]:
-    """Jobs by state once none is open any more, and the ids in the ledger."""
-    sys.path.insert(0, str(ROOT))
+    """Jobs by state once none is queued or running, and the ids in the ledger."""
     from pipeline.deployment import open_store
     from pipeline.settings import Settings
 
@@ -253,7 +234,7 @@ def wait_until_drained(data: Path) -> tuple[dict[str, int], list[int]]:
 
 
 def measure(service: Service, *, clients: int, seconds: float, jobs: int) -> list[tuple[str, str, str, bool]]:
-    """Rows of the table: what, measured, target, whether it was met."""
+    """Rows of the table: what, measured, target, whether it is met."""
     service.wait_until_ready()
     asyncio.run(load_submits(service.port, service.key, clients=4, seconds=2, at_most=200))  # warm
     health = asyncio.run(load_health(service.port, clients=16, seconds=min(seconds, 10)))
@@ -271,7 +252,7 @@ def measure(service: Service, *, clients: int, seconds: float, jobs: int) -> lis
     states, ledger = wait_until_drained(service.data)
     accepted = {*load.ids, *rest.ids}
     lost = len(accepted - set(ledger)) + len(accepted) - len(load.ids) - len(rest.ids)
-    doubled = len(ledger) - len(set(ledger))
+    duplicated = len(ledger) - len(set(ledger))
     p50, p99 = load.quantile(0.5), load.quantile(0.99)
     growth = memory[-1] / memory[1]
     refused = len(load.refusals) + len(rest.refusals)
@@ -290,8 +271,8 @@ def measure(service: Service, *, clients: int, seconds: float, jobs: int) -> lis
         ),
         ("  CPU per submit, web + worker", f"{web_cpu * 1e3:.1f} + {worker_cpu * 1e3:.1f} ms", "", True),
         ("  refused", str(refused), "0", refused == 0),
-        ("jobs sent, in all", str(len(load.ids) + len(rest.ids)), "", True),
-        ("  lost, doubled", f"{lost}, {doubled}", "0, 0", lost == doubled == 0),
+        ("jobs sent, total", str(len(load.ids) + len(rest.ids)), "", True),
+        ("  lost, duplicated", f"{lost}, {duplicated}", "0, 0", lost == duplicated == 0),
         ("  states", ", ".join(f"{count} {state}" for state, count in sorted(states.items())), "", True),
         (
             "GET /health per second",
@@ -303,12 +284,12 @@ def measure(service: Service, *, clients: int, seconds: float, jobs: int) -> lis
     ]
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str]) -> int:
     """Measure and print; 0 when every target is met."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m scripts.benchmarks serve", description=__doc__)
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=60)
-    parser.add_argument("--jobs", type=int, default=20_000, help="submits in all, for the memory's growth")
+    parser.add_argument("--jobs", type=int, default=20_000, help="total submits, to measure the memory's growth")
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     if options.worker is not None:
@@ -323,7 +304,3 @@ def main(argv: list[str] | None = None) -> int:
     for what, measured, target, is_met in rows:
         print(f"{what:32} {measured:28} {target:14} {'' if is_met else 'MISSED'}".rstrip())
     return 0 if all(row[3] for row in rows) else 1
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -1,6 +1,6 @@
-"""How soon the web process answers: from its start to the first 200 of /health, and what the imports cost.
+"""The start of the web process: seconds until the first 200 of /health, and what the imports cost.
 
-The database stands already, as on every start but the first. Prints the median of several starts, and the imports by
+The database exists already, as on every start but the first. Prints the median of several starts, and the imports by
 package; `main` returns 0 when the median meets the target.
 """
 
@@ -53,19 +53,19 @@ def is_healthy(port: int) -> bool:
         return False
 
 
-def import_seconds() -> Counter[str]:
-    """Seconds that importing the web process spends in each package itself."""
+def import_microseconds() -> Counter[str]:
+    """Microseconds that importing the web process spends in each package itself."""
     command = [sys.executable, "-X", "importtime", "-c", "import pipeline.local.web"]
-    told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stderr
+    log = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stderr
     found: Counter[str] = Counter()
-    for own_us, name in re.findall(r"import time:\s+(\d+) \|\s+\d+ \|\s+([\w.]+)", told):
-        found[name.partition(".")[0]] += int(own_us) / 1e6  # type: ignore[assignment]
+    for own_us, name in re.findall(r"import time:\s+(\d+) \|\s+\d+ \|\s+([\w.]+)", log):
+        found[name.partition(".")[0]] += int(own_us)
     return found
 
 
 def main(argv: list[str]) -> int:
-    """Measure, print, and say whether the target is met."""
-    parser = argparse.ArgumentParser(prog="python scripts/benchmarks/__main__.py start", description=__doc__)
+    """Measure and print; return 0 when the target is met."""
+    parser = argparse.ArgumentParser(prog="python -m scripts.benchmarks start", description=__doc__)
     parser.add_argument("--runs", type=int, default=9)
     runs = parser.parse_args(argv).runs
     with tempfile.TemporaryDirectory() as folder:
@@ -74,9 +74,9 @@ def main(argv: list[str]) -> int:
     median_s = statistics.median(seconds)
     spread = f"{seconds[0]:.2f} to {seconds[-1]:.2f}"
     print(f"process start to first 200 of /health: median {median_s:.2f} s of {runs}, {spread}")
-    packages = import_seconds()
-    print(f"imports: {sum(packages.values()):.2f} s under measurement, of which")
-    for name, cost_s in packages.most_common(SHOWN_PACKAGES):
-        print(f"  {name:20} {cost_s * 1000:5.0f} ms")
+    packages = import_microseconds()
+    print(f"imports: {sum(packages.values()) / 1e6:.2f} s under measurement, of which")
+    for name, cost_us in packages.most_common(SHOWN_PACKAGES):
+        print(f"  {name:20} {cost_us / 1000:5.0f} ms")
     print(f"target {MAX_START_S} s: {'met' if median_s < MAX_START_S else 'MISSED'}")
     return 0 if median_s < MAX_START_S else 1

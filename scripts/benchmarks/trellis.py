@@ -1,7 +1,7 @@
 """TRELLIS stage by stage: seconds and peak memory beside the arithmetic floor, with random weights.
 
 Without --full the tiny model, and one block of each transformer at its real width; with --full everything at its real
-size, on the occupancy of a mesh. --changes: what leaving out repeated work gains, as ratios of one run.
+size, on the occupancy of a mesh. --changes: what caching repeated work gains, as ratios of one run.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from scipy.spatial import cKDTree
 from torch import Tensor, nn
 from transformers import Dinov2WithRegistersModel
 
-from pipeline.engines.trellis.cuda_warm_up import warm_up
+from pipeline.engines.trellis.cuda_warm_up import warm_up_cuda
 from pipeline.engines.trellis.image_encoder import ImageEncoder
 from pipeline.engines.trellis.latent_flow import SLatFlowModel
 from pipeline.engines.trellis.mesh_extraction import corner_offsets, extract_mesh, gather_field
@@ -57,7 +57,7 @@ from scripts.benchmarks.measuring import (
 
 STEPS = (12, 25)
 STRENGTHS = 7.5, 3.0
-MOST_OVER_FLOOR, MOST_DECODE_S, MOST_BYTES, MOST_FIRST = 2.0, 0.5, 10e9, 1.5  # what a GPU has to meet
+MOST_OVER_FLOOR, MOST_DECODE_S, MOST_BYTES, MOST_FIRST = 2.0, 0.5, 10e9, 1.5  # the targets of a GPU
 SURFACE_SAMPLES = 2_000_000
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -85,7 +85,7 @@ def random_models(spec: ModelSpec, device: torch.device, dtype: torch.dtype) -> 
 
 @torch.no_grad()
 def fill_randomly(module: nn.Module) -> None:
-    """The weight rule's scales with the device's own random numbers."""
+    """The deterministic weights' scales, with the device's own random numbers."""
     for name, parameter in module.named_parameters():
         if name.endswith("bias"):
             parameter.normal_(0, 0.05)
@@ -123,7 +123,7 @@ class Shape:
         return torch.from_numpy(np.concatenate([np.zeros((len(cells), 1), np.int32), cells], axis=1))
 
     def distances(self, vertices: NDArray[np.float64]) -> NDArray[np.float32]:
-        """Signed distance of points from the plane of the nearest place on the surface."""
+        """Signed distance of points from the tangent plane of the nearest point of the surface."""
         nearest = cKDTree(self.points[::8]).query(vertices, workers=-1)[1]
         away = vertices - self.points[::8][nearest]
         return (away * self.normals[::8][nearest]).sum(axis=1).astype(np.float32)
@@ -147,21 +147,21 @@ class Bench:
         self.spec, self.models, self.shape, self.device, self.repeats = spec, models, shape, device, repeats
         generator = torch.Generator().manual_seed(0)
         size, flow = spec.encoder.image_size, models.structure_flow
-        picture = torch.randint(0, 256, (1, size, size, 3), dtype=torch.uint8, generator=generator)
-        self.picture = picture.to(device)
+        images = torch.randint(0, 256, (1, size, size, 3), dtype=torch.uint8, generator=generator)
+        self.images = images.to(device)
         self.coords = shape.voxels(models.latent_flow.resolution).to(device)
         self.noise = torch.randn((1, flow.in_channels, *[flow.resolution] * 3), generator=generator).to(device)
         channels = models.latent_flow.in_channels
         self.slat_noise = torch.randn((1, len(self.coords), channels), generator=generator).to(device)
 
     def voxels(self) -> VoxelSet:
-        """The occupied voxels without any table yet, as each call meets them."""
+        """The occupied voxels without any cached table, as at the start of each job."""
         return VoxelSet(self.coords, batch_size=1)
 
     def rows(self) -> Iterator[Row]:
         """Measure stage after stage."""
         models, spec = self.models, self.spec
-        encode = partial(models.encoder, self.picture)
+        encode = partial(models.encoder, self.images)
         tokens: Tensor = encode()
         yield self._row("encode", encode)
         for steps in STEPS:
@@ -226,7 +226,7 @@ def print_table(rows: list[Row], rates: Rates) -> None:
 
 
 def judge(rows: list[Row], rates: Rates) -> int:
-    """Print what a GPU has to meet and whether it does; 0 when everything is met."""
+    """Print the targets of a GPU and whether it does; 0 when everything is met."""
     by_stage = {row.stage: row for row in rows}
     sampling = [by_stage[f"{stage} sampling, 12 steps"] for stage in ("structure", "latent")]
     decoding = [by_stage[stage] for stage in ("structure decode", "gaussian decoder", "mesh decoder", "extraction")]
@@ -312,7 +312,7 @@ def print_changes(device: torch.device, dtype: torch.dtype, rounds: int) -> None
 
     changes: list[tuple[str, Callable[[], object], Callable[[], object]]] = [
         (
-            "keys and values of the picture once per call",
+            "keys and values of the image once per job",
             lambda: structure_velocities(flow, tokens)(x, 0.5, [0], True),
             lambda: dense(x, 0.5, [0], True),
         ),
@@ -341,13 +341,13 @@ def print_changes(device: torch.device, dtype: torch.dtype, rounds: int) -> None
 
 def main(argv: list[str]) -> int:
     """Print the tables; 1 when a GPU at full size misses what it has to meet."""
-    parser = argparse.ArgumentParser(prog="bench.py trellis", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m scripts.benchmarks trellis", description=__doc__)
     parser.add_argument("--full", action="store_true", help="real sizes; on a CPU this takes an hour")
     parser.add_argument("--device", help="such as cuda:0; by default a GPU where there is one")
     parser.add_argument("--dtype", choices=sorted(DTYPES), help="default: float16 on a GPU, float32 on a CPU")
     parser.add_argument("--mesh", type=Path, help="whose surface gives the occupied voxels; default: a lumpy ball")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--changes", action="store_true", help="only what leaving out repeated work gains")
+    parser.add_argument("--changes", action="store_true", help="only what caching repeated work gains")
     given = parser.parse_args(argv)
     device = torch.device(given.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     dtype = DTYPES[given.dtype] if given.dtype else (torch.float16 if device.type == "cuda" else torch.float32)
@@ -361,7 +361,7 @@ def main(argv: list[str]) -> int:
         models = (
             random_models(spec, device, dtype) if given.full else load_models(TINY, None, device=device, dtype=dtype)
         )
-        loaded = peak_memory(lambda: warm_up(models, device), device)
+        loaded = peak_memory(lambda: warm_up_cuda(models, device), device)
         bench = Bench(spec, models, shape, device, repeats=given.repeats)
         print(f"{spec.name}, {len(bench.coords)} occupied voxels; warming up took {loaded / 1e9:.2f} GB")
         rows = list(bench.rows())

@@ -1,6 +1,6 @@
-"""TripoSR at its released size on this CPU, weights by the kit's rule: seconds of each stage, and what is saved.
+"""TripoSR at its released size on this CPU, deterministic weights: seconds of each stage, and what is saved.
 
-Compares the whole call with one whose surface comes from a dense, unchunked evaluation of the same field, and the
+Compares the whole generation with one whose surface comes from a dense, unchunked evaluation of the same field, and the
 surface stage at two chunk sizes: the bytes have to be equal, the peak of memory lower. The field that is meshed is the
 released decoder over smooth planes, so that it has a surface like an object's; time does not depend on the values.
 The dense evaluation takes 20 GB.
@@ -32,7 +32,7 @@ from pipeline.nn.deterministic_weights import fill_deterministic
 from pipeline.ops.isosurface import IsoSurface, extract_isosurface
 from tests.reference.triposr_grid import density_on_grid
 
-REFERENCE_S = {"picture encoder": 4.5, "backbone": 47.5, "surface": 57.7}  # one thread, the kit's README
+REFERENCE_S = {"image encoder": 4.5, "backbone": 47.5, "surface": 57.7}  # one thread, the kit's README
 CHUNKS = 1_000, 12_000
 PEAK_RESOLUTION = 96  # of the grid on whose evaluation the peaks are measured: what it returns is small
 MOST_SHARE = 0.5
@@ -98,7 +98,7 @@ def digest_of(surface: IsoSurface, field: TriplaneField) -> str:
 
 def main(argv: list[str]) -> int:
     """Print the table; 0 when the targets are met."""
-    parser = argparse.ArgumentParser(prog="bench.py triposr", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m scripts.benchmarks triposr", description=__doc__)
     parser.add_argument("--resolution", type=int, default=256)
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args(argv)
@@ -114,8 +114,8 @@ def main(argv: list[str]) -> int:
     with torch.inference_mode():
         model = TSR(RELEASED).eval()
         fill_deterministic(model, seed=1, scale=SCALE)
-        picture = resize_images(torch.full((1, 300, 300, 3), 128, dtype=torch.uint8), size=RELEASED.cond_image_size)
-        tokens = stage("picture encoder", lambda: model.image_tokenizer(picture.permute(0, 3, 1, 2)))
+        image = resize_images(torch.full((1, 300, 300, 3), 128, dtype=torch.uint8), size=RELEASED.cond_image_size)
+        tokens = stage("image encoder", lambda: model.image_tokenizer(image.permute(0, 3, 1, 2)))
         stage("backbone", lambda: model.backbone(model.tokenizer(1), tokens))
         field, planes = smooth_field(model)
         surface = stage("surface", lambda: extract_surface(field, resolution=resolution, chunk_size=8192))
@@ -133,12 +133,12 @@ def main(argv: list[str]) -> int:
     for name, spent in cpu.items():
         reference = f"   the reference elsewhere, one thread: {REFERENCE_S[name]:5.1f} s" if name in REFERENCE_S else ""
         print(f"{name:<16} {spent:7.1f} s of CPU {clock[name]:7.1f} s{reference}")
-    encoding = clock["picture encoder"] + clock["backbone"]
+    encoding = clock["image encoder"] + clock["backbone"]
     ours, dense_s = encoding + clock["surface"], encoding + clock["dense surface"]
     faces = len(to_mesh(surface, resolution=resolution).faces)
     print(f"surface          {faces} faces, {surface.evaluations / resolution**3:.3f} of the grid's points evaluated")
     print(f"dense and sparse are apart by {apart:.1e} cells")
-    print(f"whole call       {ours:7.1f} s, dense {dense_s:7.1f} s, ratio {ours / dense_s:.2f}")
+    print(f"whole generation {ours:7.1f} s, dense {dense_s:7.1f} s, ratio {ours / dense_s:.2f}")
     print(f"surface alone    ratio {clock['surface'] / clock['dense surface']:.2f}")
     print(f"evaluation peaks at {small_mib:.1f} MiB with chunks of {CHUNKS[0]}, {large_mib:.1f} MiB with {CHUNKS[1]}")
     print(f"same bytes with both: {same}")

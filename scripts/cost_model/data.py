@@ -1,7 +1,7 @@
 """The two data files of the cost tables, read and checked: Modal's price list, and how long each stage takes.
 
 Both are dated. Every price names its source; every duration says how it was obtained: measured, arithmetic, published
-or assumed. A file of an operator's own measurements overlays the second one, row by row.
+or assumed. An operator's file of own measurements replaces rows of the second one.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ HOW = ("measured", "arithmetic", "published", "assumed")
 
 @dataclass(frozen=True)
 class Duration:
-    """Seconds of one step, and where the figure comes from: one of `HOW`, and by what."""
+    """Seconds of one part, how they were obtained (one of `HOW`) and from what."""
 
     what: str
     seconds: float
@@ -39,7 +39,7 @@ class Container:
 
 @dataclass(frozen=True)
 class Peer:
-    """A hosted service: dollars for one call, None where not found; `seen`: in what copy or report of the source."""
+    """A hosted service: dollars for one job, None where not found; `seen`: in what copy or report of the source."""
 
     name: str
     usd_per_call: float | None
@@ -89,7 +89,7 @@ class StageSeconds:
     Attributes:
         stages: `intake`, `generate`, `export`, `deliver`, each as its steps.
         startups: of the containers `web`, `call`, `gpu`, each as its steps.
-        beside_first_call: what a `call` container does beside its first call, whose export waits for the end of it.
+        beside_first_call: what a `call` container does beside its first job, whose export waits until it has ended.
         containers: what each of the three reserves.
     """
 
@@ -136,7 +136,7 @@ def read_prices(path: Path = PRICES) -> Prices:
 
 
 def read_stage_data(overlay: Path | None = None, path: Path = STAGE_SECONDS) -> dict[str, Any]:
-    """The durations as they stand in the file, an operator's own laid over them: objects merge, all else replaces."""
+    """The durations in the file, merged with an operator's own: objects merge, other values replace."""
     said = json.loads(path.read_text())
     return _laid_over(said, json.loads(overlay.read_text())) if overlay else said
 

@@ -1,4 +1,4 @@
-"""Days of calls: when they come. Seeded, from the standard library alone."""
+"""Arrival times of a day's jobs. Seeded; uses the standard library alone."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ DAY_S = 86_400.0
 
 @dataclass(frozen=True)
 class DayShape:
-    """How the calls of a day spread: a wave with its peak in the afternoon, and bursts (a campaign, a batch upload).
+    """How the jobs of a day spread: a wave with its peak in the afternoon, and bursts (a campaign, a batch upload).
 
     Attributes:
-        swing: 0 is even; 1 has no calls at all in the small hours.
+        swing: 0 is even; 1 has no jobs at night.
         peak_s: when the wave is highest.
-        burst_share: share of the day's calls that comes in bursts.
+        burst_share: share of the day's jobs that arrive in bursts.
         bursts: how many bursts there are; each begins anywhere in the day.
         burst_s: how long one lasts.
     """
@@ -31,18 +31,18 @@ class DayShape:
 EVEN = DayShape(swing=0.0, burst_share=0.0)
 
 
-def calls_of_day(calls: int, shape: DayShape, *, seed: int) -> list[float]:
-    """Seconds since midnight at which the calls of one day come, ascending.
+def jobs_of_day(jobs: int, shape: DayShape, *, seed: int) -> list[float]:
+    """Seconds since midnight at which the jobs of one day arrive, ascending.
 
     A nonhomogeneous Poisson process given its count: the points are then independent draws from the rate over its
-    integral. The wave is drawn by rejection under its peak, a burst's calls evenly over the burst.
+    integral. The wave is drawn by rejection under its peak, a burst's jobs evenly over the burst.
 
     Source: P. Lewis, G. Shedler, Simulation of nonhomogeneous Poisson processes by thinning, 1979.
     """
-    draw = random.Random(f"{seed}/{calls}")
+    draw = random.Random(f"{seed}/{jobs}")
     begins_s = [draw.uniform(0, DAY_S - shape.burst_s) for _ in range(shape.bursts)]
     times_s = []
-    for _ in range(calls):
+    for _ in range(jobs):
         if begins_s and draw.random() < shape.burst_share:
             times_s.append(draw.choice(begins_s) + draw.uniform(0, shape.burst_s))
             continue

@@ -1,9 +1,9 @@
-"""What the calls of a day cost, container by container. Takes durations and prices; knows no files.
+"""What the jobs of a day cost, container by container. Takes durations and prices; knows no files.
 
-A call runs in three containers. The web function answers many calls at once and stays awake while any is under way. One
-`call` container takes the picture in, waits for the GPU, exports and delivers; beside its first call it compiles the
-export's kernels. One GPU container generates; it is told to wake when the call begins, so a cold start there overlaps
-the intake.
+A job uses three containers. The web function serves many jobs at once and stays awake while any is in flight. One
+`call` container (Modal's function `run_call`) downloads and prepares the image, waits for the GPU, exports and
+delivers; beside its first job it compiles the export's kernels. One GPU container generates; it is woken when the job
+begins, so its cold start overlaps the intake.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Bill:
 
     Attributes:
         web: the web function, awake or starting.
-        call_busy, call_other: the call containers: working, and starting or idle.
+        call_busy, call_other: the `call` containers: working, and starting or idle.
         gpu_startup, gpu_busy, gpu_idle: the GPU containers.
     """
 
@@ -67,7 +67,7 @@ class Deployment:
 
 @dataclass(frozen=True)
 class Day:
-    """One day: its bill, and what became of the two pools."""
+    """One day: its bill, and the runs of the two pools."""
 
     bill: Bill
     gpu: PoolRun
@@ -83,13 +83,13 @@ def rates_of(times: StageSeconds, prices: Prices, multipliers: Iterable[str] = (
 def run_day(
     arrivals_s: Sequence[float], times: StageSeconds, rates: Rates, deployment: Deployment, *, horizon_s: float = DAY_S
 ) -> Day:
-    """Let the calls of one day run through the three functions.
+    """Simulate the jobs of one day in the three functions.
 
-    The pools are simulated one after the other: the GPU's waits lengthen the calls, but a call container's own start
-    does not put off the GPU's work. A caller waits for both, one after the other.
+    The pools are simulated one after the other: the GPU's waits lengthen the jobs, but the start of a `call`
+    container does not delay the GPU's work. A caller waits for both, one after the other.
 
     Args:
-        arrivals_s: when the calls come, ascending.
+        arrivals_s: when the jobs arrive, ascending.
         horizon_s: until when `min_containers` are paid.
     """
     count = len(arrivals_s)
@@ -122,7 +122,7 @@ def run_day(
 def awake_s(
     begins_s: Sequence[float], ends_s: Sequence[float], settings: Autoscaler, *, startup_s: float, horizon_s: float
 ) -> float:
-    """Seconds that one container runs that serves any number of inputs at once, its starts included.
+    """Seconds that a container runs, starts included, that serves any number of inputs concurrently.
 
     Args:
         begins_s, ends_s: of each input, the first ascending.
@@ -141,13 +141,13 @@ def awake_s(
     return total_s
 
 
-def warm_call(times: StageSeconds, rates: Rates) -> Bill:
-    """One more call where every container is awake anyway: the work alone, no start, no idle time, no web."""
+def warm_job(times: StageSeconds, rates: Rates) -> Bill:
+    """One more job where every container is awake anyway: the work alone, no start, no idle time, no web."""
     gpu_s = times.stage_s("generate")
     call_s = times.stage_s("intake") + gpu_s + times.stage_s("export") + times.stage_s("deliver")
     return Bill(0.0, rates.call * call_s, 0.0, 0.0, rates.gpu * gpu_s, 0.0)
 
 
-def cold_call(times: StageSeconds, rates: Rates, deployment: Deployment) -> Bill:
-    """One call alone in the day: every container starts for it, works, and idles until it stops."""
+def cold_job(times: StageSeconds, rates: Rates, deployment: Deployment) -> Bill:
+    """One job alone in the day: every container starts for it, works, and idles until it stops."""
     return run_day([0.0], times, rates, deployment, horizon_s=0.0).bill

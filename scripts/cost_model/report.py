@@ -1,4 +1,4 @@
-"""The tables of `scripts/cost_model/__main__.py`, and its command line. Plain text, aligned, to be pasted into a README."""
+"""The tables and the command line of `python -m scripts.cost_model`. The tables are aligned Markdown."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from scripts.cost_model.data import (
     read_stage_data,
     stage_seconds,
 )
-from scripts.cost_model.days import DayShape, calls_of_day
-from scripts.cost_model.jobs import Bill, Day, Deployment, Rates, cold_call, rates_of, run_day, warm_call
+from scripts.cost_model.days import DayShape, jobs_of_day
+from scripts.cost_model.jobs import Bill, Day, Deployment, Rates, cold_job, rates_of, run_day, warm_job
 
 HELP = """\
-What a call costs on Modal, from a dated price list and the seconds of each stage, and which autoscaler settings to
-deploy. Tables are Markdown whose columns line up.
+What a job costs on Modal, from a dated price list and the seconds of each stage, and which autoscaler settings to
+deploy. Tables are aligned Markdown.
 
-  cost.py table                                  cents per call by GPU and volume, beside hosted services
-  cost.py simulate --gpu L40S --calls 3000       waits and dollars of bursty days, by settings
-  cost.py sources                                where each price and each duration comes from
-  cost.py measured runs.jsonl --gpu H100 > my.json, then any of the above with --stages my.json
+  table                                  cents per job by GPU and volume, beside hosted services
+  simulate --gpu L40S --calls 3000       waits and dollars of bursty days, by settings
+  sources                                where each price and each duration comes from
+  measured runs.jsonl --gpu H100 > my.json, then any of the above with --stages my.json
 """
 
 VOLUMES = (1, 100, 10_000)
-LEAST_CALLS, MOST_DAYS = 3000, 30  # a volume is averaged over days until it has so many calls, or so many days
+LEAST_JOBS, MOST_DAYS = 3000, 30  # a volume is averaged over days until it has so many jobs, or so many days
 SCALEDOWN_WINDOWS_S = (2, 10, 30, 60, 300)
 BUFFERS, MINIMA, MAXIMA = (0, 1), (0, 1), (2, 4, 10)  # 10 GPUs is the limit of Modal's Starter plan
 GPUS = {
@@ -45,13 +45,13 @@ GPUS = {
 }
 
 TABLE_NOTES = """\
-cents per call. warm: one more call where every container is awake anyway. cold: one call alone, with the start and
+cents per job. warm: one more job where every container is awake anyway. cold: one job alone, with the start and
 the idle time of every container. N/day: the mean over days with a wave and bursts, scaledown_window {window:g} s.
-Prices of {prices}, durations of {times}: `cost.py sources` lists where each comes from."""
+Prices of {prices}, durations of {times}: `python -m scripts.cost_model sources` lists where each comes from."""
 
 SIMULATE_NOTES = """\
 min, max, buffer, scaledown: the settings of the GPU function; the other two have Modal's defaults. waited: the share of
-the calls that found no free GPU; p50 to p99: seconds until one took the call. $/day: all three functions, and of them
+the jobs that found no free GPU; p50 to p99: seconds until one took the job. $/day: all three functions, and of them
 the GPU's. {rows}"""
 
 
@@ -60,8 +60,8 @@ class Trial:
     """One setting of the GPU function and what its days gave, all days together.
 
     Attributes:
-        waits_s: for a GPU, by call.
-        call_p95_s: 95th percentile of the wait for a call container, which comes first and adds to them.
+        waits_s: for a GPU, by job.
+        call_p95_s: 95th percentile of the wait for a `call` container, which precedes them and adds to them.
     """
 
     settings: Autoscaler
@@ -69,47 +69,47 @@ class Trial:
     call_p95_s: float
     usd_per_day: float
     gpu_usd_per_day: float
-    cents_per_call: float
+    cents_per_job: float
 
     def wait_s(self, share: float) -> float:
         return quantile(self.waits_s, share)
 
 
-def days_for(calls: int) -> int:
+def days_for(jobs: int) -> int:
     """How many days are averaged for a volume."""
-    return max(1, min(MOST_DAYS, -(-LEAST_CALLS // calls)))
+    return max(1, min(MOST_DAYS, -(-LEAST_JOBS // jobs)))
 
 
 def run_days(
-    calls: int, times: StageSeconds, rates: Rates, deployment: Deployment, *, seed: int, shape: DayShape
+    jobs: int, times: StageSeconds, rates: Rates, deployment: Deployment, *, seed: int, shape: DayShape
 ) -> list[Day]:
-    """Days of so many calls each, as many as `days_for` says."""
+    """Days of so many jobs each, as many as `days_for` says."""
     return [
-        run_day(calls_of_day(calls, shape, seed=seed + day), times, rates, deployment) for day in range(days_for(calls))
+        run_day(jobs_of_day(jobs, shape, seed=seed + day), times, rates, deployment) for day in range(days_for(jobs))
     ]
 
 
-def mean_bill(days: Sequence[Day], calls: int) -> Bill:
-    """The bill of one call, the mean over days of so many calls each."""
-    return sum((day.bill for day in days[1:]), start=days[0].bill) / (calls * len(days))
+def mean_bill(days: Sequence[Day], jobs: int) -> Bill:
+    """The bill of one job, the mean over days of so many jobs each."""
+    return sum((day.bill for day in days[1:]), start=days[0].bill) / (jobs * len(days))
 
 
 def try_settings(
-    grid: Sequence[Autoscaler], calls: int, times: StageSeconds, rates: Rates, *, seed: int, shape: DayShape
+    grid: Sequence[Autoscaler], jobs: int, times: StageSeconds, rates: Rates, *, seed: int, shape: DayShape
 ) -> list[Trial]:
-    """Every setting of the GPU function on the same days, cheapest first."""
+    """Simulate every setting of the GPU function on the same days, cheapest first."""
     trials = []
     for settings in grid:
-        days = run_days(calls, times, rates, Deployment(settings), seed=seed, shape=shape)
-        bill = mean_bill(days, calls)
+        days = run_days(jobs, times, rates, Deployment(settings), seed=seed, shape=shape)
+        bill = mean_bill(days, jobs)
         trials.append(
             Trial(
                 settings=settings,
                 waits_s=tuple(wait for day in days for wait in day.gpu.waits_s),
                 call_p95_s=quantile([wait for day in days for wait in day.call.waits_s], 0.95),
-                usd_per_day=bill.total * calls,
-                gpu_usd_per_day=(bill.gpu_startup + bill.gpu_busy + bill.gpu_idle) * calls,
-                cents_per_call=100 * bill.total,
+                usd_per_day=bill.total * jobs,
+                gpu_usd_per_day=(bill.gpu_startup + bill.gpu_busy + bill.gpu_idle) * jobs,
+                cents_per_job=100 * bill.total,
             )
         )
     return sorted(trials, key=lambda trial: trial.usd_per_day)
@@ -156,10 +156,10 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
 def cost_table(
     costs: Sequence[tuple[str, StageSeconds, Rates]], deployment: Deployment, *, seed: int, shape: DayShape
 ) -> str:
-    """Cents per call by GPU: warm, cold, and at each volume."""
+    """Cents per job by GPU: warm, cold, and at each volume."""
     rows = [["GPU", "GPU seconds", "warm", "cold", *(f"{volume:,}/day" for volume in VOLUMES)]]
     for gpu, times, rates in costs:
-        bills = [warm_call(times, rates), cold_call(times, rates, deployment)]
+        bills = [warm_job(times, rates), cold_job(times, rates, deployment)]
         bills += [
             mean_bill(run_days(volume, times, rates, deployment, seed=seed, shape=shape), volume) for volume in VOLUMES
         ]
@@ -170,19 +170,19 @@ def cost_table(
 def parts_table(
     gpu: str, times: StageSeconds, rates: Rates, deployment: Deployment, *, seed: int, shape: DayShape
 ) -> str:
-    """Where the cents of a call go, at each volume."""
+    """Where the cents of a job go, at each volume."""
     names = ["web", "call: work", "call: start, idle", "GPU: start", "GPU: work", "GPU: idle"]
     columns = []
     for volume in VOLUMES:
         bill = mean_bill(run_days(volume, times, rates, deployment, seed=seed, shape=shape), volume)
         columns.append([f"{100 * part:.3f}" for part in (*bill.parts, bill.total)])
-    head = [f"{gpu}, cents per call", *(f"{volume:,}/day" for volume in VOLUMES)]
+    head = [f"{gpu}, cents per job", *(f"{volume:,}/day" for volume in VOLUMES)]
     return aligned([head, *([name, *cells] for name, *cells in zip([*names, "sum"], *columns, strict=True))])
 
 
 def peers_table(prices: Prices) -> str:
     """Hosted services' published prices; a mark where the figure is not from the provider's own page."""
-    rows = [["hosted service", "cents per call", "its own page"]]
+    rows = [["hosted service", "cents per job", "its own page"]]
     for peer in prices.peers:
         cents = "not found" if peer.usd_per_call is None else f"{100 * peer.usd_per_call:.2f}"
         rows.append([peer.name, cents, "yes" if peer.is_own_page and peer.usd_per_call is not None else "no"])
@@ -191,7 +191,7 @@ def peers_table(prices: Prices) -> str:
 
 def trials_table(trials: Sequence[Trial]) -> str:
     """The grid: settings, waits, dollars."""
-    rows = [["min", "max", "buffer", "scaledown", "waited", "p50", "p95", "p99", "$/day", "GPU", "cents/call"]]
+    rows = [["min", "max", "buffer", "scaledown", "waited", "p50", "p95", "p99", "$/day", "GPU", "cents/job"]]
     for trial in trials:
         settings, waits = trial.settings, trial.waits_s
         rows.append(
@@ -204,14 +204,14 @@ def trials_table(trials: Sequence[Trial]) -> str:
                 *(f"{trial.wait_s(share):.1f}" for share in (0.5, 0.95, 0.99)),
                 f"{trial.usd_per_day:.2f}",
                 f"{trial.gpu_usd_per_day:.2f}",
-                f"{trial.cents_per_call:.2f}",
+                f"{trial.cents_per_job:.2f}",
             ]
         )
     return aligned(rows)
 
 
 def recommendation(trials: Sequence[Trial], p95_s: float) -> str:
-    """What to deploy for a stated p95, in two lines."""
+    """The settings to deploy for a stated p95, in two lines."""
     best = recommend(trials, p95_s)
     if best is None:
         return f"p95 <= {p95_s:g} s: no setting of the grid reaches it"
@@ -221,7 +221,7 @@ def recommendation(trials: Sequence[Trial], p95_s: float) -> str:
         f"buffer_containers={settings.buffer_containers}, scaledown_window={settings.scaledown_window:g}"
     )
     waits = f"p95 {best.wait_s(0.95):.1f} s, and {best.call_p95_s:.1f} s for a call container"
-    return f"p95 <= {p95_s:g} s: {said}\n  {waits}; {best.cents_per_call:.2f} cents per call"
+    return f"p95 <= {p95_s:g} s: {said}\n  {waits}; {best.cents_per_job:.2f} cents per job"
 
 
 def sources_text(prices: Prices, path: Path, times: StageSeconds, *, label: str, note: str) -> str:
@@ -237,7 +237,7 @@ def sources_text(prices: Prices, path: Path, times: StageSeconds, *, label: str,
     for kind, group in (("stage", times.stages), ("start of", times.startups)):
         for name, steps in group.items():
             lines += [f"  {kind} {name}: {_said(step)}" for step in steps]
-    lines += [f"  beside a first call: {_said(step)}" for step in times.beside_first_call]
+    lines += [f"  beside a first job: {_said(step)}" for step in times.beside_first_call]
     for name, container in times.containers.items():
         lines.append(
             f"  container {name}: {container.cores:g} cores, {container.memory_gib:g} GiB, {container.gpu or 'no GPU'}"
@@ -267,20 +267,22 @@ def parser() -> argparse.ArgumentParser:
     )
     common.add_argument("--seed", type=int, default=0, help="of the days' arrivals")
     whole = argparse.ArgumentParser(
-        prog="cost.py", description=HELP, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m scripts.cost_model", description=HELP, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     verbs = whole.add_subparsers(dest="verb", required=True)
-    table = verbs.add_parser("table", parents=[common], help="cents per call by GPU and volume, beside hosted services")
+    table = verbs.add_parser("table", parents=[common], help="cents per job by GPU and volume, beside hosted services")
     table.add_argument("--scaledown", type=float, default=60, metavar="S", help="scaledown_window of all functions")
     table.add_argument("--gpu", action="append", metavar="NAME", help="these GPUs only; may be repeated")
     trial = verbs.add_parser(
         "simulate", parents=[common], help="waits and dollars of a bursty day for a grid of settings, and which to take"
     )
     trial.add_argument("--gpu", metavar="NAME", help="default: the engine's first")
-    trial.add_argument("--calls", type=int, default=10_000, help="calls a day")
+    trial.add_argument("--calls", type=int, default=10_000, help="jobs a day")
     trial.add_argument("--p95", type=float, nargs="+", default=[1.0, 10.0], metavar="S", help="waits to recommend for")
     trial.add_argument("--max-containers", type=int, nargs="+", default=MAXIMA, metavar="N", help="those tried")
-    trial.add_argument("--all", action="store_true", help="print settings too that another one beats in price and wait")
+    trial.add_argument(
+        "--all", action="store_true", help="also print settings that cost and wait more than another one"
+    )
     sources = verbs.add_parser("sources", parents=[common], help="where each price and each duration comes from")
     sources.add_argument("--gpu", metavar="NAME", help="default: the engine's first")
     measured = verbs.add_parser(
@@ -293,12 +295,12 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Print what was asked for; 2 with one sentence where the arguments do not fit the data."""
+    """Print the report; return 2 after one sentence where the arguments do not fit the data."""
     options = parser().parse_args(argv)
     try:
         text = _measured(options) if options.verb == "measured" else _report(options)
     except (KeyError, ValueError, OSError) as error:
-        print(f"cost.py: {error.args[0] if isinstance(error, KeyError) else error}", file=sys.stderr)
+        print(f"cost_model: {error.args[0] if isinstance(error, KeyError) else error}", file=sys.stderr)
         return 2
     print(text)
     return 0
@@ -327,8 +329,10 @@ def _report(options: argparse.Namespace) -> str:
         trials = try_settings(grid, options.calls, times, rates, seed=options.seed, shape=shape)
         shown = trials if options.all else undominated(trials)
         left_out = len(trials) - len(shown)
-        notes = SIMULATE_NOTES.format(rows=f"Beaten in price and wait, and left out: {left_out}." if left_out else "")
-        head = f"{options.engine} on {gpu}, {options.calls:,} calls a day; days: {days_for(options.calls)}"
+        notes = SIMULATE_NOTES.format(
+            rows=f"Left out, because another setting costs and waits less: {left_out}." if left_out else ""
+        )
+        head = f"{options.engine} on {gpu}, {options.calls:,} jobs a day; days: {days_for(options.calls)}"
         best = "\n".join(recommendation(trials, p95_s) for p95_s in options.p95)
         return f"{head}\n\n{trials_table(shown)}\n\n{notes}\n\n{best}"
     settings = Autoscaler(scaledown_window=options.scaledown)

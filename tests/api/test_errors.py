@@ -78,7 +78,7 @@ def test_an_id_that_no_call_ever_has_is_a_404(deployment: Deployment, call_id: s
         deployment.post(FETCH, {"request_id": call_id}),
         deployment.post(FETCH, {"request_id": int(call_id)}),
     ):
-        assert (answer.status_code, answer.json()["message"]) == (404, f"There is no call with the id {call_id}.")
+        assert (answer.status_code, answer.json()["message"]) == (404, f"There is no job with the id {call_id}.")
 
 
 @pytest.mark.parametrize("call_id", ["abc", "1.5", "-1", "²", "1" * 20, True, None, 1.5, [1], {}])

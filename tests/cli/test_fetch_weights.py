@@ -1,3 +1,5 @@
+"""`image-to-3d fetch-weights` where nothing is downloaded; tests/nn covers the downloads."""
+
 from __future__ import annotations
 
 import typer
@@ -13,13 +15,13 @@ def command() -> typer.Typer:
     return app
 
 
-def test_an_engine_without_weights_says_so() -> None:
+def test_fetching_for_an_engine_without_weights_says_that_it_needs_none() -> None:
     result = CliRunner().invoke(command(), ["fetch-weights", "--engine", "preview"])
 
     assert (result.exit_code, result.output) == (0, "preview needs no weights\n")
 
 
-def test_an_unknown_engine_is_one_sentence_and_an_error() -> None:
+def test_an_unknown_engine_is_refused_in_one_sentence() -> None:
     result = CliRunner().invoke(command(), ["fetch-weights", "--engine", "nonsense"])
 
     assert result.exit_code == 1

@@ -1,9 +1,10 @@
-"""`image-to-3d generate` and `inspect`, as a user meets them: results, refusals, interruption."""
+"""`image-to-3d generate` and `inspect` as a user sees them: results, refusals, interruption."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,10 +17,9 @@ import numpy as np
 import pytest
 import trimesh
 from PIL import Image
-from typer.main import get_command
 
-from pipeline.cli import app
 from pipeline.imaging.rembg_remover import REMOVER_FILE
+from pipeline.version import __version__
 from schemas.request import ImageTo3DRequest
 from tests.fakes.brightness_model import write_brightness_model
 from tests.fakes.images import bare_png, draw_figure, encode
@@ -36,14 +36,14 @@ def run(*words: str | Path, cwd: Path | None = None, **environment: str) -> subp
 
 
 @pytest.fixture
-def picture(tmp_path: Path) -> Path:
+def image(tmp_path: Path) -> Path:
     path = tmp_path / "figure.png"
     path.write_bytes(encode(draw_figure(128)))
     return path
 
 
-def test_a_picture_becomes_a_file_that_inspect_understands(picture: Path, tmp_path: Path) -> None:
-    made = run("generate", picture, "-o", tmp_path / "out" / "toy.glb", *FAST, "--seed", "5", "--json")
+def test_an_image_becomes_a_file_that_inspect_reads(image: Path, tmp_path: Path) -> None:
+    made = run("generate", image, "-o", tmp_path / "out" / "toy.glb", *FAST, "--seed", "5", "--json")
     assert made.returncode == 0, made.stderr
     said = json.loads(made.stdout)
     assert said["meta"]["seed"] == 5 and said["meta"]["engine"] == "preview"
@@ -58,7 +58,7 @@ def test_a_picture_becomes_a_file_that_inspect_understands(picture: Path, tmp_pa
 def test_a_fetched_background_remover_is_used(tmp_path: Path) -> None:
     pytest.importorskip("rembg")
     frame = np.full((96, 96, 3), 255, np.uint8)
-    frame[32:64, 32:64] = 0  # without a model, it is the dark middle that is taken for the subject
+    frame[32:64, 32:64] = 0  # without a model, the dark middle counts as the subject
     (tmp_path / "frame.png").write_bytes(encode(frame))
     write_brightness_model(tmp_path / "weights" / REMOVER_FILE)
 
@@ -69,22 +69,36 @@ def test_a_fetched_background_remover_is_used(tmp_path: Path) -> None:
         assert trimesh.load_mesh(out).euler_number == 2 - 2 * tunnels
 
 
-def test_an_obj_beside_its_picture_does_not_overwrite_it(picture: Path) -> None:
-    before = picture.read_bytes()
-    made = run("generate", picture, "-o", picture.with_suffix(".obj"), *FAST)
+def test_an_obj_beside_its_image_does_not_overwrite_the_image(image: Path) -> None:
+    before = image.read_bytes()
+    made = run("generate", image, "-o", image.with_suffix(".obj"), *FAST)
     assert made.returncode == 0, made.stderr
-    assert picture.read_bytes() == before
+    assert image.read_bytes() == before
+
+
+def help_of_generate(**environment: str) -> str:
+    return run("generate", "--help", COLUMNS="200", NO_COLOR="1", **environment).stdout
 
 
 def test_every_field_of_the_contract_is_an_option() -> None:
-    command = get_command(app).commands["generate"]  # type: ignore[attr-defined]
-    options = {parameter.name for parameter in command.params}
-    fields = set(ImageTo3DRequest.model_fields)
-    assert fields - options == {"key", "image", "output_format", "temp", "webhook", "track_id"}
+    options = set(re.findall(r"--([a-z-]+)", help_of_generate()))
+    fields = {name.replace("_", "-") for name in ImageTo3DRequest.model_fields}
+    assert fields - options == {"key", "image", "output-format", "temp", "webhook", "track-id"}
 
 
-def test_no_torch_is_imported_on_the_way(picture: Path, tmp_path: Path) -> None:
-    words = ["generate", str(picture), "-o", str(tmp_path / "a.glb"), *FAST]
+def test_help_shows_bounds_and_defaults() -> None:
+    shown = help_of_generate()
+    assert "Side of the texture in pixels (512–4096; default: 1024)" in shown
+    assert "see `image-to-3d engines` (default: preview)" in shown
+    assert "Folder of the engines' weights (default: weights)" in shown
+
+
+def test_the_version_is_printed() -> None:
+    assert run("--version").stdout.strip() == f"image-to-3d {__version__}"
+
+
+def test_generating_imports_no_torch(image: Path, tmp_path: Path) -> None:
+    words = ["generate", str(image), "-o", str(tmp_path / "a.glb"), *FAST]
     code = (
         "import sys; from pipeline.cli import app; "
         f"app({words!r}, standalone_mode=False); "
@@ -104,7 +118,7 @@ def test_help_imports_nothing_heavy() -> None:
 
 
 def bad_inputs(folder: Path) -> dict[str, tuple[list[str], str]]:
-    """Words after `generate`, and words that the one sentence holds."""
+    """Arguments after `generate`, and a part of the sentence that refuses them, by case."""
     figure = draw_figure(64)
     png, jpeg = encode(figure), encode(Image.fromarray(figure).convert("RGB"), "JPEG")
     sheet = np.zeros((40, 360, 4), np.uint8)
@@ -112,9 +126,9 @@ def bad_inputs(folder: Path) -> dict[str, tuple[list[str], str]]:
         sheet[5:35, 40 * k + 5 : 40 * k + 35] = 255
     contents = {
         "empty.png": (b"", "is empty"),
-        "text.png": (b"only text", "is no picture that can be read"),
-        "cut.png": (png[: len(png) // 2], "damaged or cut short"),
-        "cut.jpg": (jpeg[: len(jpeg) // 2], "damaged or cut short"),
+        "text.png": (b"only text", "not a readable image"),
+        "cut.png": (png[: len(png) // 2], "damaged or truncated"),
+        "cut.jpg": (jpeg[: len(jpeg) // 2], "damaged or truncated"),
         "huge.png": (bare_png(60000, 60000), "megapixels"),
         "bomb.png": (bare_png(9000, 9000), "megapixels"),
         "clear.png": (encode(np.zeros((64, 64, 4), np.uint8)), "every pixel is transparent"),
@@ -129,7 +143,7 @@ def bad_inputs(folder: Path) -> dict[str, tuple[list[str], str]]:
     (folder / "good.png").write_bytes(png)
     good = str(folder / "good.png")
     return cases | {
-        "sheet of nine": ([str(folder / "nine.png"), "--multi-image"], "holds 9 views"),
+        "sheet of nine": ([str(folder / "nine.png"), "--multi-image"], "has 9 views"),
         "list": ([good, good], "unless multi_image is true"),
         "folder": ([str(folder)], "is a folder"),
         "missing": ([str(folder / "none.png")], "does not exist"),
@@ -142,7 +156,7 @@ def bad_inputs(folder: Path) -> dict[str, tuple[list[str], str]]:
     }
 
 
-def test_bad_input_is_one_sentence_exit_code_2_and_nothing_left(
+def test_bad_input_gives_one_sentence_exit_code_2_and_no_files(
     tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
 ) -> None:
     inputs, scratch = tmp_path_factory.mktemp("inputs"), tmp_path_factory.mktemp("scratch")
@@ -167,20 +181,20 @@ def test_bad_input_is_one_sentence_exit_code_2_and_nothing_left(
 
 
 @pytest.mark.parametrize("output", ["a.fbx", "a", ".glb"])
-def test_an_output_of_no_known_kind_is_refused(picture: Path, tmp_path: Path, output: str) -> None:
-    done = run("generate", picture, "-o", tmp_path / "out" / output)
+def test_an_output_with_an_unknown_extension_is_refused(image: Path, tmp_path: Path, output: str) -> None:
+    done = run("generate", image, "-o", tmp_path / "out" / output)
     assert done.returncode == REFUSED and "the output must end in .glb, .obj, .stl, .ply" in done.stderr
 
 
-def test_an_output_that_cannot_be_written_is_refused_before_the_work(picture: Path, tmp_path: Path) -> None:
+def test_an_output_that_cannot_be_written_is_refused_before_any_work(image: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for output in (tmp_path / "file" / "a.glb", Path("/proc/none/a.glb")):
-        done = run("generate", picture, "-o", output, *FAST)
+        done = run("generate", image, "-o", output, *FAST)
         assert done.returncode == REFUSED and done.stderr.count("\n") == 1, done.stderr
         assert "cannot write to" in done.stderr
 
 
-def test_a_redirect_inside_is_refused(tmp_path: Path) -> None:
+def test_a_redirect_to_a_private_address_is_refused(tmp_path: Path) -> None:
     class Redirect(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(302)
@@ -188,7 +202,7 @@ def test_a_redirect_inside_is_refused(tmp_path: Path) -> None:
             self.end_headers()
 
         def log_message(self, *arguments: object) -> None:
-            """Say nothing."""
+            """Log nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Redirect)
     thread = threading.Thread(target=server.serve_forever)
@@ -204,10 +218,10 @@ def test_a_redirect_inside_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("after_s", [0.6, 1.4, 2.2, 3.0])
-def test_ctrl_c_at_any_moment_leaves_nothing(picture: Path, tmp_path: Path, after_s: float) -> None:
+def test_ctrl_c_at_any_moment_leaves_no_files(image: Path, tmp_path: Path, after_s: float) -> None:
     scratch = tmp_path / "scratch"
     scratch.mkdir()
-    command = [sys.executable, "-m", "pipeline.cli", "generate", str(picture), "-o", str(tmp_path / "out" / "a.glb")]
+    command = [sys.executable, "-m", "pipeline.cli", "generate", str(image), "-o", str(tmp_path / "out" / "a.glb")]
     command += ["--render", "--resolution", "512"]
     process = subprocess.Popen(
         command, cwd=ROOT, env={**os.environ, "TMPDIR": str(scratch)}, stderr=subprocess.PIPE, stdout=subprocess.PIPE
@@ -216,14 +230,14 @@ def test_ctrl_c_at_any_moment_leaves_nothing(picture: Path, tmp_path: Path, afte
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     if process.returncode == 0:
-        pytest.skip("it was done before")
+        pytest.skip("the command finished before the signal")
     assert process.returncode in (REFUSED, -signal.SIGINT, 130), errors
     assert list(scratch.iterdir()) == [] and not (tmp_path / "out").exists()
     if process.returncode == REFUSED:
         assert errors.decode().strip() == "error: interrupted; nothing was written"
 
 
-def test_inspect_of_what_is_no_3d_file_is_refused(tmp_path: Path) -> None:
+def test_inspecting_something_else_than_a_3d_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.glb").write_bytes(b"nothing")
     for path in (tmp_path / "a.glb", tmp_path / "missing.glb", tmp_path):
         done = run("inspect", path)

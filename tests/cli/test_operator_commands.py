@@ -1,4 +1,4 @@
-"""The operator's commands, on a real data folder."""
+"""The operator's commands on a real data folder."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -47,8 +48,8 @@ def key_named(store: SqlStore, name: str) -> ApiKey:
     return next(key for key in store.list_keys() if key.name == name)
 
 
-def end_one(store: SqlStore, key: ApiKey, **fields: str) -> int:
-    new = NewJob(api_key_id=key.id, file_prefix="p", request=b"{}", request_sha256="0" * 64, **fields)  # type: ignore[arg-type]
+def complete_one(store: SqlStore, key: ApiKey, **fields: Any) -> int:
+    new = NewJob(api_key_id=key.id, file_prefix="p", request=b"{}", request_sha256="0" * 64, **fields)
     store.submit(new)
     job = store.claim("w", lease_s=30)
     assert job is not None
@@ -56,7 +57,7 @@ def end_one(store: SqlStore, key: ApiKey, **fields: str) -> int:
     return store.complete(job.lease, result).id
 
 
-def test_a_key_is_printed_once_and_then_recognised(command: Command, data: Path) -> None:
+def test_a_new_key_is_printed_once_and_authenticates(command: Command, data: Path) -> None:
     made = command("keys", "create", "shop")
 
     plain = made.stdout.strip()
@@ -70,7 +71,7 @@ def test_a_key_is_printed_once_and_then_recognised(command: Command, data: Path)
     assert all(plain.encode() not in path.read_bytes() for path in data.iterdir())
 
 
-def test_a_name_cannot_be_given_twice(command: Command) -> None:
+def test_a_second_key_with_the_same_name_is_refused(command: Command) -> None:
     command("keys", "create", "shop")
 
     again = command("keys", "create", "shop")
@@ -91,7 +92,7 @@ def test_a_revoked_key_is_refused(command: Command, data: Path) -> None:
     assert "revoked 20" in command("keys", "list").stdout
 
 
-def test_limits_are_set_changed_and_lifted_one_by_one(command: Command, data: Path) -> None:
+def test_limits_are_set_changed_and_removed_one_by_one(command: Command, data: Path) -> None:
     command("keys", "create", "shop", "--queued", "5", "--per-minute", "0", "--per-month", "100")
 
     said = command("keys", "limit", "shop", "--per-month", "0", "--running", "2").stdout
@@ -103,7 +104,7 @@ def test_limits_are_set_changed_and_lifted_one_by_one(command: Command, data: Pa
 
 
 @pytest.mark.parametrize("words", [("keys", "revoke", "nobody"), ("jobs", "list", "--key", "nobody")])
-def test_a_name_that_is_no_keys_is_said_to_be(command: Command, words: tuple[str, ...]) -> None:
+def test_an_unknown_key_name_is_reported(command: Command, words: tuple[str, ...]) -> None:
     answer = command(*words)
 
     assert answer.exit_code == 1
@@ -113,7 +114,7 @@ def test_a_name_that_is_no_keys_is_said_to_be(command: Command, words: tuple[str
 def test_jobs_are_listed_shown_and_redelivered(command: Command, data: Path) -> None:
     command("keys", "create", "shop")
     store = store_of(data)
-    job_id = end_one(store, key_named(store, "shop"), track_id="order 7", webhook_url="http://127.0.0.1/h")
+    job_id = complete_one(store, key_named(store, "shop"), track_id="order 7", webhook_url="http://127.0.0.1/h")
     task = store.claim_task("webhook", claim_s=60)
     assert task is not None
     store.settle_task(task, status=500, error="answered 500", seconds=0.1, retry_in_s=None)
@@ -131,24 +132,24 @@ def test_jobs_are_listed_shown_and_redelivered(command: Command, data: Path) -> 
     store.close()
 
 
-def test_a_state_that_there_is_not_is_refused(command: Command) -> None:
+def test_an_unknown_state_is_refused(command: Command) -> None:
     answer = command("jobs", "list", "--state", "done")
 
     assert answer.exit_code == 2
     assert "must be one of queued, running, success" in re.sub(r"\s+", " ", answer.stderr)
 
 
-def test_an_unknown_call_is_said_to_be(command: Command) -> None:
+def test_an_unknown_job_id_is_reported(command: Command) -> None:
     for words in (("jobs", "show", "7"), ("jobs", "redeliver", "7")):
         answer = command(*words)
-        assert (answer.exit_code, answer.stderr) == (1, "There is no call with the id 7.\n")
+        assert (answer.exit_code, answer.stderr) == (1, "There is no job with the id 7.\n")
 
 
 def test_usage_is_printed_as_a_table_and_as_csv(command: Command, data: Path) -> None:
     command("keys", "create", "shop")
     store = store_of(data)
     for _ in range(2):
-        end_one(store, key_named(store, "shop"))
+        complete_one(store, key_named(store, "shop"))
     day = store.usage_days(api_key_id=None)[0].day
     store.close()
 
@@ -170,7 +171,7 @@ def test_usage_is_printed_as_a_table_and_as_csv(command: Command, data: Path) ->
     assert command("usage", "--csv", "--until", "2020-01-01").stdout == ",".join(rows[0]) + "\n"
 
 
-def test_a_first_start_makes_a_key_and_a_second_does_not(data: Path) -> None:
+def test_the_first_start_creates_a_key_and_the_second_does_not(data: Path) -> None:
     store = store_of(data)
     settings = Settings(data_dir=data)
 
@@ -181,7 +182,7 @@ def test_a_first_start_makes_a_key_and_a_second_does_not(data: Path) -> None:
     store.close()
 
 
-def test_the_key_of_the_settings_exists_from_the_start(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_key_from_the_settings_exists_from_the_first_start(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = store_of(data)
     for plain in ("the first one", "the next one"):
         monkeypatch.setenv("IMAGE_TO_3D_API_KEY", plain)
@@ -197,7 +198,7 @@ def test_the_key_of_the_settings_exists_from_the_start(data: Path, monkeypatch: 
     ("words", "said"),
     [(("--engine", "absent"), "engine must be one of"), (("--workers", "-1"), "workers"), (("--port", "0"), "port")],
 )
-def test_serve_refuses_what_it_cannot_serve(command: Command, words: tuple[str, ...], said: str) -> None:
+def test_serve_refuses_settings_that_it_cannot_use(command: Command, words: tuple[str, ...], said: str) -> None:
     answer = command("serve", *words)
 
     assert answer.exit_code in (1, 2)

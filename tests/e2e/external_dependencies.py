@@ -1,4 +1,4 @@
-"""What surrounds a service, made to fail for real: a disk that is full, a database that is locked, a clock that is set.
+"""Makes a service's external dependencies fail for real: a full disk, a locked database, a clock that is set.
 
 Knows nothing of the service.
 """
@@ -21,16 +21,16 @@ SMALL_DISK_BYTES = 160 << 20
 CLOCK_SOURCE = Path(__file__).with_name("stepped_clock.c")
 
 
-class NotHere(Exception):
-    """This machine cannot make the thing fail; says what it would take."""
+class NotAvailable(Exception):
+    """This machine cannot make the dependency fail; the message says what is missing."""
 
 
 @contextmanager
 def small_disk(folder: Path) -> Iterator[None]:
-    """A file system of its own, in memory, on a folder.
+    """Mount a small file system in memory on a folder.
 
     Raises:
-        NotHere: only root may mount, and not everywhere.
+        NotAvailable: only root may mount, and not on every machine.
     """
     folder.mkdir()
     options = f"size={SMALL_DISK_BYTES}"
@@ -38,7 +38,7 @@ def small_disk(folder: Path) -> Iterator[None]:
         ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], capture_output=True, text=True, check=False
     )
     if mounted.returncode != 0:
-        raise NotHere(f"a small disk cannot be mounted: {mounted.stderr.strip()}")
+        raise NotAvailable(f"a small disk cannot be mounted: {mounted.stderr.strip()}")
     try:
         yield
     finally:
@@ -47,7 +47,7 @@ def small_disk(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def filled(folder: Path) -> Iterator[None]:
-    """No byte is free in a folder's file system, whatever its users give back meanwhile."""
+    """Keep a folder's file system full, also when its users free space."""
     ballast = folder / "ballast"
     stop = threading.Event()
 
@@ -70,7 +70,7 @@ def filled(folder: Path) -> Iterator[None]:
 
 
 def _fill_up(file: int) -> None:
-    """Write until nothing more goes in."""
+    """Write until the file system is full."""
     for size in (1 << 20, 4096):
         try:
             while os.write(file, bytes(size)):
@@ -82,7 +82,7 @@ def _fill_up(file: int) -> None:
 
 @contextmanager
 def locked(database: Path) -> Iterator[None]:
-    """Another process has the database to itself."""
+    """Hold the database's exclusive lock in another process."""
     code = (
         "import sqlite3, sys; database = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=30);"
         "database.execute('BEGIN EXCLUSIVE'); print('locked', flush=True); sys.stdin.read()"
@@ -98,26 +98,26 @@ def locked(database: Path) -> Iterator[None]:
 
 
 def stepped_clock(folder: Path) -> tuple[dict[str, str], Callable[[int], None]]:
-    """Variables under which programs take the time from a clock that can be set, and what sets it.
+    """Make a system clock for programs that can be set.
 
     Returns:
-        The variables, and a function of the seconds that the clock is to be ahead.
+        The environment variables that programs need, and a function that sets the seconds by which the clock is ahead.
 
     Raises:
-        NotHere: there is no C compiler.
+        NotAvailable: there is no C compiler.
     """
     library, ahead = folder / "stepped_clock.so", folder / "clock"
     compiler = shutil.which("cc")
     if compiler is None:
-        raise NotHere("a clock that can be set takes a C compiler, cc")
+        raise NotAvailable("a clock that can be set needs a C compiler, cc")
     command = [compiler, "-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o", str(library), str(CLOCK_SOURCE)]
     made = subprocess.run(command, capture_output=True, text=True, check=False)
     if made.returncode != 0:
-        raise NotHere(f"a clock that can be set cannot be compiled: {made.stderr.strip()}")
+        raise NotAvailable(f"a clock that can be set cannot be compiled: {made.stderr.strip()}")
     ahead.write_bytes(struct.pack("q", 0))
 
-    def turn(ahead_s: int) -> None:
-        with ahead.open("r+b") as file:  # in place: the programs look at this very file
+    def set_clock(ahead_s: int) -> None:
+        with ahead.open("r+b") as file:  # in place: the programs have this file mapped
             file.write(struct.pack("q", ahead_s))
 
-    return {"LD_PRELOAD": str(library), "STEPPED_CLOCK_FILE": str(ahead)}, turn
+    return {"LD_PRELOAD": str(library), "STEPPED_CLOCK_FILE": str(ahead)}, set_clock

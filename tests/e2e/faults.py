@@ -1,7 +1,7 @@
-"""A real service under load while its processes are killed, and what must be true afterwards.
+"""Fault injection: kills the processes of a real service under load, then checks what must hold afterwards.
 
-Used by the tests for a few rounds and by `scripts/benchmarks/faults.py` for hundreds. Every submit carries an idempotency
-key and is repeated until it is answered, as a careful client does; so no answer that was lost leaves a second job.
+The tests run a few rounds, `python -m scripts.benchmarks faults` hundreds. Every submit carries an idempotency key and
+is repeated until it is answered, as a careful client does, so a lost answer leaves no second job.
 """
 
 from __future__ import annotations
@@ -30,29 +30,29 @@ from pipeline.deployment import open_store
 from pipeline.jobs.model import Job, JobState
 from pipeline.jobs.stores.sql.store import SqlStore
 from pipeline.settings import Settings
-from scripts.benchmarks.serve import picture
+from tests.fakes.images import disc_as_base64
 
 ROOT = Path(__file__).resolve().parents[2]
 SUBMIT = "/api/v1/enterprise/3d/image_to_3d"
 SUPERVISOR_SHARE = 0.1
 KEY = "fault-test-key-with-some-length"
-EXCUSED = frozenset({"interrupted"})
-"""Error codes that a inject_faults may end a job with: it was taken up three times, and each time its worker was killed."""
+ACCEPTABLE_ERRORS = frozenset({"interrupted"})
+"""Error codes that a job may end with: it was claimed three times, and each time its worker was killed."""
 FLAKY_PATH = "/flaky-hook"
 
 
 class Receiver:
-    """A webhook receiver that keeps what it is told, by the job's id; at its flaky address it can be made to hang.
+    """A webhook receiver that records deliveries by job id; at its flaky address it can be made to hang.
 
     Attributes:
-        told: webhook id and body of what was answered, by the job's id.
-        told_at: when a job was told of first, seconds since 1970.
-        unanswered: how many requests were accepted and never answered.
+        delivered: webhook id and body of each answered delivery, by job id.
+        delivered_at: time of a job's first delivery, seconds since 1970.
+        unanswered: the number of requests that were accepted and never answered.
     """
 
     def __init__(self) -> None:
-        self.told: defaultdict[int, list[tuple[str, dict[str, Any]]]] = defaultdict(list)
-        self.told_at: dict[int, float] = {}
+        self.delivered: defaultdict[int, list[tuple[str, dict[str, Any]]]] = defaultdict(list)
+        self.delivered_at: dict[int, float] = {}
         self.unanswered = 0
         self._is_answering = threading.Event()
         self._is_answering.set()
@@ -65,13 +65,13 @@ class Receiver:
                     receiver.unanswered += 1
                     receiver._is_answering.wait()
                     return
-                receiver.told_at.setdefault(body["id"], time.time())
-                receiver.told[body["id"]].append((self.headers["webhook-id"], body))
+                receiver.delivered_at.setdefault(body["id"], time.time())
+                receiver.delivered[body["id"]].append((self.headers["webhook-id"], body))
                 self.send_response(204)
                 self.end_headers()
 
             def log_message(self, *arguments: object) -> None:
-                """Say nothing."""
+                """Log nothing."""
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}/hook"
@@ -80,7 +80,7 @@ class Receiver:
 
     @contextmanager
     def hanging(self) -> Iterator[None]:
-        """Accept what comes to the flaky address, and never answer it."""
+        """Accept requests at the flaky address, and never answer them."""
         self._is_answering.clear()
         try:
             yield
@@ -88,12 +88,12 @@ class Receiver:
             self._is_answering.set()
 
     def wait_for(self, job_id: int, timeout_s: float = 30.0) -> dict[str, Any]:
-        """What was last told of a job, once there is something."""
+        """Wait for a job's webhook; return the body of the last delivery."""
         deadline_s = time.monotonic() + timeout_s
-        while not self.told.get(job_id):
-            assert time.monotonic() < deadline_s, f"nothing was told of job {job_id}"
+        while not self.delivered.get(job_id):
+            assert time.monotonic() < deadline_s, f"no webhook of job {job_id} was delivered"
             time.sleep(0.05)
-        return self.told[job_id][-1][1]
+        return self.delivered[job_id][-1][1]
 
     def __enter__(self) -> Receiver:
         self._thread.start()
@@ -109,8 +109,8 @@ class Service:
     """`image-to-3d serve` on a folder of its own.
 
     Args:
-        environment: variables that are no settings of ours.
-        settings: by their field names.
+        environment: variables that are not our settings.
+        settings: our settings, by field name.
     """
 
     def __init__(
@@ -131,7 +131,7 @@ class Service:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start it, or start it again after `kill`."""
+        """Start the service, or restart it after `kill`."""
         self._process = subprocess.Popen(self._command, cwd=ROOT, stdout=self._log, stderr=self._log)
 
     def wait_until_ready(self, timeout_s: float = 60) -> None:
@@ -146,7 +146,7 @@ class Service:
                 time.sleep(0.1)
 
     def processes(self) -> list[int]:
-        """Web process and workers, as the supervisor has them now."""
+        """The process ids of the web process and the workers."""
         assert self._process is not None
         pid = self._process.pid
         with suppress(FileNotFoundError):
@@ -154,7 +154,7 @@ class Service:
         return []
 
     def kill_one(self, rng: random.Random) -> None:
-        """SIGKILL to one of the processes; the supervisor, if it is the one, is started again."""
+        """Send SIGKILL to one of the processes; restart the supervisor if it is the one."""
         alive = self.processes()
         if rng.random() < SUPERVISOR_SHARE:
             self.kill()
@@ -164,7 +164,7 @@ class Service:
                 os.kill(rng.choice(alive), signal.SIGKILL)
 
     def kill(self) -> None:
-        """SIGKILL to the supervisor; its children end by themselves, after the call that they are at."""
+        """Send SIGKILL to the supervisor; its children exit by themselves, after the job that they run."""
         assert self._process is not None
         self._process.kill()
         self._process.wait()
@@ -178,16 +178,16 @@ class Service:
 
 @dataclass
 class Client:
-    """Submits until told to stop, each submit repeated until it is answered.
+    """Submits until stopped, and repeats each submit until it is answered.
 
     Attributes:
         accepted: ids by idempotency key.
-        refused: answers that were not a job, but for those that put it off.
+        refused: answers that were not a job, other than 503 with Retry-After.
         accepted_at_s: when submits were accepted, on the monotonic clock.
-        put_off_at_s: when a 503 asked to try again, on the monotonic clock.
-        unanswered: what became of submits that got no answer.
+        postponed_at_s: when a 503 asked to retry, on the monotonic clock.
+        unanswered: the errors of submits that got no answer.
         slowest_s: the longest wait for an answer.
-        fields: what the body says beyond the usual.
+        fields: further request fields.
     """
 
     service: Service
@@ -197,13 +197,19 @@ class Client:
     accepted: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
     refused: list[str] = field(default_factory=list)
     accepted_at_s: list[float] = field(default_factory=list)
-    put_off_at_s: list[float] = field(default_factory=list)
+    postponed_at_s: list[float] = field(default_factory=list)
     unanswered: list[str] = field(default_factory=list)
     slowest_s: float = 0.0
     fields: Mapping[str, object] = field(default_factory=dict)
 
     def run(self, stop: threading.Event) -> None:
-        fields = {"key": self.key, "image": picture(), "resolution": 64, "texture_size": 512, "output_format": "obj"}
+        fields = {
+            "key": self.key,
+            "image": disc_as_base64(),
+            "resolution": 64,
+            "texture_size": 512,
+            "output_format": "obj",
+        }
         while not stop.is_set():
             key = uuid.uuid4().hex
             body = {**fields, **self.fields, "webhook": self.webhook, "track_id": key, "seed": 1}
@@ -221,7 +227,7 @@ class Client:
                 self.accepted_at_s.append(time.monotonic())
         except urllib.error.HTTPError as error:
             if error.code == 503 and "retry-after" in error.headers:
-                self.put_off_at_s.append(time.monotonic())
+                self.postponed_at_s.append(time.monotonic())
                 return False
             self.refused.append(f"{error.code} {error.read()[:200]!r}")
         except (urllib.error.URLError, OSError, ValueError) as error:
@@ -234,7 +240,7 @@ class Client:
 
 @dataclass(frozen=True)
 class Report:
-    """What was found after the inject_faults; `faults` is empty when nothing was lost, doubled or left open."""
+    """The result of fault injection; `faults` is empty when nothing was lost, duplicated or left open."""
 
     accepted: int
     kills: int
@@ -247,7 +253,7 @@ class Report:
 def inject_faults(
     folder: Path, *, rounds: int, seed: int, workers: int = 2, clients: int = 2, pause_s: float = 1.0
 ) -> Report:
-    """Kill a random process in each round, under load; then let everything end, and look at what is there."""
+    """Kill a random process in each round, under load; then wait until every job has ended, and check the records."""
     rng = random.Random(seed)
     service = Service(folder / "data", workers=workers)
     stop = threading.Event()
@@ -279,7 +285,7 @@ def inject_faults(
         kills=rounds,
         states={state: sum(job.state == state for job in jobs) for state in sorted({job.state for job in jobs})},
         attempts=sum(job.attempts for job in jobs),
-        webhooks=sum(len(tellings) for tellings in receiver.told.values()),
+        webhooks=sum(len(deliveries) for deliveries in receiver.delivered.values()),
         faults=faults,
     )
 
@@ -298,53 +304,57 @@ def wait_until_ended(
     deadline_s = time.monotonic() + timeout_s
     while time.monotonic() < deadline_s:
         is_open = store.metrics().states.keys() & {"queued", "running"}
-        if not is_open and all(job_id in receiver.told for ids in accepted.values() for job_id in ids):
+        if not is_open and all(job_id in receiver.delivered for ids in accepted.values() for job_id in ids):
             return
         time.sleep(0.2)
 
 
 def find_faults(
-    store: SqlStore, receiver: Receiver, accepted: dict[str, set[int]], *, excused: frozenset[str] = EXCUSED
+    store: SqlStore,
+    receiver: Receiver,
+    accepted: dict[str, set[int]],
+    *,
+    acceptable: frozenset[str] = ACCEPTABLE_ERRORS,
 ) -> list[str]:
-    """Everything that is not as promised, in words.
+    """Every violation of what the service promises, in words.
 
     Args:
-        excused: error codes that a job may have failed with, where it may be sent again.
+        acceptable: error codes that a retryable job may have failed with.
     """
     faults = [f"submit {key} was answered with {len(ids)} jobs" for key, ids in accepted.items() if len(ids) != 1]
     promised = {job_id for ids in accepted.values() for job_id in ids}
     jobs = {job.id: job for job in store.list_jobs(api_key_id=None, limit=10**6)}
     ledger = [row.job_id for row in store.usage_rows(api_key_id=None, limit=10**6)]
-    faults += [f"job {job_id} is gone" for job_id in promised - jobs.keys()]
+    faults += [f"job {job_id} is lost" for job_id in promised - jobs.keys()]
     faults += [f"job {job_id} was never accepted" for job_id in jobs.keys() - promised]
     faults += [
-        f"job {job_id} stands {ledger.count(job_id)} times in the ledger"
-        for job_id in jobs
-        if ledger.count(job_id) != 1
+        f"job {job_id} is {ledger.count(job_id)} times in the ledger" for job_id in jobs if ledger.count(job_id) != 1
     ]
-    webhook_ids = [webhook_id for tellings in receiver.told.values() for webhook_id in {one for one, _ in tellings}]
+    webhook_ids = [
+        webhook_id for deliveries in receiver.delivered.values() for webhook_id in {one for one, _ in deliveries}
+    ]
     if len(webhook_ids) != len(set(webhook_ids)):
         faults.append("two jobs share a webhook id")
     for job in jobs.values():
-        faults += faults_of(job, receiver.told.get(job.id, []), excused=excused)
+        faults += faults_of(job, receiver.delivered.get(job.id, []), acceptable=acceptable)
     return faults
 
 
-def faults_of(job: Job, tellings: list[tuple[str, dict[str, Any]]], *, excused: frozenset[str]) -> list[str]:
-    """What is wrong with one ended job and with what its receiver was told."""
+def faults_of(job: Job, deliveries: list[tuple[str, dict[str, Any]]], *, acceptable: frozenset[str]) -> list[str]:
+    """The violations of one ended job and of its webhook deliveries."""
     faults = []
     if not job.state.is_final or job.result is None:
         return [f"job {job.id} is still {job.state}"]
-    if not tellings:
-        faults.append(f"job {job.id} was not told of")
-    if len({webhook_id for webhook_id, _ in tellings}) > 1:
-        faults.append(f"job {job.id} was told of under several ids")
-    if any(body["status"] != ("success" if job.state is JobState.SUCCESS else "failed") for _, body in tellings):
-        faults.append(f"job {job.id} ended as {job.state}, but its receiver was told otherwise")
-    if job.state is JobState.FAILED and not (job.result.retryable and job.result.error_code in excused):
+    if not deliveries:
+        faults.append(f"job {job.id} has no webhook delivery")
+    if len({webhook_id for webhook_id, _ in deliveries}) > 1:
+        faults.append(f"job {job.id} has deliveries under several webhook ids")
+    if any(body["status"] != ("success" if job.state is JobState.SUCCESS else "failed") for _, body in deliveries):
+        faults.append(f"job {job.id} ended as {job.state}, but its webhook says otherwise")
+    if job.state is JobState.FAILED and not (job.result.retryable and job.result.error_code in acceptable):
         faults.append(f"job {job.id} failed: {job.result.message}")
     if job.state is JobState.SUCCESS:
-        urls = [url for _, body in tellings for url in body["output"]]
+        urls = [url for _, body in deliveries for url in body["output"]]
         if not urls or {url.rpartition(".")[2] for url in urls} < {"obj", "mtl"}:
             faults.append(f"job {job.id} has incomplete outputs: {urls}")
         faults += [f"job {job.id}: {url} does not answer" for url in set(urls) if not answers(url)]
@@ -352,8 +362,8 @@ def faults_of(job: Job, tellings: list[tuple[str, dict[str, Any]]], *, excused: 
 
 
 def answers(url: str) -> bool:
-    """Whether a URL gives a file that is not empty."""
-    for _ in range(20):  # the web process may just be coming back
+    """Whether a URL serves a file that is not empty."""
+    for _ in range(20):  # the web process may be restarting
         try:
             with urllib.request.urlopen(url, timeout=10) as answer:
                 return len(answer.read()) > 0

@@ -1,7 +1,7 @@
-"""Thousands of requests drawn from the OpenAPI document against a real service: what came back that was not promised.
+"""Sends requests generated from the OpenAPI document to a real service and collects every violation of the document.
 
-Used by the tests for a few and by `scripts/benchmarks/contract.py` for 2,000. Half of the requests fit the document and half
-do not; nine in ten carry a good key, so that they get past the door.
+The tests send a few, `python -m scripts.benchmarks contract` 2,000. Half of the requests conform to the document and
+half do not; nine in ten carry a valid key, so that they pass authentication.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ from tests.e2e.faults import KEY, Service, opened
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 LONGEST_ANSWER_S = 1.0
 WAITS_FOR_OTHERS = ("POST /api/v1/enterprise/update_s3",)
-"""Answered when the customer's own endpoint has answered, so not among the slowest."""
+"""Answered only after the customer's own endpoint has answered, so its time is not measured."""
 KEYLESS_SHARE, KNOWN_ID_SHARE = 0.1, 0.5
 
 
 @dataclass
 class Report:
-    """What was sent and what came back.
+    """What was sent and answered.
 
     Attributes:
-        problems: each answer that was not as promised, in words.
-        slowest: seconds of the slowest answer, and to which request.
+        problems: each answer that violates the document, in words.
+        slowest: seconds of the slowest answer, and its request.
     """
 
     cases: int = 0
@@ -50,8 +50,8 @@ class Report:
     slowest: tuple[float, str] = (0.0, "")
 
 
-def record_calls(service: Service) -> dict[str, int]:
-    """Put a waiting, a failed and a succeeded call on record for the key; returns their ids by state."""
+def record_jobs(service: Service) -> dict[str, int]:
+    """Record a queued, a failed and a succeeded job for the key; return their ids by state."""
     ids = {}
     with opened(service) as store:
         (key,) = store.list_keys()
@@ -60,23 +60,25 @@ def record_calls(service: Service) -> dict[str, int]:
             job = store.submit(new).job
             ids[str(state)] = job.id
             if state.is_final:
-                taken = store.claim("fuzz", lease_s=60, job_id=job.id)
-                assert taken is not None
-                store.complete(taken.lease, JobResult(state, message="" if state is JobState.SUCCESS else "It failed."))
+                claimed = store.claim("fuzz", lease_s=60, job_id=job.id)
+                assert claimed is not None
+                store.complete(
+                    claimed.lease, JobResult(state, message="" if state is JobState.SUCCESS else "It failed.")
+                )
     return ids
 
 
 def fuzz(service: Service, *, cases: int, seed: int) -> Report:
-    """Send so many requests, spread over all operations, and look at each answer."""
+    """Send `cases` requests, spread over all operations, and check each answer."""
     report, rng = Report(), random.Random(seed)
-    ids = record_calls(service)
+    ids = record_jobs(service)
     document = requests.get(f"{service.address}/openapi.json", timeout=30).json()
     schema = schemathesis.openapi.from_dict(document)
     operations = [found.ok() for found in schema.get_all_operations()]
     modes = (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)
     with requests.Session() as session, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # strategies that filter much say so
-        while report.cases < cases:  # operations without any input have but one request each
+        warnings.simplefilter("ignore")  # strategies that filter many examples warn
+        while report.cases < cases:  # operations without any input have only one request each
             each = -(-(cases - report.cases) // (len(operations) * len(modes)))
             for operation in operations:
                 for mode in modes:
@@ -112,11 +114,11 @@ def _fuzz_operation(
     try:
         send()
     except hypothesis.errors.Unsatisfiable:
-        return  # nothing can be wrong about a request that has neither parameters nor a body
+        return  # a request without parameters and body cannot be invalid
 
 
 def _prepare(case: Any, rng: random.Random, ids: dict[str, int]) -> None:
-    """Bring the request past the door and, often, to a call that exists; ask for no waiting."""
+    """Authenticate most requests, address existing jobs often, and ask not to wait."""
     case.headers["prefer"] = "wait=0"
     if rng.random() >= KEYLESS_SHARE:
         if isinstance(case.body, dict) and rng.random() < 0.5:
@@ -125,7 +127,7 @@ def _prepare(case: Any, rng: random.Random, ids: dict[str, int]) -> None:
             case.headers["key"] = KEY
             if isinstance(case.body, dict):
                 case.body.pop("key", None)
-    is_stream = case.operation.path.endswith("/events/{call_id}")  # of a waiting call it would not end
+    is_stream = case.operation.path.endswith("/events/{call_id}")  # the stream of a queued job would not end
     known = [ids["success"], ids["failed"]] if is_stream else [*ids.values()]
     if "call_id" in (case.path_parameters or {}) and rng.random() < KNOWN_ID_SHARE:
         case.path_parameters["call_id"] = str(rng.choice(known))

@@ -1,4 +1,4 @@
-"""A few hundred requests drawn from the OpenAPI document; `scripts/benchmarks/__main__.py contract` sends 2,000 and times them."""
+"""A hundred requests generated from the OpenAPI document; `python -m scripts.benchmarks contract` sends 2,000."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from tests.e2e.faults import Service
 fuzz = pytest.importorskip("tests.e2e.fuzz", reason="needs the development group").fuzz
 
 
-@pytest.mark.filterwarnings("ignore")  # strategies and their parser remark on the document's corners
-def test_every_answer_is_one_that_the_document_promises(tmp_path: Path) -> None:
+@pytest.mark.filterwarnings("ignore")  # strategies and their parser warn about unusual parts of the document
+def test_every_answer_conforms_to_the_document(tmp_path: Path) -> None:
     service = Service(tmp_path / "data", workers=0)
     service.start()
     try:

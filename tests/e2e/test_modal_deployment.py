@@ -1,4 +1,4 @@
-"""`modal deploy` of the real app file by Modal's real CLI, and calls through it, on a control plane on loopback."""
+"""`modal deploy` of the real app file by Modal's real CLI, and jobs through it, on the fake Modal server."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from pipeline.run_job import STAGES
 from pipeline.settings import Settings
 from tests.e2e.faults import KEY, Receiver
 from tests.fakes.images import draw_figure, encode
-from tests.fakes.modal import Limits, Plane, reason_unavailable
+from tests.fakes.modal import FakeModal, Limits, reason_unavailable
 from tests.fakes.otlp_collector import Received, trace_receiver
 from tests.servers.postgres import running_server
 
 trimesh = pytest.importorskip("trimesh", reason="needs the extra 'local'")
 
 pytestmark = [
-    pytest.mark.xdist_group("modal_plane"),
+    pytest.mark.xdist_group("fake_modal"),
     pytest.mark.skipif(reason_unavailable() is not None, reason=str(reason_unavailable())),
 ]
 
@@ -50,12 +50,12 @@ SETTINGS = {
 }
 
 
-def run_modal(plane: Plane, *arguments: str, is_expected: int = 0, **settings: str) -> str:
-    """Modal's CLI against the plane, from the project's folder; what it printed."""
+def run_modal(fake_modal: FakeModal, *arguments: str, is_expected: int = 0, **settings: str) -> str:
+    """Modal's CLI against the fake server, from the project's folder; what it printed."""
     unset = {name: "" for name in os.environ if name.startswith("IMAGE_TO_3D_") or name == "DATABASE_URL"}
     done = subprocess.run(
         [sys.executable, "-m", "modal", *arguments],
-        env=os.environ | unset | SETTINGS | settings | plane.environment(),
+        env=os.environ | unset | SETTINGS | settings | fake_modal.environment(),
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -66,15 +66,15 @@ def run_modal(plane: Plane, *arguments: str, is_expected: int = 0, **settings: s
 
 
 @pytest.fixture(scope="module")
-def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plane]:
+def fake_modal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeModal]:
     caches = {"NUMBA_CACHE_DIR": str(tmp_path_factory.mktemp("numba")), "OMP_NUM_THREADS": "2"}
-    folder = tmp_path_factory.mktemp("plane")
-    with Plane(folder, limits=Limits(scaledown_s=30.0), container_environment=caches) as plane:
-        plane.create_secret("image-to-3d", {"IMAGE_TO_3D_API_KEY": KEY, "IMAGE_TO_3D_MASTER_KEY": MASTER_KEY})
-        run_modal(plane, "deploy", "modal_app.py")
-        yield plane
-        assert plane.failures == []
-        assert plane.unanswered == {}
+    folder = tmp_path_factory.mktemp("fake_modal")
+    with FakeModal(folder, limits=Limits(scaledown_s=30.0), container_environment=caches) as fake_modal:
+        fake_modal.create_secret("image-to-3d", {"IMAGE_TO_3D_API_KEY": KEY, "IMAGE_TO_3D_MASTER_KEY": MASTER_KEY})
+        run_modal(fake_modal, "deploy", "modal_app.py")
+        yield fake_modal
+        assert fake_modal.failures == []
+        assert fake_modal.unanswered == {}
 
 
 @pytest.fixture(scope="module")
@@ -82,22 +82,22 @@ def picture() -> str:
     return base64.b64encode(encode(draw_figure(96))).decode()
 
 
-def ask(plane: Plane, path: str, *, key: str = KEY, **fields: Any) -> httpx.Response:
+def ask(fake_modal: FakeModal, path: str, *, key: str = KEY, **fields: Any) -> httpx.Response:
     """POST to the deployment's public address."""
-    return httpx.post(plane.web_url("web") + path, json={"key": key, **fields}, timeout=WAIT_S)
+    return httpx.post(fake_modal.web_url("web") + path, json={"key": key, **fields}, timeout=WAIT_S)
 
 
-def until_final(plane: Plane, call_id: int) -> dict[str, Any]:
+def until_final(fake_modal: FakeModal, call_id: int) -> dict[str, Any]:
     deadline_s = time.monotonic() + WAIT_S
-    while (body := ask(plane, f"/api/v6/3d/fetch/{call_id}").json())["status"] == "processing":
-        assert time.monotonic() < deadline_s, (body, plane.logs()[-4000:])
+    while (body := ask(fake_modal, f"/api/v6/3d/fetch/{call_id}").json())["status"] == "processing":
+        assert time.monotonic() < deadline_s, (body, fake_modal.logs()[-4000:])
         time.sleep(0.2)
     return body
 
 
-def test_containers_come_and_go_as_they_are_meant_to(plane: Plane) -> None:
+def test_containers_come_and_go_as_they_are_meant_to(fake_modal: FakeModal) -> None:
     """From the records: what Modal's client does not tell of a definition, and tests/test_modal_app.py cannot ask."""
-    functions = {each.tag.removesuffix(".*"): each for each in plane.functions(app="image-to-3d")}
+    functions = {each.tag.removesuffix(".*"): each for each in fake_modal.functions(app="image-to-3d")}
     scaling = {
         name: (each.min_containers, each.buffer_containers, each.max_containers, each.scaledown_window)
         for name, each in ((name, facts.autoscaler) for name, facts in functions.items())
@@ -105,29 +105,36 @@ def test_containers_come_and_go_as_they_are_meant_to(plane: Plane) -> None:
 
     assert scaling["TrellisGenerator"] == scaling["Generator"] == (0, 0, 10, MINUTE_S)
     assert scaling["web"] == (0, 0, 0, MINUTE_S)
-    assert scaling["run_job"][:3] == (0, 0, 100)
+    assert scaling["run_call"][:3] == (0, 0, 100)
     assert scaling["deliver_webhooks"][3] == scaling["clean"][3] == 2
     for name in ("TrellisGenerator", "Generator"):
         assert functions[name].enable_memory_snapshot and not functions[name].experimental_options
     assert functions["Generator"].gpus == ()
     assert {each.tag for each in functions.values() if each.web_url} == {"web"}
-    for name in ("run_job", "web", "clean"):
+    for name in ("run_call", "web", "clean"):
         assert ("image-to-3d", ("IMAGE_TO_3D_API_KEY", "IMAGE_TO_3D_MASTER_KEY")) in functions[name].secrets
 
 
-def test_health_wakes_no_accelerator_and_no_key_opens_nothing(plane: Plane, picture: str) -> None:
-    assert httpx.get(plane.web_url("web") + "/health", timeout=WAIT_S).status_code == 200
-    assert ask(plane, SUBMIT, key="wrong", image=picture).status_code == 401
-    assert plane.containers("Generator") == [] and plane.containers("run_job") == []
+def test_health_wakes_no_accelerator_and_no_key_opens_nothing(fake_modal: FakeModal, picture: str) -> None:
+    assert httpx.get(fake_modal.web_url("web") + "/health", timeout=WAIT_S).status_code == 200
+    assert ask(fake_modal, SUBMIT, key="wrong", image=picture).status_code == 401
+    assert fake_modal.containers("Generator") == [] and fake_modal.containers("run_call") == []
 
 
 @pytest.mark.parametrize("engine", ["preview", "trellis"])
-def test_a_submit_becomes_a_model_behind_a_link_and_a_webhook(plane: Plane, picture: str, engine: str) -> None:
+def test_a_submit_becomes_a_model_behind_a_link_and_a_webhook(fake_modal: FakeModal, picture: str, engine: str) -> None:
     with Receiver() as receiver:
         submitted = ask(
-            plane, SUBMIT, image=picture, engine=engine, resolution=64, seed=3, texture_size=512, webhook=receiver.url
+            fake_modal,
+            SUBMIT,
+            image=picture,
+            engine=engine,
+            resolution=64,
+            seed=3,
+            texture_size=512,
+            webhook=receiver.url,
         ).json()
-        final = until_final(plane, submitted["id"])
+        final = until_final(fake_modal, submitted["id"])
         told = receiver.wait_for(submitted["id"], timeout_s=WAIT_S)
 
     assert submitted["status"] == "processing" and final["status"] == "success", final
@@ -173,139 +180,149 @@ def stage_in(work: Path, call_id: int) -> str | None:
     return None
 
 
-def calls_in_ledger(plane: Plane) -> int:
+def calls_in_ledger(fake_modal: FakeModal) -> int:
     """How many calls the key is charged for."""
-    answer = httpx.get(plane.web_url("web") + "/api/v1/usage", headers={"key": KEY}, timeout=WAIT_S)
+    answer = httpx.get(fake_modal.web_url("web") + "/api/v1/usage", headers={"key": KEY}, timeout=WAIT_S)
     return sum(day["calls"] for day in answer.json()["days"])
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_call_that_is_killed_in_any_stage_and_delivered_again_ends_once(plane: Plane, stage: str) -> None:
+def test_a_call_that_is_killed_in_any_stage_and_delivered_again_ends_once(fake_modal: FakeModal, stage: str) -> None:
     # A warm preview generation ends within 0.05 s; this many steps of the tiny TRELLIS take several times as long.
     steps = {"ss_sampling_steps": 50, "slat_sampling_steps": 50}
     fields = {"engine": "trellis", "resolution": 256, "seed": 4, "texture_size": 1024, **steps}
-    charged = calls_in_ledger(plane)
+    charged = calls_in_ledger(fake_modal)
     with Receiver() as receiver, SlowPicture(encode(draw_figure(96)), pause_s=0.5) as picture:
-        submitted = ask(plane, SUBMIT, image=picture.url, webhook=receiver.url, **fields).json()
-        handed_over = plane.calls("run_job")[-1].call_id
-        generations = len(plane.calls("TrellisGenerator"))
-        plane.kill_container_of(
-            "run_job", when=lambda folders: stage_in(folders["/data/work"], submitted["id"]) == stage
+        submitted = ask(fake_modal, SUBMIT, image=picture.url, webhook=receiver.url, **fields).json()
+        handed_over = fake_modal.calls("run_call")[-1].call_id
+        generations = len(fake_modal.calls("TrellisGenerator"))
+        fake_modal.kill_container_of(
+            "run_call", when=lambda folders: stage_in(folders["/data/work"], submitted["id"]) == stage
         )
-        final = until_final(plane, submitted["id"])
-        ended = plane.wait_for(handed_over)
-        for by_the_clock in [plane.fire_schedule(name) for name in ("clean", "deliver_webhooks")]:
-            plane.wait_for(by_the_clock)
+        final = until_final(fake_modal, submitted["id"])
+        ended = fake_modal.wait_for(handed_over)
+        for by_the_clock in [fake_modal.fire_schedule(name) for name in ("clean", "deliver_webhooks")]:
+            fake_modal.wait_for(by_the_clock)
         receiver.wait_for(submitted["id"], timeout_s=WAIT_S)
-        plane.redeliver(handed_over)
-        webhook_ids = {message_id for message_id, _ in receiver.told[submitted["id"]]}
+        fake_modal.redeliver(handed_over)
+        webhook_ids = {message_id for message_id, _ in receiver.delivered[submitted["id"]]}
 
     assert final["status"] == "success", final
     assert ended.crashes == 1
-    assert until_final(plane, submitted["id"]) == final | {"webhook_status": "delivered (answered 204)"}
+    assert until_final(fake_modal, submitted["id"]) == final | {"webhook_status": "delivered (answered 204)"}
     assert len(webhook_ids) == 1
     prefix = final["meta"]["file_prefix"]
-    kept = {path.parent.name for path in plane.volume_folder("image-to-3d-outputs").rglob(f"{prefix}.glb")}
+    kept = {path.parent.name for path in fake_modal.volume_folder("image-to-3d-outputs").rglob(f"{prefix}.glb")}
     assert kept == {prefix}
-    left = plane.volume_folder("image-to-3d-state").glob(f"{submitted['id']}-*/**/*")
+    left = fake_modal.volume_folder("image-to-3d-state").glob(f"{submitted['id']}-*/**/*")
     assert [path for path in left if path.is_file()] == []
-    listed = ask(plane, "/api/v1/enterprise/3d/list", limit=200).json()["calls"]
+    listed = ask(fake_modal, "/api/v1/enterprise/3d/list", limit=200).json()["calls"]
     assert [call["id"] for call in listed].count(submitted["id"]) == 1
-    assert calls_in_ledger(plane) == charged + 1
+    assert calls_in_ledger(fake_modal) == charged + 1
     if stage in ("export", "deliver", "notify"):  # what an accelerator has done is not done again
-        assert len(plane.calls("TrellisGenerator")) == generations + 2, "one to wake it, one generation"
+        assert len(fake_modal.calls("TrellisGenerator")) == generations + 2, "one to wake it, one generation"
 
 
-def test_a_generation_whose_container_is_killed_is_made_by_another(plane: Plane, picture: str) -> None:
+def test_a_generation_whose_container_is_killed_is_made_by_another(fake_modal: FakeModal, picture: str) -> None:
     steps = {"ss_sampling_steps": 50, "slat_sampling_steps": 50}
-    submitted = ask(plane, SUBMIT, image=picture, engine="trellis", resolution=256, seed=4, **steps).json()
+    submitted = ask(fake_modal, SUBMIT, image=picture, engine="trellis", resolution=256, seed=4, **steps).json()
 
-    plane.kill_container_of("TrellisGenerator", after_s=0.05)
+    fake_modal.kill_container_of("TrellisGenerator", after_s=0.05)
 
-    final = until_final(plane, submitted["id"])
+    final = until_final(fake_modal, submitted["id"])
     assert final["status"] == "success", final
 
 
-def test_a_call_that_is_delivered_again_after_its_end_changes_nothing(plane: Plane, picture: str) -> None:
-    call_id = ask(plane, SUBMIT, image=picture, resolution=64, seed=5).json()["id"]
-    final = until_final(plane, call_id)
-    plane.wait_until(lambda: all(call.is_finished for call in plane.calls("run_job")))
+def test_a_call_that_is_delivered_again_after_its_end_changes_nothing(fake_modal: FakeModal, picture: str) -> None:
+    call_id = ask(fake_modal, SUBMIT, image=picture, resolution=64, seed=5).json()["id"]
+    final = until_final(fake_modal, call_id)
+    fake_modal.wait_until(lambda: all(call.is_finished for call in fake_modal.calls("run_call")))
 
-    plane.redeliver(plane.calls("run_job")[-1].call_id)
+    fake_modal.redeliver(fake_modal.calls("run_call")[-1].call_id)
 
-    assert until_final(plane, call_id) == final
+    assert until_final(fake_modal, call_id) == final
 
 
-def test_a_key_made_from_the_terminal_opens_and_a_revoked_one_does_not(plane: Plane) -> None:
-    made = run_modal(plane, "run", "modal_app.py::keys", "--create", "shop").split()
-    (key,) = [word for word in made if ask(plane, "/api/v1/enterprise/3d/list", key=word).status_code == 200]
+def test_a_key_made_from_the_terminal_opens_and_a_revoked_one_does_not(fake_modal: FakeModal) -> None:
+    made = run_modal(fake_modal, "run", "modal_app.py::keys", "--create", "shop").split()
+    (key,) = [word for word in made if ask(fake_modal, "/api/v1/enterprise/3d/list", key=word).status_code == 200]
 
-    run_modal(plane, "run", "modal_app.py::keys", "--revoke", "shop")
+    run_modal(fake_modal, "run", "modal_app.py::keys", "--revoke", "shop")
 
     deadline_s = time.monotonic() + WAIT_S
-    while ask(plane, "/api/v1/enterprise/3d/list", key=key).status_code != 401:
+    while ask(fake_modal, "/api/v1/enterprise/3d/list", key=key).status_code != 401:
         assert time.monotonic() < deadline_s
         time.sleep(0.2)
-    assert plane.traces_of(key) == []
+    assert fake_modal.traces_of(key) == []
 
 
-def test_the_functions_that_run_by_the_clock_succeed(plane: Plane) -> None:
+def test_the_functions_that_run_by_the_clock_succeed(fake_modal: FakeModal) -> None:
     for name in ("clean", "deliver_webhooks"):
-        assert plane.wait_for(plane.fire_schedule(name)).is_finished, plane.logs(name)
-    assert "Traceback" not in plane.logs("clean") + plane.logs("deliver_webhooks")
+        assert fake_modal.wait_for(fake_modal.fire_schedule(name)).is_finished, fake_modal.logs(name)
+    assert "Traceback" not in fake_modal.logs("clean") + fake_modal.logs("deliver_webhooks")
 
 
-def test_one_picture_goes_through_without_a_service(plane: Plane, tmp_path: Path) -> None:
+def test_one_picture_goes_through_without_a_service(fake_modal: FakeModal, tmp_path: Path) -> None:
     (tmp_path / "figure.png").write_bytes(encode(draw_figure(96)))
     out = tmp_path / "figure.glb"
 
     run_modal(
-        plane, "run", "modal_app.py", "--image", str(tmp_path / "figure.png"), "--out", str(out), "--resolution", "64"
+        fake_modal,
+        "run",
+        "modal_app.py",
+        "--image",
+        str(tmp_path / "figure.png"),
+        "--out",
+        str(out),
+        "--resolution",
+        "64",
     )
 
     assert len(trimesh.load_scene(out).geometry) == 1
 
 
-def test_the_smoke_test_finds_a_deployment_well(plane: Plane) -> None:
+def test_the_smoke_test_finds_a_deployment_well(fake_modal: FakeModal) -> None:
     with Receiver() as receiver:
-        said = run_modal(plane, "run", "modal_app.py::smoke", "--webhook", receiver.url)
+        said = run_modal(fake_modal, "run", "modal_app.py::smoke", "--webhook", receiver.url)
 
     table = [line for line in said.splitlines() if line.startswith(("ok ", "FAILED "))]
     assert [line.split()[0] for line in table] == ["ok"] * 7, said
     assert "delivered" in table[-1]
-    assert len(receiver.told) == 1
+    assert len(receiver.delivered) == 1
 
 
-def test_the_smoke_test_ends_in_an_error_where_nothing_answers(plane: Plane) -> None:
-    said = run_modal(plane, "run", "modal_app.py::smoke", "--url", "http://127.0.0.1:9", is_expected=1)
+def test_the_smoke_test_ends_in_an_error_where_nothing_answers(fake_modal: FakeModal) -> None:
+    said = run_modal(fake_modal, "run", "modal_app.py::smoke", "--url", "http://127.0.0.1:9", is_expected=1)
     assert "FAILED  health" in said
     assert "http://127.0.0.1:9 does not work" in said
 
 
-def test_no_secret_stands_in_definitions_arguments_or_logs(plane: Plane) -> None:
+def test_no_secret_stands_in_definitions_arguments_or_logs(fake_modal: FakeModal) -> None:
     """But for the key in a header of a caller's own request: Modal hands requests to the web function as arguments."""
-    assert plane.traces_of(MASTER_KEY) == []
-    assert set(plane.traces_of(KEY)) <= {"argument of web"}
+    assert fake_modal.traces_of(MASTER_KEY) == []
+    assert set(fake_modal.traces_of(KEY)) <= {"argument of web"}
 
 
 # From here on, the app is deployed anew, each time otherwise.
 
 
 def test_with_a_database_in_the_secret_jobs_are_kept_there_and_traces_go_where_they_are_wanted(
-    plane: Plane, picture: str
+    fake_modal: FakeModal, picture: str
 ) -> None:
     secret = {"IMAGE_TO_3D_API_KEY": KEY, "IMAGE_TO_3D_MASTER_KEY": MASTER_KEY}
     with running_server() as database_url, Receiver() as receiver, trace_receiver() as traces:
-        plane.create_secret("image-to-3d", secret | {"DATABASE_URL": database_url})
-        run_modal(plane, "deploy", "modal_app.py", OTEL_EXPORTER_OTLP_ENDPOINT=traces.url)
-        submitted = ask(plane, SUBMIT, image=picture, resolution=64, seed=6, webhook=receiver.url).json()
-        final = until_final(plane, submitted["id"])
+        fake_modal.create_secret("image-to-3d", secret | {"DATABASE_URL": database_url})
+        run_modal(fake_modal, "deploy", "modal_app.py", OTEL_EXPORTER_OTLP_ENDPOINT=traces.url)
+        submitted = ask(fake_modal, SUBMIT, image=picture, resolution=64, seed=6, webhook=receiver.url).json()
+        final = until_final(fake_modal, submitted["id"])
         receiver.wait_for(submitted["id"], timeout_s=WAIT_S)
         store = open_store(Settings(database_url=SecretStr(database_url)))
         (kept,) = store.list_jobs(api_key_id=None, limit=10)
         store.close()
-        plane.create_secret("image-to-3d", secret)
-        plane.wait_until(lambda: {"POST", "call"} <= {span.name for span in traces_of_job(traces, submitted["id"])})
+        fake_modal.create_secret("image-to-3d", secret)
+        fake_modal.wait_until(
+            lambda: {"POST", "call"} <= {span.name for span in traces_of_job(traces, submitted["id"])}
+        )
 
     assert final["status"] == "success", final
     assert httpx.get(final["output"][0], timeout=WAIT_S).content[:4] == b"glTF"
@@ -324,19 +341,19 @@ def traces_of_job(traces: Received, job_id: int) -> list[Span]:
 
 
 def test_a_deployment_without_weights_says_how_to_bring_them_and_starts_no_accelerator(
-    plane: Plane, picture: str, tmp_path: Path
+    fake_modal: FakeModal, picture: str, tmp_path: Path
 ) -> None:
     (tmp_path / "figure.png").write_bytes(encode(draw_figure(96)))
-    run_modal(plane, "deploy", "modal_app.py", **NO_WEIGHTS)
-    started = len(plane.containers("Generator"))
+    run_modal(fake_modal, "deploy", "modal_app.py", **NO_WEIGHTS)
+    started = len(fake_modal.containers("Generator"))
 
-    final = until_final(plane, ask(plane, SUBMIT, image=picture).json()["id"])
+    final = until_final(fake_modal, ask(fake_modal, SUBMIT, image=picture).json()["id"])
     picture_alone = ("--image", str(tmp_path / "figure.png"), "--out", str(tmp_path / "figure.glb"))
-    said = run_modal(plane, "run", "modal_app.py", *picture_alone, is_expected=1, **NO_WEIGHTS)
+    said = run_modal(fake_modal, "run", "modal_app.py", *picture_alone, is_expected=1, **NO_WEIGHTS)
 
     assert final["status"] == "failed"
     assert final["message"].endswith("modal run modal_app.py::fetch_weights --engine trellis"), final
     assert "GB of the weights of trellis are missing" in final["message"]
     assert final["message"] in said
     assert "Traceback" not in said
-    assert len(plane.containers("Generator")) == started
+    assert len(fake_modal.containers("Generator")) == started

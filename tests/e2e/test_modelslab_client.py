@@ -105,7 +105,7 @@ def test_the_paths_differ_in_their_default_format(client: Client, picture: str) 
 def test_a_mistake_is_raised_with_our_sentence_in_it(three_d: Three_D, client: Client, picture: str) -> None:
     with pytest.raises(Exception, match=r"status code 400: .*mesh_simplify must be between 0\.9 and 0\.98, got 0\.5"):
         three_d.image_to_3d(Image23D(image=picture, mesh_simplify=0.5))
-    with pytest.raises(Exception, match=r"status code 404: .*There is no call with the id 12"):
+    with pytest.raises(Exception, match=r"status code 404: .*There is no job with the id 12"):
         three_d.fetch("12")
     client.api_key = "another"
     with pytest.raises(Exception, match=r"status code 401: .*Invalid API key"):

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import trimesh
 
-from scripts.benchmarks.serve import picture
 from tests.e2e.test_serve_command import WAIT_S, serving
+from tests.fakes.images import disc_as_base64
 
 pytest.importorskip("torch")
 SPLAT_HEADER = b"ply\nformat binary_little_endian 1.0\nelement vertex "
@@ -33,7 +33,14 @@ def download(url: str) -> bytes:
 
 
 def test_a_call_with_tiny_weights_gives_every_file_and_the_same_bytes_again(tmp_path: Path) -> None:
-    fields = {"image": picture(), "render": True, "splat": True, "seed": 11, "texture_size": 512, "resolution": 128}
+    fields = {
+        "image": disc_as_base64(),
+        "render": True,
+        "splat": True,
+        "seed": 11,
+        "texture_size": 512,
+        "resolution": 128,
+    }
     with serving(tmp_path / "data", "--engine", "trellis", "--weights", "tiny") as (_, port, said):
         shown = re.search(r"shown this once: (\S+)", "\n".join(said))
         assert shown is not None

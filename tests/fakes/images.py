@@ -1,7 +1,8 @@
-"""Images drawn by tests, and their encoding as files."""
+"""Images drawn by tests and benchmarks, and their encoding as files."""
 
 from __future__ import annotations
 
+import base64
 import io
 import struct
 import zlib
@@ -30,6 +31,14 @@ def bare_png(width: int, height: int) -> bytes:
     return (
         b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
     )
+
+
+def disc_as_base64() -> str:
+    """Return a PNG as base64: 64 x 64, a disc with noise on it, without a background."""
+    y, x = np.mgrid[:64, :64]
+    noise = np.stack([(x * y * k + x) % 256 for k in (37, 41, 43)], axis=-1)
+    alpha = np.where((x - 31.5) ** 2 + (y - 31.5) ** 2 < 28**2, 255, 0)
+    return base64.b64encode(encode(np.dstack([noise, alpha]).astype(np.uint8))).decode()
 
 
 def draw_figure(side: int = 256, *, background: tuple[int, int, int] | None = None) -> NDArray[np.uint8]:

@@ -13,10 +13,11 @@ import sqlalchemy as sa
 from pipeline.jobs.api_keys import make_key
 from pipeline.jobs.model import ApiKey, KeyLimits, NewJob
 from pipeline.jobs.store import Store
-from pipeline.jobs.stores.kv.map import MemoryKeyValues
 from pipeline.jobs.stores.kv.store import KvStore
 from pipeline.jobs.stores.sql.schema import metadata
 from pipeline.jobs.stores.sql.store import SqlStore
+from pipeline.jobs.transitions import Retention
+from tests.fakes.key_values import MemoryKeyValues
 from tests.reference.memory_store import MemoryStore
 from tests.servers.postgres import running_server
 
@@ -67,13 +68,14 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 @pytest.fixture(params=["memory", "sqlite", POSTGRES, "key-value"])
 def store(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> Iterator[Store]:
     """Each store there is, empty."""
-    rules = {"clock": clock, "record_lifetime_s": 1000.0, "webhook_window_s": 7200.0}
+    retention = Retention(record_lifetime_s=1000.0, webhook_window_s=7200.0)
+    opened: Store
     if request.param == "memory":
-        opened = MemoryStore(**rules)
+        opened = MemoryStore(clock=clock, retention=retention)
     elif request.param == "key-value":
-        opened = KvStore(MemoryKeyValues(), **rules)
+        opened = KvStore(MemoryKeyValues(), clock=clock, retention=retention)
     else:
-        opened = SqlStore(_database_url(request, tmp_path), **rules)
+        opened = SqlStore(_database_url(request, tmp_path), clock=clock, retention=retention)
     yield opened
     opened.close()
 

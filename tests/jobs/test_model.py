@@ -29,8 +29,8 @@ def test_a_final_state_has_no_way_out() -> None:
     assert [state for state in JobState if state.is_final] == [SUCCESS, FAILED, CANCELLED]
 
 
-def test_a_job_that_was_never_taken_has_no_lease() -> None:
+def test_a_job_that_was_never_claimed_has_no_lease() -> None:
     job = Job(1, 1, "key", "prefix", QUEUED, 0.0, "0" * 64)
 
-    with pytest.raises(ValueError, match="job 1 was never taken"):
+    with pytest.raises(ValueError, match="job 1 was never claimed"):
         _ = job.lease

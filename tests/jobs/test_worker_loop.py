@@ -75,7 +75,7 @@ def test_work_that_raises_fails_the_job_without_telling_internals(opened: SqlSto
 
     result = opened.get(job_id, api_key_id=None).result
     assert result is not None
-    assert (result.state, result.message) == (JobState.FAILED, "The call failed for an internal reason (KeyError).")
+    assert (result.state, result.message) == (JobState.FAILED, "The job failed for an internal reason (KeyError).")
 
 
 def test_work_that_the_store_interrupts_is_put_off(opened: SqlStore, key: ApiKey) -> None:
@@ -205,7 +205,7 @@ def test_work_that_hangs_is_reported(opened: SqlStore, key: ApiKey) -> None:
 def test_an_end_is_written_once_the_store_is_back(
     opened: SqlStore, key: ApiKey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker_loop, "FINISH_PAUSES_S", (0.0, 0.0, 0.0, 0.0))
+    monkeypatch.setattr(worker_loop, "COMPLETION_PAUSES_S", (0.0, 0.0, 0.0, 0.0))
     job_id = opened.submit(new_job(key)).job.id
     store = Stumbling(opened, failures=3)
 

@@ -19,6 +19,7 @@ from pipeline.job_handler import STALE_FOLDER_S, JobHandler, clean, folder_of
 from pipeline.jobs.api_keys import make_key
 from pipeline.jobs.model import ApiKey, Job, JobResult, JobState, KeyLimits
 from pipeline.jobs.stores.sql.store import SqlStore
+from pipeline.jobs.transitions import Retention
 from pipeline.jobs.worker_loop import QueueWorker
 from pipeline.local import worker
 from pipeline.local.worker import has_room, repeat
@@ -33,9 +34,9 @@ from pipeline.storage.base import OutputFile
 from pipeline.storage.links import LinkSigner
 from pipeline.storage.local import LocalStorage
 from schemas.request import parse_request
-from scripts.benchmarks.serve import picture
-from tests.e2e.external_dependencies import NotHere, filled, small_disk
+from tests.e2e.external_dependencies import NotAvailable, filled, small_disk
 from tests.e2e.faults import Receiver
+from tests.fakes.images import disc_as_base64
 from tests.jobs.store_fixtures import Clock, new_job
 from tests.on_modal.containers import LINE, Containers, MadeEngine, fails, never, steps_until
 
@@ -54,7 +55,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def store(settings: Settings, clock: Clock) -> Iterator[SqlStore]:
-    opened = SqlStore(settings.sql_url, clock=clock, record_lifetime_s=1000.0)
+    opened = SqlStore(settings.sql_url, clock=clock, retention=Retention(record_lifetime_s=1000.0))
     yield opened
     opened.close()
 
@@ -131,7 +132,7 @@ def test_a_full_disk_has_no_room_for_calls(tmp_path: Path) -> None:
             with filled(folder):
                 assert not has_room(folder)
             assert has_room(folder)
-    except NotHere as reason:
+    except NotAvailable as reason:
         pytest.skip(str(reason))
 
 
@@ -160,14 +161,14 @@ def test_a_worker_brings_a_call_from_the_queue_to_its_webhook(settings: Settings
     stop = threading.Event()
     store = open_store(settings)
     owner = store.add_key(make_key("tests", limits=KeyLimits())[1])
-    body = {"key": "k", "image": picture(), "resolution": 64, "texture_size": 512, "seed": 5}
+    body = {"key": "k", "image": disc_as_base64(), "resolution": 64, "texture_size": 512, "seed": 5}
     request = parse_request(body, default_output_format="glb").request
     with Receiver() as receiver:
         new = new_job(owner, request=request.model_dump_json().encode(), webhook_url=receiver.url)
         job_id = store.submit(new).job.id
         thread = threading.Thread(target=worker.run_worker, args=(settings,), kwargs={"worker_id": "w", "stop": stop})
         thread.start()
-        wait_until(lambda: job_id in receiver.told)
+        wait_until(lambda: job_id in receiver.delivered)
         stop.set()
         thread.join(WAIT_S)
 
@@ -175,7 +176,7 @@ def test_a_worker_brings_a_call_from_the_queue_to_its_webhook(settings: Settings
     assert job.state is JobState.SUCCESS and job.result is not None
     assert job.result.meta["seed"] == 5
     assert job.result.artifacts[0].name == f"{job.file_prefix}.glb"
-    webhook_id, told = receiver.told[job_id][0]
+    webhook_id, told = receiver.delivered[job_id][0]
     assert (told["status"], told["id"]) == ("success", job_id)
     assert [task.id for task in store.tasks_of(job_id)] == [webhook_id]
     assert not folder_of(job, settings.work_dir).exists()
@@ -201,7 +202,7 @@ def remote(engine: MadeEngine) -> Generate:
 
 def run_call_of(key: ApiKey, generate: Generate, *, settings: Settings, store: SqlStore, outputs: LocalStorage) -> Job:
     """One call from its submit to its end."""
-    body = {"key": "k", "image": picture(), "resolution": 64, "texture_size": 512}
+    body = {"key": "k", "image": disc_as_base64(), "resolution": 64, "texture_size": 512}
     request = parse_request(body, default_output_format="glb").request
     job_id = store.submit(new_job(key, request=request.model_dump_json().encode())).job.id
     service = open_service(settings, store=store, temporary=outputs)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from pipeline.mesh.clean import clean, separate
+from pipeline.mesh.clean import clean, separate_coincident_vertices
 from pipeline.mesh.measure import measure
 from pipeline.mesh.tri_mesh import TriMesh
 from tests.mesh.shapes import ALL, joined, of_field, sphere, tetrahedron, torus, welded_report
@@ -118,7 +118,7 @@ def test_what_bounds_nothing_gives_an_empty_mesh() -> None:
 
 
 def test_vertices_that_share_a_place_are_moved_apart() -> None:
-    apart = separate(joined(tetrahedron(), tetrahedron()))
+    apart = separate_coincident_vertices(joined(tetrahedron(), tetrahedron()))
     assert len(np.unique(np.round(apart.vertices.astype(float) * 1e6), axis=0)) == 8
     assert np.abs(apart.vertices - joined(tetrahedron(), tetrahedron()).vertices).max() < 1e-4
 

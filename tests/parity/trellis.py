@@ -41,13 +41,13 @@ from pipeline.nn.norms import SparseGroupNorm32
 from pipeline.nn.sparse_conv import Sparse, SparseConv3d
 from pipeline.ops.sparse import pool_cells, repeat_octants, spread_cells
 from pipeline.ops.voxels import VoxelSet
-from pipeline.render.gaussians import render_gaussians
 from pipeline.render.orbit import Camera, intrinsics_of, orbit_angles, orbit_cameras
 from pipeline.render.radiance_field import RadianceField, render_field
 from pipeline.sampling.flow_euler import FlowStep, euler_steps, flow_times
 from pipeline.sampling.guidance import Evaluate, Guidance, guided_velocity
 from tests.parity.harness import Check, Deviation, Fixture, compare, compare_outputs
 from tests.reference.flow import denoised
+from tests.reference.gaussians import render_gaussians
 
 Arrays = dict[str, NDArray[Any]]
 Module = TypeVar("Module", bound=nn.Module)

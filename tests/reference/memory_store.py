@@ -1,7 +1,7 @@
-"""The in-memory twin of the SQL store: the same contract, one lock, plain dicts. Gone with its process.
+"""A `Store` in memory, for tests: one lock and plain dicts, with every decision taken by `pipeline.jobs.transitions`.
 
-Slow and obvious on purpose: it counts by looking at every job where the SQL store keeps counters, so that the contract
-tests hold one against the other.
+Slow and obvious on purpose: it counts jobs by looking at all of them where the other stores keep counters, so that the
+tests compare those counters with it.
 """
 
 from __future__ import annotations
@@ -15,19 +15,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from pipeline.errors import InvalidRequest, LeaseLost, NotFound, Unauthorized
-from pipeline.jobs.limits import (
-    CANCELLED,
-    GIVEN_UP,
-    MAX_PAUSE_S,
-    TIMED_CALLS,
-    check_limits,
-    is_due,
-    minute_of,
-    month_of,
-)
+from pipeline.errors import InvalidRequest, NotFound
+from pipeline.jobs import limits, transitions
+from pipeline.jobs.limits import minute_of, month_of
 from pipeline.jobs.model import (
-    MAX_ATTEMPTS,
     MAX_JOB_ID,
     ApiKey,
     Job,
@@ -47,33 +38,21 @@ from pipeline.jobs.model import (
     UsageDay,
     UsageRow,
     WorkerRecord,
-    may_follow,
 )
-from pipeline.jobs.usage import sum_by_day
+from pipeline.jobs.transitions import DEFAULT_RETENTION, AttemptResult, Decision, Retention
 
 
 class MemoryStore:
-    """A `Store` in this process's memory.
+    """A `Store` in the memory of this process.
 
     Args:
         clock: seconds since 1970.
-        record_lifetime_s: how long an ended job stays on record.
-        webhook_window_s: how long a webhook is tried.
-        upload_window_s: how long an upload that a bucket refused is retried; the temporary copy expires then.
+        retention: how long things go on after a job has ended.
     """
 
-    def __init__(
-        self,
-        *,
-        clock: Callable[[], float] = time.time,
-        record_lifetime_s: float = 7 * 86400.0,
-        webhook_window_s: float = 7200.0,
-        upload_window_s: float = 86400.0,
-    ) -> None:
+    def __init__(self, *, clock: Callable[[], float] = time.time, retention: Retention = DEFAULT_RETENTION) -> None:
         self._clock = clock
-        self._record_lifetime_s = record_lifetime_s
-        self._webhook_window_s = webhook_window_s
-        self._upload_window_s = upload_window_s
+        self._retention = retention
         self._lock = threading.RLock()
         self._jobs: dict[int, Job] = {}
         self._requests: dict[int, bytes] = {}
@@ -82,17 +61,16 @@ class MemoryStore:
         self._minutes: dict[str, tuple[int, int]] = {}
         self._months: Counter[tuple[str, str]] = Counter()
         self._tasks: dict[str, OutboxTask] = {}
-        self._planned_at: dict[str, float] = {}  # when each task's due time was written
         self._attempts: defaultdict[str, list[TaskAttempt]] = defaultdict(list)
         self._usage: list[UsageRow] = []
-        self._results: list[JobResult] = []
-        self._task_attempts: Counter[tuple[str, str]] = Counter()
+        self._successes: list[JobResult] = []
+        self._sums: dict[str, Counter[str]] = defaultdict(Counter)
         self._workers: dict[str, WorkerRecord] = {}
         self._submits = 0
         self._restarts = 0
 
     def close(self) -> None:
-        """Nothing to let go of."""
+        """Nothing to close."""
 
     def maintain(self, backup_dir: Path) -> None:
         """Nothing to do."""
@@ -102,54 +80,26 @@ class MemoryStore:
     def submit(self, new: NewJob) -> Submitted:
         with self._lock:
             now = self._clock()
-            first = self._find_by_idempotency_key(new)
-            if first is not None:
+            by_key = {(job.api_key_id, job.idempotency_key): job for job in self._jobs.values() if job.idempotency_key}
+            known = by_key.get((new.api_key_id, new.idempotency_key))
+            if known is not None:
+                first = transitions.repeated(known, new)
                 return Submitted(first, is_new=False, queue_position=self.queue_position(first))
-            key = self._keys.get(new.api_key_id)
-            if key is None or key.revoked_at is not None:
-                raise Unauthorized("Invalid API key")
-            use = self.key_use(key.id)
-            rate = check_limits(key.limits, use, now=now)
+            use = self.key_use(new.api_key_id)
+            rate = limits.check_submit(self._keys.get(new.api_key_id), use, now=now)
             self._submits += 1
-            job_id = 0
-            while job_id == 0 or job_id in self._jobs:
+            job_id = secrets.randbelow(MAX_JOB_ID) + 1
+            while job_id in self._jobs:
                 job_id = secrets.randbelow(MAX_JOB_ID) + 1
-            job = Job(
-                id=job_id,
-                seq=self._submits,
-                api_key_id=new.api_key_id,
-                file_prefix=new.file_prefix,
-                state=JobState.QUEUED,
-                created_at=now,
-                request_sha256=new.request_sha256,
-                meta=new.meta,
-                track_id=new.track_id,
-                webhook_url=new.webhook_url,
-                idempotency_key=new.idempotency_key,
-            )
-            self._jobs[job_id] = job
+            job = transitions.queued(new, job_id=job_id, seq=self._submits, now=now)
             self._requests[job_id] = new.request
-            self._minutes[key.id] = (minute_of(now), use.this_minute + 1)
-            self._months[key.id, month_of(now)] += 1
+            self._minutes[new.api_key_id] = (minute_of(now), use.this_minute + 1)
+            self._put(None, job)
             return Submitted(job, is_new=True, queue_position=self.queue_position(job), rate=rate)
-
-    def _find_by_idempotency_key(self, new: NewJob) -> Job | None:
-        """The job that this submit repeats."""
-        if new.idempotency_key is None:
-            return None
-        for job in self._jobs.values():
-            if (job.api_key_id, job.idempotency_key) == (new.api_key_id, new.idempotency_key):
-                if job.request_sha256 != new.request_sha256:
-                    raise InvalidRequest("Idempotency-Key was used before with another body")
-                return job
-        return None
 
     def get(self, job_id: int, *, api_key_id: str | None) -> Job:
         with self._lock:
-            job = self._jobs.get(job_id)
-            if job is None or api_key_id not in (None, job.api_key_id):
-                raise NotFound(f"There is no call with the id {job_id}.")
-            return job
+            return transitions.visible(self._jobs.get(job_id), job_id, api_key_id=api_key_id)
 
     def get_many(self, job_ids: Sequence[int]) -> list[Job]:
         with self._lock:
@@ -158,7 +108,7 @@ class MemoryStore:
     def request_of(self, job_id: int) -> bytes:
         with self._lock:
             if job_id not in self._requests:
-                raise NotFound(f"There is no request of a call with the id {job_id}.")
+                raise NotFound(f"There is no request of a job with the id {job_id}.")
             return self._requests[job_id]
 
     def list_jobs(
@@ -184,10 +134,9 @@ class MemoryStore:
     def delete(self, job_id: int, *, api_key_id: str | None) -> Job:
         with self._lock:
             job = self.get(job_id, api_key_id=api_key_id)
-            if not job.state.is_final:
-                raise InvalidRequest(f"The call {job_id} is {job.state}; cancel it before deleting it.")
+            transitions.check_deletable(job)
             for task in self.tasks_of(job_id):
-                del self._tasks[task.id], self._planned_at[task.id]
+                del self._tasks[task.id]
                 self._attempts.pop(task.id, None)
             return self._jobs.pop(job_id)
 
@@ -199,109 +148,73 @@ class MemoryStore:
 
     def timings(self) -> Timings:
         with self._lock:
-            last = [result for result in self._results if result.state is JobState.SUCCESS][-TIMED_CALLS:]
-            if not last:
-                return Timings(0, 0.0)
-            by_stage: defaultdict[str, list[float]] = defaultdict(list)
-            for result in last:
-                for stage, seconds in result.stage_seconds.items():
-                    by_stage[stage].append(seconds)
-            means = {stage: sum(values) / len(values) for stage, values in by_stage.items()}
-            return Timings(len(last), sum(result.seconds for result in last) / len(last), means)
+            return transitions.mean_timings(
+                result.stage_seconds for result in self._successes[-transitions.TIMED_JOBS :]
+            )
 
     def request_cancel(self, job_id: int, *, api_key_id: str | None) -> Job:
         with self._lock:
             job = self.get(job_id, api_key_id=api_key_id)
-            if job.state is JobState.QUEUED:
-                return self._end(job, CANCELLED)
-            if job.state is JobState.RUNNING:
-                return self._put(replace(job, is_cancel_requested=True))
-            return job
+            return self._apply(job, transitions.cancel_requested(job))
 
     def cancel_queued(self, *, api_key_id: str) -> int:
         with self._lock:
             jobs = [job for job in self._jobs.values() if (job.api_key_id, job.state) == (api_key_id, JobState.QUEUED)]
             for job in jobs:
-                self._end(job, CANCELLED)
+                self._apply(job, transitions.cancel_requested(job))
             return len(jobs)
 
     def claim(self, worker_id: str, *, lease_s: float, job_id: int | None = None) -> Job | None:
         with self._lock:
             now = self._clock()
             for job in sorted(self._jobs.values(), key=lambda job: (job.state is JobState.QUEUED, job.seq)):
-                if job_id not in (None, job.id) or job.state.is_final:
+                if job_id not in (None, job.id):
                     continue
-                if job.state is JobState.RUNNING and not self._is_lease_over(job, now, lease_s):
-                    continue
-                if job.state is JobState.RUNNING and job.is_cancel_requested:
-                    self._end(job, CANCELLED)
-                elif job.state is JobState.RUNNING and job.attempts >= MAX_ATTEMPTS:
-                    self._end(job, GIVEN_UP)
-                elif job.state is JobState.RUNNING or self._may_run_more(job.api_key_id):
-                    return self._put(
-                        replace(
-                            job,
-                            state=JobState.RUNNING,
-                            worker_id=worker_id,
-                            attempts=job.attempts + 1,
-                            lease_expires_at=now + lease_s,
-                            started_at=now if job.started_at is None else job.started_at,
-                        )
-                    )
+                if job.state is JobState.RUNNING:
+                    decision = transitions.lease_checked(job, worker_id, now=now, lease_s=lease_s)
+                    after = self._apply(job, decision)
+                    if transitions.is_claim(job, decision):
+                        return after
+                elif job.state is JobState.QUEUED and transitions.may_run_more(
+                    self._keys[job.api_key_id].limits, running=self.key_use(job.api_key_id).running
+                ):
+                    return self._put(job, transitions.claimed(job, worker_id, now=now, lease_s=lease_s))
             return None
-
-    def _is_lease_over(self, job: Job, now: float, lease_s: float) -> bool:
-        """Whether a running job has lost its worker. A lease from before the clock stepped back is cut to `lease_s`."""
-        expires_at = job.lease_expires_at or 0.0
-        if expires_at > now + 2 * lease_s:
-            self._put(replace(job, lease_expires_at=now + lease_s))
-        return expires_at <= now
-
-    def _may_run_more(self, api_key_id: str) -> bool:
-        running = self.key_use(api_key_id).running
-        limit = self._keys[api_key_id].limits.running
-        return limit is None or running < limit
 
     def renew(self, lease: Lease, *, lease_s: float) -> bool:
         with self._lock:
-            job = self._put(replace(self._held(lease), lease_expires_at=self._clock() + lease_s))
-            return job.is_cancel_requested
+            job = transitions.held(self._jobs.get(lease.job_id), lease)
+            return self._put(job, transitions.renewed(job, now=self._clock(), lease_s=lease_s)).is_cancel_requested
 
     def report(self, lease: Lease, progress: Progress) -> None:
         with self._lock:
-            self._put(replace(self._held(lease), progress=progress))
+            job = transitions.held(self._jobs.get(lease.job_id), lease)
+            self._put(job, replace(job, progress=progress))
 
     def requeue(self, lease: Lease) -> Job:
         with self._lock:
-            job = self._held(lease)
-            if job.is_cancel_requested:
-                return self._end(job, CANCELLED)
-            return self._put(
-                replace(job, state=JobState.QUEUED, attempts=job.attempts - 1, worker_id=None, lease_expires_at=None)
-            )
+            job = transitions.held(self._jobs.get(lease.job_id), lease)
+            return self._apply(job, transitions.requeued(job))
 
     def expire_leases(self, worker_id: str) -> int:
         with self._lock:
             self._workers.pop(worker_id, None)
             held = [job for job in self._jobs.values() if (job.state, job.worker_id) == (JobState.RUNNING, worker_id)]
             for job in held:
-                self._put(replace(job, lease_expires_at=0.0))
+                self._put(job, transitions.expired_now(job))
             return len(held)
 
     def complete(self, lease: Lease, result: JobResult) -> Job:
         with self._lock:
             job = self._jobs.get(lease.job_id)
-            if job is not None and job.state.is_final and job.worker_id and job.lease == lease:
-                return job
-            return self._end(self._held(lease), result)
+            if job is None:
+                raise transitions.lease_lost(lease)
+            return self._apply(job, transitions.completion(job, lease, result))
 
     def replace_result(self, job_id: int, result: JobResult) -> Job:
         with self._lock:
             job = self.get(job_id, api_key_id=None)
-            if job.state is not result.state:
-                raise InvalidRequest(f"The call {job_id} ended as {job.state}, not as {result.state}.")
-            self._jobs[job_id] = replace(job, result=result)
-            return self._jobs[job_id]
+            return self._put(job, transitions.result_replaced(job, result))
 
     def expired(self, *, limit: int = 100) -> list[Job]:
         with self._lock:
@@ -310,7 +223,9 @@ class MemoryStore:
             jobs = [
                 job
                 for job in self._jobs.values()
-                if job.expires_at is not None and job.expires_at <= now and job.id not in pending
+                if job.expires_at is not None
+                and transitions.is_expired(job.expires_at, now=now)
+                and job.id not in pending
             ]
             return sorted(jobs, key=lambda job: job.seq)[:limit]
 
@@ -318,72 +233,47 @@ class MemoryStore:
         with self._lock:
             now = self._clock()
             queued_at = [job.created_at for job in self._jobs.values() if job.state is JobState.QUEUED]
-            seconds: Counter[str] = Counter()
-            runs: Counter[str] = Counter()
-            for result in self._results:
-                seconds.update(result.stage_seconds)
-                runs.update(list(result.stage_seconds))
+            attempts = {label.partition(" "): count for label, count in self._sums["task_attempts"].items()}
             return StoreMetrics(
                 submitted=self._submits,
-                ended=Counter(str(result.state) for result in self._results),
+                ended=self._sums["ended"],
                 states=Counter(str(job.state) for job in self._jobs.values()),
                 oldest_queued_s=max([0.0, *(now - at for at in queued_at)]),
-                stage_seconds=seconds,
-                stage_runs=runs,
-                gpu_seconds=sum(result.gpu_seconds for result in self._results),
-                task_attempts=dict(self._task_attempts),
+                stage_seconds=self._sums["stage_seconds"],
+                stage_runs=self._sums["stage_runs"],
+                gpu_seconds=self._sums["gpu_seconds"][""],
+                task_attempts={(kind, outcome): count for (kind, _, outcome), count in attempts.items()},
                 tasks_pending=Counter(task.kind for task in self._tasks.values() if task.state == "pending"),
             )
 
-    def _held(self, lease: Lease) -> Job:
-        """The job of a lease that still holds."""
-        job = self._jobs.get(lease.job_id)
-        if job is None or job.state is not JobState.RUNNING or job.lease != lease:
-            raise LeaseLost(f"job {lease.job_id} is no longer held by {lease.worker_id}, attempt {lease.attempt}")
-        return job
+    def _put(self, before: Job | None, after: Job) -> Job:
+        change = transitions.usage_change(before, after)
+        self._months[after.api_key_id, change.month] += change.month_calls
+        self._jobs[after.id] = after
+        return after
 
-    def _put(self, job: Job) -> Job:
-        before = self._jobs[job.id].state
-        assert job.state is before or may_follow(before, job.state), f"{before} -> {job.state}"
-        self._jobs[job.id] = job
-        return job
-
-    def _end(self, job: Job, result: JobResult) -> Job:
-        """The final transition with everything that goes with it."""
-        now = self._clock()
-        ended = self._put(
-            replace(
-                job,
-                state=result.state,
-                result=result,
-                finished_at=now,
-                expires_at=now + self._record_lifetime_s,
-                lease_expires_at=None,
-                progress=Progress("", 100) if result.state is JobState.SUCCESS else job.progress,
-            )
+    def _apply(self, job: Job, decision: Decision) -> Job:
+        if isinstance(decision, Job):
+            return self._put(job, decision)
+        end = transitions.completed(
+            job,
+            decision,
+            now=self._clock(),
+            retention=self._retention,
+            draw_task_id=lambda: f"msg_{uuid.uuid4().hex}",
         )
+        self._put(job, end.job)
         del self._requests[job.id]
-        if result.state is not JobState.SUCCESS:
-            self._months[job.api_key_id, month_of(job.created_at)] -= 1
-        if job.webhook_url is not None:
-            self._add_task(ended, "webhook", job.webhook_url, now, self._webhook_window_s)
-        if result.upload_warning:
-            self._add_task(ended, "upload", "", now, self._upload_window_s)
-        self._results.append(result)
-        self._usage.append(
-            UsageRow(
-                api_key_id=job.api_key_id,
-                job_id=job.id,
-                state=result.state,
-                engine=result.engine,
-                seconds=result.seconds,
-                gpu_seconds=result.gpu_seconds,
-                created_at=job.created_at,
-                finished_at=now,
-                track_id=job.track_id,
-            )
-        )
-        return ended
+        self._tasks |= {task.id: task for task in end.tasks}
+        self._usage.append(end.usage)
+        self._add(transitions.completion_sums(decision))
+        if decision.state is JobState.SUCCESS:
+            self._successes.append(decision)
+        return end.job
+
+    def _add(self, sums: transitions.Sums) -> None:
+        for name, label, value in sums:
+            self._sums[name][label] += value  # pyright: ignore[reportArgumentType]  # some counters are seconds
 
     # ---- keys ----
 
@@ -426,11 +316,13 @@ class MemoryStore:
             now = self._clock()
             minute, calls = self._minutes.get(api_key_id, (0, 0))
             states = Counter(job.state for job in self._jobs.values() if job.api_key_id == api_key_id)
-            return KeyUse(
+            return limits.key_use(
                 queued=states[JobState.QUEUED],
                 running=states[JobState.RUNNING],
-                this_minute=calls if minute == minute_of(now) else 0,
-                this_month=self._months[api_key_id, month_of(now)],
+                minute=minute,
+                minute_calls=calls,
+                month_calls=self._months[api_key_id, month_of(now)],
+                now=now,
             )
 
     def save_s3(self, api_key_id: str, encrypted: bytes) -> None:
@@ -445,23 +337,7 @@ class MemoryStore:
         with self._lock:
             return self._s3.pop(api_key_id, None) is not None
 
-    # ---- after-tasks ----
-
-    def _add_task(self, job: Job, kind: TaskKind, target: str, now: float, window_s: float) -> None:
-        task = OutboxTask(
-            id=f"msg_{uuid.uuid4().hex}",
-            kind=kind,
-            job_id=job.id,
-            api_key_id=job.api_key_id,
-            target=target,
-            state="pending",
-            attempts=0,
-            created_at=now,
-            next_attempt_at=now,
-            give_up_at=now + window_s,
-        )
-        self._tasks[task.id] = task
-        self._planned_at[task.id] = now
+    # ---- outbox ----
 
     def claim_task(self, kind: TaskKind, *, claim_s: float) -> OutboxTask | None:
         with self._lock:
@@ -469,39 +345,32 @@ class MemoryStore:
             due = [
                 task
                 for task in self._tasks.values()
-                if task.kind == kind and task.state == "pending" and self._is_due(task, now)
+                if (task.kind, task.state) == (kind, "pending")
+                and transitions.is_task_due(task.next_attempt_at, scheduled_at=task.scheduled_at, now=now)
             ]
             if not due:
                 return None
             task = min(due, key=lambda task: task.next_attempt_at)
-            self._tasks[task.id] = replace(task, next_attempt_at=now + min(claim_s, MAX_PAUSE_S))
-            self._planned_at[task.id] = now
+            self._tasks[task.id] = transitions.task_claimed(task, now=now, claim_s=claim_s)
             return self._tasks[task.id]
-
-    def _is_due(self, task: OutboxTask, now: float) -> bool:
-        return is_due(task.next_attempt_at, scheduled_at=self._planned_at[task.id], now=now)
 
     def settle_task(
         self, task: OutboxTask, *, status: int | None, error: str, seconds: float, retry_in_s: float | None
     ) -> OutboxTask:
         with self._lock:
-            now = self._clock()
             if task.id not in self._tasks:
                 raise NotFound(f"There is no task {task.id}.")
-            known = self._tasks[task.id]
-            tried = replace(known, attempts=known.attempts + 1, last_status=status, last_error=error)
-            if not error:
-                tried = replace(tried, state="done", done_at=now)
-            elif retry_in_s is None or now + retry_in_s > known.give_up_at:
-                tried = replace(tried, state="given_up", done_at=now)
-            else:
-                tried = replace(tried, state="pending", next_attempt_at=now + min(retry_in_s, MAX_PAUSE_S))
-            self._tasks[task.id] = tried
-            self._planned_at[task.id] = now
-            tries = self._attempts[task.id]
-            tries.append(TaskAttempt(task.id, len(tries) + 1, now, status, error, seconds))
-            self._task_attempts[task.kind, "error" if error else "ok"] += 1
-            return tried
+            attempts = self._attempts[task.id]
+            settled, attempt = transitions.task_settled(
+                self._tasks[task.id],
+                AttemptResult(status, error, seconds, retry_in_s),
+                attempts_before=len(attempts),
+                now=self._clock(),
+            )
+            attempts.append(attempt)
+            self._add(transitions.attempt_sums(settled, attempt))
+            self._tasks[task.id] = settled
+            return settled
 
     def tasks_of(self, job_id: int) -> list[OutboxTask]:
         with self._lock:
@@ -514,20 +383,9 @@ class MemoryStore:
     def redeliver(self, job_id: int, *, api_key_id: str | None) -> OutboxTask:
         with self._lock:
             self.get(job_id, api_key_id=api_key_id)
-            for task in self.tasks_of(job_id):
-                if task.kind == "webhook":
-                    now = self._clock()
-                    self._tasks[task.id] = replace(
-                        task,
-                        state="pending",
-                        attempts=0,
-                        next_attempt_at=now,
-                        give_up_at=now + self._webhook_window_s,
-                        done_at=None,
-                    )
-                    self._planned_at[task.id] = now
-                    return self._tasks[task.id]
-            raise InvalidRequest(f"The call {job_id} has not ended, or has no webhook.")
+            again = transitions.redelivered(self.tasks_of(job_id), job_id, now=self._clock(), retention=self._retention)
+            self._tasks[again.id] = again
+            return again
 
     # ---- ledger ----
 
@@ -547,7 +405,8 @@ class MemoryStore:
     def usage_days(
         self, *, api_key_id: str | None, since: float | None = None, until: float | None = None
     ) -> list[UsageDay]:
-        return sum_by_day(self.usage_rows(api_key_id=api_key_id, since=since, until=until, limit=2**31))
+        rows = self.usage_rows(api_key_id=api_key_id, since=since, until=until, limit=2**31)
+        return transitions.usage_by_day(map(transitions.usage_group, rows))
 
     # ---- workers ----
 

@@ -1,4 +1,4 @@
-"""Closed shapes with known insides, pictures of them from known cameras, and how much two bodies overlap."""
+"""Closed solids with a known inside, images of them from known cameras, and the overlap of two solids."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from skimage.measure import marching_cubes
 
 from pipeline.mesh.tri_mesh import TriMesh
-from pipeline.render.mesh_view import ShownMesh, render_view
+from pipeline.render.mesh_view import RenderMesh, render_view
 from pipeline.render.orbit import Camera, intrinsics_of, look_at
 
 Field = Callable[[NDArray[np.float64]], NDArray[np.float64]]
@@ -75,31 +75,31 @@ def mesh_of(field: Field, *, cells: int = 64) -> TriMesh:
     return mesh if mesh.volume() > 0 else TriMesh(mesh.vertices, np.ascontiguousarray(mesh.faces[:, ::-1]))
 
 
-def shown(mesh: TriMesh) -> ShownMesh:
-    """A mesh to look at, all of one grey."""
+def in_grey(mesh: TriMesh) -> RenderMesh:
+    """A mesh with a texture of one grey."""
     texture = np.full((1, 1, 3), 160, np.uint8)
     uvs = np.zeros((len(mesh.vertices), 2), np.float32)
-    return ShownMesh(mesh.vertices.astype(np.float32), mesh.faces, mesh.vertex_normals(), uvs, texture)
+    return RenderMesh(mesh.vertices.astype(np.float32), mesh.faces, mesh.vertex_normals(), uvs, texture)
 
 
 def horizon_camera(azimuth_rad: float, *, distance: float = 12.0, half_side_m: float = 0.55) -> Camera:
-    """A camera at the horizon with little perspective; azimuth 0 is in front, growing towards +X."""
+    """A camera at elevation 0 with little perspective; azimuth 0 is in front, and it grows towards +X."""
     eye = distance * np.array([math.sin(azimuth_rad), -math.cos(azimuth_rad), 0.0])  # in the z-up frame of cameras
     return Camera(look_at(eye, np.zeros(3)), intrinsics_of(2 * math.atan(half_side_m / distance)))
 
 
 def views_around(mesh: TriMesh, count: int, *, size: int = 256) -> list[NDArray[np.uint8]]:
-    """ImageList (size, size, 4) from evenly spaced sides, counter-clockwise seen from above."""
-    return [render_view(shown(mesh), horizon_camera(2 * math.pi * k / count), size=size) for k in range(count)]
+    """Images (size, size, 4) from evenly spaced sides, counter-clockwise seen from above."""
+    return [render_view(in_grey(mesh), horizon_camera(2 * math.pi * k / count), size=size) for k in range(count)]
 
 
 def inside_of(field: Field, axis: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Where on a grid of points a field is negative: (N, N, N)."""
+    """Grid points at which a field is negative: (N,) -> (N, N, N)."""
     return field(np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1)) < 0
 
 
 def true_hull(inside: NDArray[np.bool_], field: Field, count: int, axis: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """The visual hull of a field for parallel rays from `count` sides, at the points of a grid."""
+    """Visual hull of a field for parallel rays from `count` sides, at grid points: (N, N, N)."""
     kept = np.ones_like(inside)
     x, z = np.meshgrid(axis, axis, indexing="ij")
     for k in range(count):
@@ -118,7 +118,7 @@ def true_hull(inside: NDArray[np.bool_], field: Field, count: int, axis: NDArray
 
 
 def filled(mesh: TriMesh, axis: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Which points of a grid lie inside a closed mesh: parity of crossings along z, a column at a time."""
+    """Grid points inside a closed mesh, (N, N, N): parity of the crossings along z, column by column."""
     inside = np.zeros((len(axis),) * 3, bool)
     step = axis[1] - axis[0]
     nudge = step * 1e-3  # off the vertices

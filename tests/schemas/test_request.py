@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.contract import ContractError
+from schemas.errors import InvalidRequest
 from schemas.request import ImageTo3DRequest, ParsedRequest, parse_request
 from schemas.table import field_rows
 
@@ -27,7 +27,7 @@ FIELDS = [*ImageTo3DRequest.model_fields, "init_image", "foreground_ratio"]
 
 
 def refusal_of(**fields: Any) -> str:
-    with pytest.raises(ContractError) as refused:
+    with pytest.raises(InvalidRequest) as refused:
         parse_request({"image": "https://example.com/a.png", **fields})
     return str(refused.value)
 
@@ -40,7 +40,7 @@ def parsed(**fields: Any) -> ImageTo3DRequest:
 def test_any_json_is_a_request_or_one_sentence(body: object) -> None:
     try:
         result = parse_request(body)
-    except ContractError as refused:
+    except InvalidRequest as refused:
         message = str(refused)
         assert message.strip() and "\n" not in message and len(message) < 400
     else:
@@ -149,7 +149,7 @@ def test_a_refusal_names_field_value_and_bounds(fields: dict[str, Any], sentence
 
 
 def test_a_missing_picture_is_refused() -> None:
-    with pytest.raises(ContractError, match=r"^image is required$"):
+    with pytest.raises(InvalidRequest, match=r"^image is required$"):
         parse_request({"image": None})
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.contract import ContractError
+from schemas.errors import InvalidRequest
 from schemas.s3 import S3Details, parse_s3_details
 from tests.schemas.test_request import JSON_VALUES
 
@@ -46,7 +46,7 @@ def test_a_key_that_was_pasted_with_a_line_break_is_read() -> None:
     ],
 )
 def test_a_refusal_is_one_sentence(changed: dict[str, object], sentence: str) -> None:
-    with pytest.raises(ContractError) as refused:
+    with pytest.raises(InvalidRequest) as refused:
         parse_s3_details(GOOD | changed)
     assert str(refused.value) == sentence
 
@@ -55,5 +55,5 @@ def test_a_refusal_is_one_sentence(changed: dict[str, object], sentence: str) ->
 def test_any_json_is_details_or_one_sentence(body: object) -> None:
     try:
         assert isinstance(parse_s3_details(body), S3Details)
-    except ContractError as refused:
+    except InvalidRequest as refused:
         assert "\n" not in str(refused)

@@ -1,14 +1,25 @@
-"""The README's table of fields is the contract's."""
+"""The table of fields: complete, and what the options of the command lines are made from."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from schemas.table import markdown_table
-
-README = Path(__file__).resolve().parents[2] / "README.md"
+from schemas.request import ImageTo3DRequest
+from schemas.table import NOT_OPTIONS, OUTPUT_FORMATS, field_rows, option_rows
 
 
-def test_the_readme_shows_the_table_of_the_contract() -> None:
-    shown = README.read_text().split("<!-- fields -->\n")[1].split("\n<!-- /fields -->")[0]
-    assert shown == markdown_table()
+def test_every_field_is_an_option_unless_a_rule_excludes_it() -> None:
+    assert {row.name for row in option_rows()} == ImageTo3DRequest.model_fields.keys() - NOT_OPTIONS
+    assert {"key", "temp", "webhook", "track_id", "image", "output_format"} == NOT_OPTIONS
+
+
+def test_the_help_of_an_option_has_effect_bounds_and_default() -> None:
+    rows = {row.name: row for row in option_rows()}
+
+    assert rows["texture_size"].option == "--texture-size"
+    assert rows["texture_size"].option_help == "Side of the texture in pixels (512–4096; default: 1024)"
+    assert rows["multi_image_mode"].option_help.endswith(" (stochastic, multidiffusion)")
+    assert rows["no_texture"].option_help == "Leave the texture out"
+
+
+def test_the_output_formats_are_those_of_the_field() -> None:
+    (row,) = [row for row in field_rows() if row.name == "output_format"]
+    assert row.bounds == ", ".join(OUTPUT_FORMATS)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scripts.cost_model.autoscaler import Autoscaler, quantile, simulate
-from scripts.cost_model.days import DAY_S, EVEN, DayShape, calls_of_day
+from scripts.cost_model.days import DAY_S, EVEN, DayShape, jobs_of_day
 
 
 def poisson(count: int, per_s: float, *, seed: int) -> list[float]:
@@ -111,13 +111,13 @@ def test_of_two_idle_containers_the_one_that_worked_last_goes_on_and_the_other_s
 
     run = simulate(arrivals_s, [1.0] * 12, Autoscaler(scaledown_window=15), cold_start_s=5.0)
 
-    # Both start at 0 and are done at 6. One takes every later call, the last from 100 to 101, and stops at 116; the
+    # Both start at 0 and are done at 6. One takes every later job, the last from 100 to 101, and stops at 116; the
     # other stops at 21. Taking turns, each would idle 19 s at most and both would stay until the end.
     assert run.started == 2
     assert run.paid_s == 116.0 + 21.0
 
 
-def test_a_waiting_call_takes_a_container_that_falls_free_before_its_own_is_up() -> None:
+def test_a_waiting_job_takes_a_container_that_falls_free_before_its_own_is_up() -> None:
     run = simulate([0.0, 10.0], [2.0, 2.0], Autoscaler(scaledown_window=2), cold_start_s=9.0)
 
     assert run.waits_s == [9.0, 1.0]  # the first is done at 11; the second's own container would be up at 19
@@ -125,7 +125,7 @@ def test_a_waiting_call_takes_a_container_that_falls_free_before_its_own_is_up()
     assert run.idle_s == 4.0
 
 
-def test_rare_poisson_calls_are_cold_as_often_as_a_gap_outlasts_the_window() -> None:
+def test_rare_poisson_jobs_are_cold_as_often_as_a_gap_outlasts_the_window() -> None:
     per_s, window_s, count = 1 / 300, 200.0, 20_000
     arrivals_s = poisson(count, per_s, seed=3)
 
@@ -136,11 +136,11 @@ def test_rare_poisson_calls_are_cold_as_often_as_a_gap_outlasts_the_window() -> 
     assert run.idle_s / count == pytest.approx((1 - share) / per_s, rel=0.02)  # mean of min(gap, window)
 
 
-def test_a_buffer_stands_only_while_calls_are_under_way() -> None:
+def test_a_buffer_exists_only_while_jobs_are_in_flight() -> None:
     run = simulate([100.0], [10.0], Autoscaler(buffer_containers=2, scaledown_window=2), cold_start_s=5.0)
 
     assert run.most == run.started == 3
-    # Two buffers are up at 105 and stop at 115, when the call ends; its own container idles two seconds more.
+    # Two buffers are up at 105 and stop at 115, when the job ends; its own container idles two seconds more.
     assert run.idle_s == 10.0 + 10.0 + 2.0
 
 
@@ -152,7 +152,7 @@ def test_the_least_number_of_containers_is_paid_all_day() -> None:
 
 
 def test_a_longer_window_and_a_larger_buffer_never_wait_longer_on_a_bursty_day() -> None:
-    arrivals_s = calls_of_day(2000, DayShape(), seed=5)
+    arrivals_s = jobs_of_day(2000, DayShape(), seed=5)
 
     def mean_wait_s(**changed: float) -> float:
         run = simulate(arrivals_s, [2.0] * 2000, Autoscaler(**changed), cold_start_s=9.0)  # type: ignore[arg-type]
@@ -197,18 +197,18 @@ def test_a_quantile_is_a_value_that_enough_of_them_do_not_exceed() -> None:
     assert quantile([1.0, 2.0], 0.51) == 2.0
 
 
-def test_a_day_has_its_calls_in_order_and_the_same_ones_for_the_same_seed() -> None:
-    day = calls_of_day(5000, DayShape(), seed=1)
+def test_a_day_has_its_jobs_in_order_and_the_same_ones_for_the_same_seed() -> None:
+    day = jobs_of_day(5000, DayShape(), seed=1)
 
     assert len(day) == 5000
     assert day == sorted(day)
     assert 0 <= day[0] <= day[-1] <= DAY_S
-    assert day == calls_of_day(5000, DayShape(), seed=1)
-    assert day != calls_of_day(5000, DayShape(), seed=2)
+    assert day == jobs_of_day(5000, DayShape(), seed=1)
+    assert day != jobs_of_day(5000, DayShape(), seed=2)
 
 
 def test_a_day_follows_its_wave_and_an_even_one_is_flat() -> None:
-    wave, even = calls_of_day(20_000, DayShape(burst_share=0), seed=1), calls_of_day(20_000, EVEN, seed=1)
+    wave, even = jobs_of_day(20_000, DayShape(burst_share=0), seed=1), jobs_of_day(20_000, EVEN, seed=1)
 
     def near(day: list[float], hour: int) -> float:
         return sum(abs(at - hour * 3600) < 3600 for at in day) / len(day)
@@ -220,9 +220,9 @@ def test_a_day_follows_its_wave_and_an_even_one_is_flat() -> None:
     assert near(even, 15) == pytest.approx(1 / 12, rel=0.08)
 
 
-def test_bursts_hold_their_share_of_the_calls() -> None:
+def test_bursts_hold_their_share_of_the_jobs() -> None:
     shape = DayShape(burst_share=0.5, bursts=1)
-    day = calls_of_day(4000, shape, seed=9)
+    day = jobs_of_day(4000, shape, seed=9)
 
     fullest = max(sum(begin <= at <= begin + shape.burst_s for at in day) for begin in day[::50])
 

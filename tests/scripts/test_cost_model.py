@@ -1,4 +1,4 @@
-"""The price of a call: by hand for one row, from sourced data, and through the command line."""
+"""The price of a job: by hand for one row, from sourced data, and through the command line."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from scripts.cost_model.data import (
     stage_seconds,
 )
 from scripts.cost_model.days import DayShape
-from scripts.cost_model.jobs import Deployment, Rates, awake_s, cold_call, rates_of, run_day, warm_call
+from scripts.cost_model.jobs import Deployment, Rates, awake_s, cold_job, rates_of, run_day, warm_job
 from scripts.cost_model.report import GPUS, Trial, default_grid, main, recommend, try_settings, undominated
 
 ROUND = StageSeconds(
@@ -48,11 +48,11 @@ ROUND = StageSeconds(
 )
 
 
-def test_a_cold_call_costs_what_it_comes_to_by_hand() -> None:
+def test_a_cold_job_costs_what_it_comes_to_by_hand() -> None:
     rates = rates_of(ROUND, read_prices())
     sixty = Deployment(Autoscaler(scaledown_window=60), Autoscaler(scaledown_window=60))
 
-    bill = cold_call(ROUND, rates, sixty)
+    bill = cold_job(ROUND, rates, sixty)
 
     assert rates.gpu == pytest.approx(0.001097 + 2 * 0.0000131 + 16 * 0.00000222)  # 0.00115872
     assert rates.call == pytest.approx(2 * 0.0000131 + 4 * 0.00000222)  # 0.00003508
@@ -60,35 +60,35 @@ def test_a_cold_call_costs_what_it_comes_to_by_hand() -> None:
     assert bill.gpu_startup == pytest.approx(10 * 0.00115872)
     assert bill.gpu_busy == pytest.approx(2 * 0.00115872)
     assert bill.gpu_idle == pytest.approx(60 * 0.00115872)
-    # The call waits 10 s for the GPU, which starts while the picture is taken in: 10 + 2 + 4 + 1.
+    # The job waits 10 s for the GPU, which starts while the image is downloaded: 10 + 2 + 4 + 1.
     assert bill.call_busy == pytest.approx(17 * 0.00003508)
     assert bill.call_other == pytest.approx((4 + 60) * 0.00003508)
-    # The web function starts in 2 s, is awake until the call ends at 4 + 17, and idles.
+    # The web function starts in 2 s, is awake until the job ends at 4 + 17, and idles.
     assert bill.web == pytest.approx((2 + 21 + 60) * 0.000004385)
     assert 100 * bill.total == pytest.approx(8.66333, abs=1e-5)
 
 
 @pytest.mark.parametrize(("beside_s", "call_s"), [(11.0, 17.0), (15.0, 20.0)])
-def test_the_first_export_of_a_container_waits_for_what_it_does_beside_the_call(beside_s: float, call_s: float) -> None:
+def test_the_first_export_of_a_container_waits_for_what_it_does_beside_the_job(beside_s: float, call_s: float) -> None:
     times = replace(ROUND, beside_first_call=(Duration("compiling", beside_s, "measured", "hand"),))
     rates = Rates(web=0.0, call=1.0, gpu=0.0)
 
-    cold = cold_call(times, rates, Deployment(Autoscaler()))
+    cold = cold_job(times, rates, Deployment(Autoscaler()))
     two = run_day([0.0, 50.0], times, rates, Deployment(Autoscaler()))
 
     assert cold.call_busy == pytest.approx(call_s)
     assert two.bill.call_busy == pytest.approx(call_s + 1 + 2 + 4 + 1)
 
 
-def test_a_warm_call_costs_its_work_alone() -> None:
-    bill = warm_call(ROUND, Rates(web=1.0, call=0.01, gpu=0.1))
+def test_a_warm_job_costs_its_work_alone() -> None:
+    bill = warm_job(ROUND, Rates(web=1.0, call=0.01, gpu=0.1))
 
     assert bill.call_busy == pytest.approx(0.08)
     assert bill.gpu_busy == pytest.approx(0.2)
     assert bill.total == pytest.approx(0.28)
 
 
-def test_one_call_a_day_is_a_cold_call_and_many_approach_a_warm_one() -> None:
+def test_one_job_a_day_is_a_cold_job_and_many_approach_a_warm_one() -> None:
     rates = rates_of(ROUND, read_prices())
     deployment = Deployment(Autoscaler(), Autoscaler())
     every_half_minute = [30.0 * number for number in range(2000)]
@@ -96,12 +96,12 @@ def test_one_call_a_day_is_a_cold_call_and_many_approach_a_warm_one() -> None:
     alone = run_day([70_000.0], ROUND, rates, deployment).bill
     busy = run_day(every_half_minute, ROUND, rates, deployment)
 
-    assert alone.total == pytest.approx(cold_call(ROUND, rates, deployment).total)
+    assert alone.total == pytest.approx(cold_job(ROUND, rates, deployment).total)
     assert busy.gpu.started == 1
-    assert busy.bill.gpu_busy / 2000 == pytest.approx(warm_call(ROUND, rates).gpu_busy)
+    assert busy.bill.gpu_busy / 2000 == pytest.approx(warm_job(ROUND, rates).gpu_busy)
 
 
-def test_the_web_function_is_paid_once_for_calls_that_overlap() -> None:
+def test_the_web_function_is_paid_once_for_jobs_that_overlap() -> None:
     sixty = Autoscaler(scaledown_window=60)
 
     assert awake_s([0.0, 5.0], [20.0, 30.0], sixty, startup_s=2.0, horizon_s=0.0) == 2 + 90
@@ -230,7 +230,7 @@ def test_the_simulation_prints_what_it_recommends(capsys: pytest.CaptureFixture[
     assert main(["simulate", "--calls", "500", "--max-containers", "2", "--p95", "20", "0.001", "--gpu", "L40S"]) == 0
 
     printed = capsys.readouterr().out
-    assert printed.startswith("trellis on L40S, 500 calls a day; days: 6")
+    assert printed.startswith("trellis on L40S, 500 jobs a day; days: 6")
     assert "p95 <= 20 s: min_containers=0, max_containers=2, buffer_containers=0, scaledown_window=2" in printed
     assert "p95 <= 0.001 s: min_containers=1" in printed
 
@@ -243,6 +243,6 @@ def test_sources_and_measured_print_and_a_wrong_name_ends_with_code_2(
     assert main(["sources", "--stages", str(tmp_path / "same.json")]) == 0
     assert "https://modal.com/pricing" in capsys.readouterr().out
     assert main(["simulate", "--gpu", "A10"]) == 2
-    assert capsys.readouterr().err == "cost.py: no dense_fp16_tflops of A10 in the data\n"
+    assert capsys.readouterr().err == "cost_model: no dense_fp16_tflops of A10 in the data\n"
     assert main(["table", "--gpu", "M1"]) == 2
     assert main(["measured", str(tmp_path / "missing.jsonl")]) == 2

@@ -20,9 +20,9 @@ from tests.on_modal.containers import OPTIONS, VIEW, MadeEngine, fails
             EngineFailed,
             r"engine preview failed for an internal reason \(ValueError\)",
         ),
-        (MemoryError(), OutOfMemory, "engine preview had too little memory"),
-        (OSError(errno.ENOSPC, "full"), DiskFull, "engine preview found no space left on the device"),
-        (OSError(errno.EACCES, "refused"), EngineFailed, r"internal reason \(PermissionError\)"),
+        (MemoryError(), OutOfMemory, "engine preview failed: out of memory"),
+        (OSError(errno.ENOSPC, "full"), DiskFull, "engine preview failed: no space left on the device"),
+        (OSError(errno.EACCES, "refused"), EngineFailed, "engine preview failed: Permission denied"),
     ],
 )
 def test_an_exception_of_an_engine_becomes_one_of_ours(
@@ -51,9 +51,9 @@ def test_a_failure_on_a_cpu_carries_none() -> None:
 
 
 def test_a_picture_without_a_subject_is_the_senders_error_and_costs_nothing() -> None:
-    generate = LocalEngines("preview").generator_for(None)
+    engines = LocalEngines("preview")
 
     with pytest.raises(UnreadableImage) as raised:
-        generate([0 * VIEW], OPTIONS)
+        engines.generate(None, [0 * VIEW], OPTIONS)
 
     assert raised.value.gpu_seconds == 0.0

@@ -66,11 +66,11 @@ def test_the_same_seed_gives_the_same_bytes(assets: Path) -> None:
 
 
 def test_several_views_are_refused_naming_the_engines_that_take_them() -> None:
-    generate = LocalEngines("triposr", weights="tiny").generator_for("triposr")
+    engines = LocalEngines("triposr", weights="tiny")
     view = np.asarray(draw_figure(64))
 
     with pytest.raises(InvalidRequest, match=r"takes one view, got 2; preview, trellis would take them$"):
-        generate([view, view], None, lambda share: None)  # type: ignore[arg-type]
+        engines.generate("triposr", [view, view], None, lambda share: None)  # type: ignore[arg-type]
 
 
 def test_the_first_use_reports_the_size_of_the_download_and_a_second_use_downloads_nothing(

@@ -1,4 +1,4 @@
-"""`python -m tests.fakes.modal --port 0 --folder DIR`: a plane by hand, until interrupted."""
+"""`python -m tests.fakes.modal --port 0 --folder DIR`: a fake Modal server, started by hand, until interrupted."""
 
 import argparse
 import signal
@@ -7,11 +7,11 @@ import tempfile
 import threading
 from pathlib import Path
 
-from tests.fakes.modal.plane import Plane
+from tests.fakes.modal.server import FakeModal
 
 
 def main() -> None:
-    """Starts a plane and prints the variables to set for Modal's CLI."""
+    """Starts the server and prints the variables to set for Modal's CLI."""
     parser = argparse.ArgumentParser(prog="python -m tests.fakes.modal", description=__doc__)
     parser.add_argument("--port", type=int, default=0, help="gRPC port; 0 takes a free one")
     parser.add_argument("--folder", type=Path, help="an empty folder for files, volumes and containers")
@@ -20,12 +20,12 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopped.set())
     with (
-        tempfile.TemporaryDirectory(prefix="modal-plane-") as temporary,
-        Plane(options.folder or Path(temporary), port=options.port) as plane,
+        tempfile.TemporaryDirectory(prefix="fake-modal-") as temporary,
+        FakeModal(options.folder or Path(temporary), port=options.port) as fake_modal,
     ):
-        # One write, the last line's end included: who reads a line has them all, and may close the pipe. An unbuffered
-        # `print` would write that end by itself.
-        sys.stdout.write("".join(f"export {name}={value}\n" for name, value in plane.environment().items()))
+        # One write, including the last newline: a reader that got one line has got them all and may close the pipe. An
+        # unbuffered `print` writes the newline separately.
+        sys.stdout.write("".join(f"export {name}={value}\n" for name, value in fake_modal.environment().items()))
         sys.stdout.flush()
         stopped.wait()
 

@@ -1,4 +1,4 @@
-"""Function calls from both ends: the client's (map, outputs, cancel) and the container's (inputs, outputs, life)."""
+"""Function calls from both sides: the client's (map, outputs, cancel) and the container's (inputs, outputs, life)."""
 
 import json
 from collections.abc import AsyncIterator
@@ -13,11 +13,11 @@ from tests.fakes.modal.state import Call, Container, Function, Input, State, new
 
 Caller = Container | None
 HEARTBEAT_HOLD_S = 10.0
-"""How long a container's heartbeat is held for a cancellation to travel on: under the client's own 15 s."""
+"""How long a container's heartbeat request stays open to carry a cancellation: below the client's timeout of 15 s."""
 
 
 def new_call(state: State, function: Function, invocation_type: int, parent_input_id: str = "") -> Call:
-    """A call without inputs, found by its id from now on."""
+    """A new call without inputs, registered by its id."""
     call = Call(new_id("fc"), function, invocation_type, parent_input_id)
     state.calls[call.call_id] = call
     return call
@@ -32,7 +32,7 @@ def add_input(state: State, call: Call, payload: api_pb2.FunctionInput, index: i
 
 
 class CallHandlers:
-    """The client's end of a function call."""
+    """The client's side of a function call."""
 
     def __init__(self, state: State, runner: Runner) -> None:
         self._state = state
@@ -177,7 +177,7 @@ class CallHandlers:
 
 
 class ContainerHandlers:
-    """The container's end of a function call."""
+    """The container's side of a function call."""
 
     def __init__(self, state: State, runner: Runner) -> None:
         self._state = state

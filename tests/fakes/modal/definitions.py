@@ -25,7 +25,7 @@ from tests.fakes.modal.state import (
     Version,
     new_id,
 )
-from tests.fakes.modal.web import WebDoor
+from tests.fakes.modal.web import WebServer
 
 Caller = Container | None
 
@@ -43,7 +43,7 @@ class AppHandlers:
     async def AuthTokenGet(self, _: Any, __: Caller) -> api_pb2.AuthTokenGetResponse:
         # A JWT whose only claim is that it holds for a day: header {"alg":"none"}, then the expiry.
         claims = urlsafe_b64encode(b'{"exp":%d}' % int(time.time() + 86400)).rstrip(b"=").decode()
-        return api_pb2.AuthTokenGetResponse(token=f"eyJhbGciOiJub25lIn0.{claims}.plane")
+        return api_pb2.AuthTokenGetResponse(token=f"eyJhbGciOiJub25lIn0.{claims}.fake")
 
     async def EnvironmentGetOrCreate(
         self, request: api_pb2.EnvironmentGetOrCreateRequest, _: Caller
@@ -148,7 +148,7 @@ class AppHandlers:
                     app_id=app.app_id,
                     version=version.number,
                     deployed_at=version.deployed_at,
-                    deployed_by="plane",
+                    deployed_by="fake-modal",
                     tag=version.tag,
                     rollback_version=version.rollback_of,
                 )
@@ -246,10 +246,10 @@ def lifecycle(app: App) -> api_pb2.AppLifecycle:
 class FunctionHandlers:
     """Functions and classes: made by a deploy, found by name, bound to parameters and options."""
 
-    def __init__(self, state: State, runner: Runner, door: WebDoor) -> None:
+    def __init__(self, state: State, runner: Runner, web_server: WebServer) -> None:
         self._state = state
         self._runner = runner
-        self._door = door
+        self._web = web_server
 
     async def FunctionPrecreate(
         self, request: api_pb2.FunctionPrecreateRequest, _: Caller
@@ -260,7 +260,7 @@ class FunctionHandlers:
             function = Function(new_id("fu"), app, request.function_name, api_pb2.FunctionHandleMetadata())
             self._state.functions[function.function_id] = function
         if request.webhook_config.type and not function.web_port:
-            function.web_port = await self._door.open_for(function)
+            function.web_port = await self._web.open_for(function)
         function.metadata = api_pb2.FunctionHandleMetadata(
             function_name=request.function_name,
             function_type=request.function_type,

@@ -1,4 +1,4 @@
-"""What tests ask of a plane, as values that no longer change: functions, containers, calls."""
+"""What tests read from a fake Modal server, as immutable values: functions, containers, calls."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from tests.fakes.modal.volumes import Volume
 
 @dataclass(frozen=True)
 class FunctionFacts:
-    """A function as it was deployed, in the words of its decorator."""
+    """A function as it was deployed, by the names of its decorator's arguments."""
 
     app: str
     tag: str
@@ -41,7 +41,7 @@ class FunctionFacts:
 
 @dataclass(frozen=True)
 class ContainerFacts:
-    """One container: its process, what befell it, and what it wrote."""
+    """One container: its process, its events and its output."""
 
     task_id: str
     function: str
@@ -64,7 +64,7 @@ class CallFacts:
 
 
 def function_facts(function: Function, state: State, volumes: Mapping[str, Volume]) -> FunctionFacts:
-    """What a test may ask of a function, from its definition."""
+    """A function's facts, from its definition."""
     definition = function.effective()
     first = definition.function
     gpus = [each.resources.gpu_config for each in definition.ranked]
@@ -102,7 +102,7 @@ def status_name(status: int) -> str:
 
 
 def container_facts(container: Container) -> ContainerFacts:
-    """What a test may ask of a container."""
+    """A container's facts."""
     return ContainerFacts(
         task_id=container.task_id,
         function=container.function.tag,
@@ -115,7 +115,7 @@ def container_facts(container: Container) -> ContainerFacts:
 
 
 def call_facts(call: Call) -> CallFacts:
-    """What a test may ask of a call."""
+    """A call's facts."""
     return CallFacts(
         call_id=call.call_id,
         function=call.function.tag,
@@ -126,7 +126,7 @@ def call_facts(call: Call) -> CallFacts:
 
 
 def traces(state: State, text: str) -> list[str]:
-    """The records and files of a plane, beside its secrets, that hold a text."""
+    """The records and files of a server, other than its secrets, that contain a text."""
     needle = text.encode()
     records: list[tuple[str, bytes]] = [
         *((f"image {key}", image.definition.SerializeToString()) for key, image in state.images.items()),

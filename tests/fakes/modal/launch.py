@@ -1,7 +1,7 @@
 """Starting a container: its files, its view of each Volume, its environment, and Modal's own entry point as a process.
 
 The process gets a mount namespace of its own (`unshare --mount`), in which the views are bound to their mount paths and
-read-only ones are read-only; it dies with the plane (`setpriv --pdeathsig`). Knows nothing of inputs.
+read-only ones are read-only; it dies with the server (`setpriv --pdeathsig`). Knows nothing of inputs.
 """
 
 import asyncio
@@ -16,11 +16,11 @@ from pathlib import Path
 
 from modal_proto import api_pb2
 
-from tests.fakes.modal.server import TASK_HEADER
+from tests.fakes.modal.grpc_service import TASK_HEADER
 from tests.fakes.modal.state import Container, State
 from tests.fakes.modal.volumes import VolumeHandlers
 
-MARK = ".held-by-plane-"
+MARK = ".held-by-fake-modal-"
 
 
 def reason_unavailable() -> str | None:
@@ -35,11 +35,11 @@ def reason_unavailable() -> str | None:
 
 
 class MountPoints:
-    """The folders of this machine at which containers see their Volumes, held for as long as a plane lives.
+    """The folders of this machine at which containers see their Volumes, kept while a fake server runs.
 
-    The kernel lets anybody remove an empty folder that is a mount point elsewhere, and then undoes that mount (Linux
-    3.18 on): the container would go on writing, into the folder of the machine, and commit nothing. So each folder that
-    planes made holds one mark for each plane that needs it, and goes with the last.
+    The kernel lets any process remove an empty folder that is a mount point in another namespace, and then undoes that
+    mount (Linux 3.18 on): the container would write into the machine's folder and commit nothing. So each folder that
+    fake servers created holds one mark per server that uses it, and the last server removes it.
     """
 
     def __init__(self) -> None:
@@ -47,12 +47,12 @@ class MountPoints:
         self._held: list[Path] = []
 
     def hold(self, path: Path) -> None:
-        """Sees to it that a folder is there until `release`."""
+        """Creates a folder, and keeps it until `release`."""
         while not all(self._holds(folder) for folder in (*reversed(path.parents), path)):
-            pass  # another plane let go of one just now
+            pass  # another server has just removed one
 
     def _holds(self, folder: Path) -> bool:
-        """Whether a folder is there to stay: marked by us, or no plane's business."""
+        """Whether a folder stays: it carries our mark, or no fake server created it."""
         if folder in self._held:
             return True
         try:
@@ -66,26 +66,28 @@ class MountPoints:
         return True
 
     def release(self) -> None:
-        """Takes the marks away, and the folders that no other plane holds; innermost first."""
+        """Removes the marks, and the folders that no other server uses; innermost first."""
         for folder in reversed(self._held):
             (folder / self._mark).unlink(missing_ok=True)
-            with contextlib.suppress(OSError):  # another plane's, or something lies in it
+            with contextlib.suppress(OSError):  # another server uses it, or it is not empty
                 folder.rmdir()
         self._held.clear()
 
 
 class Launcher:
-    """Starts container processes for one plane, and holds the mount points that they need."""
+    """Starts container processes for one server, and keeps the mount points that they need."""
 
     def __init__(self, state: State, volumes: VolumeHandlers, extra_environment: Mapping[str, str]) -> None:
         self._state = state
         self._volumes = volumes
         self._extra_environment = dict(extra_environment)
         self._mount_points = MountPoints()
+        self._root = state.folder / "root"
         self.server_url = ""
 
     async def launch(self, container: Container, layout: api_pb2.AppLayout) -> asyncio.subprocess.Process:
         """Prepares the container's folder and starts its process."""
+        self._root.mkdir(parents=True, exist_ok=True)
         code = self._place_files(container)
         await self._volumes.mount(container)
         for name in ("home", "tmp"):
@@ -95,10 +97,9 @@ class Launcher:
         arguments_path.write_bytes(arguments.SerializeToString())
         return await asyncio.create_subprocess_exec(
             *("setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--propagation", "private"),
-            *("sh", "-euc", self._script(container)),
-            cwd=code,
+            *("sh", "-euc", self._script(container, code)),
             env=self._environment(
-                container, code, arguments_path, snapshots=arguments.function_def.is_checkpointing_function
+                container, arguments_path, snapshots=arguments.function_def.is_checkpointing_function
             ),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
@@ -107,7 +108,7 @@ class Launcher:
         )
 
     def _place_files(self, container: Container) -> Path:
-        """Puts the mounted files under the container's folder; returns what stands for /root."""
+        """Places the mounted files under the container's folder; returns the folder that holds the files of /root."""
         code = container.folder / "files" / "root"
         code.mkdir(parents=True)
         for mount_id in container.definition.function.mount_ids:
@@ -142,9 +143,7 @@ class Launcher:
         )
         return arguments
 
-    def _environment(
-        self, container: Container, code: Path, arguments_path: Path, *, snapshots: bool
-    ) -> dict[str, str]:
+    def _environment(self, container: Container, arguments_path: Path, *, snapshots: bool) -> dict[str, str]:
         function = container.definition.function
         environment = {
             "PATH": os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath))),
@@ -162,7 +161,7 @@ class Launcher:
         for secret_id in function.secret_ids:
             environment.update(self._state.secrets[secret_id].values)
         return environment | {
-            "PYTHONPATH": str(code),
+            "PYTHONPATH": str(self._root),
             "MODAL_SERVER_URL": self.server_url,
             "MODAL_IS_REMOTE": "1",
             "MODAL_CONTAINER_ARGUMENTS_PATH": str(arguments_path),
@@ -174,19 +173,21 @@ class Launcher:
             "MODAL_ENABLE_SNAP_RESTORE": "1" if snapshots else "0",
         }
 
-    def _script(self, container: Container) -> str:
-        lines = []
+    def _script(self, container: Container, code: Path) -> str:
+        # Compiled kernels and bytecode are cached by the source's path, so every container gets the same one.
+        lines = [f"mount --bind {shlex.quote(str(code))} {shlex.quote(str(self._root))}"]
         for view in container.views.values():
             self._mount_points.hold(Path(view.mount_path))
             source, target = shlex.quote(str(view.source)), shlex.quote(view.mount_path)
             lines.append(f"mount --bind {source} {target}")
             if view.read_only:
                 lines.append(f"mount -o remount,bind,ro {target}")
+        lines.append(f"cd {shlex.quote(str(self._root))}")
         lines.append(f"exec {shlex.quote(sys.executable)} -m modal._container_entrypoint")
         return "\n".join(lines)
 
     def close(self) -> None:
-        """Lets the mount points go."""
+        """Releases the mount points."""
         self._mount_points.release()
 
 

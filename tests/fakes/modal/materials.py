@@ -1,6 +1,6 @@
 """What containers are made of: mounted files by their SHA-256, images, and secrets.
 
-Images are taken as built the moment they are named; of each, only its ENV lines count.
+Images are never built; only the ENV lines of each count.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ from grpclib import GRPCError, Status
 from modal_proto import api_pb2
 
 from tests.fakes.modal.state import DEFAULT_ENVIRONMENT, Container, Image, Secret, State, new_id
-from tests.fakes.modal.web import WebDoor
+from tests.fakes.modal.web import WebServer
 
 Caller = Container | None
 IMAGE_BUILDER_VERSION = "2025.06"
@@ -22,9 +22,9 @@ IMAGE_BUILDER_VERSION = "2025.06"
 class FileHandlers:
     """Mounts (files by their SHA-256), images and secrets."""
 
-    def __init__(self, state: State, door: WebDoor) -> None:
+    def __init__(self, state: State, web_server: WebServer) -> None:
         self._state = state
-        self._door = door
+        self._web = web_server
 
     async def MountBatchedCheckExistence(
         self, request: api_pb2.MountBatchedCheckExistenceRequest, _: Caller
@@ -37,7 +37,7 @@ class FileHandlers:
         which = request.WhichOneof("data_oneof")
         if not path.exists() and which is not None:
             if which == "data_blob_id":
-                shutil.copyfile(self._door.blob_path(request.data_blob_id), path)
+                shutil.copyfile(self._web.blob_path(request.data_blob_id), path)
             else:
                 path.write_bytes(request.data)
             seen = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -49,7 +49,7 @@ class FileHandlers:
     async def MountGetOrCreate(
         self, request: api_pb2.MountGetOrCreateRequest, _: Caller
     ) -> api_pb2.MountGetOrCreateResponse:
-        # Mounts found by name are Modal's own (the client, a standalone Python); here the installed ones serve.
+        # Mounts found by name are Modal's own (the client, a standalone Python); here the installed ones are used.
         mount_id = new_id("mo")
         self._state.mounts[mount_id] = list(request.files)
         digest = hashlib.sha256(request.SerializeToString(deterministic=True)).hexdigest()
@@ -97,7 +97,7 @@ class FileHandlers:
         return api_pb2.SecretGetOrCreateResponse(secret_id=secret.secret_id, metadata=_secret_metadata(secret))
 
     def _named_secret(self, request: api_pb2.SecretGetOrCreateRequest) -> Secret | None:
-        """The secret of that name after applying the way of creating it; None where it is to be created."""
+        """The secret of that name, after applying the creation type; None where it has to be created."""
         kind, environment = request.object_creation_type, request.environment_name or DEFAULT_ENVIRONMENT
         found = [
             secret
@@ -161,7 +161,7 @@ def _built(image: Image) -> api_pb2.ImageGetOrCreateResponse:
 def _secret_metadata(secret: Secret) -> api_pb2.SecretMetadata:
     return api_pb2.SecretMetadata(
         name=secret.name,
-        creation_info=api_pb2.CreationInfo(created_at=secret.created_at, created_by="plane"),
+        creation_info=api_pb2.CreationInfo(created_at=secret.created_at, created_by="fake-modal"),
         keys=sorted(secret.values),
         environment_name=secret.environment,
     )

@@ -1,7 +1,7 @@
-"""Who runs what: queues of inputs per function, containers started, reused, retired and killed, outcomes settled.
+"""The scheduler: queues of inputs per function; starts, reuses, retires and kills containers; records outcomes.
 
-One container takes as many inputs at once as its function allows; more containers start while inputs wait, up to a
-small limit. A container that dies has its inputs run again whatever the retry policy says, as Modal does after a crash
+One container takes as many concurrent inputs as its function allows; more containers start while inputs wait, up to a
+small limit. The inputs of a container that dies run again whatever the retry policy says, as Modal does after a crash
 or a preemption. Knows nothing of gRPC streams; `launch` knows how a process is started.
 """
 
@@ -18,14 +18,14 @@ from modal_proto import api_pb2
 
 from tests.fakes.modal.launch import Launcher
 from tests.fakes.modal.state import App, Attempt, Call, Container, Function, Input, State, new_id
-from tests.fakes.modal.views import session_pids
+from tests.fakes.modal.volume_view import session_pids
 
 Result = api_pb2.GenericResult
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Where the plane is smaller or more hasty than Modal."""
+    """Where the fake server has lower limits than Modal."""
 
     containers_per_function: int = 3
     scaledown_s: float = 5.0
@@ -35,7 +35,7 @@ class Limits:
 
 
 class Runner:
-    """The scheduler of one plane."""
+    """The scheduler of one fake server."""
 
     def __init__(self, state: State, launcher: Launcher, limits: Limits) -> None:
         self._state = state
@@ -47,7 +47,7 @@ class Runner:
     # Inputs
 
     def enqueue(self, given: Input, *, is_redelivery: bool = False) -> Attempt:
-        """Puts an input before the containers of its function."""
+        """Queues an input for the containers of its function."""
         attempt = Attempt(given, is_redelivery)
         if given.call.is_cancelled or not given.call.function.app.is_live:
             self.settle(attempt, _terminated())
@@ -57,7 +57,7 @@ class Runner:
         return attempt
 
     def dispatch(self, function: Function) -> None:
-        """Hands waiting inputs to waiting containers and starts more containers where none waits."""
+        """Assigns queued inputs to idle containers and starts more containers where none is idle."""
         definition = function.effective()
         for attempt in list(function.queue):
             for container in function.containers:
@@ -97,7 +97,7 @@ class Runner:
         return min(float(function.autoscaler.scaledown_window or 60), self._limits.scaledown_s)
 
     def finish(self, container: Container, item: api_pb2.FunctionPutOutputsItem) -> None:
-        """Takes an outcome from a container; one of an input that it no longer runs is dropped."""
+        """Accepts an outcome from a container; the outcome of an input that it no longer runs is dropped."""
         attempt = container.running.pop(item.input_id, None)
         if attempt is not None:
             self.settle(attempt, item.result, data_format=item.data_format, container=container)
@@ -151,7 +151,7 @@ class Runner:
                 self.kill(container)
 
     def cancel(self, call: Call, *, terminate_containers: bool) -> None:
-        """Cancels a call: what waits ends at once, what runs is told so by its container's next heartbeat."""
+        """Cancels a call: queued inputs end at once; running ones are cancelled by their container's next heartbeat."""
         call.is_cancelled = True
         for attempt in [each for each in call.function.queue if each.given.call is call]:
             call.function.queue.remove(attempt)
@@ -175,7 +175,7 @@ class Runner:
     # Containers
 
     def scale(self, function: Function) -> None:
-        """Starts containers for inputs that nobody is free to take, and those that are to be kept warm."""
+        """Starts containers for inputs that find none free, and those that `min_containers` keeps warm."""
         if self._is_closing or not function.app.is_live:
             return
         live = [each for each in function.containers if not each.is_retiring and not each.is_ended]
@@ -243,7 +243,7 @@ class Runner:
             self.kill(container)
 
     def _ended(self, container: Container, code: int | None) -> None:
-        """Settles what a container leaves behind."""
+        """Settles the inputs of a container that has ended."""
         container.is_ended = container.is_retiring = True
         container.events.append(f"ended with {code}")
         function = container.function
@@ -264,7 +264,7 @@ class Runner:
         self._state.changed.notify()
 
     def _rerun(self, attempt: Attempt) -> None:
-        """What becomes of an input whose container died: it runs again, unless it was cancelled or dies every time."""
+        """Reruns an input whose container died, unless it was cancelled or has crashed too often."""
         given = attempt.given
         if attempt.timer is not None:
             attempt.timer.cancel()
@@ -284,13 +284,13 @@ class Runner:
         return [each for each in self._state.containers.values() if each.function.app is app and not each.is_ended]
 
     def retire(self, container: Container) -> None:
-        """Lets a container end after what it runs now."""
+        """Ends a container after the inputs that it runs now."""
         container.is_retiring = True
         if container.waiter is not None and not container.waiter.done():
             container.waiter.set_result(None)
 
     def retire_outdated(self, app: App) -> None:
-        """Lets the containers of former definitions end, and starts those to be kept warm."""
+        """Retires the containers of former definitions, and starts those that `min_containers` keeps warm."""
         for container in self.live_containers(app):
             if container.definition is not container.function.effective():
                 self.retire(container)
@@ -298,20 +298,20 @@ class Runner:
             self.scale(self._state.functions[function_id])
 
     def kill(self, container: Container) -> None:
-        """SIGKILL to a container's process and everything that it started."""
+        """Sends SIGKILL to a container's process and everything that it started."""
         container.is_retiring = True
         if container.process is not None and container.process.returncode is None:
             _kill_session(container.process.pid)
 
     def preempt(self, container: Container) -> None:
-        """SIGINT to a container, as before a preemption, and SIGKILL after the grace."""
+        """Sends SIGINT to a container, as before a preemption, and SIGKILL after the grace period."""
         container.is_retiring = True
         if container.process is not None and container.process.returncode is None:
             container.process.send_signal(signal.SIGINT)
         asyncio.get_running_loop().call_later(self._limits.stop_grace_s, self.kill, container)
 
     def stop_app(self, app: App) -> None:
-        """Ends an app: waiting inputs are cancelled, idle containers leave by themselves, busy ones are interrupted."""
+        """Ends an app: queued inputs are cancelled, idle containers exit, busy ones are interrupted."""
         app.state, app.stopped_at = api_pb2.APP_STATE_STOPPED, time.time()
         for call in self._state.calls.values():
             if call.function.app is app and not call.is_finished:
@@ -332,7 +332,7 @@ class Runner:
             app.logged.notify()
 
     def layout(self, app: App) -> api_pb2.AppLayout:
-        """The app's objects as a container or a second deploy is told of them."""
+        """The app's objects, as a container or a second deploy receives them."""
         functions = [self._state.functions[each] for each in app.function_ids.values()]
         return api_pb2.AppLayout(
             objects=[

@@ -1,4 +1,4 @@
-"""A small app that uses each feature the plane carries."""
+"""A small app that uses each feature of the fake Modal server."""
 
 import asyncio
 import os
@@ -9,15 +9,15 @@ from pathlib import Path
 import modal
 import modal.experimental
 
-app = modal.App("plane-sample")
+app = modal.App("sample-app")
 image = modal.Image.debian_slim(python_version="3.12").env({"FROM_IMAGE": "as built"})
-outputs = modal.Volume.from_name("plane-outputs", create_if_missing=True, version=2)
-weights = modal.Volume.from_name("plane-weights", create_if_missing=True)
-state = modal.Dict.from_name("plane-state", create_if_missing=True)
-secret = modal.Secret.from_name("plane-secret", required_keys=["PLANE_KEY"])
+outputs = modal.Volume.from_name("sample-outputs", create_if_missing=True, version=2)
+weights = modal.Volume.from_name("sample-weights", create_if_missing=True)
+state = modal.Dict.from_name("sample-state", create_if_missing=True)
+secret = modal.Secret.from_name("sample-secret", required_keys=["SAMPLE_KEY"])
 
-OUTPUTS = Path("/plane-test/outputs")
-WEIGHTS = Path("/plane-test/weights")
+OUTPUTS = Path("/fake-modal-test/outputs")
+WEIGHTS = Path("/fake-modal-test/weights")
 
 
 @app.function(image=image, secrets=[secret, modal.Secret.from_dict({"INLINE": "here"})], env={"ENV": "there"})
@@ -30,7 +30,7 @@ def double(number: int) -> int:
 def look(what: str, argument: bytes = b"") -> object:
     """Answers questions about the container that runs it."""
     if what == "key":
-        return os.environ.get("PLANE_KEY", "absent")
+        return os.environ.get("SAMPLE_KEY", "absent")
     if what == "length":
         return len(argument), argument
     if what == "process":
@@ -43,7 +43,7 @@ def look(what: str, argument: bytes = b"") -> object:
 
 @app.function(image=image.add_local_python_source("schemas"))
 def ask_model(caller: str) -> tuple[str, str]:
-    """Calls the class of this app, and tells where a package that was sent along lies."""
+    """Calls the class of this app, and returns the path of a package that was deployed with it."""
     import schemas
 
     return Model(name="asked").history_of.remote(caller), str(schemas.__file__)
@@ -71,7 +71,7 @@ def oversleep(seconds: float) -> None:
 
 @app.function(image=image, max_containers=2)
 def wait_for_release(key: str) -> str:
-    """SharedDict each run in the Dict and ends once the test has put a release there; a cancellation is noted too."""
+    """Records each run in the Dict and ends once the test has put a release there; a cancellation is recorded too."""
     state[f"{key}/runs"] = state.get(f"{key}/runs", 0) + 1
     try:
         while not state.contains(f"{key}/release"):
@@ -167,7 +167,7 @@ class Broken:
 @modal.concurrent(max_inputs=20)
 @modal.asgi_app()
 def web():
-    """A web app with streams both ways, requests that wait for one another, and some that end badly or late."""
+    """A web app with streams both ways, requests that wait for one another, and some that fail or answer late."""
     from fastapi import FastAPI, Request
     from fastapi.responses import Response, StreamingResponse
 

@@ -1,6 +1,6 @@
-"""What the plane remembers: apps, functions, calls, inputs, containers, and the named objects they use.
+"""The server's state: apps, functions, calls, inputs, containers, and the named objects they use.
 
-Plain records and look-ups; everything here is touched by the plane's one event loop only. Knows nothing of gRPC
+Plain records and look-ups; only the server's event loop touches them. Knows nothing of gRPC
 streams, processes or HTTP.
 """
 
@@ -24,7 +24,7 @@ def new_id(prefix: str) -> str:
 
 
 class Signal:
-    """Wakes whoever waits for a change; with one event loop, nothing slips in between looking and waiting."""
+    """Wakes the tasks that wait for a change. One event loop: no change comes between the check and the wait."""
 
     def __init__(self) -> None:
         self._waiters: set[asyncio.Future[None]] = set()
@@ -252,7 +252,7 @@ class Secret:
 
 @dataclass
 class Image:
-    """An image definition, taken as built; `environment` collects its ENV lines and those of its bases."""
+    """An image definition, which is never built; `environment` collects its ENV lines and those of its bases."""
 
     image_id: str
     definition: api_pb2.Image
@@ -260,7 +260,7 @@ class Image:
 
 
 class State:
-    """Every record of one plane, by id, and the names under which some of them are found."""
+    """Every record of one server, by id, and the names of those that have one."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -1,6 +1,6 @@
 """Dicts and queues: key-value maps and lists of opaque bytes, with the atomic create that Modal promises.
 
-Every handler runs to its end on the plane's one event loop, so an update with `if_not_exists` is atomic.
+Every handler runs to its end on the server's one event loop, so an update with `if_not_exists` is atomic.
 """
 
 import time
@@ -130,7 +130,7 @@ class DictHandlers:
 
 def _metadata(kept: NamedDict) -> api_pb2.DictMetadata:
     return api_pb2.DictMetadata(
-        name=kept.name, creation_info=api_pb2.CreationInfo(created_at=kept.created_at, created_by="plane")
+        name=kept.name, creation_info=api_pb2.CreationInfo(created_at=kept.created_at, created_by="fake-modal")
     )
 
 

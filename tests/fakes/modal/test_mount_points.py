@@ -1,4 +1,4 @@
-"""Mount points stay for as long as a plane needs them, whoever else comes and goes."""
+"""Mount points stay while any fake server needs them."""
 
 import subprocess
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 from tests.fakes.modal.launch import MountPoints, reason_unavailable
 
 
-def test_a_mount_point_goes_with_the_last_plane_that_holds_it(tmp_path: Path) -> None:
+def test_the_last_server_that_holds_a_mount_point_removes_it(tmp_path: Path) -> None:
     first, second, path = MountPoints(), MountPoints(), tmp_path / "data" / "files"
     first.hold(path)
     second.hold(path)
@@ -21,7 +21,7 @@ def test_a_mount_point_goes_with_the_last_plane_that_holds_it(tmp_path: Path) ->
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_was_there_before_stays(tmp_path: Path) -> None:
+def test_a_folder_that_existed_before_stays(tmp_path: Path) -> None:
     (tmp_path / "mnt").mkdir()
     points = MountPoints()
     points.hold(tmp_path / "mnt" / "files")

@@ -12,12 +12,12 @@ from grpclib import GRPCError, Status
 from modal_proto import api_pb2
 
 from tests.fakes.modal.state import DEFAULT_ENVIRONMENT, Container, State, new_id
-from tests.fakes.modal.views import ForegroundImage, replace_file, session_pids
-from tests.fakes.modal.web import WebDoor
+from tests.fakes.modal.volume_view import VolumeView, replace_file, session_pids
+from tests.fakes.modal.web import WebServer
 
 Caller = Container | None
 BLOCK_BYTES = 8 * 1024 * 1024
-"""The block in which the client reads files and writes version 2 (`modal._utils.blob_utils.BLOCK_SIZE`)."""
+"""The block size in which the client reads files and writes version 2 (`modal._utils.blob_utils.BLOCK_SIZE`)."""
 
 
 @dataclass
@@ -41,16 +41,16 @@ class Volume:
 
     def metadata(self) -> api_pb2.VolumeMetadata:
         """The Volume as its handle knows it."""
-        creation = api_pb2.CreationInfo(created_at=self.created_at, created_by="plane")
+        creation = api_pb2.CreationInfo(created_at=self.created_at, created_by="fake-modal")
         return api_pb2.VolumeMetadata(version=self.version, name=self.name, creation_info=creation)
 
 
 class VolumeHandlers:
     """Everything `modal.Volume` and `modal volume` ask for."""
 
-    def __init__(self, state: State, door: WebDoor) -> None:
+    def __init__(self, state: State, web_server: WebServer) -> None:
         self._state = state
-        self._door = door
+        self._web = web_server
         self.volumes: dict[str, Volume] = {}
 
     async def VolumeGetOrCreate(
@@ -126,7 +126,7 @@ class VolumeHandlers:
             volume = self._volume(mount.volume_id)
             async with volume.lock:
                 container.views[mount.volume_id] = await asyncio.to_thread(
-                    ForegroundImage,
+                    VolumeView,
                     volume.committed,
                     container.folder / "volumes" / mount.volume_id,
                     mount.mount_path,
@@ -154,7 +154,7 @@ class VolumeHandlers:
             await asyncio.to_thread(view.reload)
         return Empty()
 
-    def _view(self, volume_id: str, caller: Caller) -> ForegroundImage:
+    def _view(self, volume_id: str, caller: Caller) -> VolumeView:
         if caller is None or volume_id not in caller.views:
             raise GRPCError(Status.FAILED_PRECONDITION, f"volume {volume_id} is not mounted where this was called")
         return caller.views[volume_id]
@@ -202,7 +202,7 @@ class VolumeHandlers:
             api_pb2.VolumePutFiles2Response.MissingBlock(
                 file_index=file_index,
                 block_index=block_index,
-                put_url=self._door.block_url(block.contents_sha256.hex()),
+                put_url=self._web.block_url(block.contents_sha256.hex()),
             )
             for file_index, file in enumerate(request.files)
             for block_index, block in enumerate(file.blocks)
@@ -231,7 +231,7 @@ class VolumeHandlers:
         position = start
         while position < end:
             stop = min(end, (position // BLOCK_BYTES + 1) * BLOCK_BYTES)
-            urls.append(self._door.range_url(path, position, stop))
+            urls.append(self._web.range_url(path, position, stop))
             position = stop
         return api_pb2.VolumeGetFile2Response(get_urls=urls, size=size, start=start, len=end - start)
 

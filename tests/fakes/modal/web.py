@@ -1,8 +1,8 @@
-"""The HTTP doors: one listener for blobs and blocks, and one per web function, whose requests become inputs.
+"""The HTTP listeners: one for blobs and blocks, and one per web function, whose requests become inputs.
 
 A request to a web function is sent the way Modal sends it: the ASGI scope is the input, the body's pieces are chunks of
 the call's `data_in` stream, and the answer's messages come back on `data_out`. A request that has no answer after 150 s
-is sent on with a 303 to an address that waits for the same call.
+is redirected (303) to an address that waits for the same call.
 """
 
 import asyncio
@@ -27,8 +27,8 @@ Enqueue = Callable[[Function, dict[str, Any]], Call]
 """Starts a call of a web function with an ASGI scope as its argument."""
 
 
-class WebDoor:
-    """Every HTTP listener of one plane, all on free loopback ports."""
+class WebServer:
+    """Every HTTP listener of one server, all on free loopback ports."""
 
     def __init__(self, state: State, *, timeout_s: float, proxy_token: tuple[str, str]) -> None:
         self._state = state
@@ -65,11 +65,11 @@ class WebDoor:
     # Blobs, blocks, ranges
 
     def blob_path(self, blob_id: str) -> Path:
-        """Where a blob lies."""
+        """The file of a blob."""
         return self._state.folder / "blobs" / blob_id
 
     def blob_url(self, blob_id: str) -> str:
-        """Where a blob is put and got."""
+        """The URL to upload and download a blob."""
         return f"http://127.0.0.1:{self._port}/blob/{blob_id}"
 
     def block_url(self, sha256_hex: str) -> str:
@@ -139,7 +139,7 @@ class WebDoor:
                 if not message.get("more_body"):
                     await response.write_eof()
                     return response
-        # The function ended without the last piece: break the connection, so that the client sees it.
+        # The function ended without the last piece: abort the connection, so that the client sees it.
         assert request.transport is not None
         request.transport.abort()
         return response
@@ -185,17 +185,17 @@ async def _receive(request: web.BaseRequest, target: Path) -> str:
 
 
 class BlobHandlers:
-    """Arguments, results and files too large for a message: put and got by HTTP."""
+    """Arguments, results and files too large for a message, transferred by HTTP."""
 
-    def __init__(self, door: WebDoor) -> None:
-        self._door = door
+    def __init__(self, web_server: WebServer) -> None:
+        self._web = web_server
 
     async def BlobCreate(self, _: api_pb2.BlobCreateRequest, __: Container | None) -> api_pb2.BlobCreateResponse:
         blob_id = new_id("bl")
-        urls = api_pb2.UploadUrlList(items=[self._door.blob_url(blob_id)])
+        urls = api_pb2.UploadUrlList(items=[self._web.blob_url(blob_id)])
         return api_pb2.BlobCreateResponse(blob_id=blob_id, blob_ids=[blob_id], upload_urls=urls)
 
     async def BlobGet(self, request: api_pb2.BlobGetRequest, _: Container | None) -> api_pb2.BlobGetResponse:
-        if not self._door.blob_path(request.blob_id).exists():
+        if not self._web.blob_path(request.blob_id).exists():
             raise GRPCError(Status.NOT_FOUND, f"Blob {request.blob_id} not found")
-        return api_pb2.BlobGetResponse(download_url=self._door.blob_url(request.blob_id))
+        return api_pb2.BlobGetResponse(download_url=self._web.blob_url(request.blob_id))

@@ -12,6 +12,7 @@ import pytest
 from pipeline.errors import InvalidRequest, LeaseLost, NotFound, Unauthorized
 from pipeline.jobs.model import ApiKey, Job, JobMeta, JobResult, JobState, Lease, NewJob, Progress
 from pipeline.jobs.store import Store
+from pipeline.jobs.transitions import MAX_ATTEMPTS
 from pipeline.storage.base import Artifact
 from tests.jobs.store_fixtures import Clock, new_job
 
@@ -118,7 +119,7 @@ def test_another_key_sees_nothing_of_a_job(store: Store, add_key: AddKey) -> Non
         lambda: store.redeliver(job.id, api_key_id=stranger.id),
         lambda: store.get(job.id + 1, api_key_id=owner.id),
     ):
-        with pytest.raises(NotFound, match="There is no call with the id"):
+        with pytest.raises(NotFound, match="There is no job with the id"):
             refused()
     assert store.list_jobs(api_key_id=stranger.id) == []
     assert store.get(job.id, api_key_id=None) == job
@@ -233,14 +234,16 @@ def test_a_heartbeat_keeps_the_lease(store: Store, add_key: AddKey, clock: Clock
         assert store.claim("w2", lease_s=30) is None
 
 
-def test_a_job_whose_workers_keep_dying_fails_after_three_attempts(store: Store, add_key: AddKey, clock: Clock) -> None:
+def test_a_job_whose_workers_keep_dying_fails_after_its_last_attempt(
+    store: Store, add_key: AddKey, clock: Clock
+) -> None:
     key = add_key()
     job_id = store.submit(new_job(key, webhook_url="http://127.0.0.1/h")).job.id
 
-    for attempt in (1, 2, 3):
+    for attempt in range(1, MAX_ATTEMPTS + 1):
         assert taken(store, f"w{attempt}").attempts == attempt
         clock.advance(31)
-    assert store.claim("w4", lease_s=30) is None
+    assert store.claim("last", lease_s=30) is None
 
     job = store.get(job_id, api_key_id=None)
     assert job.result is not None
@@ -414,7 +417,7 @@ def test_clearing_the_queue_leaves_other_keys_and_running_jobs(store: Store, add
 def test_only_an_ended_job_can_be_deleted_and_the_ledger_stays(store: Store, add_key: AddKey) -> None:
     key = add_key()
     job_id = store.submit(new_job(key, webhook_url="http://127.0.0.1/h", idempotency_key="again")).job.id
-    with pytest.raises(InvalidRequest, match=f"The call {job_id} is queued; cancel it before deleting it"):
+    with pytest.raises(InvalidRequest, match=f"Job {job_id} is queued; cancel it before deleting it"):
         store.delete(job_id, api_key_id=key.id)
     lease = taken(store).lease
     with pytest.raises(InvalidRequest, match="is running"):
@@ -458,7 +461,7 @@ def test_a_late_upload_replaces_the_artifacts_but_not_the_state(store: Store, ad
     assert store.replace_result(job_id, moved).result == moved
 
     assert store.get(job_id, api_key_id=None).result == moved
-    with pytest.raises(InvalidRequest, match=f"The call {job_id} ended as success, not as failed"):
+    with pytest.raises(InvalidRequest, match=f"Job {job_id} is success, not failed"):
         store.replace_result(job_id, FAILURE)
     assert len(store.usage_rows(api_key_id=None)) == 1
 

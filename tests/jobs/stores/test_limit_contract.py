@@ -74,7 +74,7 @@ def test_a_full_minute_says_when_it_is_over(store: Store, add_key: AddKey, clock
     clock.advance(20.5)
     first, second = store.submit(new_job(key)), store.submit(new_job(key))
 
-    with pytest.raises(RateLimited, match=r"Rate limit exceeded\. This key may submit 2 calls per minute\.") as refused:
+    with pytest.raises(RateLimited, match=r"Rate limit exceeded\. This key may submit 2 jobs per minute\.") as refused:
         store.submit(new_job(key))
 
     assert first.rate is not None and second.rate is not None
@@ -89,7 +89,7 @@ def test_a_spent_month_says_when_the_next_begins(store: Store, add_key: AddKey, 
     key = add_key(per_month=1)
     store.submit(new_job(key))
 
-    sentence = r"The quota of 1 calls per month is spent; it resets on 2026-07-01 \(UTC\)\."
+    sentence = r"The quota of 1 jobs per month is used up; it resets on 2026-07-01 \(UTC\)\."
     with pytest.raises(QuotaSpent, match=sentence) as refused:
         store.submit(new_job(key))
 
@@ -104,7 +104,7 @@ def test_a_full_queue_names_both_numbers(store: Store, add_key: AddKey) -> None:
     key = add_key(queued=1)
     store.submit(new_job(key))
 
-    with pytest.raises(RateLimited, match="1 calls are waiting, and this key may have 1") as refused:
+    with pytest.raises(RateLimited, match="1 jobs are queued; this key may have 1") as refused:
         store.submit(new_job(key))
 
     assert refused.value.retry_after_s >= 1
@@ -135,7 +135,7 @@ def test_a_refused_submit_uses_nothing_up(store: Store, add_key: AddKey) -> None
     key = add_key(queued=1, per_minute=2)
     store.submit(new_job(key))
     for _ in range(5):
-        with pytest.raises(RateLimited, match="waiting"):
+        with pytest.raises(RateLimited, match="queued"):
             store.submit(new_job(key))
 
     assert store.key_use(key.id) == KeyUse(queued=1, running=0, this_minute=1, this_month=1)

@@ -8,9 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from pipeline.errors import InvalidRequest, NotFound
-from pipeline.jobs.limits import MAX_SKEW_S
 from pipeline.jobs.model import ApiKey, Job, JobResult, JobState, OutboxTask, UsageDay, WorkerRecord
 from pipeline.jobs.store import Store
+from pipeline.jobs.transitions import MAX_SKEW_S
 from tests.jobs.store_fixtures import NOON, Clock, new_job
 
 AddKey = Callable[..., ApiKey]

@@ -25,9 +25,10 @@ from pipeline.jobs.model import (
     UsageRow,
 )
 from pipeline.jobs.store import Store
-from pipeline.jobs.stores.kv.map import MemoryKeyValues
 from pipeline.jobs.stores.kv.store import KvStore
 from pipeline.jobs.stores.sql.store import SqlStore
+from pipeline.jobs.transitions import Retention
+from tests.fakes.key_values import MemoryKeyValues
 from tests.jobs.store_fixtures import Clock
 from tests.reference.memory_store import MemoryStore
 
@@ -103,14 +104,14 @@ class Twin:
 
 @pytest.fixture(params=["sqlite", "key-value"])
 def twins(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> Iterator[tuple[Twin, Twin]]:
-    rules = {"clock": clock, "record_lifetime_s": 300.0, "webhook_window_s": 600.0}
-    memory = MemoryStore(**rules)
+    retention = Retention(record_lifetime_s=300.0, webhook_window_s=600.0)
+    memory = MemoryStore(clock=clock, retention=retention)
     other: Store
     if request.param == "sqlite":
-        other = SqlStore(f"sqlite:///{tmp_path / 'jobs.sqlite'}", **rules)
+        other = SqlStore(f"sqlite:///{tmp_path / 'jobs.sqlite'}", clock=clock, retention=retention)
     else:
         # Documents move out of the head, and old versions go, while the history runs.
-        other = KvStore(MemoryKeyValues(), wall_clock=clock.ever_later, **rules)
+        other = KvStore(MemoryKeyValues(), clock=clock, wall_clock=clock.ever_later, retention=retention)
     limits = (KeyLimits(), KeyLimits(queued=4, running=2), KeyLimits(per_minute=3, per_month=25))
     for number, limit in enumerate(limits):
         key = replace(key_record(f"key {number}", name=f"key {number}", limits=limit, clock=clock), id=str(number))
@@ -182,7 +183,7 @@ def test_both_stores_live_through_the_same_history(twins: tuple[Twin, Twin], clo
 
 def test_every_history_keeps_to_the_rules(clock: Clock) -> None:
     """The laws, checked on the twin that is easiest to believe: one end, one line of usage, one task of a kind."""
-    store = MemoryStore(clock=clock, record_lifetime_s=1e9)
+    store = MemoryStore(clock=clock, retention=Retention(record_lifetime_s=1e9))
     store.add_key(replace(key_record("key", name="key", limits=KeyLimits(running=3), clock=clock), id="0"))
     rng, twin = random.Random(1), Twin(store)
     ends: dict[int, Job] = {}

@@ -1,17 +1,23 @@
-"""Keys as steps and questions on the head."""
+"""API keys and their counters in the head."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 from pipeline.errors import InvalidRequest, NotFound
-from pipeline.jobs.limits import minute_of, month_of
+from pipeline.jobs import limits
+from pipeline.jobs.limits import month_of
 from pipeline.jobs.model import ApiKey, KeyLimits, KeyUse
 from pipeline.jobs.stores.kv.state import Account, Head
+from pipeline.jobs.transitions import UsageChange
 
 
 def add_key(head: Head, key: ApiKey) -> ApiKey:
-    """Keep a key; the known one where its hash is known."""
+    """Add a key; returns the existing one where its hash is known.
+
+    Raises:
+        InvalidRequest: its name is taken by another key in use.
+    """
     known = find_key(head, key.sha256)
     if known is not None:
         return known
@@ -26,17 +32,19 @@ def find_key(head: Head, sha256: str) -> ApiKey | None:
     return next((account.key for account in head.accounts.values() if account.key.sha256 == sha256), None)
 
 
-def revoke_key(head: Head, api_key_id: str, *, now: float) -> ApiKey:
-    """End a key, once."""
-    account = _account(head, api_key_id)
-    account.key = replace(account.key, revoked_at=account.key.revoked_at or now)
-    return account.key
+def change_key(
+    head: Head, api_key_id: str, *, limits: KeyLimits | None = None, revoked_at: float | None = None
+) -> ApiKey:
+    """Replace a key's limits, or revoke it, which has no effect on a key that was revoked before.
 
-
-def limit_key(head: Head, api_key_id: str, limits: KeyLimits) -> ApiKey:
-    """Replace a key's limits."""
-    account = _account(head, api_key_id)
-    account.key = replace(account.key, limits=limits)
+    Raises:
+        NotFound: there is no such key.
+    """
+    account = head.accounts.get(api_key_id)
+    if account is None:
+        raise NotFound(f"There is no key with the id {api_key_id}.")
+    key = account.key
+    account.key = replace(key, limits=limits or key.limits, revoked_at=key.revoked_at or revoked_at)
     return account.key
 
 
@@ -44,11 +52,19 @@ def use_of(account: Account | None, *, now: float) -> KeyUse:
     """What a key has in use; nothing where there is none."""
     if account is None:
         return KeyUse(0, 0, 0, 0)
-    this_minute = account.minute_calls if account.minute == minute_of(now) else 0
-    return KeyUse(account.queued, account.running, this_minute, account.months.get(month_of(now), 0))
+    return limits.key_use(
+        queued=account.queued,
+        running=account.running,
+        minute=account.minute,
+        minute_calls=account.minute_calls,
+        month_calls=account.months.get(month_of(now), 0),
+        now=now,
+    )
 
 
-def _account(head: Head, api_key_id: str) -> Account:
-    if api_key_id not in head.accounts:
-        raise NotFound(f"There is no key with the id {api_key_id}.")
-    return head.accounts[api_key_id]
+def count(account: Account, change: UsageChange) -> None:
+    """Apply a transition's change of the counters."""
+    account.queued += change.queued
+    account.running += change.running
+    if change.month_calls:
+        account.months[change.month] = account.months.get(change.month, 0) + change.month_calls

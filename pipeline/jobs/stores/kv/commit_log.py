@@ -1,27 +1,31 @@
-"""One value that many processes change in turn, over a map that has no compare-and-set but an atomic create.
+"""A value that many processes change by optimistic commits, over a map whose only primitive is an atomic create.
 
-Version n of the cell `x` is the entry `x/n`, written once. Who reads version n and creates `x/n+1` has changed the cell
-from what was read; who finds `x/n+1` taken has lost, reads again and repeats the change. The entry `x` is a hint, a
-number not far below the newest version, from which a reader walks up until an entry is missing.
+The commit protocol is Delta Lake's (Armbrust et al., "Delta Lake: High-Performance ACID Table Storage over Cloud Object
+Stores", VLDB 2020, section 3.2): version n of the log `x` is the entry `x/n`, written once. A process that read version
+n commits by creating `x/n+1`; if that entry exists, another process was faster, and the change is repeated on the new
+version. The entry `x` is Delta's `_last_checkpoint`: a number not far below the newest version, from which a reader
+walks up until an entry is missing. Unlike Delta's, every version holds the whole value, so older versions are needed
+by nobody, and `vacuum` deletes them.
 
-Old versions must go, and a version that went must not be mistaken for one that never was. Three rules see to it:
+A deleted version must not be mistaken for one that was never written. Three rules prevent it:
 
-1. A version is deleted only when it has been there for `KEEP_S`, is not the newest, and all older ones are gone.
-2. What was read is good for `STEP_S`: a change whose create has not been sent by then is begun anew.
-3. Who finds entry u+1 missing without having known u as the newest within `STEP_S` looks for u afterwards, and believes
-   it only if u is still there.
+1. A version is deleted only when it is older than `RETAIN_S`, is not the newest, and all older ones are deleted.
+2. A snapshot is valid for `SNAPSHOT_VALID_S`: a commit whose create has not been sent by then is started anew.
+3. A reader that finds entry u+1 missing, and did not know u as the newest within the last `SNAPSHOT_VALID_S`, reads u
+   afterwards and trusts it only if it is still there.
 
-So nobody takes an old version for the newest: by 3, u being there later means (1: oldest first) that u+1 had not been
-deleted, hence was not there yet. Within `STEP_S` of u being the newest, all later versions are younger than `STEP_S`,
-hence (1) still there. And nobody creates a version a second time: a create of u+1 takes effect within `STEP_S` (2) and
-one operation's time of u being the newest, and another's u+1 from that while is kept for `KEEP_S`. Where the hint leads
-does not remover for this: a late writer may set it back, and if what it names is gone, the newest is found by a scan.
+So no reader takes an old version for the newest: by 3, u was there later, so (1: oldest first) u+1 had not been
+deleted, hence did not exist yet. Within `SNAPSHOT_VALID_S` of u being the newest, all later versions are younger than
+that, hence (1) still there. And no version is created twice: a create of u+1 takes effect within `SNAPSHOT_VALID_S` (2)
+plus the duration of one operation after u was the newest, and another process's u+1 from that time is retained for
+`RETAIN_S`. The number in the entry `x` does not matter for this: a late writer may set it back, and if the version it
+names is deleted, the newest one is found by a scan.
 
-What is assumed: an operation takes effect within a minute of being sent or never, and the clocks of two machines differ
-by less than 30 s. `KEEP_S` is above `STEP_S` and both.
+The protocol assumes that an operation takes effect within a minute of being sent or never, and that the clocks of two
+machines differ by less than 30 s. `RETAIN_S` exceeds the sum of `SNAPSHOT_VALID_S` and both.
 
-Each version carries a random token. An operation that failed without an answer may have happened: the token tells.
-Threads of one process that change the cell at the same time are served together, in one version.
+Each version carries a random token. An operation that failed without an answer may have taken effect: the token tells.
+Changes that threads of one process request at the same time share one commit.
 """
 
 from __future__ import annotations
@@ -35,40 +39,41 @@ import zlib
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 from pipeline.errors import ImageTo3DError, StoreUnavailable
 from pipeline.jobs.stores.kv.map import MAX_VALUE_BYTES, KeyValues
 
-STEP_S = 10.0
-KEEP_S = 120.0
+SNAPSHOT_VALID_S = 10.0
+RETAIN_S = 120.0
 OPTIMISTIC_S = 0.25
-"""A change starts from what was known so lately without looking again; the create tells whether it was still true."""
-CHANGE_WITHIN_S = 30.0
-"""How long a change is repeated while others are quicker."""
+"""A change starts from a snapshot of this age without reading again; the create tells whether it was the newest."""
+COMMIT_TIMEOUT_S = 30.0
+"""How long a change is repeated while other processes commit first."""
 VACUUM_EVERY = 32
-"""One version in so many is followed by the removal of old ones."""
+"""A vacuum follows one commit in so many."""
 MAX_BATCH = 64
+"""Changes in one commit."""
 
 S = TypeVar("S")
 R = TypeVar("R")
 
 
 class SnapshotExpired(Exception):
-    """What a transaction has read may no longer be true; the transaction is begun anew. Never leaves a cell."""
+    """A snapshot is older than `SNAPSHOT_VALID_S`; the operation starts anew. Never leaves the store."""
 
 
 @dataclass(frozen=True)
 class Version(Generic[S]):
-    """The cell as it was read.
+    """One version of the log, as it was read.
 
     Attributes:
-        number: 0 for a cell that nobody has written.
-        read_at_s: monotonic; it was the newest at some time since then, and later ones were all made since then.
+        number: 0 for a log without commits.
+        read_at_s: monotonic; this version was the newest at some time since then, so all later ones are younger.
         body: the value, encoded.
-        value: the value; shared by all readers, who leave it as it is.
-        trail: (number, time of writing) of the versions that are kept, oldest first.
+        value: the value; shared by all readers, who must not change it.
+        retained: (number, time of the commit) of the versions that are not deleted, oldest first. Stored as `trail`.
     """
 
     number: int
@@ -76,53 +81,54 @@ class Version(Generic[S]):
     token: str
     body: bytes
     value: S
-    trail: tuple[tuple[int, float], ...]
+    retained: tuple[tuple[int, float], ...]
 
     def check(self) -> None:
-        """See that what was read is still good.
+        """Refuse to go on with a version that was read too long ago.
 
         Raises:
-            SnapshotExpired: it is not.
+            SnapshotExpired: it was.
         """
-        if time.monotonic() - self.read_at_s > STEP_S:
+        if time.monotonic() - self.read_at_s > SNAPSHOT_VALID_S:
             raise SnapshotExpired
 
 
 @dataclass
 class Draft(Generic[S]):
-    """The next version in the making: steps change `value` in place."""
+    """The next version before its commit: changes modify `value` in place."""
 
     base: Version[S]
     value: S
-    trail: tuple[tuple[int, float], ...]
+    retained: tuple[tuple[int, float], ...]
 
 
 @dataclass(eq=False)
-class _Ticket(Generic[S]):
-    """One thread's wish to change the cell, and what came of it."""
+class _Request(Generic[S]):
+    """A change that one thread asks for, and its outcome."""
 
-    transaction: Callable[[Draft[S]], Any]
+    change: Callable[[Draft[S]], Any]
     is_done: bool = False
     result: Any = None
     error: ImageTo3DError | None = None
 
 
 @dataclass
-class _Tried(Generic[S]):
+class _Batch(Generic[S]):
+    """A draft with the changes of several requests, ready to commit."""
+
     draft: Draft[S]
-    results: dict[_Ticket[S], Any]
-    refusals: dict[_Ticket[S], ImageTo3DError] = field(default_factory=dict)
+    results: dict[_Request[S], Any]
+    errors: dict[_Request[S], ImageTo3DError]
 
 
 class CommitLog(Generic[S]):
-    """A value under optimistic locking; safe from several threads and processes.
+    """A value under optimistic concurrency control; safe from several threads and processes.
 
     Args:
-        entries: where it is kept.
-        name: its entries are this and what begins with this and a slash.
+        name: the log's entries are this name, and this name with a slash and a number.
         encode, decode: the value to bytes and back; equal values give equal bytes.
-        empty: the encoded value of a cell that nobody has written.
-        housekeeping: a transaction that is taken whenever old versions are removed.
+        empty: the encoded value before the first commit.
+        housekeeping: a change that every vacuum makes.
         wall_clock: seconds since 1970, for the age of versions.
     """
 
@@ -145,16 +151,16 @@ class CommitLog(Generic[S]):
         self._housekeeping = housekeeping
         self._wall_clock = wall_clock
         self._known: Version[S] | None = None
-        self._waiting: deque[_Ticket[S]] = deque()
+        self._waiting: deque[_Request[S]] = deque()
         self._lock = threading.Lock()
 
     # ---- reading ----
 
     def read(self, *, max_age_s: float = 0.0) -> Version[S]:
-        """The newest version: one operation where nobody has written since this process last looked.
+        """The newest version: one operation where nobody has committed since this process last read.
 
         Args:
-            max_age_s: be content with what was the newest so long ago.
+            max_age_s: accept a version that was the newest so long ago.
 
         Raises:
             StoreUnavailable: the map is away.
@@ -162,29 +168,29 @@ class CommitLog(Generic[S]):
         known = self._known
         if known is not None and time.monotonic() - known.read_at_s <= max_age_s:
             return known
-        if known is not None and time.monotonic() - known.read_at_s <= STEP_S / 2:
+        if known is not None and time.monotonic() - known.read_at_s <= SNAPSHOT_VALID_S / 2:
             newest = self._walk_up(known)
             if newest is not None:
                 return self._remember(newest)
         return self._remember(self._find())
 
     def _walk_up(self, known: Version[S]) -> Version[S] | None:
-        """The newest from one that was the newest lately; None where the walk took too long to be believed."""
+        """The newest version, from one that was the newest recently; None where the walk took too long to trust."""
         newest, steps = known, 0
         while True:
             asked_at_s = time.monotonic()
             entry = self._entries.get(self._key(newest.number + 1))
             if entry is None:
-                is_good = time.monotonic() - known.read_at_s <= STEP_S
+                is_good = time.monotonic() - known.read_at_s <= SNAPSHOT_VALID_S
                 return self._at(newest, asked_at_s) if is_good else None
             newest, steps = self._open(newest.number + 1, entry, asked_at_s), steps + 1
-            if steps == 2:  # far behind: the hint is nearer
-                hint = self._last_commit()
-                entry = self._entries.get(self._key(hint)) if hint > newest.number else None
-                newest = newest if entry is None else self._open(hint, entry, asked_at_s)
+            if steps == 2:  # far behind: the last commit on record is nearer
+                last = self._last_commit()
+                entry = self._entries.get(self._key(last)) if last > newest.number else None
+                newest = newest if entry is None else self._open(last, entry, asked_at_s)
 
     def _find(self) -> Version[S]:
-        """The newest, without knowing any; see rule 3."""
+        """The newest version, without knowing a recent one: rule 3."""
         number = self._last_commit()
         while True:
             asked_at_s = time.monotonic()
@@ -199,7 +205,7 @@ class CommitLog(Generic[S]):
             entry = self._entries.get(self._key(number))
             if entry is not None:
                 return self._open(number, entry, asked_at_s)
-            number = 0  # the hint named one that is gone
+            number = 0  # the last commit on record is deleted
 
     def _newest_by_scan(self) -> int:
         prefix = f"{self._name}/"
@@ -207,6 +213,7 @@ class CommitLog(Generic[S]):
         return max((int(number) for number in numbers if number.isdigit()), default=0)
 
     def _last_commit(self) -> int:
+        """The number of a commit not far below the newest, or of a deleted one; 0 where none is on record."""
         return int(self._entries.get(self._name) or 0)
 
     def _key(self, number: int) -> str:
@@ -215,12 +222,12 @@ class CommitLog(Generic[S]):
     def _open(self, number: int, entry: bytes, read_at_s: float) -> Version[S]:
         head, _, body = zlib.decompress(entry).partition(b"\n")
         fields = json.loads(head)
-        trail = tuple((int(kept), float(at)) for kept, at in fields["trail"])
-        return Version(number, read_at_s, fields["token"], body, self._decode(body), trail)
+        retained = tuple((int(number), float(at)) for number, at in fields["trail"])
+        return Version(number, read_at_s, fields["token"], body, self._decode(body), retained)
 
     @staticmethod
     def _at(version: Version[S], read_at_s: float) -> Version[S]:
-        return Version(version.number, read_at_s, version.token, version.body, version.value, version.trail)
+        return replace(version, read_at_s=read_at_s)
 
     def _remember(self, version: Version[S]) -> Version[S]:
         known = self._known
@@ -228,125 +235,128 @@ class CommitLog(Generic[S]):
             self._known = version
         return version
 
-    # ---- changing ----
+    # ---- committing ----
 
-    def change(self, transaction: Callable[[Draft[S]], R]) -> R:
-        """Change the cell in one atomic transaction.
+    def commit(self, change: Callable[[Draft[S]], R]) -> R:
+        """Commit a change and return its result.
 
         Args:
-            transaction: changes the draft's value and returns the answer, or raises and changes nothing. It is repeated as
-                often as another process is quicker, so it has no other effects but those that bear repeating.
+            change: modifies the draft's value, or raises and changes nothing. It is repeated as often as another
+                process commits first, so its other effects must be safe to repeat.
 
         Raises:
-            StoreUnavailable: the map is away, or others were always quicker.
-            ImageTo3DError: what the transaction raised.
+            StoreUnavailable: the map is away, or other processes always committed first.
+            ImageTo3DError: what the change raised.
         """
-        ticket: _Ticket[S] = _Ticket(transaction)
-        self._waiting.append(ticket)
-        is_tidy_due = False
+        request: _Request[S] = _Request(change)
+        self._waiting.append(request)
+        is_vacuum_due = False
         with self._lock:
-            if not ticket.is_done:
-                batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), MAX_BATCH))]
-                while ticket not in batch:
-                    is_tidy_due |= self._serve(batch)
-                    batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), MAX_BATCH))]
-                is_tidy_due |= self._serve(batch)
-        if is_tidy_due:
-            with suppress(StoreUnavailable):  # the change itself is done
+            if not request.is_done:
+                requests = self._next_requests()
+                while request not in requests:
+                    is_vacuum_due |= self._serve(requests)
+                    requests = self._next_requests()
+                is_vacuum_due |= self._serve(requests)
+        if is_vacuum_due:
+            with suppress(StoreUnavailable):  # the change itself is committed
                 self.vacuum()
-        if ticket.error is not None:
-            raise ticket.error
-        return ticket.result
+        if request.error is not None:
+            raise request.error
+        return request.result
+
+    def _next_requests(self) -> list[_Request[S]]:
+        return [self._waiting.popleft() for _ in range(min(len(self._waiting), MAX_BATCH))]
 
     def vacuum(self) -> None:
-        """Do the housekeeping and remove old versions.
+        """Run the housekeeping and delete old versions.
 
         Raises:
-            StoreUnavailable: the map is away; what is left is removed another time.
+            StoreUnavailable: the map is away; the next vacuum deletes the rest.
         """
 
-        def transaction(draft: Draft[S]) -> None:
+        def change(draft: Draft[S]) -> None:
             if self._housekeeping is not None:
                 self._housekeeping(draft)
-            while draft.trail and draft.trail[0][0] < draft.base.number:
-                number, written_at = draft.trail[0]
-                if self._wall_clock() - written_at < KEEP_S:
+            while draft.retained and draft.retained[0][0] < draft.base.number:
+                number, committed_at = draft.retained[0]
+                if self._wall_clock() - committed_at < RETAIN_S:
                     break
                 draft.base.check()
                 self._entries.delete(self._key(number))
-                draft.trail = draft.trail[1:]
+                draft.retained = draft.retained[1:]
 
-        self.change(transaction)
+        self.commit(change)
 
-    def _serve(self, batch: list[_Ticket[S]]) -> bool:
-        """Take the steps of all tickets in one version; returns whether it is time to vacuum up."""
+    def _serve(self, requests: list[_Request[S]]) -> bool:
+        """Commit the changes of all requests in one version; returns whether a vacuum is due."""
         try:
-            tried, number = self._repeat(batch)
-            for ticket in batch:
-                ticket.result, ticket.error = tried.results.get(ticket), tried.refusals.get(ticket)
+            batch, number = self._commit(requests)
+            for request in requests:
+                request.result, request.error = batch.results.get(request), batch.errors.get(request)
             return number > 0 and number % VACUUM_EVERY == 0
         except StoreUnavailable as error:
-            for ticket in batch:
-                ticket.error = error
+            for request in requests:
+                request.error = error
             return False
-        except BaseException as error:  # this thread is being ended: the others must not take silence for an answer
-            for ticket in batch:
-                ticket.error = StoreUnavailable(f"The store was interrupted ({type(error).__name__}).")
+        except BaseException as error:  # this thread is being ended: the others must not read that as success
+            for request in requests:
+                request.error = StoreUnavailable(f"The store was interrupted ({type(error).__name__}).")
             raise
         finally:
-            for ticket in batch:
-                ticket.is_done = True
+            for request in requests:
+                request.is_done = True
 
-    def _repeat(self, batch: list[_Ticket[S]]) -> tuple[_Tried[S], int]:
-        """Repeat the steps until they are written; the number is that of the version, 0 where nothing was changed."""
+    def _commit(self, requests: list[_Request[S]]) -> tuple[_Batch[S], int]:
+        """Repeat the changes until they are committed; returns the version's number, 0 where nothing changed."""
         began_at_s, tries = time.monotonic(), 0
-        while time.monotonic() - began_at_s < CHANGE_WITHIN_S:
+        while time.monotonic() - began_at_s < COMMIT_TIMEOUT_S:
             base = self.read(max_age_s=OPTIMISTIC_S if tries == 0 else 0.0)
             try:
-                tried = self._try(base, batch)
+                batch = self._change(base, requests)
                 tries += 1
-                if tried.draft.value == base.value and tried.draft.trail == base.trail:
+                if batch.draft.value == base.value and batch.draft.retained == base.retained:
                     if base.read_at_s >= began_at_s:
-                        return tried, 0
-                    continue  # nothing to write, so nobody has told yet whether the base was the newest
+                        return batch, 0
+                    continue  # with nothing to create, only another read tells whether the base is the newest
                 base.check()
             except SnapshotExpired:
                 continue
-            if self._write(tried.draft):
-                return tried, base.number + 1
+            if self._write(batch.draft):
+                return batch, base.number + 1
             time.sleep(random.uniform(0.0, 0.01 * min(tries, 20)))
         raise StoreUnavailable("The store is busy.")
 
-    def _try(self, base: Version[S], batch: list[_Ticket[S]]) -> _Tried[S]:
-        """All steps on one draft; when one raises, the others are repeated without it, on a fresh one."""
-        refusals: dict[_Ticket[S], ImageTo3DError] = {}
+    def _change(self, base: Version[S], requests: list[_Request[S]]) -> _Batch[S]:
+        """All changes on one draft. When one raises, the others are repeated without it, on a fresh draft."""
+        errors: dict[_Request[S], ImageTo3DError] = {}
         while True:
-            draft = Draft(base, self._decode(base.body), base.trail)
-            results: dict[_Ticket[S], Any] = {}
-            for ticket in batch:
-                if ticket in refusals:
+            draft = Draft(base, self._decode(base.body), base.retained)
+            results: dict[_Request[S], Any] = {}
+            for request in requests:
+                if request in errors:
                     continue
                 try:
-                    results[ticket] = ticket.transaction(draft)
+                    results[request] = request.change(draft)
                 except ImageTo3DError as error:
-                    refusals[ticket] = error
+                    errors[request] = error
                     break
             else:
-                return _Tried(draft, results, refusals)
+                return _Batch(draft, results, errors)
 
     def _write(self, draft: Draft[S]) -> bool:
-        """Create the next version; False where another process was quicker."""
+        """Create the next version; False where another process committed first."""
         number, token, now = draft.base.number + 1, secrets.token_hex(8), self._wall_clock()
-        trail = (*draft.trail, (number, now))
+        retained = (*draft.retained, (number, now))
         body = self._encode(draft.value)
-        entry = zlib.compress(json.dumps({"token": token, "trail": trail}).encode() + b"\n" + body, 1)
+        entry = zlib.compress(json.dumps({"token": token, "trail": retained}).encode() + b"\n" + body, 1)
         if len(entry) > MAX_VALUE_BYTES:
-            raise StoreUnavailable(f"The store is full: its open calls take {len(entry)} bytes.")
+            raise StoreUnavailable(f"The store is full: its open jobs take {len(entry)} bytes.")
         created_at_s = time.monotonic()
         if not self._create(draft.base, entry, token):
             return False
-        self._remember(Version(number, created_at_s, token, body, draft.value, trail))
-        with suppress(StoreUnavailable):  # it is written; the next writer sets the hint
+        self._remember(Version(number, created_at_s, token, body, draft.value, retained))
+        with suppress(StoreUnavailable):  # the version is committed; the next writer records its number
             self._entries.put(self._name, str(number).encode())
         return True
 
@@ -355,13 +365,13 @@ class CommitLog(Generic[S]):
         try:
             if self._entries.create(key, entry):
                 return True
-        except StoreUnavailable:  # whether it was written is not known; once more tells
-            if time.monotonic() - base.read_at_s > STEP_S:
+        except StoreUnavailable:  # it may have taken effect; a second create tells
+            if time.monotonic() - base.read_at_s > SNAPSHOT_VALID_S:
                 raise
             if self._entries.create(key, entry):
                 return True
-        there = self._entries.get(key)
-        if there is None:  # too late to tell: it was there, and is old enough to be gone
+        existing = self._entries.get(key)
+        if existing is None:  # it existed, and is old enough to be deleted: too late to tell whose it was
             raise StoreUnavailable("The store is busy.")
-        found = self._remember(self._open(base.number + 1, there, base.read_at_s))
+        found = self._remember(self._open(base.number + 1, existing, base.read_at_s))
         return found.token == token

@@ -1,24 +1,26 @@
-"""What the end of a job changes, as part of a transaction: its record, its key's counters, its tasks, the ledger, totals."""
+"""Decisions about a job, written to the head; most of it is what the end of a job writes, in head and documents."""
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
 
-from pipeline.jobs.limits import TIMED_CALLS, day_of, month_of
-from pipeline.jobs.model import Job, JobResult, JobState, OutboxTask, Progress, TaskKind, UsageRow
+from pipeline.jobs.limits import day_of
+from pipeline.jobs.model import Job, JobResult, JobState, OutboxTask, UsageRow
+from pipeline.jobs.stores.kv.api_keys import count
 from pipeline.jobs.stores.kv.state import (
     JOB,
     LISTED,
     PAGE_JOBS,
     PAGE_ROWS,
     ROWS,
-    Head,
     JobDocument,
     ListedJob,
     PendingTask,
     Success,
+    Totals,
     chunk_key,
     heartbeat_key,
     idempotency_key,
@@ -27,77 +29,95 @@ from pipeline.jobs.stores.kv.state import (
     rows_key,
 )
 from pipeline.jobs.stores.kv.transaction import Snapshot, Transaction
+from pipeline.jobs.transitions import TIMED_JOBS, Decision, Retention, completed, completion_sums, usage_change
 
 
-@dataclass(frozen=True)
-class Retention:
-    """How long things go on after an end."""
-
-    record_lifetime_s: float
-    webhook_window_s: float
-    upload_window_s: float
-
-
-def complete_job(transaction: Transaction, job: Job, result: JobResult, *, now: float, rules: Retention) -> Job:
-    """The final transition with everything that goes with it.
+def save(transaction: Transaction, before: Job, after: Job) -> Job:
+    """Write what a transition changed of a job that goes on, and its key's counters.
 
     Args:
-        job: open until now, as it stands.
+        before: the job with its heartbeat.
     """
+    open_job = transaction.head.open[before.id]
+    open_job.job = after
+    if (after.state, after.attempts, after.lease_expires_at) != (
+        before.state,
+        before.attempts,
+        before.lease_expires_at,
+    ):
+        transaction.forget(heartbeat_key(before.id, open_job.lease_epoch))
+        open_job.lease_epoch += 1
+    count(transaction.head.accounts[before.api_key_id], usage_change(before, after))
+    return after
+
+
+def apply(transaction: Transaction, job: Job, decision: Decision, *, now: float, retention: Retention) -> Job:
+    """Write a decision about an open job; returns the job as it is then."""
+    if isinstance(decision, JobResult):
+        return complete_job(transaction, job, decision, now=now, retention=retention)
+    return save(transaction, job, decision) if decision is not job else job
+
+
+def complete_job(transaction: Transaction, job: Job, result: JobResult, *, now: float, retention: Retention) -> Job:
+    """The final transition of a job with all that it writes."""
     head = transaction.head
-    kept = head.open.pop(job.id)
-    for number in range(kept.request.chunks):
-        transaction.forget(chunk_key(kept.request.token, number))
-    transaction.forget(heartbeat_key(job.id, kept.lease_epoch))
-    ended = replace(
-        job,
-        state=result.state,
-        result=result,
-        finished_at=now,
-        expires_at=now + rules.record_lifetime_s,
-        lease_expires_at=None,
-        progress=Progress("", 100) if result.state is JobState.SUCCESS else job.progress,
+    open_job = head.open.pop(job.id)
+    for number in range(open_job.request.chunks):
+        transaction.forget(chunk_key(open_job.request.token, number))
+    transaction.forget(heartbeat_key(job.id, open_job.lease_epoch))
+    # A task's id names its job, so that it is found without an index.
+    end = completed(
+        job, result, now=now, retention=retention, draw_task_id=lambda: f"msg_{job.id:08x}{secrets.token_hex(12)}"
     )
-    account = head.accounts[job.api_key_id]
-    if job.state is JobState.QUEUED:
-        account.queued -= 1
-    else:
-        account.running -= 1
-    if result.state is not JobState.SUCCESS:
-        account.months[month_of(job.created_at)] = account.months.get(month_of(job.created_at), 0) - 1
-    document = JobDocument(ended, number=2 * sum(head.totals.ended.values()))
-    if job.webhook_url is not None:
-        _add_task(head, document, "webhook", job.webhook_url, now, rules.webhook_window_s)
-    if result.upload_warning:
-        _add_task(head, document, "upload", "", now, rules.upload_window_s)
+    count(head.accounts[job.api_key_id], usage_change(job, end.job))
+    document = JobDocument(end.job, number=2 * sum(head.totals.ended.values()), tasks=list(end.tasks))
+    for number, task in enumerate(document.tasks, start=document.number):
+        head.tasks[task.id] = pending_task(task, number)
     put_job(transaction, document)
-    _list(transaction, ended)
-    _count(head, result)
-    _write_usage(transaction, ended, result, now)
-    return ended
+    _list(transaction, end.job)
+    add_to_totals(head.totals, completion_sums(result))
+    if result.state is JobState.SUCCESS:
+        head.successes = [*head.successes, Success(result.seconds, dict(result.stage_seconds))][-TIMED_JOBS:]
+    _write_usage(transaction, end.usage)
+    return end.job
+
+
+def pending_task(task: OutboxTask, number: int) -> PendingTask:
+    """The schedule of a task, for the head."""
+    return PendingTask(task.kind, task.job_id, number, task.next_attempt_at, task.scheduled_at)
+
+
+def add_to_totals(totals: Totals, sums: Iterable[tuple[str, str, float]]) -> None:
+    """Add to counters that outlive the records: numbers, or numbers by label."""
+    for name, label, value in sums:
+        counter: Any = getattr(totals, name)
+        if label:
+            counter[label] = counter.get(label, 0) + value
+        else:
+            setattr(totals, name, counter + value)
 
 
 def find_document(snapshot: Snapshot, job_id: int) -> JobDocument | None:
-    """An ended job with all that follows its end; tasks that are not settled are due when the head says."""
+    """The document of an ended job; the head has the schedule of its pending tasks."""
     found = snapshot.get(job_key(job_id))
     if found is None:
         return None
     document = JOB.from_plain(found)
     pending = snapshot.head.tasks
-    document.tasks = [
-        replace(task, next_attempt_at=pending[task.id].next_attempt_at) if task.id in pending else task
-        for task in document.tasks
-    ]
+    for place, task in enumerate(document.tasks):
+        if task.id in pending:
+            due = pending[task.id]
+            document.tasks[place] = replace(task, next_attempt_at=due.next_attempt_at, scheduled_at=due.scheduled_at)
     return document
 
 
 def put_job(transaction: Transaction, document: JobDocument) -> None:
-    """Write an ended job's document."""
+    """Write the document of an ended job."""
     transaction.put(job_key(document.job.id), JOB.to_plain(document))
 
 
 def forget_job(transaction: Transaction, document: JobDocument) -> None:
-    """Remove an ended job and what hangs on it; the ledger stays."""
+    """Delete an ended job with its tasks; the ledger stays."""
     job, head = document.job, transaction.head
     for task in document.tasks:
         head.tasks.pop(task.id, None)
@@ -112,7 +132,7 @@ def forget_job(transaction: Transaction, document: JobDocument) -> None:
 
 
 def read_page(document: object) -> dict[int, ListedJob]:
-    """A page of the list by `seq`."""
+    """A page of the list of ended jobs, by `seq`."""
     return {} if document is None else LISTED.from_plain(document)
 
 
@@ -133,57 +153,8 @@ def _list(transaction: Transaction, job: Job) -> None:
     transaction.head.states[str(job.state)] = transaction.head.states.get(str(job.state), 0) + 1
 
 
-def _count(head: Head, result: JobResult) -> None:
-    totals = head.totals
-    totals.ended[str(result.state)] = totals.ended.get(str(result.state), 0) + 1
-    totals.gpu_seconds += result.gpu_seconds
-    for stage, seconds in result.stage_seconds.items():
-        totals.stage_seconds[stage] = totals.stage_seconds.get(stage, 0.0) + seconds
-        totals.stage_runs[stage] = totals.stage_runs.get(stage, 0) + 1
-    if result.state is JobState.SUCCESS:
-        head.successes = [*head.successes, Success(result.seconds, dict(result.stage_seconds))][-TIMED_CALLS:]
-
-
-def _add_task(head: Head, document: JobDocument, kind: TaskKind, target: str, now: float, window_s: float) -> None:
-    job = document.job
-    task = OutboxTask(
-        id=f"msg_{job.id:08x}{secrets.token_hex(12)}",  # names its job, so that it is found without an index
-        kind=kind,
-        job_id=job.id,
-        api_key_id=job.api_key_id,
-        target=target,
-        state="pending",
-        attempts=0,
-        created_at=now,
-        next_attempt_at=now,
-        give_up_at=now + window_s,
-    )
-    head.tasks[task.id] = PendingTask(kind, job.id, document.number + len(document.tasks), now, scheduled_at=now)
-    document.tasks.append(task)
-
-
-def job_id_of(task_id: str) -> int:
-    """Whose task it is; 0 for what is no task's id."""
-    digits = task_id.removeprefix("msg_")[:8]
-    try:
-        return int(digits, 16)
-    except ValueError:
-        return 0
-
-
-def _write_usage(transaction: Transaction, job: Job, result: JobResult, now: float) -> None:
-    row = UsageRow(
-        api_key_id=job.api_key_id,
-        job_id=job.id,
-        state=result.state,
-        engine=result.engine,
-        seconds=result.seconds,
-        gpu_seconds=result.gpu_seconds,
-        created_at=job.created_at,
-        finished_at=now,
-        track_id=job.track_id,
-    )
-    day = day_of(now)
+def _write_usage(transaction: Transaction, row: UsageRow) -> None:
+    day = day_of(row.finished_at)
     pages = transaction.head.days.get(day, 0)
     rows = transaction.get(rows_key(day, pages - 1)) if pages else None
     if rows is None or len(rows) >= PAGE_ROWS:

@@ -1,109 +1,105 @@
-"""Heartbeats beside the head, and what a worker finds to do.
+"""Heartbeats, and the search for a job to claim.
 
-A heartbeat comes every second and decides nothing, so it is an entry of its own with one writer, the worker. It counts
-as long as the head's lease has the lease_epoch that it names. Whatever decides on a lease (taking up, handing back, result, a
-heartbeat in the second half of its lease) is a transaction on the head.
+A worker sends a heartbeat every second. It decides nothing, so it is not a commit but a plain write to an entry that
+only this worker writes. It counts as long as the head's lease has the epoch that the entry names. Whatever decides
+about a lease (a claim, a requeue, a completion, a heartbeat in the second half of the lease) is a commit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 
-from pipeline.errors import LeaseLost
-from pipeline.jobs.limits import CANCELLED, GIVEN_UP
-from pipeline.jobs.model import MAX_ATTEMPTS, Job, JobResult, JobState, Lease
-from pipeline.jobs.stores.kv.state import HEARTBEAT, Head, OpenJob, heartbeat_key
+from pipeline.jobs import transitions
+from pipeline.jobs.model import Job, JobState, Lease
+from pipeline.jobs.stores.kv.completion import apply, save
+from pipeline.jobs.stores.kv.map import KeyValues
+from pipeline.jobs.stores.kv.state import HEARTBEAT, Head, Heartbeat, OpenJob, heartbeat_key
 from pipeline.jobs.stores.kv.transaction import Snapshot, Transaction
+from pipeline.jobs.transitions import Retention
 
 
 def with_heartbeats(snapshot: Snapshot, open_jobs: Iterable[OpenJob]) -> list[Job]:
-    """Jobs that have not ended, with lease and progress as their workers wrote them last."""
+    """Jobs that have not ended, with lease and progress as their workers last wrote them."""
     jobs = list(open_jobs)
-    running = [kept for kept in jobs if kept.job.state is JobState.RUNNING]
-    heartbeats = snapshot.entries.get_many([heartbeat_key(kept.job.id, kept.lease_epoch) for kept in running])
-    beaten = {
-        kept.job.id: replace(kept.job, **vars(HEARTBEAT.from_json(beat)))
-        for kept, beat in zip(running, heartbeats, strict=True)
-        if beat is not None
+    running = [found for found in jobs if found.job.state is JobState.RUNNING]
+    heartbeats = snapshot.entries.get_many([heartbeat_key(found.job.id, found.lease_epoch) for found in running])
+    updated = {
+        found.job.id: replace(found.job, **vars(HEARTBEAT.from_json(heartbeat)))
+        for found, heartbeat in zip(running, heartbeats, strict=True)
+        if heartbeat is not None
     }
-    return [beaten.get(kept.job.id, kept.job) for kept in jobs]
+    return [updated.get(found.job.id, found.job) for found in jobs]
 
 
-def with_heartbeat(snapshot: Snapshot, kept: OpenJob) -> Job:
-    """The same of one."""
-    return with_heartbeats(snapshot, [kept])[0]
+def with_heartbeat(snapshot: Snapshot, open_job: OpenJob) -> Job:
+    """As `with_heartbeats`, for one job."""
+    return with_heartbeats(snapshot, [open_job])[0]
 
 
 def held(head: Head, lease: Lease) -> OpenJob:
-    """The job of a lease that still holds.
+    """The job of a lease that holds.
 
     Raises:
-        LeaseLost: it holds no more.
+        LeaseLost: it does not hold.
     """
-    kept = head.open.get(lease.job_id)
-    if kept is None or kept.job.state is not JobState.RUNNING or kept.job.lease != lease:
-        raise LeaseLost(f"job {lease.job_id} is no longer held by {lease.worker_id}, attempt {lease.attempt}")
-    return kept
+    found = head.open.get(lease.job_id)
+    transitions.held(None if found is None else found.job, lease)
+    assert found is not None
+    return found
 
 
-def set_lease(transaction: Transaction, job: Job) -> Job:
-    """Write a job whose lease the head sets from here on: heartbeats written so far are void."""
-    kept = transaction.head.open[job.id]
-    transaction.forget(heartbeat_key(job.id, kept.lease_epoch))
-    transaction.head.open[job.id] = replace(kept, job=job, lease_epoch=kept.lease_epoch + 1)
-    return job
+class HeartbeatWriter:
+    """Writes the heartbeats of this process's workers, and remembers the last of each lease."""
+
+    def __init__(self, entries: KeyValues) -> None:
+        self._entries = entries
+        self._last: dict[Lease, tuple[int, Heartbeat]] = {}
+
+    def last(self, lease: Lease, open_job: OpenJob) -> Heartbeat:
+        """The last heartbeat of the current epoch; without one, what the head says."""
+        lease_epoch, heartbeat = self._last.get(lease, (-1, None))
+        if heartbeat is not None and lease_epoch == open_job.lease_epoch:
+            return heartbeat
+        found = self._entries.get(heartbeat_key(open_job.job.id, open_job.lease_epoch))
+        job = open_job.job
+        return Heartbeat(job.lease_expires_at or 0.0, job.progress) if found is None else HEARTBEAT.from_json(found)
+
+    def write(self, lease: Lease, open_job: OpenJob, heartbeat: Heartbeat) -> None:
+        """Write a heartbeat of the current epoch."""
+        self._entries.put(heartbeat_key(open_job.job.id, open_job.lease_epoch), HEARTBEAT.to_json(heartbeat))
+        self._last[lease] = (open_job.lease_epoch, heartbeat)
+
+    def forget(self, lease: Lease) -> None:
+        """The lease is over."""
+        self._last.pop(lease, None)
 
 
 def claim(
-    transaction: Transaction,
-    worker_id: str,
-    *,
-    now: float,
-    lease_s: float,
-    job_id: int | None,
-    end: Callable[[Job, JobResult], object],
+    transaction: Transaction, worker_id: str, *, now: float, lease_s: float, job_id: int | None, retention: Retention
 ) -> Job | None:
-    """A job for a worker: one whose lease is over, else the oldest queued one whose key may run more.
+    """A job for a worker: one whose lease has expired, else the oldest queued one whose key may run more.
 
     Args:
-        job_id: this one or none.
-        end: ends a job that was given up or cancelled.
+        job_id: this job or none.
     """
     head = transaction.head
-    kept_jobs = sorted(head.open.values(), key=lambda kept: kept.job.seq)
-    some = [kept for kept in kept_jobs if job_id in (None, kept.job.id)]
-    running = [kept for kept in some if kept.job.state is JobState.RUNNING and _may_be_over(kept.job, now, lease_s)]
+    open_jobs = sorted(head.open.values(), key=lambda found: found.job.seq)
+    candidates = [found for found in open_jobs if job_id in (None, found.job.id)]
+    running = [found for found in candidates if _may_be_due(found.job, now, lease_s)]
     for job in with_heartbeats(transaction, running):
-        expires_at = job.lease_expires_at or 0.0
-        if expires_at > now + 2 * lease_s:  # written before the clock stepped back: let it run out from here
-            set_lease(transaction, replace(job, lease_expires_at=now + lease_s))
-        elif expires_at > now:
-            continue
-        elif job.is_cancel_requested:
-            end(job, CANCELLED)
-        elif job.attempts >= MAX_ATTEMPTS:
-            end(job, GIVEN_UP)
-        else:
-            return _take_up(transaction, job, worker_id, now=now, lease_s=lease_s)
-    for job in (kept.job for kept in some if kept.job.state is JobState.QUEUED):
+        decision = transitions.lease_checked(job, worker_id, now=now, lease_s=lease_s)
+        after = apply(transaction, job, decision, now=now, retention=retention)
+        if transitions.is_claim(job, decision):
+            return after
+    for job in (found.job for found in candidates if found.job.state is JobState.QUEUED):
         account = head.accounts[job.api_key_id]
-        limit = account.key.limits.running
-        if limit is None or account.running < limit:
-            account.queued -= 1
-            account.running += 1
-            started_at = now if job.started_at is None else job.started_at
-            first = replace(job, state=JobState.RUNNING, started_at=started_at)
-            return _take_up(transaction, first, worker_id, now=now, lease_s=lease_s)
+        if transitions.may_run_more(account.key.limits, running=account.running):
+            return save(transaction, job, transitions.claimed(job, worker_id, now=now, lease_s=lease_s))
     return None
 
 
-def _take_up(transaction: Transaction, job: Job, worker_id: str, *, now: float, lease_s: float) -> Job:
-    taken = replace(job, worker_id=worker_id, attempts=job.attempts + 1, lease_expires_at=now + lease_s)
-    return set_lease(transaction, taken)
-
-
-def _may_be_over(job: Job, now: float, lease_s: float) -> bool:
-    """Whether a running job's heartbeat must be looked at; a heartbeat of the head's lease_epoch only lengthens its lease."""
+def _may_be_due(job: Job, now: float, lease_s: float) -> bool:
+    """Whether the heartbeat must be read to tell; heartbeats within the head's epoch only extend its lease."""
     expires_at = job.lease_expires_at or 0.0
-    return not now < expires_at <= now + lease_s
+    return job.state is JobState.RUNNING and not now < expires_at <= now + lease_s

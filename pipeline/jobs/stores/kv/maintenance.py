@@ -1,8 +1,8 @@
-"""What a key-value store needs once a day, and its copy in a folder for the day that the map is lost.
+"""The daily maintenance of a key-value store, and its backup in a folder, for the case that the map is lost.
 
-Entries of a Modal Dict expire after 7 days in which nobody read or wrote them, so upkeep reads whatever is to stay. The
-copy holds what must outlive even that: keys with their counters, buckets, the ledger, the totals. Calls that had not
-ended are not in it.
+Entries of a Modal Dict expire after 7 days without a read or a write, so maintenance reads every entry that must stay.
+The backup holds what must outlive the map: keys with their counters, buckets, the ledger, the totals. It does not hold
+jobs.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,118 +29,107 @@ from pipeline.jobs.stores.kv.submission import chunks_of
 from pipeline.jobs.stores.kv.transaction import Database, Snapshot, Transaction
 
 GARBAGE_AGE_S = 3600.0
-"""A request that no call leads to is swept when it is older: its submit may be under way before that."""
+"""A request that no job refers to is swept when it is older: its submit may still be in progress before that."""
 MERGED_ROWS = 4096
 KEYS_FILE = "keys.json"
 DAYS_FOLDER = "usage"
 
 
-@dataclass(frozen=True)
-class MaintenanceReport:
-    """What was done: entries swept, documents read to keep them, days of the ledger brought onto fewer pages."""
-
-    swept: int
-    kept: int
-    merged_days: int
-
-
-def run_maintenance(database: Database, *, today: str, wall_now: float) -> MaintenanceReport:
-    """Tidy, sweep, read what is to stay, and merge the ledger's pages of days that are over.
+def run_maintenance(database: Database, *, today: str, wall_now: float) -> None:
+    """Vacuum, sweep orphans, read every entry that must stay, and merge the ledger's pages of past days.
 
     Args:
-        today: the running day, `2026-01-31`.
+        today: the current day, `2026-01-31`.
 
     Raises:
-        StoreUnavailable: the map is away; done again, it goes on.
+        StoreUnavailable: the map is away; a repetition is safe and does the rest.
     """
     database.vacuum()
-    swept = _sweep(database, wall_now)
-    kept = database.ask(_read_all)
-    days = database.ask(
+    _sweep(database, wall_now)
+    database.read(_read_all)
+    days = database.read(
         lambda snapshot: [day for day, pages in snapshot.head.days.items() if pages > 1 and day < today]
     )
-    merged = sum(database.change(lambda transaction, day=day: _merge_day(transaction, day)) for day in days)
-    return MaintenanceReport(swept, kept, merged)
+    for day in days:
+        database.commit(lambda transaction, day=day: _merge_day(transaction, day))
 
 
-def _sweep(database: Database, wall_now: float) -> int:
-    """Remove entries that no call leads to: what processes left that died, or that could not remove them."""
+def _sweep(database: Database, wall_now: float) -> None:
+    """Delete requests and heartbeats of no open job: leftovers of processes that died or could not delete them."""
     names = [name for name in database.entries.names() if name.startswith(("request/", "beat/"))]
 
-    def useless(snapshot: Snapshot) -> list[str]:
+    def find_orphans(snapshot: Snapshot) -> list[str]:
         open_jobs = snapshot.head.open
-        used = {name for kept in open_jobs.values() for name in chunks_of(kept.request)}
-        found = []
+        used = {name for open_job in open_jobs.values() for name in chunks_of(open_job.request)}
+        found: list[str] = []
         for name in set(names) - used:
             kind, owner, number = name.split("/")
             if kind == "request":
-                is_useless = wall_now - float(owner.split("-")[0]) > GARBAGE_AGE_S
+                is_orphan = wall_now - float(owner.split("-")[0]) > GARBAGE_AGE_S
             else:
-                kept = open_jobs.get(int(owner))
-                is_useless = kept is None or int(number) < kept.lease_epoch
-            if is_useless:
+                open_job = open_jobs.get(int(owner))
+                is_orphan = open_job is None or int(number) < open_job.lease_epoch
+            if is_orphan:
                 found.append(name)
         return found
 
-    swept = database.ask(useless)
-    for name in swept:
+    for name in database.read(find_orphans):
         database.entries.delete(name)
-    return len(swept)
 
 
-def _read_all(snapshot: Snapshot) -> int:
-    """Read every document and request that the head leads to; returns how many there are."""
+def _read_all(snapshot: Snapshot) -> None:
+    """Read every document and request that the head refers to."""
     head = snapshot.head
     pages = [read_page(page) for page in snapshot.get_many(map(page_key, head.pages))]
     jobs = snapshot.get_many(job_key(job.id) for page in pages for job in page.values())
     records = [document["job"] for document in jobs if document is not None]
-    words = [(job["key_id"], job["idempotency_key"]) for job in records]
-    words += [(kept.job.api_key_id, kept.job.idempotency_key) for kept in head.open.values()]
+    open_jobs = list(head.open.values())
+    owned = [(job["key_id"], job["idempotency_key"]) for job in records]
+    owned += [(open_job.job.api_key_id, open_job.job.idempotency_key) for open_job in open_jobs]
     rest = [rows_key(day, number) for day, count in head.days.items() for number in range(count)]
     rest += [bucket_key(api_key_id) for api_key_id in head.accounts]
-    rest += [idempotency_key(api_key_id, word) for api_key_id, word in words if word is not None]
-    requests = [name for kept in head.open.values() for name in chunks_of(kept.request)]
-    found = [*pages, *jobs, *snapshot.get_many(rest), *snapshot.entries.get_many(requests)]
-    return sum(document is not None for document in found)
+    rest += [idempotency_key(api_key_id, key) for api_key_id, key in owned if key is not None]
+    requests = [name for open_job in open_jobs for name in chunks_of(open_job.request)]
+    snapshot.get_many(rest)
+    snapshot.entries.get_many(requests)
 
 
-def _merge_day(transaction: Transaction, day: str) -> bool:
-    """Bring a day's rows onto as few pages as their size allows."""
+def _merge_day(transaction: Transaction, day: str) -> None:
+    """Merge the rows of a day into as few pages as their size allows."""
     count = transaction.head.days.get(day, 0)
     pages = transaction.get_many(rows_key(day, number) for number in range(count))
-    rows = [row for page in pages for row in page or []]
+    rows = _rows_of(pages)
     merged = [rows[start : start + MERGED_ROWS] for start in range(0, len(rows), MERGED_ROWS)]
     if len(merged) == count:
-        return False
+        return
     for number in range(count):
         if number < len(merged):
             transaction.put(rows_key(day, number), merged[number])
         else:
             transaction.delete(rows_key(day, number))
     transaction.head.days[day] = len(merged)
-    return True
 
 
 def write_backup(database: Database, folder: Path) -> None:
-    """Write the copy; days of the ledger that are in it already and have not grown are left as they are."""
+    """Write the backup. Days of the ledger whose rows are in it already are not written again."""
 
     def read(snapshot: Snapshot) -> tuple[Head, dict[str, str], dict[str, list[Any]]]:
         head = snapshot.head
         keys = list(head.accounts)
-        sealed = dict(zip(keys, snapshot.get_many(map(bucket_key, keys)), strict=True))
+        encrypted = dict(zip(keys, snapshot.get_many(map(bucket_key, keys)), strict=True))
         days = {
-            day: [row for page in snapshot.get_many(rows_key(day, n) for n in range(count)) for row in page or []]
+            day: _rows_of(snapshot.get_many(rows_key(day, number) for number in range(count)))
             for day, count in head.days.items()
         }
-        return head, {api_key_id: text for api_key_id, text in sealed.items() if text is not None}, days
+        return head, {api_key_id: text for api_key_id, text in encrypted.items() if text is not None}, days
 
-    head, buckets, days = database.ask(read)
+    head, buckets, days = database.read(read)
     accounts = {api_key_id: replace(account, queued=0, running=0) for api_key_id, account in head.accounts.items()}
-    lasting = Head(seq=head.seq, accounts=accounts, totals=head.totals, successes=head.successes)
+    backup = Head(seq=head.seq, accounts=accounts, totals=head.totals, successes=head.successes)
     (folder / DAYS_FOLDER).mkdir(parents=True, exist_ok=True)
     for day, rows in days.items():
         _write(folder / DAYS_FOLDER / f"{day}.json", rows)
-    _write(folder / KEYS_FILE, {"head": HEAD.to_plain(lasting), "buckets": buckets})
+    _write(folder / KEYS_FILE, {"head": HEAD.to_plain(backup), "buckets": buckets})
     os.utime(folder)
 
 
@@ -150,35 +139,40 @@ def backup_age_s(folder: Path) -> float:
 
 
 def restore_backup(database: Database, folder: Path) -> bool:
-    """Take the copy over into a map that holds no keys; returns whether that was so and there was one."""
+    """Restore the backup into a map that holds no keys; returns whether that was so and there was a backup."""
     path = folder / KEYS_FILE
-    if not path.is_file() or database.ask(lambda snapshot: bool(snapshot.head.accounts or snapshot.head.days)):
+    if not path.is_file() or database.read(lambda snapshot: bool(snapshot.head.accounts or snapshot.head.days)):
         return False
-    copy = json.loads(path.read_bytes())
-    lasting: Head = HEAD.from_plain(copy["head"])
+    content = json.loads(path.read_bytes())
+    backup = HEAD.from_plain(content["head"])
     days = {file.stem: json.loads(file.read_bytes()) for file in sorted((folder / DAYS_FOLDER).glob("*.json"))}
     counts: dict[str, int] = {}
     for day, rows in days.items():
         starts = range(0, len(rows), MERGED_ROWS)
-        for number, start in enumerate(starts):  # nothing leads to these pages before the transaction
+        for number, start in enumerate(starts):  # nothing refers to these pages before the commit
             database.entries.put(rows_key(day, number), pack(rows[start : start + MERGED_ROWS]))
         counts[day] = len(starts)
 
-    def act(transaction: Transaction) -> bool:
+    def restore(transaction: Transaction) -> bool:
         head = transaction.head
         if head.accounts or head.days:
             return False
-        head.seq, head.accounts, head.totals = lasting.seq, lasting.accounts, lasting.totals
-        head.successes, head.days = lasting.successes, counts
-        for api_key_id, sealed in copy["buckets"].items():
-            transaction.put(bucket_key(api_key_id), sealed)
+        head.seq, head.accounts, head.totals = backup.seq, backup.accounts, backup.totals
+        head.successes, head.days = backup.successes, counts
+        for api_key_id, encrypted in content["buckets"].items():
+            transaction.put(bucket_key(api_key_id), encrypted)
         return True
 
-    return database.change(act)
+    return database.commit(restore)
+
+
+def _rows_of(pages: list[Any]) -> list[Any]:
+    """The rows of a day from its pages; a page that the map has lost is None."""
+    return [row for page in pages if page is not None for row in page]
 
 
 def _write(path: Path, document: Any) -> None:
-    """Write a file whole or not at all; unchanged ones are left alone."""
+    """Write a file atomically; one that is unchanged is not written."""
     value = pack(document)
     if path.is_file() and path.read_bytes() == value:
         return

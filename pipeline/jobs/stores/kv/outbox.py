@@ -1,93 +1,93 @@
-"""After-tasks as steps and questions: claiming, settling, redelivering."""
+"""Outbox tasks: claimed, settled, redelivered."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-
-from pipeline.errors import InvalidRequest, NotFound
-from pipeline.jobs.limits import MAX_PAUSE_S, is_due
-from pipeline.jobs.model import OutboxTask, TaskAttempt, TaskKind
-from pipeline.jobs.stores.kv.completion import find_document, job_id_of, put_job
-from pipeline.jobs.stores.kv.state import JobDocument, PendingTask
+from pipeline.errors import NotFound
+from pipeline.jobs.model import OutboxTask, TaskKind
+from pipeline.jobs.stores.kv.completion import add_to_totals, find_document, pending_task, put_job
+from pipeline.jobs.stores.kv.state import JobDocument
 from pipeline.jobs.stores.kv.transaction import Snapshot, Transaction
+from pipeline.jobs.transitions import (
+    AttemptResult,
+    Retention,
+    attempt_sums,
+    is_task_due,
+    redelivered,
+    task_claimed,
+    task_settled,
+)
 
 
 def claim_task(transaction: Transaction, kind: TaskKind, *, now: float, claim_s: float) -> OutboxTask | None:
-    """The task that is due longest, hidden for a while; only the head changes."""
+    """The task of this kind that has been due longest; only the head changes."""
     pending = transaction.head.tasks
     due = [
         task_id
         for task_id, task in pending.items()
-        if task.kind == kind and is_due(task.next_attempt_at, scheduled_at=task.scheduled_at, now=now)
+        if task.kind == kind and is_task_due(task.next_attempt_at, scheduled_at=task.scheduled_at, now=now)
     ]
     for task_id in sorted(due, key=lambda task_id: (pending[task_id].next_attempt_at, pending[task_id].number)):
-        pending[task_id] = replace(pending[task_id], next_attempt_at=now + min(claim_s, MAX_PAUSE_S), scheduled_at=now)
         found = find_task(transaction, task_id)
         if found is not None:
-            return found[1]
+            claimed = task_claimed(found[1], now=now, claim_s=claim_s)
+            pending[task_id] = pending_task(claimed, pending[task_id].number)
+            return claimed
         del pending[task_id]  # the map has lost its document
     return None
 
 
-@dataclass(frozen=True)
-class Attempt:
-    """What came of one attempt at a task, in the words of `Outbox.settle_task`."""
+def settle_task(transaction: Transaction, task_id: str, result: AttemptResult, *, now: float) -> OutboxTask:
+    """Record one attempt.
 
-    status: int | None
-    error: str
-    seconds: float
-    retry_in_s: float | None
-
-
-def settle_task(transaction: Transaction, task: OutboxTask, attempt: Attempt, *, now: float) -> OutboxTask:
-    """Record one attempt."""
-    found = find_task(transaction, task.id)
+    Raises:
+        NotFound: there is no such task.
+    """
+    found = find_task(transaction, task_id)
     if found is None:
-        raise NotFound(f"There is no task {task.id}.")
-    document, known = found
-    tried = replace(known, attempts=known.attempts + 1, last_status=attempt.status, last_error=attempt.error)
-    if not attempt.error:
-        tried = replace(tried, state="done", done_at=now)
-    elif attempt.retry_in_s is None or now + attempt.retry_in_s > known.give_up_at:
-        tried = replace(tried, state="given_up", done_at=now)
-    else:
-        tried = replace(tried, state="pending", next_attempt_at=now + min(attempt.retry_in_s, MAX_PAUSE_S))
-    number = 1 + sum(one.task_id == task.id for one in document.attempts)
-    document.attempts.append(TaskAttempt(task.id, number, now, attempt.status, attempt.error, attempt.seconds))
-    _put_task(transaction, document, tried, now)
-    counts, label = transaction.head.totals.task_attempts, f"{task.kind} {'error' if attempt.error else 'ok'}"
-    counts[label] = counts.get(label, 0) + 1
-    return tried
+        raise NotFound(f"There is no task {task_id}.")
+    document, task = found
+    attempts_before = sum(attempt.task_id == task_id for attempt in document.attempts)
+    settled, attempt = task_settled(task, result, attempts_before=attempts_before, now=now)
+    document.attempts.append(attempt)
+    add_to_totals(transaction.head.totals, attempt_sums(settled, attempt))
+    return _put_task(transaction, document, settled)
 
 
-def redeliver(transaction: Transaction, job_id: int, *, now: float, window_s: float) -> OutboxTask:
-    """Make the job's webhook due now."""
+def redeliver(transaction: Transaction, job_id: int, *, now: float, retention: Retention) -> OutboxTask:
+    """Make the webhook of a job due now.
+
+    Raises:
+        InvalidRequest: it has none, or has not ended.
+    """
     document = find_document(transaction, job_id)
-    webhook = next((task for task in document.tasks if task.kind == "webhook"), None) if document else None
-    if document is None or webhook is None:
-        raise InvalidRequest(f"The call {job_id} has not ended, or has no webhook.")
-    again = replace(webhook, state="pending", attempts=0, next_attempt_at=now, give_up_at=now + window_s, done_at=None)
-    _put_task(transaction, document, again, now)
-    return again
+    again = redelivered([] if document is None else document.tasks, job_id, now=now, retention=retention)
+    assert document is not None
+    return _put_task(transaction, document, again)
 
 
 def find_task(snapshot: Snapshot, task_id: str) -> tuple[JobDocument, OutboxTask] | None:
-    """A task and its job."""
-    document = find_document(snapshot, job_id_of(task_id))
+    """A task and the document of its job."""
+    document = find_document(snapshot, _job_id_of(task_id))
     if document is None:
         return None
     return next(((document, task) for task in document.tasks if task.id == task_id), None)
 
 
-def _put_task(transaction: Transaction, document: JobDocument, task: OutboxTask, now: float) -> None:
-    """Write a changed task: into its document, and among those that are due as long as it is pending."""
+def _job_id_of(task_id: str) -> int:
+    """The job that a task belongs to; 0 for text that is not the id of a task."""
+    try:
+        return int(task_id.removeprefix("msg_")[:8], 16)
+    except ValueError:
+        return 0
+
+
+def _put_task(transaction: Transaction, document: JobDocument, task: OutboxTask) -> OutboxTask:
+    """Write a changed task to its document, and its schedule to the head while it is pending."""
     place = next(place for place, known in enumerate(document.tasks) if known.id == task.id)
     document.tasks[place] = task
     if task.state == "pending":
-        number = document.number + place
-        transaction.head.tasks[task.id] = PendingTask(
-            task.kind, task.job_id, number, task.next_attempt_at, scheduled_at=now
-        )
+        transaction.head.tasks[task.id] = pending_task(task, document.number + place)
     else:
         transaction.head.tasks.pop(task.id, None)
     put_job(transaction, document)
+    return task

@@ -1,9 +1,11 @@
-"""What `pipeline.jobs.stores.kv.store` keeps: the one value that is changed in atomic steps, and the documents beside it.
+"""What `pipeline.jobs.stores.kv.store` stores: the head, which is the value of the commit log, and documents.
 
-The head holds all that steps decide by: keys with their counters, jobs that have not ended, tasks that are due, the
-totals. What ended is in documents: a job with its result, its tasks and their attempts; pages that list ended jobs by
-their `seq`; pages of the ledger by day. A document that was just written stands in the head (`written`), so that one
-transaction changes both, and moves to an entry of its own later; see `pipeline.jobs.stores.kv.transaction`.
+The head holds all that transactions decide by: keys with their counters, jobs that have not ended, pending tasks, the
+totals. Documents hold the rest: ended jobs with their results, tasks and attempts; pages that list ended jobs by `seq`;
+pages of the ledger by day. A document that was just written is in the head (`written`), so that one commit changes
+both, and moves to an entry of its own later; see `pipeline.jobs.stores.kv.transaction`.
+
+Names of entries and of stored fields are those of version 0.1.0: a field with an alias is stored under the alias.
 """
 
 from __future__ import annotations
@@ -35,19 +37,19 @@ PAGE_ROWS = 128
 
 @dataclass
 class Account:
-    """A key and what it has in use; `months` counts calls less those that ended without success."""
+    """A key and its counters; `months` counts submits without the jobs that ended unsuccessfully."""
 
     key: ApiKey
     queued: int = 0
     running: int = 0
     minute: int = 0
     minute_calls: int = 0
-    months: dict[str, int] = field(default_factory=dict)
+    months: dict[str, int] = field(default_factory=dict[str, int])
 
 
 @dataclass(frozen=True)
 class RequestPlace:
-    """Where a job's request is: `chunks` entries under one token."""
+    """Where a job's request is stored: `chunks` entries under one token."""
 
     token: str
     chunks: int
@@ -58,7 +60,7 @@ class OpenJob:
     """A job that has not ended.
 
     Attributes:
-        lease_epoch: grows whenever the head sets the lease; heartbeats of another lease_epoch are void.
+        lease_epoch: grows whenever a commit sets the lease; heartbeats of another epoch are void.
     """
 
     job: Job
@@ -68,7 +70,7 @@ class OpenJob:
 
 @dataclass(frozen=True)
 class Heartbeat:
-    """A running job's lease and progress as its worker wrote them last, beside the head."""
+    """A running job's lease and progress as its worker last wrote them, to an entry of their own."""
 
     lease_expires_at: float
     progress: Progress
@@ -76,11 +78,11 @@ class Heartbeat:
 
 @dataclass(frozen=True)
 class PendingTask:
-    """A task that is not settled: it is here and nowhere else that it is due.
+    """A pending task's schedule, which only the head has; its other fields are in the job's document.
 
     Attributes:
-        number: the order in which tasks were made.
-        scheduled_at: when `next_attempt_at` was written; 0 in heads of versions that did not note it.
+        number: the order in which tasks were created.
+        scheduled_at: when `next_attempt_at` was written; 0 in heads that do not record it.
     """
 
     kind: TaskKind
@@ -92,20 +94,20 @@ class PendingTask:
 
 @dataclass
 class Totals:
-    """Counters that outlive the records; `task_attempts` by kind and outcome with a space between."""
+    """Counters that outlive the records; `task_attempts` by kind and outcome, separated by a space."""
 
     submitted: int = 0
-    ended: dict[str, int] = field(default_factory=dict)
-    stage_seconds: dict[str, float] = field(default_factory=dict)
-    stage_runs: dict[str, int] = field(default_factory=dict)
+    ended: dict[str, int] = field(default_factory=dict[str, int])
+    stage_seconds: dict[str, float] = field(default_factory=dict[str, float])
+    stage_runs: dict[str, int] = field(default_factory=dict[str, int])
     gpu_seconds: float = 0.0
-    task_attempts: dict[str, int] = field(default_factory=dict)
+    task_attempts: dict[str, int] = field(default_factory=dict[str, int])
     restarts: int = 0
 
 
 @dataclass(frozen=True)
 class Success:
-    """What the estimate of a wait needs of a successful job."""
+    """The durations of a successful job, for the estimate of a wait."""
 
     seconds: float
     stage_seconds: dict[str, float]
@@ -113,7 +115,7 @@ class Success:
 
 @dataclass(frozen=True)
 class Written:
-    """A document that was written lately; None was deleted. `at` is wall time."""
+    """A document that was written recently; None if it was deleted. `at` is wall time."""
 
     at: float
     document: Any
@@ -121,7 +123,7 @@ class Written:
 
 @dataclass
 class Head:
-    """The value of the cell.
+    """The value of the commit log.
 
     Attributes:
         seq: of the newest job.
@@ -131,30 +133,30 @@ class Head:
     """
 
     seq: int = 0
-    accounts: dict[str, Account] = field(default_factory=dict)
-    open: dict[int, OpenJob] = field(default_factory=dict)
-    tasks: dict[str, PendingTask] = field(default_factory=dict)
+    accounts: dict[str, Account] = field(default_factory=dict[str, Account])
+    open: dict[int, OpenJob] = field(default_factory=dict[int, OpenJob])
+    tasks: dict[str, PendingTask] = field(default_factory=dict[str, PendingTask])
     totals: Totals = field(default_factory=Totals)
-    successes: list[Success] = field(default_factory=list)
-    states: dict[str, int] = field(default_factory=dict)
-    pages: dict[int, float] = field(default_factory=dict)
-    days: dict[str, int] = field(default_factory=dict)
-    written: dict[str, Written] = field(default_factory=dict)
+    successes: list[Success] = field(default_factory=list[Success])
+    states: dict[str, int] = field(default_factory=dict[str, int])
+    pages: dict[int, float] = field(default_factory=dict[int, float])
+    days: dict[str, int] = field(default_factory=dict[str, int])
+    written: dict[str, Written] = field(default_factory=dict[str, Written])
 
 
 @dataclass
 class JobDocument:
-    """An ended job and what follows its end. `number` is that of its first task."""
+    """An ended job with its tasks and their attempts. `number` is that of its first task."""
 
     job: Job
     number: int
-    tasks: list[OutboxTask] = field(default_factory=list)
-    attempts: list[TaskAttempt] = field(default_factory=list)
+    tasks: list[OutboxTask] = field(default_factory=list[OutboxTask])
+    attempts: list[TaskAttempt] = field(default_factory=list[TaskAttempt])
 
 
 @dataclass(frozen=True)
 class ListedJob:
-    """What lists and the cleaner ask of an ended job before they read it."""
+    """What lists and the cleaner filter ended jobs by."""
 
     id: int
     api_key_id: ApiKeyId
@@ -198,12 +200,12 @@ WORKERS: Codec[dict[str, WorkerRecord]] = Codec(dict[str, WorkerRecord])
 
 
 def pack(document: Any) -> bytes:
-    """A document, plain data, as an entry's value."""
+    """A document, plain data, as the value of an entry."""
     return json.dumps(document, separators=(",", ":")).encode()
 
 
 def unpack(value: bytes) -> Any:
-    """The document that `pack` made an entry's value of."""
+    """The document that `pack` wrote."""
     return json.loads(value)
 
 
@@ -227,9 +229,9 @@ def bucket_key(api_key_id: str) -> str:
     return f"s3/{api_key_id}"
 
 
-def idempotency_key(api_key_id: str, word: str) -> str:
-    """The id of the job that a key submitted under a word of its own."""
-    return f"idempotency/{api_key_id}/{word}"
+def idempotency_key(api_key_id: str, key: str) -> str:
+    """The id of the job that was submitted with an idempotency key."""
+    return f"idempotency/{api_key_id}/{key}"
 
 
 def heartbeat_key(job_id: int, lease_epoch: int) -> str:

@@ -1,11 +1,12 @@
 """The store over any key-value map with an atomic create. Knows nothing of HTTP or Modal.
 
-One cell, the head, is changed in atomic steps (`pipeline.jobs.stores.kv.commit_log`), so every method is one transaction and every limit
-is exact; documents hang on it (`pipeline.jobs.stores.kv.transaction`). A process that dies between any two operations leaves the head
-as it was or as it was to become, and at worst entries that nothing leads to, which `maintain` sweeps.
+All that decisions depend on is one value, the head, in a commit log (`pipeline.jobs.stores.kv.commit_log`), so every
+method is one transaction and every limit is exact; documents hold the rest (`pipeline.jobs.stores.kv.transaction`). A
+process that dies between any two operations leaves the head as it was before or after its commit, and at worst entries
+that nothing refers to, which maintenance sweeps.
 
-One head for all keys bounds the rate: a change costs three operations in a row, changes of one process that come
-together share them, and of several processes one wins at a time. Where that is too slow, the store is Postgres.
+One head for all keys limits the rate: a commit takes three operations in sequence, simultaneous changes of one process
+share a commit, and of several processes one at a time succeeds. Where that is too slow, use Postgres.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from pathlib import Path
 
 import structlog
 
-from pipeline.errors import ImageTo3DError, InvalidRequest, LeaseLost, StoreUnavailable
-from pipeline.jobs.limits import CANCELLED, day_of
+from pipeline.errors import ImageTo3DError, LeaseLost, StoreUnavailable
+from pipeline.jobs import transitions
+from pipeline.jobs.limits import day_of
 from pipeline.jobs.model import (
     ApiKey,
     Job,
@@ -42,22 +44,21 @@ from pipeline.jobs.model import (
 )
 from pipeline.jobs.stores.kv import api_keys, leases, outbox, reports, submission
 from pipeline.jobs.stores.kv.commit_log import CommitLog
-from pipeline.jobs.stores.kv.completion import Retention, complete_job, find_document, forget_job, put_job
-from pipeline.jobs.stores.kv.leases import held, with_heartbeat
+from pipeline.jobs.stores.kv.completion import apply, find_document, forget_job, put_job, save
+from pipeline.jobs.stores.kv.leases import HeartbeatWriter, held, with_heartbeat, with_heartbeats
 from pipeline.jobs.stores.kv.maintenance import (
-    MaintenanceReport,
     backup_age_s,
     restore_backup,
     run_maintenance,
     write_backup,
 )
 from pipeline.jobs.stores.kv.map import KeyValues
-from pipeline.jobs.stores.kv.state import HEARTBEAT, WORKERS, Heartbeat, OpenJob, bucket_key, heartbeat_key
+from pipeline.jobs.stores.kv.state import WORKERS, OpenJob, bucket_key
 from pipeline.jobs.stores.kv.transaction import Database, Snapshot, Transaction
-from pipeline.jobs.usage import sum_by_day
+from pipeline.jobs.transitions import DEFAULT_RETENTION, AttemptResult, Decision, Retention, usage_by_day, usage_group
 
 ESTIMATE_AGE_S = 1.0
-"""Queue positions, timings and the board of workers may be what they were so long ago: they feed estimates."""
+"""How old queue positions, timings and the list of workers may be: they feed estimates."""
 CANCELS_AT_ONCE = 100
 FORGET_WORKER_S = 3600.0
 MAINTENANCE_INTERVAL_S = 86400.0
@@ -67,14 +68,13 @@ log = structlog.get_logger()
 
 
 class KvStore:
-    """A `Store` in a key-value map that it has for itself.
+    """A `Store` in a key-value map.
 
     Args:
+        entries: the map, for this store alone.
         clock: seconds since 1970.
-        record_lifetime_s: how long an ended job stays on record.
-        webhook_window_s: how long a webhook is tried.
-        upload_window_s: how long an upload that a bucket refused is retried; the temporary copy expires then.
-        wall_clock: seconds since 1970 for the age of what was written; the machines' clocks agree within 30 s.
+        retention: how long things go on after a job has ended.
+        wall_clock: seconds since 1970 for the age of commits and documents; machines' clocks agree within 30 s.
     """
 
     def __init__(
@@ -82,15 +82,13 @@ class KvStore:
         entries: KeyValues,
         *,
         clock: Callable[[], float] = time.time,
-        record_lifetime_s: float = 7 * 86400.0,
-        webhook_window_s: float = 7200.0,
-        upload_window_s: float = 86400.0,
+        retention: Retention = DEFAULT_RETENTION,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._entries = entries
         self._clock = clock
         self._wall_clock = wall_clock
-        self._rules = Retention(record_lifetime_s, webhook_window_s, upload_window_s)
+        self._retention = retention
         self._database = Database(entries, wall_clock=wall_clock)
         self._workers: CommitLog[dict[str, WorkerRecord]] = CommitLog(
             entries,
@@ -100,12 +98,12 @@ class KvStore:
             empty=WORKERS.to_json({}),
             wall_clock=wall_clock,
         )
-        self._heartbeats: dict[Lease, tuple[int, Heartbeat]] = {}
+        self._heartbeats = HeartbeatWriter(entries)
 
     def close(self) -> None:
-        """Nothing to let go of."""
+        """Nothing to close."""
 
-    # ---- upkeep ----
+    # ---- maintenance ----
 
     def maintain(self, backup_dir: Path) -> None:
         if self.restore_backup(backup_dir):
@@ -114,17 +112,17 @@ class KvStore:
             self.run_maintenance()
             self.write_backup(backup_dir)
 
-    def run_maintenance(self) -> MaintenanceReport:
+    def run_maintenance(self) -> None:
         """Vacuum, sweep, and read every entry that must not expire. Due at least every few days, best once a day.
 
         Raises:
             StoreUnavailable: the map is away.
         """
         self._workers.vacuum()
-        return run_maintenance(self._database, today=day_of(self._clock()), wall_now=self._wall_clock())
+        run_maintenance(self._database, today=day_of(self._clock()), wall_now=self._wall_clock())
 
     def write_backup(self, folder: Path) -> None:
-        """Copy keys, buckets and the ledger into a folder, as JSON.
+        """Back up keys, buckets and the ledger to a folder, as JSON.
 
         Raises:
             StoreUnavailable: the map is away.
@@ -132,7 +130,7 @@ class KvStore:
         write_backup(self._database, folder)
 
     def restore_backup(self, folder: Path) -> bool:
-        """Take a copy over if the map holds nothing; returns whether it did.
+        """Restore a backup if the map holds nothing; returns whether it did.
 
         Raises:
             StoreUnavailable: the map is away.
@@ -143,16 +141,16 @@ class KvStore:
 
     def submit(self, new: NewJob) -> Submitted:
         def prepare(snapshot: Snapshot) -> tuple[Snapshot, Job | None, int]:
-            """Refuse what can be refused before its request is written, and read what the transaction will need."""
+            """Refuse what can be refused before the request is written, and read what the transaction needs."""
             first = submission.find_by_idempotency_key(snapshot, new)
             if first is None:
                 submission.check_submit(snapshot, new, now=self._clock())
             return snapshot, first, 0 if first is not None else submission.draw_id(snapshot)
 
-        snapshot, first, drawn_id = self._database.ask(prepare)
+        snapshot, first, drawn_id = self._database.read(prepare)
         if first is not None:
             return Submitted(first, is_new=False, queue_position=reports.queue_position_of(snapshot, first))
-        request = submission.keep_request(self._entries, new.request, wall_now=self._wall_clock())
+        request = submission.write_request(self._entries, new.request, wall_now=self._wall_clock())
 
         def add(transaction: Transaction) -> Submitted:
             now = self._clock()
@@ -165,7 +163,7 @@ class KvStore:
             return Submitted(job, is_new=True, queue_position=reports.queue_position_of(transaction, job), rate=rate)
 
         try:
-            submitted = self._database.change(add, before=snapshot)
+            submitted = self._database.commit(add, before=snapshot)
         except StoreUnavailable:  # the job may be on record after all: its request stays, and is swept if it is not
             raise
         except ImageTo3DError:
@@ -176,15 +174,15 @@ class KvStore:
         return submitted
 
     def get(self, job_id: int, *, api_key_id: str | None) -> Job:
-        return self._database.ask(lambda snapshot: submission.find_job(snapshot, job_id, api_key_id))
+        return self._database.read(lambda snapshot: submission.visible_job(snapshot, job_id, api_key_id))
 
     def get_many(self, job_ids: Sequence[int]) -> list[Job]:
         if not job_ids:
             return []
-        return self._database.ask(lambda snapshot: reports.read_jobs(snapshot, job_ids))
+        return self._database.read(lambda snapshot: reports.read_jobs(snapshot, job_ids))
 
     def request_of(self, job_id: int) -> bytes:
-        return self._database.ask(lambda snapshot: submission.read_request(snapshot, job_id))
+        return self._database.read(lambda snapshot: submission.read_request(snapshot, job_id))
 
     def list_jobs(
         self,
@@ -195,287 +193,252 @@ class KvStore:
         before_seq: int | None = None,
         limit: int = 50,
     ) -> list[Job]:
-        wanted = reports.Wanted(api_key_id, state, None if track_id is None else str(track_id))
-        return self._database.ask(
-            lambda snapshot: reports.list_jobs(snapshot, wanted, before_seq=before_seq, limit=limit)
+        filters = reports.JobFilter(api_key_id, state, None if track_id is None else str(track_id))
+        return self._database.read(
+            lambda snapshot: reports.list_jobs(snapshot, filters, before_seq=before_seq, limit=limit)
         )
 
     def delete(self, job_id: int, *, api_key_id: str | None) -> Job:
-        def act(transaction: Transaction) -> Job:
-            job = submission.find_job(transaction, job_id, api_key_id)
+        def delete(transaction: Transaction) -> Job:
+            job = submission.visible_job(transaction, job_id, api_key_id)
+            transitions.check_deletable(job)
             document = find_document(transaction, job_id)
-            if not job.state.is_final or document is None:
-                raise InvalidRequest(f"The call {job_id} is {job.state}; cancel it before deleting it.")
+            assert document is not None
             forget_job(transaction, document)
             return job
 
-        return self._database.change(act)
+        return self._database.commit(delete)
 
     def queue_position(self, job: Job) -> int:
-        return self._database.ask(lambda snapshot: reports.queue_position_of(snapshot, job), max_age_s=ESTIMATE_AGE_S)
+        return self._database.read(lambda snapshot: reports.queue_position_of(snapshot, job), max_age_s=ESTIMATE_AGE_S)
 
     def timings(self) -> Timings:
-        return self._database.ask(reports.read_timings, max_age_s=ESTIMATE_AGE_S)
+        return self._database.read(reports.read_timings, max_age_s=ESTIMATE_AGE_S)
 
     # ---- cancel ----
 
     def request_cancel(self, job_id: int, *, api_key_id: str | None) -> Job:
-        def act(transaction: Transaction) -> Job:
-            job = submission.find_job(transaction, job_id, api_key_id)
-            if job.state is JobState.QUEUED:
-                return self._end(transaction, job, CANCELLED)
-            if job.state is JobState.RUNNING:
-                kept = transaction.head.open[job_id]
-                kept.job = replace(kept.job, is_cancel_requested=True)
-                return replace(job, is_cancel_requested=True)
-            return job
+        def cancel(transaction: Transaction) -> Job:
+            job = submission.visible_job(transaction, job_id, api_key_id)
+            return self._apply(transaction, job, transitions.cancel_requested(job))
 
-        return self._database.change(act)
+        return self._database.commit(cancel)
 
     def cancel_queued(self, *, api_key_id: str) -> int:
-        def act(transaction: Transaction) -> int:
-            jobs = [kept.job for kept in transaction.head.open.values()]
-            queued = [job for job in jobs if (job.api_key_id, job.state) == (api_key_id, JobState.QUEUED)][
-                :CANCELS_AT_ONCE
-            ]
-            for job in queued:
-                self._end(transaction, job, CANCELLED)
-            return len(queued)
+        def cancel(transaction: Transaction) -> int:
+            jobs = [open_job.job for open_job in transaction.head.open.values()]
+            queued = [job for job in jobs if (job.api_key_id, job.state) == (api_key_id, JobState.QUEUED)]
+            for job in queued[:CANCELS_AT_ONCE]:
+                self._apply(transaction, job, transitions.cancel_requested(job))
+            return len(queued[:CANCELS_AT_ONCE])
 
         cancelled = 0
-        while count := self._database.change(act):
+        while count := self._database.commit(cancel):
             cancelled += count
         return cancelled
+
+    def _apply(self, transaction: Transaction, job: Job, decision: Decision) -> Job:
+        return apply(transaction, job, decision, now=self._clock(), retention=self._retention)
 
     # ---- leases ----
 
     def claim(self, worker_id: str, *, lease_s: float, job_id: int | None = None) -> Job | None:
-        def act(transaction: Transaction) -> Job | None:
-            return leases.claim(
-                transaction,
-                worker_id,
-                now=self._clock(),
-                lease_s=lease_s,
-                job_id=job_id,
-                end=lambda job, result: self._end(transaction, job, result),
+        return self._database.commit(
+            lambda transaction: leases.claim(
+                transaction, worker_id, now=self._clock(), lease_s=lease_s, job_id=job_id, retention=self._retention
             )
-
-        return self._database.change(act)
+        )
 
     def renew(self, lease: Lease, *, lease_s: float) -> bool:
-        kept = self._held(lease)
-        beat, now = self._heartbeat_of(lease, kept), self._clock()
-        if beat.lease_expires_at - now >= lease_s / 2:
-            self._write_heartbeat(lease, kept, replace(beat, lease_expires_at=now + lease_s))
-            return kept.job.is_cancel_requested
+        open_job = self._held(lease)
+        heartbeat, now = self._heartbeats.last(lease, open_job), self._clock()
+        if heartbeat.lease_expires_at - now >= lease_s / 2:
+            expires_at = transitions.lease_end(now, lease_s)
+            self._heartbeats.write(lease, open_job, replace(heartbeat, lease_expires_at=expires_at))
+            return open_job.job.is_cancel_requested
 
-        def act(transaction: Transaction) -> bool:  # others may be about to take the job up: the head decides
+        def renew(transaction: Transaction) -> bool:  # another worker may be about to claim the job: the head decides
             job = with_heartbeat(transaction, held(transaction.head, lease))
-            leases.set_lease(transaction, replace(job, lease_expires_at=self._clock() + lease_s))
+            save(transaction, job, transitions.renewed(job, now=self._clock(), lease_s=lease_s))
             return job.is_cancel_requested
 
-        return self._database.change(act)
+        return self._database.commit(renew)
 
     def report(self, lease: Lease, progress: Progress) -> None:
-        kept = self._held(lease)
-        self._write_heartbeat(lease, kept, replace(self._heartbeat_of(lease, kept), progress=progress))
+        open_job = self._held(lease)
+        self._heartbeats.write(lease, open_job, replace(self._heartbeats.last(lease, open_job), progress=progress))
 
     def _held(self, lease: Lease) -> OpenJob:
         try:
-            return self._database.ask(lambda snapshot: held(snapshot.head, lease))
+            return self._database.read(lambda snapshot: held(snapshot.head, lease))
         except LeaseLost:
-            self._heartbeats.pop(lease, None)
+            self._heartbeats.forget(lease)
             raise
 
-    def _heartbeat_of(self, lease: Lease, kept: OpenJob) -> Heartbeat:
-        """What this worker wrote last, or what the head says where it has not written yet."""
-        lease_epoch, beat = self._heartbeats.get(lease, (-1, None))
-        if beat is not None and lease_epoch == kept.lease_epoch:
-            return beat
-        found = self._entries.get(heartbeat_key(kept.job.id, kept.lease_epoch))
-        return (
-            Heartbeat(kept.job.lease_expires_at or 0.0, kept.job.progress)
-            if found is None
-            else HEARTBEAT.from_json(found)
-        )
-
-    def _write_heartbeat(self, lease: Lease, kept: OpenJob, beat: Heartbeat) -> None:
-        self._entries.put(heartbeat_key(kept.job.id, kept.lease_epoch), HEARTBEAT.to_json(beat))
-        self._heartbeats[lease] = (kept.lease_epoch, beat)
-
     def requeue(self, lease: Lease) -> Job:
-        def act(transaction: Transaction) -> Job:
+        def requeue(transaction: Transaction) -> Job:
             job = with_heartbeat(transaction, held(transaction.head, lease))
-            if job.is_cancel_requested:
-                return self._end(transaction, job, CANCELLED)
-            account = transaction.head.accounts[job.api_key_id]
-            account.queued += 1
-            account.running -= 1
-            back = replace(job, state=JobState.QUEUED, attempts=job.attempts - 1, worker_id=None, lease_expires_at=None)
-            return leases.set_lease(transaction, back)
+            return self._apply(transaction, job, transitions.requeued(job))
 
-        job = self._database.change(act)
-        self._heartbeats.pop(lease, None)
+        job = self._database.commit(requeue)
+        self._heartbeats.forget(lease)
         return job
 
     def expire_leases(self, worker_id: str) -> int:
-        def act(transaction: Transaction) -> int:
-            mine = [kept for kept in transaction.head.open.values() if kept.job.worker_id == worker_id]
-            running = [kept for kept in mine if kept.job.state is JobState.RUNNING]
-            for job in leases.with_heartbeats(transaction, running):
-                leases.set_lease(transaction, replace(job, lease_expires_at=0.0))
+        def expire(transaction: Transaction) -> int:
+            mine = [open_job for open_job in transaction.head.open.values() if open_job.job.worker_id == worker_id]
+            running = [open_job for open_job in mine if open_job.job.state is JobState.RUNNING]
+            for job in with_heartbeats(transaction, running):
+                save(transaction, job, transitions.expired_now(job))
             return len(running)
 
         self.deregister_worker(worker_id)
-        return self._database.change(act)
+        return self._database.commit(expire)
 
-    # ---- ends ----
+    # ---- completion ----
 
     def complete(self, lease: Lease, result: JobResult) -> Job:
-        def act(transaction: Transaction) -> Job:
-            if lease.job_id not in transaction.head.open:
-                document = find_document(transaction, lease.job_id)
-                if document is not None and document.job.worker_id and document.job.lease == lease:
-                    return document.job
-            job = with_heartbeat(transaction, held(transaction.head, lease))
-            return self._end(transaction, job, result)
+        def complete(transaction: Transaction) -> Job:
+            job = submission.find_job(transaction, lease.job_id)
+            if job is None:
+                raise transitions.lease_lost(lease)
+            return self._apply(transaction, job, transitions.completion(job, lease, result))
 
-        job = self._database.change(act)
-        self._heartbeats.pop(lease, None)
+        job = self._database.commit(complete)
+        self._heartbeats.forget(lease)
         return job
 
-    def _end(self, transaction: Transaction, job: Job, result: JobResult) -> Job:
-        return complete_job(transaction, job, result, now=self._clock(), rules=self._rules)
-
     def replace_result(self, job_id: int, result: JobResult) -> Job:
-        def act(transaction: Transaction) -> Job:
-            job = submission.find_job(transaction, job_id, None)
+        def replace_result(transaction: Transaction) -> Job:
+            job = transitions.result_replaced(submission.visible_job(transaction, job_id, None), result)
             document = find_document(transaction, job_id)
-            if job.state is not result.state or document is None:
-                raise InvalidRequest(f"The call {job_id} ended as {job.state}, not as {result.state}.")
-            document.job = replace(job, result=result)
+            assert document is not None
+            document.job = job
             put_job(transaction, document)
-            return document.job
+            return job
 
-        return self._database.change(act)
+        return self._database.commit(replace_result)
 
     def expired(self, *, limit: int = 100) -> list[Job]:
-        return self._database.ask(lambda snapshot: reports.expired_jobs(snapshot, now=self._clock(), limit=limit))
+        return self._database.read(lambda snapshot: reports.expired_jobs(snapshot, now=self._clock(), limit=limit))
 
     def metrics(self) -> StoreMetrics:
-        return self._database.ask(lambda snapshot: reports.read_metrics(snapshot, now=self._clock()))
+        return self._database.read(lambda snapshot: reports.read_metrics(snapshot, now=self._clock()))
 
     # ---- keys ----
 
     def add_key(self, key: ApiKey) -> ApiKey:
-        return self._database.change(lambda transaction: api_keys.add_key(transaction.head, key))
+        return self._database.commit(lambda transaction: api_keys.add_key(transaction.head, key))
 
     def find_key(self, sha256: str) -> ApiKey | None:
-        return self._database.ask(lambda snapshot: api_keys.find_key(snapshot.head, sha256))
+        return self._database.read(lambda snapshot: api_keys.find_key(snapshot.head, sha256))
 
     def list_keys(self) -> list[ApiKey]:
-        return self._database.ask(lambda snapshot: [account.key for account in snapshot.head.accounts.values()])
+        return self._database.read(lambda snapshot: [account.key for account in snapshot.head.accounts.values()])
 
     def revoke_key(self, api_key_id: str) -> ApiKey:
-        return self._database.change(
-            lambda transaction: api_keys.revoke_key(transaction.head, api_key_id, now=self._clock())
+        return self._database.commit(
+            lambda transaction: api_keys.change_key(transaction.head, api_key_id, revoked_at=self._clock())
         )
 
     def limit_key(self, api_key_id: str, limits: KeyLimits) -> ApiKey:
-        return self._database.change(lambda transaction: api_keys.limit_key(transaction.head, api_key_id, limits))
+        return self._database.commit(
+            lambda transaction: api_keys.change_key(transaction.head, api_key_id, limits=limits)
+        )
 
     def key_use(self, api_key_id: str) -> KeyUse:
-        return self._database.ask(
+        return self._database.read(
             lambda snapshot: api_keys.use_of(snapshot.head.accounts.get(api_key_id), now=self._clock())
         )
 
     def save_s3(self, api_key_id: str, encrypted: bytes) -> None:
         text = base64.b64encode(encrypted).decode()
-        self._database.change(lambda transaction: transaction.put(bucket_key(api_key_id), text))
+        self._database.commit(lambda transaction: transaction.put(bucket_key(api_key_id), text))
 
     def s3_of(self, api_key_id: str) -> bytes | None:
-        text = self._database.ask(lambda snapshot: snapshot.get(bucket_key(api_key_id)))
+        text = self._database.read(lambda snapshot: snapshot.get(bucket_key(api_key_id)))
         return None if text is None else base64.b64decode(text)
 
     def reset_s3(self, api_key_id: str) -> bool:
-        def act(transaction: Transaction) -> bool:
-            was_there = transaction.get(bucket_key(api_key_id)) is not None
-            if was_there:
+        def reset(transaction: Transaction) -> bool:
+            is_saved = transaction.get(bucket_key(api_key_id)) is not None
+            if is_saved:
                 transaction.delete(bucket_key(api_key_id))
-            return was_there
+            return is_saved
 
-        return self._database.change(act)
+        return self._database.commit(reset)
 
-    # ---- after-tasks ----
+    # ---- outbox ----
 
     def claim_task(self, kind: TaskKind, *, claim_s: float) -> OutboxTask | None:
-        return self._database.change(
+        return self._database.commit(
             lambda transaction: outbox.claim_task(transaction, kind, now=self._clock(), claim_s=claim_s)
         )
 
     def settle_task(
         self, task: OutboxTask, *, status: int | None, error: str, seconds: float, retry_in_s: float | None
     ) -> OutboxTask:
-        attempt = outbox.Attempt(status, error, seconds, retry_in_s)
-        return self._database.change(
-            lambda transaction: outbox.settle_task(transaction, task, attempt, now=self._clock())
+        attempt = AttemptResult(status, error, seconds, retry_in_s)
+        return self._database.commit(
+            lambda transaction: outbox.settle_task(transaction, task.id, attempt, now=self._clock())
         )
 
     def tasks_of(self, job_id: int) -> list[OutboxTask]:
-        document = self._database.ask(lambda snapshot: find_document(snapshot, job_id))
+        document = self._database.read(lambda snapshot: find_document(snapshot, job_id))
         return [] if document is None else document.tasks
 
     def attempts_of(self, task_id: str) -> list[TaskAttempt]:
-        found = self._database.ask(lambda snapshot: outbox.find_task(snapshot, task_id))
+        found = self._database.read(lambda snapshot: outbox.find_task(snapshot, task_id))
         return [] if found is None else [attempt for attempt in found[0].attempts if attempt.task_id == task_id]
 
     def redeliver(self, job_id: int, *, api_key_id: str | None) -> OutboxTask:
-        def act(transaction: Transaction) -> OutboxTask:
-            submission.find_job(transaction, job_id, api_key_id)
-            return outbox.redeliver(transaction, job_id, now=self._clock(), window_s=self._rules.webhook_window_s)
+        def redeliver(transaction: Transaction) -> OutboxTask:
+            submission.visible_job(transaction, job_id, api_key_id)
+            return outbox.redeliver(transaction, job_id, now=self._clock(), retention=self._retention)
 
-        return self._database.change(act)
+        return self._database.commit(redeliver)
 
     # ---- ledger ----
 
     def usage_rows(
         self, *, api_key_id: str | None, since: float | None = None, until: float | None = None, limit: int = 10_000
     ) -> list[UsageRow]:
-        span = reports.Span(api_key_id, since, until)
-        return self._database.ask(lambda snapshot: reports.read_usage_rows(snapshot, span))[:limit]
+        filters = reports.LedgerFilter(api_key_id, since, until)
+        return self._database.read(lambda snapshot: reports.read_usage_rows(snapshot, filters))[:limit]
 
     def usage_days(
         self, *, api_key_id: str | None, since: float | None = None, until: float | None = None
     ) -> list[UsageDay]:
-        span = reports.Span(api_key_id, since, until)
-        return sum_by_day(self._database.ask(lambda snapshot: reports.read_usage_rows(snapshot, span)))
+        filters = reports.LedgerFilter(api_key_id, since, until)
+        rows = self._database.read(lambda snapshot: reports.read_usage_rows(snapshot, filters))
+        return usage_by_day(map(usage_group, rows))
 
     # ---- workers ----
 
     def heartbeat_worker(self, worker: WorkerRecord) -> None:
         now = self._clock()
 
-        def act(board: dict[str, WorkerRecord]) -> None:
-            for other in [*board.values()]:
+        def write(records: dict[str, WorkerRecord]) -> None:
+            for other in [*records.values()]:
                 if abs(now - other.seen_at) > FORGET_WORKER_S:
-                    del board[other.worker_id]
-            board[worker.worker_id] = replace(worker, seen_at=now)
+                    del records[other.worker_id]
+            records[worker.worker_id] = replace(worker, seen_at=now)
 
-        self._workers.change(lambda draft: act(draft.value))
+        self._workers.commit(lambda draft: write(draft.value))
 
     def deregister_worker(self, worker_id: str) -> None:
-        self._workers.change(lambda draft: draft.value.pop(worker_id, None))
+        self._workers.commit(lambda draft: draft.value.pop(worker_id, None))
 
     def workers(self, *, seen_within_s: float = 30.0) -> list[WorkerRecord]:
-        now, board = self._clock(), self._workers.read(max_age_s=ESTIMATE_AGE_S).value
-        return [worker for worker in board.values() if abs(now - worker.seen_at) <= seen_within_s]
+        now, records = self._clock(), self._workers.read(max_age_s=ESTIMATE_AGE_S).value
+        return [worker for worker in records.values() if abs(now - worker.seen_at) <= seen_within_s]
 
     def request_restart(self) -> int:
-        def act(transaction: Transaction) -> int:
+        def request(transaction: Transaction) -> int:
             transaction.head.totals.restarts += 1
             return transaction.head.totals.restarts
 
-        return self._database.change(act)
+        return self._database.commit(request)
 
     def restarts_requested(self) -> int:
-        return self._database.ask(lambda snapshot: snapshot.head.totals.restarts)
+        return self._database.read(lambda snapshot: snapshot.head.totals.restarts)

@@ -1,10 +1,11 @@
-"""The head and the documents as one database: what a question reads and a transaction changes are all of one moment.
+"""The head and the documents as one database: consistent snapshots, and transactions over both.
 
-A transaction puts documents into the head, under `written`; whoever reads looks there first. When a document has been there
-for `KEEP_S`, housekeeping writes it to its own entry and then, as part of its own transaction, drops it from the head. So a
-document's entry is never written while a question or transaction that began before the change can still be reading: it would
-be beyond `STEP_S` (`pipeline.jobs.stores.kv.commit_log`), and is begun anew. Nor does a late housekeeper undo a newer document: it
-had read a head without it, so its writing is over long before the newer one has been there for `KEEP_S`.
+A transaction puts documents into the head, under `written`; readers look there first. When a document has been there
+for `RETAIN_S`, housekeeping writes it to its own entry and then, as part of its own commit, drops it from the head. So
+the entry of a document is never written while a snapshot or a transaction from before the change is still valid: that
+would be older than `SNAPSHOT_VALID_S` (`pipeline.jobs.stores.kv.commit_log`), and starts anew. Nor does a late
+housekeeper overwrite a newer document: it read a head without it, so its write is over long before the newer document
+has been in the head for `RETAIN_S`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 from pipeline.errors import StoreUnavailable
-from pipeline.jobs.stores.kv.commit_log import KEEP_S, CommitLog, Draft, SnapshotExpired, Version
+from pipeline.jobs.stores.kv.commit_log import RETAIN_S, CommitLog, Draft, SnapshotExpired, Version
 from pipeline.jobs.stores.kv.map import KeyValues
 from pipeline.jobs.stores.kv.state import HEAD, Head, Written, pack, unpack
 
@@ -23,12 +24,11 @@ R = TypeVar("R")
 
 
 class Snapshot:
-    """The head and the documents at one moment, for questions.
+    """The head and the documents as of one version of the log.
 
     Args:
-        version: the moment.
-        before: a snapshot of an earlier moment, whose documents need not be read again: one that changed since then stands
-            in the head. Left aside when it is too old for that.
+        before: an earlier snapshot, whose documents need not be read again: one that changed since is in the head.
+            Ignored when it has expired.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class Snapshot:
         self.entries = entries
         self.head = head
         self._version = version
-        self._read: dict[str, Any] = dict(before._read) if before is not None and before._is_good() else {}
+        self._read: dict[str, Any] = dict(before._read) if before is not None and before._is_valid() else {}
 
     def get(self, key: str) -> Any:
         """A document as plain data; None where there is none."""
@@ -54,14 +54,14 @@ class Snapshot:
         return [written[key].document if key in written else self._read[key] for key in wanted]
 
     def check(self) -> None:
-        """See that what was read is still of one moment.
+        """Refuse to go on with a snapshot that is too old.
 
         Raises:
-            SnapshotExpired: it is not; the question is asked anew.
+            SnapshotExpired: it is; the operation starts anew.
         """
         self._version.check()
 
-    def _is_good(self) -> bool:
+    def _is_valid(self) -> bool:
         try:
             self._version.check()
         except SnapshotExpired:
@@ -70,7 +70,7 @@ class Snapshot:
 
 
 class Transaction(Snapshot):
-    """The next head and the documents in the making: the head may be changed in place.
+    """A snapshot that may be changed: the head in place, documents by `put` and `delete`.
 
     Args:
         wall_now: seconds since 1970.
@@ -92,13 +92,13 @@ class Transaction(Snapshot):
         self.put(key, None)
 
     def forget(self, key: str) -> None:
-        """Name an entry beside the documents that is of no use once the transaction is written."""
+        """Delete an entry that is neither head nor document once the transaction is committed."""
         self.garbage.append(key)
 
     def move_out(self) -> None:
-        """Move documents that have been in the head for `KEEP_S` to entries of their own."""
+        """Move documents that have been in the head for `RETAIN_S` to entries of their own."""
         for key, written in list(self.head.written.items()):
-            if self._wall_now - written.at < KEEP_S:
+            if self._wall_now - written.at < RETAIN_S:
                 continue
             self.check()
             if written.document is None:
@@ -109,7 +109,7 @@ class Transaction(Snapshot):
 
 
 class Database:
-    """The head and the documents in a map: questions and steps.
+    """The head and the documents in a map.
 
     Args:
         wall_clock: seconds since 1970, for the age of what was written.
@@ -128,43 +128,44 @@ class Database:
             wall_clock=wall_clock,
         )
 
-    def ask(self, question: Callable[[Snapshot], R], *, max_age_s: float = 0.0) -> R:
-        """The answer to a question about one moment.
+    def read(self, query: Callable[[Snapshot], R], *, max_age_s: float = 0.0) -> R:
+        """The result of a query on one snapshot.
 
         Args:
-            max_age_s: be content with a moment so long ago.
+            query: repeated when its snapshot expires.
+            max_age_s: accept a snapshot of this age.
         """
         while True:
             version = self._log.read(max_age_s=max_age_s)
             try:
-                return question(Snapshot(self.entries, version.value, version))
+                return query(Snapshot(self.entries, version.value, version))
             except SnapshotExpired:
                 continue
 
-    def change(self, act: Callable[[Transaction], R], *, before: Snapshot | None = None) -> R:
-        """Take a transaction; when it is written, what it named as garbage is removed.
+    def commit(self, change: Callable[[Transaction], R], *, before: Snapshot | None = None) -> R:
+        """Commit a transaction; the entries that it forgets are deleted afterwards.
 
         Args:
-            act: it is repeated when another process was quicker.
-            before: what was read for it.
+            change: repeated when another process commits first.
+            before: a snapshot that was read for it.
         """
 
-        def take(draft: Draft[Head]) -> tuple[R, list[str]]:
+        def run(draft: Draft[Head]) -> tuple[R, list[str]]:
             transaction = self._transaction(draft, before=before)
-            return act(transaction), transaction.garbage
+            return change(transaction), transaction.garbage
 
-        result, garbage = self._log.change(take)
+        result, garbage = self._log.commit(run)
         self.remove(garbage)
         return result
 
     def remove(self, keys: Iterable[str]) -> None:
-        """Remove entries beside the documents that nothing leads to; what cannot be removed now is swept later."""
+        """Delete entries that nothing refers to; those that cannot be deleted now are swept by maintenance."""
         with suppress(StoreUnavailable):
             for key in keys:
                 self.entries.delete(key)
 
     def vacuum(self) -> None:
-        """Move documents out of the head and remove its old versions."""
+        """Move documents out of the head and delete old versions of the log."""
         self._log.vacuum()
 
     def _transaction(self, draft: Draft[Head], *, before: Snapshot | None = None) -> Transaction:

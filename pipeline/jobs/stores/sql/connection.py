@@ -1,7 +1,7 @@
-"""A SQLite file or a Postgres server behind one way to read and to write, and its schema's migrations.
+"""Connections and transactions for SQLite and Postgres, and the migrations of the schema. Knows nothing of jobs.
 
-Knows nothing of jobs. SQLite runs in WAL mode with `BEGIN IMMEDIATE` for writes; the threads of a process queue at a
-lock of ours before one of them asks for SQLite's, and may share one commit.
+SQLite runs in WAL mode with `BEGIN IMMEDIATE` for writes. The threads of a process queue at a fair lock before one of
+them asks for SQLite's lock, and may share one commit.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -24,9 +24,9 @@ from pipeline.jobs.stores.sql.schema import SCHEMA_REVISION
 BUSY = "The service's database is busy or away; try again."
 BUSY_TIMEOUT_S = 10.0
 LOCK_POLL_S = 0.001
-"""How often a process asks for SQLite's write lock: its own waiting backs off to 100 ms and starves under load."""
+"""How often a process asks for SQLite's write lock: SQLite's own busy handler backs off to 100 ms and starves."""
 MAX_TOGETHER = 64
-"""Pieces of work in one shared transaction; a bound on how long the others wait for it."""
+"""Pieces of work in one shared transaction; bounds how long the other writers wait."""
 MIGRATION_LOCK = 0x1243D
 """Postgres advisory lock under which one process migrates and the others wait."""
 
@@ -34,7 +34,7 @@ Result = TypeVar("Result")
 
 
 class FairLock:
-    """A lock that its waiters get in the order in which they came; `threading.Lock` lets a busy thread overtake."""
+    """A lock that is granted in the order of arrival; with `threading.Lock` a busy thread overtakes the others."""
 
     def __init__(self) -> None:
         self._guard = threading.Lock()
@@ -42,11 +42,11 @@ class FairLock:
         self._waiters: deque[threading.Event] = deque()
 
     @contextmanager
-    def held(self, *, timeout_s: float) -> Iterator[None]:
+    def held(self, *, timeout_s: float) -> Generator[None]:
         """Hold the lock for the block.
 
         Raises:
-            StoreUnavailable: it was not free in time.
+            StoreUnavailable: the lock was not free in time.
         """
         self._acquire(timeout_s)
         try:
@@ -71,13 +71,13 @@ class FairLock:
     def _release(self) -> None:
         with self._guard:
             if self._waiters:
-                self._waiters.popleft().set()  # handed over without being let go
+                self._waiters.popleft().set()  # passed on while it stays held
             else:
                 self._is_held = False
 
 
 class _Piece(Generic[Result]):
-    """Work that waits to be done in a transaction together with others'."""
+    """Work that waits for a transaction that it shares with other work."""
 
     def __init__(self, work: Callable[[sa.Connection], Result]) -> None:
         self.work = work
@@ -87,17 +87,17 @@ class _Piece(Generic[Result]):
         self._error: Exception | None = None
 
     def run(self, connection: sa.Connection) -> None:
-        """Do the work; when it refuses, undo what it did and leave the others' work alone."""
+        """Run the work in a savepoint: when it raises, only its own changes are undone."""
         try:
             with connection.begin_nested():
                 self._value = self.work(connection)
         except (exc.OperationalError, exc.InterfaceError):
-            raise  # not this work's trouble but the database's: nothing of the transaction stays
-        except Exception as error:  # noqa: BLE001  # raised where the work was asked for
+            raise  # the database failed, not this work: the whole transaction is rolled back
+        except Exception as error:  # noqa: BLE001  # raised in the thread that waits for this work
             self._error = error
 
     def outcome(self) -> Result:
-        """What the work returned, or raises what it raised."""
+        """The result of the work, or its exception."""
         self.is_settled.wait()
         if not self.is_committed:
             raise StoreUnavailable(BUSY)
@@ -121,13 +121,13 @@ class Database:
             options: dict[str, Any] = {"connect_args": {"timeout": BUSY_TIMEOUT_S, "check_same_thread": False}}
         else:
             options = {"pool_pre_ping": True, "connect_args": {"connect_timeout": 10}}
-        # A read waits for a connection rather than opening one per thread; none is held between statements of others.
+        # A read waits for a pooled connection instead of opening one per thread.
         self.engine = sa.create_engine(
             address,
             pool_size=8,
             max_overflow=8,
             pool_timeout=BUSY_TIMEOUT_S,
-            hide_parameters=True,  # requests and hashes stand in no traceback
+            hide_parameters=True,  # keeps requests and hashes out of tracebacks
             **options,
         )
         self._durable_engine = self.engine.execution_options(is_durable=True)
@@ -140,8 +140,8 @@ class Database:
             event.listen(self._light_engine, "begin", _begin_light)
 
     @contextmanager
-    def read(self) -> Iterator[sa.Connection]:
-        """A connection to read from; on SQLite each statement sees its own moment.
+    def read(self) -> Generator[sa.Connection]:
+        """A connection to read from; on SQLite each statement reads its own snapshot.
 
         Raises:
             StoreUnavailable: the database is locked, full or away.
@@ -150,12 +150,12 @@ class Database:
             yield connection
 
     @contextmanager
-    def write(self, *, is_durable: bool = True) -> Iterator[sa.Connection]:
-        """A transaction that commits when the block ends and leaves nothing behind when it raises.
+    def write(self, *, is_durable: bool = True) -> Generator[sa.Connection]:
+        """A transaction that commits when the block ends, and rolls back when it raises.
 
         Args:
-            is_durable: whether it must survive a power cut. SQLite then waits for the disk; without, what was written
-                may be gone after a power cut (never after a mere crash), together with all that was written later.
+            is_durable: whether it must survive a power cut. SQLite then waits for the disk. Otherwise a power cut, but
+                not a crash of the process, may lose it together with all later commits.
 
         Raises:
             StoreUnavailable: the database is locked, full or away; nothing was changed.
@@ -169,10 +169,10 @@ class Database:
             yield connection
 
     def write_together(self, work: Callable[[sa.Connection], Result]) -> Result:
-        """Do work in a transaction that it may share with other threads' work, and return what it returns.
+        """Run work in a transaction that it may share with work of other threads, and return its result.
 
-        SQLite has one writer at a time, and each commit waits for the disk: what queues up behind one commit is done
-        under the next one together. Work that refuses is undone by itself. Postgres does the like on its own.
+        SQLite has one writer at a time, and each commit waits for the disk: work that queues behind one commit shares
+        the next one (group commit). Work that raises is undone alone. Postgres commits in groups by itself.
 
         Raises:
             StoreUnavailable: the database is locked, full or away; nothing was changed.
@@ -187,13 +187,13 @@ class Database:
                 while not piece.is_settled.is_set():
                     self._run_pieces()
         except StoreUnavailable:
-            with suppress(ValueError):  # somebody has taken it up, who will settle it
+            with suppress(ValueError):  # another thread runs it already, and will settle it
                 self._pieces.remove(piece)
                 raise
         return piece.outcome()
 
     def _run_pieces(self) -> None:
-        """Do what waits, in one transaction; the caller holds the write lock."""
+        """Run the waiting work in one transaction; the caller holds the write lock."""
         pieces = [self._pieces.popleft() for _ in range(min(len(self._pieces), MAX_TOGETHER))]
         is_committed = False
         try:
@@ -207,7 +207,7 @@ class Database:
                 piece.is_settled.set()
 
     def migrate(self) -> None:
-        """Bring the schema to this version's; of several processes that try, one does it.
+        """Migrate the schema to this version; of several processes, one does it and the others wait.
 
         Raises:
             StoreUnavailable: the database is away, or newer than this version of the service.
@@ -229,7 +229,7 @@ class Database:
 
 
 def _prepare_sqlite(connection: Any, record: object) -> None:
-    connection.isolation_level = None  # transactions are begun by us, not by the driver's guess
+    connection.isolation_level = None  # this module begins transactions, not the driver
     for pragma in (
         "journal_mode = WAL",
         f"busy_timeout = {int(BUSY_TIMEOUT_S * 1000)}",
@@ -248,7 +248,7 @@ def _begin_light(connection: sa.Connection) -> None:
 
 
 def _begin_immediate(connection: sa.Connection, *, synchronous: str) -> None:
-    """Begin a write transaction as soon as no other process has one.
+    """Begin a write transaction as soon as no other process holds one.
 
     Raises:
         sqlite3.OperationalError: that took longer than `BUSY_TIMEOUT_S`.
@@ -273,7 +273,7 @@ def _begin_immediate(connection: sa.Connection, *, synchronous: str) -> None:
 
 
 @contextmanager
-def _translated() -> Iterator[None]:
+def _translated() -> Generator[None]:
     try:
         yield
     except (exc.OperationalError, exc.InterfaceError, exc.TimeoutError, sqlite3.OperationalError) as error:
@@ -288,8 +288,8 @@ def _revision(connection: sa.Connection) -> str | None:
 
 
 def _upgrade(connection: sa.Connection) -> None:
-    """Run the migrations that the database has not seen, inside the connection's transaction."""
-    from alembic import command  # slow to import, and needed once in a database's life
+    """Run the missing migrations inside the connection's transaction."""
+    from alembic import command  # slow to import, and rarely needed
     from alembic.config import Config
 
     config = Config()

@@ -1,113 +1,79 @@
-"""Rows of jobs and the locks on them, inside a transaction that somebody else opened."""
+"""Rows of jobs: found, locked, and written as transitions say. Every function runs in the caller's transaction."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import sqlalchemy as sa
 
-from pipeline.errors import LeaseLost, NotFound
-from pipeline.jobs.model import Job, JobState, Lease, may_follow
-from pipeline.jobs.stores.sql.schema import IS_QUEUED, IS_RUNNING, job_from_row, jobs, keys
-
-MAY_RUN_MORE = keys.c.max_running.is_(None) | (keys.c.running < keys.c.max_running)
+from pipeline.jobs.model import Job, JobState, Lease
+from pipeline.jobs.stores.sql.schema import IS_QUEUED, IS_RUNNING, job_columns, job_from_row, jobs, key_months, keys
+from pipeline.jobs.transitions import is_lease_due, usage_change
 
 
-def get_job(connection: sa.Connection, job_id: int, api_key_id: str | None, *, for_update: bool = False) -> Job:
-    """The job, where this key sees it.
+def find_job(connection: sa.Connection, job_id: int, *, for_update: bool = False) -> Job | None:
+    """The job with this id.
 
     Args:
-        api_key_id: None sees all.
-        for_update: hold its row until the transaction ends.
-
-    Raises:
-        NotFound: there is none for this key.
+        for_update: lock its row until the transaction ends.
     """
     query = sa.select(jobs).where(jobs.c.id == job_id)
     row = connection.execute(query.with_for_update() if for_update else query).one_or_none()
-    if row is None or api_key_id not in (None, row._mapping[jobs.c.api_key_id]):
-        raise NotFound(f"There is no call with the id {job_id}.")
-    return job_from_row(row)
-
-
-def lock_job(connection: sa.Connection, job_id: int) -> Job | None:
-    """The job, its row held, or None."""
-    row = connection.execute(sa.select(jobs).where(jobs.c.id == job_id).with_for_update()).one_or_none()
     return None if row is None else job_from_row(row)
 
 
 def lock_first(connection: sa.Connection, query: sa.Select[Any]) -> Job | None:
-    """The first job of a query that no other transaction holds, locked for this one."""
+    """The first job of a query that no other transaction has locked, locked for this one."""
     first = query.order_by(jobs.c.seq).limit(1).with_for_update(skip_locked=True)
     row = connection.execute(first).one_or_none()
     return None if row is None else job_from_row(row)
 
 
-def change_job(connection: sa.Connection, job: Job, **changes: Any) -> Job:
-    """Write some fields of a job whose row this transaction holds."""
-    after = replace(job, **changes)
-    assert after.state is job.state or may_follow(job.state, after.state), f"{job.state} -> {after.state}"
-    row = {name: str(value) if name == "state" else value for name, value in changes.items()}
-    connection.execute(jobs.update().where(jobs.c.seq == job.seq).values(row))
+def save(connection: sa.Connection, before: Job, after: Job) -> Job:
+    """Write what a transition changed, of the job and of its key's counters.
+
+    Args:
+        before: the job as it is on record, its row locked by this transaction.
+    """
+    columns = job_columns(after, before=before)
+    if columns:
+        connection.execute(jobs.update().where(jobs.c.seq == before.seq).values(columns))
+    change = usage_change(before, after)
+    if change.queued or change.running:
+        counters = {"queued": keys.c.queued + change.queued, "running": keys.c.running + change.running}
+        connection.execute(keys.update().where(keys.c.id == before.api_key_id).values(counters))
+    if change.month_calls:
+        of_month = (key_months.c.api_key_id == before.api_key_id) & (key_months.c.month == change.month)
+        calls = key_months.c.calls + change.month_calls
+        connection.execute(key_months.update().where(of_month).values(calls=calls))
     return after
 
 
-def stale_leases(now: float, lease_s: float, job_id: int | None) -> sa.Select[Any]:
-    """Running jobs whose lease is over, or lies further ahead than any lease can."""
-    is_over = (jobs.c.lease_expires_at <= now) | (jobs.c.lease_expires_at > now + 2 * lease_s)
-    query = sa.select(jobs).where(IS_RUNNING, is_over)
+def jobs_with_due_leases(now: float, lease_s: float, job_id: int | None) -> sa.Select[Any]:
+    """Running jobs that `lease_checked` would change."""
+    query = sa.select(jobs).where(IS_RUNNING, is_lease_due(jobs.c.lease_expires_at, now=now, lease_s=lease_s))
     return query if job_id is None else query.where(jobs.c.id == job_id)
 
 
-def waiting_jobs(full_keys: set[str], job_id: int | None) -> sa.Select[Any]:
-    """Queued jobs of keys that may run more."""
+def queued_jobs(full_keys: set[str], job_id: int | None) -> sa.Select[Any]:
+    """Queued jobs, without those of some keys, and of keys whose number of running jobs has reached its limit."""
+    has_capacity = keys.c.max_running.is_(None) | (keys.c.running < keys.c.max_running)
     query = sa.select(jobs).where(
-        IS_QUEUED, jobs.c.api_key_id.in_(sa.select(keys.c.id).where(keys.c.queued > 0, MAY_RUN_MORE))
+        IS_QUEUED, jobs.c.api_key_id.in_(sa.select(keys.c.id).where(keys.c.queued > 0, has_capacity))
     )
     if full_keys:
         query = query.where(jobs.c.api_key_id.not_in(full_keys))
     return query if job_id is None else query.where(jobs.c.id == job_id)
 
 
-def take_first_time(connection: sa.Connection, job: Job, worker_id: str, now: float, lease_s: float) -> Job | None:
-    """A queued job, now running; None where another worker took the last place of its key meanwhile."""
-    place = keys.update().where(keys.c.id == job.api_key_id, MAY_RUN_MORE)
-    counters = {"queued": keys.c.queued - 1, "running": keys.c.running + 1}
-    if connection.execute(place.values(counters)).rowcount != 1:
-        return None
-    return change_job(
-        connection,
-        job,
-        state=JobState.RUNNING,
-        worker_id=worker_id,
-        attempts=job.attempts + 1,
-        lease_expires_at=now + lease_s,
-        started_at=now if job.started_at is None else job.started_at,
-    )
-
-
 def is_held(lease: Lease) -> sa.ColumnElement[bool]:
-    """Whether a row of `jobs` is the one that the lease still holds."""
+    """Whether a row of `jobs` is the job that the lease holds; for a heartbeat, which is one statement."""
     is_own = (jobs.c.worker_id == lease.worker_id) & (jobs.c.attempts == lease.attempt)
     return (jobs.c.id == lease.job_id) & (jobs.c.state == "running") & is_own
 
 
-def held_job(connection: sa.Connection, lease: Lease) -> Job:
-    """The job of a lease that still holds, locked."""
-    row = connection.execute(sa.select(jobs).where(is_held(lease)).with_for_update()).one_or_none()
-    if row is None:
-        raise lease_lost(lease)
-    return job_from_row(row)
-
-
-def lease_lost(lease: Lease) -> LeaseLost:
-    """The error for a lease that no longer holds."""
-    return LeaseLost(f"job {lease.job_id} is no longer held by {lease.worker_id}, attempt {lease.attempt}")
-
-
 def queue_position_of(connection: sa.Connection, job: Job) -> int:
-    """How many jobs are taken up before this one, itself included; 0 unless queued."""
+    """How many jobs are claimed before this one, itself included; 0 unless queued."""
     if job.state is not JobState.QUEUED:
         return 0
     query = sa.select(sa.func.count()).select_from(jobs).where(IS_QUEUED, jobs.c.seq <= job.seq)

@@ -1,13 +1,15 @@
-"""The tables behind `pipeline.jobs.stores.sql.store`, for SQLite and Postgres alike, and how rows become records.
+"""The tables of `pipeline.jobs.stores.sql.store`, for SQLite and Postgres alike, and the records in their rows.
 
-The database's schema is what the migrations make; a test compares the two. Records that nobody searches by (`meta`,
-`result`, `track_id`) are kept as JSON text. Index conditions repeat in queries as literals, since neither database
-matches a partial index against a bound value.
+The migrations create the schema of a database; a test compares it with these tables. `meta`, `result` and `track_id`
+are stored as JSON text. Queries repeat the conditions of partial indexes as literals, since neither database matches a
+partial index against a bound value. A column whose stored name differs from the record's field has a `key`: the name is
+that of version 0.1.0.
 """
 
 from __future__ import annotations
 
 import json
+from dataclasses import asdict, fields
 from typing import Any
 
 import sqlalchemy as sa
@@ -26,7 +28,7 @@ HAS_TRACK_ID = sa.text("track_id IS NOT NULL")
 IS_IN_USE = sa.text("revoked_at IS NULL")
 IS_PENDING = sa.text("state = 'pending'")
 
-# SQLite gives out growing row ids only for a column that is exactly INTEGER.
+# SQLite assigns growing row ids only to a column whose type is exactly INTEGER.
 RowId = sa.BigInteger().with_variant(Integer(), "sqlite")
 
 metadata = MetaData()
@@ -44,7 +46,7 @@ keys = Table(
     Column("max_running", Integer),
     Column("max_per_minute", Integer),
     Column("max_per_month", Integer),
-    # Counters, kept in the same transactions as the jobs that they count.
+    # Counters, changed in the transactions that change the jobs they count.
     Column("queued", Integer, nullable=False),
     Column("running", Integer, nullable=False),
     Column("minute", Integer, nullable=False),
@@ -57,8 +59,8 @@ key_months = Table(
     metadata,
     Column("key_id", String(32), primary_key=True, key="api_key_id"),
     Column("month", String(7), primary_key=True),
-    Column("accepted", Integer, nullable=False),  # ever
-    Column("calls", Integer, nullable=False),  # less those that ended without success
+    Column("accepted", Integer, nullable=False),  # all submits
+    Column("calls", Integer, nullable=False),  # without those that ended unsuccessfully
 )
 
 key_buckets = Table(
@@ -131,9 +133,7 @@ tasks = Table(
     Column("last_status", Integer),
     Column("last_error", Text, nullable=False),
     Column("done_at", Double),
-    Column(
-        "planned_at", Double, nullable=False, server_default="0", key="scheduled_at"
-    ),  # when next_attempt_at was written
+    Column("planned_at", Double, nullable=False, server_default="0", key="scheduled_at"),
 )
 Index("tasks_pending", tasks.c.kind, tasks.c.next_attempt_at, sqlite_where=IS_PENDING, postgresql_where=IS_PENDING)
 
@@ -151,7 +151,7 @@ task_attempts = Table(
 usage = Table(
     "usage",
     metadata,
-    # The job's own number: the database itself refuses a second line for one job.
+    # The job's own number: the database refuses a second row for one job.
     Column("job_seq", RowId, primary_key=True, autoincrement=False),
     Column("key_id", String(32), nullable=False, key="api_key_id"),
     Column("job_id", Integer, nullable=False),
@@ -188,7 +188,7 @@ workers = Table(
 
 
 def as_text(value: Any) -> str | None:
-    """A value as it is kept in a JSON column."""
+    """A value as it is stored in a JSON column."""
     return None if value is None else json.dumps(value, separators=(",", ":"))
 
 
@@ -200,26 +200,51 @@ def result_as_text(result: JobResult) -> str:
     return _RESULT.dump_json(result, by_alias=True).decode()
 
 
-def result_from_text(text: str) -> JobResult:
-    """The result that `result_as_text` wrote."""
-    return _RESULT.validate_json(text)
-
-
 def by_key(row: sa.Row[Any], table: Table) -> dict[str, Any]:
-    """A row's values by the columns' keys: a result names them by the columns' names, which two columns do not share."""
-    return {column.key: row._mapping[column] for column in table.c}
+    """A row's values by the columns' keys: a row names them by the stored names, from which two columns differ."""
+    values = row._mapping  # pyright: ignore[reportPrivateUsage]  # public in SQLAlchemy, in spite of its name
+    return {column.key: values[column] for column in table.c}
+
+
+def job_columns(job: Job, *, before: Job | None = None) -> dict[str, Any]:
+    """A job as columns of `jobs`, without `seq`.
+
+    Args:
+        before: leaves out what is the same there.
+    """
+    columns: dict[str, Any] = {}
+    for name in (field.name for field in fields(Job) if field.name != "seq"):
+        value = getattr(job, name)
+        if before is not None and value == getattr(before, name):
+            continue
+        if isinstance(value, Progress):
+            columns |= {"stage": value.stage, "percent": value.percent}
+        elif isinstance(value, JobMeta):
+            columns[name] = json.dumps(value.to_stored())
+        elif isinstance(value, JobResult):
+            columns[name] = result_as_text(value)
+        elif isinstance(value, JobState):
+            columns[name] = str(value)
+        else:
+            columns[name] = as_text(value) if name == "track_id" else value
+    return columns
 
 
 def job_from_row(row: sa.Row[Any]) -> Job:
     """A row of `jobs` as a record."""
-    fields = by_key(row, jobs)
-    track_id, result = fields["track_id"], fields["result"]
-    fields["state"] = JobState(fields["state"])
-    fields["meta"] = JobMeta.from_stored(json.loads(fields["meta"]))
-    fields["track_id"] = None if track_id is None else json.loads(track_id)
-    fields["progress"] = Progress(fields.pop("stage"), fields.pop("percent"))
-    fields["result"] = None if result is None else result_from_text(result)
-    return Job(**fields)
+    columns = by_key(row, jobs)
+    track_id, result = columns["track_id"], columns["result"]
+    columns["state"] = JobState(columns["state"])
+    columns["meta"] = JobMeta.from_stored(json.loads(columns["meta"]))
+    columns["track_id"] = None if track_id is None else json.loads(track_id)
+    columns["progress"] = Progress(columns.pop("stage"), columns.pop("percent"))
+    columns["result"] = None if result is None else _RESULT.validate_json(result)
+    return Job(**columns)
+
+
+def limit_columns(limits: KeyLimits) -> dict[str, int | None]:
+    """A key's limits as columns of `keys`."""
+    return {f"max_{name}": value for name, value in asdict(limits).items()}
 
 
 def key_from_row(row: sa.Row[Any]) -> ApiKey:
@@ -236,7 +261,5 @@ def key_from_row(row: sa.Row[Any]) -> ApiKey:
 
 
 def task_from_row(row: sa.Row[Any]) -> OutboxTask:
-    """A row of `tasks` as a record."""
-    fields = by_key(row, tasks)
-    del fields["scheduled_at"]
-    return OutboxTask(**fields)
+    """A row of `tasks` as a record. The columns have the names of the fields, so `asdict` is the way back."""
+    return OutboxTask(**by_key(row, tasks))

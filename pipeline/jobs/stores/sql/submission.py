@@ -1,82 +1,68 @@
-"""What a submit reads and writes, inside a transaction that somebody else opened."""
+"""What a submit reads and writes. Every function runs in the caller's transaction."""
 
 from __future__ import annotations
 
-import json
 import secrets
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import sqlalchemy as sa
 
-from pipeline.errors import InvalidRequest
+from pipeline.jobs import limits
 from pipeline.jobs.limits import minute_of, month_of
-from pipeline.jobs.model import MAX_JOB_ID, Job, JobState, KeyLimits, KeyUse, NewJob
-from pipeline.jobs.stores.sql.schema import as_text, job_from_row, job_requests, jobs, key_months
+from pipeline.jobs.model import MAX_JOB_ID, Job, KeyUse, NewJob
+from pipeline.jobs.stores.sql.schema import job_columns, job_from_row, job_requests, jobs, key_months, keys
+from pipeline.jobs.transitions import queued, repeated, usage_change
+
+_COUNT_CALL = sa.text(
+    "INSERT INTO key_months (key_id, month, accepted, calls) VALUES (:api_key_id, :month, 1, :calls)"
+    " ON CONFLICT (key_id, month) DO UPDATE"
+    " SET accepted = key_months.accepted + 1, calls = key_months.calls + excluded.calls"
+)
 
 
-def insert_job(connection: sa.Connection, new: NewJob, now: float) -> Job:
-    """Record a job as queued under an id drawn for it.
+def insert_job(connection: sa.Connection, new: NewJob, use: KeyUse, now: float) -> Job:
+    """Record a job as queued under a random id, and count it.
+
+    Args:
+        use: what its key, whose row is locked, had in use before.
 
     Raises:
-        sqlalchemy.exc.IntegrityError: the id is taken; everything must be tried again.
+        sqlalchemy.exc.IntegrityError: the id is taken; the whole transaction must be repeated.
     """
-    job = Job(
-        id=secrets.randbelow(MAX_JOB_ID) + 1,
-        seq=0,
-        api_key_id=new.api_key_id,
-        file_prefix=new.file_prefix,
-        state=JobState.QUEUED,
-        created_at=now,
-        request_sha256=new.request_sha256,
-        meta=new.meta,
-        track_id=new.track_id,
-        webhook_url=new.webhook_url,
-        idempotency_key=new.idempotency_key,
-    )
-    row = {
-        "id": job.id,
-        "api_key_id": job.api_key_id,
-        "file_prefix": job.file_prefix,
-        "state": "queued",
-        "created_at": now,
-        "request_sha256": job.request_sha256,
-        "meta": json.dumps(job.meta.to_stored()),
-        "track_id": as_text(job.track_id),
-        "webhook_url": job.webhook_url,
-        "idempotency_key": job.idempotency_key,
-        "stage": "",
-        "percent": 0,
-        "attempts": 0,
-        "is_cancel_requested": False,
-    }
-    seq = connection.execute(jobs.insert().returning(jobs.c.seq), row).scalar_one()
+    job = queued(new, job_id=secrets.randbelow(MAX_JOB_ID) + 1, seq=0, now=now)
+    change = usage_change(None, job)
+    counters = {"queued": keys.c.queued + change.queued, "minute": minute_of(now), "minute_calls": use.this_minute + 1}
+    connection.execute(keys.update().where(keys.c.id == job.api_key_id).values(counters))
+    month = {"api_key_id": job.api_key_id, "month": change.month, "calls": change.month_calls}
+    connection.execute(_COUNT_CALL, month)
+    seq = connection.execute(jobs.insert().returning(jobs.c.seq), job_columns(job)).scalar_one()
     connection.execute(job_requests.insert(), {"job_id": job.id, "body": new.request})
     return replace(job, seq=seq)
 
 
 def find_by_idempotency_key(connection: sa.Connection, new: NewJob) -> Job | None:
-    """The job that this submit repeats."""
+    """The job that this submit repeats.
+
+    Raises:
+        InvalidRequest: it had another body.
+    """
     if new.idempotency_key is None:
         return None
     is_same = (jobs.c.api_key_id == new.api_key_id) & (jobs.c.idempotency_key == new.idempotency_key)
     row = connection.execute(sa.select(jobs).where(is_same)).one_or_none()
-    if row is not None and row.request_sha256 != new.request_sha256:
-        raise InvalidRequest("Idempotency-Key was used before with another body")
-    return None if row is None else job_from_row(row)
+    return None if row is None else repeated(job_from_row(row), new)
 
 
 def key_use_of(connection: sa.Connection, key: sa.Row[Any], now: float) -> KeyUse:
     """What a key, a row of `keys`, has in use now."""
     of_month = (key_months.c.api_key_id == key.id) & (key_months.c.month == month_of(now))
-    return KeyUse(
+    calls = connection.execute(sa.select(key_months.c.calls).where(of_month)).scalar_one_or_none()
+    return limits.key_use(
         queued=key.queued,
         running=key.running,
-        this_minute=key.minute_calls if key.minute == minute_of(now) else 0,
-        this_month=connection.execute(sa.select(key_months.c.calls).where(of_month)).scalar_one_or_none() or 0,
+        minute=key.minute,
+        minute_calls=key.minute_calls,
+        month_calls=calls or 0,
+        now=now,
     )
-
-
-def limit_columns(limits: KeyLimits) -> dict[str, int | None]:
-    """A key's limits as columns of `keys`."""
-    return {f"max_{name}": value for name, value in asdict(limits).items()}

@@ -13,7 +13,7 @@ import pytest
 from pipeline.errors import StoreUnavailable
 from pipeline.jobs.stores.kv import commit_log
 from pipeline.jobs.stores.kv.commit_log import CommitLog, Draft
-from pipeline.jobs.stores.kv.map import MemoryKeyValues
+from tests.fakes.key_values import MemoryKeyValues
 
 OPERATION_S = 60.0
 """What cells assume: an operation takes effect so long after it was sent, or never."""
@@ -136,7 +136,7 @@ def test_no_change_is_lost_doubled_or_forked_whatever_the_schedule(seed: int, mo
                 return list(draft.value)
 
             try:
-                seen.append(cell.change(append))
+                seen.append(cell.commit(append))
                 acknowledged.append(mark)
                 known_before = list(acknowledged)
                 value = list(cell.read().value)

@@ -18,8 +18,9 @@ from pipeline.errors import LimitReached, StoreUnavailable
 from pipeline.jobs.api_keys import make_key
 from pipeline.jobs.model import ApiKey, Job, JobResult, JobState, KeyLimits, OutboxTask, Progress
 from pipeline.jobs.stores.kv import completion
-from pipeline.jobs.stores.kv.map import MAX_VALUE_BYTES, MemoryKeyValues
+from pipeline.jobs.stores.kv.map import MAX_VALUE_BYTES
 from pipeline.jobs.stores.kv.store import KvStore
+from tests.fakes.key_values import MemoryKeyValues
 from tests.jobs.store_fixtures import Clock, new_job
 
 SUCCESS = JobResult(JobState.SUCCESS, stage_seconds={"generate": 1.5}, gpu_seconds=0.5)

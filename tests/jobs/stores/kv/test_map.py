@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from pipeline.errors import StoreUnavailable
-from pipeline.jobs.stores.kv.map import DictKeyValues, DictLike, KeyValues, MemoryKeyValues
+from pipeline.jobs.stores.kv.map import DictKeyValues, DictLike, KeyValues
+from tests.fakes.key_values import MemoryKeyValues
 
 
 class FakeDict(dict[Any, Any]):

@@ -1,1 +1,1 @@
-"""The schema's history: one file per step in `versions/`, run by `Database.migrate`."""
+"""The schema's history: one file per migration in `versions/`, run by `Database.migrate`."""

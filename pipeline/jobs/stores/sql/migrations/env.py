@@ -1,4 +1,4 @@
-"""Alembic's entry: runs the migrations on the connection, and inside the transaction, that the service hands in."""
+"""Alembic's entry point: runs the migrations on the service's connection, inside its transaction."""
 
 from alembic import context
 

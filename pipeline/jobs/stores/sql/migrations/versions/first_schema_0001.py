@@ -3,6 +3,8 @@
 Revision: 0001
 """
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -11,183 +13,145 @@ down_revision = None
 branch_labels = None
 depends_on = None
 
+ROW_ID = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+ID = sa.String(length=32)
+
+
+def required(kind: Any, *names: str, **options: Any) -> list[sa.Column[Any]]:
+    """Columns of one type that hold a value in every row."""
+    return [sa.Column(name, kind, nullable=False, **options) for name in names]
+
+
+def optional(kind: Any, *names: str) -> list[sa.Column[Any]]:
+    """Columns of one type that may be null."""
+    return [sa.Column(name, kind, nullable=True) for name in names]
+
+
+def create_index(name: str, table: str, columns: list[str], *, where: str | None = None, unique: bool = False) -> None:
+    """Create an index, over some rows where a condition is given."""
+    options = {} if where is None else {"sqlite_where": sa.text(where), "postgresql_where": sa.text(where)}
+    op.create_index(name, table, columns, unique=unique, **options)
+
 
 def upgrade() -> None:
     op.create_table(
         "job_requests",
-        sa.Column("job_id", sa.Integer(), autoincrement=False, nullable=False),
-        sa.Column("body", sa.LargeBinary(), nullable=False),
+        *required(sa.Integer(), "job_id", autoincrement=False),
+        *required(sa.LargeBinary(), "body"),
         sa.PrimaryKeyConstraint("job_id"),
     )
     op.create_table(
         "jobs",
-        sa.Column("seq", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
-        sa.Column("id", sa.Integer(), nullable=False),
-        sa.Column("key_id", sa.String(length=32), nullable=False),
-        sa.Column("file_prefix", sa.Text(), nullable=False),
-        sa.Column("state", sa.String(length=9), nullable=False),
-        sa.Column("created_at", sa.Double(), nullable=False),
-        sa.Column("request_sha256", sa.String(length=64), nullable=False),
-        sa.Column("meta", sa.Text(), nullable=False),
-        sa.Column("track_id", sa.Text(), nullable=True),
-        sa.Column("webhook_url", sa.Text(), nullable=True),
-        sa.Column("idempotency_key", sa.Text(), nullable=True),
-        sa.Column("stage", sa.Text(), nullable=False),
-        sa.Column("percent", sa.Integer(), nullable=False),
-        sa.Column("attempts", sa.Integer(), nullable=False),
-        sa.Column("worker_id", sa.Text(), nullable=True),
-        sa.Column("lease_expires_at", sa.Double(), nullable=True),
-        sa.Column("is_cancel_requested", sa.Boolean(), nullable=False),
-        sa.Column("started_at", sa.Double(), nullable=True),
-        sa.Column("finished_at", sa.Double(), nullable=True),
-        sa.Column("expires_at", sa.Double(), nullable=True),
-        sa.Column("ending", sa.Text(), nullable=True),
+        *required(ROW_ID, "seq", autoincrement=True),
+        *required(sa.Integer(), "id"),
+        *required(ID, "key_id"),
+        *required(sa.Text(), "file_prefix"),
+        *required(sa.String(length=9), "state"),
+        *required(sa.Double(), "created_at"),
+        *required(sa.String(length=64), "request_sha256"),
+        *required(sa.Text(), "meta"),
+        *optional(sa.Text(), "track_id", "webhook_url", "idempotency_key"),
+        *required(sa.Text(), "stage"),
+        *required(sa.Integer(), "percent", "attempts"),
+        *optional(sa.Text(), "worker_id"),
+        *optional(sa.Double(), "lease_expires_at"),
+        *required(sa.Boolean(), "is_cancel_requested"),
+        *optional(sa.Double(), "started_at", "finished_at", "expires_at"),
+        *optional(sa.Text(), "ending"),
         sa.PrimaryKeyConstraint("seq"),
         sa.UniqueConstraint("id"),
         sqlite_autoincrement=True,
     )
-    op.create_index("jobs_expiring", "jobs", ["expires_at"], unique=False)
-    op.create_index(
-        "jobs_idempotency",
-        "jobs",
-        ["key_id", "idempotency_key"],
-        unique=True,
-        sqlite_where=sa.text("idempotency_key IS NOT NULL"),
-        postgresql_where=sa.text("idempotency_key IS NOT NULL"),
-    )
-    op.create_index(
-        "jobs_by_track_id",
-        "jobs",
-        ["track_id"],
-        unique=False,
-        sqlite_where=sa.text("track_id IS NOT NULL"),
-        postgresql_where=sa.text("track_id IS NOT NULL"),
-    )
-    op.create_index("jobs_of_key", "jobs", ["key_id", "seq"], unique=False)
-    op.create_index(
-        "jobs_queued",
-        "jobs",
-        ["seq", "key_id"],
-        unique=False,
-        sqlite_where=sa.text("state = 'queued'"),
-        postgresql_where=sa.text("state = 'queued'"),
-    )
-    op.create_index(
-        "jobs_running",
-        "jobs",
-        ["lease_expires_at"],
-        unique=False,
-        sqlite_where=sa.text("state = 'running'"),
-        postgresql_where=sa.text("state = 'running'"),
-    )
+    create_index("jobs_expiring", "jobs", ["expires_at"])
+    has_key = "idempotency_key IS NOT NULL"
+    create_index("jobs_idempotency", "jobs", ["key_id", "idempotency_key"], where=has_key, unique=True)
+    create_index("jobs_by_track_id", "jobs", ["track_id"], where="track_id IS NOT NULL")
+    create_index("jobs_of_key", "jobs", ["key_id", "seq"])
+    create_index("jobs_queued", "jobs", ["seq", "key_id"], where="state = 'queued'")
+    create_index("jobs_running", "jobs", ["lease_expires_at"], where="state = 'running'")
     op.create_table(
         "key_buckets",
-        sa.Column("key_id", sa.String(length=32), nullable=False),
-        sa.Column("encrypted", sa.LargeBinary(), nullable=False),
+        *required(ID, "key_id"),
+        *required(sa.LargeBinary(), "encrypted"),
         sa.PrimaryKeyConstraint("key_id"),
     )
     op.create_table(
         "key_months",
-        sa.Column("key_id", sa.String(length=32), nullable=False),
-        sa.Column("month", sa.String(length=7), nullable=False),
-        sa.Column("accepted", sa.Integer(), nullable=False),
-        sa.Column("calls", sa.Integer(), nullable=False),
+        *required(ID, "key_id"),
+        *required(sa.String(length=7), "month"),
+        *required(sa.Integer(), "accepted", "calls"),
         sa.PrimaryKeyConstraint("key_id", "month"),
     )
     op.create_table(
         "keys",
-        sa.Column("id", sa.String(length=32), nullable=False),
-        sa.Column("name", sa.Text(), nullable=False),
-        sa.Column("sha256", sa.String(length=64), nullable=False),
-        sa.Column("shown", sa.Text(), nullable=False),
-        sa.Column("created_at", sa.Double(), nullable=False),
-        sa.Column("revoked_at", sa.Double(), nullable=True),
-        sa.Column("max_queued", sa.Integer(), nullable=True),
-        sa.Column("max_running", sa.Integer(), nullable=True),
-        sa.Column("max_per_minute", sa.Integer(), nullable=True),
-        sa.Column("max_per_month", sa.Integer(), nullable=True),
-        sa.Column("queued", sa.Integer(), nullable=False),
-        sa.Column("running", sa.Integer(), nullable=False),
-        sa.Column("minute", sa.Integer(), nullable=False),
-        sa.Column("minute_calls", sa.Integer(), nullable=False),
+        *required(ID, "id"),
+        *required(sa.Text(), "name"),
+        *required(sa.String(length=64), "sha256"),
+        *required(sa.Text(), "shown"),
+        *required(sa.Double(), "created_at"),
+        *optional(sa.Double(), "revoked_at"),
+        *optional(sa.Integer(), "max_queued", "max_running", "max_per_minute", "max_per_month"),
+        *required(sa.Integer(), "queued", "running", "minute", "minute_calls"),
         sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("sha256"),
     )
-    op.create_index(
-        "keys_name_in_use",
-        "keys",
-        ["name"],
-        unique=True,
-        sqlite_where=sa.text("revoked_at IS NULL"),
-        postgresql_where=sa.text("revoked_at IS NULL"),
-    )
+    create_index("keys_name_in_use", "keys", ["name"], where="revoked_at IS NULL", unique=True)
     op.create_table(
         "task_attempts",
-        sa.Column("task_id", sa.String(length=40), nullable=False),
-        sa.Column("number", sa.Integer(), autoincrement=False, nullable=False),
-        sa.Column("at", sa.Double(), nullable=False),
-        sa.Column("status", sa.Integer(), nullable=True),
-        sa.Column("error", sa.Text(), nullable=False),
-        sa.Column("seconds", sa.Double(), nullable=False),
+        *required(sa.String(length=40), "task_id"),
+        *required(sa.Integer(), "number", autoincrement=False),
+        *required(sa.Double(), "at"),
+        *optional(sa.Integer(), "status"),
+        *required(sa.Text(), "error"),
+        *required(sa.Double(), "seconds"),
         sa.PrimaryKeyConstraint("task_id", "number"),
     )
     op.create_table(
         "tasks",
-        sa.Column("id", sa.String(length=40), nullable=False),
-        sa.Column("kind", sa.String(length=8), nullable=False),
-        sa.Column("job_id", sa.Integer(), nullable=False),
-        sa.Column("key_id", sa.String(length=32), nullable=False),
-        sa.Column("target", sa.Text(), nullable=False),
-        sa.Column("state", sa.String(length=8), nullable=False),
-        sa.Column("attempts", sa.Integer(), nullable=False),
-        sa.Column("created_at", sa.Double(), nullable=False),
-        sa.Column("next_attempt_at", sa.Double(), nullable=False),
-        sa.Column("give_up_at", sa.Double(), nullable=False),
-        sa.Column("last_status", sa.Integer(), nullable=True),
-        sa.Column("last_error", sa.Text(), nullable=False),
-        sa.Column("done_at", sa.Double(), nullable=True),
+        *required(sa.String(length=40), "id"),
+        *required(sa.String(length=8), "kind"),
+        *required(sa.Integer(), "job_id"),
+        *required(ID, "key_id"),
+        *required(sa.Text(), "target"),
+        *required(sa.String(length=8), "state"),
+        *required(sa.Integer(), "attempts"),
+        *required(sa.Double(), "created_at", "next_attempt_at", "give_up_at"),
+        *optional(sa.Integer(), "last_status"),
+        *required(sa.Text(), "last_error"),
+        *optional(sa.Double(), "done_at"),
         sa.PrimaryKeyConstraint("id"),
     )
-    op.create_index("ix_tasks_job_id", "tasks", ["job_id"], unique=False)
-    op.create_index(
-        "tasks_pending",
-        "tasks",
-        ["kind", "next_attempt_at"],
-        unique=False,
-        sqlite_where=sa.text("state = 'pending'"),
-        postgresql_where=sa.text("state = 'pending'"),
-    )
+    create_index("ix_tasks_job_id", "tasks", ["job_id"])
+    create_index("tasks_pending", "tasks", ["kind", "next_attempt_at"], where="state = 'pending'")
     op.create_table(
         "totals",
-        sa.Column("name", sa.String(length=32), nullable=False),
-        sa.Column("label", sa.String(length=64), nullable=False),
-        sa.Column("value", sa.Double(), nullable=False),
+        *required(sa.String(length=32), "name"),
+        *required(sa.String(length=64), "label"),
+        *required(sa.Double(), "value"),
         sa.PrimaryKeyConstraint("name", "label"),
     )
     op.create_table(
         "usage",
-        sa.Column("job_seq", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=False, nullable=False),
-        sa.Column("key_id", sa.String(length=32), nullable=False),
-        sa.Column("job_id", sa.Integer(), nullable=False),
-        sa.Column("state", sa.String(length=9), nullable=False),
-        sa.Column("engine", sa.Text(), nullable=False),
-        sa.Column("seconds", sa.Double(), nullable=False),
-        sa.Column("gpu_seconds", sa.Double(), nullable=False),
-        sa.Column("stage_seconds", sa.Text(), nullable=False),
-        sa.Column("created_at", sa.Double(), nullable=False),
-        sa.Column("finished_at", sa.Double(), nullable=False),
-        sa.Column("day", sa.String(length=10), nullable=False),
-        sa.Column("track_id", sa.Text(), nullable=True),
+        *required(ROW_ID, "job_seq", autoincrement=False),
+        *required(ID, "key_id"),
+        *required(sa.Integer(), "job_id"),
+        *required(sa.String(length=9), "state"),
+        *required(sa.Text(), "engine"),
+        *required(sa.Double(), "seconds", "gpu_seconds"),
+        *required(sa.Text(), "stage_seconds"),
+        *required(sa.Double(), "created_at", "finished_at"),
+        *required(sa.String(length=10), "day"),
+        *optional(sa.Text(), "track_id"),
         sa.PrimaryKeyConstraint("job_seq"),
     )
-    op.create_index("usage_by_time", "usage", ["finished_at"], unique=False)
-    op.create_index("usage_of_key", "usage", ["key_id", "finished_at"], unique=False)
+    create_index("usage_by_time", "usage", ["finished_at"])
+    create_index("usage_of_key", "usage", ["key_id", "finished_at"])
     op.create_table(
         "workers",
-        sa.Column("worker_id", sa.String(length=80), nullable=False),
-        sa.Column("engine", sa.Text(), nullable=False),
-        sa.Column("seen_at", sa.Double(), nullable=False),
-        sa.Column("is_ready", sa.Boolean(), nullable=False),
-        sa.Column("job_id", sa.Integer(), nullable=True),
+        *required(sa.String(length=80), "worker_id"),
+        *required(sa.Text(), "engine"),
+        *required(sa.Double(), "seen_at"),
+        *required(sa.Boolean(), "is_ready"),
+        *optional(sa.Integer(), "job_id"),
         sa.PrimaryKeyConstraint("worker_id"),
     )

@@ -1,4 +1,4 @@
-"""When a task's due time was written, to tell one from before the clock stepped back.
+"""When a task's due time was written, which tells whether that was before the clock stepped back.
 
 Revision: 0002
 """

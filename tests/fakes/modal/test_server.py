@@ -1,4 +1,4 @@
-"""The plane carries what the app uses, through Modal's real command line, client and container entry point."""
+"""The fake server implements what the app uses, for Modal's real command line, client and container entry point."""
 
 import concurrent.futures
 import os
@@ -13,22 +13,22 @@ import httpx
 import modal
 import pytest
 
-from tests.fakes.modal import Limits, Plane, reason_unavailable
+from tests.fakes.modal import FakeModal, Limits, reason_unavailable
 
 pytestmark = [
-    pytest.mark.xdist_group("modal_plane"),
+    pytest.mark.xdist_group("fake_modal"),
     pytest.mark.skipif(reason_unavailable() is not None, reason=str(reason_unavailable())),
 ]
 
-APP = "plane-sample"
+APP = "sample-app"
 SAMPLE = Path(__file__).with_name("sample_app.py")
 
 
-def run_modal(plane: Plane, *arguments: str) -> str:
-    """Runs Modal's CLI against the plane; returns what it printed."""
+def run_modal(fake_modal: FakeModal, *arguments: str) -> str:
+    """Runs Modal's CLI against the fake server; returns what it printed."""
     done = subprocess.run(
         [sys.executable, "-m", "modal", *arguments],
-        env=os.environ | plane.environment(),
+        env=os.environ | fake_modal.environment(),
         capture_output=True,
         text=True,
         timeout=120,
@@ -38,19 +38,21 @@ def run_modal(plane: Plane, *arguments: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plane]:
-    with Plane(tmp_path_factory.mktemp("plane"), limits=Limits(scaledown_s=20.0), web_timeout_s=2.0) as plane:
-        run_modal(plane, "secret", "create", "plane-secret", "PLANE_KEY=opensesame")
-        run_modal(plane, "deploy", str(SAMPLE))
-        yield plane
-        assert plane.failures == []
-        assert plane.unanswered == {}
-    assert [each.pid for each in plane.containers() if each.pid and Path(f"/proc/{each.pid}").exists()] == []
+def fake_modal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeModal]:
+    with FakeModal(
+        tmp_path_factory.mktemp("fake_modal"), limits=Limits(scaledown_s=20.0), web_timeout_s=2.0
+    ) as fake_modal:
+        run_modal(fake_modal, "secret", "create", "sample-secret", "SAMPLE_KEY=opensesame")
+        run_modal(fake_modal, "deploy", str(SAMPLE))
+        yield fake_modal
+        assert fake_modal.failures == []
+        assert fake_modal.unanswered == {}
+    assert [each.pid for each in fake_modal.containers() if each.pid and Path(f"/proc/{each.pid}").exists()] == []
 
 
 @pytest.fixture(scope="module")
-def client(plane: Plane) -> Iterator[modal.Client]:
-    client = plane.client()
+def client(fake_modal: FakeModal) -> Iterator[modal.Client]:
+    client = fake_modal.client()
     yield client
     client.close()
 
@@ -62,32 +64,32 @@ def function(client: modal.Client) -> Callable[[str], Any]:
 
 @pytest.fixture
 def state(client: modal.Client) -> modal.Dict:
-    return modal.Dict.from_name("plane-state", create_if_missing=True, client=client)
+    return modal.Dict.from_name("sample-state", create_if_missing=True, client=client)
 
 
-def test_run_executes_the_entrypoint_and_shows_what_the_container_printed(plane: Plane) -> None:
-    shown = run_modal(plane, "run", f"{SAMPLE}::main", "--number", "5")
+def test_run_executes_the_entrypoint_and_shows_what_the_container_printed(fake_modal: FakeModal) -> None:
+    shown = run_modal(fake_modal, "run", f"{SAMPLE}::main", "--number", "5")
 
     assert "doubling 5 with as built here there" in shown
     assert "answer 10" in shown
 
 
-def test_a_deployed_function_shows_what_its_decorator_said(plane: Plane) -> None:
-    model, reader, web = plane.function("Model"), plane.function("read"), plane.function("web")
+def test_a_deployed_function_shows_what_its_decorator_said(fake_modal: FakeModal) -> None:
+    model, reader, web = fake_modal.function("Model"), fake_modal.function("read"), fake_modal.function("web")
 
     assert model.gpus == ("H100", "A100-80GB")
     assert (model.enable_memory_snapshot, model.startup_timeout_s, model.methods) == (True, 60, ("history_of",))
     assert model.autoscaler.scaledown_window == 2
     assert reader.volumes == {
-        "/plane-test/outputs": ("plane-outputs", False),
-        "/plane-test/weights": ("plane-weights", True),
+        "/fake-modal-test/outputs": ("sample-outputs", False),
+        "/fake-modal-test/weights": ("sample-weights", True),
     }
-    assert plane.function("double").secrets[0] == ("plane-secret", ("PLANE_KEY",))
-    assert plane.function("fail_at_first").retries == 1
-    assert plane.function("nightly").cron == "*/10 * * * *"
-    assert plane.function("reach_the_dict").restrict_modal_access
+    assert fake_modal.function("double").secrets[0] == ("sample-secret", ("SAMPLE_KEY",))
+    assert fake_modal.function("fail_at_first").retries == 1
+    assert fake_modal.function("nightly").cron == "*/10 * * * *"
+    assert fake_modal.function("reach_the_dict").restrict_modal_access
     assert (web.max_concurrent_inputs, web.autoscaler.max_containers) == (20, 1)
-    assert plane.function("guarded").webhook.requires_proxy_auth
+    assert fake_modal.function("guarded").webhook.requires_proxy_auth
     assert web.files == ("/root/sample_app.py",)
 
 
@@ -103,12 +105,12 @@ def test_a_container_is_reused_and_has_only_its_own_variables(function: Callable
 
 
 def test_arguments_and_results_over_the_message_limit_travel_as_blobs(
-    plane: Plane, function: Callable[[str], Any]
+    fake_modal: FakeModal, function: Callable[[str], Any]
 ) -> None:
     data = os.urandom(3 * 1024 * 1024)
 
     assert function("look").remote("length", data) == (len(data), data)
-    assert plane.asked("BlobCreate") >= 2
+    assert fake_modal.asked("BlobCreate") >= 2
 
 
 def test_a_container_that_stops_fetching_is_replaced(function: Callable[[str], Any]) -> None:
@@ -139,18 +141,18 @@ def test_a_failing_input_is_retried_as_often_as_its_policy_says(how: str, functi
         call(f"{how}-always", 9)
 
 
-def test_an_input_over_its_timeout_ends_with_a_timeout(plane: Plane, function: Callable[[str], Any]) -> None:
+def test_an_input_over_its_timeout_ends_with_a_timeout(fake_modal: FakeModal, function: Callable[[str], Any]) -> None:
     with pytest.raises(modal.exception.FunctionTimeoutError, match="timeout of 1s"):
         function("oversleep").remote(30)
 
-    plane.wait_until(lambda: plane.containers("oversleep")[-1].is_ended)
+    fake_modal.wait_until(lambda: fake_modal.containers("oversleep")[-1].is_ended)
 
 
 def test_a_spawned_call_is_pending_then_cancelled(
-    plane: Plane, function: Callable[[str], Any], state: modal.Dict, client: modal.Client
+    fake_modal: FakeModal, function: Callable[[str], Any], state: modal.Dict, client: modal.Client
 ) -> None:
     call = function("wait_for_release").spawn("cancelled")
-    plane.wait_until(lambda: state.contains("cancelled/runs"))
+    fake_modal.wait_until(lambda: state.contains("cancelled/runs"))
     again = modal.FunctionCall.from_id(call.object_id, client=client)
     with pytest.raises(TimeoutError):
         again.get(timeout=0)
@@ -164,39 +166,39 @@ def test_a_spawned_call_is_pending_then_cancelled(
 
 @pytest.mark.parametrize("how", ["killed", "preempted"])
 def test_a_lost_container_has_its_input_run_again(
-    how: str, plane: Plane, function: Callable[[str], Any], state: modal.Dict
+    how: str, fake_modal: FakeModal, function: Callable[[str], Any], state: modal.Dict
 ) -> None:
     call = function("wait_for_release").spawn(how)
-    plane.wait_until(lambda: state.contains(f"{how}/runs"))
+    fake_modal.wait_until(lambda: state.contains(f"{how}/runs"))
 
-    plane.kill_container_of("wait_for_release", preempt=how == "preempted")
-    plane.wait_until(lambda: state[f"{how}/runs"] == 2)
+    fake_modal.kill_container_of("wait_for_release", preempt=how == "preempted")
+    fake_modal.wait_until(lambda: state[f"{how}/runs"] == 2)
     state[f"{how}/release"] = True
 
     assert call.get(timeout=10) == "run 2"
-    assert plane.wait_for(call.object_id).crashes == 1
+    assert fake_modal.wait_for(call.object_id).crashes == 1
 
 
 def test_a_redelivered_input_runs_beside_the_first_and_the_first_outcome_stands(
-    plane: Plane, function: Callable[[str], Any], state: modal.Dict
+    fake_modal: FakeModal, function: Callable[[str], Any], state: modal.Dict
 ) -> None:
     call = function("wait_for_release").spawn("redelivered")
-    plane.wait_until(lambda: state.contains("redelivered/runs"))
+    fake_modal.wait_until(lambda: state.contains("redelivered/runs"))
     ended: list[str] = []
-    redelivery = threading.Thread(target=lambda: ended.extend(plane.redeliver(call.object_id)))
+    redelivery = threading.Thread(target=lambda: ended.extend(fake_modal.redeliver(call.object_id)))
 
     redelivery.start()
-    plane.wait_until(lambda: state["redelivered/runs"] == 2)
+    fake_modal.wait_until(lambda: state["redelivered/runs"] == 2)
     state["redelivered/release"] = True
     redelivery.join()
 
     assert call.get(timeout=10) == "run 2"
     assert ended == ["success"]
-    assert plane.wait_for(call.object_id).statuses == ("success",)
+    assert fake_modal.wait_for(call.object_id).statuses == ("success",)
 
 
 def test_a_volume_shows_others_only_what_was_committed_and_reloaded(
-    plane: Plane, function: Callable[[str], Any], tmp_path: Path
+    fake_modal: FakeModal, function: Callable[[str], Any], tmp_path: Path
 ) -> None:
     read, write = function("read"), function("write")
     assert read.remote("notes/a.txt") == "absent"
@@ -210,8 +212,8 @@ def test_a_volume_shows_others_only_what_was_committed_and_reloaded(
     assert (before_commit, before_reload, after_reload) == ("absent", "absent", "second")
     with pytest.raises(RuntimeError, match=r"open files preventing the operation: path notes/b\.txt is open"):
         read.remote("notes/b.txt", hold_open=True)
-    assert "notes/b.txt" in run_modal(plane, "volume", "ls", "plane-outputs", "notes")
-    run_modal(plane, "volume", "get", "plane-outputs", "notes/b.txt", str(tmp_path / "b.txt"))
+    assert "notes/b.txt" in run_modal(fake_modal, "volume", "ls", "sample-outputs", "notes")
+    run_modal(fake_modal, "volume", "get", "sample-outputs", "notes/b.txt", str(tmp_path / "b.txt"))
     assert (tmp_path / "b.txt").read_text() == "second"
 
 
@@ -220,7 +222,7 @@ def test_files_of_both_volume_versions_come_back_as_they_were_put(client: modal.
     (tmp_path / "large.bin").write_bytes(content)
 
     for version in (1, 2):
-        volume = modal.Volume.from_name(f"plane-v{version}", create_if_missing=True, version=version, client=client)
+        volume = modal.Volume.from_name(f"sample-v{version}", create_if_missing=True, version=version, client=client)
         with volume.batch_upload() as batch:
             batch.put_file(tmp_path / "large.bin", "/models/large.bin")
         assert b"".join(volume.read_file("models/large.bin")) == content
@@ -230,10 +232,10 @@ def test_files_of_both_volume_versions_come_back_as_they_were_put(client: modal.
 
 
 def test_a_read_only_volume_cannot_be_written(
-    plane: Plane, function: Callable[[str], Any], client: modal.Client
+    fake_modal: FakeModal, function: Callable[[str], Any], client: modal.Client
 ) -> None:
-    weights = modal.Volume.from_name("plane-weights", client=client)
-    (plane.volume_folder("plane-weights") / "layer.bin").write_bytes(b"weights")
+    weights = modal.Volume.from_name("sample-weights", client=client)
+    (fake_modal.volume_folder("sample-weights") / "layer.bin").write_bytes(b"weights")
 
     assert function("overwrite_weights").remote() == "Read-only file system; b'weights'"
     assert b"".join(weights.read_file("layer.bin")) == b"weights"
@@ -253,21 +255,21 @@ def test_restricted_functions_reach_no_other_object(function: Callable[[str], An
         function("reach_the_dict").remote()
 
 
-def test_a_schedule_fires_by_hand(plane: Plane, state: modal.Dict) -> None:
-    call_id = plane.fire_schedule("nightly")
+def test_a_schedule_fires_on_request(fake_modal: FakeModal, state: modal.Dict) -> None:
+    call_id = fake_modal.fire_schedule("nightly")
 
-    assert plane.wait_for(call_id).statuses == ("success",)
+    assert fake_modal.wait_for(call_id).statuses == ("success",)
     assert state["nightly"] == 1
 
 
 def test_a_class_loads_before_its_snapshot_moves_after_it_and_leaves_when_idle(
-    plane: Plane, client: modal.Client, state: modal.Dict
+    fake_modal: FakeModal, client: modal.Client, state: modal.Dict
 ) -> None:
     named = modal.Cls.from_name(APP, "Model", client=client)(name="robot")
 
     assert named.history_of.remote("me") == "robot for me: load, move"
-    assert plane.containers("Model")[-1].events[0] == "snapshot"
-    plane.wait_until(lambda: state.contains("robot/exit"))
+    assert fake_modal.containers("Model")[-1].events[0] == "snapshot"
+    fake_modal.wait_until(lambda: state.contains("robot/exit"))
 
 
 def test_a_function_calls_a_class_of_its_app_and_has_the_packages_sent_with_it(
@@ -276,15 +278,17 @@ def test_a_function_calls_a_class_of_its_app_and_has_the_packages_sent_with_it(
     told, package = function("ask_model").remote("a function")
 
     assert told == "asked for a function: load, move"
-    assert package.endswith("/files/root/schemas/__init__.py")
+    assert package.endswith("/root/schemas/__init__.py")
 
 
-def test_a_secret_is_found_only_where_it_was_let_out(plane: Plane, function: Callable[[str], Any]) -> None:
-    assert plane.traces_of("opensesame") == []
+def test_a_secret_is_found_only_where_it_was_passed_as_an_argument(
+    fake_modal: FakeModal, function: Callable[[str], Any]
+) -> None:
+    assert fake_modal.traces_of("opensesame") == []
 
     function("look").remote("length", b"opensesame")
 
-    assert plane.traces_of("opensesame") == ["argument of look"]
+    assert fake_modal.traces_of("opensesame") == ["argument of look"]
 
 
 def test_a_class_that_cannot_start_fails_its_calls_with_the_reason(client: modal.Client) -> None:
@@ -294,10 +298,12 @@ def test_a_class_that_cannot_start_fails_its_calls_with_the_reason(client: modal
         broken.run.remote()
 
 
-def test_a_web_function_streams_bodies_both_ways_and_takes_requests_at_once(plane: Plane, client: modal.Client) -> None:
-    with httpx.Client(base_url=plane.web_url("web"), timeout=60, follow_redirects=True) as http:
+def test_a_web_function_streams_bodies_both_ways_and_takes_requests_at_once(
+    fake_modal: FakeModal, client: modal.Client
+) -> None:
+    with httpx.Client(base_url=fake_modal.web_url("web"), timeout=60, follow_redirects=True) as http:
         assert http.get("/where?a=%20b", headers={"X-Test": "kept"}).json() == {
-            "url": f"{plane.web_url('web')}/where?a=%20b",
+            "url": f"{fake_modal.web_url('web')}/where?a=%20b",
             "header": "kept",
         }
         assert http.post("/length", content=b"x" * 5_000_000).json() == {"length": 5_000_000}
@@ -314,59 +320,59 @@ def test_a_web_function_streams_bodies_both_ways_and_takes_requests_at_once(plan
 
 
 def test_a_lost_web_client_is_told_to_the_app_and_a_lost_container_to_the_client(
-    plane: Plane, state: modal.Dict
+    fake_modal: FakeModal, state: modal.Dict
 ) -> None:
-    url = plane.web_url("web")
+    url = fake_modal.web_url("web")
     with pytest.raises(httpx.ReadTimeout):
         httpx.get(f"{url}/watch", timeout=0.5)
-    plane.wait_until(lambda: state.contains("watch/disconnected"))
+    fake_modal.wait_until(lambda: state.contains("watch/disconnected"))
 
     with httpx.stream("GET", f"{url}/broken", timeout=60, follow_redirects=True) as answer:
         begun = next(pieces := answer.iter_bytes())
-        plane.kill_container_of("web")
+        fake_modal.kill_container_of("web")
         with pytest.raises(httpx.RemoteProtocolError):
             next(pieces)
 
     assert begun == b"begun"
 
 
-def test_a_late_web_answer_is_waited_for_at_another_address(plane: Plane) -> None:
-    with httpx.Client(base_url=plane.web_url("web"), timeout=60, follow_redirects=True) as http:
+def test_a_late_web_answer_is_waited_for_at_another_address(fake_modal: FakeModal) -> None:
+    with httpx.Client(base_url=fake_modal.web_url("web"), timeout=60, follow_redirects=True) as http:
         answer = http.get("/late", params={"after_s": 3})
 
     assert answer.json() == "at last"
     assert {each.status_code for each in answer.history} == {303}
 
 
-def test_a_guarded_web_function_wants_the_proxy_token(plane: Plane) -> None:
-    url = plane.web_url("guarded")
+def test_a_guarded_web_function_requires_the_proxy_token(fake_modal: FakeModal) -> None:
+    url = fake_modal.web_url("guarded")
 
     assert httpx.get(url).status_code == 401
-    assert httpx.get(url, headers=plane.proxy_headers(), timeout=60, follow_redirects=True).json() == "inside"
+    assert httpx.get(url, headers=fake_modal.proxy_headers(), timeout=60, follow_redirects=True).json() == "inside"
 
 
-def test_a_second_deploy_keeps_the_address_and_is_rolled_back(plane: Plane) -> None:
-    before = plane.web_url("web")
+def test_a_second_deploy_keeps_the_address_and_is_rolled_back(fake_modal: FakeModal) -> None:
+    before = fake_modal.web_url("web")
 
-    run_modal(plane, "deploy", str(SAMPLE))
-    history = run_modal(plane, "app", "history", APP)
-    run_modal(plane, "app", "rollback", APP)
+    run_modal(fake_modal, "deploy", str(SAMPLE))
+    history = run_modal(fake_modal, "app", "history", APP)
+    run_modal(fake_modal, "app", "rollback", APP)
 
     assert "v2" in history
-    assert plane.web_url("web") == before
-    assert [version.rollback_of for version in plane.apps()[0].versions] == [0, 0, 1]
+    assert fake_modal.web_url("web") == before
+    assert [version.rollback_of for version in fake_modal.apps()[0].versions] == [0, 0, 1]
 
 
-def test_a_stopped_app_ends_its_containers_and_its_address(plane: Plane) -> None:
-    url = plane.web_url("guarded")
+def test_a_stopped_app_ends_its_containers_and_its_address(fake_modal: FakeModal) -> None:
+    url = fake_modal.web_url("guarded")
 
-    run_modal(plane, "app", "stop", APP, "--yes")
+    run_modal(fake_modal, "app", "stop", APP, "--yes")
 
-    plane.wait_until(lambda: all(each.is_ended for each in plane.containers()))
+    fake_modal.wait_until(lambda: all(each.is_ended for each in fake_modal.containers()))
     assert httpx.get(url).status_code == 404
 
 
-def test_a_plane_by_hand_prints_its_variables_and_ends_when_told(tmp_path: Path) -> None:
+def test_the_server_started_by_hand_prints_its_variables_and_ends_on_a_signal(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.fakes.modal", "--port", "0", "--folder", str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -377,8 +383,8 @@ def test_a_plane_by_hand_prints_its_variables_and_ends_when_told(tmp_path: Path)
     assert process.returncode == 0
 
 
-def test_a_missing_key_of_a_secret_fails_the_deploy(plane: Plane) -> None:
-    plane.create_secret("plane-secret", {"OTHER": "value"})
+def test_a_missing_key_of_a_secret_fails_the_deploy(fake_modal: FakeModal) -> None:
+    fake_modal.create_secret("sample-secret", {"OTHER": "value"})
 
-    with pytest.raises(AssertionError, match="PLANE_KEY"):
-        run_modal(plane, "deploy", str(SAMPLE))
+    with pytest.raises(AssertionError, match="SAMPLE_KEY"):
+        run_modal(fake_modal, "deploy", str(SAMPLE))

@@ -1,6 +1,7 @@
-"""A picture of 3D Gaussians: splatting with the opacity compensation of a minimal screen-space kernel.
+"""Reference renderer of 3D Gaussians: splatting with the opacity compensation of a minimal screen-space kernel.
 
-For comparisons and thumbnails, so it is plain and in float64: tiles one after another, all Gaussians of a tile at once.
+Plain and in float64: one tile after another, all Gaussians of a tile at once. The parity tests compare the Gaussians
+of an engine through it.
 Source: Kerbl et al. 2023, arXiv 2308.04079; Yu et al. 2024, arXiv 2311.16493, section 5 (the compensation).
 """
 
@@ -43,12 +44,12 @@ class SplatParameters(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class SplatImage:
-    """A picture of Gaussians.
+    """A rendered image of Gaussians.
 
     Attributes:
         rgb: (3, H, W) float64 with the background, not clamped above.
         alpha: (H, W) float64.
-        radii: (G,) int64 pixels, 0 where a Gaussian is not drawn.
+        radii: (G,) int64 pixels, 0 where a Gaussian is not rendered.
     """
 
     rgb: Tensor
@@ -58,16 +59,16 @@ class SplatImage:
 
 @dataclass(frozen=True, eq=False)
 class _Splats:
-    """Gaussians on the image.
+    """Gaussians projected to the image.
 
     Attributes:
-        centre: (G, 2) in pixels, their centres being integers.
+        centre: (G, 2) in pixels; pixel centres are integers.
         conic: (G, 3) A, B, C of the inverse covariance.
         opacity: (G,) compensated.
         colour: (G, 3).
         depth: (G,) float32 camera z, by which they are ordered.
-        radius: (G,) pixels, 0 where it is not drawn.
-        tiles: (G, 4) first column, column behind the last, first row, row behind the last.
+        radius: (G,) pixels, 0 where it is not rendered.
+        tiles: (G, 4) first column, column after the last, first row, row after the last.
     """
 
     centre: Tensor
@@ -87,19 +88,19 @@ def render_gaussians(
     background: Sequence[float] = (0.0, 0.0, 0.0),
     kernel_size: float = 0.1,
 ) -> SplatImage:
-    """Render one square picture.
+    """Render one square image.
 
     Args:
-        kernel_size: variance in square pixels that is added on the screen; what it takes from the peak is given back
-            by a smaller opacity.
+        kernel_size: variance in square pixels that is added on the screen; a smaller opacity compensates for it, so
+            that the integral stays the same.
 
     Returns:
-        The picture; zeros and no background without any Gaussian, as the released renderer has it.
+        The image; zeros without the background if there is no Gaussian, as in the released renderer.
     """
     device = gaussians.xyz.device
-    picture = torch.zeros((4, resolution, resolution), dtype=torch.float64, device=device)
+    image = torch.zeros((4, resolution, resolution), dtype=torch.float64, device=device)
     if len(gaussians.xyz) == 0:
-        return SplatImage(picture[:3], picture[3], torch.zeros(0, dtype=torch.int64, device=device))
+        return SplatImage(image[:3], image[3], torch.zeros(0, dtype=torch.int64, device=device))
     splats = _project(gaussians, camera, resolution, kernel_size)
     order = torch.argsort(splats.depth, stable=True)
     order = order[splats.radius[order] > 0]
@@ -111,8 +112,8 @@ def render_gaussians(
             mine = order[(left <= column) & (column < right) & (top <= row) & (row < bottom)]
             rows = slice(row * TILE, min((row + 1) * TILE, resolution))
             columns = slice(column * TILE, min((column + 1) * TILE, resolution))
-            picture[:, rows, columns] = _render_tile(splats, mine, rows, columns, back)
-    return SplatImage(picture[:3], picture[3], splats.radius)
+            image[:, rows, columns] = _render_tile(splats, mine, rows, columns, back)
+    return SplatImage(image[:3], image[3], splats.radius)
 
 
 def _project(gaussians: SplatParameters, camera: Camera, size: int, kernel_size: float) -> _Splats:
@@ -151,7 +152,7 @@ def _project(gaussians: SplatParameters, camera: Camera, size: int, kernel_size:
 
 
 def quaternion_matrices(rotation: Tensor) -> Tensor:
-    """Rotation matrices (G, 3, 3) of quaternions (G, 4), w first, not normalised here."""
+    """Rotation matrices (G, 3, 3) of unit quaternions (G, 4), w first."""
     w, x, y, z = rotation.unbind(1)
     rows = [
         [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
@@ -192,7 +193,7 @@ def _render_tile(splats: _Splats, mine: Tensor, rows: slice, columns: slice, bac
     alpha = (splats.opacity[mine] * power.exp()).clamp(max=MAX_ALPHA)
     alpha = torch.where((power > 0) | (alpha < MIN_ALPHA), 0.0, alpha)
     after = torch.cumprod(1 - alpha, dim=-1)
-    alpha = torch.where(after < MIN_TRANSMITTANCE, 0.0, alpha)  # the Gaussian that would end a pixel is left out
+    alpha = torch.where(after < MIN_TRANSMITTANCE, 0.0, alpha)  # the Gaussian that would end a pixel is skipped
     after = torch.cumprod(1 - alpha, dim=-1)
     before = torch.cat([torch.ones_like(x[..., None], dtype=torch.float64), after], dim=-1)
     colour = (alpha * before[..., :-1]) @ splats.colour[mine]  # (h, w, 3)

@@ -1,8 +1,8 @@
 """A container's own copy of a Volume: what it sees changes by `reload`, what others see changes by `commit`.
 
-The committed files of a Volume lie in one folder; each container that mounts it works on a copy. A commit carries over
+The committed files of a Volume lie in one folder; each container that mounts it works on a copy. A commit copies
 the files that changed here since the last synchronisation (per file, the last writer wins); a reload fetches the files
-that changed there, keeps local changes, and is refused while a file of the copy is open. Knows nothing of gRPC.
+that others committed, keeps local changes, and is refused while a file of the copy is open. Knows nothing of gRPC.
 """
 
 import os
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 Stamp = tuple[int, int, int]
-"""Inode, modification time in nanoseconds and size: equal stamps are taken as equal contents."""
+"""Inode, modification time in nanoseconds and size: equal stamps mean equal contents."""
 
 
 def stamps(root: Path) -> dict[str, Stamp]:
@@ -41,7 +41,7 @@ def replace_file(source: Path, target: Path, *, link: bool = False) -> None:
 
 
 @dataclass
-class ForegroundImage:
+class VolumeView:
     """A container's copy of one Volume under `root`. A read-only view shares inodes, for it cannot write them."""
 
     committed: Path
@@ -69,7 +69,7 @@ class ForegroundImage:
         return {path for path in now.keys() | self._own.keys() if now.get(path) != self._own.get(path)}
 
     def commit(self) -> None:
-        """Carries local changes over to the committed files."""
+        """Copies local changes to the committed files."""
         changed = self.changed()
         for path in changed:
             try:

@@ -2,15 +2,15 @@
 
 from pathlib import Path
 
-from tests.fakes.modal.views import ForegroundImage
+from tests.fakes.modal.volume_view import VolumeView
 
 
-def views_of(tmp_path: Path, *, read_only: bool = False) -> tuple[ForegroundImage, ForegroundImage]:
+def views_of(tmp_path: Path, *, read_only: bool = False) -> tuple[VolumeView, VolumeView]:
     committed = tmp_path / "committed"
     (committed / "kept").mkdir(parents=True)
     (committed / "kept" / "old.txt").write_text("old")
-    first = ForegroundImage(committed, tmp_path / "first", "/first", read_only=read_only)
-    return first, ForegroundImage(committed, tmp_path / "second", "/second", read_only=read_only)
+    first = VolumeView(committed, tmp_path / "first", "/first", read_only=read_only)
+    return first, VolumeView(committed, tmp_path / "second", "/second", read_only=read_only)
 
 
 def test_a_change_in_place_stays_here_until_it_is_committed(tmp_path: Path) -> None:

@@ -1,0 +1,493 @@
+"""Every decision about a job, as pure functions on records: a store finds rows, asks here, and persists the answer.
+
+A decision takes the record as it is and the time, and returns the next record. Where a job may end instead, it returns
+a `Decision`: the next record, or the `JobResult` that ends the job now, which the store passes to `completed`. Knows no
+store, no SQL and no clock: `now` is seconds since 1970, as the store's clock reads.
+
+`is_lease_due`, `is_task_due` and `is_expired` use only operators that SQLAlchemy columns share with floats, so that the
+SQL store builds its WHERE clauses from the same rule. Their arguments are therefore `Any`.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pipeline.errors import InvalidRequest, LeaseLost, NotFound
+from pipeline.jobs.limits import day_of, month_of
+from pipeline.jobs.model import (
+    Job,
+    JobResult,
+    JobState,
+    KeyLimits,
+    Lease,
+    NewJob,
+    OutboxTask,
+    Progress,
+    TaskAttempt,
+    TaskKind,
+    Timings,
+    UsageDay,
+    UsageRow,
+    may_follow,
+)
+
+MAX_ATTEMPTS = 3
+"""How often a job is claimed without progress before it is given up as failed."""
+MAX_PAUSE_S = 7200.0
+"""No outbox task is scheduled further ahead: a later due time was written before the clock stepped back."""
+MAX_SKEW_S = 60.0
+"""Clocks of one deployment differ by less: a task scheduled further in the future predates a step of the clock."""
+TIMED_JOBS = 20
+"""How many successful jobs the estimate of a wait is averaged over."""
+
+Decision = Job | JobResult
+"""What becomes of a job: its next record (the same one where nothing changes), or the result that ends it now."""
+
+CANCELLED = JobResult(JobState.CANCELLED, message="The job was cancelled.", error_code="cancelled")
+"""The result of a job that is cancelled while no worker holds it."""
+GIVEN_UP = JobResult(
+    JobState.FAILED,
+    message=f"The job was interrupted {MAX_ATTEMPTS} times and given up.",
+    error_code="interrupted",
+    retryable=True,
+)
+"""The result of a job whose workers died too often."""
+
+
+@dataclass(frozen=True)
+class Retention:
+    """How long things go on after a job has ended.
+
+    Attributes:
+        record_lifetime_s: how long the record stays.
+        webhook_window_s: how long its webhook is retried.
+        upload_window_s: how long an upload to the caller's bucket is retried; the temporary copy expires then.
+    """
+
+    record_lifetime_s: float = 7 * 86400.0
+    webhook_window_s: float = 7200.0
+    upload_window_s: float = 86400.0
+
+
+DEFAULT_RETENTION = Retention()
+
+
+# ---- submit ----
+
+
+def queued(new: NewJob, *, job_id: int, seq: int, now: float) -> Job:
+    """The record of a submitted job."""
+    return Job(
+        id=job_id,
+        seq=seq,
+        api_key_id=new.api_key_id,
+        file_prefix=new.file_prefix,
+        state=JobState.QUEUED,
+        created_at=now,
+        request_sha256=new.request_sha256,
+        meta=new.meta,
+        track_id=new.track_id,
+        webhook_url=new.webhook_url,
+        idempotency_key=new.idempotency_key,
+    )
+
+
+def repeated(first: Job, new: NewJob) -> Job:
+    """The job that a submit with a known idempotency key repeats.
+
+    Raises:
+        InvalidRequest: the first submit had another body.
+    """
+    if first.request_sha256 != new.request_sha256:
+        raise InvalidRequest("Idempotency-Key was used before with another body")
+    return first
+
+
+def visible(job: Job | None, job_id: int, *, api_key_id: str | None) -> Job:
+    """The job, where this key may see it; None is the operator, who sees all.
+
+    Raises:
+        NotFound: there is none for this key.
+    """
+    if job is None or api_key_id not in (None, job.api_key_id):
+        raise NotFound(f"There is no job with the id {job_id}.")
+    return job
+
+
+# ---- claims and leases ----
+
+
+def may_run_more(limits: KeyLimits, *, running: int) -> bool:
+    """Whether another job of a key may be claimed."""
+    return limits.running is None or running < limits.running
+
+
+def lease_end(now: float, lease_s: float) -> float:
+    """When a lease that is granted or renewed now expires."""
+    return now + lease_s
+
+
+def claimed(job: Job, worker_id: str, *, now: float, lease_s: float) -> Job:
+    """The job, running under a new lease. Every claim is an attempt."""
+    return replace(
+        job,
+        state=JobState.RUNNING,
+        worker_id=worker_id,
+        attempts=job.attempts + 1,
+        lease_expires_at=lease_end(now, lease_s),
+        started_at=now if job.started_at is None else job.started_at,
+    )
+
+
+def is_lease_due(expires_at: Any, *, now: float, lease_s: float) -> Any:
+    """Whether `lease_checked` would change a running job: its lease has expired, or lies further ahead than any can."""
+    return (expires_at <= now) | (expires_at > now + 2 * lease_s)
+
+
+def lease_checked(job: Job, worker_id: str, *, now: float, lease_s: float) -> Decision:
+    """What becomes of a running job when `worker_id` looks for work.
+
+    Returns:
+        The job as it is while its lease holds; with its lease cut where the clock stepped back since it was written, so
+        that it expires after one `lease_s` from now; the job claimed by `worker_id`; or the result that ends it.
+    """
+    expires_at = job.lease_expires_at or 0.0
+    if not is_lease_due(expires_at, now=now, lease_s=lease_s):
+        return job
+    if expires_at > now:
+        return replace(job, lease_expires_at=lease_end(now, lease_s))
+    if job.is_cancel_requested:
+        return CANCELLED
+    if job.attempts >= MAX_ATTEMPTS:
+        return GIVEN_UP
+    return claimed(job, worker_id, now=now, lease_s=lease_s)
+
+
+def is_claim(before: Job, decision: Decision) -> bool:
+    """Whether a decision of `lease_checked` gives the job to the worker that asked."""
+    return isinstance(decision, Job) and decision.attempts > before.attempts
+
+
+def held(job: Job | None, lease: Lease) -> Job:
+    """The job, where the lease holds.
+
+    Raises:
+        LeaseLost: the job has ended, is another worker's, or does not exist.
+    """
+    if job is None or job.state is not JobState.RUNNING or job.lease != lease:
+        raise lease_lost(lease)
+    return job
+
+
+def lease_lost(lease: Lease) -> LeaseLost:
+    """The error of a lease that no longer holds."""
+    return LeaseLost(f"job {lease.job_id} is no longer held by {lease.worker_id}, attempt {lease.attempt}")
+
+
+def renewed(job: Job, *, now: float, lease_s: float) -> Job:
+    """The job with its lease extended by a heartbeat."""
+    return replace(job, lease_expires_at=lease_end(now, lease_s))
+
+
+def expired_now(job: Job) -> Job:
+    """The job of a dead worker: its lease has expired."""
+    return replace(job, lease_expires_at=0.0)
+
+
+def requeued(job: Job) -> Decision:
+    """The job queued again at its old position. The attempt does not count; a requested cancellation ends it."""
+    if job.is_cancel_requested:
+        return CANCELLED
+    return replace(job, state=JobState.QUEUED, attempts=job.attempts - 1, worker_id=None, lease_expires_at=None)
+
+
+# ---- cancellation and completion ----
+
+
+def cancel_requested(job: Job) -> Decision:
+    """A queued job ends at once, a running one is told to stop, an ended one stays as it is."""
+    if job.state is JobState.QUEUED:
+        return CANCELLED
+    return replace(job, is_cancel_requested=True) if job.state is JobState.RUNNING else job
+
+
+def completion(job: Job, lease: Lease, result: JobResult) -> Decision:
+    """The result where the lease holds; the ended job where this lease ended it before, so that a repetition is safe.
+
+    Raises:
+        LeaseLost: the lease does not hold.
+    """
+    if job.state.is_final and job.worker_id is not None and job.lease == lease:
+        return job
+    held(job, lease)
+    return result
+
+
+@dataclass(frozen=True)
+class Completion:
+    """All that the end of a job writes: the record, its outbox, its row of the ledger."""
+
+    job: Job
+    tasks: tuple[OutboxTask, ...]
+    usage: UsageRow
+
+
+def completed(
+    job: Job, result: JobResult, *, now: float, retention: Retention, draw_task_id: Callable[[], str]
+) -> Completion:
+    """The one final transition of a job.
+
+    Args:
+        job: queued or running.
+        draw_task_id: called once for each task of the outbox.
+    """
+    ended = replace(
+        job,
+        state=result.state,
+        result=result,
+        finished_at=now,
+        expires_at=now + retention.record_lifetime_s,
+        lease_expires_at=None,
+        progress=Progress("", 100) if result.state is JobState.SUCCESS else job.progress,
+    )
+
+    def task(kind: TaskKind, target: str, window_s: float) -> OutboxTask:
+        return OutboxTask(
+            id=draw_task_id(),
+            kind=kind,
+            job_id=job.id,
+            api_key_id=job.api_key_id,
+            target=target,
+            state="pending",
+            attempts=0,
+            created_at=now,
+            next_attempt_at=now,
+            give_up_at=now + window_s,
+            scheduled_at=now,
+        )
+
+    tasks: list[OutboxTask] = []
+    if job.webhook_url is not None:
+        tasks.append(task("webhook", job.webhook_url, retention.webhook_window_s))
+    if result.upload_warning:
+        tasks.append(task("upload", "", retention.upload_window_s))
+    return Completion(ended, tuple(tasks), usage_row(ended, result, now=now))
+
+
+def result_replaced(job: Job, result: JobResult) -> Job:
+    """An ended job with another result of the same state.
+
+    Raises:
+        InvalidRequest: the states differ.
+    """
+    if job.state is not result.state:
+        raise InvalidRequest(f"Job {job.id} is {job.state}, not {result.state}.")
+    return replace(job, result=result)
+
+
+def check_deletable(job: Job) -> None:
+    """Refuse to delete a job that has not ended.
+
+    Raises:
+        InvalidRequest: it has not.
+    """
+    if not job.state.is_final:
+        raise InvalidRequest(f"Job {job.id} is {job.state}; cancel it before deleting it.")
+
+
+def is_expired(expires_at: Any, *, now: float) -> Any:
+    """Whether the retention of an ended job is over."""
+    return expires_at <= now
+
+
+# ---- counters ----
+
+
+@dataclass(frozen=True)
+class UsageChange:
+    """How a transition changes what a key has in use.
+
+    Attributes:
+        month: the month (UTC) that `month_calls` belongs to: the one in which the job was created.
+        month_calls: 1 for a submit; -1 for a job that ends without success, which gives its part of the quota back.
+    """
+
+    queued: int
+    running: int
+    month: str
+    month_calls: int
+
+
+def usage_change(before: Job | None, after: Job) -> UsageChange:
+    """The change of a key's counters between two records of one job; `before` is None for a submit."""
+
+    def change(state: JobState) -> int:
+        return int(after.state is state) - int(before is not None and before.state is state)
+
+    if before is None:
+        month_calls = 1
+    else:
+        is_same = after.state is before.state
+        assert is_same or may_follow(before.state, after.state), f"{before.state} -> {after.state}"
+        month_calls = -1 if after.state in (JobState.FAILED, JobState.CANCELLED) and not is_same else 0
+    return UsageChange(change(JobState.QUEUED), change(JobState.RUNNING), month_of(after.created_at), month_calls)
+
+
+Sums = list[tuple[str, str, float]]
+"""Additions to counters that outlive the records: name, label, value."""
+
+
+def completion_sums(result: JobResult) -> Sums:
+    """What the end of a job adds to the counters of `/metrics`."""
+    return [
+        ("ended", str(result.state), 1),
+        ("gpu_seconds", "", result.gpu_seconds),
+        *(("stage_seconds", stage, seconds) for stage, seconds in result.stage_seconds.items()),
+        *(("stage_runs", stage, 1) for stage in result.stage_seconds),
+    ]
+
+
+def attempt_sums(task: OutboxTask, attempt: TaskAttempt) -> Sums:
+    """What an attempt at a task adds to the counters of `/metrics`; the label is `kind outcome`."""
+    return [("task_attempts", f"{task.kind} {'error' if attempt.error else 'ok'}", 1)]
+
+
+# ---- outbox ----
+
+
+def is_task_due(next_attempt_at: Any, *, scheduled_at: Any, now: float) -> Any:
+    """Whether a pending task may be claimed: its time has come, or was written before the clock stepped back.
+
+    Args:
+        scheduled_at: when `next_attempt_at` was written.
+    """
+    return (next_attempt_at <= now) | (next_attempt_at > now + MAX_PAUSE_S) | (scheduled_at > now + MAX_SKEW_S)
+
+
+def task_claimed(task: OutboxTask, *, now: float, claim_s: float) -> OutboxTask:
+    """The task, hidden from other senders until the claim runs out."""
+    return replace(task, next_attempt_at=now + min(claim_s, MAX_PAUSE_S), scheduled_at=now)
+
+
+@dataclass(frozen=True)
+class AttemptResult:
+    """What came of one attempt at a task; the fields are the arguments of `Outbox.settle_task`."""
+
+    status: int | None
+    error: str
+    seconds: float
+    retry_in_s: float | None
+
+
+def task_settled(
+    task: OutboxTask, result: AttemptResult, *, attempts_before: int, now: float
+) -> tuple[OutboxTask, TaskAttempt]:
+    """The task after an attempt, done, given up or pending again, and the record of that attempt.
+
+    Args:
+        attempts_before: attempts on record, those before a redelivery included.
+    """
+    tried = replace(task, attempts=task.attempts + 1, last_status=result.status, last_error=result.error)
+    if not result.error:
+        tried = replace(tried, state="done", done_at=now)
+    elif result.retry_in_s is None or now + result.retry_in_s > task.give_up_at:
+        tried = replace(tried, state="given_up", done_at=now)
+    else:
+        due_at = now + min(result.retry_in_s, MAX_PAUSE_S)
+        tried = replace(tried, state="pending", next_attempt_at=due_at, scheduled_at=now)
+    return tried, TaskAttempt(task.id, attempts_before + 1, now, result.status, result.error, result.seconds)
+
+
+def redelivered(tasks: Iterable[OutboxTask], job_id: int, *, now: float, retention: Retention) -> OutboxTask:
+    """The webhook among a job's tasks, due now, under its old id and with a fresh set of attempts.
+
+    Raises:
+        InvalidRequest: there is none, because the job has not ended or has no webhook.
+    """
+    webhook = next((task for task in tasks if task.kind == "webhook"), None)
+    if webhook is None:
+        raise InvalidRequest(f"Job {job_id} has not ended, or has no webhook.")
+    return replace(
+        webhook,
+        state="pending",
+        attempts=0,
+        next_attempt_at=now,
+        scheduled_at=now,
+        give_up_at=now + retention.webhook_window_s,
+        done_at=None,
+    )
+
+
+# ---- ledger ----
+
+
+def usage_row(job: Job, result: JobResult, *, now: float) -> UsageRow:
+    """The ledger's row of a job that ends now."""
+    return UsageRow(
+        api_key_id=job.api_key_id,
+        job_id=job.id,
+        state=result.state,
+        engine=result.engine,
+        seconds=result.seconds,
+        gpu_seconds=result.gpu_seconds,
+        created_at=job.created_at,
+        finished_at=now,
+        track_id=job.track_id,
+    )
+
+
+@dataclass(frozen=True)
+class UsageGroup:
+    """Rows of the ledger of one key, day and state, added up; a database adds up more than one."""
+
+    api_key_id: str
+    day: str
+    state: str
+    calls: int
+    seconds: float
+    gpu_seconds: float
+
+
+def usage_group(row: UsageRow) -> UsageGroup:
+    """One row as a group."""
+    return UsageGroup(row.api_key_id, day_of(row.finished_at), str(row.state), 1, row.seconds, row.gpu_seconds)
+
+
+def usage_by_day(groups: Iterable[UsageGroup]) -> list[UsageDay]:
+    """Ended jobs by day and key, oldest first."""
+    days: defaultdict[tuple[str, str], list[UsageGroup]] = defaultdict(list)
+    for group in groups:
+        days[group.day, group.api_key_id].append(group)
+
+    def count(groups: list[UsageGroup], state: JobState) -> int:
+        return sum(group.calls for group in groups if group.state == state)
+
+    return [
+        UsageDay(
+            api_key_id=api_key_id,
+            day=day,
+            calls=sum(group.calls for group in groups),
+            succeeded=count(groups, JobState.SUCCESS),
+            failed=count(groups, JobState.FAILED),
+            cancelled=count(groups, JobState.CANCELLED),
+            seconds=sum(group.seconds for group in groups),
+            gpu_seconds=sum(group.gpu_seconds for group in groups),
+        )
+        for (day, api_key_id), groups in sorted(days.items())
+    ]
+
+
+def mean_timings(runs: Iterable[Mapping[str, float]]) -> Timings:
+    """Means over the stage seconds of the last successful jobs; a stage is averaged over the jobs that had it."""
+    last = list(runs)
+    if not last:
+        return Timings(0, 0.0)
+    by_stage: defaultdict[str, list[float]] = defaultdict(list)
+    for run in last:
+        for stage, seconds in run.items():
+            by_stage[stage].append(seconds)
+    means = {stage: sum(values) / len(values) for stage, values in by_stage.items()}
+    return Timings(len(last), sum(sum(run.values()) for run in last) / len(last), means)

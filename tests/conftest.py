@@ -1,0 +1,52 @@
+"""The order of the tests, and which of them `scripts/check --fast` leaves out.
+
+Two or three processes share the tests. The long ones start first, so that no process ends with a long test while the
+others are idle.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parent
+SERVICES = ("cli", "e2e", "fakes", "local", "parity")
+"""Folders whose tests start a service, a browser, a command of ours in a process, or compute for seconds."""
+SERVICE_FILES = frozenset(
+    {
+        "api/test_isolation.py",
+        "engines/trellis/test_trellis_engine.py",
+        "engines/triposr/test_triposr_engine.py",
+        "engines/triposr/test_triposr_files.py",
+        "on_modal/test_prewarm.py",
+        "stages/test_export.py",
+        "test_examples.py",
+        "test_imports.py",
+        "test_python_api.py",
+        "webhooks/test_sender.py",
+    }
+)
+SERVERS = ("postgres", "s3")
+"""Parts of the names of parameters and fixtures that start a server."""
+
+
+def needs_service(item: pytest.Item) -> bool:
+    """Whether a test starts a server or a process, or takes seconds."""
+    path = item.path.relative_to(TESTS)
+    fixtures = getattr(item, "fixturenames", ())
+    return (
+        path.parts[0] in SERVICES
+        or path.as_posix() in SERVICE_FILES
+        or item.get_closest_marker("xdist_group") is not None
+        or any(name in fixture for fixture in fixtures for name in SERVERS)
+    )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that need a service, and put them first; the sort is stable, so files keep their order."""
+    for item in items:
+        if item.path.is_relative_to(TESTS) and needs_service(item):
+            item.add_marker("service")
+    items.sort(key=lambda item: item.get_closest_marker("service") is None)

@@ -1,0 +1,1 @@
+"""Tests of the documentation: links, tables, commands and examples agree with the code."""

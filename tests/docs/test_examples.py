@@ -1,0 +1,193 @@
+"""The examples of docs/ run as they stand, against a real service with the preview engine."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.test_serve_command import serving
+from tests.servers.s3 import free_port, moto_server
+
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLES = ROOT / "docs" / "examples"
+IMAGE = ROOT / "pipeline" / "api" / "playground" / "sample.png"
+NODE = shutil.which("node")
+WAIT_S = 120.0  # far longer than anything takes here; only a failing test waits so long
+needs_node = pytest.mark.skipif(NODE is None, reason="needs node")
+pytestmark = pytest.mark.xdist_group("docs_examples")
+INTERPRETERS = {".sh": ["bash"], ".py": [sys.executable, "-W", "error"], ".mjs": [NODE or "node"]}
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A running service, a key, and the secret that its webhooks are signed with."""
+
+    url: str
+    key: str
+    webhook_secret: str
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "IMAGE_TO_3D_URL": self.url,
+            "IMAGE_TO_3D_KEY": self.key,
+            "WEBHOOK_SECRET": self.webhook_secret,
+            "AWS_ACCESS_KEY_ID": "id",
+            "AWS_SECRET_ACCESS_KEY": "secret",
+        }
+
+    def run(self, name: str, *arguments: object) -> str:
+        """The output of an example; an example that fails fails the test, with its own words."""
+        command = [*INTERPRETERS[Path(name).suffix], str(EXAMPLES / name), *map(str, arguments)]
+        done = subprocess.run(
+            command, env=self.environment, capture_output=True, text=True, timeout=WAIT_S, check=False
+        )
+        assert done.returncode == 0, f"{name}: {done.stdout}{done.stderr}"
+        return done.stdout
+
+    def submit(self) -> int:
+        """The id of a new job."""
+        return json.loads(self.run("submit.sh", IMAGE))["id"]
+
+
+@pytest.fixture(scope="module")
+def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
+    data = tmp_path_factory.mktemp("docs") / "data"
+    made = subprocess.run(
+        [sys.executable, "-m", "pipeline.cli", "keys", "create", "shop", "--data", str(data)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    secret = re.search(r"whsec_\S+", made.stderr)
+    assert secret is not None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("IMAGE_TO_3D_ALLOW_PRIVATE_ADDRESSES", "yes")
+        with serving(data) as (_, port, _said):
+            yield Endpoint(f"http://127.0.0.1:{port}", made.stdout.strip(), secret[0])
+
+
+def test_the_python_api_example_writes_the_files_that_it_names(endpoint: Endpoint, tmp_path: Path) -> None:
+    told = endpoint.run("generate.py", IMAGE, tmp_path).splitlines()
+
+    assert all(Path(line).stat().st_size > 0 for line in told[:-1])
+    assert {Path(line).suffix for line in told[:-1]} == {".glb", ".png"}
+    assert "watertight: True" in told[-1]
+
+
+def test_the_engine_example_runs_through_the_pipeline(endpoint: Endpoint, tmp_path: Path) -> None:
+    told = endpoint.run("own_engine.py", IMAGE, tmp_path).splitlines()
+
+    assert Path(told[0]).read_bytes()[:4] == b"glTF"
+
+
+@pytest.mark.parametrize("name", ["submit.py", pytest.param("submit.mjs", marks=needs_node)])
+def test_a_submit_example_saves_the_files_of_its_job(name: str, endpoint: Endpoint, tmp_path: Path) -> None:
+    saved = [Path(line) for line in endpoint.run(name, IMAGE, tmp_path / "out").splitlines()]
+
+    assert [path.suffix for path in saved] == [".glb", ".png"]
+    assert saved[0].read_bytes()[:4] == b"glTF"
+
+
+def test_the_shell_examples_submit_wait_and_manage_a_job(endpoint: Endpoint, tmp_path: Path) -> None:
+    job_id = endpoint.submit()
+
+    saved = [Path(line) for line in endpoint.run("wait.sh", job_id, tmp_path / "out").splitlines()]
+    listed, cancelled, deleted, *usage = endpoint.run("jobs.sh", job_id).splitlines()
+
+    assert saved[0].read_bytes()[:4] == b"glTF"
+    assert job_id in [job["id"] for job in json.loads(listed)["calls"]]
+    assert json.loads(cancelled)["status"] == "success"
+    assert json.loads(deleted)["status"] == "success"
+    assert usage[0].startswith("day,calls,")
+
+
+@pytest.mark.parametrize("name", ["events.sh", "events.py", pytest.param("events.mjs", marks=needs_node)])
+def test_an_events_example_follows_a_job_to_its_end(name: str, endpoint: Endpoint) -> None:
+    told = endpoint.run(name, endpoint.submit())
+
+    assert "success" in told
+    assert ".glb" in told
+
+
+@contextmanager
+def receiving(name: str, endpoint: Endpoint, port: int) -> Iterator[subprocess.Popen[str]]:
+    """A webhook receiver that listens."""
+    command = [*INTERPRETERS[Path(name).suffix], str(EXAMPLES / name), str(port)]
+    receiver = subprocess.Popen(command, env=endpoint.environment, stdout=subprocess.PIPE, text=True)
+    try:
+        deadline = time.monotonic() + WAIT_S
+        while not _is_open(port):
+            assert receiver.poll() is None and time.monotonic() < deadline, f"{name} does not listen"
+            time.sleep(0.1)
+        yield receiver
+    finally:
+        receiver.kill()
+        receiver.communicate()
+
+
+@pytest.mark.parametrize("name", ["receive_webhook.py", pytest.param("receive_webhook.mjs", marks=needs_node)])
+def test_a_webhook_example_takes_genuine_webhooks_and_refuses_others(name: str, endpoint: Endpoint) -> None:
+    port = free_port()
+    image = base64.b64encode(IMAGE.read_bytes()).decode()
+    body = json.dumps({"image": f"data:image/png;base64,{image}", "webhook": f"http://127.0.0.1:{port}/hook"})
+    with receiving(name, endpoint, port) as receiver:
+        assert receiver.stdout is not None
+        forged = ("webhook-id: a", f"webhook-timestamp: {int(time.time())}", "webhook-signature: v1,AAAA")
+        headers = [part for header in forged for part in ("-H", header)]
+        answer = _curl(f"http://127.0.0.1:{port}/hook", "{}", *headers, "-o", os.devnull, "-w", "%{http_code}")
+        first_line = receiver.stdout.readline()
+        job = json.loads(_curl(f"{endpoint.url}/api/v6/3d/image_to_3d", body, "-H", f"key: {endpoint.key}"))
+
+        assert answer == "401"
+        assert first_line.startswith("refused")
+        told = receiver.stdout.readline().split()
+
+    assert told[1:3] == [str(job["id"]), "success"]
+    assert told[3].endswith(".glb")
+
+
+def _is_open(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _curl(url: str, body: str, *options: str) -> str:
+    command = ["curl", "-sS", url, "-H", "content-type: application/json", "--data-binary", "@-", *options]
+    return subprocess.run(command, input=body, capture_output=True, text=True, check=True, timeout=WAIT_S).stdout
+
+
+def test_the_bucket_example_sends_outputs_to_the_bucket(endpoint: Endpoint, tmp_path: Path) -> None:
+    import boto3
+
+    with moto_server(tmp_path) as s3:
+        client = boto3.client(
+            "s3", endpoint_url=s3, region_name="us-east-1", aws_access_key_id="id", aws_secret_access_key="secret"
+        )
+        client.create_bucket(Bucket="assets")
+
+        told = json.loads(endpoint.run("bucket.sh", f"{s3}/assets"))
+        job = json.loads(endpoint.run("submit.sh", IMAGE))
+        names = [found["Key"] for found in client.list_objects_v2(Bucket="assets")["Contents"]]
+        _curl(f"{endpoint.url}/api/v1/enterprise/reset_s3", "{}", "-H", f"key: {endpoint.key}")
+        client.close()
+
+    assert told["status"] == "success"
+    assert job["output"][0].startswith(f"{s3}/assets/3d/")
+    assert f"3d/{Path(job['output'][0]).name}" in names

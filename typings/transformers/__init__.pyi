@@ -1,0 +1,21 @@
+# The names that the product uses. Without this stub pyright binds the whole package, which takes it half a minute.
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+class Dinov2WithRegistersConfig:
+    def __init__(self, **values: Any) -> None: ...
+
+class BaseModelOutput:
+    hidden_states: tuple[Tensor, ...]
+    last_hidden_state: Tensor
+
+class Dinov2WithRegistersModel(nn.Module):
+    config: Dinov2WithRegistersConfig
+    def __init__(self, config: Dinov2WithRegistersConfig) -> None: ...
+    @property
+    def dtype(self) -> torch.dtype: ...
+    @classmethod
+    def from_pretrained(cls, path: Any, **options: Any) -> Self: ...
+    def __call__(self, pixel_values: Tensor, *, output_hidden_states: bool = ...) -> BaseModelOutput: ...
