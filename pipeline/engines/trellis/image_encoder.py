@@ -5,6 +5,8 @@ Source: Darcet et al. 2023, arXiv 2309.16588; microsoft/TRELLIS@6b0d647, trellis
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -42,7 +44,8 @@ class ImageEncoder(nn.Module):
     @property
     def image_size(self) -> int:
         """Side of the input images in pixels."""
-        size = self.model.config.image_size
+        config: Any = self.model.config  # transformers declares its fields dynamically
+        size = config.image_size
         assert isinstance(size, int)  # the library also allows (height, width), which `encoder_config` does not use
         return size
 
