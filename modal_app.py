@@ -79,7 +79,7 @@ keys = modal.App(f"{NAME}-keys")
 def open_store() -> Store:
     """The deployment's store."""
     from pipeline.deployment import open_shared_store
-    from pipeline.jobs.stores.kv.map import DictKeyValues
+    from pipeline.on_modal.dict_key_values import DictKeyValues
 
     return open_shared_store(Settings(), DictKeyValues(jobs, errors=(modal.exception.Error, OSError)))
 

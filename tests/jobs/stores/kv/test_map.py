@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from pipeline.errors import StoreUnavailable
-from pipeline.jobs.stores.kv.map import DictKeyValues, DictLike, KeyValues
+from pipeline.jobs.stores.kv.map import KeyValues
+from pipeline.on_modal.dict_key_values import DictKeyValues, DictLike
 from tests.fakes.key_values import MemoryKeyValues
 
 
