@@ -1,1 +1,1 @@
-"""Writers of one file format each: bytes out of arrays. They decide nothing about the mesh."""
+"""Encoders, one per file format: arrays in, bytes out. They make no decision about the mesh."""

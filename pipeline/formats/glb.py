@@ -1,7 +1,8 @@
-"""glTF 2.0 in one binary file: one mesh, one PBR material, its texture inside. The same arrays give the same bytes.
+"""Binary glTF 2.0: one mesh, one PBR material, an embedded texture. Equal arrays give equal bytes.
 
-Source: Khronos, glTF 2.0 Specification, ISO/IEC 12113:2022. glTF is y-up, in metres, with texture coordinates from the
-top left, as is everything here, so nothing is converted.
+glTF is y-up, in metres, with texture coordinates from the top left, like everything here, so nothing is converted.
+
+Source: Khronos, glTF 2.0 Specification, ISO/IEC 12113:2022; section 4 (GLB), section 5 (properties).
 """
 
 from __future__ import annotations
@@ -36,18 +37,19 @@ def glb_bytes(
     Args:
         vertices: (V, 3) metres.
         faces: (F, 3), at least one.
-        normals: (V, 3) unit vectors; a zero one becomes upward.
-        uvs: (V, 2) in [0, 1], v downwards; None with no texture.
-        texture_png: the base colour as a PNG file.
+        normals: (V, 3) unit vectors; a zero vector is replaced by +Y.
+        uvs: (V, 2) in [0, 1], v downwards; None without a texture.
+        texture_png: the base colour as a PNG file; None without a texture.
 
     Raises:
-        ValueError: there is no face, or only one of `uvs` and `texture_png`.
+        ValueError: there is no face, or only one of `uvs` and `texture_png` is given.
     """
     if len(faces) == 0:
-        raise ValueError("a GLB without faces says nothing")
+        raise ValueError("a GLB needs at least one face, got none")
     if (uvs is None) != (texture_png is None):
-        raise ValueError("uvs and texture_png go together")
+        raise ValueError("uvs and texture_png must both be given or both be None")
     binary = _Binary()
+    # 65535 is the primitive restart value of 16-bit indices, which glTF forbids as an index.
     index_type = np.uint16 if len(vertices) < 65535 else np.uint32
     attributes = {
         "POSITION": binary.add_accessor(vertices.astype(np.float32), "VEC3", ARRAY_BUFFER, with_bounds=True),
@@ -84,7 +86,7 @@ def glb_bytes(
 
 
 def unit_normals(normals: NDArray[np.floating]) -> NDArray[np.float32]:
-    """Normals (V, 3) as readers want them: of length 1; what has no direction points upward."""
+    """Normals of length 1, which the specification requires; zero vectors become +Y: (V, 3) -> (V, 3)."""
     length = np.linalg.norm(normals.astype(np.float64), axis=1, keepdims=True)
     return np.where(length > 1e-6, normals / np.maximum(length, 1e-6), (0.0, 1.0, 0.0)).astype(np.float32)
 
@@ -95,7 +97,7 @@ def _material(*, is_textured: bool) -> dict[str, Any]:
 
 
 class _Binary:
-    """The binary chunk as it grows, with what the document says of it."""
+    """The binary chunk under construction, with its buffer views and accessors."""
 
     def __init__(self) -> None:
         self.content = bytearray()
@@ -103,7 +105,7 @@ class _Binary:
         self.accessors: list[dict[str, Any]] = []
 
     def add_view(self, content: bytes, target: int | None = None) -> int:
-        """Append bytes at the next multiple of four; returns the view's number."""
+        """Append bytes at the next multiple of four, as accessors must be aligned; return the view's index."""
         self.content += b"\0" * (-len(self.content) % 4)
         view = {"buffer": 0, "byteOffset": len(self.content), "byteLength": len(content)}
         self.views.append(view if target is None else view | {"target": target})
@@ -111,7 +113,7 @@ class _Binary:
         return len(self.views) - 1
 
     def add_accessor(self, values: NDArray[Any], kind: str, target: int, *, with_bounds: bool = False) -> int:
-        """Append an array; returns the accessor's number."""
+        """Append an array, (N,) or (N, K); return the accessor's index."""
         component = {"f": FLOAT, "H": UNSIGNED_SHORT, "I": UNSIGNED_INT}[values.dtype.char]
         accessor: dict[str, Any] = {
             "bufferView": self.add_view(np.ascontiguousarray(values).tobytes(), target),
@@ -126,7 +128,7 @@ class _Binary:
 
 
 def _container(document: bytes, binary: bytes) -> bytes:
-    """Both chunks behind the header, each padded to a multiple of four."""
+    """Header and both chunks; the JSON is padded with spaces, the binary with zeros, to multiples of four bytes."""
     document += b" " * (-len(document) % 4)
     binary += b"\0" * (-len(binary) % 4)
     length = 12 + 8 + len(document) + 8 + len(binary)

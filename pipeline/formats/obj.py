@@ -1,4 +1,4 @@
-"""Wavefront OBJ with its material, which name their neighbours relatively. The same arrays give the same bytes."""
+"""Wavefront OBJ and its MTL material, with relative file names. Equal arrays give equal bytes."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ def obj_bytes(
     uv_faces: NDArray[np.int32] | None = None,
     material_file: str | None = None,
 ) -> bytes:
-    """Encode a mesh; seams of the texture split texture coordinates, not vertices.
+    """Encode a mesh. Texture coordinates have their own indices, so vertices are not duplicated at seams.
 
     Args:
         vertices: (V, 3) metres, y-up.
         normals: (V, 3) unit vectors.
-        faces: (F, 3) into both.
-        uvs: (T, 2) in [0, 1], v downwards; OBJ's own go upwards. None without texture.
-        uv_faces: (F, 3) into `uvs`.
-        material_file: name of the .mtl beside it.
+        faces: (F, 3) indices into both.
+        uvs: (T, 2) in [0, 1], v downwards; written with v upwards, as OBJ defines it. None without a texture.
+        uv_faces: (F, 3) indices into `uvs`; None without a texture.
+        material_file: name of the .mtl file in the same folder.
     """
     lines = ["# image-to-3d, y-up, metres"]
     if material_file is not None:
@@ -34,7 +34,7 @@ def obj_bytes(
     if uvs is not None:
         lines += [f"vt {u:.7g} {1 - v:.7g}" for u, v in uvs.tolist()]
     lines += [f"vn {x:.5g} {y:.5g} {z:.5g}" for x, y, z in normals.tolist()]
-    numbered = (faces + 1).tolist()
+    numbered = (faces + 1).tolist()  # OBJ counts from 1
     if uv_faces is None:
         lines += [f"f {a}//{a} {b}//{b} {c}//{c}" for a, b, c in numbered]
     else:
@@ -49,7 +49,7 @@ def mtl_bytes(*, texture_file: str | None) -> bytes:
     """Encode the material that `obj_bytes` refers to.
 
     Args:
-        texture_file: name of the base colour's file beside it; None is plain grey.
+        texture_file: name of the base colour's file in the same folder; None gives plain grey.
     """
     colour = "Kd 1 1 1" if texture_file is not None else "Kd 0.72 0.72 0.72"
     lines = [f"newmtl {MATERIAL}", "Ka 1 1 1", colour, "Ks 0 0 0", "d 1", "illum 1"]

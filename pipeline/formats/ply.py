@@ -1,4 +1,4 @@
-"""Binary PLY with a colour and a normal for each vertex. The same arrays give the same bytes."""
+"""Binary PLY with a normal and optionally a colour per vertex. Equal arrays give equal bytes."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def ply_bytes(
 
     Args:
         vertices: (V, 3) metres, y-up.
-        faces: (F, 3)
+        faces: (F, 3).
         normals: (V, 3) unit vectors.
-        colours: (V, 3) sRGB; None leaves them out.
+        colours: (V, 3) sRGB; None omits them.
     """
     fields = VERTEX + (COLOUR if colours is not None else [])
     table = np.zeros(len(vertices), fields)

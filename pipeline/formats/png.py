@@ -1,4 +1,4 @@
-"""Pixels as a PNG file; the same pixels give the same bytes."""
+"""PNG images. Equal pixels give equal bytes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from PIL import Image
 
 
 def png_bytes(pixels: NDArray[np.uint8]) -> bytes:
-    """Encode (H, W), (H, W, 3) or (H, W, 4) uint8 as grey, RGB or RGBA."""
+    """Encode pixels, (H, W), (H, W, 3) or (H, W, 4) uint8, as grey, RGB or RGBA."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG", compress_level=6)
     return buffer.getvalue()

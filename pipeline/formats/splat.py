@@ -1,6 +1,6 @@
-"""3D Gaussians as the .ply that splat viewers open. numpy alone; the same arrays give the same bytes.
+"""3D Gaussians as the .ply file that splat viewers open. Equal arrays give equal bytes.
 
-Source: the layout of graphdeco-inria/gaussian-splatting's point_cloud.ply, which viewers took over.
+Source: the layout of point_cloud.ply in graphdeco-inria/gaussian-splatting, which viewers adopted.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ def splat_ply_bytes(
     """Encode Gaussians.
 
     Args:
-        xyz: (G, 3) centres in the frame of the file.
+        xyz: (G, 3) centres in the file's frame.
         features_dc: (G, 3) coefficients of the constant spherical harmonic.
         opacity: (G,) in [0, 1]; the file holds its logit.
-        scaling: (G, 3) standard deviations, above 0; the file holds their logarithm.
+        scaling: (G, 3) standard deviations, above 0; the file holds their natural logarithm.
         rotation: (G, 4) unit quaternions, w first.
     """
     solid = np.clip(opacity.astype(np.float64).reshape(-1, 1), OPACITY_MARGIN, 1 - OPACITY_MARGIN)
     columns = [
         xyz,
-        np.zeros_like(xyz),  # normals, which no viewer reads
+        np.zeros_like(xyz),  # normals: in the layout, read by no viewer
         features_dc,
         np.log(solid / (1 - solid)),
         np.log(scaling.astype(np.float64)),

@@ -1,4 +1,4 @@
-"""Binary STL: triangles alone. The same arrays give the same bytes."""
+"""Binary STL: triangles without colours. Equal arrays give equal bytes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ TRIANGLE = np.dtype([("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("attribu
 
 
 def stl_bytes(mesh: TriMesh) -> bytes:
-    """Encode a mesh; a face without area has a zero normal, which readers compute for themselves."""
+    """Encode a mesh, (V, 3) vertices and (F, 3) faces.
+
+    A degenerate face gets a zero normal, which tells readers to compute it.
+    """
     triangles = np.zeros(len(mesh.faces), TRIANGLE)
     cross = mesh.face_cross_products()
     triangles["normal"] = cross / np.maximum(np.linalg.norm(cross, axis=1, keepdims=True), 1e-30)

@@ -1,1 +1,1 @@
-"""ImageList on the CPU: decoding, matting, framing, splitting a sheet into views. No network, no meshes."""
+"""Images on the CPU: decoding, background removal, splitting a sheet into views. No network, no meshes."""

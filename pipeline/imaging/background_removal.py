@@ -1,4 +1,4 @@
-"""Cutting the subject out of its background. Knows nothing of files or of what becomes of the cut-out."""
+"""Background removal. Knows nothing of files or of how the result is used."""
 
 from __future__ import annotations
 
@@ -16,44 +16,49 @@ Mask = NDArray[np.uint8]
 OPAQUE = 255
 SOLID_ALPHA = 128
 LEAST_SIDE_PX = 8
-"""A subject smaller than this in both directions cannot be made a body."""
+"""A subject smaller than this in both directions is refused: too few pixels to derive a shape from."""
 WORKING_SIDE_PX = 512
+"""GrabCut runs on an image reduced to this longer side: its time grows with the number of pixels."""
 GRABCUT_ROUNDS = 4
-BORDER_SHARE = 0.02  # width of the border that is taken for background, of the longer side
-LEAST_SHARE, MOST_SHARE = 0.002, 0.98  # of the picture that a subject covers
+BORDER_SHARE = 0.02  # width of the border that is assumed to be background, relative to the longer side
+MAX_BORDER_PIXELS = 4000  # enough for the clusters of the border's colours
+LEAST_SHARE, MOST_SHARE = 0.002, 0.98  # of the image that a subject covers
 
 
 class BackgroundRemover(Protocol):
-    """Whatever can tell the subject from its background, such as a model with downloaded weights."""
+    """Separates the subject from its background, for example with a model that has downloaded weights."""
 
     def __call__(self, rgb: NDArray[np.uint8]) -> Mask:
-        """Alpha (H, W) uint8 of a picture (H, W, 3) uint8."""
+        """Alpha of the subject: (H, W, 3) uint8 sRGB -> (H, W) uint8."""
         ...
 
 
-def remove_background(picture: Rgba, *, remover: BackgroundRemover | None = None) -> Rgba:
-    """The subject alone: its own alpha where the picture has any, else the background removed.
+def remove_background(image: Rgba, *, remover: BackgroundRemover | None = None) -> Rgba:
+    """Return the image with a transparent background; an image with any transparency is kept unchanged.
 
     Args:
-        picture: (H, W, 4) uint8 RGBA, straight alpha.
-        remover: removes the background; by default `grabcut_foreground`.
+        image: (H, W, 4) uint8 RGBA, straight alpha.
+        remover: computes the alpha of an opaque image; by default `grabcut_foreground`.
+
+    Returns:
+        (H, W, 4) uint8 RGBA, straight alpha.
 
     Raises:
-        UnreadableImage: nothing is left, or too little.
+        UnreadableImage: the subject is missing or too small.
     """
-    _check_side(*picture.shape[:2])
-    alpha = picture[..., 3]
+    _check_side(*image.shape[:2])
+    alpha = image[..., 3]
     if (alpha == OPAQUE).all():
-        alpha = (remover or grabcut_foreground)(np.ascontiguousarray(picture[..., :3]))
-        picture = np.dstack([picture[..., :3], alpha])
+        alpha = (remover or grabcut_foreground)(np.ascontiguousarray(image[..., :3]))
+        image = np.dstack([image[..., :3], alpha])
     rows, columns = (
         np.flatnonzero((alpha >= SOLID_ALPHA).any(axis=1)),
         np.flatnonzero((alpha >= SOLID_ALPHA).any(axis=0)),
     )
     if len(rows) == 0:
-        raise UnreadableImage("the picture holds no subject: every pixel is transparent")
+        raise UnreadableImage("the image holds no subject: every pixel is transparent")
     _check_side(rows[-1] + 1 - rows[0], columns[-1] + 1 - columns[0])
-    return np.ascontiguousarray(picture)
+    return np.ascontiguousarray(image)
 
 
 def _check_side(height: int, width: int) -> None:
@@ -64,12 +69,13 @@ def _check_side(height: int, width: int) -> None:
 
 
 def grabcut_foreground(rgb: NDArray[np.uint8]) -> Mask:
-    """Alpha of the subject of an opaque picture, without a model.
+    """Alpha of the subject of an opaque image, without a model.
 
-    Colours that are seen along the picture's border seed the background and what differs most from them the subject;
-    GrabCut decides the rest at a reduced size, and the edge is refined at the full one.
+    Colours along the image's border seed the background, and the colours farthest from them seed the subject; GrabCut
+    classifies the rest at a reduced size, and the edge is sharpened at full size. The paper takes a rectangle drawn by
+    a user instead of the seeds.
 
-    Source: Rother, Kolmogorov, Blake, "GrabCut", ACM TOG 23 (2004), by OpenCV.
+    Source: Rother, Kolmogorov, Blake, "GrabCut", ACM TOG 23 (2004), as implemented by OpenCV.
 
     Args:
         rgb: (H, W, 3) uint8.
@@ -78,7 +84,7 @@ def grabcut_foreground(rgb: NDArray[np.uint8]) -> Mask:
         (H, W) uint8.
 
     Raises:
-        UnreadableImage: the picture is all of one kind.
+        UnreadableImage: no part of the image differs enough from its border, or almost all of it does.
     """
     height, width = rgb.shape[:2]
     scale = min(1.0, WORKING_SIDE_PX / max(height, width))
@@ -87,29 +93,34 @@ def grabcut_foreground(rgb: NDArray[np.uint8]) -> Mask:
     distance = _distance_from_border_colours(small)
     seeds = _seeds(distance)
     if (seeds == cv2.GC_FGD).sum() < max(4, LEAST_SHARE * seeds.size):
-        raise UnreadableImage("the picture holds no subject that stands out from its background")
-    cv2.setRNGSeed(0)  # GrabCut draws the first clusters from OpenCV's own generator
+        raise UnreadableImage("the image holds no subject that stands out from its background")
+    cv2.setRNGSeed(
+        0
+    )  # GrabCut initialises its clusters from OpenCV's global generator: the same image gives the same mask
     models = np.zeros((2, 1, 65))
     cv2.grabCut(
         small[..., ::-1].copy(), seeds, (0, 0, 0, 0), models[0], models[1], GRABCUT_ROUNDS, cv2.GC_INIT_WITH_MASK
     )
     solid = ((seeds == cv2.GC_FGD) | (seeds == cv2.GC_PR_FGD)).astype(np.uint8)
-    solid = _without_specks(solid)
+    solid = _without_small_components(solid)
     share = solid.mean()
     if not LEAST_SHARE <= share <= MOST_SHARE:
-        raise UnreadableImage("the picture holds no subject that stands out from its background")
+        raise UnreadableImage("the image holds no subject that stands out from its background")
     return _at_full_size(solid, (width, height))
 
 
 def _distance_from_border_colours(rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """How far each pixel's colour is from the nearest colours of the border, in units of their spread: (H, W)."""
+    """Distance of each pixel's colour from the nearest cluster of border colours, in units of its spread.
+
+    (H, W, 3) -> (H, W); infinite if no cluster is large enough.
+    """
     lab = np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2LAB), np.float32)
     band = max(1, round(BORDER_SHARE * max(rgb.shape[:2])))
     is_border = np.ones(rgb.shape[:2], bool)
     is_border[band:-band, band:-band] = False
     border = lab[is_border]
-    if len(border) > 4000:
-        border = border[:: len(border) // 4000]
+    if len(border) > MAX_BORDER_PIXELS:
+        border = border[:: len(border) // MAX_BORDER_PIXELS]
     clusters = min(3, len(np.unique(border, axis=0)))
     criteria = (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_MAX_ITER, 10, 1.0)
     cv2.setRNGSeed(0)
@@ -118,18 +129,21 @@ def _distance_from_border_colours(rgb: NDArray[np.uint8]) -> NDArray[np.float32]
     nearest = np.full(lab.shape[:2], np.inf, np.float32)
     for k, centre in enumerate(np.asarray(centres, np.float32)):
         members = border[labels == k]
+        # At least 4 levels of Lab, about a just noticeable difference, so that a flat background has a spread too.
         spread = max(4.0, 1.5 * float(np.sqrt(((members - centre) ** 2).sum(axis=1).mean())))
         share = len(members) / len(border)
-        if share < 0.1:  # the subject itself may touch the border
+        if share < 0.1:  # a small cluster may be the subject, where it touches the border
             continue
         nearest = np.minimum(nearest, np.sqrt(((lab - centre) ** 2).sum(axis=2)) / spread)
     return nearest
 
 
 def _seeds(distance: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """GrabCut's first guess: sure only where colours leave little doubt."""
+    """Seeds for GrabCut from colour distances, (H, W) -> (H, W): definite only where the colour is unambiguous."""
     seeds = np.where(distance > 2.0, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
     seeds[distance > 5.0] = cv2.GC_FGD
+    # Definite background is connected to the border and lies in a neighbourhood of which 70 % is near its colours: a
+    # thin part of the subject with a similar colour stays undecided.
     calm = np.asarray(cv2.blur((distance < 1.5).astype(np.float32), (9, 9)))
     background = _touching_border((distance < 2.0) & (calm > 0.7))
     seeds[background] = cv2.GC_BGD
@@ -138,15 +152,15 @@ def _seeds(distance: NDArray[np.float32]) -> NDArray[np.uint8]:
 
 
 def _touching_border(area: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The parts of an area that are connected to the picture's border."""
+    """The parts of an area that are connected to the image's border: (H, W) -> (H, W)."""
     _, labels = cv2.connectedComponents(area.astype(np.uint8), connectivity=4)
     labels = np.asarray(labels)
     border = np.unique(np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]]))
     return area & np.isin(labels, border[border > 0])
 
 
-def _without_specks(solid: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Drop parts, and fill holes, that are tiny beside the largest part."""
+def _without_small_components(solid: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Drop components, and fill holes, smaller than 0.2 % of the foreground: (H, W) -> (H, W)."""
     least = 0.002 * solid.sum()
     for inside in (1, 0):
         count, labels, stats, _ = cv2.connectedComponentsWithStats((solid == inside).astype(np.uint8), connectivity=8)
@@ -156,7 +170,7 @@ def _without_specks(solid: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _at_full_size(solid: NDArray[np.uint8], size: tuple[int, int]) -> Mask:
-    """A mask with an edge about one pixel of its own resolution wide, at the picture's size."""
+    """Enlarge a mask to `size`, (width, height), with an edge about one small pixel wide: (h, w) -> (H, W)."""
     soft = cv2.GaussianBlur(solid.astype(np.float32), (0, 0), 0.7)
     large = np.asarray(cv2.resize(soft, size, interpolation=cv2.INTER_CUBIC), np.float32)
     sharp = np.clip((large - 0.5) * 2 + 0.5, 0, 1)

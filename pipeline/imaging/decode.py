@@ -1,7 +1,7 @@
-"""Bytes to pixels: every picture that the contract names, upright, in sRGB, eight bits a channel.
+"""Image decoding: every format that the contract names, to upright 8-bit sRGB.
 
-The header is judged before pixels are decoded, so a small file that claims a huge picture costs nothing. Knows nothing
-of where the bytes came from or what the picture is for.
+The size in the header is checked before pixels are decoded, so a small file that declares a huge image costs nothing.
+Knows nothing of where the bytes came from or how the image is used.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ SIXTEEN_BIT_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")
 
 
 def decode_image(data: bytes) -> NDArray[np.uint8]:
-    """Decode a picture.
+    """Decode an image.
 
-    Of an animation the first frame; EXIF rotation applied; a colour profile, CMYK, a palette and 16 bits brought to
-    8-bit sRGB.
+    The first frame of an animation is used, EXIF rotation is applied, and colour profiles, CMYK, palettes and 16 bits
+    per channel are converted to 8-bit sRGB.
 
     Returns:
-        (H, W, 4) uint8 RGBA, straight alpha; opaque everywhere where the picture has no transparency.
+        (H, W, 4) uint8 RGBA, straight alpha; opaque if the image has no transparency.
 
     Raises:
-        UnreadableImage: one sentence about what was seen and what is accepted.
+        UnreadableImage: the content is not an accepted image; the message is one sentence.
     """
     if not data:
-        raise UnreadableImage(f"the picture is empty; {ACCEPTED} is accepted")
+        raise UnreadableImage(f"the image is empty; {ACCEPTED} is accepted")
     with _refusals(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow warns of what is decided here
+        warnings.simplefilter("ignore")  # Pillow warns about sizes and profiles that this module handles
         with Image.open(io.BytesIO(data), formats=_known_formats()) as image:
             check_size(*image.size)
             image.seek(0)
@@ -67,36 +67,34 @@ def check_size(width: int, height: int) -> None:
         UnreadableImage: it has more than `MAX_MEGAPIXELS`.
     """
     if width * height > MAX_MEGAPIXELS * 1_000_000:
-        raise UnreadableImage(
-            f"the picture has {width} × {height} pixels; at most {MAX_MEGAPIXELS} megapixels are accepted"
-        )
+        raise UnreadableImage(f"the image is {width} × {height} px; at most {MAX_MEGAPIXELS} megapixels are accepted")
 
 
 @contextmanager
 def _refusals() -> Iterator[None]:
-    """Turn whatever a decoder raises about a bad file into one sentence."""
+    """Translate every exception that a decoder raises for a bad file into `UnreadableImage`."""
     try:
         yield
     except UnreadableImage:
         raise
     except UnidentifiedImageError:
-        raise UnreadableImage(f"the file is no picture that can be read; {ACCEPTED} is accepted") from None
+        raise UnreadableImage(f"the file is not a readable image; {ACCEPTED} is accepted") from None
     except Image.DecompressionBombError:
-        raise UnreadableImage(f"the picture is larger than {MAX_MEGAPIXELS} megapixels") from None
+        raise UnreadableImage(f"the image is larger than {MAX_MEGAPIXELS} megapixels") from None
     except MemoryError:
         raise
     except Exception as error:  # decoders raise anything: OSError, SyntaxError, struct.error, EOFError
-        raise UnreadableImage(f"the picture is damaged or cut short ({type(error).__name__}); send it again") from error
+        raise UnreadableImage(f"the image is damaged or truncated ({type(error).__name__}); send it again") from error
 
 
 def _known_formats() -> tuple[str, ...]:
-    """The accepted formats that this installation of Pillow reads."""
+    """The accepted formats that the installed Pillow can decode."""
     Image.init()
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
 def _to_rgba(image: Image.Image) -> Image.Image:
-    """The same picture as 8-bit sRGB with alpha."""
+    """Convert to 8-bit sRGB with alpha."""
     if image.mode in SIXTEEN_BIT_MODES:
         image = _eight_bits(image)
     profile = image.info.get("icc_profile")
@@ -106,7 +104,7 @@ def _to_rgba(image: Image.Image) -> Image.Image:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """A grey picture of more than 8 bits, scaled: Pillow's own conversion clips at 255."""
+    """Scale a grey image of more than 8 bits to 8: Pillow's own conversion clips at 255."""
     values = np.asarray(image).astype(np.float64)
     highest = 1.0 if image.mode == "F" and values.max(initial=0) <= 1.0 else 65535.0
     if image.mode in ("I", "F") and 1.0 < values.max(initial=0) <= 255.0:
@@ -116,7 +114,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 
 
 def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
-    """Apply a colour profile; one that cannot be read is ignored, as browsers do."""
+    """Convert from a colour profile to sRGB; an unreadable profile is ignored, as in browsers."""
     alpha = image.getchannel("A") if image.mode == "RGBA" else None
     colours = image.convert("RGB") if image.mode == "RGBA" else image
     try:

@@ -1,6 +1,6 @@
-"""ImageList that stand in the request itself: data URIs and base64, to bytes that begin as a picture does.
+"""Images inside a request, data URIs and base64: decoding to bytes, and a check of the file signature.
 
-Imports no decoder, so that the web process can refuse at once what no worker could read. Knows nothing of requests.
+Imports no image decoder, so that the web process can refuse unreadable input at once. Knows nothing of requests.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ _BEGINNINGS = (
 
 
 def read_inline(source: str) -> bytes:
-    """The bytes of a data URI or of bare base64.
+    """Decode a data URI or bare base64.
 
     Raises:
-        InvalidRequest: it is neither.
-        UnreadableImage: they are more than `MAX_BYTES`.
+        InvalidRequest: the text is neither.
+        UnreadableImage: the content is larger than `MAX_BYTES`.
     """
     if source[:5].lower() == "data:":
         return _from_data_uri(source)
@@ -36,27 +36,27 @@ def read_inline(source: str) -> bytes:
 
 
 def check_beginning(content: bytes) -> None:
-    """Refuse what no decoder of pictures would open.
+    """Check the file signature.
 
     Raises:
-        UnreadableImage: it is empty, or does not begin like any accepted format.
+        UnreadableImage: the content is empty or has no accepted format's signature.
     """
     if not content:
-        raise UnreadableImage(f"the picture is empty; {ACCEPTED} is accepted")
+        raise UnreadableImage(f"the image is empty; {ACCEPTED} is accepted")
     is_webp = content[:4] == b"RIFF" and content[8:12] == b"WEBP"
     is_avif_or_heif = content[4:8] == b"ftyp"
     if not (content.startswith(_BEGINNINGS) or is_webp or is_avif_or_heif):
-        raise UnreadableImage(f"the file is no picture that can be read; {ACCEPTED} is accepted")
+        raise UnreadableImage(f"the file is not a readable image; {ACCEPTED} is accepted")
 
 
 def at_most(content: bytes) -> bytes:
-    """The same bytes.
+    """Return the content unchanged.
 
     Raises:
-        UnreadableImage: they are more than `MAX_BYTES`.
+        UnreadableImage: it is larger than `MAX_BYTES`.
     """
     if len(content) > MAX_BYTES:
-        raise UnreadableImage(f"the picture is larger than {MAX_BYTES // 2**20} MiB")
+        raise UnreadableImage(f"the image is larger than {MAX_BYTES // 2**20} MiB")
     return content
 
 
@@ -73,7 +73,7 @@ def _from_base64(text: str) -> bytes:
     """Standard or URL-safe base64, with or without line breaks and padding."""
     compact = "".join(text.split()).translate(str.maketrans("-_", "+/")).rstrip("=")
     if len(compact) > (MAX_BYTES * 4) // 3 + 4:
-        raise UnreadableImage(f"the picture is larger than {MAX_BYTES // 2**20} MiB")
+        raise UnreadableImage(f"the image is larger than {MAX_BYTES // 2**20} MiB")
     try:
         return base64.b64decode(compact + "=" * (-len(compact) % 4), validate=True)
     except (binascii.Error, ValueError):

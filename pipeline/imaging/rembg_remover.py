@@ -1,4 +1,4 @@
-"""Background removal by a model, for deployments that have its weights. Needs the extra `matting`."""
+"""Background removal with a rembg model, for deployments that have its weights. Needs the extra `matting`."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from PIL import Image
 
 from pipeline.errors import MissingExtra
 
-REMOVER_FILE = "matting/u2net.onnx"  # below the folder of all engines' weights, where `fetch-weights` puts it
+REMOVER_FILE = "matting/u2net.onnx"  # in the weights folder, where `fetch-weights` puts it
 
 
 class RembgRemover:
-    """A `pipeline.imaging.background_removal.BackgroundRemover` over a model that rembg knows.
+    """A `pipeline.imaging.background_removal.BackgroundRemover` that runs a model of rembg.
 
-    The library and the model are read at the first picture that needs them, once for the whole process: most pictures
-    of a service are cut out already.
+    The library and the model are loaded for the first image that needs them, once per process: most images that a
+    service receives are transparent already.
 
     Args:
-        model: its name, such as `isnet-general-use`; fetched by rembg on first use, to where `U2NET_HOME` says.
-        file: the model's weights, so that nothing is fetched; they must be those of `u2net`.
+        model: its name, such as `isnet-general-use`; rembg downloads it on first use, to `U2NET_HOME`.
+        file: weights of `u2net` to use instead of a download.
 
     Raises:
         MissingExtra: rembg is not installed.
@@ -40,19 +40,20 @@ class RembgRemover:
         self._file = file
 
     def __call__(self, rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Alpha (H, W) uint8 of a picture (H, W, 3) uint8."""
-        import rembg  # type: ignore[import-not-found]  # optional
+        """Alpha of the subject: (H, W, 3) uint8 sRGB -> (H, W) uint8."""
+        import rembg  # pyright: ignore[reportMissingImports]  # optional
 
         alpha = rembg.remove(Image.fromarray(rgb), session=_session(self._model, self._file), only_mask=True)
         return np.asarray(alpha, np.uint8)
 
 
 def select_background_remover(model: str | None, weights: str) -> RembgRemover | None:
-    """The deployment's background remover, None for the way that needs no weights.
+    """Select the deployment's background remover; None means GrabCut, which needs no weights.
 
     Args:
-        model: by rembg's name, as the deployment wants it; None for what `fetch-weights` brought, where rembg is there.
-        weights: the folder of all engines' weights, or the name of weights that are no files.
+        model: rembg's name of the configured model; None selects the file that `fetch-weights` downloaded, if there is
+            one and rembg is installed.
+        weights: the weights folder, or the name of weights that are not files.
 
     Raises:
         MissingExtra: a model is named and rembg is not installed.
@@ -71,10 +72,10 @@ def select_background_remover(model: str | None, weights: str) -> RembgRemover |
 
 @cache
 def _session(model: str, file: Path | None) -> Any:
-    """rembg's session for a model; over a file of any folder where one is given, as its own sessions cannot."""
-    import onnxruntime  # type: ignore[import-not-found]  # optional
-    import rembg  # type: ignore[import-not-found]  # optional
-    from rembg.sessions.u2net import U2netSession  # type: ignore[import-not-found]  # optional
+    """rembg's session for a model; its own sessions cannot load a file from an arbitrary folder, this one can."""
+    import onnxruntime  # pyright: ignore[reportMissingImports]  # optional
+    import rembg  # pyright: ignore[reportMissingImports]  # optional
+    from rembg.sessions.u2net import U2netSession  # pyright: ignore[reportMissingImports]  # optional
 
     if file is None:
         return rembg.new_session(model)

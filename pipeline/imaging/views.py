@@ -1,4 +1,4 @@
-"""A sheet that holds several cut-out views of one subject, taken apart. Knows nothing of how views are used."""
+"""Splits a sheet with several views of one subject into images. Knows nothing of how views are used."""
 
 from __future__ import annotations
 
@@ -10,22 +10,23 @@ from pipeline.errors import UnreadableImage
 
 SOLID_ALPHA = 128
 LEAST_AREA = 0.05
-"""A view's area as a share of the largest view's; anything smaller is a speck or a loose part."""
+"""Least area of a view relative to the largest view; a smaller region is noise or a detached part."""
 MARGIN_PX = 2
+"""Width of the soft edge around a region that is kept with it."""
 
 
 def split_sheet(sheet: NDArray[np.uint8], *, most: int) -> list[NDArray[np.uint8]]:
-    """The views of a sheet in reading order: rows from the top, each from the left.
+    """Split a sheet into its views, in reading order: rows from the top, each from the left.
 
-    Each connected opaque region is one view. Loose parts that lie inside a view's bounding box, such as an antenna's
-    tip, stay with it.
+    Each connected opaque region is one view. A detached part inside a view's bounding box, such as an antenna's tip,
+    belongs to that view.
 
     Args:
         sheet: (H, W, 4) uint8 RGBA, straight alpha.
-        most: how many views are accepted.
+        most: largest number of views accepted.
 
     Returns:
-        Views (h, w, 4) uint8, each with everything but itself transparent.
+        Views (h, w, 4) uint8 RGBA, transparent outside of the view.
 
     Raises:
         UnreadableImage: no region is opaque, or there are more than `most` views.
@@ -34,11 +35,11 @@ def split_sheet(sheet: NDArray[np.uint8], *, most: int) -> list[NDArray[np.uint8
     count, labels, stats, _ = cv2.connectedComponentsWithStats(solid, connectivity=8)
     labels, stats = np.asarray(labels, np.int32), np.asarray(stats, np.int32)
     if count <= 1:
-        raise UnreadableImage("the sheet holds no view: every pixel is transparent")
+        raise UnreadableImage("the sheet has no view: every pixel is transparent")
     areas = stats[1:, cv2.CC_STAT_AREA]
     views = [k for k in range(1, count) if areas[k - 1] >= LEAST_AREA * areas.max()]
     if len(views) > most:
-        raise UnreadableImage(f"the sheet holds {len(views)} views; at most {most} are accepted")
+        raise UnreadableImage(f"the sheet has {len(views)} views; at most {most} are accepted")
     boxes = {k: _box(stats[k]) for k in views}
     parts = {k: [k] for k in views}
     for k in set(range(1, count)) - set(views):
@@ -63,7 +64,7 @@ def _middle(box: Box) -> tuple[float, float]:
 
 
 def _reading_order(boxes: dict[int, Box]) -> list[int]:
-    """Rows from the top: a view joins a row when its middle is beside the row's first view."""
+    """Numbers of the views by row from the top; a view is in a row if its centre is level with the row's first view."""
     rows: list[list[int]] = []
     for k in sorted(boxes, key=lambda k: _middle(boxes[k])[1]):
         first = boxes[rows[-1][0]] if rows else None
@@ -75,7 +76,7 @@ def _reading_order(boxes: dict[int, Box]) -> list[int]:
 
 
 def _cut(sheet: NDArray[np.uint8], labels: NDArray[np.int32], parts: list[int], box: Box) -> NDArray[np.uint8]:
-    """One view with its soft edge: what touches its parts, and nothing of the neighbours."""
+    """Crop one view with its soft edge and make its neighbours transparent: (H, W, 4) -> (h, w, 4)."""
     left, top = max(0, box[0] - MARGIN_PX), max(0, box[1] - MARGIN_PX)
     window = (slice(top, box[3] + MARGIN_PX), slice(left, box[2] + MARGIN_PX))
     own = np.isin(labels[window], parts).astype(np.uint8)

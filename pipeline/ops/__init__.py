@@ -1,1 +1,1 @@
-"""Kernels without weights, in plain PyTorch; each has a slow opposite in tests/reference."""
+"""Operations without weights, in plain PyTorch; each has a slow reference implementation in tests/reference."""

@@ -1,4 +1,7 @@
-"""Scaled dot-product attention over dense sequences, batch elements of voxels, and windows of voxels."""
+"""Scaled dot-product attention over dense sequences, batch elements of voxels, and windows of voxels.
+
+No weights, no projections: queries, keys and values come from the caller.
+"""
 
 from __future__ import annotations
 
@@ -10,28 +13,29 @@ from pipeline.ops.voxels import VoxelSet
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None = None) -> Tensor:
-    """Attention with softmax scale 1 / sqrt(D).
+    """Multi-head attention: softmax(q k^T / sqrt(D)) v per head.
 
     Args:
-        q: (B, N, H, D).
+        q: (B, N, H, D): batch, queries, heads, channels.
         k: (B or 1, M, H, D).
         v: (B or 1, M, H, D).
-        mask: bool, broadcastable to (B, H, N, M); False is left out.
+        mask: bool, broadcastable to (B, H, N, M); False excludes a key.
 
     Returns:
         (B, N, H, D).
     """
     if len(k) != len(q):
         k, v = k.expand(len(q), -1, -1, -1), v.expand(len(q), -1, -1, -1)
-    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # (B, N, H, D) -> (B, H, N, D), the order that torch expects
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)
 
 
 def attend_per_element(q: Tensor, k: Tensor, v: Tensor, voxels: VoxelSet) -> Tensor:
-    """Self-attention in which every batch element is a sequence of its own.
+    """Self-attention within each batch element.
 
     Args:
-        q, k, v: (P, N, H, D), the passes P sharing the voxels.
+        q, k, v: (P, N, H, D); P passes share the N voxels.
+        voxels: N voxels, grouped by batch element.
 
     Returns:
         (P, N, H, D).
@@ -42,10 +46,13 @@ def attend_per_element(q: Tensor, k: Tensor, v: Tensor, voxels: VoxelSet) -> Ten
 
 
 def attend_in_windows(q: Tensor, k: Tensor, v: Tensor, voxels: VoxelSet, *, size: int, shift: int) -> Tensor:
-    """Self-attention inside windows: full within a window, none between two, no mask at their edges.
+    """Self-attention within each window of voxels.
+
+    Unlike Swin's shifted windows, a window does not wrap around at the grid's border, so no mask is needed there.
 
     Args:
-        q, k, v: (P, N, H, D).
+        q, k, v: (P, N, H, D); P passes share the N voxels.
+        voxels: N voxels.
         size: voxels along a window's side.
         shift: added to the coordinates before they are divided into windows.
 
@@ -65,5 +72,5 @@ def attend_in_windows(q: Tensor, k: Tensor, v: Tensor, voxels: VoxelSet, *, size
             out[:, flat] = result
         else:
             kept = group.valid.flatten()
-            out[:, flat[kept]] = result[:, kept]
+            out[:, flat[kept]] = result[:, kept]  # padding rows point at row 0 and must not be written
     return out

@@ -1,7 +1,11 @@
-"""Dual surface extraction from cubes with deformed corners and per-cube weights (FlexiCubes).
+"""Dual surface extraction from cubes with displaced corners and per-cube weights (FlexiCubes).
 
-Works on the cubes that the surface crosses, however few they are; nothing here is as large as the grid.
-Source: Shen et al. 2023, arXiv 2308.05371, sections 4.1 to 4.3. The tables follow from two rules, see `case_tables`.
+It takes only the cubes that the surface crosses: no tensor has the size of the grid. Knows no features and no model.
+
+Departures from the released code: the case tables are derived from two rules (`case_tables`), quads are always split
+along one diagonal (the released training code adds a vertex at the centre), and sums run in a fixed order.
+
+Source: Shen et al. 2023, arXiv 2308.05371, sections 4.1 to 4.3.
 """
 
 from __future__ import annotations
@@ -17,18 +21,18 @@ from torch import Tensor
 CORNERS = tuple((i & 1, i >> 1 & 1, i >> 2 & 1) for i in range(8))  # x fastest
 EDGES = ((0, 1), (1, 5), (4, 5), (0, 4), (2, 3), (3, 7), (6, 7), (2, 6), (2, 0), (3, 1), (7, 5), (6, 4))
 FACES = tuple((axis, side) for axis in range(3) for side in (0, 1))
-MAX_DUALS = 4  # dual vertices in one cube
-CUBES_AT_ONCE = 1 << 16  # at most, whatever a caller allows: beyond it only the memory grows
+MAX_DUALS = 4  # dual vertices in one cube: four inside corners of which no two are adjacent
+CUBES_AT_ONCE = 1 << 16  # upper bound of `chunk_size`: larger chunks use more memory and are not faster
 
 
 @dataclass(frozen=True)
 class CaseTables:
-    """What each of the 256 sign patterns of a cube means; bit i of a case says that corner i is inside.
+    """Tables by case, the sign pattern of a cube's corners: bit i of a case is set if corner i is inside.
 
     Attributes:
-        dual_count: (256,) int64 dual vertices of the case.
-        dual_of_edge: (256, 12) int64 number of the dual vertex that an edge belongs to, -1 where it is not crossed.
-        ambiguous_side: (256, 3) int64 direction of the one ambiguous face of a flagged case, zeros elsewhere.
+        dual_count: (256,) int64 number of dual vertices.
+        dual_of_edge: (256, 12) int64 number of the dual vertex that an edge belongs to, -1 if it is not crossed.
+        ambiguous_side: (256, 3) int64 direction of the only ambiguous face of a flagged case, zeros elsewhere.
         flagged: (256,) bool, see `case_tables`.
     """
 
@@ -44,8 +48,9 @@ def case_tables() -> CaseTables:
 
     (1) The dual vertices of a case are the connected components of its crossed edges. A face of the cube with two
     crossed edges joins them; an ambiguous face (four crossed edges) joins the two that meet at each inside corner.
-    (2) A case is flagged when it has exactly one ambiguous face and one dual vertex. Where two flagged cubes share a
-    face, both take the dual vertices of the complementary case, or the surface would touch itself.
+    (2) A case is flagged when it has exactly one ambiguous face and one dual vertex. Where two flagged cubes share
+    an ambiguous face, both use the dual vertices of the complementary case; otherwise the surface would touch itself
+    in a non-manifold edge.
     """
     count = np.zeros(256, np.int64)
     of_edge = np.full((256, 12), -1, np.int64)
@@ -66,7 +71,7 @@ def case_tables() -> CaseTables:
 
 
 def _face_links(inside: list[bool]) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
-    """Pairs of crossed edges that a face joins, and the ambiguous faces, of one sign pattern."""
+    """Pairs of crossed edges that a face joins, and the ambiguous faces, for one sign pattern."""
     links: list[tuple[int, int]] = []
     ambiguous: list[tuple[int, int]] = []
     for axis, side in FACES:
@@ -86,7 +91,7 @@ def _face_links(inside: list[bool]) -> tuple[list[tuple[int, int]], list[tuple[i
 def _components(nodes: list[int], links: list[tuple[int, int]]) -> list[list[int]]:
     """Connected components, in the order of their smallest node."""
     label = {node: node for node in nodes}
-    for _ in nodes:  # a chain of n nodes settles within n rounds
+    for _ in nodes:  # minimum labels spread along a chain of n nodes within n rounds
         for a, b in links:
             label[a] = label[b] = min(label[a], label[b])
     return [[n for n in nodes if label[n] == root] for root in sorted(set(label.values()))]
@@ -94,11 +99,11 @@ def _components(nodes: list[int], links: list[tuple[int, int]]) -> list[list[int
 
 @dataclass(frozen=True, eq=False)
 class CornerTable:
-    """Values at grid vertices, with one last row for vertices that have no data.
+    """Values at V grid vertices, and in the last row the values of vertices without data.
 
     Attributes:
         sdf: (V + 1,) signed distance, negative inside.
-        offset: (V + 1, 3) displacement of the vertex from its place in the grid.
+        offset: (V + 1, 3) displacement of the vertex from its grid position.
         attributes: (V + 1, A) further values to interpolate, or None.
     """
 
@@ -109,10 +114,10 @@ class CornerTable:
 
 @dataclass(frozen=True, eq=False)
 class DualMesh:
-    """A surface of which the vertices lie inside cubes.
+    """A surface whose vertices lie inside cubes.
 
     Attributes:
-        vertices: (D, 3) in the cube [-0.5, 0.5]; some belong to no face where the surface leaves the grid.
+        vertices: (D, 3) in the cube [-0.5, 0.5]; where the surface leaves the grid, some have no face.
         faces: (F, 3) int64, counter-clockwise seen from the positive side.
         attributes: (D, A) or None.
     """
@@ -124,12 +129,12 @@ class DualMesh:
 
 @dataclass(frozen=True, eq=False)
 class CubeWeights:
-    """FlexiCubes' freedom inside the cubes: per edge, per corner, and per cube.
+    """FlexiCubes' weights of S cubes.
 
     Attributes:
         beta: (S, 12) weights of the crossings in the dual vertex.
         alpha: (S, 8) scale of the corners' distances in the crossings.
-        gamma: (S,) preference for a quad's diagonal.
+        gamma: (S,) weight in the choice of a quad's diagonal.
     """
 
     beta: Tensor
@@ -138,7 +143,7 @@ class CubeWeights:
 
     @classmethod
     def from_raw(cls, raw: Tensor) -> CubeWeights:
-        """Bound the 21 raw numbers of each cube: (S, 21) beta, alpha, gamma."""
+        """Bound the raw numbers of each cube, (S, 21): beta and alpha to (0.01, 1.99), gamma to (0.005, 0.995)."""
         beta, alpha, gamma = raw.split([12, 8, 1], dim=1)
         return cls(0.99 * beta.tanh() + 1, 0.99 * alpha.tanh() + 1, (0.99 * gamma.sigmoid() + 0.005)[:, 0])
 
@@ -146,12 +151,13 @@ class CubeWeights:
 def extract_dual_mesh(
     cubes: Tensor, corners: Tensor, table: CornerTable, weights: CubeWeights, *, resolution: int, chunk_size: int
 ) -> DualMesh:
-    """The dual surface of the cubes that it crosses.
+    """Extract the dual surface: one vertex or more per cube, one quad (two triangles) per crossed edge.
 
     Args:
-        cubes: (S, 3) int64 places in the grid, ascending by (x, y, z), each with corners inside and outside.
-        corners: (S, 8) rows of `table` for the corners in the order of `CORNERS`.
-        weights: of the same cubes.
+        cubes: (S, 3) int64 grid positions, ascending by (x, y, z), each with corners inside and outside.
+        corners: (S, 8) int64 rows of `table` for the corners in the order of `CORNERS`.
+        table: values of the grid vertices.
+        weights: of the same S cubes.
         resolution: cubes along the grid's side.
         chunk_size: cubes whose dual vertices are computed at once; the result does not depend on it.
     """
@@ -183,14 +189,14 @@ def _empty_mesh(table: CornerTable) -> DualMesh:
 
 
 def linear_cube_key(cubes: Tensor, resolution: int) -> Tensor:
-    """One int64 for each (..., 3) place of a grid, ascending in (x, y, z), with room for one more at each end."""
+    """Pack grid positions -1 to `resolution` + 1 into one int64 that ascends in (x, y, z): (..., 3) -> (...)."""
     x, y, z = (cubes.long() + 1).unbind(-1)
     side = resolution + 3
     return (x * side + y) * side + z
 
 
 def find_sorted(keys: Tensor, wanted: Tensor) -> Tensor:
-    """Place of each wanted key among ascending keys, `len(keys)` where it is absent."""
+    """Index of each wanted key, (M,), in the ascending keys, (N,); `len(keys)` if it is absent."""
     if len(keys) == 0:
         return torch.zeros_like(wanted)
     place = torch.searchsorted(keys, wanted).clamp_(max=len(keys) - 1)
@@ -198,7 +204,10 @@ def find_sorted(keys: Tensor, wanted: Tensor) -> Tensor:
 
 
 def _resolved_cases(cubes: Tensor, inside: Tensor, resolution: int) -> Tensor:
-    """(S,) case of each cube, complemented where its ambiguous face leads to another flagged cube."""
+    """Case of each cube, (S,), complemented where its ambiguous face is shared with another flagged cube.
+
+    A flagged neighbour across that face has the same ambiguous face, because both see the same four corners.
+    """
     tables = case_tables()
     case = (inside.long() << torch.arange(8, device=cubes.device)).sum(dim=1)
     flagged = torch.from_numpy(tables.flagged).to(cubes.device)[case]
@@ -212,8 +221,12 @@ def _resolved_cases(cubes: Tensor, inside: Tensor, resolution: int) -> Tensor:
 
 
 def _crossings(cubes: Tensor, corners: Tensor, table: CornerTable, alpha: Tensor, resolution: int) -> Tensor:
-    """Where the surface crosses the twelve edges: (B, 12, 3 + A); meaningless on edges that it does not cross."""
+    """Crossing points and attributes on the twelve edges: (B, 12, 3 + A); undefined on edges that are not crossed.
+
+    Linear interpolation to the zero of alpha * sdf.
+    """
     grid = torch.tensor(CORNERS, device=cubes.device)
+    # Grid position plus displacement: (B, 8, 3).
     place = (cubes[:, None] + grid).to(table.offset.dtype) / resolution - 0.5  # (B, 8, 3)
     values = place + table.offset[corners]
     if table.attributes is not None:
@@ -224,12 +237,12 @@ def _crossings(cubes: Tensor, corners: Tensor, table: CornerTable, alpha: Tensor
 
 
 def _dual_vertices(crossing: Tensor, beta: Tensor, dual_of_edge: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
-    """Weighted means of crossings: positions (D, 3) and attributes (D, A), cube by cube."""
+    """Means of each dual vertex's crossings weighted by beta: positions (D, 3) and attributes (D, A), cube by cube."""
     wanted = torch.arange(MAX_DUALS, device=count.device) < count[:, None]  # (B, 4)
     cube, number = wanted.nonzero().unbind(1)
     total = crossing.new_zeros((len(cube), crossing.shape[-1]))
     weight = crossing.new_zeros((len(cube), 1))
-    for edge in range(12):  # one by one, so that a sum does not depend on how many are computed together
+    for edge in range(12):  # in a fixed order, so that a sum's rounding does not depend on the chunk
         mine = (dual_of_edge[cube, edge] == number)[:, None]
         share = beta[cube, edge, None]
         total = total + torch.where(mine, crossing[cube, edge] * share, 0.0)
@@ -241,24 +254,32 @@ def _dual_vertices(crossing: Tensor, beta: Tensor, dual_of_edge: Tensor, count: 
 def _faces(
     cubes: Tensor, inside: Tensor, dual_of_edge: Tensor, first_dual: Tensor, gamma: Tensor, resolution: int
 ) -> Tensor:
-    """Two triangles for every crossed edge that four cubes share: (F, 3)."""
+    """Two triangles for every crossed edge with four cubes around it: (F, 3) int64.
+
+    An edge on the grid's border has fewer cubes and gives no face.
+    """
     a, b = (torch.tensor(ends, device=cubes.device) for ends in zip(*EDGES, strict=True))
     cube, edge = (inside[:, a] != inside[:, b]).nonzero().unbind(1)  # ascending by cube
     grid = torch.tensor(CORNERS, device=cubes.device)
-    low = torch.minimum(grid[a], grid[b])  # (12, 3) the edge's lower end
+    low = torch.minimum(grid[a], grid[b])  # (12, 3) lower end of each edge
     axis = (grid[a] != grid[b]).long().argmax(dim=1)
     step = linear_cube_key(low, resolution) - linear_cube_key(torch.zeros_like(low), resolution)
+    # A global number for each grid edge: its lower end and axis. Equal keys are the cubes around one edge.
     key = (linear_cube_key(cubes, resolution)[cube] + step[edge]) * 3 + axis[edge]
     _, edge_number, sharing = torch.unique(key, return_inverse=True, return_counts=True)
     kept = (sharing[edge_number] == 4).nonzero()[:, 0]
-    kept = kept[torch.argsort(edge_number[kept], stable=True)].view(-1, 4)  # the four cubes ascending: -- -+ +- ++
+    kept = kept[torch.argsort(edge_number[kept], stable=True)].view(
+        -1, 4
+    )  # the four cubes ascending by their offsets: -- -+ +- ++
     dual = first_dual[cube[kept]] + dual_of_edge[cube[kept], edge[kept]]
     g = gamma[cube[kept]]
+    # The side of the edge that is inside decides the winding, so that the front faces the positive side.
     inside_first = inside[cube[kept[:, 0]], a[edge[kept[:, 0]]]][:, None]
     turn = torch.where(
         inside_first, torch.tensor([2, 3, 1, 0], device=g.device), torch.tensor([0, 1, 3, 2], device=g.device)
     )
     quad, g = dual.gather(1, turn), g.gather(1, turn)
+    # Split along the diagonal whose product of gammas is larger.
     along_02 = (g[:, 0] * g[:, 2] > g[:, 1] * g[:, 3])[:, None]
     first = torch.where(along_02, quad[:, [0, 1, 2]], quad[:, [0, 1, 3]])
     second = torch.where(along_02, quad[:, [0, 2, 3]], quad[:, [1, 2, 3]])

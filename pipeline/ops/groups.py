@@ -1,4 +1,7 @@
-"""Sums over small groups of rows in a fixed order, so that the same input gives the same bits on every device."""
+"""Sums over groups of rows in a fixed order, so that equal inputs give equal bits on every device.
+
+A scatter-add would be shorter; on a GPU its atomic additions run in any order. Knows nothing of voxels.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,11 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class Groups:
-    """Rows sorted by the group that they belong to.
+    """N rows sorted by their group, M groups.
 
     Attributes:
-        order: (N,) int64 rows, those of one group next to each other in ascending order.
-        starts: (M,) int64 first place of each group in `order`.
+        order: (N,) int64 rows by group, ascending within a group.
+        starts: (M,) int64 first index of each group in `order`.
         counts: (M,) int64 rows in each group, at least 1.
     """
 
@@ -24,7 +27,12 @@ class Groups:
 
     @classmethod
     def of(cls, group_of_row: Tensor, counts: Tensor) -> Groups:
-        """Sort the rows: (N,) group numbers and (M,) sizes, as `torch.unique` returns them."""
+        """Sort the rows.
+
+        Args:
+            group_of_row: (N,) int64 group numbers from 0 to M - 1.
+            counts: (M,) int64 rows in each group, as `torch.unique` returns them.
+        """
         return cls(torch.argsort(group_of_row, stable=True), torch.cumsum(counts, 0) - counts, counts)
 
     def sum(self, values: Tensor) -> Tensor:
@@ -32,6 +40,7 @@ class Groups:
         total = values.new_zeros((*values.shape[:-2], len(self.counts), values.shape[-1]))
         if len(self.counts) == 0:
             return total
+        # One vectorised addition per position within the groups: quick, because a group has few rows.
         for place in range(int(self.counts.max())):
             has = self.counts > place
             rows = self.order[self.starts[has] + place]

@@ -1,11 +1,11 @@
-"""A surface of one value in a field that is costly to evaluate: looked for coarsely, followed finely.
+"""Marching cubes for a field that is expensive to evaluate: coarse search, then full evaluation near the surface.
 
-The field is first evaluated at every fourth (or second) point of the grid. A coarse cell may hold surface where its
-corners lie on both sides, or where one of them comes nearer to the wanted value than the field may move within half
-a cell, judged by how it moves along the edges around. Only there is the grid evaluated in full, in bricks. Then the
-surface is followed: where it leaves the evaluated part through a face of a cell, the cell behind the face is added,
-until none is left. What can be missed is a piece that lies wholly in coarse cells around which the field gives no
-sign of it; everything else is the surface of the full grid, to the bit.
+The field is first evaluated at every fourth (or second) grid point. A coarse cell may contain surface if its corners
+lie on both sides of the level, or if a corner's value is closer to the level than the field may change within half a
+cell, estimated from the changes along the edges around it. Only these cells are evaluated in full, in bricks. Then the
+surface is tracked: where it leaves the evaluated part through a cell's face, the cell behind that face is added, until
+none is left. The result can miss a component that lies entirely in coarse cells around which the field shows no sign
+of it; apart from that it equals the surface of the full grid bit for bit. Knows no model and no colours.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from torch import Tensor
 from pipeline.ops.cell_table import CORNERS, EDGES, face_rings, triangle_table
 
 Evaluate = Callable[[Tensor], Tensor]
-"""(N, 3, B) int64 grid indices of bricks' layers along x, y, z to (N, B, B, B) positive values, x slowest."""
+"""(N, 3, B) int64 grid indices of N bricks along x, y, z -> (N, B, B, B) positive values, x slowest."""
 
-FINE, COARSE = 96, 192  # points along a side from which on every second, every fourth is looked at first
-FULL_BRICK = 4  # side of the bricks where all is evaluated
+FINE, COARSE = 96, 192  # least resolutions for a first pass over every second and every fourth point
+FULL_BRICK = 4  # points along a brick's side if the whole grid is evaluated
 CELLS_AT_ONCE = 1 << 19  # bounds the memory of the extraction
-LARGEST_LOG = 80.0
+LARGEST_LOG = 80.0  # keeps logarithms of 0 and infinity finite; exp(80) is near the largest float32
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,9 +34,9 @@ class IsoSurface:
 
     Attributes:
         vertices: (V, 3) float32 in units of the grid's cells.
-        faces: (F, 3) int64, counter-clockwise seen from where the values are smaller.
-        edges: (V, 4) int64 grid edge of each vertex: x, y, z of its lower end and its axis; ascending.
-        evaluations: points of the field that were evaluated, repeated ones counted again.
+        faces: (F, 3) int64, counter-clockwise seen from the side of smaller values.
+        edges: (V, 4) int64 grid edge of each vertex: x, y, z of its lower end, and its axis; rows ascending.
+        evaluations: number of points at which the field was evaluated, repeated ones counted again.
     """
 
     vertices: Tensor
@@ -48,12 +48,15 @@ class IsoSurface:
 def extract_isosurface(
     evaluate: Evaluate, *, resolution: int, level: float, device: torch.device | str = "cpu", step: int | None = None
 ) -> IsoSurface:
-    """The surface on which a field has a value.
+    """Extract the surface on which a field equals a level.
 
     Args:
-        evaluate: the field at grid points; inside is where it is greater than `level`.
-        resolution: points of the grid along each side.
-        step: every which point is looked at first, 1 for all; by default it follows from the resolution.
+        evaluate: evaluates the field at grid points; it is greater than `level` inside.
+        resolution: grid points along each side.
+        level: positive value on the surface.
+        device: of the grid and the result.
+        step: distance in points of the first, coarse pass; 1 evaluates the whole grid. By default it follows from the
+            resolution.
     """
     if step is None:
         step = 1 if resolution < FINE else 2 if resolution < COARSE else 4
@@ -65,6 +68,7 @@ def extract_isosurface(
         active = bricks.cells_that_may_cross()
         bricks.add(active)
         fresh = active
+        # Invariant: only the faces of `fresh` cells may be open; it ends because the grid has finitely many cells.
         while len(fresh) > 0:
             fresh = bricks.cells_behind_open_faces(fresh, active)
             bricks.add(fresh)
@@ -73,10 +77,10 @@ def extract_isosurface(
 
 
 class _Bricks:
-    """Evaluated parts of the grid: bricks of points, found by their place.
+    """Evaluated parts of the grid: bricks of side^3 points, indexed by their position in the coarse grid.
 
-    A coarse cell spans the points from its brick's first to its neighbours' first, so it needs up to eight bricks.
-    Places beyond the last point repeat it.
+    A coarse cell has side + 1 points along each axis: it spans from its brick's first point to the first point of the
+    next, so it needs up to eight bricks. Points beyond the end of the grid repeat the last one.
     """
 
     def __init__(
@@ -95,7 +99,7 @@ class _Bricks:
         return torch.cartesian_prod(*[torch.arange(self.cells, device=self.device)] * 3)
 
     def add(self, cells: Tensor) -> None:
-        """Evaluate what is missing of the bricks that coarse cells need."""
+        """Evaluate the missing ones of the bricks that coarse cells, (N, 3), need."""
         wanted = torch.zeros_like(self.row, dtype=torch.bool)
         for corner in torch.tensor(CORNERS, device=self.device):
             x, y, z = (cells + corner).unbind(1)
@@ -108,19 +112,21 @@ class _Bricks:
         self.values = torch.cat([self.values, self._evaluate(places * self.side, 1)])
 
     def _evaluate(self, first: Tensor, stride: int) -> Tensor:
-        """Bricks whose points lie `stride` apart, from (N, 3) first points on."""
+        """Evaluate bricks with points `stride` apart: (N, 3) first points -> (N, side, side, side) values."""
         along = torch.arange(self.side, device=self.device) * stride
         indices = (first[:, :, None] + along).clamp(max=self.resolution - 1)
         self.evaluations += len(first) * self.side**3
         return self.evaluate(indices)
 
     def cells_that_may_cross(self) -> Tensor:
-        """Coarse cells, (N, 3), whose corners do not show that the surface stays away."""
+        """Coarse cells, (N, 3), whose corners do not rule out that the surface crosses them."""
         values = self._coarse_values()
         logs = (values / self.level).log().clamp(-LARGEST_LOG, LARGEST_LOG)
+        # Logarithms: a density is the exponential of a network's output, which changes about linearly. `reach` bounds
+        # the change from a corner to the middle of a cell.
         reach = torch.zeros([self.cells] * 3, device=self.device)
         for axis in range(3):
-            # The greatest step along the axis between neighbours of a cell's corners, around the cell.
+            # The largest change along this axis between adjacent coarse points, over the cell and its neighbours.
             steps = logs.diff(dim=axis).abs()
             size = [3 if k == axis else 4 for k in range(3)]
             padding = [1, 1, 1, 1, 1, 1]
@@ -131,19 +137,21 @@ class _Bricks:
         return (crossed | (corners.abs().amin(dim=0) <= reach)).nonzero()
 
     def _coarse_values(self) -> Tensor:
-        """Values at the first points of all bricks: (C + 1, C + 1, C + 1)."""
+        """Values at the first points of all bricks, the corners of the C^3 coarse cells: (C + 1, C + 1, C + 1)."""
         count, side = self.cells + 1, self.side
         blocks = -(-count // side)
         places = torch.cartesian_prod(*[torch.arange(blocks, device=self.device)] * 3)
         values = self._evaluate(places * side * side, side).view(blocks, blocks, blocks, side, side, side)
+        # (n, n, n, side, side, side) -> (n side, n side, n side), cropped to the grid
         return values.permute(0, 3, 1, 4, 2, 5).reshape([blocks * side] * 3)[:count, :count, :count]
 
     def _shifted(self, grid: Tensor, corner: tuple[int, ...]) -> Tensor:
+        """Values at one corner of every coarse cell: (C + 1, C + 1, C + 1) -> (C, C, C)."""
         x, y, z = (slice(k, k + self.cells) for k in corner)
         return grid[x, y, z]
 
     def points_of(self, cells: Tensor) -> Tensor:
-        """All points of coarse cells with both ends: (N, 3) -> (N, side + 1, side + 1, side + 1)."""
+        """Values at all points of coarse cells, both ends included: (N, 3) -> (N, side + 1, side + 1, side + 1)."""
         side = self.side
         out = self.values.new_empty((len(cells), *[side + 1] * 3))
         for corner in CORNERS:
@@ -154,7 +162,7 @@ class _Bricks:
         return out
 
     def cells_behind_open_faces(self, fresh: Tensor, active: Tensor) -> Tensor:
-        """Coarse cells that are not active and into which the surface goes on from fresh ones: (N, 3)."""
+        """Inactive coarse cells that the surface enters from fresh ones: (M, 3), (A, 3) -> (N, 3)."""
         known = torch.zeros([self.cells] * 3, dtype=torch.bool, device=self.device)
         known[tuple(active.unbind(1))] = True
         found = torch.zeros_like(known)
@@ -170,10 +178,11 @@ class _Bricks:
         return (found & ~known).nonzero()
 
     def _cells_at_once(self) -> int:
+        """Coarse cells per chunk, for at most `CELLS_AT_ONCE` grid cells."""
         return max(1, CELLS_AT_ONCE // self.side**3)
 
     def crossed_cells(self, active: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Cells of the grid with corners on both sides: (M, 3) first points and (M, 8) values at a time."""
+        """Grid cells with corners on both sides, in chunks: (M, 3) first points and (M, 8) values."""
         side = self.side
         along = torch.cartesian_prod(*[torch.arange(side, device=self.device)] * 3)
         for cells in active.split(self._cells_at_once()):
@@ -182,16 +191,16 @@ class _Bricks:
             count = torch.stack([view > self.level for view in views]).sum(dim=0)
             which, place = ((count > 0) & (count < len(CORNERS))).nonzero().unbind(1)
             first = cells[which] * side + along[place]
-            real = (first < self.resolution - 1).all(dim=1)  # the others repeat the last point
+            real = (first < self.resolution - 1).all(dim=1)  # the others lie beyond the grid and repeat its last point
             yield first[real], torch.stack([view[which, place][real] for view in views], dim=1)
 
 
 @dataclass(frozen=True, eq=False)
 class _Tables:
-    """The table of cells as tensors.
+    """The triangle table as tensors.
 
     Attributes:
-        row: (16384,) int64 row in `triangles` by the set of inside corners and, in six further bits, of joined faces.
+        row: (16384,) int64 row in `triangles` by case: 8 bits for inside corners, 6 for joined faces.
         triangles: (rows, T, 3) int64 numbers of edges, -1 where there are fewer triangles.
         rings: (6, 4) int64 corners of the faces.
         near, far: (12,) int64 corners at the lower and upper end of each edge.
@@ -227,8 +236,8 @@ class _Tables:
         )
 
     def triangles_of(self, values: Tensor, level: float) -> Tensor:
-        """(M, 8) values at corners -> (M, T, 3) edges."""
-        above = values.double() - level
+        """Triangles of cells as numbers of edges, -1 for none: (M, 8) values at corners -> (M, T, 3)."""
+        above = values.double() - level  # in double, the products below neither overflow nor round
         inside = above > 0
         a, b, c, d = above[:, self.rings].unbind(-1)  # (M, 6) each
         first = inside[:, self.rings[:, 0]]
@@ -236,14 +245,15 @@ class _Tables:
         is_ambiguous |= (
             ~first & ~inside[:, self.rings[:, 2]] & inside[:, self.rings[:, 1]] & inside[:, self.rings[:, 3]]
         )
-        # At its saddle the bilinear function is positive where the product of the inside corners is the greater one.
+        # The asymptotic decider: at its saddle the bilinear interpolant is inside if the product of the inside corners
+        # is greater than that of the outside ones.
         joined = is_ambiguous & torch.where(first, a * c > b * d, b * d > a * c)
         bits = torch.arange(14, device=values.device)
         return self.triangles[self.row[(torch.cat([inside, joined], dim=1).long() << bits).sum(dim=1)]]
 
 
 def _extract(bricks: _Bricks, active: Tensor) -> IsoSurface:
-    """The surface in the active coarse cells."""
+    """Extract the surface in the active coarse cells, (A, 3)."""
     device, resolution = bricks.device, bricks.resolution
     tables = _Tables.on(device)
     keys, shares, corners, count = [], [], [], 0
@@ -254,7 +264,7 @@ def _extract(bricks: _Bricks, active: Tensor) -> IsoSurface:
         start = first[cell] + tables.offsets[tables.near[edge]]  # (K, 3, 3)
         point = (start[..., 0] * resolution + start[..., 1]) * resolution + start[..., 2]
         key, row = torch.unique(point * 3 + tables.axis[edge], return_inverse=True)
-        share = values.new_empty(len(key))  # the same number from every cell around an edge
+        share = values.new_empty(len(key))  # every cell around an edge writes the same value
         share[row] = _crossing(values[cell, tables.near[edge]], values[cell, tables.far[edge]], bricks.level)
         corners.append(row + count)
         keys.append(key)
@@ -273,9 +283,9 @@ def _extract(bricks: _Bricks, active: Tensor) -> IsoSurface:
 
 
 def _crossing(near: Tensor, far: Tensor, level: float) -> Tensor:
-    """Share of the way from one end of an edge at which values between the two, interpolated linearly, cross.
+    """Position of the crossing along an edge, 0 at `near` and 1 at `far`, by linear interpolation: (K,), (K,) -> (K,).
 
-    Counted from the end below the level, so that an infinite value at the other end puts the crossing there.
+    Computed from the end below the level, so that an infinite value at the other end gives a finite result.
     """
     low, high = torch.minimum(near, far), torch.maximum(near, far)
     from_low = (level - low) / (high - low)

@@ -1,4 +1,4 @@
-"""Work on the CPU in pieces, each on one thread from its first operation to its last."""
+"""Runs CPU work in pieces, each piece on one thread. Knows nothing of what the work is."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ T = TypeVar("T")
 
 
 def each_on_one_thread(work: Callable[[T], None], pieces: Sequence[T], *, at_once: int) -> None:
-    """Do the pieces, several at a time, none of them split over threads.
+    """Process the pieces concurrently, with torch's own threading off inside a piece.
 
-    For many small operations that is quicker than to split each of them, and a piece's bits then depend neither on
-    how many threads there are nor on what else is done at the same time.
+    For many small operations this is quicker than splitting each of them over threads, and the bits of a piece's result
+    depend neither on the number of threads nor on the other work of the process.
 
     Args:
-        work: writes its result itself; runs without gradients.
-        at_once: most pieces at a time; fewer where torch has fewer threads.
+        work: processes one piece and stores the result itself; runs in inference mode.
+        pieces: arguments of `work`.
+        at_once: most pieces at a time; fewer if torch has fewer threads.
 
     Raises:
-        whatever `work` raises, after the pieces that had begun.
+        Exception: the first exception that `work` raised, once the running pieces have finished; others are cancelled.
     """
     threads = torch.get_num_threads()
 
@@ -30,7 +31,8 @@ def each_on_one_thread(work: Callable[[T], None], pieces: Sequence[T], *, at_onc
         with torch.inference_mode():
             work(piece)
 
-    # The number of threads is each thread's own, but a new thread begins with the last one that was set anywhere.
+    # torch's number of threads is a setting per thread, but a new thread inherits the last value set in any thread: the
+    # initializer sets it for the pool's threads, and the end resets the value that later threads inherit.
     with ThreadPoolExecutor(min(threads, at_once), initializer=torch.set_num_threads, initargs=(1,)) as pool:
         try:
             for done in [pool.submit(guarded, piece) for piece in pieces]:

@@ -1,4 +1,4 @@
-"""Convolution and resampling of features on a set of voxels. No weights of its own."""
+"""Convolution and resampling of features on a set of voxels. Holds no weights."""
 
 from __future__ import annotations
 
@@ -7,26 +7,29 @@ from torch import Tensor
 
 from pipeline.ops.voxels import VoxelSet
 
-GATHER_LIMIT = 1 << 26  # elements of one gathered block: bounds the memory of a convolution, not its result
+GATHER_LIMIT = 1 << 26  # elements of one gathered block: bounds the memory and does not change the result
 
 
 def sparse_conv3(feats: Tensor, voxels: VoxelSet, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Submanifold convolution of kernel 3: out[p] = bias + sum over taps of weight[tap] feats[p + tap - 1].
 
-    Only voxels of the set contribute, and the set stays the same.
+    Only voxels of the set contribute, and the output has the same voxels as the input.
 
     Args:
-        feats: (..., N, C).
-        weight: (D, 3, 3, 3, C), the axes x, y, z.
+        feats: (..., N, C); the leading axes are passes that share the voxels.
+        voxels: N voxels.
+        weight: (D, 3, 3, 3, C): output channels, taps along x, y, z, input channels.
         bias: (D,) or None.
 
     Returns:
         (..., N, D).
     """
     count, width = feats.shape[-2:]
+    # A row of zeros at index N stands for absent neighbours.
     padded = torch.cat([feats, feats.new_zeros((*feats.shape[:-2], 1, width))], dim=-2)
     taps = weight.flatten(1, 3).flatten(1).t()  # (D, 27, C) -> (27 C, D)
     out = feats.new_empty((*feats.shape[:-1], weight.shape[0]))
+    # Gather 27 neighbours per voxel and multiply once: a single large matrix product per block.
     passes = max(1, feats[..., 0, 0].numel()) if count else 1
     block = max(1, GATHER_LIMIT // (27 * width * passes))
     for start in range(0, count, block):
@@ -44,24 +47,26 @@ def sparse_conv3(feats: Tensor, voxels: VoxelSet, weight: Tensor, bias: Tensor |
 def pool_cells(feats: Tensor, voxels: VoxelSet, factor: int) -> Tensor:
     """Features of the coarser cells: the sum over a cell's voxels divided by their number plus one.
 
-    The plus one is the released model's: its scatter counted the zero that it started from.
+    A mean would divide by the number. The released model was trained with the initial zero of its scatter counted too.
     Source: microsoft/TRELLIS@6b0d647, trellis/modules/sparse/spatial.py, include_self of scatter_reduce.
 
     Args:
         feats: (..., N, C).
+        voxels: N voxels.
+        factor: voxels along a cell's side.
 
     Returns:
-        (..., M, C) for the cells of `voxels.coarsen(factor)`.
+        (..., M, C) for the M cells of `voxels.coarsen(factor)`.
     """
     groups = voxels.coarsen(factor).groups
     return groups.sum(feats) / (groups.counts[:, None] + 1).to(feats.dtype)
 
 
 def spread_cells(feats: Tensor, voxels: VoxelSet, factor: int) -> Tensor:
-    """Copies each cell's features to its voxels: (..., M, C) -> (..., N, C) in the rows of `voxels`."""
+    """Copy each cell's features to its voxels: (..., M, C) -> (..., N, C), in the order of `voxels`."""
     return feats.index_select(-2, voxels.coarsen(factor).cell_of_row)
 
 
 def repeat_octants(feats: Tensor) -> Tensor:
-    """Features of the subdivided set: (..., N, C) -> (..., 8 N, C)."""
+    """Copy each voxel's features to its eight children in `VoxelSet.subdivide`: (..., N, C) -> (..., 8N, C)."""
     return feats.repeat_interleave(8, dim=-2)

@@ -1,14 +1,14 @@
-"""A set of voxels and the tables that follow from it: neighbours, windows, coarser and finer sets.
+"""A set of voxels and the tables derived from it: neighbours, windows, coarser and finer sets.
 
-Every table is made once, kept, and used by all layers and steps that see the same set. Knows no features and no model.
-Features beside a set are (..., N, C): leading axes are passes that share the coordinates.
+Every table is computed once, cached, and shared by all layers and sampling steps on the same set. Knows no features and
+no model. Features of a set are (..., N, C): the leading axes are passes that share the coordinates.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -17,9 +17,13 @@ from pipeline.ops.groups import Groups
 
 T = TypeVar("T")
 
-MAX_WINDOW_PADDING = 1.25  # windows share a padded attention call when the longest has at most this many times the rows
+MAX_WINDOW_PADDING = 1.25
+"""Windows are padded to one length and share an attention call if the longest has at most this many times the rows of
+the shortest: fewer calls at the price of at most a quarter more rows."""
 
-OCTANTS = [(i >> 2 & 1, i >> 1 & 1, i & 1) for i in range(8)]  # z fastest, as the released decoder was trained
+OCTANTS = [
+    (i >> 2 & 1, i >> 1 & 1, i & 1) for i in range(8)
+]  # z fastest, the order that the released decoder was trained with
 NEIGHBOUR_OFFSETS = [(i // 9 - 1, i // 3 % 3 - 1, i % 3 - 1) for i in range(27)]  # the order of a kernel's taps
 
 
@@ -28,8 +32,8 @@ class WindowGroup:
     """Windows of similar length, padded to the longest.
 
     Attributes:
-        rows: (W, L) int64 row of each place; 0 where the place is padding.
-        valid: (W, L) bool, or None where no place is padding.
+        rows: (W, L) int64 row of each position; 0 for padding.
+        valid: (W, L) bool, False for padding; None if there is no padding.
     """
 
     rows: Tensor
@@ -38,7 +42,7 @@ class WindowGroup:
 
 @dataclass(frozen=True, eq=False)
 class Coarsening:
-    """A set of cells and how the finer voxels fall into them.
+    """A coarser set of M cells and the assignment of the N finer voxels to them.
 
     Attributes:
         cells: the coarser set, sorted by (batch, x, y, z).
@@ -52,30 +56,30 @@ class Coarsening:
 
 
 class VoxelSet:
-    """Distinct voxels with their derived tables.
+    """N distinct voxels with their derived tables.
 
     Attributes:
-        coords: (N, 4) int32 `[batch, x, y, z]`, the rows of one batch element next to each other.
+        coords: (N, 4) int32 `[batch, x, y, z]`, rows sorted by batch element.
         batch_size: number of batch elements.
     """
 
     def __init__(self, coords: Tensor, *, batch_size: int | None = None, neighbours: Tensor | None = None) -> None:
-        """Wrap coordinates; nothing is computed before it is asked for.
+        """Wrap coordinates; every table is computed on first use.
 
         Args:
             coords: (N, 4) integer `[batch, x, y, z]`, none negative.
-            batch_size: number of batch elements; by default what the last row says.
-            neighbours: (27, N) table where the caller knows it already.
+            batch_size: number of batch elements; by default one more than the last row's.
+            neighbours: (27, N) int32 table, if the caller has it already.
 
         Raises:
-            ValueError: the shape is another one, or the rows of one batch element are apart.
+            ValueError: the shape is not (N, 4), or the rows are not sorted by batch element.
         """
         if coords.ndim != 2 or coords.shape[1] != 4:
-            raise ValueError(f"coords are (N, 4) [batch, x, y, z], got {tuple(coords.shape)}")
+            raise ValueError(f"coords must be (N, 4) [batch, x, y, z], got {tuple(coords.shape)}")
         self.coords = coords.int()
         batch = self.coords[:, 0]
         if bool((batch[1:] < batch[:-1]).any()):
-            raise ValueError("the rows of one batch element must lie next to each other, in ascending order")
+            raise ValueError("coords must be sorted by batch element, so that its rows are contiguous")
         self.batch_size = batch_size if batch_size is not None else (int(batch[-1]) + 1 if len(batch) else 1)
         self._derived: dict[Hashable, object] = {} if neighbours is None else {"neighbours": neighbours}
 
@@ -87,31 +91,31 @@ class VoxelSet:
         return self.coords.device
 
     def remember(self, key: Hashable, make: Callable[[], T]) -> T:
-        """What `make` returned the first time it was asked for under this key."""
+        """Return the cached result of `make` under this key; call it the first time."""
         if key not in self._derived:
             self._derived[key] = make()
-        return self._derived[key]  # type: ignore[return-value]
+        return cast(T, self._derived[key])  # a key always stands for the same maker, hence the same type
 
     @property
     def segments(self) -> list[slice]:
-        """Rows of each batch element."""
+        """Rows of each batch element, one slice each."""
         return self.remember("segments", self._make_segments)
 
     @property
     def neighbours(self) -> Tensor:
-        """(27, N) int32 row of the voxel at each of `NEIGHBOUR_OFFSETS` from each voxel; N where there is none."""
+        """(27, N) int32 row of each voxel's neighbour at each of `NEIGHBOUR_OFFSETS`; N if there is none."""
         return self.remember("neighbours", self._make_neighbours)
 
     def windows(self, size: int, shift: int) -> list[WindowGroup]:
-        """Voxels by the window that holds them: window id = floor((coords + shift) / size), per batch element."""
+        """Rows by window, floor((coords + shift) / size) within a batch element, in groups of similar length."""
         return self.remember(("windows", size, shift), lambda: self._make_windows(size, shift))
 
     def coarsen(self, factor: int) -> Coarsening:
-        """Cells of `factor` voxels a side that hold at least one voxel."""
+        """Cells of `factor` voxels along each side that contain at least one voxel."""
         return self.remember(("coarsen", factor), lambda: self._make_coarsening(factor))
 
     def subdivide(self) -> VoxelSet:
-        """Eight voxels for each: row r becomes rows 8r to 8r + 7 in the order of `OCTANTS`."""
+        """Split every voxel into eight: row r becomes rows 8r to 8r + 7, in the order of `OCTANTS`."""
         return self.remember("subdivide", self._make_subdivision)
 
     def _make_segments(self) -> list[slice]:
@@ -122,7 +126,7 @@ class VoxelSet:
         return [slice(start, start + length) for start, length in zip(starts, lengths, strict=True)]
 
     def _linear_keys(self, coords: Tensor) -> Tensor:
-        """One int64 for each (…, 4) coordinate, ascending in (batch, x, y, z); room for offsets of -1 and +1."""
+        """Pack coordinates into ascending int64 keys, with room for offsets of -1 and +1: (..., 4) -> (...)."""
         side = self.remember("side", lambda: int(self.coords[:, 1:].max()) + 3 if len(self) else 3)
         b, x, y, z = coords.long().unbind(-1)
         return ((b * side + x + 1) * side + y + 1) * side + z + 1
@@ -136,7 +140,7 @@ class VoxelSet:
         sorted_keys, order = torch.sort(keys)
         rows = torch.arange(count, dtype=torch.int32, device=self.device)
         table[13] = rows
-        for tap in range(13):  # tap 26 - t is the opposite direction of tap t
+        for tap in range(13):  # tap 26 - t has the opposite offset of tap t: each search fills two rows
             offset = torch.tensor((0, *NEIGHBOUR_OFFSETS[tap]), dtype=torch.int32, device=self.device)
             wanted = self._linear_keys(self.coords + offset)
             place = torch.searchsorted(sorted_keys, wanted).clamp_(max=count - 1)
@@ -152,6 +156,7 @@ class VoxelSet:
         window_of_row, counts = torch.unique(self._linear_keys(ids), return_inverse=True, return_counts=True)[1:]
         rows_by_window = torch.argsort(window_of_row, stable=True)
         starts = torch.cumsum(counts, 0) - counts
+        # Longest first, so that each group is a run of similar lengths.
         by_length = torch.argsort(counts, descending=True, stable=True)
         lengths = counts[by_length].tolist()
         groups, first = [], 0
@@ -172,7 +177,7 @@ class VoxelSet:
         coarse[:, 1:] = torch.div(coarse[:, 1:], factor, rounding_mode="floor")
         _, cell_of_row, counts = torch.unique(self._linear_keys(coarse), return_inverse=True, return_counts=True)
         cells = torch.empty((len(counts), 4), dtype=torch.int32, device=self.device)
-        cells[cell_of_row] = coarse  # rows of one cell all write the same
+        cells[cell_of_row] = coarse  # all rows of a cell write the same value
         coarser = VoxelSet(cells, batch_size=self.batch_size)
         return Coarsening(coarser, cell_of_row, Groups.of(cell_of_row, counts))
 
@@ -183,7 +188,10 @@ class VoxelSet:
         return VoxelSet(coords.flatten(0, 1), batch_size=self.batch_size, neighbours=self._subdivided_neighbours())
 
     def _subdivided_neighbours(self) -> Tensor:
-        """The finer set's neighbours by arithmetic: a child's neighbour is a child of the parent's neighbour."""
+        """Neighbours of the subdivided set, (27, 8N), without a search.
+
+        A child's neighbour is a sibling, or a child of a neighbour of the parent.
+        """
         parents = torch.cat([self.neighbours, self.neighbours.new_full((27, 1), len(self))], dim=1)  # (27, N + 1)
         table = self.neighbours.new_empty((27, len(self), 8))
         for tap, offset in enumerate(NEIGHBOUR_OFFSETS):

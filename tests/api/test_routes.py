@@ -44,13 +44,13 @@ def test_an_ended_call_is_fetched_under_every_path_and_its_links_answer(deployme
 
 def test_a_failed_call_says_why_with_status_200(deployment: Deployment) -> None:
     call_id = deployment.submit(track_id=5)["id"]
-    deployment.finish(call_id, state=JobState.FAILED, message="the picture holds no subject")
+    deployment.finish(call_id, state=JobState.FAILED, message="the image holds no subject")
     answer = deployment.post(f"{FETCH}/{call_id}")
     assert answer.status_code == 200
     assert answer.json() | {"meta": 0} == {
         "status": "failed",
         "id": call_id,
-        "message": "the picture holds no subject",
+        "message": "the image holds no subject",
         "track_id": 5,
         "error_code": "",
         "retryable": False,

@@ -126,9 +126,9 @@ def bad_inputs(folder: Path) -> dict[str, tuple[list[str], str]]:
         sheet[5:35, 40 * k + 5 : 40 * k + 35] = 255
     contents = {
         "empty.png": (b"", "is empty"),
-        "text.png": (b"only text", "can be read"),
-        "cut.png": (png[: len(png) // 2], "damaged or cut short"),
-        "cut.jpg": (jpeg[: len(jpeg) // 2], "damaged or cut short"),
+        "text.png": (b"only text", "not a readable image"),
+        "cut.png": (png[: len(png) // 2], "damaged or truncated"),
+        "cut.jpg": (jpeg[: len(jpeg) // 2], "damaged or truncated"),
         "huge.png": (bare_png(60000, 60000), "megapixels"),
         "bomb.png": (bare_png(9000, 9000), "megapixels"),
         "clear.png": (encode(np.zeros((64, 64, 4), np.uint8)), "every pixel is transparent"),
@@ -143,7 +143,7 @@ def bad_inputs(folder: Path) -> dict[str, tuple[list[str], str]]:
     (folder / "good.png").write_bytes(png)
     good = str(folder / "good.png")
     return cases | {
-        "sheet of nine": ([str(folder / "nine.png"), "--multi-image"], "holds 9 views"),
+        "sheet of nine": ([str(folder / "nine.png"), "--multi-image"], "has 9 views"),
         "list": ([good, good], "unless multi_image is true"),
         "folder": ([str(folder)], "is a folder"),
         "missing": ([str(folder / "none.png")], "does not exist"),

@@ -304,7 +304,7 @@ def test_a_file_that_is_no_picture_is_said_beside_the_picture(visit: Callable[..
     page.click("#submit")
     here.expect_state("failed")
 
-    expect(page.locator("#image-problem")).to_contain_text("no picture that can be read")
+    expect(page.locator("#image-problem")).to_contain_text("not a readable image")
     assert page.locator("#image-problem").inner_text() == page.locator("#failure").inner_text()
     page.get_by_role("button", name="Remove the picture").click()
     page.click("#submit")

@@ -51,7 +51,7 @@ def test_the_soft_edge_of_a_view_comes_with_it() -> None:
 
 def test_too_many_views_and_none_are_refused() -> None:
     nine = sheet_of(*((10 + 30 * k, 10, 30 + 30 * k, 40) for k in range(9)))
-    with pytest.raises(UnreadableImage, match="the sheet holds 9 views; at most 8 are accepted"):
+    with pytest.raises(UnreadableImage, match="the sheet has 9 views; at most 8 are accepted"):
         split_sheet(nine, most=8)
-    with pytest.raises(UnreadableImage, match="holds no view"):
+    with pytest.raises(UnreadableImage, match="has no view"):
         split_sheet(np.zeros((20, 20, 4), np.uint8), most=8)

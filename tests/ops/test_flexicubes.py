@@ -116,7 +116,7 @@ def test_the_chunk_size_changes_no_bit(resolution: int, chunk_size: int) -> None
 
     assert torch.equal(chunked.vertices, whole.vertices)
     assert torch.equal(chunked.faces, whole.faces)
-    assert torch.equal(chunked.attributes, whole.attributes)  # type: ignore[arg-type]
+    assert torch.equal(chunked.attributes, whole.attributes)
 
 
 @pytest.mark.parametrize("resolution", [8, 13, 32, 37])

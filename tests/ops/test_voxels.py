@@ -89,7 +89,7 @@ def test_tables_are_made_once() -> None:
 def test_rows_of_one_batch_element_must_lie_together() -> None:
     coords = torch.tensor([[0, 0, 0, 0], [1, 0, 0, 0], [0, 1, 0, 0]])
 
-    with pytest.raises(ValueError, match="next to each other"):
+    with pytest.raises(ValueError, match="sorted by batch element"):
         VoxelSet(coords)
 
 
