@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import modal
 
 from pipeline.engines.registry import find_spec, require_weights, weights_module
+from pipeline.on_modal.one_shot import run_from_terminal, with_field_options
 from pipeline.on_modal.requirements import requirements
 from pipeline.on_modal.settings import ScalingSettings, environment_of_containers
 from pipeline.settings import Settings
@@ -285,30 +286,9 @@ def smoke(url: str = "", webhook: str = "") -> None:
 
 
 @app.local_entrypoint()
-def main(
-    image: str,
-    out: str = "out.glb",
-    engine: str = "",
-    render: bool = False,
-    multi_image: bool = False,
-    multi_image_mode: str = "",
-    resolution: str = "",
-    mesh_simplify: str = "",
-    texture_size: str = "",
-    seed: str = "",
-    ss_sampling_steps: str = "",
-    ss_guidance_strength: str = "",
-    slat_sampling_steps: str = "",
-    slat_guidance_strength: str = "",
-    chunk_size: str = "",
-    no_texture: bool = False,
-    splat: bool = False,
-) -> None:
-    """One picture, or several separated by commas, on a remote GPU; the files land beside `--out`."""
-    given = dict(locals())
-    from pipeline.on_modal.one_shot import run_from_terminal
-
-    fields = {name: value for name, value in given.items() if name not in ("image", "out")}
+@with_field_options
+def main(image: str, out: str = "out.glb", **fields: str | bool) -> None:
+    """Generate from one image, or from several views separated by commas; the files are written beside `--out`."""
     run_from_terminal(image, Path(out), fields, spawn=generate_once.spawn, entries=shared_dict)
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from schemas.table import option_rows
 
 ROOT = Path(__file__).resolve().parents[1]
 HEAVY = ("torch", "transformers", "numpy", "scipy", "trimesh", "fastapi", "sqlalchemy")
@@ -121,3 +124,14 @@ def mounts_of(info: dict[str, Any]) -> dict[str, tuple[str, str]]:
         path: (mount["name"], "read-only" if mount["read_only"] else "writable")
         for path, mount in info["volumes"].items()
     }
+
+
+def test_modal_run_offers_every_field_as_an_option(tmp_path: Path) -> None:
+    bare = ["env", "-i", f"HOME={tmp_path}", f"PYTHONPATH={ROOT}", sys.executable, "-m", "modal"]
+    done = subprocess.run(
+        [*bare, "run", "modal_app.py", "--help"], capture_output=True, text=True, cwd=ROOT, timeout=120
+    )
+
+    options = set(re.findall(r"--([a-z-]+)", done.stdout))
+    assert {row.option.removeprefix("--") for row in option_rows()} | {"image", "out"} <= options, done.stderr
+    assert "--seed TEXT" in done.stdout and "--render / --no-render" in done.stdout

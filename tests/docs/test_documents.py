@@ -51,6 +51,15 @@ def test_paths_in_code_spans_exist(document: Path) -> None:
     assert [span for span in spans if "NAME" not in span and not (ROOT / span).exists()] == []
 
 
+@by_path
+def test_python_files_in_code_spans_exist(document: Path) -> None:
+    folders = ("docs", "pipeline", "schemas", "scripts", "tests")
+    files = ["modal_app.py", *(path.as_posix() for folder in folders for path in (ROOT / folder).rglob("*.py"))]
+    spans = set(re.findall(r"`([\w/]+\.py)`", FENCE.sub("", document.read_text()))) - {"utils.py"}  # there is none
+
+    assert [span for span in spans if not any(f"/{file}".endswith(f"/{span}") for file in files)] == []
+
+
 def commands_of(document: Path) -> Iterator[str]:
     """Lines of shell blocks, and code spans."""
     text = document.read_text()
@@ -109,3 +118,9 @@ def test_readme_begins_with_the_two_commands() -> None:
         ["scripts/try", "[IMAGE]"],
         ["scripts/check", "[--fix]"],
     ]
+
+
+def test_each_folder_of_the_package_has_a_folder_of_tests() -> None:
+    folders = {path.parent.name for path in (ROOT / "pipeline").glob("*/__init__.py")}
+
+    assert {name for name in folders if not [*(ROOT / "tests" / name).rglob("test_*.py")]} == set()
