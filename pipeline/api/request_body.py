@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, cast
 
 import anyio
 from fastapi import Request
@@ -209,7 +209,7 @@ def parse_object(content: bytes) -> dict[str, Any]:
         raise InvalidRequest("the body is not valid JSON") from None
     if not isinstance(body, dict):
         raise InvalidRequest(f"the body must be a JSON object, got {json_type_name(body)}")
-    return body
+    return cast(dict[str, Any], body)
 
 
 def _integer(text: str) -> int:
