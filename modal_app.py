@@ -118,7 +118,7 @@ class EngineContainer:
 
         answer = self.host.answer(views, options, ControlChannel(notes, line), restarts=restarts)
         if self.host.must_recycle:
-            modal.experimental.stop_fetching_inputs()  # type: ignore[unused-coroutine]
+            modal.experimental.stop_fetching_inputs()  # pyright: ignore[reportUnusedCoroutine]
         return answer
 
 
@@ -168,7 +168,7 @@ def engines() -> RemoteEngines:
         GENERATORS,
         default=SCALING.engine,
         notes=notes,
-        reopen=modal.FunctionCall.from_id,  # type: ignore[arg-type]
+        reopen=modal.FunctionCall.from_id,  # pyright: ignore[reportArgumentType]
         check=check_weights,
     )
 

@@ -27,4 +27,4 @@ def install(app: FastAPI) -> None:
             stated["components"]["schemas"].pop(name, None)
         return stated
 
-    app.openapi = document  # type: ignore[method-assign]  # FastAPI's documented way
+    app.openapi = document  # FastAPI's documented way

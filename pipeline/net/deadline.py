@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -47,7 +47,7 @@ class Deadline:
 
 
 @contextmanager
-def deadline(seconds: float) -> Iterator[Deadline]:
+def deadline(seconds: float) -> Generator[Deadline]:
     """Break the connection of a request that is not over after so many seconds.
 
     For requests on a connection of their own (`Connection: close`), sent with `extensions=deadline.extensions`. The

@@ -165,6 +165,8 @@ def why_unreachable(failure: BaseException) -> str:
                 return "its name does not resolve"
             case OSError(strerror=str() as words):
                 return words.lower()
+            case _:
+                pass
         cause = cause.__cause__ or cause.__context__
     return "it cannot be reached"
 

@@ -5,6 +5,10 @@ checked when the connection is made, by the same guard as all other outgoing req
 AWS configuration (profiles, proxies, endpoints, metadata service) has a say.
 """
 
+# botocore and boto3 ship no types.
+# pyright: reportMissingTypeStubs=false, reportUnknownArgumentType=false, reportUnknownMemberType=false
+# pyright: reportUnknownVariableType=false
+
 from __future__ import annotations
 
 import io

@@ -14,7 +14,7 @@ SHELL = 0.35, 0.42  # radii, in units of the cube, of the ball's shell whose vox
 
 def warm_up_cuda(models: Models, device: torch.device) -> None:
     """Run every network once, with guidance and without, on a grey image and a hollow ball; results are dropped."""
-    size = int(models.encoder.model.config.image_size)  # type: ignore[arg-type]
+    size = int(models.encoder.model.config.image_size)
     flow, latent_flow = models.structure_flow, models.latent_flow
     with torch.inference_mode():
         tokens = models.encoder(torch.full((1, size, size, 3), 128, dtype=torch.uint8, device=device))

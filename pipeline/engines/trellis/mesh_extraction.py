@@ -226,6 +226,6 @@ def _sample_table(field: VertexField, vertices: Tensor, wanted: int, chunk_size:
             totals = [total + value for total, value in zip(totals, new, strict=True)] if totals else new
         parts.append(totals)
     if not parts:
-        return CornerTable(*(None if v is None else v[:0] for v in (table.sdf, table.offset, table.attributes)))  # type: ignore[arg-type]
+        return CornerTable(*(None if v is None else v[:0] for v in (table.sdf, table.offset, table.attributes)))  # pyright: ignore[reportArgumentType]
     sdf, offset, *attributes = (torch.cat(columns) for columns in zip(*parts, strict=True))
     return CornerTable(sdf[:, 0], offset, attributes[0] if attributes else None)

@@ -100,7 +100,7 @@ def _load_part(spec: ModelSpec, name: str, folder: Path, device: torch.device, d
         part = make_part(spec, name)
     stored = module_entries(part)
     if dtype is not None:
-        part.set_dtype(dtype)  # type: ignore[operator]
+        part.set_dtype(dtype)  # pyright: ignore[reportCallIssue]
     path = folder / spec.checkpoints[name].file_name
     load_strictly(part, path, device=device, stored=stored, copy=dtype is None)
     return part

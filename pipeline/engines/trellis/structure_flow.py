@@ -36,7 +36,7 @@ def encode_condition(blocks: nn.ModuleList, tokens: Tensor, *, unguided: bool) -
     """
     if tokens.ndim == 3:
         tokens = tokens[:, None]
-    return Condition(tuple(block.cross_attn.cache(tokens, unguided=unguided) for block in blocks))  # type: ignore[union-attr]
+    return Condition(tuple(block.cross_attn.cache(tokens, unguided=unguided) for block in blocks))  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]
 
 
 class SparseStructureFlowModel(nn.Module):
