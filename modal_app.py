@@ -1,42 +1,45 @@
-"""image-to-3d on Modal: the wiring, and nothing that a test would want. What the containers do is in `pipeline`.
+"""image-to-3d on Modal: only the wiring. `pipeline.on_modal` contains what the containers do.
 
     modal secret create image-to-3d IMAGE_TO_3D_API_KEY=… IMAGE_TO_3D_MASTER_KEY=…
     modal run modal_app.py::fetch_weights
     modal deploy modal_app.py
     modal run modal_app.py::smoke
 
-One picture without a deployment: `modal run modal_app.py --image robot.png --out robot.glb`.
+One image without a deployment: `modal run modal_app.py --image robot.png --out robot.glb`.
 """
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import modal
 
 from pipeline.engines.registry import find_spec, require_weights, weights_module
+from pipeline.on_modal.one_shot import run_from_terminal, with_field_options
 from pipeline.on_modal.requirements import requirements
-from pipeline.settings import ScalingSettings, Settings, environment_of_containers
+from pipeline.on_modal.settings import ScalingSettings, environment_of_containers
+from pipeline.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pipeline.engines.base import ForegroundImage, Generation, GenerationOptions
     from pipeline.jobs.model import ApiKey
-    from pipeline.jobs.store import Store
+    from pipeline.on_modal.api_keys import Change
     from pipeline.on_modal.control_channel import Failure
-    from pipeline.on_modal.dispatch import Dispatcher
-    from pipeline.on_modal.engine_pool import RemoteEngines
-    from pipeline.on_modal.functions import Shared
+    from pipeline.on_modal.deployment import Deployment
+    from pipeline.on_modal.engine_pool import EnginePool
+    from pipeline.service import Rotation
 
 MINUTES = 60
 NAME = "image-to-3d"
-SCALING = ScalingSettings()
-# Settings reach containers by their environment: this file is imported again there, without the deployer's shell.
+# Read once per process. Containers get them by their environment, since they import this file without the deployer's.
+SETTINGS, SCALING = Settings(), ScalingSettings()
 ENVIRONMENT = environment_of_containers(engine=SCALING.engine, weights="/weights", data_dir="/data")
 
-# Images. Python and packages alone: no CUDA toolkit, no compiler, no build step; torch's wheels bring their libraries.
+# Images: Python and packages only. No CUDA toolkit, no compiler, no build step; torch's wheels contain CUDA.
 
 
 def image(*extras: str) -> modal.Image:
@@ -50,74 +53,65 @@ def image(*extras: str) -> modal.Image:
     return built.add_local_python_source("pipeline", "schemas", ignore=["**/__pycache__", "**/*.pyc"])
 
 
-TRACED = ("tracing",) if Settings().is_traced else ()
+TRACED = ("tracing",) if SETTINGS.is_traced else ()
 web_image = image("postgres", *TRACED)
 work_image = image("postgres", "matting", *TRACED)
 gpu_image = image(*{find_spec(name).extra for name in (SCALING.engine, *SCALING.further_engines)})
 weights_image = image("trellis")
 
-# Volumes, and what is shared in memory. Servers see the weights read-only; outputs and unfinished work have many
-# writers, each to files of its own.
+# Volumes and Dicts. Engine containers mount the weights read-only; outputs and unfinished work have many writers, each
+# of which writes its own files.
 weights = modal.Volume.from_name(f"{NAME}-weights", create_if_missing=True)
 outputs = modal.Volume.from_name(f"{NAME}-outputs", create_if_missing=True, version=2)
 state = modal.Volume.from_name(f"{NAME}-state", create_if_missing=True, version=2)
 jobs = modal.Dict.from_name(f"{NAME}-jobs", create_if_missing=True)
-notes = modal.Dict.from_name(f"{NAME}-notes", create_if_missing=True)
+shared_dict = modal.Dict.from_name(f"{NAME}-notes", create_if_missing=True)
 WEIGHTS: dict[Any, Any] = {"/weights": weights.with_mount_options(read_only=True)}
+FAST_DOWNLOAD: dict[str, Any] = {"HF_XET_HIGH_PERFORMANCE": "1"}
 DATA: dict[Any, Any] = {"/data/files": outputs, "/data/work": state}
 
-# Secrets. DATABASE_URL in it makes Postgres the store.
+# Secrets. DATABASE_URL in the named one makes Postgres the store.
 settings = modal.Secret.from_dict(dict(ENVIRONMENT))
 secret = modal.Secret.from_name(NAME, required_keys=["IMAGE_TO_3D_API_KEY", "IMAGE_TO_3D_MASTER_KEY"])
 SERVICE: dict[str, Any] = {"secrets": [settings, secret], "region": SCALING.region}
 
 app = modal.App(NAME)
 keys = modal.App(f"{NAME}-keys")
-"""For `modal run modal_app.py::keys`: a file whose `modal run` needs no name has one local entrypoint to an App."""
+"""For `modal run modal_app.py::keys`: `modal run modal_app.py` finds `main` only if `app` has no other entrypoint."""
 
-
-def open_store() -> Store:
-    """The deployment's store."""
-    from pipeline.deployment import open_shared_store
-    from pipeline.jobs.stores.kv.map import DictKeyValues
-
-    return open_shared_store(Settings(), DictKeyValues(jobs, errors=(modal.exception.Error, OSError)))
-
-
-# The GPU class, once for each engine on offer: each has its accelerators, its containers and its snapshots.
+# The GPU class, one subclass per offered engine: each has its own GPU types, containers and snapshots.
 
 
 class EngineContainer:
-    """One engine, loaded before the snapshot and moved to the device after it; takes one call at a time."""
+    """One engine, loaded before the snapshot and moved to the device after it; handles one input at a time."""
 
     engine: str
 
     @modal.enter(snap=True)
     def load_weights(self) -> None:
-        from pipeline.on_modal.engine_server import EngineHost
+        from pipeline.on_modal.engine_server import EngineServer
         from pipeline.telemetry import configure_logging
 
-        read = Settings()
-        configure_logging(read.log_level)
-        self.host = EngineHost(self.engine, weights=read.weights, arguments=read.engine_arguments)
-        self.host.load_weights()
+        configure_logging(SETTINGS.log_level)
+        self.server = EngineServer(self.engine, weights=SETTINGS.weights, arguments=SETTINGS.engine_arguments)
+        self.server.load_weights()
 
     @modal.enter(snap=False)
     def to_device(self) -> None:
-        self.host.to_device()
+        self.server.to_device()
 
     @modal.method()
     def wake(self) -> None:
-        """Be there: called while the picture of a call is still being read."""
+        """Return once a container is ready; called during the intake of a job."""
 
     @modal.method()
     def generate(
-        self, views: Sequence[ForegroundImage], options: GenerationOptions, line: str, restarts: int
+        self, views: Sequence[ForegroundImage], options: GenerationOptions, channel: str, restarts: int
     ) -> Generation | Failure:
         from pipeline.on_modal.control_channel import ControlChannel
 
-        answer = self.host.answer(views, options, ControlChannel(notes, line), restarts=restarts)
-        if self.host.must_recycle:
+        answer = self.server.answer(views, options, ControlChannel(shared_dict, channel), restarts=restarts)
+        if self.server.must_recycle:
             modal.experimental.stop_fetching_inputs()  # pyright: ignore[reportUnusedCoroutine]
         return answer
 
@@ -155,176 +149,106 @@ class Generator(EngineContainer):
 
 GENERATORS: dict[str, Any] = {SCALING.engine: Generator}
 for _name in SCALING.further_engines:
-    # Modal finds a class in its container as an attribute of this module.
+    # In its container, Modal finds a class as an attribute of this module.
     _class = type(f"{_name.title()}Generator", (EngineContainer,), {"engine": _name, "__module__": __name__})
     GENERATORS[_name] = globals()[_class.__name__] = app.cls(**gpu_options(_name, min_containers=0))(_class)
 
 
-def engines() -> RemoteEngines:
-    """The engines as a call in a CPU container uses them."""
-    from pipeline.on_modal.engine_pool import RemoteEngines
+def engines() -> EnginePool:
+    """The engines for one job."""
+    from pipeline.on_modal.engine_pool import EnginePool
 
-    return RemoteEngines(
-        GENERATORS,
-        default=SCALING.engine,
-        notes=notes,
-        reopen=modal.FunctionCall.from_id,  # pyright: ignore[reportArgumentType]
-        check=check_weights,
-    )
+    return EnginePool(GENERATORS, default=SCALING.engine, entries=shared_dict, reopen=FIND_CALL, check=check_weights)
 
 
 def check_weights(engine: str) -> None:
-    """See that a container of an engine would find its weights.
-
-    Raises:
-        WeightsUnusable: it would not; says the command that brings them.
-    """
+    """Raise `WeightsUnusable`, which names the command to run, if a container would not find an engine's weights."""
     remedy = f"modal run modal_app.py::fetch_weights --engine {engine}"
-    require_weights(find_spec(engine), Settings().weights, remedy=remedy, refresh=weights.reload)
+    require_weights(find_spec(engine), SETTINGS.weights, remedy=remedy, refresh=weights.reload)
 
 
-# CPU functions. None of them is on the web; each may be killed and run again.
+# CPU functions. None of them is reachable from the web; each may be killed and run again.
+WORK: dict[str, Any] = {"image": work_image, "cpu": 2.0, "memory": 4 * 1024, "timeout": 30 * MINUTES}
+# A scheduled function scales down at once: a container that waited for the next minute would never stop.
+SCHEDULED: dict[str, Any] = {"image": work_image, "timeout": 10 * MINUTES, "scaledown_window": 2} | SERVICE
+FIND_CALL: Any = modal.FunctionCall.from_id
 
 
-def deployed() -> Settings:
-    """The settings, with the address that the web function has."""
-    read = Settings()
-    return read if read.public_url else read.model_copy(update={"public_url": web.get_web_url()})
+@cache
+def deployment() -> Deployment:
+    """What the CPU functions share, built once per container."""
+    from pipeline.on_modal.deployment import open_deployment
 
-
-def dispatcher() -> Dispatcher:
-    """What hands jobs over to `run_job`."""
-    from pipeline.on_modal.dispatch import Dispatcher
-
-    return Dispatcher(dispatch_call, is_in_flight=is_in_flight, notes=notes)
-
-
-def shared() -> Shared:
-    """What a CPU container works with."""
-    from pipeline.on_modal.functions import Shared
-
-    return Shared(
-        deployed(), open_store(), commit_work=state.commit, commit_outputs=outputs.commit, dispatch=dispatcher()
+    return open_deployment(
+        SETTINGS if SETTINGS.public_url else SETTINGS.model_copy(update={"public_url": web.get_web_url()}),
+        jobs=jobs,
+        entries=shared_dict,
+        spawn=run_job.spawn,
+        find_call=FIND_CALL,
+        errors=(modal.exception.Error,),
+        commit_work=state.commit,
+        commit_outputs=outputs.commit,
     )
 
 
-def dispatch_call(job_id: int) -> str:
-    """Hand a job over; returns the hand-over's name."""
-    return run_job.spawn(job_id).object_id
-
-
-def is_in_flight(call_id: str) -> bool:
-    """Whether a hand-over waits or runs."""
-    try:
-        modal.FunctionCall.from_id(call_id).get(timeout=0)
-    except TimeoutError:
-        return True
-    except modal.exception.Error:
-        return False
-    return False
-
-
 @app.function(
-    image=work_image,
     volumes=DATA | WEIGHTS,
-    cpu=2.0,
-    memory=4 * 1024,
     max_containers=100,
     retries=modal.Retries(max_retries=3, initial_delay=1.0, backoff_coefficient=2.0),
-    timeout=30 * MINUTES,
     startup_timeout=5 * MINUTES,
     name="run_call",
+    **WORK,
     **SERVICE,
 )
 def run_job(job_id: int) -> None:
-    """One call from its picture to its files."""
+    """One job from its request to its files."""
     from pipeline.on_modal.functions import run_job
 
     state.reload()
     outputs.reload()
-    run_job(
-        job_id,
-        shared(),
-        worker_id=modal.current_function_call_id() or f"job-{job_id}",
-        engines=engines(),
-        send_webhooks=deliver_webhooks.spawn,
-    )
+    worker_id = modal.current_function_call_id() or f"job-{job_id}"
+    run_job(job_id, deployment(), worker_id=worker_id, engines=engines(), send_webhooks=deliver_webhooks.spawn)
 
 
-@app.function(
-    image=work_image,
-    cpu=0.25,
-    memory=512,
-    timeout=10 * MINUTES,
-    scaledown_window=2,  # it runs by the clock: a container that waited for the next time would never end
-    schedule=modal.Cron("* * * * *"),
-    **SERVICE,
-)
+@app.function(cpu=0.25, memory=512, schedule=modal.Cron("* * * * *"), **SCHEDULED)
 def deliver_webhooks(job_id: int = 0) -> None:
-    """Send the webhooks that are due; the outbox knows when each is due again."""
+    """Send the webhooks that are due; the outbox records when each is due again."""
     from pipeline.on_modal.functions import send_webhooks
 
-    send_webhooks(Settings(), open_store(), job_id=job_id or None)
+    send_webhooks(deployment(), job_id=job_id or None)
 
 
-@app.function(
-    image=work_image,
-    volumes=DATA,
-    cpu=0.5,
-    memory=1024,
-    timeout=10 * MINUTES,
-    scaledown_window=2,
-    schedule=modal.Cron("*/5 * * * *"),
-    **SERVICE,
-)
+@app.function(cpu=0.5, memory=1024, volumes=DATA, schedule=modal.Cron("*/5 * * * *"), **SCHEDULED)
 def clean() -> None:
-    """Remove what is over, upload what a bucket did not take, hand over again what was lost."""
+    """Delete what has expired, retry late uploads, dispatch lost jobs again."""
     from pipeline.on_modal.functions import clean_up
 
     state.reload()
     outputs.reload()
-    clean_up(shared())
+    clean_up(deployment())
 
 
 @app.function(
-    image=weights_image,
-    secrets=[settings],
-    volumes={"/weights": weights},
-    env={"HF_XET_HIGH_PERFORMANCE": "1"},
-    timeout=60 * MINUTES,
+    image=weights_image, secrets=[settings], volumes={"/weights": weights}, env=FAST_DOWNLOAD, timeout=60 * MINUTES
 )
 def fetch_weights(engine: str = SCALING.engine) -> None:
-    """Bring the published weights of an engine to the Volume, once, at their pinned revisions."""
+    """Download the published weights of an engine to the Volume, once, at their pinned revisions."""
     if (published := weights_module(find_spec(engine))) is not None:
         published.fetch_weights(Path("/weights"), report=print)
         weights.commit()
 
 
-@app.function(
-    image=work_image,
-    secrets=[settings],
-    volumes=WEIGHTS,
-    cpu=2.0,
-    memory=4 * 1024,
-    timeout=30 * MINUTES,
-    name="make_files",
-)
-def generate_once(body: dict[str, Any], file_prefix: str, line: str) -> dict[str, Any]:
-    """One picture without a service, for `modal run modal_app.py --image …`."""
+@app.function(volumes=WEIGHTS, secrets=[settings], name="make_files", **WORK)
+def generate_once(body: dict[str, Any], file_prefix: str, channel: str) -> dict[str, Any]:
+    """One image without a service, for `modal run modal_app.py --image …`."""
     from pipeline.on_modal import one_shot
     from pipeline.on_modal.control_channel import ControlChannel
 
-    return one_shot.generate_once(body, file_prefix=file_prefix, engines=engines(), line=ControlChannel(notes, line))
+    own = ControlChannel(shared_dict, channel)
+    return one_shot.generate_once(body, file_prefix=file_prefix, settings=SETTINGS, engines=engines(), channel=own)
 
 
-def change_keys(record: ApiKey | None, revoke: str) -> tuple[str, list[tuple[str, ...]]]:
-    """Add a key of which only the hash comes here, or revoke one; the secret of its webhooks, and all keys."""
-    from pipeline.on_modal.api_keys import change
-
-    return change(Settings(), open_store(), record=record, revoke=revoke)
-
-
-# The web function: the only door, with a key of its own.
+# The web function: the only public one, with API keys of its own.
 
 
 @app.function(
@@ -343,65 +267,63 @@ def web() -> Any:
     """The same application as on one machine."""
     from pipeline.on_modal.web import web_app
 
-    return web_app(
-        deployed(),
-        store=open_store(),
-        outputs=outputs,
-        missing=(FileNotFoundError, modal.exception.NotFoundError),
-        dispatch=dispatcher(),
-    )
+    missing = (FileNotFoundError, modal.exception.NotFoundError)
+    return web_app(deployment(), outputs=outputs, missing=missing)
 
 
 @app.function(image=web_image, timeout=15 * MINUTES, **SERVICE)
 def smoke(url: str = "", webhook: str = "") -> None:
-    """Try the deployment as a customer does, through its public address, and print a table."""
+    """Test the deployment as a customer uses it, through its public address, and print a table."""
     from pipeline.on_modal.smoke_test import check
 
     deployed = url or modal.Function.from_name(NAME, "web").get_web_url() or ""
-    if check(deployed, Settings(), webhook=webhook or None, tell=print):
-        raise RuntimeError(f"{deployed} does not work; the table says where")
+    if check(deployed, SETTINGS, webhook=webhook or None, report=print):
+        raise RuntimeError(f"{deployed} does not work; see the table")
 
 
-# On the operator's own machine.
+# Entrypoints on the operator's machine.
 
 
 @app.local_entrypoint()
-def main(
-    image: str,
-    out: str = "out.glb",
-    engine: str = "",
-    render: bool = False,
-    multi_image: bool = False,
-    multi_image_mode: str = "",
-    resolution: str = "",
-    mesh_simplify: str = "",
-    texture_size: str = "",
-    seed: str = "",
-    ss_sampling_steps: str = "",
-    ss_guidance_strength: str = "",
-    slat_sampling_steps: str = "",
-    slat_guidance_strength: str = "",
-    chunk_size: str = "",
-    no_texture: bool = False,
-    splat: bool = False,
-) -> None:
-    """One picture, or several separated by commas, on a remote GPU; the files land beside `--out`."""
-    given = dict(locals())
-    from pipeline.on_modal.one_shot import run_from_terminal
-
-    fields = {name: value for name, value in given.items() if name not in ("image", "out")}
-    run_from_terminal(image, Path(out), fields, spawn=generate_once.spawn, notes=notes)
+@with_field_options
+def main(image: str, out: str = "out.glb", **fields: str | bool) -> None:
+    """Generate from one image, or from several views separated by commas; the files are written beside `--out`."""
+    run_from_terminal(image, Path(out), fields, spawn=generate_once.spawn, entries=shared_dict)
 
 
-# Kept in a list: as an attribute of this file it, and not the entrypoint, would be what `::keys` means.
-OF_KEYS: list[Any] = [keys.function(image=web_image, timeout=5 * MINUTES, **SERVICE)(change_keys)]
+def change_keys(record: ApiKey | None, revoke: str) -> Change:
+    """Add a key, of which only the hash is sent here, or revoke one; returns the webhook secret and all keys."""
+    from pipeline.on_modal.api_keys import change
+
+    return change(deployment().store, deployment().master_keys, record=record, revoke=revoke)
+
+
+def reencrypt_secrets() -> str | Rotation:
+    """Encrypt the saved buckets with the current master key."""
+    from pipeline.on_modal.api_keys import rotate
+
+    return rotate(deployment().store, deployment().master_keys)
+
+
+# Kept in a tuple: if a function was an attribute of this file, `::keys` would run it instead of the entrypoint.
+OF_KEYS: tuple[Any, ...] = tuple(
+    keys.function(image=web_image, timeout=5 * MINUTES, **SERVICE)(each) for each in (change_keys, reencrypt_secrets)
+)
 
 
 def _keys(create: str = "", revoke: str = "") -> None:
-    """Make a key, revoke one, and list all: `--create NAME`, `--revoke NAME`, or nothing."""
+    """Create a key, revoke one, or list all: `--create NAME`, `--revoke NAME`, or nothing."""
     from pipeline.on_modal.api_keys import change_from_terminal
 
-    change_from_terminal(create, revoke, change=OF_KEYS[0].remote)
+    change_from_terminal(create, revoke, settings=SETTINGS, change=OF_KEYS[0].remote)
+
+
+def _rotate_secrets() -> None:
+    """Re-encrypt the saved buckets under the current master key, so that an older one can be removed."""
+    from pipeline.on_modal.api_keys import rotate_from_terminal
+
+    rotate_from_terminal(OF_KEYS[1].remote)
 
 
 keys.local_entrypoint(name="keys")(_keys)
+keys.local_entrypoint(name="rotate_secrets")(_rotate_secrets)

@@ -1,4 +1,7 @@
-"""What a deployment's settings say about its store: where it is, and who may call from the start."""
+"""Opens the store of a deployment and creates the API key that its settings name.
+
+Separate from `pipeline.service`, so that operator commands and the supervisor start without an HTTP client.
+"""
 
 from __future__ import annotations
 
@@ -15,21 +18,21 @@ if TYPE_CHECKING:
 
 
 def open_store(settings: Settings) -> SqlStore:
-    """The deployment's store, its schema brought up to date.
+    """The deployment's store, its schema migrated to the current version.
 
     Raises:
-        StoreUnavailable: the database is away, or of a newer version.
+        StoreUnavailable: the database cannot be reached, or its schema is newer than this version.
     """
-    from pipeline.jobs.stores.sql.store import SqlStore  # SQLAlchemy is a third of a start that may do without it
+    from pipeline.jobs.stores.sql.store import SqlStore  # SQLAlchemy takes a third of the start; not all need it
 
     return SqlStore(settings.sql_url, retention=_retention_of(settings))
 
 
 def open_shared_store(settings: Settings, entries: KeyValues) -> Store:
-    """The store of a deployment whose containers share no disk: its database, or else a shared map.
+    """The store of a deployment whose containers share no disk: its database or, without one, a shared map.
 
     Raises:
-        StoreUnavailable: the database is away, or of a newer version.
+        StoreUnavailable: the database cannot be reached, or its schema is newer than this version.
     """
     if settings.database_url is not None:
         return open_store(settings)
@@ -47,13 +50,13 @@ def _retention_of(settings: Settings) -> Retention:
 
 
 def ensure_key(store: KeyStore, settings: Settings) -> str | None:
-    """See to it that somebody can call: the key of the settings exists, or else any key does.
+    """Make sure that at least one API key exists: the one of the settings or, without it, any.
 
     Returns:
-        The key that was made because there was none at all, to be shown once; None otherwise.
+        The key that was created because the store had none, to be shown once; None otherwise.
     """
     if settings.api_key is not None:
-        # Its name holds a piece of its hash: the environment's next key may exist beside this one.
+        # The name contains a part of the hash, so that the environment's next key may exist beside this one.
         plain = settings.api_key.get_secret_value()
         name = f"environment {hash_key(plain)[:6]}"
         store.add_key(key_record(plain, name=name, limits=settings.default_limits))

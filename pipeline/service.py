@@ -1,17 +1,19 @@
-"""From settings to the live parts that the service's processes share. Starts nothing by itself."""
+"""Builds the objects that the processes of a service share, from its settings. Starts nothing by itself."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import httpx
 
 from pipeline.deployment import open_store
+from pipeline.errors import DeliveryFailed
 from pipeline.jobs.model import OutboxTask
-from pipeline.jobs.store import Store
+from pipeline.jobs.store import KeyStore, Store
 from pipeline.net.egress import guarded_client
-from pipeline.settings import Settings, load_master_keys
+from pipeline.secrets import load_master_keys
+from pipeline.settings import Settings
 from pipeline.storage.base import LinkedFiles
 from pipeline.storage.encrypted_bucket import EncryptedBucket
 from pipeline.storage.links import LinkSigner
@@ -23,15 +25,15 @@ from pipeline.webhooks.signing import WebhookSigner
 
 @dataclass(frozen=True)
 class Service:
-    """The parts that the web process and the workers of one deployment share.
+    """The objects that the web process and the workers of one deployment share.
 
     Attributes:
         store: jobs, keys, outbox, ledger.
         temporary: outputs of callers without a bucket.
-        secret_box: seals and opens customers' secrets.
+        secret_box: encrypts and decrypts customers' secrets.
         signer: signs webhooks.
-        http: for every request that leaves this service; goes only where this deployment allows.
-        dispatch: told the id of each new job, where no worker polls the queue.
+        http: the client of every outgoing request; connects only to addresses that this deployment allows.
+        dispatch: called with the id of each new job, where no worker polls the queue.
     """
 
     settings: Settings
@@ -43,19 +45,17 @@ class Service:
     dispatch: Callable[[int], None] = lambda job_id: None
 
     def bucket_of(self, key_id: str) -> EncryptedBucket | None:
-        """The bucket of a key as it is now, None without one."""
-        sealed = self.store.s3_of(key_id)
-        return (
-            None
-            if sealed is None
-            else EncryptedBucket(sealed, owner=key_id, secret_box=self.secret_box, http=self.http)
-        )
+        """The bucket that is saved for a key now; None if there is none."""
+        encrypted = self.store.s3_of(key_id)
+        if encrypted is None:
+            return None
+        return EncryptedBucket(encrypted, owner=key_id, secret_box=self.secret_box, http=self.http)
 
     def webhook_dispatcher(self, body_of: Callable[[OutboxTask], bytes]) -> WebhookDispatcher:
         """The sender of webhooks.
 
         Args:
-            body_of: what a task's webhook says.
+            body_of: the body of a task's webhook.
         """
         settings = self.settings
         send = WebhookSender(
@@ -68,7 +68,7 @@ class Service:
         return WebhookDispatcher(self.store, send=send, body_of=body_of, schedule=schedule)
 
     def close(self) -> None:
-        """Let go of connections."""
+        """Close the connections."""
         self.http.close()
         self.store.close()
 
@@ -76,25 +76,27 @@ class Service:
 def open_service(
     settings: Settings,
     *,
+    master_keys: Sequence[bytes] | None = None,
     store: Store | None = None,
     temporary: LinkedFiles | None = None,
     dispatch: Callable[[int], None] = lambda job_id: None,
 ) -> Service:
-    """Everything that a process of the service works with.
+    """Build everything that a process of the service works with.
 
     Args:
+        master_keys: as `load_master_keys` returned them; loaded here by default.
         store: jobs, keys, outbox, ledger; the database of the settings by default. Closed with the service.
         temporary: outputs of callers without a bucket; the folder of the settings by default.
         dispatch: as `Service.dispatch`.
 
     Raises:
-        StoreUnavailable: the database is away, or of a newer version.
+        StoreUnavailable: the database cannot be reached, or its schema is newer than this version.
     """
-    master_keys = load_master_keys(settings)
+    master_keys = load_master_keys(settings) if master_keys is None else master_keys
     return Service(
         settings=settings,
         store=open_store(settings) if store is None else store,
-        temporary=local_outputs(settings) if temporary is None else temporary,
+        temporary=local_outputs(settings, master_keys) if temporary is None else temporary,
         secret_box=SecretBox(master_keys),
         signer=WebhookSigner(master_keys),
         http=guarded_client(settings),
@@ -102,11 +104,62 @@ def open_service(
     )
 
 
-def local_outputs(settings: Settings, *, commit: Callable[[], None] = lambda: None) -> LocalStorage:
+@dataclass(frozen=True)
+class Rotation:
+    """What `reencrypt_buckets` did.
+
+    Attributes:
+        reencrypted: how many saved buckets it encrypted anew.
+        current: how many already were encrypted with the current master key.
+        unreadable: names of the API keys whose bucket no master key decrypts; these buckets are unchanged.
+    """
+
+    reencrypted: int
+    current: int
+    unreadable: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.reencrypted} saved buckets re-encrypted, {self.current} already current"
+
+
+def unreadable_bucket(name: str) -> str:
+    """The sentence about a bucket in `Rotation.unreadable`."""
+    return f"The saved bucket of key {name!r} cannot be decrypted with this deployment's master keys; save it again."
+
+
+def reencrypt_buckets(store: KeyStore, master_keys: Sequence[bytes]) -> Rotation:
+    """Encrypt every saved bucket with the current master key, so that an older one can be removed.
+
+    Running it again changes nothing. Buckets of revoked keys are included: their jobs may still be running.
+    """
+    secret_box = SecretBox(master_keys)
+    reencrypted = current = 0
+    unreadable: list[str] = []
+    for key in store.list_keys():
+        encrypted = store.s3_of(key.id)
+        if encrypted is None:
+            continue
+        if secret_box.is_current(encrypted):
+            current += 1
+            continue
+        try:
+            renewed = secret_box.reencrypt(encrypted)
+        except DeliveryFailed:
+            unreadable.append(key.name)
+            continue
+        if store.s3_of(key.id) == encrypted:  # its owner may have saved another one, encrypted with the current key
+            store.save_s3(key.id, renewed)
+        reencrypted += 1
+    return Rotation(reencrypted, current, tuple(unreadable))
+
+
+def local_outputs(
+    settings: Settings, master_keys: Sequence[bytes], *, commit: Callable[[], None] = lambda: None
+) -> LocalStorage:
     """The temporary outputs in the folder of the settings; `commit` as for `LocalStorage`."""
     return LocalStorage(
         settings.files_dir,
-        signer=LinkSigner(load_master_keys(settings)),
+        signer=LinkSigner(master_keys),
         base_url=settings.base_url,
         lifetime_s=settings.output_lifetime_s,
         commit=commit,

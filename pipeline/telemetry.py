@@ -1,18 +1,20 @@
-"""Stage timings, traces and the form of the log. Knows nothing of what the stages do, nor where the numbers end up.
+"""Stage timings, traces and the log format. Knows nothing of what the stages do or of where the numbers are used.
 
-Traces are OpenTelemetry's, behind the extra `tracing`: until `start_tracing` has found it, everything here that makes
-a span does nothing and imports nothing. What a span says is chosen name by name where it is made; messages of errors,
-addresses and bodies are never among it.
+Traces need the extra `tracing` (OpenTelemetry): before `start_tracing` has imported it, every function here that
+records a span does nothing and imports nothing. The code that opens a span names each attribute; error messages,
+addresses and bodies are never among them.
 """
 
 from __future__ import annotations
 
+import atexit
 import logging
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Literal, TextIO
 
 if TYPE_CHECKING:
@@ -24,29 +26,24 @@ Attribute = str | int | float | bool
 SetAttributes = Callable[[Mapping[str, Attribute]], None]
 SERVICE_NAME = "image-to-3d"
 TRACEPARENT = "traceparent"
-"""The header (W3C Trace Context) that tells of a trace, and where a job's `meta` keeps the one of its submit."""
+"""The header (W3C Trace Context) that identifies a trace, and the name under which a job keeps that of its submit."""
 
 
 class StageTimer:
-    """Wall seconds by stage name, kept in the order in which the stages ran."""
+    """Wall seconds by stage name, in the order in which the stages ran."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
 
     @contextmanager
     def measure(self, stage: str) -> Iterator[None]:
-        """Add the wall time of the `with` body to `stage`, also when the body raises; a span where traces are kept."""
+        """Add the wall time of the `with` body to `stage`, also if the body raises, and record it as a span."""
         started_s = time.perf_counter()
         try:
             with span(f"stage {stage}"):
                 yield
         finally:
             self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - started_s
-
-    @property
-    def total_s(self) -> float:
-        """Seconds of all stages together."""
-        return sum(self.seconds.values())
 
 
 QUIET_LOGGERS = (
@@ -60,16 +57,16 @@ QUIET_LOGGERS = (
     "uvicorn.access",
     "numba",
 )
-"""Foreign loggers that would write addresses, and with them other people's tokens, for every request."""
+"""Loggers of libraries that would write addresses, and with them customers' tokens, for every request."""
 
 
 def configure_logging(level: str, *, stream: TextIO = sys.stderr) -> None:
-    """Write every log line of this process, foreign ones included, as one JSON object per line.
+    """Write every log message of this process, those of libraries included, as one JSON object per line.
 
-    What `structlog.contextvars` binds, such as the job's id, stands in each line. Tracebacks carry no local variables.
+    Each line contains what `structlog.contextvars` binds, such as the job's id. Tracebacks contain no local variables.
     For the service's processes; the command line keeps Python's defaults.
     """
-    import structlog  # the command line starts without it
+    import structlog  # not needed by the command line
 
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -99,8 +96,8 @@ def configure_logging(level: str, *, stream: TextIO = sys.stderr) -> None:
 
 @dataclass(frozen=True)
 class _Tracing:
-    """Where spans go. The provider is this module's own, never the process's global one: libraries that trace by
-    themselves would write the paths of signed links."""
+    """The receiver of spans. The provider belongs to this module and is never the process's global one: libraries that
+    create spans by themselves would record the paths of signed links."""
 
     provider: TracerProvider
     tracer: Tracer
@@ -110,13 +107,13 @@ _tracing: _Tracing | None = None
 
 
 def start_tracing(*, exporter: SpanExporter | None = None) -> Callable[[], None]:
-    """Keep spans from now on; OTEL_*, as the SDK reads it, says where they go, which are kept, and what the service is.
+    """Record spans from now on. The SDK reads OTEL_* for the endpoint, the sampler and the service's name.
 
     Args:
-        exporter: takes each span as soon as it ends; None sends them in batches by OTLP over HTTP.
+        exporter: gets each span as soon as it ends; None sends them in batches by OTLP over HTTP.
 
     Returns:
-        Sends what is still here and ends the tracing.
+        A function that sends the remaining spans and stops the tracing.
     """
     global _tracing
     try:
@@ -125,14 +122,16 @@ def start_tracing(*, exporter: SpanExporter | None = None) -> Callable[[], None]
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor
     except ImportError:
-        logging.getLogger(__name__).warning("traces are asked for, but the extra 'tracing' is not installed")
+        logging.getLogger(__name__).warning(
+            "an OTLP endpoint is configured, but the extra 'tracing' is not installed: no traces are sent"
+        )
         return lambda: None
     resource = Resource.create()
     if str(resource.attributes["service.name"]).startswith("unknown_service"):
         resource = resource.merge(Resource({"service.name": SERVICE_NAME}))
     provider = TracerProvider(resource=resource, shutdown_on_exit=False)
-    made = BatchSpanProcessor(OTLPSpanExporter()) if exporter is None else SimpleSpanProcessor(exporter)
-    provider.add_span_processor(made)
+    processor = BatchSpanProcessor(OTLPSpanExporter()) if exporter is None else SimpleSpanProcessor(exporter)
+    provider.add_span_processor(processor)
     _tracing = _Tracing(provider, provider.get_tracer(SERVICE_NAME))
 
     def stop() -> None:
@@ -143,6 +142,17 @@ def start_tracing(*, exporter: SpanExporter | None = None) -> Callable[[], None]
     return stop
 
 
+@cache
+def start_telemetry(log_level: str, *, is_traced: bool) -> None:
+    """Configure the log and, if wanted, start tracing; once per process, for a container that handles many inputs.
+
+    Spans are sent every few seconds; the remaining ones are sent when the process exits.
+    """
+    configure_logging(log_level)
+    if is_traced:
+        atexit.register(start_tracing())
+
+
 @contextmanager
 def span(
     name: str,
@@ -151,10 +161,10 @@ def span(
     kind: Literal["internal", "server", "consumer"] = "internal",
     parent: str | None = None,
 ) -> Iterator[SetAttributes]:
-    """Trace the `with` body; yields a function that adds attributes. Does nothing while no traces are kept.
+    """Record the `with` body as a span; yields a function that adds attributes. Does nothing without tracing.
 
     Args:
-        parent: a `traceparent` (W3C Trace Context) that came from elsewhere; None is the span around this one.
+        parent: a `traceparent` (W3C Trace Context) from another process; None means the enclosing span.
     """
     if _tracing is None:
         yield lambda _: None
@@ -173,14 +183,14 @@ def span(
     ) as current:
         try:
             yield current.set_attributes
-        except BaseException as error:  # its type alone: a message may hold an address
+        except BaseException as error:  # only its type: a message may contain an address
             current.set_attribute("error.type", type(error).__name__)
             current.set_status(StatusCode.ERROR)
             raise
 
 
 def note_on_span(attributes: Mapping[str, Attribute]) -> None:
-    """Add attributes to the span around this, where there is one."""
+    """Add attributes to the enclosing span, if there is one."""
     if _tracing is None:
         return
     from opentelemetry.trace import get_current_span

@@ -1,4 +1,4 @@
-"""What customers entrust to the service never stands in its log, its traces or its metrics, however much is told."""
+"""Customers' secrets never appear in the service's log, traces or metrics, at any log level."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ pytestmark = pytest.mark.xdist_group("s3")
 
 
 @contextmanager
-def kept_logging() -> Iterator[None]:
-    """Put the logging of the test run back afterwards."""
+def restored_logging() -> Iterator[None]:
+    """Restore the logging of the test run afterwards."""
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
     try:
@@ -48,9 +48,9 @@ def kept_logging() -> Iterator[None]:
 
 @pytest.fixture
 def log_lines() -> Iterator[io.StringIO]:
-    """The service's log, everything in it."""
+    """The service's log at level DEBUG."""
     written = io.StringIO()
-    with kept_logging():
+    with restored_logging():
         configure_logging("DEBUG", stream=written)
         yield written
 
@@ -74,24 +74,24 @@ def test_no_secret_or_signature_of_a_bucket_is_logged(log_lines: io.StringIO, tm
         assert secret not in log_lines.getvalue()
 
 
-def test_neither_a_webhooks_address_nor_its_signature_nor_its_content_is_logged(log_lines: io.StringIO):
+def test_neither_the_url_nor_the_signature_nor_the_body_of_a_webhook_is_logged(log_lines: io.StringIO):
     store = MemoryStore()
     with receiving(500) as receiver, httpx.Client() as client:
-        job = ended_job(store, f"{receiver.url}/hook?token=entrusted")
+        job = ended_job(store, f"{receiver.url}/hook?token=confidential")
         send_due_webhooks(store, WebhookSender(client, signer=SIGNER), body_of)
-        ended_job(store, "http://127.0.0.1:1/?token=entrusted")
+        ended_job(store, "http://127.0.0.1:1/?token=confidential")
         send_due_webhooks(store, WebhookSender(client, signer=SIGNER), body_of)
 
     ((headers, body),) = receiver.got
     assert f'"job_id": {job.id}' in log_lines.getvalue()
-    for secret in ("entrusted", headers["webhook-signature"], SIGNER.secret_of(job.api_key_id), body.decode()):
+    for secret in ("confidential", headers["webhook-signature"], SIGNER.secret_of(job.api_key_id), body.decode()):
         assert secret not in log_lines.getvalue()
 
 
-def test_neither_traces_nor_metrics_nor_log_of_a_running_service_tell_what_a_caller_sent(
+def test_neither_traces_nor_metrics_nor_log_of_a_running_service_contain_what_a_caller_sent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    picture = base64.b64encode(encode(draw_figure(64))).decode()
+    image = base64.b64encode(encode(draw_figure(64))).decode()
     monkeypatch.setenv("IMAGE_TO_3D_LOG_LEVEL", "DEBUG")
     monkeypatch.setenv("IMAGE_TO_3D_ALLOW_PRIVATE_ADDRESSES", "1")
     with trace_receiver() as traces, receiving(200) as receiver, httpx.Client(timeout=60) as client:
@@ -100,12 +100,12 @@ def test_neither_traces_nor_metrics_nor_log_of_a_running_service_tell_what_a_cal
             address = f"http://127.0.0.1:{port}"
             shown = re.search(r"shown this once: (\S+)", "\n".join(said))
             assert shown is not None
-            body = {"key": shown[1], "image": picture, "resolution": 64, "texture_size": 512, "no_texture": True}
-            body["webhook"] = f"{receiver.url}/hook?token=entrusted"
-            call = client.post(f"{address}/api/v6/3d/image_to_3d", json=body).json()
-            while call["status"] == "processing":
-                call = client.post(call["fetch_result"], json={"key": shown[1]}).json()
-            assert client.get(call["output"][0]).status_code == 200
+            body = {"key": shown[1], "image": image, "resolution": 64, "texture_size": 512, "no_texture": True}
+            body["webhook"] = f"{receiver.url}/hook?token=confidential"
+            answer = client.post(f"{address}/api/v6/3d/image_to_3d", json=body).json()
+            while answer["status"] == "processing":
+                answer = client.post(answer["fetch_result"], json={"key": shown[1]}).json()
+            assert client.get(answer["output"][0]).status_code == 200
             client.post(f"{address}/api/v6/3d/image_to_3d", json=body | {"key": "guessed-key"})
             while not receiver.got:
                 time.sleep(0.05)
@@ -116,9 +116,9 @@ def test_neither_traces_nor_metrics_nor_log_of_a_running_service_tell_what_a_cal
     assert {"POST", "GET", "call", "stage intake", "stage generate", "stage export", "stage deliver"} <= names
     (trace_id,) = {one.trace_id for one in traces.spans if one.name == "call"}
     assert {one.name for one in traces.spans if one.trace_id == trace_id} == names - {"GET"}
-    told = "".join(map(str, traces.resources)) + metrics + log
-    token = call["output"][0].split("/files/")[1].split("/")[0]
+    recorded = "".join(map(str, traces.resources)) + metrics + log
+    token = answer["output"][0].split("/files/")[1].split("/")[0]
     signature = receiver.got[0][0]["webhook-signature"]
-    for secret in (shown[1], "guessed-key", "entrusted", token, signature, signature[3:], picture[:60], picture[-60:]):
-        assert secret not in told
-    assert str(call["id"]) in log and str(call["id"]) in "".join(map(str, traces.spans))
+    for secret in (shown[1], "guessed-key", "confidential", token, signature, signature[3:], image[:60], image[-60:]):
+        assert secret not in recorded
+    assert str(answer["id"]) in log and str(answer["id"]) in "".join(map(str, traces.spans))

@@ -1,4 +1,4 @@
-"""Traces: one from the request through the call to its stages, across processes, and nothing where nobody asks."""
+"""Traces: one from the request through the job to its stages, across processes, and none unless configured."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from pipeline.telemetry import StageTimer, current_traceparent, note_on_span, sp
 from tests.fakes.otlp_collector import trace_receiver
 
 SUBMIT = "/api/v1/enterprise/3d/image_to_3d"
-PICTURE = "data:image/png;base64,iVBORw0KGgo="
-CALLERS_TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
-CALLERS_SPAN = "00f067aa0ba902b7"
+IMAGE = "data:image/png;base64,iVBORw0KGgo="
+CALLER_TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
+CALLER_SPAN = "00f067aa0ba902b7"
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def test_without_tracing_spans_cost_nothing_and_import_nothing() -> None:
     assert said.strip() == "None []"
 
 
-def test_a_submit_a_call_and_its_stages_are_one_trace(spans: InMemorySpanExporter, tmp_path) -> None:
+def test_a_submit_a_job_and_its_stages_are_one_trace(spans: InMemorySpanExporter, tmp_path) -> None:
     settings = Settings(
         data_dir=tmp_path, database_url=None, submit_wait_s=0, otlp_endpoint="http://127.0.0.1:1", api_key=None
     )
@@ -66,8 +66,8 @@ def test_a_submit_a_call_and_its_stages_are_one_trace(spans: InMemorySpanExporte
         return JobResult(JobState.SUCCESS, engine="preview")
 
     with TestClient(create_app(settings, service=service)) as client:
-        headers = {"authorization": f"Bearer {key}", "traceparent": f"00-{CALLERS_TRACE}-{CALLERS_SPAN}-01"}
-        body = client.post(SUBMIT, json={"image": PICTURE}, headers=headers).json()
+        headers = {"authorization": f"Bearer {key}", "traceparent": f"00-{CALLER_TRACE}-{CALLER_SPAN}-01"}
+        body = client.post(SUBMIT, json={"image": IMAGE}, headers=headers).json()
         QueueWorker(service.store, work, worker_id="w").run_one(threading.Event())
         fetched = client.post(f"/api/v1/enterprise/3d/fetch/{body['id']}", json={"key": key}).json()
         client.get("/files/secret-token/name.glb")
@@ -75,49 +75,49 @@ def test_a_submit_a_call_and_its_stages_are_one_trace(spans: InMemorySpanExporte
 
     found = by_name(spans)
     requests = [one for one in spans.get_finished_spans() if one.kind is SpanKind.SERVER]
-    submit, call, stage = requests[0], found["call"], found["stage intake"]
+    submit, job_span, stage = requests[0], found["call"], found["stage intake"]
     assert submit.attributes == {
         "http.request.method": "POST",
         "http.route": SUBMIT,
         "http.response.status_code": 200,
         "job.id": body["id"],
     }
-    assert call.attributes == {
+    assert job_span.attributes == {
         "job.id": body["id"],
         "job.attempt": 1,
         "job.outcome": "success",
         "job.engine": "preview",
     }
-    assert format(submit.context.trace_id, "032x") == CALLERS_TRACE
-    assert format(submit.parent.span_id, "016x") == CALLERS_SPAN
-    assert call.parent.span_id == submit.context.span_id and stage.parent.span_id == call.context.span_id
-    assert {one.context.trace_id for one in (call, stage)} == {submit.context.trace_id}
+    assert format(submit.context.trace_id, "032x") == CALLER_TRACE
+    assert format(submit.parent.span_id, "016x") == CALLER_SPAN
+    assert job_span.parent.span_id == submit.context.span_id and stage.parent.span_id == job_span.context.span_id
+    assert {one.context.trace_id for one in (job_span, stage)} == {submit.context.trace_id}
     assert requests[-1].attributes["http.route"] == "/files/{token}/{name}"
     assert "secret-token" not in "".join(one.to_json() for one in spans.get_finished_spans())
     assert "traceparent" not in body["meta"] and "traceparent" not in fetched["meta"]
 
 
-def test_an_error_is_told_by_its_type_and_never_by_its_message(spans: InMemorySpanExporter) -> None:
-    with pytest.raises(ValueError, match="entrusted"), span("call"):
-        raise ValueError("http://example.com/?token=entrusted")
+def test_a_span_contains_the_type_of_an_error_and_never_its_message(spans: InMemorySpanExporter) -> None:
+    with pytest.raises(ValueError, match="confidential"), span("call"):
+        raise ValueError("http://example.com/?token=confidential")
 
     (failed,) = spans.get_finished_spans()
     assert not failed.status.is_ok and failed.attributes == {"error.type": "ValueError"}
-    assert "entrusted" not in failed.to_json()
+    assert "confidential" not in failed.to_json()
 
 
-def test_a_foreign_traceparent_that_cannot_be_read_begins_a_trace_of_its_own(spans: InMemorySpanExporter) -> None:
+def test_an_invalid_traceparent_starts_a_new_trace(spans: InMemorySpanExporter) -> None:
     with span("call", parent="00-nonsense"):
         note_on_span({"job.id": 7})
         traceparent = current_traceparent()
 
-    (call,) = spans.get_finished_spans()
-    assert call.parent is None and call.attributes == {"job.id": 7}
+    (recorded,) = spans.get_finished_spans()
+    assert recorded.parent is None and recorded.attributes == {"job.id": 7}
     assert traceparent is not None
-    assert traceparent.split("-")[1:3] == [f"{call.context.trace_id:032x}", f"{call.context.span_id:016x}"]
+    assert traceparent.split("-")[1:3] == [f"{recorded.context.trace_id:032x}", f"{recorded.context.span_id:016x}"]
 
 
-def test_spans_reach_a_receiver_that_the_environment_names(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_spans_reach_the_receiver_that_the_environment_names(monkeypatch: pytest.MonkeyPatch) -> None:
     with trace_receiver() as receiver:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.url)
         monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=test")
@@ -128,6 +128,6 @@ def test_spans_reach_a_receiver_that_the_environment_names(monkeypatch: pytest.M
 
     assert Settings().is_traced
     (resource,) = receiver.resources
-    told = {pair.key: pair.value.string_value for pair in resource.resource.attributes}
+    described = {pair.key: pair.value.string_value for pair in resource.resource.attributes}
     assert receiver.paths == ["/v1/traces"] and [one.name for one in receiver.spans] == ["call"]
-    assert told["service.name"] == "image-to-3d" and told["deployment.environment.name"] == "test"
+    assert described["service.name"] == "image-to-3d" and described["deployment.environment.name"] == "test"

@@ -136,9 +136,9 @@ class Context:
             )
             if kind in ("model", "companion", "turntable")
         ]
-        sealed = None if parameters.get("temp") else self.store.s3_of(job.api_key_id)
-        if sealed is not None:
-            bucket = decrypt_bucket(sealed, owner=job.api_key_id, secret_box=self.service.secret_box)
+        encrypted = None if parameters.get("temp") else self.store.s3_of(job.api_key_id)
+        if encrypted is not None:
+            bucket = decrypt_bucket(encrypted, owner=job.api_key_id, secret_box=self.service.secret_box)
             return [bucket.url_of(name) for name in names]
         temporary = self.service.temporary
         return temporary.predict_urls(names, file_prefix=job.file_prefix, created_at=job.created_at)

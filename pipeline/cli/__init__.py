@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli import engines, fetch_weights, generate, inspect, jobs, keys, serve, usage
+from pipeline.cli import engines, fetch_weights, generate, inspect, jobs, keys, secrets, serve, usage
 from pipeline.version import __version__
 
 app = typer.Typer(
@@ -29,7 +29,7 @@ def root(
     """Turn images into textured 3D files, or serve the HTTP endpoint that does."""
 
 
-for module in (generate, inspect, engines, fetch_weights, serve, keys, jobs, usage):
+for module in (generate, inspect, engines, fetch_weights, serve, keys, secrets, jobs, usage):
     module.register(app)
 
 

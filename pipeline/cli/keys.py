@@ -33,7 +33,7 @@ def create(
 ) -> None:
     """Create an API key and print it, this once, with the secret that signs its webhooks."""
     from pipeline.jobs.api_keys import make_key
-    from pipeline.settings import load_master_keys
+    from pipeline.secrets import load_master_keys
     from pipeline.webhooks.signing import WebhookSigner
 
     settings = settings_for(data)

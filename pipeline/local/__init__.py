@@ -1,1 +1,1 @@
-"""The service on one machine: a web process, worker processes, and their supervisor."""
+"""The service on one machine: a web process, worker processes and their supervisor."""

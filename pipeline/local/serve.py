@@ -1,7 +1,7 @@
-"""The service on one machine: a web process and its workers, kept running by this one.
+"""The service on one machine: this process supervises a web process and worker processes.
 
-Knows nothing of what the processes do: it starts `python -m pipeline.local.web` and `python -m pipeline.local.worker`, starts them
-again when they end, and lets a dead worker's jobs go at once rather than when their leases expire.
+Knows nothing of what they do: it starts `python -m pipeline.local.web` and `python -m pipeline.local.worker`, restarts
+them when they exit, and expires the leases of a dead worker at once.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ from pipeline.deployment import ensure_key, open_store
 from pipeline.errors import StoreUnavailable
 from pipeline.jobs.store import JobStore
 from pipeline.local.supervisor import ProcessSlot, Supervisor, stop_on_signals
-from pipeline.settings import Settings, load_master_keys
+from pipeline.secrets import load_master_keys
+from pipeline.settings import Settings
 
 READY_WAIT_S = 60.0
 STOP_MARGIN_S = 10.0
-"""On top of the grace for running calls: what a process may need to put its things away."""
+"""Time for a process to exit, in addition to the grace period of running jobs."""
 
 log = structlog.get_logger()
 
@@ -36,54 +37,56 @@ def serve(settings: Settings, *, announce: Callable[[str], None], open_browser: 
     """Run the service until SIGTERM or SIGINT; no process is left when this returns.
 
     Args:
-        announce: prints a line for whoever started the service.
-        open_browser: show the playground once it is there.
+        announce: prints a line for the operator.
+        open_browser: open the playground in a browser when the service is ready.
 
     Raises:
-        StoreUnavailable: the database is away.
+        StoreUnavailable: the database cannot be reached.
     """
     stop = stop_on_signals()
     settings.data_dir.mkdir(parents=True, exist_ok=True)
-    load_master_keys(settings)  # made before two processes want one
+    load_master_keys(settings)  # generated, if need be, before several processes start
     store = open_store(settings)
     try:
-        made = ensure_key(store, settings)
-        if made is not None:
-            announce(f"API key for development, shown this once: {made}")
-            announce("Make real ones with: image-to-3d keys create NAME")
+        created = ensure_key(store, settings)
+        if created is not None:
+            announce(f"API key for development, shown this once: {created}")
+            announce("Create further keys with: image-to-3d keys create NAME")
         threading.Thread(
             target=_announce_when_ready, args=(settings, announce, open_browser, stop), daemon=True
         ).start()
         run_id = f"{socket.gethostname()}-{secrets.token_hex(4)}"
-        children = [_web(settings), *(_worker(settings, store, run_id, place) for place in range(settings.workers))]
-        Supervisor(children, stop_s=settings.stop_grace_s + STOP_MARGIN_S).run(stop)
+        workers = (_worker(settings, store, run_id, number) for number in range(settings.workers))
+        Supervisor([_web(settings), *workers], stop_s=settings.stop_grace_s + STOP_MARGIN_S).run(stop)
     finally:
         store.close()
 
 
 def _web(settings: Settings) -> ProcessSlot:
     command = [sys.executable, "-m", "pipeline.local.web", *_common(settings)]
-    return ProcessSlot("web", command=lambda _: command, on_death=lambda _: None)
+    return ProcessSlot("web", command=lambda _: command, on_exit=lambda _: None)
 
 
-def _worker(settings: Settings, store: JobStore, run_id: str, place: int) -> ProcessSlot:
-    """One worker's place; each process in it has an id of its own, so that a lease names one process."""
+def _worker(settings: Settings, store: JobStore, run_id: str, number: int) -> ProcessSlot:
+    """The slot of one worker; each process in it has its own id, so that a lease names one process."""
 
     def name(start: int) -> str:
-        return f"{run_id}-{place}-{start}"
+        return f"{run_id}-{number}-{start}"
 
-    def release(start: int) -> None:
+    def expire_leases(start: int) -> None:
         try:
-            released = store.expire_leases(name(start))
-        except StoreUnavailable as error:  # then their leases expire by themselves
-            log.warning("jobs of a dead worker not released", worker_id=name(start), reason=str(error))
+            expired = store.expire_leases(name(start))
+        except StoreUnavailable as error:  # they expire by themselves
+            log.warning("leases of a dead worker not expired", worker_id=name(start), reason=str(error))
         else:
-            if released:
-                log.warning("jobs of a dead worker released", worker_id=name(start), jobs=released)
+            if expired:
+                log.warning("leases of a dead worker expired", worker_id=name(start), jobs=expired)
 
     engine = ["--engine", settings.engine, "--weights", settings.weights]
     base = [sys.executable, "-m", "pipeline.local.worker", *_common(settings), *engine]
-    return ProcessSlot(f"worker {place}", command=lambda start: [*base, "--worker-id", name(start)], on_death=release)
+    return ProcessSlot(
+        f"worker {number}", command=lambda start: [*base, "--worker-id", name(start)], on_exit=expire_leases
+    )
 
 
 def _common(settings: Settings) -> list[str]:
@@ -102,7 +105,7 @@ def _announce_when_ready(
                 break
         except (urllib.error.URLError, OSError):
             if time.monotonic() > deadline_s:
-                announce(f"{address} does not answer yet; see the log")
+                announce(f"{address} does not answer after {READY_WAIT_S:g} s; see the log")
                 return
             time.sleep(0.05)
     if stop.is_set():

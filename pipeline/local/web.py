@@ -1,4 +1,4 @@
-"""The web process: `python -m pipeline.local.web` serves the API until told to stop, or until its parent is gone."""
+"""The web process: `python -m pipeline.local.web` serves the API until it is told to stop or its parent exits."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ KEEP_ALIVE_S = 75
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Entry point of the process; uvicorn itself listens to SIGTERM and SIGINT."""
+    """Entry point of the process; uvicorn itself handles SIGTERM and SIGINT."""
     parser = argparse.ArgumentParser(prog="python -m pipeline.local.web", description=__doc__)
     parser.add_argument("--data", type=Path, help="folder of the deployment's data")
     parser.add_argument("--host")
     parser.add_argument("--port", type=int)
-    parser.add_argument("--parent-pid", type=int, help="end when this process, the parent, has ended")
+    parser.add_argument("--parent-pid", type=int, help="exit when this process, the parent, exits")
     options = parser.parse_args(argv)
     given = {"data_dir": options.data, "host": options.host, "port": options.port}
     settings = Settings(**{name: value for name, value in given.items() if value is not None})
@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     server = uvicorn.Server(config)
     call_when_orphaned(lambda: setattr(server, "should_exit", True), parent_pid=options.parent_pid)
-    stop_on_signals()  # uvicorn raises the signal that ended it once more, for the handler before its own
+    stop_on_signals()  # uvicorn raises the signal that stopped it again, for the handler before its own
     stop_tracing = start_tracing() if settings.is_traced else lambda: None
     try:
         server.run()

@@ -1,7 +1,7 @@
-"""A worker process: takes calls from the store and runs them; beside that it sends webhooks and cleans up.
+"""A worker process: claims jobs from the store and runs them; threads beside it send webhooks and clean up.
 
-Wiring alone: the loop is `pipeline.jobs.worker_loop`, the call `pipeline.run_job`, the webhooks `pipeline.webhooks.sender`. Several
-workers run side by side without knowing of each other; each may be killed at any moment.
+Only the wiring: `pipeline.jobs.worker_loop` is the loop, `pipeline.run_job` runs a job, and
+`pipeline.webhooks.sender` sends webhooks. Several workers may run without knowing of each other; each may be killed at any moment.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from pipeline.errors import ImageTo3DError
 from pipeline.job_handler import JobHandler, clean, folder_of, webhook_dispatcher
 from pipeline.jobs.worker_loop import QueueWorker
 from pipeline.local.supervisor import call_when_orphaned, stop_on_signals
+from pipeline.secrets import load_master_keys
 from pipeline.service import local_outputs, open_service
 from pipeline.settings import Settings
 from pipeline.stages.deliver import retry_uploads
@@ -31,59 +32,62 @@ from pipeline.telemetry import configure_logging, start_tracing
 CLEAN_EVERY_S = 60.0
 UPLOAD_EVERY_S = 5.0
 MIN_FREE_BYTES = 64 << 20
-"""With less room no call is taken: it could not keep its files, and would fail, and after it the whole queue."""
+"""With less free space, no job is claimed: it could not store its files and would fail, as would the whole queue."""
 EX_SOFTWARE = 70
 
 log = structlog.get_logger()
 
 
-def has_room(folder: Path) -> bool:
-    """Whether the disk that a folder is on has room for the files of a call."""
+def has_space(folder: Path) -> bool:
+    """Whether the disk of a folder has space for the files of a job."""
     try:
         free_bytes = shutil.disk_usage(folder).free
     except FileNotFoundError:
-        return True  # it is made by the first call
+        return True  # the first job creates it
     return free_bytes >= MIN_FREE_BYTES
 
 
-def repeat(duty: Callable[[], object], *, every_s: float, stop: threading.Event) -> None:
-    """Do something again and again until told to stop; what it raises is logged, and it is tried again."""
+def repeat(task: Callable[[], object], *, every_s: float, stop: threading.Event) -> None:
+    """Run a task periodically until told to stop; its errors are logged."""
     while not stop.wait(every_s):
         try:
-            duty()
+            task()
         except ImageTo3DError as error:
-            log.warning("duty put off", duty=getattr(duty, "__name__", ""), reason=str(error))
+            log.warning("periodic task failed, will be retried", task=getattr(task, "__name__", ""), reason=str(error))
         except Exception:
-            log.exception("duty failed")
+            log.exception("periodic task failed", task=getattr(task, "__name__", ""))
 
 
 def run_worker(settings: Settings, *, worker_id: str, stop: threading.Event) -> None:
-    """Work until told to stop, or until a restart is wished for.
+    """Run jobs until told to stop or until a restart is requested.
 
     Raises:
-        StoreUnavailable: the database is away at the start.
+        StoreUnavailable: the database cannot be reached at the start.
     """
-    outputs = local_outputs(settings)
-    here = open_service(settings, temporary=outputs)
+    master_keys = load_master_keys(settings)
+    outputs = local_outputs(settings, master_keys)
+    service = open_service(settings, master_keys=master_keys, temporary=outputs)
     engines = LocalEngines(settings.engine, weights=settings.weights, arguments=settings.engine_arguments)
-    is_over = threading.Event()
+    is_finished = threading.Event()
 
-    def retry() -> None:
-        retry_uploads(here.store, temporary=outputs, bucket_of=here.bucket_of)
+    def retry_late_uploads() -> None:
+        retry_uploads(service.store, temporary=outputs, bucket_of=service.bucket_of)
 
     def clean_up() -> None:
-        clean(here.store, outputs, settings.work_dir)
+        clean(service.store, outputs, settings.work_dir)
 
-    duties = [
-        threading.Thread(target=webhook_dispatcher(here).run, args=(is_over,), name="webhooks"),
-        threading.Thread(target=repeat, args=(retry,), kwargs={"every_s": UPLOAD_EVERY_S, "stop": is_over}),
-        threading.Thread(target=repeat, args=(clean_up,), kwargs={"every_s": CLEAN_EVERY_S, "stop": is_over}),
+    threads = [
+        threading.Thread(target=webhook_dispatcher(service).run, args=(is_finished,), name="webhooks"),
+        threading.Thread(
+            target=repeat, args=(retry_late_uploads,), kwargs={"every_s": UPLOAD_EVERY_S, "stop": is_finished}
+        ),
+        threading.Thread(target=repeat, args=(clean_up,), kwargs={"every_s": CLEAN_EVERY_S, "stop": is_finished}),
     ]
-    for duty in duties:
-        duty.start()
+    for thread in threads:
+        thread.start()
     worker = QueueWorker(
-        here.store,
-        JobHandler(here, outputs, lambda job, engine: partial(engines.generate, engine)),
+        service.store,
+        JobHandler(service, outputs, lambda job, engine: partial(engines.generate, engine)),
         worker_id=worker_id,
         on_end=lambda job: shutil.rmtree(folder_of(job, settings.work_dir), ignore_errors=True),
         engine=settings.engine,
@@ -91,15 +95,15 @@ def run_worker(settings: Settings, *, worker_id: str, stop: threading.Event) -> 
         stop_grace_s=settings.stop_grace_s,
         timeout_s=settings.call_timeout_s,
         on_timeout=lambda: os._exit(EX_SOFTWARE),
-        is_able=lambda: has_room(settings.data_dir),
+        is_able=lambda: has_space(settings.data_dir),
     )
     try:
         worker.run(stop)
     finally:
-        is_over.set()
-        for duty in duties:
-            duty.join()
-        here.close()
+        is_finished.set()
+        for thread in threads:
+            thread.join()
+        service.close()
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -108,10 +112,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, help="folder of the deployment's data")
     parser.add_argument("--host", help="where the web process listens, for the URLs of files")
     parser.add_argument("--port", type=int)
-    parser.add_argument("--engine", help="engine of calls that name none")
+    parser.add_argument("--engine", help="engine of requests that name none")
     parser.add_argument("--weights", help="folder of the engines' weights")
-    parser.add_argument("--worker-id", help="unique over all workers ever started; drawn when left out")
-    parser.add_argument("--parent-pid", type=int, help="end when this process, the parent, has ended")
+    parser.add_argument("--worker-id", help="unique among all workers ever started; random by default")
+    parser.add_argument("--parent-pid", type=int, help="exit when this process, the parent, exits")
     options = parser.parse_args(argv)
     given = {"data_dir": options.data, "host": options.host, "port": options.port}
     given |= {"engine": options.engine, "weights": options.weights}
@@ -120,7 +124,7 @@ def main(argv: list[str] | None = None) -> None:
     stop = stop_on_signals()
     call_when_orphaned(stop.set, parent_pid=options.parent_pid)
     worker_id = options.worker_id or f"{socket.gethostname()}-{secrets.token_hex(4)}"
-    log.info("worker starts", worker_id=worker_id, engine=settings.engine)
+    log.info("worker started", worker_id=worker_id, engine=settings.engine)
     stop_tracing = start_tracing() if settings.is_traced else lambda: None
     try:
         run_worker(settings, worker_id=worker_id, stop=stop)

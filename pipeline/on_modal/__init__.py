@@ -1,1 +1,1 @@
-"""The service where containers come and go: what each kind of them does, with what a vendor gives handed in."""
+"""The service on Modal: what each kind of container does. Modal's objects are passed in; nothing here imports Modal."""

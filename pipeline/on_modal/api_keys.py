@@ -1,64 +1,96 @@
-"""Callers' keys of a deployment, changed from the operator's machine: the key itself never leaves it."""
+"""Changes a deployment's API keys, and re-encrypts its secrets, from the operator's machine.
+
+A new key itself never leaves that machine: a container gets its hash.
+"""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
 from pipeline.errors import ImageTo3DError, NotFound
 from pipeline.jobs.api_keys import make_key
 from pipeline.jobs.model import ApiKey
 from pipeline.jobs.store import Store
-from pipeline.settings import Settings, load_master_keys
+from pipeline.service import Rotation, reencrypt_buckets, unreadable_bucket
+from pipeline.settings import Settings
 from pipeline.webhooks.signing import WebhookSigner
 
 Change = tuple[str, list[tuple[str, ...]]]
 COLUMNS = ("NAME", "KEY", "CREATED (UTC)", "STATE")
 
 
-def change(settings: Settings, store: Store, *, record: ApiKey | None, revoke: str) -> Change:
-    """Add a key, or revoke the one of a name; in a container.
+def change(store: Store, master_keys: Sequence[bytes], *, record: ApiKey | None, revoke: str) -> Change:
+    """Add a key, or revoke the key of a name; runs in a container.
 
     Returns:
-        The secret of the new key's webhooks or "", and a row for each key. A refusal is a row of one sentence alone:
-        an error would come with a traceback.
+        The webhook secret of the new key or "", and a row for each key. A refusal is a single row of one sentence,
+        because Modal would print an exception with its traceback.
     """
     try:
         secret = ""
         if record is not None:
             store.add_key(record)
-            secret = WebhookSigner(load_master_keys(settings)).secret_of(record.id)
+            secret = WebhookSigner(master_keys).secret_of(record.id)
         if revoke:
             found = [key for key in store.list_keys() if revoke in (key.name, key.id) and key.revoked_at is None]
             if not found:
-                raise NotFound(f"There is no key in use named {revoke!r}.")
+                raise NotFound(f"There is no active key named {revoke!r}.")
             store.revoke_key(found[0].id)
         return secret, [_row(key) for key in store.list_keys()]
     except ImageTo3DError as error:
         return "", [(str(error),)]
 
 
-def change_from_terminal(create: str, revoke: str, *, change: Callable[[ApiKey | None, str], Change]) -> None:
-    """The whole command: change, then print what there is.
+def change_from_terminal(
+    create: str, revoke: str, *, settings: Settings, change: Callable[[ApiKey | None, str], Change]
+) -> None:
+    """Run the whole command: change the keys, then print them.
 
     Args:
-        change: does it in a container.
+        settings: their default limits become those of the new key.
+        change: runs `change` in a container.
     """
-    plain, record = make_key(create, limits=Settings().default_limits) if create else ("", None)
+    plain, record = make_key(create, limits=settings.default_limits) if create else ("", None)
     secret, rows = change(record, revoke)
     if len(rows) == 1 and len(rows[0]) == 1:
         sys.stderr.write(f"error: {rows[0][0]}\n")
         raise SystemExit(1)
     if record is not None:
         sys.stdout.write(f"{plain}\n")
-        sys.stderr.write(f"Keep it: it is not shown again. Its webhooks are signed with {secret}\n")
+        sys.stderr.write(f"Save it: it is not shown again. Its webhooks are signed with {secret}\n")
         return
     table = [COLUMNS, *rows]
     widths = [max(len(row[column]) for row in table) for column in range(len(COLUMNS))]
     for row in table:
         line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
         sys.stdout.write(f"{line.rstrip()}\n")
+
+
+def rotate(store: Store, master_keys: Sequence[bytes]) -> str | Rotation:
+    """Re-encrypt the saved buckets; runs in a container. A refusal is returned as a sentence, as `change` does."""
+    try:
+        return reencrypt_buckets(store, master_keys)
+    except ImageTo3DError as error:
+        return str(error)
+
+
+def rotate_from_terminal(rotate: Callable[[], str | Rotation]) -> None:
+    """Run the whole command: re-encrypt, then print how many buckets there were.
+
+    Args:
+        rotate: runs `rotate` in a container.
+    """
+    rotation = rotate()
+    if isinstance(rotation, str):
+        sys.stderr.write(f"error: {rotation}\n")
+        raise SystemExit(1)
+    sys.stdout.write(f"{rotation}\n")
+    for name in rotation.unreadable:
+        sys.stderr.write(f"error: {unreadable_bucket(name)}\n")
+    if rotation.unreadable:
+        raise SystemExit(1)
 
 
 def _row(key: ApiKey) -> tuple[str, ...]:

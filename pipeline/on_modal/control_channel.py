@@ -1,7 +1,7 @@
-"""What the two sides of a remote generation tell each other while it runs. Knows no vendor.
+"""What the two sides of a remote generation tell each other while it runs. Knows nothing of Modal.
 
-The line is a few entries of a shared map: progress goes one way, the wish to stop the other, and the name of the
-running call stands there for a caller who has to take it up again.
+The channel consists of a few entries in a shared dictionary: progress in one direction, a cancellation request in the
+other, and the id of the remote call, so that a later attempt at the same job can find it.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from pipeline.errors import Cancelled, ImageTo3DError
 from pipeline.on_modal.shared_dict import SharedDict
 
 HEARTBEAT_INTERVAL_S = 1.0
-"""Pause between two looks at the line: how late progress is seen and a cancel is heard."""
+"""Pause between two heartbeats of the channel: the delay of progress and of a cancellation request."""
 
 log = structlog.get_logger()
 
-Heard = TypeVar("Heard")
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A generation that failed, as a value: raised, it would be run again and paid for again.
+    """A failed generation as a return value: if it were raised, Modal would run, and charge for, the input again.
 
     Attributes:
-        error: what the caller raises.
-        retry_on_other_container: the container is to blame; another one may do it.
-        gpu_seconds: seconds of accelerator time, as a `Generation` has them.
+        error: what the client raises.
+        retry_on_other_container: the container caused the failure; another one may succeed.
+        gpu_seconds: seconds of GPU time, as in a `Generation`.
     """
 
     error: ImageTo3DError
@@ -40,101 +40,101 @@ class Failure:
 
 
 class ControlChannel:
-    """One generation's entries.
+    """The entries of one generation.
 
     Args:
-        name: unique to the generation, the same for every attempt at it.
+        name: unique to the generation and the same for every attempt at it.
     """
 
-    def __init__(self, notes: SharedDict, name: str) -> None:
-        self._notes = notes
+    def __init__(self, entries: SharedDict, name: str) -> None:
+        self._entries = entries
         self.name = name
 
-    def say(self, progress: Any) -> None:
-        """Tell how far the work is."""
-        self._notes.put(f"{self.name}/progress", progress)
+    def report(self, progress: Any) -> None:
+        """Publish the progress."""
+        self._entries.put(f"{self.name}/progress", progress)
 
-    def progress(self, at_first: Any) -> Any:
-        """How far the work is; `at_first` until the other side has said anything."""
-        return self._notes.get(f"{self.name}/progress", at_first)
+    def progress(self, default: Any) -> Any:
+        """The progress that was published last, or `default`."""
+        return self._entries.get(f"{self.name}/progress", default)
 
-    def cancel(self) -> None:
-        """Ask the other side to stop."""
-        self._notes.put(f"{self.name}/cancel", True)
+    def request_cancel(self) -> None:
+        """Ask the container to stop."""
+        self._entries.put(f"{self.name}/cancel", True)
 
-    def is_cancelled(self) -> bool:
-        """Whether the caller wants it to stop."""
-        return self._notes.get(f"{self.name}/cancel", False)
+    def is_cancel_requested(self) -> bool:
+        """Whether the container is asked to stop."""
+        return self._entries.get(f"{self.name}/cancel", False)
 
-    def note_call(self, call_id: str) -> None:
-        """Keep the name of the remote call."""
-        self._notes.put(f"{self.name}/call", call_id)
+    def save_call_id(self, call_id: str) -> None:
+        """Keep the id of the remote call."""
+        self._entries.put(f"{self.name}/call", call_id)
 
-    def noted_call(self) -> str | None:
-        """The name of the remote call that was kept last."""
-        return self._notes.get(f"{self.name}/call")
+    def saved_call_id(self) -> str | None:
+        """The id of the remote call that was saved last."""
+        return self._entries.get(f"{self.name}/call")
 
     def clear_messages(self) -> None:
-        """Drop what the sides told each other; the name of the remote call stays."""
+        """Delete progress and cancellation request; the id of the remote call stays."""
         for entry in ("progress", "cancel"):
-            self._notes.pop(f"{self.name}/{entry}", None)
+            self._entries.pop(f"{self.name}/{entry}", None)
 
     def clear(self) -> None:
-        """Leave no entry behind."""
+        """Delete all entries."""
         self.clear_messages()
-        self._notes.pop(f"{self.name}/call", None)
+        self._entries.pop(f"{self.name}/call", None)
 
 
-def best_effort(look: Callable[[], Heard], otherwise: Heard) -> Heard:
-    """What a look at a line brings, or `otherwise`: a line that is down costs progress, never the generation."""
+def best_effort(operation: Callable[[], Value], default: Value) -> Value:
+    """The result of an operation on a channel, or `default` if it fails: channel errors never fail a generation."""
     try:
-        return look()
-    except Exception as error:  # noqa: BLE001  # whatever the map's client raises, at every look again
-        log.warning("line is down", reason=f"{type(error).__name__}: {error}")
-        return otherwise
+        return operation()
+    except Exception as error:  # noqa: BLE001  # whatever the dictionary's client raises; the next heartbeat tries again
+        log.warning("control channel failed", reason=f"{type(error).__name__}: {error}")
+        return default
 
 
 class ProgressReporter:
-    """The container's end of a line: the engine's steps never wait for it."""
+    """The container's end of a channel. A thread reads and writes it, so the engine's steps never wait for it."""
 
-    def __init__(self, line: ControlChannel, *, heartbeat_interval_s: float = HEARTBEAT_INTERVAL_S) -> None:
-        self._line = line
-        self._beat_s = heartbeat_interval_s
+    def __init__(self, channel: ControlChannel, *, heartbeat_interval_s: float = HEARTBEAT_INTERVAL_S) -> None:
+        self._channel = channel
+        self._heartbeat_interval_s = heartbeat_interval_s
         self._progress: Any = None
-        self._said: Any = None
-        self._is_cancelled = False
-        self._is_over = threading.Event()
-        self._thread = threading.Thread(target=self._keep, name="line", daemon=True)
+        self._published: Any = None
+        self._is_cancel_requested = False
+        self._is_finished = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="control-channel", daemon=True)
 
     def report(self, progress: Any) -> None:
-        """Say how far the work is; costs nothing, the beat writes it."""
+        """Set the progress; the next heartbeat publishes it."""
         self._progress = progress
 
     def on_step(self, share: float) -> None:
         """An `OnStep`.
 
         Raises:
-            Cancelled: the caller wants it to stop.
+            Cancelled: the client asked the container to stop.
         """
         self.report(share)
-        if self._is_cancelled:
-            raise Cancelled("The call was cancelled.")
+        if self._is_cancel_requested:
+            raise Cancelled("The job was cancelled.")
 
     def __enter__(self) -> ProgressReporter:
         self._thread.start()
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._is_over.set()
+        self._is_finished.set()
         self._thread.join()
 
-    def _keep(self) -> None:
-        while not self._is_over.wait(self._beat_s):
-            best_effort(self._say, None)
-            self._is_cancelled = best_effort(self._line.is_cancelled, self._is_cancelled)
+    def _run(self) -> None:
+        while not self._is_finished.wait(self._heartbeat_interval_s):
+            best_effort(self._publish, None)
+            self._is_cancel_requested = best_effort(self._channel.is_cancel_requested, self._is_cancel_requested)
 
-    def _say(self) -> None:
+    def _publish(self) -> None:
         progress = self._progress
-        if progress != self._said:
-            self._line.say(progress)
-            self._said = progress
+        if progress != self._published:
+            self._channel.report(progress)
+            self._published = progress

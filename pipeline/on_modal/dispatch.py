@@ -1,8 +1,8 @@
-"""Handing jobs over one by one, where no worker polls the queue. Knows nothing of who takes them.
+"""Dispatches jobs one by one, for deployments where no worker polls the queue. Knows nothing of what runs them.
 
-A hand-over may be lost at any point: before it is made, after it is made and before it is noted, or with the process
-that it started. None of this loses a job: what waits without a hand-over under way is handed over again, and whoever
-comes second finds the job taken.
+A dispatch may be lost at any point: before it is made, after it is made and before it is recorded, or with the process
+that it started. None of this loses a job: a waiting job without a dispatch in flight is dispatched again, and a second
+process finds that the job is claimed.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from pipeline.jobs.store import JobStore
 from pipeline.on_modal.shared_dict import SharedDict
 
 LOST_AFTER_S = 30.0
-"""How long a job may wait before anybody asks what became of its hand-over."""
+"""How long a job may wait before its dispatch is checked."""
 PAGE = 200
 
 log = structlog.get_logger()
 
 
 class Dispatcher:
-    """Hands jobs over and remembers to whom.
+    """Dispatches jobs and remembers the id of each dispatch.
 
     Args:
-        spawn: hands a job over, returns the hand-over's name.
-        is_in_flight: whether a hand-over of this name waits or runs; may raise what it ended in.
-        notes: where names are kept while their jobs have not ended.
+        spawn: dispatches a job; returns the id of the dispatch.
+        is_in_flight: whether a dispatch waits or runs; may raise the error that it ended with.
+        entries: where ids are kept until their jobs have ended.
         clock: seconds since 1970.
     """
 
@@ -38,31 +38,31 @@ class Dispatcher:
         spawn: Callable[[int], str],
         *,
         is_in_flight: Callable[[str], bool],
-        notes: SharedDict,
+        entries: SharedDict,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._spawn = spawn
-        self._is_under_way = is_in_flight
-        self._notes = notes
+        self._is_in_flight = is_in_flight
+        self._entries = entries
         self._clock = clock
 
     def __call__(self, job_id: int) -> None:
-        """Hand a job over. A failure is no error of the job's: `dispatch_waiting` makes up for it."""
+        """Dispatch a job. A failure is only logged: `dispatch_waiting` dispatches the job later."""
         try:
-            self._notes.put(_note_of(job_id), self._spawn(job_id))
+            self._entries.put(_entry_of(job_id), self._spawn(job_id))
         except Exception:
-            log.exception("job not handed over", job_id=job_id)
+            log.exception("job not dispatched", job_id=job_id)
 
     def made_progress(self, job: Job) -> bool:
-        """Whether the death of a job's process is no sign against the job: it came further than the one before."""
-        before = self._notes.get(f"died/{job.id}")
-        self._notes.put(f"died/{job.id}", job.progress.stage)
+        """Whether the attempt that died got further than the one before; then it is not counted against the job."""
+        before = self._entries.get(f"died/{job.id}")
+        self._entries.put(f"died/{job.id}", job.progress.stage)
         return job.progress.stage != before
 
     def forget(self, job_id: int) -> None:
-        """Drop what was noted of a job that has ended."""
-        self._notes.pop(_note_of(job_id), None)
-        self._notes.pop(f"died/{job_id}", None)
+        """Delete the entries of a job that has ended."""
+        self._entries.pop(_entry_of(job_id), None)
+        self._entries.pop(f"died/{job_id}", None)
 
     def dispatch_waiting(
         self,
@@ -72,48 +72,48 @@ class Dispatcher:
         lost_after_s: float = LOST_AFTER_S,
         limit: int | None = None,
     ) -> int:
-        """Hand over again what waits, or whose lease has run out, with no hand-over under way; the oldest first.
+        """Dispatch jobs again that wait, or whose lease has expired, without a dispatch in flight; oldest first.
 
         Args:
             api_key_id: only this key's jobs.
-            limit: at most so many.
+            limit: the maximum number.
 
         Returns:
-            How many.
+            How many were dispatched.
         """
         now = self._clock()
         waiting = [
             job
             for state in (JobState.RUNNING, JobState.QUEUED)
             for job in _jobs_in(store, state, api_key_id=api_key_id)
-            if now - _waits_since(job) > lost_after_s
+            if now - _waiting_since(job) > lost_after_s
         ]
         dispatched = 0
         for job in sorted(waiting, key=lambda job: job.seq):
-            name = self._notes.get(_note_of(job.id))
-            if name is not None and self._goes_on(name):
+            dispatch_id = self._entries.get(_entry_of(job.id))
+            if dispatch_id is not None and self._may_be_in_flight(dispatch_id):
                 continue
-            log.info("job handed over again", job_id=job.id, state=str(job.state))
+            log.info("job dispatched again", job_id=job.id, state=str(job.state))
             self(job.id)
             dispatched += 1
             if dispatched == limit:
                 break
         return dispatched
 
-    def _goes_on(self, name: str) -> bool:
-        """Whether a hand-over waits or runs; asked about one that ended in an error, a platform raises that error."""
+    def _may_be_in_flight(self, dispatch_id: str) -> bool:
+        """Whether a dispatch waits or runs; Modal raises the error of one that ended with an error."""
         try:
-            return self._is_under_way(name)
+            return self._is_in_flight(dispatch_id)
         except Exception:
-            log.warning("hand-over ended in an error", hand_over=name, exc_info=True)
+            log.warning("dispatch ended with an error", dispatch=dispatch_id, exc_info=True)
             return False
 
 
-def _note_of(job_id: int) -> str:
+def _entry_of(job_id: int) -> str:
     return f"dispatch/{job_id}"
 
 
-def _waits_since(job: Job) -> float:
+def _waiting_since(job: Job) -> float:
     return job.created_at if job.lease_expires_at is None else job.lease_expires_at
 
 

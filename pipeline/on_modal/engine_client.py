@@ -1,10 +1,11 @@
-"""The caller's side of a remote generation: the `generate` of `call.run_job` for an engine in another container."""
+"""The client side of a remote generation: the `generate` of `run_job` for an engine in another container."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
 import structlog
@@ -16,73 +17,89 @@ from pipeline.on_modal.control_channel import ControlChannel, Failure, best_effo
 
 POLL_S = 0.5
 STOP_GRACE_S = 10.0
-"""How long a generation that was asked to stop may go on before it is ended from outside."""
-AWAKE_S = 120.0
-"""How long a generation is held back for a container that was told to start. Sent at once, it would be one more call
-that waits, and a scaler that looks at what waits would start one more container for it."""
+"""How long a generation may continue after a cancellation request before its remote call is cancelled."""
+START_TIMEOUT_S = 120.0
+"""How long a generation waits for a container that was asked to start. If it were spawned at once, it would be one more
+pending input, and an autoscaler that counts pending inputs would start one more container for it."""
 MAX_TRIES = 3
-"""How many containers may be tried where one is to blame."""
+"""How many containers are tried if the container causes the failure."""
 
 log = structlog.get_logger()
 
 
 class RemoteCall(Protocol):
-    """A call that runs elsewhere, as `modal.FunctionCall` is one."""
+    """A call that runs in another container; `modal.FunctionCall` is one."""
 
-    object_id: str
+    @property
+    def object_id(self) -> str:
+        """The id by which the call can be found again."""
+        ...
 
     def get(self, timeout: float | None = None) -> Any:
-        """The result, waited for.
+        """Wait for the result.
 
         Raises:
-            TimeoutError: it is still running; anything else is what ended it.
+            TimeoutError: the call is still running; any other exception is what ended it.
         """
         ...
 
     def cancel(self) -> None:
-        """End it from outside."""
+        """Cancel the call."""
         ...
 
 
-Spawn = Callable[[Sequence[ForegroundImage], GenerationOptions], RemoteCall]
+Spawn = Callable[[Sequence[ForegroundImage], GenerationOptions, str, int], RemoteCall]
+"""Starts a generation: views, options, the channel's name, and the number of restarts requested so far."""
 
 
-class RemoteEngine:
-    """An engine in a container of its own, as a `call.Generate`.
+@dataclass(frozen=True)
+class Connection:
+    """What a client needs for one generation.
 
-    A generation is noted on its line when it starts. Whoever comes to the same line later, because the attempt that
-    started it died, waits for that one, or has its answer again, instead of paying for another. So what was made stays
-    noted, until `RemoteEngines.forget` when the call has ended. What was spent on failures is part of the
-    `gpu_seconds` of the generation, or of the error in its place; what ended without an answer nobody has measured.
+    Attributes:
+        spawn: starts a generation.
+        starting: the call that ends when the container that was asked to start is ready; None if none was.
+        restarts: how many restarts of the engines have been requested; a container that saw fewer is replaced.
+    """
+
+    spec: EngineSpec
+    spawn: Spawn
+    starting: RemoteCall | None = None
+    restarts: int = 0
+
+
+class EngineClient:
+    """An engine in another container, as a `run_job.Generate`.
+
+    The id of the remote call is saved in the channel when a generation starts. If an attempt at the job dies, the next
+    attempt opens the same channel and waits for that call, or gets its answer, instead of paying for another one. So
+    the id stays saved until `EnginePool.forget` at the end of the job. The GPU seconds of failed tries are added to the
+    `gpu_seconds` of the generation or of the error; those of a call that ends without an answer are unknown.
 
     Args:
-        spawn: starts a generation.
-        reopen: a generation that was started, by its name.
-        woken: ends when a container is there that was told to start; None where none was.
-        poll_s: pause between two looks at a generation.
-        awake_s: as `AWAKE_S`.
+        connect: called at the start of each generation; its errors are those of the generation.
+        channel: of this generation.
+        reopen: finds a started call by its id.
+        poll_s: pause between two checks of a generation.
+        start_timeout_s: as `START_TIMEOUT_S`.
         stop_grace_s: as `STOP_GRACE_S`.
     """
 
     def __init__(
         self,
-        spec: EngineSpec,
+        connect: Callable[[], Connection],
         *,
-        line: ControlChannel,
-        spawn: Spawn,
+        channel: ControlChannel,
         reopen: Callable[[str], RemoteCall],
-        woken: RemoteCall | None = None,
         poll_s: float = POLL_S,
-        awake_s: float = AWAKE_S,
+        start_timeout_s: float = START_TIMEOUT_S,
         stop_grace_s: float = STOP_GRACE_S,
     ) -> None:
-        self._spec = spec
-        self._line = line
-        self._spawn = spawn
+        self._connect = connect
+        self._channel = channel
         self._reopen = reopen
-        self._woken = woken
         self._poll_s = poll_s
-        self._awake_s = awake_s
+        self._start_timeout_s = start_timeout_s
         self._stop_grace_s = stop_grace_s
         self._gpu_seconds = 0.0
 
@@ -90,82 +107,70 @@ class RemoteEngine:
         """Generate.
 
         Raises:
-            CallerError: the engine cannot use the views.
-            StageError: it failed, or gave no answer.
-            Cancelled: raised by `on_step`; the container is told to stop.
+            CallerError: the engine is not offered, or cannot use the views.
+            StoreUnavailable: `connect` could not reach the store.
+            StageError: the engine failed or gave no answer.
+            Cancelled: raised by `on_step`; the container is asked to stop.
         """
-        check_views(self._spec, len(views))
+        connection = self._connect()
+        name, starting = connection.spec.name, connection.starting
+        check_views(connection.spec, len(views))
         self._gpu_seconds = 0.0
         try:
-            return replace(self._generation(views, options, on_step), gpu_seconds=self._gpu_seconds)
+            answer = self._answer_of_earlier_attempt(on_step)
+            for _ in range(MAX_TRIES):
+                if not _needs_another_try(answer):
+                    break
+                self._wait_for_start(starting, on_step)
+                starting = None
+                call = connection.spawn(views, options, self._channel.name, connection.restarts)
+                best_effort(partial(self._channel.save_call_id, call.object_id), None)
+                answer = self._wait(call, on_step)
+            generation = _generation_of(answer, name)
         except ImageTo3DError as error:
+            self._clear()
             error.gpu_seconds = self._gpu_seconds
             raise
-        except Exception as error:  # whatever the vendor's client raises, or the container died of
-            log.exception("generation lost", engine=self._spec.name)
-            lost = EngineFailed(f"engine {self._spec.name} gave no answer ({type(error).__name__})")
+        except Exception as error:  # whatever Modal's client raises, or the container died of
+            self._clear()
+            log.exception("generation lost", engine=name)
+            lost = EngineFailed(f"engine {name} gave no answer ({type(error).__name__})")
             lost.gpu_seconds = self._gpu_seconds
             raise lost from error
+        best_effort(self._channel.clear_messages, None)
+        return replace(generation, gpu_seconds=self._gpu_seconds)
 
-    def _generation(self, views: Sequence[ForegroundImage], options: GenerationOptions, on_step: OnStep) -> Generation:
-        try:
-            answer = self._answer(views, options, on_step)
-            if isinstance(answer, Failure):
-                raise answer.error
-            if not isinstance(answer, Generation):
-                raise EngineFailed(f"engine {self._spec.name} answered with {type(answer).__name__}")
-        except Exception:
-            self._clear()
-            raise
-        best_effort(self._line.clear_messages, None)
-        return answer
-
-    def _answer(self, views: Sequence[ForegroundImage], options: GenerationOptions, on_step: OnStep) -> Any:
-        """What the last container says that was tried."""
-        answer = self._earlier_answer(on_step)
-        for _ in range(MAX_TRIES):
-            if isinstance(answer, Generation):
-                break
-            if isinstance(answer, Failure) and not answer.retry_on_other_container:
-                break
-            self._wait_until_awake(on_step)
-            call = self._spawn(views, options)
-            best_effort(lambda call=call: self._line.note_call(call.object_id), None)
-            answer = self._wait(call, on_step)
-        return answer
-
-    def _wait_until_awake(self, on_step: OnStep) -> None:
-        """Wait, once, for the container that was told to start; if it cannot, the generation will find out."""
-        woken, self._woken = self._woken, None
-        deadline_s = time.monotonic() + self._awake_s
-        while woken is not None and time.monotonic() < deadline_s:
+    def _wait_for_start(self, starting: RemoteCall | None, on_step: OnStep) -> None:
+        """Wait for the container that was asked to start; if it fails to, the generation will show why."""
+        deadline_s = time.monotonic() + self._start_timeout_s
+        while starting is not None and time.monotonic() < deadline_s:
             try:
-                woken.get(timeout=self._poll_s)
+                starting.get(timeout=self._poll_s)
             except TimeoutError:
                 on_step(0.0)
             except Exception:
-                log.warning("container did not wake", exc_info=True)
+                log.warning("engine container did not start", exc_info=True)
                 return
             else:
                 return
 
-    def _earlier_answer(self, on_step: OnStep) -> Any:
-        """What a generation brings that an earlier attempt at this call started; None without one."""
-        call_id = best_effort(self._line.noted_call, None)
+    def _answer_of_earlier_attempt(self, on_step: OnStep) -> Any:
+        """The answer to the call that an earlier attempt at this job started; None without one."""
+        call_id = best_effort(self._channel.saved_call_id, None)
         if call_id is None:
             return None
-        log.info("generation taken up again", remote_call=call_id)
+        log.info("resuming the generation of an earlier attempt", remote_call=call_id)
         try:
             answer = self._wait(self._reopen(call_id), on_step)
         except Cancelled:
             raise
-        except Exception:  # it was ended, or is forgotten: a new one is started
-            log.warning("earlier generation is lost", exc_info=True)
+        except Exception:  # it was cancelled or has expired: start a new one
+            log.warning("generation of an earlier attempt is lost", exc_info=True)
             answer = None
         if isinstance(answer, Failure) and isinstance(answer.error, Cancelled):
-            answer = None  # it was another attempt that wanted it to stop
+            answer = None  # the earlier attempt asked it to stop
         if answer is None:
-            self._clear()  # or a wish to stop that was meant for the earlier one ends the new one
+            self._clear()  # otherwise a cancellation request for the earlier call would stop the new one
         return answer
 
     def _wait(self, call: RemoteCall, on_step: OnStep) -> Any:
@@ -174,7 +179,7 @@ class RemoteEngine:
             try:
                 return self._counted(call.get(timeout=self._poll_s))
             except TimeoutError:
-                share = best_effort(lambda share=share: self._line.progress(share), share)
+                share = best_effort(partial(self._channel.progress, share), share)
             try:
                 on_step(share)
             except Cancelled:
@@ -182,20 +187,33 @@ class RemoteEngine:
                 raise
 
     def _stop(self, call: RemoteCall) -> None:
-        """Ask for an end between two steps; end it from outside where that takes too long."""
-        best_effort(self._line.cancel, None)
+        """Ask the container to stop between two steps; cancel the remote call if that takes too long."""
+        best_effort(self._channel.request_cancel, None)
         try:
             self._counted(call.get(timeout=self._stop_grace_s))
         except TimeoutError:
             call.cancel()
         except Exception:
-            log.warning("cancelled generation ended badly", exc_info=True)
+            log.warning("cancelled generation raised an error", exc_info=True)
 
     def _counted(self, answer: Any) -> Any:
-        """An answer as it came; what it cost is added to what this call costs."""
+        """The unchanged answer; its GPU seconds are added to those of this generation."""
         if isinstance(answer, Generation | Failure):
             self._gpu_seconds += answer.gpu_seconds
         return answer
 
     def _clear(self) -> None:
-        best_effort(self._line.clear, None)
+        best_effort(self._channel.clear, None)
+
+
+def _needs_another_try(answer: Any) -> bool:
+    """Whether to spawn a generation: there is no usable answer yet, or another container may give one."""
+    return answer.retry_on_other_container if isinstance(answer, Failure) else not isinstance(answer, Generation)
+
+
+def _generation_of(answer: Any, engine: str) -> Generation:
+    if isinstance(answer, Failure):
+        raise answer.error
+    if not isinstance(answer, Generation):
+        raise EngineFailed(f"engine {engine} answered with {type(answer).__name__}")
+    return answer

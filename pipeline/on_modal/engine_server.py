@@ -1,7 +1,7 @@
-"""The container's side of a remote generation: one engine, loaded in two steps, answering one call at a time.
+"""The container's side of a remote generation: one engine, loaded in two steps, that answers one call at a time.
 
-Knows no vendor and no HTTP. What goes wrong is answered, not raised; after what spoils the device for later calls, the
-host is spent and its container is to take no more of them.
+Knows nothing of Modal and HTTP. Errors are returned, not raised. After an error that leaves the device unusable, the
+container must be recycled.
 """
 
 from __future__ import annotations
@@ -19,36 +19,36 @@ from pipeline.on_modal.control_channel import HEARTBEAT_INTERVAL_S, ControlChann
 from pipeline.stages.generate import configured_engine, run_engine
 
 DEVICE_ERRORS = re.compile(r"CUDA|cuDNN|CUBLAS|NCCL|device-side|GPU")
-"""What messages of a framework hold when the device, and with it this process, is of no more use."""
+"""Words in a framework's messages that mean the device, and with it this process, is unusable."""
 
 log = structlog.get_logger()
 
 
 @runtime_checkable
 class TwoStepEngine(Engine, Protocol):
-    """An engine whose `load` has two halves."""
+    """An engine whose `load` has two parts."""
 
     def load_weights(self) -> None:
-        """Weights to host memory, without asking for an accelerator."""
+        """Load the weights to host memory, without any call to CUDA."""
         ...
 
     def to_device(self) -> None:
-        """Weights to the device, and warm up."""
+        """Move the weights to the device, and warm up."""
         ...
 
 
-class EngineHost:
+class EngineServer:
     """One engine in a container of its own.
 
     Args:
         weights: the folder of all engines' weights, or "tiny".
-        arguments: what else each engine's class is made with, by the engine's name.
-        make: makes the engine, not yet loaded.
-        heartbeat_interval_s: pause between two looks at a generation's line.
+        arguments: further constructor arguments of each engine's class, by the engine's name.
+        make: constructs the engine, not yet loaded.
+        heartbeat_interval_s: pause between two heartbeats of a generation's channel.
 
     Attributes:
-        must_recycle: this container must answer no further call.
-        seconds: what each part of the loading took.
+        must_recycle: this container must take no further input.
+        seconds: duration of each part of the loading.
     """
 
     def __init__(
@@ -66,12 +66,12 @@ class EngineHost:
         self._weights = weights
         self._arguments = arguments
         self._make = make
-        self._beat_s = heartbeat_interval_s
+        self._heartbeat_interval_s = heartbeat_interval_s
         self._engine: Engine | None = None
         self._restarts: int | None = None
 
     def load_weights(self) -> None:
-        """The first half: imports and weights to host memory. Asks for no accelerator, so it may end in a snapshot.
+        """The first part: imports, and weights to host memory. It does not call CUDA, so a snapshot may follow.
 
         Raises:
             WeightsUnusable: a checkpoint is missing or does not fit.
@@ -86,7 +86,7 @@ class EngineHost:
         self._engine = engine
 
     def to_device(self) -> None:
-        """The second half: to the device, warmed up. Engines that cannot be halved load here."""
+        """The second part: to the device, and warm up. An engine whose `load` has one part is loaded here."""
         started_s = time.perf_counter()
         engine = self._loaded()
         if isinstance(engine, TwoStepEngine):
@@ -97,38 +97,38 @@ class EngineHost:
         log.info("engine is ready", engine=self.name, seconds={k: round(s, 3) for k, s in self.seconds.items()})
 
     def answer(
-        self, views: Sequence[ForegroundImage], options: GenerationOptions, line: ControlChannel, *, restarts: int
+        self, views: Sequence[ForegroundImage], options: GenerationOptions, channel: ControlChannel, *, restarts: int
     ) -> Generation | Failure:
-        """What the engine makes of the views, or why it makes nothing. Raises nothing that a repetition would meet.
+        """Generate; errors of the engine are returned as a `Failure`.
 
         Args:
-            restarts: how often the deployment was asked to start afresh; a host from before the last time is spent.
+            restarts: how many restarts have been requested so far; a container that saw fewer must be recycled.
         """
         if self._restarts is not None and restarts > self._restarts:
             self.must_recycle = True
-            return Failure(EngineFailed(f"engine {self.name} is starting afresh"), retry_on_other_container=True)
+            return Failure(EngineFailed(f"engine {self.name} is restarting"), retry_on_other_container=True)
         self._restarts = restarts
         try:
-            with ProgressReporter(line, heartbeat_interval_s=self._beat_s) as watch:
-                return run_engine(self._loaded(), views, options, on_step=watch.on_step)
+            with ProgressReporter(channel, heartbeat_interval_s=self._heartbeat_interval_s) as reporter:
+                return run_engine(self._loaded(), views, options, on_step=reporter.on_step)
         except ImageTo3DError as error:
             is_device_lost = _is_device_lost(error)
-            # An engine that has too little memory has tried something smaller itself; what it left is in the way.
+            # The engine itself has retried with less memory; its allocations would be in the way of the next input.
             self.must_recycle = self.must_recycle or is_device_lost or isinstance(error, OutOfMemory)
             return Failure(_portable(error), retry_on_other_container=is_device_lost, gpu_seconds=error.gpu_seconds)
 
     def _loaded(self) -> Engine:
         if self._engine is None:
-            raise RuntimeError("load_weights comes first")
+            raise RuntimeError("load_weights must be called first")
         return self._engine
 
 
 def _is_device_lost(error: ImageTo3DError) -> bool:
-    """Whether it was the device that failed."""
+    """Whether the device failed."""
     cause = error.__cause__
     return isinstance(error, EngineFailed) and bool(DEVICE_ERRORS.search(f"{type(cause).__name__} {cause}"))
 
 
 def _portable(error: ImageTo3DError) -> ImageTo3DError:
-    """The same error where it can be pickled; one with a constructor of its own becomes its plain like."""
+    """The same error if it can be pickled; one with its own constructor becomes a `StageError` with its message."""
     return error if type(error).__init__ is Exception.__init__ else StageError(str(error))

@@ -1,50 +1,69 @@
-"""One picture through a remote engine without a service: no store, no key, the files come back to whoever asked."""
+"""One image through a remote engine without a service: no store, no API key; the files come back to the caller.
+
+`run_from_terminal` runs on the operator's machine, `generate_once` in a CPU container. Both build on
+`pipeline.python_api`. Knows no vendor.
+"""
 
 from __future__ import annotations
 
 import base64
 import secrets
 import sys
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import CallerError, EngineFailed, ImageTo3DError, InvalidRequest, UnwritableOutput
+from pipeline.errors import CallerError, ImageTo3DError, InvalidRequest, StageError, is_caller_error
 from pipeline.on_modal.control_channel import ControlChannel, ProgressReporter
 from pipeline.on_modal.shared_dict import SharedDict
+from pipeline.python_api import run_in_memory, write_files
 from schemas.contract import is_http_url
 from schemas.request import ImageTo3DRequest, parse_request
+from schemas.table import OUTPUT_FORMATS, option_rows
 
 if TYPE_CHECKING:
     from pipeline.engines.base import ForegroundImage
-    from pipeline.on_modal.engine_pool import RemoteEngines
+    from pipeline.on_modal.engine_client import RemoteCall
+    from pipeline.on_modal.engine_pool import EnginePool
+    from pipeline.settings import Settings
 
-FORMATS = ("glb", "obj", "stl", "ply")
 POLL_S = 0.5
 
 
-def read_body(pictures: str, out: Path, fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The request that the command line stands for, pictures inside.
+def with_field_options(entrypoint: Callable[..., None]) -> Callable[..., None]:
+    """Give a function with `**fields` one keyword for each field, so that `modal run` makes options of them.
+
+    Modal reads the signature and the annotations. A field that is not given is "" or false.
+    """
+    own = [each for each in signature(entrypoint).parameters.values() if each.kind != Parameter.VAR_KEYWORD]
+    types = {row.name: bool if row.kind == "bool" else str for row in option_rows()}
+    fields = [Parameter(name, Parameter.KEYWORD_ONLY, default=kind(), annotation=kind) for name, kind in types.items()]
+    setattr(entrypoint, "__signature__", Signature([*own, *fields]))  # noqa: B010  # no attribute of a function's type
+    entrypoint.__annotations__ |= types
+    return entrypoint
+
+
+def read_body(images: str, out: Path, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The request body that the command line describes, with the content of image files in it.
 
     Args:
-        pictures: paths or http(s) URLs, separated by commas.
-        out: the file that is wanted; its ending is the format.
-        fields: further fields; those that are empty were not given.
+        images: paths or http(s) URLs, separated by commas.
+        out: the file to write; its extension is the format.
+        fields: further fields; empty ones were not given.
 
     Raises:
-        InvalidRequest: a field is out of bounds, a file cannot be read, or the ending is none that there is.
+        InvalidRequest: a field is out of bounds, a file cannot be read, or the extension is unknown.
     """
-    ending = out.suffix.lower().removeprefix(".")
-    if ending not in FORMATS:
-        raise InvalidRequest(f"--out must end in {', '.join('.' + name for name in FORMATS)}, got {out.name!r}")
+    extension = out.suffix.lower().removeprefix(".")
+    if extension not in OUTPUT_FORMATS:
+        raise InvalidRequest(f"--out must end in {', '.join(f'.{name}' for name in OUTPUT_FORMATS)}, got {out.name!r}")
     if not out.parent.is_dir():
         raise InvalidRequest(f"--out: there is no folder {out.parent}")
     given = {name: value for name, value in fields.items() if value not in ("", False)}
-    image = [source if is_http_url(source) else _encoded(Path(source)) for source in pictures.split(",")]
-    body = {**given, "image": image if len(image) > 1 else image[0], "output_format": ending}
+    image = [source if is_http_url(source) else _encoded(Path(source)) for source in images.split(",")]
+    body = {**given, "image": image if len(image) > 1 else image[0], "output_format": extension}
     parse_request(body)
     return body
 
@@ -60,27 +79,25 @@ def generate_once(
     body: Mapping[str, Any],
     *,
     file_prefix: str,
-    engines: RemoteEngines,
-    line: ControlChannel,
+    settings: Settings,
+    engines: EnginePool,
+    channel: ControlChannel,
 ) -> dict[str, Any]:
-    """Run the call, in a CPU container.
+    """Run the job, in a CPU container.
 
     Args:
-        engines: one of them is woken while the picture is read.
-        line: tells the stage and the percent.
+        engines: a container of the requested one starts during intake.
+        channel: receives the stage and the percentage.
 
     Returns:
-        The outcome as plain data, with `files`: name to content.
+        The `JobResult` as plain data, and under `files` the content of the files by name.
     """
     from pipeline.imaging.rembg_remover import select_background_remover
     from pipeline.net.egress import fetch
     from pipeline.on_modal.prewarm import start_prewarm
-    from pipeline.run_job import run_job
-    from pipeline.settings import Settings
-    from pipeline.stages.deliver import deliver_to_folder
     from pipeline.stages.intake import load_views
 
-    settings, request, engine_line = Settings(), parse_request(dict(body)).request, f"{line.name}/engine"
+    request, engine_channel = parse_request(dict(body)).request, f"{channel.name}/engine"
 
     def load_job_views(request: ImageTo3DRequest) -> list[ForegroundImage]:
         engines.wake(request.engine)
@@ -88,97 +105,75 @@ def generate_once(
         remover = select_background_remover(settings.matting_model, settings.weights)
         return load_views(request, fetch=lambda url: fetch(url, settings), remover=remover)
 
-    with tempfile.TemporaryDirectory(prefix="image-to-3d-") as folder, ProgressReporter(line) as watch:
-        outcome = run_job(
+    with ProgressReporter(channel) as reporter:
+        result, files = run_in_memory(
             request,
             file_prefix=file_prefix,
-            work_dir=Path(folder) / "work",
             load_views=load_job_views,
-            generate=engines.generator_for(request.engine, line=engine_line),
-            deliver=lambda files: deliver_to_folder(files, Path(folder) / "out"),
-            on_progress=lambda stage, percent: watch.report((stage, percent)),
-            is_cancelled=lambda: False,
+            generate=engines.client(request.engine, channel=engine_channel),
+            on_progress=lambda stage, percent: reporter.report((stage, percent)),
         )
-        engines.forget(engine_line)
-        files = {item.name: (Path(folder) / "out" / item.name).read_bytes() for item in outcome.artifacts}
-    return {**asdict(outcome), "files": files}
+    engines.forget(engine_channel)
+    return {**asdict(result), "files": files}
 
 
-def follow(call: Any, line: ControlChannel, on_progress: Callable[[str, int], None]) -> dict[str, Any]:
-    """Wait for `generate_once` that runs elsewhere, and tell how far it is.
-
-    Args:
-        call: a `pipeline.on_modal.engine_client.RemoteCall`.
+def wait_for(call: RemoteCall, channel: ControlChannel, on_progress: Callable[[str, int], None]) -> dict[str, Any]:
+    """Wait for a remote call of `generate_once` and report its progress.
 
     Raises:
-        EngineFailed: the call failed, with the sentence that says why.
+        CallerError: the image or a field is wrong.
+        StageError: the job failed.
     """
     while True:
         try:
-            outcome = call.get(timeout=POLL_S)
+            result = call.get(timeout=POLL_S)
             break
         except TimeoutError:
-            on_progress(*line.progress(("starting", 0)))
-    line.clear()
-    if outcome["state"] != "success":
-        raise EngineFailed(outcome["message"])
-    return outcome
+            on_progress(*channel.progress(("starting", 0)))
+    channel.clear()
+    if result["state"] != "success":
+        raise (CallerError if is_caller_error(result["error_code"]) else StageError)(result["message"])
+    return result
 
 
 def run_from_terminal(
-    pictures: str,
+    images: str,
     out: Path,
     fields: Mapping[str, Any],
     *,
-    spawn: Callable[[dict[str, Any], str, str], Any],
-    notes: SharedDict,
+    spawn: Callable[[dict[str, Any], str, str], RemoteCall],
+    entries: SharedDict,
 ) -> None:
-    """The whole command: what is wrong ends it with a sentence and exit code 2 or, where it is ours, 1.
+    """The whole command. An error is printed as one sentence; the exit code is 2 if the user can fix it, else 1.
 
     Args:
-        spawn: starts `generate_once` elsewhere.
-        notes: the map that its line is in.
+        images, out, fields: as in `read_body`.
+        spawn: starts `generate_once` remotely, with the body, the file prefix and the channel's name.
+        entries: the shared dictionary in which the channel is.
     """
-    line = f"picture-{secrets.token_hex(8)}"
+    name = f"one-shot-{secrets.token_hex(8)}"
     try:
-        body = read_body(pictures, out, fields)
-        with progress_bar() as on_progress:
-            outcome = follow(spawn(body, out.stem, line), ControlChannel(notes, line), on_progress)
-        written = write_files(outcome, out.parent)
+        body = read_body(images, out, fields)
+        result = wait_for(spawn(body, out.stem, name), ControlChannel(entries, name), _StagePrinter().report)
+        paths = write_files(result["files"], out.parent)
     except ImageTo3DError as error:
         sys.stderr.write(f"error: {error}\n")
         raise SystemExit(2 if isinstance(error, CallerError) else 1) from None
-    for warning in outcome["warnings"]:
+    for warning in result["warnings"]:
         sys.stderr.write(f"note: {warning}\n")
-    for path, size_bytes in written:
-        sys.stdout.write(f"{size_bytes / 1e6:6.2f} MB  {path}\n")
-    stages = "  ".join(f"{stage} {seconds:.1f} s" for stage, seconds in outcome["stage_seconds"].items())
-    sys.stdout.write(f"took {stages}   (engine {outcome['engine']}, {outcome['gpu_seconds']:.1f} GPU seconds)\n")
+    for path in paths:
+        sys.stdout.write(f"{path.stat().st_size / 1e6:6.2f} MB  {path}\n")
+    stages = "  ".join(f"{stage} {seconds:.1f} s" for stage, seconds in result["stage_seconds"].items())
+    sys.stdout.write(f"took {stages}   (engine {result['engine']}, {result['gpu_seconds']:.1f} GPU seconds)\n")
 
 
-@contextmanager
-def progress_bar() -> Iterator[Callable[[str, int], None]]:
-    """Progress in the terminal: a line for each stage, since Modal's own output shares the screen."""
-    last = ""
+class _StagePrinter:
+    """Prints one line per stage, not a bar, since Modal's own output is on the same terminal."""
 
-    def tell(stage: str, percent: int) -> None:
-        nonlocal last
-        if stage != last:
+    def __init__(self) -> None:
+        self._last = ""
+
+    def report(self, stage: str, percent: int) -> None:
+        if stage != self._last:
             sys.stderr.write(f"{percent:3d} %  {stage}\n")
-        last = stage
-
-    yield tell
-
-
-def write_files(outcome: Mapping[str, Any], folder: Path) -> list[tuple[Path, int]]:
-    """Write the files that came back; returns path and size in bytes of each.
-
-    Raises:
-        UnwritableOutput: the disk refuses.
-    """
-    try:
-        for name, content in outcome["files"].items():
-            (folder / name).write_bytes(content)
-    except OSError as error:
-        raise UnwritableOutput(f"cannot write to {folder}: {error.strerror}") from error
-    return [(folder / name, len(content)) for name, content in outcome["files"].items()]
+        self._last = stage

@@ -1,4 +1,4 @@
-"""The export's kernels, compiled while a call still waits for its generation: a fresh container has none of them."""
+"""Compiles the export's kernels while a job waits for its generation: a new container has none of them compiled."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ class Grey:
 
 @cache
 def start_prewarm() -> Thread:
-    """Run `prewarm_numba` beside the call, the first time in a process; a failure is logged and costs the call nothing.
+    """Run `prewarm_numba` in a thread, once per process; a failure is only logged.
 
-    An export need not wait for the end: of two threads that want a kernel, numba lets one compile it and the other
-    wait, so the export goes as far as the kernels are.
+    An export need not wait for the thread: if two threads need the same kernel, numba compiles it in one of them while
+    the other waits.
     """
     thread = Thread(target=_try_prewarm, name="prewarm", daemon=True)
     thread.start()
@@ -51,14 +51,14 @@ def _try_prewarm() -> None:
 
 
 def prewarm_numba() -> None:
-    """Export a ball with a hole, and drop the files: afterwards no call's export has a kernel to compile."""
+    """Export a ball with a hole and delete the files: afterwards, no export has a kernel to compile."""
     request = ImageTo3DRequest(image=("none",), texture_size=512)
     with tempfile.TemporaryDirectory(prefix="image-to-3d-") as folder:
         export(_ball(), request=request, file_prefix="ball", folder=Path(folder), on_step=ignore_steps)
 
 
 def _ball() -> Generation:
-    """Points along a spiral from pole to pole, and their hull without one face, so that there is a hole to close."""
+    """Points along a spiral from pole to pole, and their hull without one face, so that the export closes a hole."""
     z = np.linspace(-1, 1, POINTS)
     radius, turn = np.sqrt(1 - z**2), GOLDEN_ANGLE_RAD * np.arange(POINTS)
     points = 0.5 * np.stack([radius * np.cos(turn), radius * np.sin(turn), z], axis=1)

@@ -1,4 +1,4 @@
-"""What an installation with some extras consists of, read from pyproject.toml: the one list of dependencies."""
+"""Reads the dependencies of an installation with some extras from pyproject.toml, the only list of them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ NAME = "image-to-3d"
 
 
 def requirements(pyproject: Path, *extras: str) -> list[str]:
-    """The base dependencies and those of the extras, with the extras that these name in turn; each once, sorted."""
+    """The base dependencies and those of the extras, including extras that these refer to; each once, sorted."""
     project = tomllib.loads(pyproject.read_text())["project"]
     optional = project["optional-dependencies"]
 

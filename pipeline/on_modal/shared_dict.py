@@ -1,4 +1,4 @@
-"""A shared map of short notes, such as a `modal.Dict` is one: what is worth nothing once its job has ended."""
+"""A dictionary that all containers share, such as a `modal.Dict`, for entries that are worthless after their job."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 
 class SharedDict(Protocol):
-    """A map that every container reaches; each method is one atomic step."""
+    """A dictionary that every container can reach; each method is atomic."""
 
     def get(self, key: str, default: Any = None) -> Any:
         """The value of a key, or `default`."""
@@ -17,28 +17,5 @@ class SharedDict(Protocol):
         ...
 
     def pop(self, key: str, default: Any = None) -> Any:
-        """Take a key away."""
+        """Remove a key."""
         ...
-
-
-class InMemoryDict:
-    """The twin in one process."""
-
-    def __init__(self) -> None:
-        self._values: dict[str, Any] = {}
-
-    def get(self, key: str, default: Any = None) -> Any:
-        """As `SharedDict.get`."""
-        return self._values.get(key, default)
-
-    def put(self, key: str, value: Any) -> None:
-        """As `SharedDict.put`."""
-        self._values[key] = value
-
-    def pop(self, key: str, default: Any = None) -> Any:
-        """As `SharedDict.pop`."""
-        return self._values.pop(key, default)
-
-    def keys(self) -> list[str]:
-        """All keys."""
-        return list(self._values)

@@ -1,4 +1,4 @@
-"""Tries a deployment from outside, as a customer does: health, a refused stranger, a call, its files, its webhook."""
+"""Tests a deployment from outside, as a customer uses it: health, a request without a key, a job, files, webhook."""
 
 from __future__ import annotations
 
@@ -16,33 +16,34 @@ import httpx
 from pipeline.settings import Settings
 
 SUBMIT, FETCH = "/api/v6/3d/image_to_3d", "/api/v6/3d/fetch"
-CALL_WAIT_S = 720.0
-"""A cold start, with weights that are read for the first time, and the call itself."""
+JOB_WAIT_S = 720.0
+"""A cold start, with weights that are read for the first time, and the job itself."""
 WEBHOOK_WAIT_S = 60.0
 GLB_MAGIC, JSON_CHUNK = 0x46546C67, 0x4E4F534A
 
 Row = tuple[str, bool, str]
 
 
-def check(url: str, settings: Settings, *, webhook: str | None, tell: Callable[[str], None]) -> int:
-    """Try everything and print a table; returns 0 when all is well, else 1.
+def check(url: str, settings: Settings, *, webhook: str | None, report: Callable[[str], None]) -> int:
+    """Run all checks and print a table; returns 0 if all pass, else 1.
 
     Args:
-        settings: its `api_key` calls.
-        webhook: where the call's webhook is to go; None leaves that out.
+        settings: its `api_key` authenticates the requests.
+        webhook: the job's webhook URL; None skips that check.
+        report: prints a line.
     """
     key = "" if settings.api_key is None else settings.api_key.get_secret_value()
     ok = True
     with httpx.Client(base_url=url, timeout=60, follow_redirects=True) as client:
         for name, is_good, found in _checks(client, key, webhook):
-            tell(f"{'ok' if is_good else 'FAILED':<7} {name:<16} {found}")
+            report(f"{'ok' if is_good else 'FAILED':<7} {name:<16} {found}")
             ok = ok and is_good
-    tell(f"{url} {'works' if ok else 'does not work'}")
+    report(f"{url} {'works' if ok else 'does not work'}")
     return 0 if ok else 1
 
 
 def _checks(client: httpx.Client, key: str, webhook: str | None) -> Iterator[Row]:
-    """One row after the other; the first that makes the rest pointless is the last."""
+    """One row per check; stops after a check without which the rest make no sense."""
     started_s = time.monotonic()
     try:
         health = client.get("/health")
@@ -50,24 +51,24 @@ def _checks(client: httpx.Client, key: str, webhook: str | None) -> Iterator[Row
         yield "health", False, f"no answer: {type(error).__name__}"
         return
     yield "health", health.status_code == 200, f"{health.status_code} in {time.monotonic() - started_s:.2f} s"
-    stranger = client.post(SUBMIT, json={"image": "x"})
-    yield "without a key", stranger.status_code == 401, f"{stranger.status_code}"
+    unauthorized = client.post(SUBMIT, json={"image": "x"})
+    yield "without a key", unauthorized.status_code == 401, f"{unauthorized.status_code}"
 
     started_s = time.monotonic()
     submitted = client.post(SUBMIT, json={"key": key, "image": sample(), "webhook": webhook, "seed": 1})
     body = submitted.json()
-    is_taken = submitted.status_code == 200 and body.get("status") in ("processing", "success")
+    is_accepted = submitted.status_code == 200 and body.get("status") in ("processing", "success")
     yield (
         "submit",
-        is_taken,
+        is_accepted,
         f"{body.get('status')} after {time.monotonic() - started_s:.1f} s {body.get('message', '')}",
     )
-    if not is_taken:
+    if not is_accepted:
         return
-    while body["status"] == "processing" and time.monotonic() - started_s < CALL_WAIT_S:
+    while body["status"] == "processing" and time.monotonic() - started_s < JOB_WAIT_S:
         body = client.post(f"{FETCH}/{body['id']}", json={"key": key}).json()
     yield (
-        "call",
+        "job",
         body["status"] == "success",
         f"{body['status']} after {time.monotonic() - started_s:.1f} s {body.get('message', '')}",
     )
@@ -81,12 +82,12 @@ def _checks(client: httpx.Client, key: str, webhook: str | None) -> Iterator[Row
 def _files(client: httpx.Client, body: dict[str, Any]) -> Iterator[Row]:
     link = body["output"][0]
     answer = client.get(link)
-    place = (
+    source = (
         "temporary storage" if link.startswith(str(client.base_url).rstrip("/")) else f"bucket {urlsplit(link).netloc}"
     )
-    trouble = "" if answer.status_code != 200 else glb_trouble(answer.content)
-    found = f"{len(answer.content) / 1e6:.2f} MB from {place}"
-    yield "model", answer.status_code == 200 and not trouble, trouble or found
+    defect = "" if answer.status_code != 200 else glb_defect(answer.content)
+    found = f"{len(answer.content) / 1e6:.2f} MB from {source}"
+    yield "model", answer.status_code == 200 and not defect, defect or found
     part = client.get(link, headers={"range": "bytes=0-3"})
     yield "range", part.status_code == 206 and part.content == b"glTF", f"{part.status_code}"
 
@@ -100,16 +101,16 @@ def _webhook(client: httpx.Client, key: str, job_id: int) -> Row:
     return "webhook", status.startswith("delivered"), status
 
 
-def glb_trouble(content: bytes) -> str:
-    """What is wrong with the structure of a GLB file, "" where nothing is: header, chunks, and every view's bounds.
+def glb_defect(content: bytes) -> str:
+    """The first defect in the structure of a GLB file, "" without one: header, chunks, and every view's bounds.
 
     Source: Khronos, glTF 2.0 Specification, section 4.4.
     """
     if len(content) < 20:
-        return f"{len(content)} bytes are no GLB"
+        return f"{len(content)} bytes are not a GLB file"
     magic, version, length, json_bytes, kind = struct.unpack_from("<5I", content)
     if (magic, version, kind) != (GLB_MAGIC, 2, JSON_CHUNK) or length != len(content):
-        return "the header is not that of a GLB of this length"
+        return "the header is not that of a GLB file of this length"
     try:
         document = json.loads(content[20 : 20 + json_bytes])
         binary_bytes = struct.unpack_from("<I", content, 20 + json_bytes)[0]
@@ -123,11 +124,11 @@ def glb_trouble(content: bytes) -> str:
         return f"the content cannot be read: {type(error).__name__}"
     if any(view.get("byteOffset", 0) + view["byteLength"] > binary_bytes for view in views):
         return "a buffer view ends beyond the buffer"
-    return "" if faces else "there is no face in it"
+    return "" if faces else "it contains no face"
 
 
 def sample(side: int = 128) -> str:
-    """A picture that every engine can use, as base64: a disc on nothing, a PNG with alpha."""
+    """An image that every engine can use, as base64: a disc on a transparent background, a PNG with alpha."""
     radius = side * 0.35
     rows = []
     for y in range(side):

@@ -1,7 +1,7 @@
-"""Temporary outputs on a shared volume, as a web process reads them that does not mount it. Knows no vendor.
+"""Temporary outputs on a shared volume, for a web process that does not mount it. Knows nothing of Modal.
 
-A mounted volume shows what was there when it was mounted, and cannot be looked at afresh while a file on it is open;
-so a file that a link asks for is copied to this machine, where ranges of it can be answered at leisure.
+A mounted volume shows its state at the time of mounting and cannot be reloaded while a file on it is open. So a file
+that a link names is copied to this machine, from which ranges of it are served.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ from pipeline.storage.links import SAFE_NAME
 from pipeline.storage.local import LocalStorage
 
 COPY_LIFETIME_S = 300.0
-"""How long a copy answers for its original: also how long a file that was deleted elsewhere may still be had here."""
+"""How long a copy is served without asking the volume; a file that was deleted elsewhere may be served so long."""
 COPIES_KEPT_S = 3 * COPY_LIFETIME_S
-"""Longer than a copy answers, so that none is taken away from under a download."""
+"""Longer than a copy is served, so that none is deleted during a download."""
 
 
 class Volume(Protocol):
     """A shared volume, by the paths of its files."""
 
     def read_file(self, path: str) -> Iterable[bytes]:
-        """A file's content as it is now, in pieces.
+        """A file's current content, in chunks.
 
         Raises:
-            FileNotFoundError: there is none; perhaps only when the first piece is asked for.
+            FileNotFoundError: it does not exist; possibly raised only when the first chunk is read.
         """
         ...
 
     def remove_file(self, path: str, recursive: bool = False) -> None:
-        """Remove a file, or with `recursive` a folder.
+        """Delete a file or, with `recursive`, a folder.
 
         Raises:
-            FileNotFoundError: there is none.
+            FileNotFoundError: it does not exist.
         """
         ...
 
@@ -50,10 +50,10 @@ class VolumeStorage:
     """A volume's folder, as a `pipeline.storage.base.LinkedFiles`.
 
     Args:
-        volume: where others store the files, as `<folder>/<file_prefix>/<name>`.
+        volume: where other containers store the files, as `<folder>/<file_prefix>/<name>`.
         folder: the path on the volume.
-        copies: a storage in a folder of this machine, with the links' signer; holds nothing but copies.
-        missing: what the volume's client raises where there is no such file.
+        copies: a storage in a folder of this machine, with the links' signer; holds only copies.
+        missing: what the volume's client raises for a file that does not exist.
         clock: monotonic seconds.
     """
 
@@ -71,7 +71,7 @@ class VolumeStorage:
         self._copies = copies
         self._missing = missing
         self._clock = clock
-        self._copied: dict[tuple[str, str], tuple[float, str]] = {}  # when, and the SHA-256
+        self._copied: dict[tuple[str, str], tuple[float, str]] = {}  # time of the copy, SHA-256
         self._locks: defaultdict[tuple[str, str], threading.Lock] = defaultdict(threading.Lock)
 
     def predict_urls(self, names: Iterable[str], *, file_prefix: str, created_at: float) -> list[str]:
@@ -79,56 +79,58 @@ class VolumeStorage:
         return self._copies.predict_urls(names, file_prefix=file_prefix, created_at=created_at)
 
     def open_file(self, token: str, name: str) -> StoredFile:
-        """As `LinkedFiles.open_file`; the validator is the content's, so that all web processes tell the same.
+        """As `LinkedFiles.open_file`; the ETag is the content's digest, so it is the same in all web processes.
 
         Raises:
-            StoreUnavailable: the volume cannot be read, or this machine has no room for a copy.
+            StoreUnavailable: the volume cannot be read, or this machine has no space for a copy.
         """
         file_prefix = self._copies.prefix_of(token)
         if not SAFE_NAME.fullmatch(name):
             raise NotFound("there is no such file")
-        self._drop_old_copies()
+        self._delete_old_copies()
         with self._locks[file_prefix, name]:
             sha256 = self._copy(file_prefix, name)
         return replace(self._copies.open_file(token, name), etag=f'"{sha256}"')
 
     def delete(self, file_prefix: str) -> bool:
-        """As `LinkedFiles.delete`; other web processes may have copies for `COPY_LIFETIME_S` yet.
+        """As `LinkedFiles.delete`; other web processes may serve their copies for another `COPY_LIFETIME_S`.
 
         Raises:
-            StoreUnavailable: the volume cannot be changed.
+            StoreUnavailable: the volume cannot be written.
         """
         if not SAFE_NAME.fullmatch(file_prefix):
             return False
-        was_there = True
+        existed = True
         try:
             self._volume.remove_file(f"{self._folder}/{file_prefix}", recursive=True)
         except self._missing:
-            was_there = False
-        except Exception as error:  # whatever the vendor's client raises
+            existed = False
+        except Exception as error:  # whatever Modal's client raises
             raise StoreUnavailable("temporary outputs cannot be deleted at the moment") from error
-        self._forget(file_prefix)  # last, or a download that comes meanwhile would make a copy again
-        return was_there
+        self._forget(file_prefix)  # after the volume, or a concurrent download would copy the files again
+        return existed
 
     def _copy(self, file_prefix: str, name: str) -> str:
-        """See that a copy of now is here; returns its SHA-256.
+        """Make sure that a recent copy exists; returns its SHA-256.
 
         Raises:
             NotFound: there is no such file on the volume.
-            StoreUnavailable: the volume cannot be read, or this machine has no room for a copy.
+            StoreUnavailable: the volume cannot be read, or this machine has no space for a copy.
         """
         known = self._copied.get((file_prefix, name))
         if known is not None and self._clock() - known[0] < COPY_LIFETIME_S:
             return known[1]
-        with tempfile.TemporaryDirectory(prefix="image-to-3d-") as arriving:
-            path = Path(arriving) / name
+        with tempfile.TemporaryDirectory(prefix="image-to-3d-") as staging:
+            path = Path(staging) / name
             try:
                 with path.open("wb") as file:
                     file.writelines(self._volume.read_file(f"{self._folder}/{file_prefix}/{name}"))
             except self._missing as error:
-                self._locks.pop((file_prefix, name), None)  # a link opens every name: those without a file would add up
+                self._locks.pop(
+                    (file_prefix, name), None
+                )  # a link opens every name: locks of names without a file would accumulate
                 raise NotFound("there is no such file") from error
-            except Exception as error:  # whatever the vendor's client raises
+            except Exception as error:  # whatever Modal's client raises
                 raise StoreUnavailable("temporary outputs cannot be read at the moment") from error
             copy = OutputFile(path, kind="extra", content_type=content_type_of(name))
             try:
@@ -138,8 +140,8 @@ class VolumeStorage:
         self._copied[file_prefix, name] = (self._clock(), sha256)
         return sha256
 
-    def _drop_old_copies(self) -> None:
-        """Make room: calls whose files nobody has asked for lately are asked for again when they are."""
+    def _delete_old_copies(self) -> None:
+        """Free space: delete the copies of jobs whose files were not requested lately."""
         newest: dict[str, float] = {}
         for (file_prefix, _), (copied_at, _) in list(self._copied.items()):
             newest[file_prefix] = max(copied_at, newest.get(file_prefix, copied_at))

@@ -1,44 +1,37 @@
-"""The web container: the same application as on one machine, over parts that are kept elsewhere. No numpy, no torch."""
+"""The web container: the same application as on one machine, with remote jobs and outputs. No numpy, no torch."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 from starlette.types import ASGIApp
 
 from pipeline.api.app import create_app
 from pipeline.deployment import ensure_key
-from pipeline.jobs.store import Store
-from pipeline.on_modal.observability import start_observing
+from pipeline.on_modal.deployment import Deployment
 from pipeline.on_modal.volume_files import Volume, VolumeStorage
 from pipeline.service import local_outputs, open_service
-from pipeline.settings import Settings
+from pipeline.telemetry import start_telemetry
 
 
-def web_app(
-    settings: Settings,
-    *,
-    store: Store,
-    outputs: Volume,
-    missing: tuple[type[Exception], ...],
-    dispatch: Callable[[int], None],
-) -> ASGIApp:
-    """The application of one web container; the key of the settings can call it.
+def web_app(deployment: Deployment, *, outputs: Volume, missing: tuple[type[Exception], ...]) -> ASGIApp:
+    """The application of one web container; the API key of the settings exists afterwards.
 
     Args:
-        outputs: where calls put temporary outputs; not mounted here.
+        outputs: the volume of temporary outputs, which is not mounted here.
         missing: as for `VolumeStorage`.
-        dispatch: hands a new job over; never raises.
 
     Raises:
-        StoreUnavailable: the store is away.
+        StoreUnavailable: the store cannot be reached.
     """
-    start_observing(settings.log_level, is_traced=settings.is_traced)
+    settings, master_keys, store = deployment.settings, deployment.master_keys, deployment.store
+    start_telemetry(settings.log_level, is_traced=settings.is_traced)
     copies = Path(tempfile.mkdtemp(prefix="image-to-3d-"))
-    temporary = VolumeStorage(
-        outputs, copies=local_outputs(settings.model_copy(update={"data_dir": copies})), missing=missing
-    )
+    copy_settings = settings.model_copy(update={"data_dir": copies})
+    temporary = VolumeStorage(outputs, copies=local_outputs(copy_settings, master_keys), missing=missing)
     ensure_key(store, settings)
-    return create_app(settings, service=open_service(settings, store=store, temporary=temporary, dispatch=dispatch))
+    service = open_service(
+        settings, master_keys=master_keys, store=store, temporary=temporary, dispatch=deployment.dispatch
+    )
+    return create_app(settings, service=service)

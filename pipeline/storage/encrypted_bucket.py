@@ -1,4 +1,4 @@
-"""A customer's bucket as it is kept at rest: sealed until the moment when files go there."""
+"""A customer's bucket, which stays encrypted until files are uploaded to it."""
 
 from __future__ import annotations
 
@@ -16,53 +16,53 @@ from pipeline.storage.secret_box import SecretBox
 
 
 def encrypt_bucket(bucket: Bucket, *, owner: str, secret_box: SecretBox) -> bytes:
-    """What `KeyStore.save_s3` is to keep: all of the bucket's details, for this owner alone."""
-    return secret_box.seal(json.dumps(asdict(bucket)).encode(), owner=owner)
+    """All details of the bucket, encrypted for this owner, as `KeyStore.save_s3` keeps them."""
+    return secret_box.encrypt(json.dumps(asdict(bucket)).encode(), owner=owner)
 
 
-def decrypt_bucket(sealed: bytes, *, owner: str, secret_box: SecretBox) -> Bucket:
-    """The bucket that was sealed.
+def decrypt_bucket(encrypted: bytes, *, owner: str, secret_box: SecretBox) -> Bucket:
+    """The bucket that `encrypt_bucket` encrypted.
 
     Raises:
-        DeliveryFailed: this deployment's secrets do not open it, or it is another owner's.
+        DeliveryFailed: no master key of this deployment decrypts it, or it belongs to another owner.
     """
     try:
-        return Bucket(**json.loads(secret_box.open(sealed, owner=owner)))
+        return Bucket(**json.loads(secret_box.decrypt(encrypted, owner=owner)))
     except (TypeError, ValueError) as error:
-        raise DeliveryFailed("the saved bucket is of another version of this service; save it again") from error
+        raise DeliveryFailed("another version of this service saved the bucket; save it again") from error
 
 
 class EncryptedBucket:
-    """A `pipeline.storage.base.CustomerBucket` that is opened when it is used.
+    """A `pipeline.storage.base.CustomerBucket` that is decrypted when it is first used.
 
-    So whatever is wrong with it is a failed delivery, after which files go to temporary storage, like any other.
+    So any error in it is a failed delivery, after which the files go to temporary storage, as for any other bucket.
 
     Args:
-        sealed: what `encrypt_bucket` gave.
+        encrypted: what `encrypt_bucket` returned.
         http: as for `S3Storage`.
     """
 
-    def __init__(self, sealed: bytes, *, owner: str, secret_box: SecretBox, http: httpx.Client) -> None:
-        self._sealed = sealed
+    def __init__(self, encrypted: bytes, *, owner: str, secret_box: SecretBox, http: httpx.Client) -> None:
+        self._encrypted = encrypted
         self._owner = owner
-        self._vault = secret_box
+        self._secret_box = secret_box
         self._http = http
-        self._opened: S3Storage | None = None
+        self._storage: S3Storage | None = None
 
     def store(self, files: Sequence[OutputFile], *, file_prefix: str) -> list[Artifact]:
         """As `S3Storage.store`.
 
         Raises:
-            DeliveryFailed: it cannot be opened, or did not take the files.
+            DeliveryFailed: the bucket cannot be decrypted, or did not accept the files.
         """
-        return self._storage().store(files, file_prefix=file_prefix)
+        return self._decrypted().store(files, file_prefix=file_prefix)
 
     def check_public_url(self, artifacts: Sequence[Artifact]) -> str | None:
         """As `S3Storage.check_public_url`."""
-        return self._storage().check_public_url(artifacts)
+        return self._decrypted().check_public_url(artifacts)
 
-    def _storage(self) -> S3Storage:
-        if self._opened is None:
-            bucket = decrypt_bucket(self._sealed, owner=self._owner, secret_box=self._vault)
-            self._opened = S3Storage(bucket, http=self._http)
-        return self._opened
+    def _decrypted(self) -> S3Storage:
+        if self._storage is None:
+            bucket = decrypt_bucket(self._encrypted, owner=self._owner, secret_box=self._secret_box)
+            self._storage = S3Storage(bucket, http=self._http)
+        return self._storage

@@ -12,10 +12,10 @@ SEPARATOR = b"\n"
 
 
 class SecretBox:
-    """Seals bytes for one owner and opens them again; a replaced secret still opens what it sealed.
+    """Encrypts bytes for one owner and decrypts them; an older master key still decrypts what it encrypted.
 
     Args:
-        master_keys: the deployment's secrets, the current one first.
+        master_keys: the deployment's master keys, the current one first.
 
     Source: Fernet (AES-128-CBC with HMAC-SHA256), https://github.com/fernet/spec
     """
@@ -24,39 +24,51 @@ class SecretBox:
         from cryptography.fernet import Fernet, MultiFernet
 
         keys = derive_keys(master_keys, purpose="secrets at rest")
-        self._fernet = MultiFernet([Fernet(base64.urlsafe_b64encode(key)) for key in keys])
+        fernets = [Fernet(base64.urlsafe_b64encode(key)) for key in keys]
+        self._current = fernets[0]
+        self._all = MultiFernet(fernets)
 
-    def seal(self, content: bytes, *, owner: str) -> bytes:
-        """Encrypt with the current secret; the result opens for this owner alone."""
-        return self._fernet.encrypt(owner.encode() + SEPARATOR + content)
+    def encrypt(self, content: bytes, *, owner: str) -> bytes:
+        """Encrypt with the current master key; the result can be decrypted for this owner only."""
+        return self._all.encrypt(owner.encode() + SEPARATOR + content)
 
-    def open(self, sealed: bytes, *, owner: str) -> bytes:
-        """What was sealed.
+    def decrypt(self, encrypted: bytes, *, owner: str) -> bytes:
+        """Decrypt what `encrypt` returned.
 
         Raises:
-            DeliveryFailed: none of the secrets sealed it, it was altered, or it is another owner's.
+            DeliveryFailed: no master key decrypts it, it was altered, or it belongs to another owner.
         """
         from cryptography.fernet import InvalidToken
 
         try:
-            sealed_for, _, content = self._fernet.decrypt(sealed).partition(SEPARATOR)
+            actual_owner, _, content = self._all.decrypt(encrypted).partition(SEPARATOR)
         except InvalidToken as error:
             raise DeliveryFailed(
-                "the saved bucket cannot be decrypted with this deployment's secrets; save it again"
+                "the saved bucket cannot be decrypted with this deployment's master keys; save it again"
             ) from error
-        if sealed_for != owner.encode():
+        if actual_owner != owner.encode():
             raise DeliveryFailed("the saved bucket belongs to another key")
         return content
 
-    def reencrypt(self, sealed: bytes) -> bytes:
-        """The same content under the current secret, so that an older one can be retired.
+    def is_current(self, encrypted: bytes) -> bool:
+        """Whether the current master key alone decrypts this."""
+        from cryptography.fernet import InvalidToken
+
+        try:
+            self._current.decrypt(encrypted)
+        except InvalidToken:
+            return False
+        return True
+
+    def reencrypt(self, encrypted: bytes) -> bytes:
+        """The same content encrypted with the current master key, so that an older one can be removed.
 
         Raises:
-            DeliveryFailed: none of the secrets sealed it.
+            DeliveryFailed: no master key decrypts it.
         """
         from cryptography.fernet import InvalidToken
 
         try:
-            return self._fernet.rotate(sealed)
+            return self._all.rotate(encrypted)
         except InvalidToken as error:
-            raise DeliveryFailed("a saved bucket cannot be decrypted with this deployment's secrets") from error
+            raise DeliveryFailed("a saved bucket cannot be decrypted with this deployment's master keys") from error

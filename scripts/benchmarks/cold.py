@@ -29,12 +29,14 @@ from starlette.testclient import TestClient
 from tests.fakes.key_values import MemoryKeyValues
 from pipeline.jobs.stores.kv.store import KvStore
 from pipeline.on_modal.web import web_app
+from pipeline.secrets import load_master_keys
 from pipeline.settings import Settings
 
 def no_dispatch(job_id): pass
 
+settings = Settings(database_url=None, api_key="a-key-of-the-benchmark", secret_keys="a-secret-of-the-benchmark")
 app = web_app(
-    Settings(database_url=None, api_key="a-key-of-the-benchmark", secret_keys="a-secret-of-the-benchmark"),
+    settings, master_keys=load_master_keys(settings),
     store=KvStore(MemoryKeyValues()), outputs=None, missing=(), dispatch=no_dispatch,
 )
 assert TestClient(app).get("/health").status_code == 200
@@ -43,14 +45,14 @@ print(json.dumps({"heavy": heavy, "modules": len(sys.modules)}))
 """
 GPU = """
 import json, sys
-from pipeline.on_modal.engine_server import EngineHost
+from pipeline.on_modal.engine_server import EngineServer
 
-host = EngineHost("trellis", weights=sys.argv[1])
-host.load_weights()
+server = EngineServer("trellis", weights=sys.argv[1])
+server.load_weights()
 import torch
 if torch.cuda.is_available():
-    host.to_device()
-print(json.dumps(host.seconds))
+    server.to_device()
+print(json.dumps(server.seconds))
 """
 
 

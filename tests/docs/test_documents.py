@@ -109,3 +109,9 @@ def test_readme_begins_with_the_two_commands() -> None:
         ["scripts/try", "[IMAGE]"],
         ["scripts/check", "[--fix]"],
     ]
+
+
+def test_each_folder_of_the_package_has_a_folder_of_tests() -> None:
+    folders = {path.parent.name for path in (ROOT / "pipeline").glob("*/__init__.py")}
+
+    assert {name for name in folders if not [*(ROOT / "tests" / name).rglob("test_*.py")]} == set()

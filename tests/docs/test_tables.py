@@ -10,7 +10,8 @@ from pydantic import AliasChoices
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings
 
-from pipeline.settings import ScalingSettings, Settings
+from pipeline.on_modal.settings import ScalingSettings
+from pipeline.settings import Settings
 from tests.docs.tables import EXAMPLES, ROOT, documents, error_table, renewed
 
 SETTINGS = ROOT / "docs" / "settings.md"

@@ -1,4 +1,4 @@
-"""`image-to-3d serve` as its operator meets it: what it says, what it starts, what it leaves behind."""
+"""`image-to-3d serve` for its operator: what it prints, which processes it starts and stops."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from pipeline.jobs.api_keys import authenticate
 from pipeline.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
-WAIT_S = 60.0  # far longer than anything takes here; only a failing test waits so long
+WAIT_S = 60.0  # far longer than anything takes here; only a failing test waits this long
 HEAVY = ("torch", "numpy", "scipy", "trimesh", "cv2", "numba")
 
 
 @contextmanager
 def serving(data: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], int, list[str]]]:
-    """The service once it says that it is ready, its port, and what it said."""
+    """The service once it is ready, its port, and the lines that it printed."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -58,7 +58,7 @@ def command_line(pid: int) -> str:
     return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
 
 
-def test_the_first_start_shows_a_key_once_and_the_next_does_not(tmp_path: Path) -> None:
+def test_only_the_first_start_prints_an_api_key(tmp_path: Path) -> None:
     data = tmp_path / "data"
 
     with serving(data) as (_, port, said), urllib.request.urlopen(f"http://127.0.0.1:{port}/health") as answer:
@@ -76,13 +76,13 @@ def test_the_first_start_shows_a_key_once_and_the_next_does_not(tmp_path: Path) 
     assert shown[1] not in (tmp_path / "service.log").read_text()
 
 
-def test_stopping_leaves_no_process_and_says_goodbye(tmp_path: Path) -> None:
+def test_stopping_leaves_no_process_and_deregisters_the_workers(tmp_path: Path) -> None:
     data = tmp_path / "data"
     with serving(data) as (process, _, _):
         store = open_store(Settings(data_dir=data, database_url=None))
         deadline = time.monotonic() + WAIT_S
         while not store.workers():
-            assert time.monotonic() < deadline, "no worker came"
+            assert time.monotonic() < deadline, "no worker registered"
             time.sleep(0.05)
         pids = children_of(process.pid)
         lines = " ".join(command_line(pid) for pid in pids)
@@ -94,24 +94,24 @@ def test_stopping_leaves_no_process_and_says_goodbye(tmp_path: Path) -> None:
     store.close()
 
 
-def test_the_service_ends_with_a_supervisor_that_was_killed(tmp_path: Path) -> None:
+def test_all_processes_exit_if_the_supervisor_is_killed(tmp_path: Path) -> None:
     with serving(tmp_path / "data") as (process, _, _):
         pids = children_of(process.pid)
         os.kill(process.pid, signal.SIGKILL)
         deadline = time.monotonic() + WAIT_S
         while any("pipeline." in command_line(pid) for pid in pids if Path(f"/proc/{pid}").exists()):
-            assert time.monotonic() < deadline, "processes were left behind"
+            assert time.monotonic() < deadline, "processes are still running"
             time.sleep(0.05)
 
 
-def test_the_web_process_has_imported_nothing_heavy_when_it_answers(tmp_path: Path) -> None:
+def test_the_web_process_imports_nothing_heavy(tmp_path: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    # The process of `python -m pipeline.local.web`, which asks itself for /health and then tells what it has imported.
+    # The process of `python -m pipeline.local.web`, which requests its own /health and then prints what it has imported.
     code = f"""
 import signal, sys, threading, time, urllib.request
-def tell():
+def print_modules():
     while True:
         try:
             urllib.request.urlopen("http://127.0.0.1:{port}/health").close()
@@ -120,14 +120,14 @@ def tell():
             time.sleep(0.05)
     print(" ".join(sorted(sys.modules)), flush=True)
     signal.raise_signal(signal.SIGTERM)
-threading.Thread(target=tell, daemon=True).start()
+threading.Thread(target=print_modules, daemon=True).start()
 from pipeline.local.web import main
 main(["--data", {str(tmp_path)!r}, "--port", "{port}"])
 """
 
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=WAIT_S)
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=WAIT_S)
 
-    modules = set(told.stdout.split())
-    assert "pipeline.api.app" in modules, told.stderr
+    modules = set(process.stdout.split())
+    assert "pipeline.api.app" in modules, process.stderr
     assert modules.isdisjoint(HEAVY)
     assert modules.isdisjoint({"pipeline.engines.preview.engine", "opentelemetry.sdk", "boto3"})

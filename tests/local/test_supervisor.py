@@ -1,4 +1,4 @@
-"""Real child processes: kept alive, ended together, and ended with their parent."""
+"""Real child processes: restarted, stopped together, and ended with their parent."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pipeline.local.supervisor import ProcessSlot, Supervisor
 
-WAIT_S = 20.0  # far longer than anything takes here; only a failing test waits so long
+WAIT_S = 20.0  # far longer than anything takes here; only a failing test waits this long
 SLEEPER = "import time; time.sleep(60)"
 STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(60)"
 
@@ -22,30 +22,30 @@ STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); 
 def wait_until(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + WAIT_S
     while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
+        assert time.monotonic() < deadline, "timed out"
         time.sleep(0.01)
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process runs; one that ended and was not yet waited for does not."""
+    """Whether a process runs; a zombie does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
 
 
-def child(code: str, deaths: list[int] | None = None) -> ProcessSlot:
-    on_death = (deaths if deaths is not None else []).append
-    return ProcessSlot("test", command=lambda start: [sys.executable, "-c", code, str(start)], on_death=on_death)
+def slot(code: str, exits: list[int] | None = None) -> ProcessSlot:
+    on_exit = (exits if exits is not None else []).append
+    return ProcessSlot("test", command=lambda start: [sys.executable, "-c", code, str(start)], on_exit=on_exit)
 
 
 @contextmanager
-def supervised(*children: ProcessSlot, stop_s: float = WAIT_S) -> Iterator[None]:
+def supervised(*slots: ProcessSlot, stop_s: float = WAIT_S) -> Iterator[None]:
     stop = threading.Event()
-    thread = threading.Thread(target=Supervisor(children, stop_s=stop_s).run, args=(stop,))
+    thread = threading.Thread(target=Supervisor(slots, stop_s=stop_s).run, args=(stop,))
     thread.start()
     try:
-        wait_until(lambda: all(one.process is not None for one in children))
+        wait_until(lambda: all(one.process is not None for one in slots))
         yield
     finally:
         stop.set()
@@ -59,32 +59,32 @@ def pid_of(one: ProcessSlot) -> int:
     return one.process.pid
 
 
-def test_a_killed_child_is_started_again_and_its_death_is_told() -> None:
-    deaths: list[int] = []
-    one = child(SLEEPER, deaths)
+def test_a_killed_process_is_restarted_and_its_exit_is_reported() -> None:
+    exits: list[int] = []
+    one = slot(SLEEPER, exits)
 
     with supervised(one):
         first = pid_of(one)
         os.kill(first, signal.SIGKILL)
         wait_until(lambda: one.starts == 2 and one.process is not None)
 
-        assert deaths == [0]
+        assert exits == [0]
         assert pid_of(one) != first and is_alive(pid_of(one))
 
 
-def test_a_child_that_fails_at_once_is_started_at_growing_pauses() -> None:
-    deaths: list[int] = []
-    one = child("raise SystemExit(1)", deaths)
+def test_a_process_that_fails_at_once_is_restarted_with_growing_pauses() -> None:
+    exits: list[int] = []
+    one = slot("raise SystemExit(1)", exits)
 
     with supervised(one):
-        wait_until(lambda: len(deaths) == 3)
+        wait_until(lambda: len(exits) == 3)
 
-    assert deaths[:3] == [0, 1, 2]
+    assert exits[:3] == [0, 1, 2]
     assert one.pause_s >= 0.8
 
 
-def test_a_child_that_ended_well_is_started_again_at_once() -> None:
-    one = child("raise SystemExit(0)")
+def test_a_process_that_exits_successfully_is_restarted_at_once() -> None:
+    one = slot("raise SystemExit(0)")
 
     with supervised(one):
         wait_until(lambda: one.starts >= 3)
@@ -92,27 +92,27 @@ def test_a_child_that_ended_well_is_started_again_at_once() -> None:
     assert one.pause_s == 0.1
 
 
-def test_all_children_end_when_the_supervisor_stops() -> None:
-    children = [child(SLEEPER), child(SLEEPER)]
+def test_all_processes_end_when_the_supervisor_stops() -> None:
+    slots = [slot(SLEEPER), slot(SLEEPER)]
 
-    with supervised(*children):
-        pids = [pid_of(one) for one in children]
+    with supervised(*slots):
+        pids = [pid_of(one) for one in slots]
         assert all(is_alive(pid) for pid in pids)
 
     assert not any(is_alive(pid) for pid in pids)
 
 
-def test_a_child_that_does_not_listen_is_killed() -> None:
-    one = child(STUBBORN)
+def test_a_process_that_ignores_sigterm_is_killed() -> None:
+    one = slot(STUBBORN)
 
     with supervised(one, stop_s=0.2):
         pid = pid_of(one)
-        time.sleep(0.5)  # time to shut its ears; without it the test would pass for the wrong reason, not fail
+        time.sleep(0.5)  # until it ignores SIGTERM; without this the test would pass for the wrong reason
 
     assert not is_alive(pid)
 
 
-def test_a_child_notices_its_parents_sudden_end() -> None:
+def test_a_process_notices_that_its_parent_was_killed() -> None:
     watcher = (
         "import os, threading, time; from pipeline.local.supervisor import call_when_orphaned;"
         "call_when_orphaned(lambda: os._exit(0), poll_s=0.05); print(os.getpid(), flush=True); time.sleep(60)"

@@ -1,4 +1,4 @@
-"""The worker's wiring: what it keeps of a call, what it cleans up, and a whole call from the queue to the webhook."""
+"""The worker's wiring: what the cleaner deletes, GPU seconds in the ledger, and a job from the queue to the webhook."""
 
 from __future__ import annotations
 
@@ -22,10 +22,9 @@ from pipeline.jobs.stores.sql.store import SqlStore
 from pipeline.jobs.transitions import Retention
 from pipeline.jobs.worker_loop import QueueWorker
 from pipeline.local import worker
-from pipeline.local.worker import has_room, repeat
+from pipeline.local.worker import has_space, repeat
 from pipeline.on_modal.control_channel import ControlChannel
-from pipeline.on_modal.engine_client import RemoteEngine
-from pipeline.on_modal.shared_dict import InMemoryDict
+from pipeline.on_modal.engine_client import Connection, EngineClient
 from pipeline.run_job import Generate
 from pipeline.service import open_service
 from pipeline.settings import Settings
@@ -37,10 +36,11 @@ from schemas.request import parse_request
 from tests.e2e.external_dependencies import NotAvailable, filled, small_disk
 from tests.e2e.faults import Receiver
 from tests.fakes.images import disc_as_base64
+from tests.fakes.shared_dict import InMemoryDict
 from tests.jobs.store_fixtures import Clock, new_job
-from tests.on_modal.containers import LINE, Containers, MadeEngine, fails, never, steps_until
+from tests.on_modal.containers import CHANNEL, Containers, ScriptedEngine, fails, never, steps_until
 
-WAIT_S = 60.0  # far longer than anything takes here; only a failing test waits so long
+WAIT_S = 60.0  # far longer than anything takes here; only a failing test waits this long
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def make_folder(job: Job, settings: Settings, *, age_s: float) -> Path:
     return folder
 
 
-def test_cleaning_leaves_the_folders_of_calls_that_may_go_on(
+def test_the_cleaner_keeps_the_folders_of_unfinished_jobs(
     settings: Settings, store: SqlStore, key: ApiKey, temporary: LocalStorage
 ) -> None:
     open_job, ended = running(store, key), running(store, key)
@@ -94,15 +94,15 @@ def test_cleaning_leaves_the_folders_of_calls_that_may_go_on(
     old_s = STALE_FOLDER_S + 60
     folders = [make_folder(job, settings, age_s=old_s) for job in (open_job, ended)]
     folders.append(make_folder(fresh, settings, age_s=0))
-    (settings.work_dir / "notes").mkdir()
+    (settings.work_dir / "entries").mkdir()
 
     clean(store, temporary, settings.work_dir)
 
     assert [folder.exists() for folder in folders] == [True, False, True]
-    assert (settings.work_dir / "notes").exists()
+    assert (settings.work_dir / "entries").exists()
 
 
-def test_cleaning_removes_records_and_outputs_whose_time_is_over(
+def test_the_cleaner_deletes_expired_records_and_outputs(
     settings: Settings, store: SqlStore, key: ApiKey, temporary: LocalStorage, clock: Clock, tmp_path: Path
 ) -> None:
     job, later = running(store, key), running(store, key)
@@ -123,29 +123,29 @@ def test_cleaning_removes_records_and_outputs_whose_time_is_over(
     assert (settings.files_dir / later.file_prefix / "a.glb").read_bytes() == b"glb"
 
 
-def test_a_full_disk_has_no_room_for_calls(tmp_path: Path) -> None:
+def test_a_full_disk_has_no_space_for_jobs(tmp_path: Path) -> None:
     folder = tmp_path / "data"
-    assert has_room(folder)  # it is yet to be made
+    assert has_space(folder)  # it does not exist yet
     try:
         with small_disk(folder):
-            assert has_room(folder)
+            assert has_space(folder)
             with filled(folder):
-                assert not has_room(folder)
-            assert has_room(folder)
+                assert not has_space(folder)
+            assert has_space(folder)
     except NotAvailable as reason:
         pytest.skip(str(reason))
 
 
-def test_a_duty_that_fails_is_done_again() -> None:
+def test_a_periodic_task_that_fails_runs_again() -> None:
     stop, times = threading.Event(), []
 
-    def duty() -> None:
+    def task() -> None:
         times.append(len(times))
         if len(times) == 3:
             stop.set()
         raise OSError("disk full")
 
-    repeat(duty, every_s=0.0, stop=stop)
+    repeat(task, every_s=0.0, stop=stop)
 
     assert times == [0, 1, 2]
 
@@ -153,11 +153,11 @@ def test_a_duty_that_fails_is_done_again() -> None:
 def wait_until(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + WAIT_S
     while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
+        assert time.monotonic() < deadline, "timed out"
         time.sleep(0.05)
 
 
-def test_a_worker_brings_a_call_from_the_queue_to_its_webhook(settings: Settings) -> None:
+def test_a_worker_runs_a_job_from_the_queue_to_its_webhook(settings: Settings) -> None:
     stop = threading.Event()
     store = open_store(settings)
     owner = store.add_key(make_key("tests", limits=KeyLimits())[1])
@@ -183,7 +183,7 @@ def test_a_worker_brings_a_call_from_the_queue_to_its_webhook(settings: Settings
     store.close()
 
 
-def local(engine: MadeEngine) -> Generate:
+def local(engine: ScriptedEngine) -> Generate:
     """An engine in this process."""
 
     def generate(views: Sequence[ForegroundImage], options: GenerationOptions, on_step: OnStep) -> Generation:
@@ -192,16 +192,17 @@ def local(engine: MadeEngine) -> Generate:
     return generate
 
 
-def remote(engine: MadeEngine) -> Generate:
+def remote(engine: ScriptedEngine) -> Generate:
     """The same engine in a container of its own."""
-    notes = InMemoryDict()
-    containers = Containers(engine, notes=notes)
-    line = ControlChannel(notes, LINE)
-    return RemoteEngine(find_spec("preview"), line=line, spawn=containers.spawn, reopen=containers.reopen, poll_s=0.01)
+    entries = InMemoryDict()
+    containers = Containers(engine, entries=entries)
+    channel = ControlChannel(entries, CHANNEL)
+    connection = Connection(find_spec("preview"), containers.spawn)
+    return EngineClient(lambda: connection, channel=channel, reopen=containers.reopen, poll_s=0.01)
 
 
-def run_call_of(key: ApiKey, generate: Generate, *, settings: Settings, store: SqlStore, outputs: LocalStorage) -> Job:
-    """One call from its submit to its end."""
+def run_job_of(key: ApiKey, generate: Generate, *, settings: Settings, store: SqlStore, outputs: LocalStorage) -> Job:
+    """Run a job from its submit to its end."""
     body = {"key": "k", "image": disc_as_base64(), "resolution": 64, "texture_size": 512}
     request = parse_request(body, default_output_format="glb").request
     job_id = store.submit(new_job(key, request=request.model_dump_json().encode())).job.id
@@ -212,13 +213,17 @@ def run_call_of(key: ApiKey, generate: Generate, *, settings: Settings, store: S
     return store.get(job_id, api_key_id=key.id)
 
 
-@pytest.mark.parametrize("place", [local, remote])
-def test_a_failed_generation_stands_in_the_ledger_with_what_it_cost(
-    settings: Settings, store: SqlStore, key: ApiKey, temporary: LocalStorage, place: Callable[[MadeEngine], Generate]
+@pytest.mark.parametrize("generate_with", [local, remote])
+def test_the_ledger_contains_the_gpu_seconds_of_a_failed_generation(
+    settings: Settings,
+    store: SqlStore,
+    key: ApiKey,
+    temporary: LocalStorage,
+    generate_with: Callable[[ScriptedEngine], Generate],
 ) -> None:
-    engine = MadeEngine(fails(ValueError("a shape"), after_s=0.05), gpu_seconds=1.0)
+    engine = ScriptedEngine(fails(ValueError("a shape"), after_s=0.05), gpu_seconds=1.0)
 
-    job = run_call_of(key, place(engine), settings=settings, store=store, outputs=temporary)
+    job = run_job_of(key, generate_with(engine), settings=settings, store=store, outputs=temporary)
 
     (row,) = store.usage_rows(api_key_id=key.id)
     assert job.result is not None and job.result.state is row.state is JobState.FAILED
@@ -226,25 +231,29 @@ def test_a_failed_generation_stands_in_the_ledger_with_what_it_cost(
     assert 0.05 <= row.gpu_seconds == job.result.gpu_seconds < job.result.stage_seconds["generate"]
 
 
-@pytest.mark.parametrize("place", [local, remote])
-def test_a_cancelled_generation_stands_in_the_ledger_with_what_it_cost(
-    settings: Settings, store: SqlStore, key: ApiKey, temporary: LocalStorage, place: Callable[[MadeEngine], Generate]
+@pytest.mark.parametrize("generate_with", [local, remote])
+def test_the_ledger_contains_the_gpu_seconds_of_a_cancelled_generation(
+    settings: Settings,
+    store: SqlStore,
+    key: ApiKey,
+    temporary: LocalStorage,
+    generate_with: Callable[[ScriptedEngine], Generate],
 ) -> None:
-    def cancel_and_go_on(on_step: OnStep) -> None:
+    def cancel_and_continue(on_step: OnStep) -> None:
         (job,) = store.list_jobs(api_key_id=key.id)
         store.request_cancel(job.id, api_key_id=key.id)
         steps_until(never)(on_step)
 
-    engine = MadeEngine(cancel_and_go_on, gpu_seconds=1.0)
+    engine = ScriptedEngine(cancel_and_continue, gpu_seconds=1.0)
 
-    job = run_call_of(key, place(engine), settings=settings, store=store, outputs=temporary)
+    job = run_job_of(key, generate_with(engine), settings=settings, store=store, outputs=temporary)
 
     (row,) = store.usage_rows(api_key_id=key.id)
     assert job.result is not None and job.result.state is row.state is JobState.CANCELLED
     assert 0 < row.gpu_seconds == job.result.gpu_seconds < job.result.stage_seconds["generate"]
 
 
-def test_a_cancel_that_comes_when_the_generation_is_done_leaves_its_cost_in_the_ledger(
+def test_the_ledger_contains_the_gpu_seconds_of_a_generation_that_finished_during_its_cancel(
     settings: Settings, store: SqlStore, key: ApiKey, temporary: LocalStorage
 ) -> None:
     def cancel_at_the_last_step(on_step: OnStep) -> None:
@@ -253,9 +262,9 @@ def test_a_cancel_that_comes_when_the_generation_is_done_leaves_its_cost_in_the_
         with suppress(Cancelled):
             steps_until(never)(on_step)
 
-    engine = MadeEngine(cancel_at_the_last_step, gpu_seconds=3.0)
+    engine = ScriptedEngine(cancel_at_the_last_step, gpu_seconds=3.0)
 
-    run_call_of(key, local(engine), settings=settings, store=store, outputs=temporary)
+    run_job_of(key, local(engine), settings=settings, store=store, outputs=temporary)
 
     (row,) = store.usage_rows(api_key_id=key.id)
     assert (row.state, row.gpu_seconds) == (JobState.CANCELLED, 3.0)

@@ -1,4 +1,4 @@
-"""Engines in containers as a platform runs them, with threads in place of machines; what goes between is pickled."""
+"""Engine containers as threads; arguments and answers are pickled, as between machines."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from pipeline.engines.base import Engine, ForegroundImage, Generation, GenerationOptions, OnStep, ignore_steps
 from pipeline.mesh.tri_mesh import TriMesh
 from pipeline.on_modal.control_channel import ControlChannel
-from pipeline.on_modal.engine_server import EngineHost
+from pipeline.on_modal.engine_server import EngineServer
 from pipeline.on_modal.shared_dict import SharedDict
 
-LINE = "job-1"
+CHANNEL = "job-1"
 HEARTBEAT_INTERVAL_S = 0.01
-WAIT_S = 10.0  # far longer than anything takes here; only a failing test waits so long
+WAIT_S = 10.0  # far longer than anything takes here; only a failing test waits this long
 
 VIEW: ForegroundImage = np.full((4, 4, 4), 255, np.uint8)
 OPTIONS = GenerationOptions(seed=7)
@@ -30,7 +30,7 @@ TETRAHEDRON = TriMesh(
     np.array([[0, 2, 1], [0, 1, 3], [0, 3, 2], [1, 2, 3]], np.int32),
 )
 
-Deed = Callable[[OnStep], object]
+Action = Callable[[OnStep], object]
 
 
 @dataclass(frozen=True)
@@ -41,17 +41,17 @@ class Grey:
         return np.full((len(points), 3), 0.5, np.float32)
 
 
-class MadeEngine:
-    """An engine that does one deed of a list at each generation, and makes a tetrahedron when the deed raises nothing.
+class ScriptedEngine:
+    """An engine that runs one action of a list per generation, and returns a tetrahedron if the action raises nothing.
 
     Args:
-        gpu_seconds: what a tetrahedron costs; None puts the engine on the CPU.
+        gpu_seconds: those of a tetrahedron; None puts the engine on the CPU.
     """
 
     name = "preview"
 
-    def __init__(self, *deeds: Deed, gpu_seconds: float | None = None) -> None:
-        self.deeds = list(deeds)
+    def __init__(self, *actions: Action, gpu_seconds: float | None = None) -> None:
+        self.actions = list(actions)
         self.is_on_accelerator = gpu_seconds is not None
         self.gpu_seconds = gpu_seconds or 0.0
         self.loaded: list[str] = []
@@ -62,12 +62,12 @@ class MadeEngine:
     def generate(
         self, views: Sequence[ForegroundImage], options: GenerationOptions, *, on_step: OnStep = ignore_steps
     ) -> Generation:
-        if self.deeds:
-            self.deeds.pop(0)(on_step)
+        if self.actions:
+            self.actions.pop(0)(on_step)
         return Generation(TETRAHEDRON, Grey(), engine=self.name, seed=options.seed, gpu_seconds=self.gpu_seconds)
 
 
-def fails(error: Exception, *, after_s: float = 0.0) -> Deed:
+def fails(error: Exception, *, after_s: float = 0.0) -> Action:
     """A generation that raises."""
 
     def fail(on_step: OnStep) -> None:
@@ -77,8 +77,8 @@ def fails(error: Exception, *, after_s: float = 0.0) -> Deed:
     return fail
 
 
-def steps_until(condition: Callable[[], bool]) -> Deed:
-    """A generation that goes from step to step as long as it is not told otherwise."""
+def steps_until(condition: Callable[[], bool]) -> Action:
+    """A generation that takes steps until a condition holds."""
 
     def step(on_step: OnStep) -> None:
         deadline_s = time.monotonic() + WAIT_S
@@ -89,8 +89,8 @@ def steps_until(condition: Callable[[], bool]) -> Deed:
     return step
 
 
-def steps_for(seconds: float) -> Deed:
-    """The same by the clock."""
+def steps_for(seconds: float) -> Action:
+    """A generation that takes steps for some time."""
 
     def step(on_step: OnStep) -> None:
         deadline_s = time.monotonic() + seconds
@@ -100,24 +100,24 @@ def steps_for(seconds: float) -> Deed:
 
 
 def never() -> bool:
-    """A condition of `steps_until`: only a cancel ends it."""
+    """A condition for `steps_until`: only a cancel ends the generation."""
     return False
 
 
 class NoContainer(Exception):
-    """What a call raises that no container takes."""
+    """Raised by a call for which there is no container."""
 
 
-class Ended(Exception):
-    """What a call raises that was ended from outside."""
+class CallCancelled(Exception):
+    """Raised by a call that was cancelled."""
 
 
 class ThreadCall:
-    """A `RemoteCall`: arguments and answer are pickled, as on their way to another machine."""
+    """A `RemoteCall` in a thread; arguments and answer are pickled, as between machines."""
 
     def __init__(self, object_id: str, work: Callable[..., Any], *arguments: Any) -> None:
         self.object_id = object_id
-        self.was_ended = False
+        self.was_cancelled = False
         self._answer = b""
         self._error: Exception | None = None
         self._thread = threading.Thread(target=self._run, args=(work, pickle.dumps(arguments)), daemon=True)
@@ -125,8 +125,8 @@ class ThreadCall:
 
     def get(self, timeout: float | None = None) -> Any:
         self._thread.join(timeout)
-        if self.was_ended:
-            raise Ended(self.object_id)
+        if self.was_cancelled:
+            raise CallCancelled(self.object_id)
         if self._thread.is_alive():
             raise TimeoutError
         if self._error is not None:
@@ -134,57 +134,61 @@ class ThreadCall:
         return pickle.loads(self._answer)
 
     def cancel(self) -> None:
-        self.was_ended = True
+        self.was_cancelled = True
 
     def join(self) -> None:
-        """Wait until its thread is gone."""
+        """Wait until its thread has ended."""
         self._thread.join(WAIT_S)
 
-    def _run(self, work: Callable[..., Any], sent: bytes) -> None:
+    def _run(self, work: Callable[..., Any], arguments: bytes) -> None:
         try:
-            self._answer = pickle.dumps(work(*pickle.loads(sent)))
+            self._answer = pickle.dumps(work(*pickle.loads(arguments)))
         except Exception as error:
             self._error = error
 
 
 class Containers:
-    """The containers of one engine: a spent one takes no further call, and the next one is started.
+    """The containers of one engine: one that must be recycled is replaced by the next.
 
     Args:
-        engines: one for each container, in the order of their starts.
-        notes: the map that the containers reach.
+        engines: one for each container, in the order of their start.
+        entries: the dictionary that the containers share.
     """
 
-    def __init__(self, *engines: Engine, notes: SharedDict) -> None:
+    def __init__(self, *engines: Engine, entries: SharedDict) -> None:
         self.calls: dict[str, ThreadCall] = {}
         self._engines = list(engines)
-        self._notes = notes
-        self._host: EngineHost | None = None
+        self._entries = entries
+        self._server: EngineServer | None = None
         self._numbers = itertools.count(1)
 
-    def spawn(self, views: Sequence[ForegroundImage], options: GenerationOptions) -> ThreadCall:
+    def spawn(
+        self, views: Sequence[ForegroundImage], options: GenerationOptions, channel: str = CHANNEL, restarts: int = 0
+    ) -> ThreadCall:
         """Start a generation."""
-        call = ThreadCall(f"call-{next(self._numbers)}", self._generate, views, options)
+        call = ThreadCall(f"call-{next(self._numbers)}", self._generate, views, options, channel, restarts)
         self.calls[call.object_id] = call
         return call
 
     def reopen(self, call_id: str) -> ThreadCall:
-        """A generation that was started; KeyError where it is forgotten."""
+        """A generation that was started; KeyError for an unknown id."""
         return self.calls[call_id]
 
-    def _generate(self, views: Sequence[ForegroundImage], options: GenerationOptions) -> Any:
-        if (self._host is None or self._host.must_recycle) and not self._engines:
+    def _generate(
+        self, views: Sequence[ForegroundImage], options: GenerationOptions, channel: str, restarts: int
+    ) -> Any:
+        if (self._server is None or self._server.must_recycle) and not self._engines:
             raise NoContainer
-        if self._host is None or self._host.must_recycle:
-            self._host = started(self._engines.pop(0))
-        return self._host.answer(views, options, ControlChannel(self._notes, LINE), restarts=0)
+        if self._server is None or self._server.must_recycle:
+            self._server = started(self._engines.pop(0))
+        return self._server.answer(views, options, ControlChannel(self._entries, channel), restarts=restarts)
 
 
-def started(engine: Engine) -> EngineHost:
-    """A host that is ready, with an engine of the test's own."""
-    host = EngineHost(
+def started(engine: Engine) -> EngineServer:
+    """A server that has loaded the test's engine."""
+    server = EngineServer(
         engine.name, weights="tiny", make=lambda name, **_: engine, heartbeat_interval_s=HEARTBEAT_INTERVAL_S
     )
-    host.load_weights()
-    host.to_device()
-    return host
+    server.load_weights()
+    server.to_device()
+    return server

@@ -1,4 +1,4 @@
-"""The line between the two sides of a generation, and the container's end of it."""
+"""The control channel between the two sides of a generation, and the container's end of it."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import pytest
 
 from pipeline.errors import Cancelled
 from pipeline.on_modal.control_channel import ControlChannel, ProgressReporter
-from pipeline.on_modal.shared_dict import InMemoryDict
+from tests.fakes.shared_dict import InMemoryDict
 from tests.on_modal.containers import HEARTBEAT_INTERVAL_S, WAIT_S
 
 NEVER_S = 3600.0
 
 
-class FrailNotes(InMemoryDict):
-    """A map that can be down, and counts how often it is written to."""
+class UnreliableDict(InMemoryDict):
+    """A dictionary that can be unavailable, and counts the writes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -38,107 +38,117 @@ class FrailNotes(InMemoryDict):
 
 
 @pytest.fixture
-def notes() -> FrailNotes:
-    return FrailNotes()
+def entries() -> UnreliableDict:
+    return UnreliableDict()
 
 
 @pytest.fixture
-def line(notes: FrailNotes) -> ControlChannel:
-    return ControlChannel(notes, "job-1")
+def channel(entries: UnreliableDict) -> ControlChannel:
+    return ControlChannel(entries, "job-1")
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
     deadline_s = time.monotonic() + WAIT_S
     while not condition():
-        assert time.monotonic() < deadline_s, "waited in vain"
+        assert time.monotonic() < deadline_s, "timed out"
         time.sleep(0.002)
 
 
-def is_heard(watch: ProgressReporter) -> bool:
-    """Whether the next step ends in a cancel."""
+def is_cancelled(reporter: ProgressReporter) -> bool:
+    """Whether the next step raises `Cancelled`."""
     try:
-        watch.on_step(0.5)
+        reporter.on_step(0.5)
     except Cancelled:
         return True
     return False
 
 
-def test_entries_of_two_generations_are_apart_and_go_together(notes: FrailNotes, line: ControlChannel) -> None:
-    other = ControlChannel(notes, "job-2")
-    for one, share in ((line, 0.25), (other, 0.5)):
-        one.say(share)
-        one.note_call(f"call at {share}")
-    line.cancel()
+def test_two_generations_have_separate_entries_and_clear_deletes_all_of_one(
+    entries: UnreliableDict, channel: ControlChannel
+) -> None:
+    other = ControlChannel(entries, "job-2")
+    for one, share in ((channel, 0.25), (other, 0.5)):
+        one.report(share)
+        one.save_call_id(f"call at {share}")
+    channel.request_cancel()
 
-    assert (line.progress(0.0), line.noted_call(), line.is_cancelled()) == (0.25, "call at 0.25", True)
-    assert (other.progress(0.0), other.noted_call(), other.is_cancelled()) == (0.5, "call at 0.5", False)
-    line.clear()
-    line.clear()
-    assert (line.progress(0.0), line.noted_call(), line.is_cancelled()) == (0.0, None, False)
-    assert len(notes.keys()) == 2
+    assert (channel.progress(0.0), channel.saved_call_id(), channel.is_cancel_requested()) == (
+        0.25,
+        "call at 0.25",
+        True,
+    )
+    assert (other.progress(0.0), other.saved_call_id(), other.is_cancel_requested()) == (0.5, "call at 0.5", False)
+    channel.clear()
+    channel.clear()
+    assert (channel.progress(0.0), channel.saved_call_id(), channel.is_cancel_requested()) == (0.0, None, False)
+    assert len(entries.keys()) == 2
 
 
-def test_progress_is_written_at_the_next_beat(line: ControlChannel) -> None:
-    with ProgressReporter(line, heartbeat_interval_s=HEARTBEAT_INTERVAL_S) as watch:
+def test_progress_is_written_at_the_next_heartbeat(channel: ControlChannel) -> None:
+    with ProgressReporter(channel, heartbeat_interval_s=HEARTBEAT_INTERVAL_S) as reporter:
         for share in (0.25, 0.5):
-            watch.on_step(share)
-            wait_until(lambda share=share: line.progress(None) == share)
+            reporter.on_step(share)
+            wait_until(lambda share=share: channel.progress(None) == share)
 
 
-def test_a_step_between_two_beats_writes_nothing(notes: FrailNotes, line: ControlChannel) -> None:
-    with ProgressReporter(line, heartbeat_interval_s=NEVER_S) as watch:
+def test_a_step_between_two_heartbeats_writes_nothing(entries: UnreliableDict, channel: ControlChannel) -> None:
+    with ProgressReporter(channel, heartbeat_interval_s=NEVER_S) as reporter:
         for step in range(1000):
-            watch.on_step(step / 1000)
+            reporter.on_step(step / 1000)
 
-    assert notes.puts == 0
+    assert entries.puts == 0
 
 
-def test_progress_that_stands_still_is_written_once(notes: FrailNotes, line: ControlChannel) -> None:
-    with ProgressReporter(line, heartbeat_interval_s=HEARTBEAT_INTERVAL_S) as watch:
-        watch.on_step(0.5)
-        wait_until(lambda: line.progress(None) == 0.5)
+def test_unchanged_progress_is_written_once(entries: UnreliableDict, channel: ControlChannel) -> None:
+    with ProgressReporter(channel, heartbeat_interval_s=HEARTBEAT_INTERVAL_S) as reporter:
+        reporter.on_step(0.5)
+        wait_until(lambda: channel.progress(None) == 0.5)
         time.sleep(10 * HEARTBEAT_INTERVAL_S)
 
-    assert notes.puts == 1
+    assert entries.puts == 1
 
 
-def test_a_watch_that_is_over_waits_for_no_beat_and_leaves_no_thread(line: ControlChannel) -> None:
+def test_a_finished_reporter_waits_for_no_heartbeat_and_leaves_no_thread(channel: ControlChannel) -> None:
     before, started_s = threading.enumerate(), time.monotonic()
 
-    with ProgressReporter(line, heartbeat_interval_s=NEVER_S) as watch:
-        watch.on_step(0.5)
+    with ProgressReporter(channel, heartbeat_interval_s=NEVER_S) as reporter:
+        reporter.on_step(0.5)
 
     assert time.monotonic() - started_s < WAIT_S
     assert set(threading.enumerate()) <= set(before)
 
 
-def test_a_cancel_is_heard_at_the_step_after_the_next_beat(line: ControlChannel) -> None:
-    with ProgressReporter(line, heartbeat_interval_s=HEARTBEAT_INTERVAL_S) as watch:
-        assert not is_heard(watch)
-        line.cancel()
-        wait_until(lambda: is_heard(watch))
+def test_a_cancellation_request_takes_effect_at_the_step_after_the_next_heartbeat(channel: ControlChannel) -> None:
+    with ProgressReporter(channel, heartbeat_interval_s=HEARTBEAT_INTERVAL_S) as reporter:
+        assert not is_cancelled(reporter)
+        channel.request_cancel()
+        wait_until(lambda: is_cancelled(reporter))
 
-        with pytest.raises(Cancelled, match=r"The call was cancelled\."):
-            watch.on_step(0.5)
-
-
-def test_a_line_that_is_down_stops_no_step_and_is_used_when_it_is_back(notes: FrailNotes, line: ControlChannel) -> None:
-    notes.is_down = True
-    with ProgressReporter(line, heartbeat_interval_s=HEARTBEAT_INTERVAL_S) as watch:
-        watch.on_step(0.5)
-        wait_until(lambda: notes.puts >= 3)
-        watch.on_step(0.5)
-        notes.is_down = False
-        wait_until(lambda: line.progress(None) == 0.5)
-        line.cancel()
-        wait_until(lambda: is_heard(watch))
+        with pytest.raises(Cancelled, match=r"The job was cancelled\."):
+            reporter.on_step(0.5)
 
 
-def test_a_cancel_that_was_heard_stays_heard_when_the_line_goes_down(notes: FrailNotes, line: ControlChannel) -> None:
-    line.cancel()
-    with ProgressReporter(line, heartbeat_interval_s=HEARTBEAT_INTERVAL_S) as watch:
-        wait_until(lambda: is_heard(watch))
-        notes.is_down = True
+def test_a_failing_channel_stops_no_step_and_is_used_again_when_it_recovers(
+    entries: UnreliableDict, channel: ControlChannel
+) -> None:
+    entries.is_down = True
+    with ProgressReporter(channel, heartbeat_interval_s=HEARTBEAT_INTERVAL_S) as reporter:
+        reporter.on_step(0.5)
+        wait_until(lambda: entries.puts >= 3)
+        reporter.on_step(0.5)
+        entries.is_down = False
+        wait_until(lambda: channel.progress(None) == 0.5)
+        channel.request_cancel()
+        wait_until(lambda: is_cancelled(reporter))
+
+
+def test_a_cancellation_that_was_seen_stays_in_effect_when_the_channel_fails(
+    entries: UnreliableDict, channel: ControlChannel
+) -> None:
+    channel.request_cancel()
+    with ProgressReporter(channel, heartbeat_interval_s=HEARTBEAT_INTERVAL_S) as reporter:
+        wait_until(lambda: is_cancelled(reporter))
+        entries.is_down = True
         time.sleep(5 * HEARTBEAT_INTERVAL_S)
 
-        assert is_heard(watch)
+        assert is_cancelled(reporter)

@@ -1,4 +1,4 @@
-"""Handing jobs over: none is lost, none is handed over while somebody has it."""
+"""Dispatching jobs: none is lost, and none is dispatched again while a dispatch is in flight."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pipeline.errors import StoreUnavailable
 from pipeline.jobs.model import ApiKey, Job, JobResult, JobState, Progress
 from pipeline.jobs.store import Store
 from pipeline.on_modal.dispatch import LOST_AFTER_S, PAGE, Dispatcher
-from pipeline.on_modal.shared_dict import InMemoryDict
+from tests.fakes.shared_dict import InMemoryDict
 from tests.jobs.store_fixtures import Clock, new_job
 from tests.reference.memory_store import MemoryStore
 
@@ -20,37 +20,37 @@ LEASE_S = 20.0
 
 
 class Platform:
-    """Takes hand-overs, and tells of each what became of it.
+    """Accepts dispatches, and knows the state of each.
 
     Attributes:
-        taken: the jobs, in the order in which they were handed over.
-        running: names of the hand-overs that wait or run.
-        ended_in: what those raise that ended in an error, when asked about.
-        is_away: takes nothing.
+        dispatched: the jobs, in the order of their dispatch.
+        running: ids of the dispatches that wait or run.
+        errors: by id, the error that a dispatch ended with; raised when its state is requested.
+        is_unavailable: accepts nothing.
     """
 
     def __init__(self) -> None:
-        self.taken: list[int] = []
+        self.dispatched: list[int] = []
         self.running: set[str] = set()
-        self.ended_in: dict[str, Exception] = {}
-        self.is_away = False
+        self.errors: dict[str, Exception] = {}
+        self.is_unavailable = False
 
     def spawn(self, job_id: int) -> str:
-        if self.is_away:
+        if self.is_unavailable:
             raise ConnectionError("no route")
-        self.taken.append(job_id)
-        name = f"hand-over {len(self.taken)}"
-        self.running.add(name)
-        return name
+        self.dispatched.append(job_id)
+        dispatch_id = f"dispatch {len(self.dispatched)}"
+        self.running.add(dispatch_id)
+        return dispatch_id
 
-    def is_in_flight(self, name: str) -> bool:
-        if name in self.ended_in:
-            raise self.ended_in[name]
-        return name in self.running
+    def is_in_flight(self, dispatch_id: str) -> bool:
+        if dispatch_id in self.errors:
+            raise self.errors[dispatch_id]
+        return dispatch_id in self.running
 
 
-class ForgetfulNotes(InMemoryDict):
-    """A map that is down while something is to be kept."""
+class UnwritableDict(InMemoryDict):
+    """A dictionary that cannot be written."""
 
     def put(self, key: str, value: Any) -> None:
         raise ConnectionError("no route")
@@ -72,20 +72,20 @@ def platform() -> Platform:
 
 
 @pytest.fixture
-def notes() -> InMemoryDict:
+def entries() -> InMemoryDict:
     return InMemoryDict()
 
 
 @pytest.fixture
-def dispatch(platform: Platform, notes: InMemoryDict, clock: Clock) -> Dispatcher:
-    return Dispatcher(platform.spawn, is_in_flight=platform.is_in_flight, notes=notes, clock=clock)
+def dispatch(platform: Platform, entries: InMemoryDict, clock: Clock) -> Dispatcher:
+    return Dispatcher(platform.spawn, is_in_flight=platform.is_in_flight, entries=entries, clock=clock)
 
 
 def submitted(store: Store, key: ApiKey) -> int:
     return store.submit(new_job(key)).job.id
 
 
-def test_a_job_that_was_handed_over_is_not_handed_over_again(
+def test_a_job_whose_dispatch_is_in_flight_is_not_dispatched_again(
     dispatch: Dispatcher, platform: Platform, store: Store, key: ApiKey, clock: Clock
 ) -> None:
     job_id = submitted(store, key)
@@ -93,34 +93,34 @@ def test_a_job_that_was_handed_over_is_not_handed_over_again(
     clock.advance(10 * LOST_AFTER_S)
 
     assert dispatch.dispatch_waiting(store) == 0
-    assert platform.taken == [job_id]
+    assert platform.dispatched == [job_id]
 
 
-def test_a_hand_over_that_fails_is_no_error_and_is_made_up_for(
+def test_a_failed_dispatch_raises_nothing_and_is_repeated(
     dispatch: Dispatcher, platform: Platform, store: Store, key: ApiKey, clock: Clock
 ) -> None:
     job_id = submitted(store, key)
-    platform.is_away = True
+    platform.is_unavailable = True
     dispatch(job_id)
-    platform.is_away = False
+    platform.is_unavailable = False
     clock.advance(LOST_AFTER_S + 1)
 
     assert dispatch.dispatch_waiting(store) == 1
-    assert platform.taken == [job_id]
+    assert platform.dispatched == [job_id]
 
 
-def test_a_hand_over_that_was_not_noted_is_made_again(
+def test_a_dispatch_that_was_not_recorded_is_repeated(
     dispatch: Dispatcher, platform: Platform, store: Store, key: ApiKey, clock: Clock
 ) -> None:
     job_id = submitted(store, key)
-    Dispatcher(platform.spawn, is_in_flight=platform.is_in_flight, notes=ForgetfulNotes(), clock=clock)(job_id)
+    Dispatcher(platform.spawn, is_in_flight=platform.is_in_flight, entries=UnwritableDict(), clock=clock)(job_id)
     clock.advance(LOST_AFTER_S + 1)
 
     assert dispatch.dispatch_waiting(store) == 1
-    assert platform.taken == [job_id, job_id]
+    assert platform.dispatched == [job_id, job_id]
 
 
-def test_a_hand_over_whose_process_is_gone_is_made_again(
+def test_a_dispatch_whose_process_died_is_repeated(
     dispatch: Dispatcher, platform: Platform, store: Store, key: ApiKey, clock: Clock
 ) -> None:
     job_id = submitted(store, key)
@@ -129,23 +129,23 @@ def test_a_hand_over_whose_process_is_gone_is_made_again(
     clock.advance(LOST_AFTER_S + 1)
 
     assert dispatch.dispatch_waiting(store) == 1
-    assert dispatch.dispatch_waiting(store) == 0  # the new one is under way
-    assert platform.taken == [job_id, job_id]
+    assert dispatch.dispatch_waiting(store) == 0  # the new one is in flight
+    assert platform.dispatched == [job_id, job_id]
 
 
-def test_a_hand_over_that_ended_in_an_error_is_made_again_and_holds_up_no_other(
+def test_a_dispatch_that_ended_with_an_error_is_repeated_and_delays_no_other(
     dispatch: Dispatcher, platform: Platform, store: Store, key: ApiKey, clock: Clock
 ) -> None:
     first, second = submitted(store, key), submitted(store, key)
     dispatch(first)
-    platform.ended_in["hand-over 1"] = StoreUnavailable("the database is away")
+    platform.errors["dispatch 1"] = StoreUnavailable("the database cannot be reached")
     clock.advance(LOST_AFTER_S + 1)
 
     assert dispatch.dispatch_waiting(store) == 2
-    assert platform.taken == [first, first, second]
+    assert platform.dispatched == [first, first, second]
 
 
-def test_a_job_that_has_just_come_is_left_to_whoever_hands_it_over(
+def test_a_new_job_is_left_to_the_process_that_submitted_it(
     dispatch: Dispatcher, platform: Platform, store: Store, key: ApiKey, clock: Clock
 ) -> None:
     submitted(store, key)
@@ -157,7 +157,7 @@ def test_a_job_that_has_just_come_is_left_to_whoever_hands_it_over(
     assert dispatch.dispatch_waiting(store) == 1
 
 
-def test_a_shorter_wait_can_be_asked_for(
+def test_the_waiting_time_before_a_new_dispatch_can_be_shorter(
     dispatch: Dispatcher, platform: Platform, store: Store, key: ApiKey, clock: Clock
 ) -> None:
     submitted(store, key)
@@ -167,7 +167,7 @@ def test_a_shorter_wait_can_be_asked_for(
     assert dispatch.dispatch_waiting(store, lost_after_s=0.0) == 1
 
 
-def test_a_running_job_is_handed_over_when_its_lease_has_long_run_out(
+def test_a_running_job_is_dispatched_some_time_after_its_lease_expired(
     dispatch: Dispatcher, platform: Platform, store: Store, key: ApiKey, clock: Clock
 ) -> None:
     job_id = submitted(store, key)
@@ -179,10 +179,10 @@ def test_a_running_job_is_handed_over_when_its_lease_has_long_run_out(
 
     clock.advance(1)
     assert dispatch.dispatch_waiting(store) == 1
-    assert platform.taken == [job_id]
+    assert platform.dispatched == [job_id]
 
 
-def test_a_job_that_has_ended_is_not_handed_over(
+def test_a_job_that_has_ended_is_not_dispatched(
     dispatch: Dispatcher, platform: Platform, store: Store, key: ApiKey, clock: Clock
 ) -> None:
     submitted(store, key)
@@ -192,10 +192,10 @@ def test_a_job_that_has_ended_is_not_handed_over(
     clock.advance(LEASE_S + LOST_AFTER_S + 1)
 
     assert dispatch.dispatch_waiting(store) == 0
-    assert platform.taken == []
+    assert platform.dispatched == []
 
 
-def test_the_oldest_are_handed_over_first_and_at_most_as_many_as_asked(
+def test_the_oldest_jobs_are_dispatched_first_up_to_the_limit(
     dispatch: Dispatcher, platform: Platform, store: Store, key: ApiKey, clock: Clock
 ) -> None:
     oldest, running, queued, youngest = (submitted(store, key) for _ in range(4))
@@ -205,12 +205,12 @@ def test_the_oldest_are_handed_over_first_and_at_most_as_many_as_asked(
     clock.advance(LEASE_S + LOST_AFTER_S + 1)
 
     assert dispatch.dispatch_waiting(store, limit=3) == 3
-    assert platform.taken == [oldest, running, queued]
+    assert platform.dispatched == [oldest, running, queued]
     assert dispatch.dispatch_waiting(store, limit=3) == 1
-    assert platform.taken[3:] == [youngest]
+    assert platform.dispatched[3:] == [youngest]
 
 
-def test_one_keys_jobs_can_be_asked_for_alone(
+def test_the_jobs_of_one_key_can_be_dispatched_alone(
     dispatch: Dispatcher, platform: Platform, store: Store, add_key: Callable[..., ApiKey], clock: Clock
 ) -> None:
     mine, other = add_key(), add_key()
@@ -219,20 +219,20 @@ def test_one_keys_jobs_can_be_asked_for_alone(
     clock.advance(LOST_AFTER_S + 1)
 
     assert dispatch.dispatch_waiting(store, api_key_id=mine.id) == 1
-    assert platform.taken == [job_id]
+    assert platform.dispatched == [job_id]
 
 
-def test_more_jobs_than_a_page_holds_are_all_handed_over(
+def test_more_jobs_than_one_page_are_all_dispatched(
     dispatch: Dispatcher, platform: Platform, store: Store, key: ApiKey, clock: Clock
 ) -> None:
     job_ids = [submitted(store, key) for _ in range(2 * PAGE + 1)]
     clock.advance(LOST_AFTER_S + 1)
 
     assert dispatch.dispatch_waiting(store) == len(job_ids)
-    assert platform.taken == job_ids
+    assert platform.dispatched == job_ids
 
 
-def test_a_death_is_excused_when_the_job_came_further_than_before(
+def test_an_attempt_made_progress_if_it_reached_a_later_stage_than_the_one_before(
     dispatch: Dispatcher, store: Store, key: ApiKey
 ) -> None:
     job = at_stage(store.get(submitted(store, key), api_key_id=None), "intake")
@@ -249,8 +249,8 @@ def at_stage(job: Job, stage: str) -> Job:
     return replace(job, progress=Progress(stage, 10))
 
 
-def test_nothing_is_kept_of_a_job_that_has_ended(
-    dispatch: Dispatcher, notes: InMemoryDict, store: Store, key: ApiKey
+def test_no_entry_of_a_forgotten_job_is_left(
+    dispatch: Dispatcher, entries: InMemoryDict, store: Store, key: ApiKey
 ) -> None:
     job_id, other = submitted(store, key), submitted(store, key)
     dispatch(job_id)
@@ -260,4 +260,4 @@ def test_nothing_is_kept_of_a_job_that_has_ended(
     dispatch.forget(job_id)
     dispatch.forget(job_id)
 
-    assert notes.keys() == [f"dispatch/{other}"]
+    assert entries.keys() == [f"dispatch/{other}"]

@@ -11,13 +11,13 @@ import pytest
 from pipeline.engines.base import ForegroundImage, Generation, GenerationOptions
 from pipeline.errors import InvalidRequest, WeightsUnusable
 from pipeline.on_modal.control_channel import ControlChannel, Failure
-from pipeline.on_modal.engine_pool import RemoteEngines
-from pipeline.on_modal.shared_dict import InMemoryDict
-from tests.on_modal.containers import LINE, OPTIONS, VIEW, WAIT_S, MadeEngine, ThreadCall, started
+from pipeline.on_modal.engine_pool import EnginePool
+from tests.fakes.shared_dict import InMemoryDict
+from tests.on_modal.containers import CHANNEL, OPTIONS, VIEW, WAIT_S, ScriptedEngine, ThreadCall, started
 
 
 class Method:
-    """A method of a container; each call of it is one thread."""
+    """A method of a container; each call of it runs in a thread."""
 
     def __init__(self, work: Callable[..., Any]) -> None:
         self.calls = 0
@@ -29,41 +29,41 @@ class Method:
 
 
 class Container:
-    """A container of one engine that starts when a test lets it; keeps the order in which it is called."""
+    """A container of one engine that starts when the test allows it; records the order of the calls."""
 
-    def __init__(self, name: str, notes: InMemoryDict, called: list[str]) -> None:
+    def __init__(self, name: str, entries: InMemoryDict, called: list[str]) -> None:
         self.may_start = threading.Event()
         self.may_start.set()
-        self.told: list[tuple[str, int]] = []
+        self.arguments: list[tuple[str, int]] = []
         self.wake = Method(self._wake)
         self.generate = Method(self._generate)
-        self._name, self._notes, self._called = name, notes, called
-        self._host = started(MadeEngine())
+        self._name, self._entries, self._called = name, entries, called
+        self._server = started(ScriptedEngine())
 
     def _wake(self) -> None:
         assert self.may_start.wait(WAIT_S)
-        self._called.append(f"{self._name} is awake")
+        self._called.append(f"{self._name} is ready")
 
     def _generate(
-        self, views: list[ForegroundImage], options: GenerationOptions, line: str, restarts: int
+        self, views: list[ForegroundImage], options: GenerationOptions, channel: str, restarts: int
     ) -> Generation | Failure:
         self._called.append(f"{self._name} generates")
-        self.told.append((line, restarts))
-        return self._host.answer(views, options, ControlChannel(self._notes, line), restarts=restarts)
+        self.arguments.append((channel, restarts))
+        return self._server.answer(views, options, ControlChannel(self._entries, channel), restarts=restarts)
 
 
 class Deployment:
     """The containers of two engines."""
 
     def __init__(self) -> None:
-        self.notes = InMemoryDict()
+        self.entries = InMemoryDict()
         self.called: list[str] = []
-        self.containers = {name: Container(name, self.notes, self.called) for name in ("preview", "triposr")}
+        self.containers = {name: Container(name, self.entries, self.called) for name in ("preview", "triposr")}
 
-    def engines(self, *, check: Callable[[str], None] = lambda name: None) -> RemoteEngines:
+    def engines(self, *, check: Callable[[str], None] = lambda name: None) -> EnginePool:
         makers = {name: lambda container=container: container for name, container in self.containers.items()}
-        return RemoteEngines(
-            makers, default="preview", notes=self.notes, reopen=lambda name: ThreadCall(name, int), check=check
+        return EnginePool(
+            makers, default="preview", entries=self.entries, reopen=lambda name: ThreadCall(name, int), check=check
         )
 
 
@@ -76,40 +76,38 @@ def ignore(share: float) -> None:
     """An `OnStep`."""
 
 
-@pytest.mark.parametrize("is_asked_for_first", [False, True])
-def test_a_generation_waits_for_the_container_that_was_woken(deployment: Deployment, is_asked_for_first: bool) -> None:
-    """Sent at once, it would be one more call that waits, and one more container would start for it."""
+@pytest.mark.parametrize("is_created_first", [False, True])
+def test_a_generation_waits_for_the_container_that_is_starting(deployment: Deployment, is_created_first: bool) -> None:
+    """If it was spawned at once, it would be one more pending input, and one more container would start for it."""
     engines, container = deployment.engines(), deployment.containers["preview"]
     container.may_start.clear()
-    generate = engines.generator_for(None, line=LINE) if is_asked_for_first else None
+    generate = engines.client(None, channel=CHANNEL) if is_created_first else None
     engines.wake(None)
 
-    made = (generate or engines.generator_for(None, line=LINE))(
-        [VIEW], OPTIONS, lambda share: container.may_start.set()
-    )
+    made = (generate or engines.client(None, channel=CHANNEL))([VIEW], OPTIONS, lambda share: container.may_start.set())
 
     assert made.seed == OPTIONS.seed
-    assert deployment.called == ["preview is awake", "preview generates"]
+    assert deployment.called == ["preview is ready", "preview generates"]
 
 
-def test_the_engine_that_a_request_names_is_woken_and_generates(deployment: Deployment) -> None:
+def test_the_engine_that_a_request_names_is_started_and_generates(deployment: Deployment) -> None:
     engines = deployment.engines()
 
     engines.wake("triposr")
-    engines.generator_for("triposr", line=LINE, restarts=3)([VIEW], OPTIONS, ignore)
+    engines.client("triposr", channel=CHANNEL, restarts_requested=lambda: 3)([VIEW], OPTIONS, ignore)
 
-    assert deployment.called == ["triposr is awake", "triposr generates"]
-    assert deployment.containers["triposr"].told == [(LINE, 3)]
+    assert deployment.called == ["triposr is ready", "triposr generates"]
+    assert deployment.containers["triposr"].arguments == [(CHANNEL, 3)]
 
 
-def test_an_engine_that_is_not_deployed_is_refused_with_those_that_are(deployment: Deployment) -> None:
+def test_the_refusal_of_an_unknown_engine_lists_the_deployed_ones(deployment: Deployment) -> None:
     engines = deployment.engines()
-    for ask in (engines.wake, lambda name: engines.generator_for(name, line=LINE)):
+    for request in (engines.wake, lambda name: engines.client(name, channel=CHANNEL)([VIEW], OPTIONS, ignore)):
         with pytest.raises(InvalidRequest, match="engine must be one of preview, triposr, got 'trellis'"):
-            ask("trellis")
+            request("trellis")
 
 
-def test_no_container_is_started_in_vain(deployment: Deployment) -> None:
+def test_no_container_starts_without_weights(deployment: Deployment) -> None:
     def check(name: str) -> None:
         raise WeightsUnusable(f"the weights of {name} are missing")
 
@@ -119,11 +117,11 @@ def test_no_container_is_started_in_vain(deployment: Deployment) -> None:
     assert deployment.containers["preview"].wake.calls == 0
 
 
-def test_nothing_is_left_of_a_generation_whose_call_has_ended(deployment: Deployment) -> None:
+def test_no_entry_is_left_after_the_end_of_a_job(deployment: Deployment) -> None:
     engines = deployment.engines()
-    engines.generator_for(None, line=LINE)([VIEW], OPTIONS, ignore)
-    assert deployment.notes.keys() != []
+    engines.client(None, channel=CHANNEL)([VIEW], OPTIONS, ignore)
+    assert deployment.entries.keys() != []
 
-    engines.forget(LINE)
+    engines.forget(CHANNEL)
 
-    assert deployment.notes.keys() == []
+    assert deployment.entries.keys() == []

@@ -1,4 +1,4 @@
-"""One round of what keeps a deployment vacuum, whose container may be killed at any moment of it."""
+"""One run of the cleaner, whose container may be killed at any point."""
 
 from __future__ import annotations
 
@@ -8,24 +8,23 @@ import pytest
 
 pytest.importorskip("numba", reason="needs the extra 'local'")
 
-from pydantic import SecretStr
-
 from pipeline.jobs.api_keys import key_record
 from pipeline.jobs.model import KeyLimits, OutboxTask, TaskKind
+from pipeline.on_modal.deployment import Deployment
 from pipeline.on_modal.dispatch import LOST_AFTER_S, Dispatcher
-from pipeline.on_modal.functions import Shared, clean_up
-from pipeline.on_modal.shared_dict import InMemoryDict
+from pipeline.on_modal.functions import clean_up
 from pipeline.settings import Settings
+from tests.fakes.shared_dict import InMemoryDict
 from tests.jobs.store_fixtures import Clock, new_job
 from tests.reference.memory_store import MemoryStore
 
 
 class Killed(BaseException):
-    """Ends a process wherever it stands."""
+    """Kills a process at any point."""
 
 
-class StoreBeforeHangingBucket(MemoryStore):
-    """A store of which a late upload is due, to a bucket that hangs until the container is killed."""
+class StoreWithHangingUpload(MemoryStore):
+    """A store with a due late upload to a bucket that hangs until the container is killed."""
 
     def claim_task(self, kind: TaskKind, *, claim_s: float) -> OutboxTask | None:
         if kind == "upload":
@@ -33,22 +32,22 @@ class StoreBeforeHangingBucket(MemoryStore):
         return super().claim_task(kind, claim_s=claim_s)
 
 
-def test_a_bucket_that_hangs_keeps_no_lost_job_from_being_handed_over(tmp_path: Path) -> None:
-    clock, handed_over = Clock(), []
-    store = StoreBeforeHangingBucket(clock=clock)
-    key = store.add_key(key_record("a-key-of-this-test", name="shop", limits=KeyLimits(), clock=clock))
+def test_a_hanging_bucket_does_not_keep_lost_jobs_from_being_dispatched(tmp_path: Path) -> None:
+    clock, dispatched = Clock(), []
+    store = StoreWithHangingUpload(clock=clock)
+    key = store.add_key(key_record("an-api-key-of-this-test", name="shop", limits=KeyLimits(), clock=clock))
     lost = store.submit(new_job(key)).job
     clock.advance(LOST_AFTER_S + 1)
 
     def spawn(job_id: int) -> str:
-        handed_over.append(job_id)
-        return "hand-over"
+        dispatched.append(job_id)
+        return "dispatch"
 
-    dispatch = Dispatcher(spawn, is_in_flight=lambda name: False, notes=InMemoryDict(), clock=clock)
-    settings = Settings(data_dir=tmp_path, database_url=None, secret_keys=(SecretStr("a-secret-of-this-test"),))
-    shared = Shared(settings, store, commit_work=lambda: None, commit_outputs=lambda: None, dispatch=dispatch)
+    dispatch = Dispatcher(spawn, is_in_flight=lambda name: False, entries=InMemoryDict(), clock=clock)
+    settings = Settings(data_dir=tmp_path, database_url=None)
+    deployment = Deployment(settings, [b"a-master-key-of-this-test"], store, dispatch, lambda: None, lambda: None)
 
     with pytest.raises(Killed):
-        clean_up(shared)
+        clean_up(deployment)
 
-    assert handed_over == [lost.id]
+    assert dispatched == [lost.id]

@@ -1,4 +1,4 @@
-"""The kernels are there before a call's export asks for them; a container is a fresh process each time."""
+"""The kernels are compiled before a job's export needs them. Each script runs in a new process, as in a container."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def compiled():
     kernels = [each for module in modules for each in vars(module).values() if isinstance(each, Dispatcher)]
     return {str(kernel): kernel.signatures for kernel in kernels}
 """
-ALL_AFTERWARDS = """
+ALL_EXPORTS_AFTERWARDS = """
 prewarm_numba()
 before = compiled()
 for format in ("glb", "obj", "stl", "ply"):
@@ -50,12 +50,12 @@ for format in ("glb", "obj", "stl", "ply"):
         exported(output_format=format, no_texture=no_texture, render=format == "glb")
 assert before == compiled() and any(before.values()), (before, compiled())
 """
-ONE_MEANWHILE = """
+EXPORT_DURING_PREWARM = """
 thread = start_prewarm()
 assert start_prewarm() is thread
-meanwhile = exported()
+during = exported()
 thread.join()
-assert meanwhile == exported()
+assert during == exported()
 """
 
 
@@ -74,23 +74,23 @@ def run_fresh(script: str, folder: Path, **environment: str) -> None:
 
 def write_generation(folder: Path, engine: str) -> None:
     options = GenerationOptions(seed=1, resolution=64)
-    made = configured_engine(engine, weights="tiny").generate([draw_figure(96)], options)
-    (folder / "generation.pickle").write_bytes(pickle.dumps(made, protocol=pickle.HIGHEST_PROTOCOL))
+    generation = configured_engine(engine, weights="tiny").generate([draw_figure(96)], options)
+    (folder / "generation.pickle").write_bytes(pickle.dumps(generation, protocol=pickle.HIGHEST_PROTOCOL))
 
 
 @pytest.mark.parametrize("engine", ["preview", "trellis"])
-def test_no_export_compiles_a_kernel_afterwards(tmp_path: Path, engine: str) -> None:
+def test_after_prewarm_no_export_compiles_a_kernel(tmp_path: Path, engine: str) -> None:
     if engine == "trellis":
         pytest.importorskip("transformers", reason="needs the extra 'trellis'")
     write_generation(tmp_path, engine)
 
-    run_fresh(ALL_AFTERWARDS, tmp_path)
+    run_fresh(ALL_EXPORTS_AFTERWARDS, tmp_path)
 
 
-def test_an_export_that_begins_meanwhile_is_the_same(tmp_path: Path) -> None:
+def test_an_export_during_prewarm_gives_the_same_files(tmp_path: Path) -> None:
     write_generation(tmp_path, "preview")
 
-    run_fresh(ONE_MEANWHILE, tmp_path, NUMBA_CACHE_DIR=str(tmp_path / "empty"))
+    run_fresh(EXPORT_DURING_PREWARM, tmp_path, NUMBA_CACHE_DIR=str(tmp_path / "empty"))
 
 
 def test_a_failed_prewarm_is_logged_and_raises_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

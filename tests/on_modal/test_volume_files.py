@@ -27,11 +27,11 @@ MODEL = b"glTF" + bytes(range(256)) * 8
 
 
 class Missing(Exception):
-    """What a vendor's client raises where there is no such file."""
+    """What a volume's client raises for a file that does not exist."""
 
 
 class MemoryVolume:
-    """A volume in memory, read in pieces; says only with the first piece that a file is not there.
+    """A volume in memory, read in chunks; only the first chunk shows that a file does not exist.
 
     Attributes:
         reads: the paths that were read, in order.
@@ -71,7 +71,7 @@ class MemoryVolume:
 
 
 class Clock:
-    """Seconds that pass when told to."""
+    """A clock that the test advances."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -94,13 +94,13 @@ def clock() -> Clock:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Where the copies are."""
+    """The folder of the copies."""
     return tmp_path / "copies"
 
 
 @pytest.fixture
 def storage(volume: MemoryVolume, clock: Clock, folder: Path) -> VolumeStorage:
-    copies = LocalStorage(folder, signer=LinkSigner([b"a master secret, long enough"]))
+    copies = LocalStorage(folder, signer=LinkSigner([b"a master key of the tests"]))
     return VolumeStorage(volume, "files", copies=copies, missing=(FileNotFoundError, Missing), clock=clock)
 
 
@@ -142,7 +142,7 @@ def test_a_file_of_the_volume_is_served_with_ranges_and_validators(storage: Volu
     service.close()
 
 
-def test_files_of_one_call_lie_beside_each_other(storage: VolumeStorage) -> None:
+def test_files_of_one_job_are_copied_to_one_folder(storage: VolumeStorage) -> None:
     model = storage.open_file(token_of(storage), "a.glb")
     thumbnail = storage.open_file(token_of(storage), "a.png")
 
@@ -150,19 +150,17 @@ def test_files_of_one_call_lie_beside_each_other(storage: VolumeStorage) -> None
     assert (model.path.read_bytes(), thumbnail.path.read_bytes()) == (MODEL, b"png")
 
 
-def test_two_web_processes_tell_the_same_validator(
-    storage: VolumeStorage, volume: MemoryVolume, tmp_path: Path
-) -> None:
-    copies = LocalStorage(tmp_path / "elsewhere", signer=LinkSigner([b"a master secret, long enough"]))
-    elsewhere = VolumeStorage(volume, "files", copies=copies)
+def test_two_web_processes_send_the_same_etag(storage: VolumeStorage, volume: MemoryVolume, tmp_path: Path) -> None:
+    copies = LocalStorage(tmp_path / "elsewhere", signer=LinkSigner([b"a master key of the tests"]))
+    second = VolumeStorage(volume, "files", copies=copies)
 
-    here, there = (each.open_file(token_of(storage), "a.glb") for each in (storage, elsewhere))
+    one, other = (each.open_file(token_of(storage), "a.glb") for each in (storage, second))
 
-    assert here.etag == there.etag
-    assert here.path != there.path
+    assert one.etag == other.etag
+    assert one.path != other.path
 
 
-def test_a_copy_answers_for_its_original_for_a_while(
+def test_a_copy_is_served_without_reading_the_volume_for_its_lifetime(
     storage: VolumeStorage, volume: MemoryVolume, clock: Clock
 ) -> None:
     before = storage.open_file(token_of(storage), "a.glb")
@@ -179,7 +177,7 @@ def test_a_copy_answers_for_its_original_for_a_while(
     assert len(volume.reads) == 2
 
 
-def test_a_file_that_was_deleted_elsewhere_is_gone_after_a_while(
+def test_a_file_that_was_deleted_elsewhere_is_not_found_after_the_lifetime_of_the_copy(
     storage: VolumeStorage, volume: MemoryVolume, clock: Clock
 ) -> None:
     assert content_of(storage, "a.glb") == MODEL
@@ -190,7 +188,9 @@ def test_a_file_that_was_deleted_elsewhere_is_gone_after_a_while(
         content_of(storage, "a.glb")
 
 
-def test_a_deleted_call_is_gone_at_once_and_others_are_not(storage: VolumeStorage, volume: MemoryVolume) -> None:
+def test_deleting_a_jobs_files_takes_effect_at_once_and_leaves_other_jobs_files(
+    storage: VolumeStorage, volume: MemoryVolume
+) -> None:
     for name, prefix in (("a.glb", PREFIX), ("a.png", PREFIX), ("b.glb", OTHER)):
         content_of(storage, name, file_prefix=prefix)
 
@@ -205,9 +205,7 @@ def test_a_deleted_call_is_gone_at_once_and_others_are_not(storage: VolumeStorag
     assert not storage.delete(PREFIX)
 
 
-def test_a_download_that_comes_while_a_call_is_deleted_leaves_no_copy(
-    storage: VolumeStorage, volume: MemoryVolume
-) -> None:
+def test_a_download_during_a_delete_leaves_no_copy(storage: VolumeStorage, volume: MemoryVolume) -> None:
     volume.on_remove = lambda: content_of(storage, "a.glb")
 
     assert storage.delete(PREFIX)
@@ -216,7 +214,7 @@ def test_a_download_that_comes_while_a_call_is_deleted_leaves_no_copy(
         content_of(storage, "a.glb")
 
 
-def test_a_file_that_is_not_there_is_not_found_until_it_is(storage: VolumeStorage, volume: MemoryVolume) -> None:
+def test_a_missing_file_is_found_once_it_exists(storage: VolumeStorage, volume: MemoryVolume) -> None:
     with pytest.raises(NotFound, match="there is no such file"):
         content_of(storage, "a.mp4")
 
@@ -224,7 +222,7 @@ def test_a_file_that_is_not_there_is_not_found_until_it_is(storage: VolumeStorag
     assert content_of(storage, "a.mp4") == b"mp4"
 
 
-def test_a_link_that_has_expired_reads_nothing(storage: VolumeStorage, volume: MemoryVolume) -> None:
+def test_an_expired_link_reads_nothing(storage: VolumeStorage, volume: MemoryVolume) -> None:
     old = url_of(storage, "a.glb", created_at=time.time() - 30 * 24 * 3600.0)
 
     with pytest.raises(NotFound, match="this link has expired"):
@@ -235,7 +233,7 @@ def test_a_link_that_has_expired_reads_nothing(storage: VolumeStorage, volume: M
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "../secret", "/etc/passwd", "sub/a.glb", ".hidden", "a\0b", "a\nb"])
-def test_no_name_leads_out_of_the_calls_folder(storage: VolumeStorage, volume: MemoryVolume, name: str) -> None:
+def test_no_name_leads_out_of_the_jobs_folder(storage: VolumeStorage, volume: MemoryVolume, name: str) -> None:
     volume.files |= {f"files/{PREFIX}/{name}": b"secret"}
 
     with pytest.raises(NotFound, match="there is no such file"):
@@ -252,7 +250,9 @@ def test_no_prefix_deletes_another_folder(storage: VolumeStorage, volume: Memory
     assert volume.files == before
 
 
-def test_a_volume_that_is_away_says_so_and_leaves_no_half_copy(storage: VolumeStorage, volume: MemoryVolume) -> None:
+def test_an_unavailable_volume_raises_store_unavailable_and_leaves_no_partial_copy(
+    storage: VolumeStorage, volume: MemoryVolume
+) -> None:
     volume.error = ConnectionError("no route")
 
     with pytest.raises(StoreUnavailable, match="temporary outputs cannot be read at the moment"):
@@ -264,35 +264,35 @@ def test_a_volume_that_is_away_says_so_and_leaves_no_half_copy(storage: VolumeSt
     assert content_of(storage, "a.glb") == MODEL
 
 
-def test_a_machine_without_room_for_a_copy_says_so(storage: VolumeStorage, folder: Path) -> None:
+def test_a_full_disk_raises_store_unavailable(storage: VolumeStorage, folder: Path) -> None:
     folder.write_bytes(b"a file where the folder of the copies should be")
 
     with pytest.raises(StoreUnavailable, match="temporary outputs cannot be copied at the moment"):
         content_of(storage, "a.glb")
 
 
-def test_many_who_ask_at_once_cost_one_read(storage: VolumeStorage, volume: MemoryVolume) -> None:
+def test_simultaneous_requests_read_the_volume_once(storage: VolumeStorage, volume: MemoryVolume) -> None:
     volume.on_read = lambda path: time.sleep(0.05)
-    together = threading.Barrier(8)
+    barrier = threading.Barrier(8)
 
-    def ask() -> bytes:
-        together.wait()
+    def request() -> bytes:
+        barrier.wait()
         return content_of(storage, "a.glb")
 
     with ThreadPoolExecutor(8) as pool:
-        contents = [asked.result() for asked in [pool.submit(ask) for _ in range(8)]]
+        contents = [future.result() for future in [pool.submit(request) for _ in range(8)]]
 
     assert contents == [MODEL] * 8
     assert volume.reads == [f"files/{PREFIX}/a.glb"]
 
 
-def test_one_file_that_is_slow_to_come_holds_up_no_other(storage: VolumeStorage, volume: MemoryVolume) -> None:
-    is_reading, goes_on = threading.Event(), threading.Event()
+def test_a_slow_file_delays_no_other(storage: VolumeStorage, volume: MemoryVolume) -> None:
+    is_reading, may_continue = threading.Event(), threading.Event()
 
     def wait(path: str) -> None:
         if path.endswith("a.glb"):
             is_reading.set()
-            goes_on.wait(5.0)
+            may_continue.wait(5.0)
 
     volume.on_read = wait
     with ThreadPoolExecutor(2) as pool:
@@ -300,11 +300,11 @@ def test_one_file_that_is_slow_to_come_holds_up_no_other(storage: VolumeStorage,
         assert is_reading.wait(5.0)
         quick = pool.submit(content_of, storage, "a.png")
         assert quick.result(timeout=2.0) == b"png"
-        goes_on.set()
+        may_continue.set()
         assert slow.result(timeout=5.0) == MODEL
 
 
-def test_copies_that_nobody_asks_for_make_room(
+def test_copies_that_nobody_requests_are_deleted(
     storage: VolumeStorage, volume: MemoryVolume, clock: Clock, folder: Path
 ) -> None:
     content_of(storage, "a.glb")
@@ -320,7 +320,7 @@ def test_copies_that_nobody_asks_for_make_room(
     assert content_of(storage, "a.glb") == MODEL
 
 
-def test_a_call_with_a_fresh_copy_keeps_its_older_ones(storage: VolumeStorage, clock: Clock, folder: Path) -> None:
+def test_a_job_with_a_recent_copy_keeps_its_older_ones(storage: VolumeStorage, clock: Clock, folder: Path) -> None:
     content_of(storage, "a.glb")
     clock.now += COPIES_KEPT_S - 1
     content_of(storage, "a.png")

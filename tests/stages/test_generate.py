@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.errors import DiskFull, EngineFailed, ImageTo3DError, OutOfMemory, UnreadableImage
 from pipeline.stages.generate import LocalEngines, run_engine
-from tests.on_modal.containers import OPTIONS, VIEW, MadeEngine, fails
+from tests.on_modal.containers import OPTIONS, VIEW, ScriptedEngine, fails
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ def test_an_exception_of_an_engine_becomes_one_of_ours(
     error: Exception, becomes: type[ImageTo3DError], message: str
 ) -> None:
     with pytest.raises(becomes, match=message) as raised:
-        run_engine(MadeEngine(fails(error)), [VIEW], OPTIONS)
+        run_engine(ScriptedEngine(fails(error)), [VIEW], OPTIONS)
 
     assert raised.value.__cause__ is error
 
@@ -38,14 +38,14 @@ def test_an_exception_of_an_engine_becomes_one_of_ours(
 def test_a_failure_carries_the_seconds_that_were_spent_on_an_accelerator(error: Exception) -> None:
     began_s = time.perf_counter()
     with pytest.raises(EngineFailed) as raised:
-        run_engine(MadeEngine(fails(error, after_s=0.05), gpu_seconds=1.0), [VIEW], OPTIONS)
+        run_engine(ScriptedEngine(fails(error, after_s=0.05), gpu_seconds=1.0), [VIEW], OPTIONS)
 
     assert 0.05 <= raised.value.gpu_seconds <= time.perf_counter() - began_s
 
 
 def test_a_failure_on_a_cpu_carries_none() -> None:
     with pytest.raises(EngineFailed) as raised:
-        run_engine(MadeEngine(fails(ValueError("a shape"), after_s=0.01)), [VIEW], OPTIONS)
+        run_engine(ScriptedEngine(fails(ValueError("a shape"), after_s=0.01)), [VIEW], OPTIONS)
 
     assert raised.value.gpu_seconds == 0.0
 

@@ -1,4 +1,4 @@
-"""Encryption at rest of what customers entrust to the service."""
+"""Encryption at rest of customers' secrets."""
 
 from __future__ import annotations
 
@@ -7,57 +7,64 @@ import pytest
 from pipeline.errors import DeliveryFailed
 from pipeline.storage.secret_box import SecretBox
 
-OLD = b"the first master secret, long enough"
-NEW = b"the second master secret, long enough"
+OLD = b"the first master key of the tests"
+NEW = b"the second master key of the tests"
 SECRET = b'{"aws_secret_access_key": "hunter2\nwith a line break"}'
 
 
-def test_what_is_sealed_opens_for_its_owner():
+def test_the_owner_can_decrypt_what_was_encrypted() -> None:
     secret_box = SecretBox([OLD])
 
-    assert secret_box.open(secret_box.seal(SECRET, owner="key-1"), owner="key-1") == SECRET
+    assert secret_box.decrypt(secret_box.encrypt(SECRET, owner="key-1"), owner="key-1") == SECRET
 
 
-def test_a_sealed_secret_shows_nothing_and_never_looks_the_same_twice():
+def test_encryption_hides_the_content_and_never_gives_the_same_bytes_twice() -> None:
     secret_box = SecretBox([OLD])
 
-    first, second = secret_box.seal(SECRET, owner="key-1"), secret_box.seal(SECRET, owner="key-1")
+    first, second = secret_box.encrypt(SECRET, owner="key-1"), secret_box.encrypt(SECRET, owner="key-1")
 
     assert first != second
     assert b"hunter2" not in first
     assert b"key-1" not in first
 
 
-def test_another_owner_cannot_open_it():
+def test_another_owner_cannot_decrypt_it() -> None:
     secret_box = SecretBox([OLD])
 
     with pytest.raises(DeliveryFailed, match="belongs to another key"):
-        secret_box.open(secret_box.seal(SECRET, owner="key-1"), owner="key-2")
+        secret_box.decrypt(secret_box.encrypt(SECRET, owner="key-1"), owner="key-2")
 
 
-def test_an_altered_secret_does_not_open():
+def test_altered_bytes_cannot_be_decrypted() -> None:
     secret_box = SecretBox([OLD])
-    sealed = bytearray(secret_box.seal(SECRET, owner="key-1"))
-    sealed[40] ^= 1
+    encrypted = bytearray(secret_box.encrypt(SECRET, owner="key-1"))
+    encrypted[40] ^= 1
 
     with pytest.raises(DeliveryFailed, match="cannot be decrypted"):
-        secret_box.open(bytes(sealed), owner="key-1")
+        secret_box.decrypt(bytes(encrypted), owner="key-1")
 
 
-def test_after_a_rotation_old_secrets_open_and_new_ones_need_the_new_master():
-    sealed_before = SecretBox([OLD]).seal(SECRET, owner="key-1")
+def test_with_two_master_keys_both_decrypt_and_the_current_one_encrypts() -> None:
+    old = SecretBox([OLD]).encrypt(SECRET, owner="key-1")
     rotated = SecretBox([NEW, OLD])
 
-    assert rotated.open(sealed_before, owner="key-1") == SECRET
+    assert rotated.decrypt(old, owner="key-1") == SECRET
     with pytest.raises(DeliveryFailed, match="cannot be decrypted"):
-        SecretBox([OLD]).open(rotated.seal(SECRET, owner="key-1"), owner="key-1")
+        SecretBox([OLD]).decrypt(rotated.encrypt(SECRET, owner="key-1"), owner="key-1")
 
 
-def test_a_resealed_secret_opens_when_the_old_master_is_gone():
-    sealed_before = SecretBox([OLD]).seal(SECRET, owner="key-1")
+def test_after_reencryption_the_old_master_key_is_not_needed() -> None:
+    old = SecretBox([OLD]).encrypt(SECRET, owner="key-1")
 
-    resealed = SecretBox([NEW, OLD]).reencrypt(sealed_before)
+    renewed = SecretBox([NEW, OLD]).reencrypt(old)
 
-    assert SecretBox([NEW]).open(resealed, owner="key-1") == SECRET
+    assert SecretBox([NEW]).decrypt(renewed, owner="key-1") == SECRET
     with pytest.raises(DeliveryFailed, match="cannot be decrypted"):
-        SecretBox([NEW]).reencrypt(sealed_before)
+        SecretBox([NEW]).reencrypt(old)
+
+
+def test_only_what_the_current_master_key_encrypted_is_current() -> None:
+    rotated = SecretBox([NEW, OLD])
+
+    assert rotated.is_current(rotated.encrypt(SECRET, owner="key-1"))
+    assert not rotated.is_current(SecretBox([OLD]).encrypt(SECRET, owner="key-1"))

@@ -1,0 +1,92 @@
+"""A deployment as its containers use it, built once per container. No numpy, no torch: the web container imports it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pipeline.deployment import open_shared_store
+from pipeline.jobs.store import Store
+from pipeline.jobs.stores.kv.map import DictKeyValues
+from pipeline.on_modal.dispatch import Dispatcher
+from pipeline.on_modal.shared_dict import SharedDict
+from pipeline.secrets import load_master_keys
+from pipeline.service import Service, local_outputs, open_service
+from pipeline.settings import Settings
+from pipeline.storage.local import LocalStorage
+from pipeline.telemetry import start_telemetry
+
+if TYPE_CHECKING:
+    from pipeline.on_modal.engine_client import RemoteCall  # imports numpy
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """What the containers of one deployment share.
+
+    Attributes:
+        settings: with the deployment's public address.
+        master_keys: as `load_master_keys` returned them.
+        dispatch: dispatches jobs.
+        commit_work: commits what was written under `settings.work_dir`.
+        commit_outputs: commits what was written under `settings.files_dir`.
+    """
+
+    settings: Settings
+    master_keys: Sequence[bytes]
+    store: Store
+    dispatch: Dispatcher
+    commit_work: Callable[[], None]
+    commit_outputs: Callable[[], None]
+
+    def open_service(self) -> tuple[Service, LocalStorage]:
+        """Start the log and tracing; build the objects for one input, and the temporary outputs."""
+        start_telemetry(self.settings.log_level, is_traced=self.settings.is_traced)
+        outputs = local_outputs(self.settings, self.master_keys, commit=self.commit_outputs)
+        service = open_service(self.settings, master_keys=self.master_keys, store=self.store, temporary=outputs)
+        return service, outputs
+
+
+def open_deployment(
+    settings: Settings,
+    *,
+    jobs: Any,
+    entries: SharedDict,
+    spawn: Callable[[int], RemoteCall],
+    find_call: Callable[[str], RemoteCall],
+    errors: tuple[type[Exception], ...],
+    commit_work: Callable[[], None],
+    commit_outputs: Callable[[], None],
+) -> Deployment:
+    """Build a deployment from its settings and Modal's objects.
+
+    Args:
+        settings: with the deployment's public address.
+        jobs: the `modal.Dict` of jobs, for deployments without a database.
+        entries: the dictionary of the dispatches.
+        spawn: starts a job's function with its id.
+        find_call: finds a started call by its id.
+        errors: the base classes of the errors of Modal's client.
+
+    Raises:
+        StoreUnavailable: the database cannot be reached, or its schema is newer than this version.
+    """
+
+    def is_in_flight(dispatch_id: str) -> bool:
+        try:
+            find_call(dispatch_id).get(timeout=0)
+        except TimeoutError:
+            return True
+        except errors:
+            return False
+        return False
+
+    return Deployment(
+        settings,
+        load_master_keys(settings),
+        open_shared_store(settings, DictKeyValues(jobs, errors=(*errors, OSError))),
+        Dispatcher(lambda job_id: spawn(job_id).object_id, is_in_flight=is_in_flight, entries=entries),
+        commit_work=commit_work,
+        commit_outputs=commit_outputs,
+    )

@@ -1,0 +1,77 @@
+"""Settings of a Modal deployment: how many containers of each kind run, and the environment that the containers get.
+
+`ScalingSettings` are read on the machine that deploys. `environment_of_containers` passes them and `Settings` on to the
+containers, which import the app file again without the deployer's shell.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from pipeline.settings import PREFIX, Settings, present_variables, split_list, variable_of
+
+
+class ScalingSettings(BaseSettings):
+    """How the containers of one deployment are scaled; frozen after reading."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore", env_ignore_empty=True)
+
+    engine: str = "trellis"
+    """The engine of requests that name none."""
+    engines: Annotated[tuple[str, ...], NoDecode] = ()
+    """Further engines that requests may name, separated by commas; each has containers of its own."""
+    gpus: Annotated[tuple[str, ...] | None, NoDecode] = None
+    """GPU types for every engine, the preferred one first, separated by commas, or "none"; None means each engine's
+    own list."""
+    gpu_min_containers: int = Field(default=0, ge=0)
+    """Containers of the default engine that always run."""
+    gpu_buffer_containers: int = Field(default=0, ge=0)
+    """Idle containers that are kept in addition to the busy ones."""
+    gpu_max_containers: int = Field(default=10, ge=1)
+    gpu_scaledown_s: int = Field(default=60, ge=2)
+    """How long an idle container waits for its next input."""
+    gpu_snapshot: bool = False
+    """Include the GPU's memory in the snapshot: an alpha feature of Modal."""
+    web_min_containers: int = Field(default=0, ge=0)
+    region: str | None = None
+    """Where all containers run; None means any region."""
+
+    @field_validator("engines", "gpus", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        if value == "none":
+            return ()
+        return split_list(value) if isinstance(value, str) else value
+
+    @property
+    def further_engines(self) -> tuple[str, ...]:
+        """The offered engines except the default one."""
+        return tuple(dict.fromkeys(name for name in self.engines if name != self.engine))
+
+
+LOCAL_ONLY_SETTINGS = {"data_dir", "host", "port", "workers", "api_key", "secret_keys", "database_url"}
+"""Settings that the deploying machine never passes to containers: paths, addresses and secrets."""
+
+OTEL_VARIABLES = (
+    "OTEL_EXPORTER_OTLP_ENDPOINT",
+    "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+    "OTEL_RESOURCE_ATTRIBUTES",
+    "OTEL_SERVICE_NAME",
+    "OTEL_TRACES_SAMPLER",
+    "OTEL_TRACES_SAMPLER_ARG",
+)
+"""Variables that OpenTelemetry reads by itself; without its headers, which hold credentials."""
+
+
+def environment_of_containers(**defaults: str) -> dict[str, str]:
+    """The environment that gives a container the settings of this process, without its secrets.
+
+    Args:
+        defaults: further settings, by field name, which the environment overrides.
+    """
+    names = (set(Settings.model_fields) | set(ScalingSettings.model_fields)) - LOCAL_ONLY_SETTINGS
+    variables = (*(variable_of(name) for name in sorted(names)), *OTEL_VARIABLES)
+    return {variable_of(name): value for name, value in defaults.items()} | present_variables(variables)

@@ -1,0 +1,205 @@
+"""`modal run modal_app.py --image …` on both of its sides, without Modal; tests/e2e runs it with Modal's own client."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.errors import CallerError, InvalidRequest, StageError, WeightsUnusable
+from pipeline.on_modal.control_channel import ControlChannel
+from pipeline.on_modal.one_shot import generate_once, read_body, run_from_terminal, wait_for, with_field_options
+from pipeline.settings import Settings
+from schemas.request import ImageTo3DRequest
+from schemas.table import NOT_OPTIONS
+from tests.fakes.images import draw_figure, encode
+from tests.fakes.shared_dict import InMemoryDict
+
+SUCCESS = {
+    "state": "success",
+    "warnings": ("a warning",),
+    "stage_seconds": {"intake": 0.5, "generate": 2.0},
+    "engine": "trellis",
+    "gpu_seconds": 1.5,
+    "files": {"toy.glb": b"glTF", "toy_thumbnail.png": b"png"},
+}
+
+
+class FinishedCall:
+    """A remote call whose result is there at the second look."""
+
+    object_id = "call-1"
+
+    def __init__(self, result: dict[str, Any]) -> None:
+        self._result = result
+        self._looks = 0
+
+    def get(self, timeout: float | None = None) -> Any:
+        self._looks += 1
+        if self._looks == 1:
+            raise TimeoutError
+        return self._result
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    path = tmp_path / "figure.png"
+    path.write_bytes(encode(draw_figure(96)))
+    return path
+
+
+def test_every_field_is_an_option_of_the_entrypoint() -> None:
+    @with_field_options
+    def main(image: str, out: str = "out.glb", **fields: str | bool) -> None:
+        received.update(fields)
+
+    received: dict[str, str | bool] = {}
+    parameters = inspect.signature(main).parameters
+    main("a.png", seed="3", render=True)
+
+    assert list(parameters)[:2] == ["image", "out"]
+    assert set(parameters) - {"image", "out"} == ImageTo3DRequest.model_fields.keys() - NOT_OPTIONS
+    assert (parameters["seed"].annotation, parameters["seed"].default) == (str, "")
+    assert (parameters["render"].annotation, parameters["render"].default) == (bool, False)
+    assert received == {"seed": "3", "render": True}
+
+
+def test_files_are_sent_with_the_body_and_urls_are_not(image: Path, tmp_path: Path) -> None:
+    body = read_body(
+        f"{image},https://example.com/b.png", tmp_path / "a.OBJ", {"seed": "3", "engine": "", "multi_image": True}
+    )
+
+    assert body["image"][0].startswith("iVBOR") and body["image"][1] == "https://example.com/b.png"
+    assert {name: body[name] for name in body if name != "image"} == {
+        "seed": "3",
+        "multi_image": True,
+        "output_format": "obj",
+    }
+
+
+@pytest.mark.parametrize(
+    ("out", "fields", "words"),
+    [
+        ("a.fbx", {}, "--out must end in .glb, .obj, .stl, .ply, got 'a.fbx'"),
+        ("none/a.glb", {}, "there is no folder"),
+        ("a.glb", {"mesh_simplify": "0.5"}, "mesh_simplify must be between 0.9 and 0.98"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_is_started(
+    image: Path, tmp_path: Path, out: str, fields: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(InvalidRequest, match=words):
+        read_body(str(image), tmp_path / out, fields)
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidRequest, match=r"none\.png cannot be read: No such file"):
+        read_body(str(tmp_path / "none.png"), tmp_path / "a.glb", {})
+
+
+def test_waiting_reports_the_progress_and_clears_the_channel() -> None:
+    entries = InMemoryDict()
+    channel = ControlChannel(entries, "one")
+    channel.report(("generate", 40))
+    told: list[tuple[str, int]] = []
+
+    result = wait_for(FinishedCall(SUCCESS), channel, lambda stage, percent: told.append((stage, percent)))
+
+    assert result is SUCCESS and told == [("generate", 40)]
+    assert channel.progress(None) is None
+
+
+@pytest.mark.parametrize(("code", "error"), [("unreadable_image", CallerError), ("engine_failed", StageError)])
+def test_a_failed_job_is_raised_with_its_sentence(code: str, error: type[Exception]) -> None:
+    failed = {"state": "failed", "error_code": code, "message": "the image is damaged"}
+
+    with pytest.raises(error, match="the image is damaged"):
+        wait_for(FinishedCall(failed), ControlChannel(InMemoryDict(), "one"), lambda stage, percent: None)
+
+
+def run(image: Path, out: Path, result: dict[str, Any]) -> list[tuple[Any, ...]]:
+    """Run the command against a remote side that gives this result; what was spawned."""
+    spawned: list[tuple[Any, ...]] = []
+
+    def spawn(*arguments: Any) -> FinishedCall:
+        spawned.append(arguments)
+        return FinishedCall(result)
+
+    run_from_terminal(str(image), out, {"seed": "3"}, spawn=spawn, entries=InMemoryDict())
+    return spawned
+
+
+def test_the_command_writes_the_files_and_prints_what_it_took(
+    image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ((body, file_prefix, _),) = run(image, tmp_path / "toy.glb", SUCCESS)
+
+    printed = capsys.readouterr()
+    assert (body["seed"], file_prefix) == ("3", "toy")
+    assert (tmp_path / "toy.glb").read_bytes() == b"glTF"
+    assert printed.err == "  0 %  starting\nnote: a warning\n"
+    assert printed.out.splitlines()[0] == f"  0.00 MB  {tmp_path / 'toy.glb'}"
+    assert printed.out.splitlines()[-1] == "took intake 0.5 s  generate 2.0 s   (engine trellis, 1.5 GPU seconds)"
+
+
+@pytest.mark.parametrize(("code", "exit_code"), [("unreadable_image", 2), ("out_of_memory", 1)])
+def test_the_exit_code_tells_whether_the_user_can_fix_it(
+    image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], code: str, exit_code: int
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run(image, tmp_path / "toy.glb", {"state": "failed", "error_code": code, "message": "a reason"})
+
+    assert ended.value.code == exit_code
+    assert capsys.readouterr().err.endswith("error: a reason\n")
+    assert not (tmp_path / "toy.glb").exists()
+
+
+class LocalPool:
+    """An `EnginePool` whose engine runs in this process."""
+
+    def __init__(self, check: Callable[[], None] = lambda: None) -> None:
+        self._check = check
+        self.forgotten: list[str] = []
+
+    def wake(self, name: str | None) -> None:
+        self._check()
+
+    def client(self, name: str | None, *, channel: str) -> Any:
+        from pipeline.stages.generate import LocalEngines
+
+        engines = LocalEngines("preview")
+        return lambda views, options, on_step: engines.generate(name, views, options, on_step)
+
+    def forget(self, channel: str) -> None:
+        self.forgotten.append(channel)
+
+
+def test_the_remote_side_returns_the_result_and_the_files_as_plain_data(image: Path, tmp_path: Path) -> None:
+    body = read_body(str(image), tmp_path / "toy.glb", {"seed": "3", "resolution": "64", "texture_size": "512"})
+    pool: Any = LocalPool()
+
+    result = generate_once(
+        body, file_prefix="toy", settings=Settings(), engines=pool, channel=ControlChannel(InMemoryDict(), "one")
+    )
+
+    assert result["state"] == "success" and result["engine"] == "preview"
+    assert list(result["files"]) == ["toy.glb", "toy_thumbnail.png"] and result["files"]["toy.glb"][:4] == b"glTF"
+    assert pool.forgotten == ["one/engine"]
+
+
+def test_missing_weights_are_a_result_and_no_exception(image: Path, tmp_path: Path) -> None:
+    def check() -> None:
+        raise WeightsUnusable("3.00 GB of the weights of trellis are missing")
+
+    body = read_body(str(image), tmp_path / "toy.glb", {})
+    pool: Any = LocalPool(check)
+
+    result = generate_once(
+        body, file_prefix="toy", settings=Settings(), engines=pool, channel=ControlChannel(InMemoryDict(), "one")
+    )
+
+    assert (result["state"], result["error_code"]) == ("failed", WeightsUnusable.code)
+    assert result["message"] == "3.00 GB of the weights of trellis are missing" and result["files"] == {}

@@ -1,0 +1,29 @@
+"""The settings of a Modal deployment, and what of them its containers get."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipeline.on_modal.settings import environment_of_containers
+
+
+def test_containers_get_the_settings_of_the_deployer_without_the_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    secrets = {
+        "IMAGE_TO_3D_API_KEY": "the callers' key",
+        "IMAGE_TO_3D_MASTER_KEY": "a master key",
+        "IMAGE_TO_3D_SECRET_KEYS": "the same under its other name",
+        "DATABASE_URL": "postgresql://user:password@host/jobs",
+        "IMAGE_TO_3D_DATABASE_URL": "postgresql://user:password@host/jobs",
+        "OTEL_EXPORTER_OTLP_HEADERS": "authorization=token",
+    }
+    passed_on = {
+        "IMAGE_TO_3D_SUBMIT_WAIT_S": "5",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "https://traces.example",
+        "IMAGE_TO_3D_GPUS": "L4",
+    }
+    for name, value in (secrets | passed_on).items():
+        monkeypatch.setenv(name, value)
+
+    environment = environment_of_containers(weights="/weights")
+
+    assert environment == passed_on | {"IMAGE_TO_3D_WEIGHTS": "/weights"}
