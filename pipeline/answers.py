@@ -1,4 +1,4 @@
-"""Jobs as the answers that the contract promises. Knows no HTTP."""
+"""Jobs as the bodies that the contract promises, for fetch and webhook alike. Knows nothing of HTTP."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 from pipeline.jobs.model import Job, JobState, OutboxTask, Timings
 from schemas.responses import FailedBody, ProcessingBody, SuccessBody
 
-UNKNOWN_CALL_S = 20.0
-"""How long a call is expected to take where none has succeeded yet."""
+DEFAULT_JOB_S = 20.0
+"""The expected seconds of a job where none has succeeded yet."""
 
 
 def final_body(job: Job, *, webhook_status: str = "") -> dict[str, Any]:
-    """The answer about an ended job: what fetch says and the webhook brings.
+    """The body about a job that has ended, from fetch and in the webhook.
 
     Raises:
         ValueError: it has not ended.
@@ -26,7 +26,7 @@ def final_body(job: Job, *, webhook_status: str = "") -> dict[str, Any]:
     if result.state is not JobState.SUCCESS:
         return FailedBody(
             id=job.id,
-            message=result.message or "The call failed.",
+            message=result.message or "The job failed.",
             track_id=job.track_id,
             error_code=result.error_code,
             retryable=result.retryable,
@@ -52,13 +52,13 @@ def final_body(job: Job, *, webhook_status: str = "") -> dict[str, Any]:
 def processing_body(
     job: Job, *, queue_position: int, timings: Timings, workers: int, fetch_result: str, future_links: Sequence[str]
 ) -> dict[str, Any]:
-    """The answer about a job that waits or runs."""
-    waiting = f"The call is number {queue_position} in the queue." if queue_position else "The call is running."
+    """The body about a job that is queued or running."""
+    message = f"The job is number {queue_position} in the queue." if queue_position else "The job is running."
     if job.progress.stage:
-        waiting = f"The call is at stage {job.progress.stage}, {job.progress.percent} %."
+        message = f"The job is at stage {job.progress.stage}, {job.progress.percent} %."
     return ProcessingBody(
         eta=eta_s(job, queue_position=queue_position, timings=timings, workers=workers),
-        message=waiting,
+        message=message,
         fetch_result=fetch_result,
         id=job.id,
         meta=dict(job.meta.parameters),
@@ -72,14 +72,14 @@ def processing_body(
 
 
 def eta_s(job: Job, *, queue_position: int, timings: Timings, workers: int) -> int:
-    """BoundedInt seconds until a job ends, at least 1, from what recent calls took."""
-    one_call_s = timings.seconds if timings.calls else UNKNOWN_CALL_S
-    left_s = one_call_s * (1 - job.progress.percent / 100)
-    return max(1, math.ceil(left_s + one_call_s * max(0, queue_position - 1) / max(1, workers)))
+    """Whole seconds until a job ends, at least 1, estimated from recent jobs."""
+    mean_s = timings.seconds if timings.calls else DEFAULT_JOB_S
+    left_s = mean_s * (1 - job.progress.percent / 100)
+    return max(1, math.ceil(left_s + mean_s * max(0, queue_position - 1) / max(1, workers)))
 
 
 def webhook_status(tasks: Sequence[OutboxTask]) -> str:
-    """How a job's webhook fares, in a few words; "" without one."""
+    """The state of a job's webhook in a few words; "" without one."""
     task = next((task for task in reversed(tasks) if task.kind == "webhook"), None)
     if task is None:
         return ""

@@ -218,7 +218,7 @@ class LeaseLost(ImageTo3DError):
 
 
 class Cancelled(ImageTo3DError):
-    """The caller asked for the job to stop; raised between stages and sampling steps."""
+    """The caller asked for the job to stop."""
 
     code = "cancelled"
     retryable = False  # the caller's own decision

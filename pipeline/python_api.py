@@ -153,10 +153,11 @@ def generate(
 ) -> GenerationResult:
     """Turn an image, or several views of one subject, into a textured 3D file.
 
-    Reads the given paths and downloads the given URLs; no other network access, and no file is written outside a
-    temporary folder. Weights are not downloaded: `image-to-3d fetch-weights` does that. Engines are loaded on first
-    use and kept; calls from several threads run one after another. The settings of the environment
-    (`IMAGE_TO_3D_WEIGHTS`, `IMAGE_TO_3D_MATTING_MODEL`, `IMAGE_TO_3D_TRELLIS_…`) apply as they do to the command line.
+    Reads the given paths and downloads the given URLs; files are written to a temporary folder only. Weights of engines
+    are not downloaded: `image-to-3d fetch-weights` does that. Engines are loaded on first use and kept; calls from
+    several threads run one after another. The settings of the environment (`IMAGE_TO_3D_WEIGHTS`,
+    `IMAGE_TO_3D_MATTING_MODEL`, whose model rembg downloads on first use, and `IMAGE_TO_3D_TRELLIS_…`) apply as they do
+    to the command line.
 
     Args:
         image: one image, or a list of up to 8 views of one subject. Each is a path, an http(s) URL, a data URI, the

@@ -1,7 +1,7 @@
 """How the contract reads values: lenient in form, strict in meaning, one sentence per refusal.
 
-Annotations that pydantic models put on their fields. Each says in one place what is accepted, what the refusal reads
-like, and what the JSON schema states. Knows no particular field.
+Annotations for the fields of pydantic models. Each defines in one place what is accepted, how the refusal reads and
+what the JSON schema states. Knows no particular field.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, SecretStr, Vali
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 SHOWN_CHARS = 60
-"""Longest piece of a sender's value that a message repeats."""
+"""The longest part of a sender's value that a message repeats."""
 
 _PROBLEM = "contract"
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
@@ -39,7 +39,7 @@ def truncate_for_message(value: object) -> str:
 
 
 def json_type_name(value: object) -> str:
-    """What sort of JSON value this is, for messages that must not repeat the value itself."""
+    """The kind of a JSON value, for messages that must not repeat the value itself."""
     if value is None:
         return "null"
     for types, name in (
@@ -72,10 +72,10 @@ def first_error_message(error: ValidationError) -> str:
 
 
 def is_plain_text(text: str) -> bool:
-    """Whether every store takes the text: no NUL, no lone surrogate."""
+    """Whether every store accepts the text: no NUL, no lone surrogate."""
     if "\0" in text:
         return False
-    if text.isascii():  # a flag of the text, not a walk through it: pictures have millions of characters
+    if text.isascii():  # O(1), unlike encoding: an inline image has millions of characters
         return True
     try:
         text.encode()
@@ -85,7 +85,7 @@ def is_plain_text(text: str) -> bool:
 
 
 def is_http_url(text: str) -> bool:
-    """Whether the text is an absolute http or https URL with a host, without blanks or control characters."""
+    """Whether the text is an absolute http or https URL with a host, without spaces or control characters."""
     if not text.isprintable() or " " in text or len(text) > 4096:
         return False
     try:
@@ -98,7 +98,7 @@ def is_http_url(text: str) -> bool:
 
 @dataclass(frozen=True)
 class _Reader:
-    """Base of the annotations: `read` accepts or refuses, `describe` is the JSON schema."""
+    """Base of the annotations: `read` validates a value, `describe` returns the JSON schema."""
 
     def read(self, value: object) -> object:
         raise NotImplementedError
@@ -172,7 +172,7 @@ class LenientBool(_Reader):
 
 @dataclass(frozen=True)
 class OneOf(_Reader):
-    """One of a few words, in any case."""
+    """One of a few words, in upper or lower case."""
 
     words: tuple[str, ...]
 
@@ -193,7 +193,7 @@ def one_of(literal: Any) -> OneOf:
 
 @dataclass(frozen=True)
 class OneOfOrNothing(_Reader):
-    """One of a few words in any case, or nothing."""
+    """One of a few words, in upper or lower case, or null."""
 
     words: tuple[str, ...]
 
@@ -224,10 +224,10 @@ class Text(_Reader):
 
 @dataclass(frozen=True)
 class Secret(_Reader):
-    """A text that is kept out of every message, or nothing.
+    """A text that no message repeats, or null.
 
     Args:
-        is_token: only visible ASCII characters, as in a header; blanks around it are cut off.
+        is_token: only visible ASCII characters, as in a header; spaces around it are stripped.
     """
 
     max_chars: int = 4096
@@ -241,7 +241,7 @@ class Secret(_Reader):
         if not self.is_token:
             return SecretStr(value)
         if not re.fullmatch(_TOKEN, value.strip()):
-            fail("must be letters, digits and signs of ASCII, without blanks")
+            fail("must be visible ASCII characters without spaces")
         return SecretStr(value.strip())
 
     def describe(self) -> dict[str, Any]:
@@ -251,33 +251,33 @@ class Secret(_Reader):
 
 @dataclass(frozen=True)
 class ImageList(_Reader):
-    """One picture or a list of them, each a URL, a data URI or base64; what they hold is for intake to see."""
+    """One image or a list of images, each a URL, a data URI or base64. The intake stage decodes them."""
 
     most: int
 
     def read(self, value: object) -> tuple[str, ...]:
-        pictures = tuple(value) if isinstance(value, list | tuple) else (value,)
-        if not pictures:
-            fail("must be a picture or a list of them, got an empty list")
-        if len(pictures) > self.most:
-            fail(f"must be at most {self.most} pictures, got {len(pictures)}")
-        for picture in pictures:
-            if not isinstance(picture, str):
-                fail(f"must be an http(s) URL, a data URI or base64, got {json_type_name(picture)}")
-            if not picture.strip():
+        images = tuple(value) if isinstance(value, list | tuple) else (value,)
+        if not images:
+            fail("must be an image or a list of images, got an empty list")
+        if len(images) > self.most:
+            fail(f"must be at most {self.most} images, got {len(images)}")
+        for image in images:
+            if not isinstance(image, str):
+                fail(f"must be an http(s) URL, a data URI or base64, got {json_type_name(image)}")
+            if not image.strip():
                 fail("must be an http(s) URL, a data URI or base64, got an empty text")
-            if not is_plain_text(picture):
+            if not is_plain_text(image):
                 fail("must be plain text without NUL characters or lone surrogates")
-        return tuple(str(picture).strip() for picture in pictures)
+        return tuple(str(image).strip() for image in images)
 
     def describe(self) -> dict[str, Any]:
-        picture = {"type": "string", "minLength": 1}
-        return {"anyOf": [picture, {"type": "array", "items": picture, "minItems": 1, "maxItems": self.most}]}
+        image = {"type": "string", "minLength": 1}
+        return {"anyOf": [image, {"type": "array", "items": image, "minItems": 1, "maxItems": self.most}]}
 
 
 @dataclass(frozen=True)
 class HttpUrl(_Reader):
-    """An absolute http or https URL. Whether it may be visited is for `pipeline.net.egress` to say."""
+    """An absolute http or https URL. `pipeline.net.egress` checks whether it leads to an allowed address."""
 
     optional: bool = True
 
@@ -296,7 +296,7 @@ class HttpUrl(_Reader):
 
 @dataclass(frozen=True)
 class Name(_Reader):
-    """A short name of lower-case letters, digits, hyphens and underscores, or nothing."""
+    """A short name of lower-case letters, digits, hyphens and underscores, or null."""
 
     max_chars: int = 64
 
@@ -314,7 +314,7 @@ class Name(_Reader):
 
 @dataclass(frozen=True)
 class EchoedId(_Reader):
-    """A sender's own mark: a text or a whole number, handed back as it came, or nothing."""
+    """The sender's own id, returned unchanged: a text, a whole number, or null."""
 
     max_chars: int = 255
 
@@ -339,11 +339,11 @@ class EchoedId(_Reader):
 
 
 OutputFormat = Literal["glb", "obj", "stl", "ply"]
-"""The endings of an asset, in the order in which the documentation lists them."""
+"""The file formats of an asset, in the order of the documentation."""
 
 
 def _number(value: object) -> int | float | None:
-    """The number that a value stands for, None where it stands for none; NaN stands for none."""
+    """The number that a value represents, None where it represents none; NaN counts as none."""
     if isinstance(value, bool):
         return None
     if isinstance(value, str) and len(value) <= SHOWN_CHARS and _NUMBER.fullmatch(value.strip()):
@@ -354,7 +354,7 @@ def _number(value: object) -> int | float | None:
 
 
 def _url_without_secrets(value: object) -> str:
-    """A refused URL for a message: what may be a password or a token is cut off."""
+    """A refused URL for a message, without the parts that may contain a password or a token."""
     if not isinstance(value, str):
         return truncate_for_message(value)
     head = re.split(r"[?#]", value, maxsplit=1)[0]

@@ -1,7 +1,7 @@
-"""The body of a submit: every documented field, its default and bounds. Knows nothing of how a call is run.
+"""The body of a submit: every documented field, its default and bounds. Knows nothing of how a job runs.
 
-Lenient in form, strict in meaning: numbers may come as text, booleans as yes and no, null means "not given"; a value
-out of bounds is refused, never clamped; what this service has no use for is ignored and mentioned.
+Lenient in form, strict in meaning: numbers may be sent as text, booleans as yes and no, null means "not given"; a value
+out of bounds is refused, never clamped; unknown fields are ignored with a warning.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from schemas.errors import InvalidRequest
 MAX_VIEWS = 8
 MULTI_IMAGE_MODES = ("stochastic", "multidiffusion")
 LEGACY_NAMES = {"init_image": "image"}
-"""Fields under names of earlier versions of the documented API, and what they are called now."""
+"""Field names of earlier versions of the documented API, and their present names."""
 NOT_PARAMETERS = {"key", "image", "webhook", "track_id"}
-"""Fields that say who calls, with what and whom to tell; all others shape the result."""
+"""Fields that do not shape the result: the caller, its images, and whom to notify."""
 
 
 class ImageTo3DRequest(BaseModel):
@@ -49,32 +49,33 @@ class ImageTo3DRequest(BaseModel):
     image: Annotated[tuple[str, ...], ImageList(MAX_VIEWS)] = Field(
         repr=False, description="the image: http(s) URL, `data:` URI or bare base64; a list with `multi_image`"
     )
-    render: Annotated[bool, LenientBool()] = Field(default=False, description="also deliver an mp4 turntable")
+    render: Annotated[bool, LenientBool()] = Field(default=False, description="also deliver a turntable video (mp4)")
     output_format: Annotated[OutputFormat, one_of(OutputFormat)] = Field(
         default="glb", description="file format of the asset"
     )
     resolution: Annotated[int, BoundedInt(64, 512)] = Field(
-        default=256, description="the grid that the surface is extracted on"
+        default=256, description="resolution of the grid that the surface is extracted on"
     )
     multi_image: Annotated[bool, LenientBool()] = Field(
-        default=False, description="several views of one subject: a list, or one sheet of cut-out views"
+        default=False,
+        description="several views of one subject: a list, or one sheet of views on a transparent background",
     )
     ss_guidance_strength: Annotated[float, BoundedFloat(0, 10)] = Field(
-        default=7.5, description="guidance of stage 1, the sparse structure"
+        default=7.5, description="guidance strength of stage 1, the sparse structure"
     )
-    ss_sampling_steps: Annotated[int, BoundedInt(1, 50)] = Field(default=12, description="steps of stage 1")
+    ss_sampling_steps: Annotated[int, BoundedInt(1, 50)] = Field(default=12, description="sampling steps of stage 1")
     slat_guidance_strength: Annotated[float, BoundedFloat(0, 10)] = Field(
-        default=3.0, description="guidance of stage 2, the structured latent"
+        default=3.0, description="guidance strength of stage 2, the structured latent"
     )
-    slat_sampling_steps: Annotated[int, BoundedInt(1, 50)] = Field(default=12, description="steps of stage 2")
+    slat_sampling_steps: Annotated[int, BoundedInt(1, 50)] = Field(default=12, description="sampling steps of stage 2")
     mesh_simplify: Annotated[float, BoundedFloat(0.90, 0.98)] = Field(
         default=0.90, description="share of the extracted triangles that is removed"
     )
     chunk_size: Annotated[int, BoundedInt(1, 12000)] = Field(
-        default=8192, description="points evaluated at once: peak memory falls with it, the result stays"
+        default=8192, description="points evaluated at once: a smaller number needs less memory, the result is the same"
     )
     seed: Annotated[int, BoundedInt(0, 2**32 - 1)] = Field(
-        default=0, description="the same seed gives the same bytes; 0 draws one, told in `meta.seed`"
+        default=0, description="the same seed gives the same bytes; 0 draws a seed, returned as `meta.seed`"
     )
     temp: Annotated[bool, LenientBool()] = Field(
         default=False, description="use temporary storage even where you have a bucket"
@@ -91,22 +92,24 @@ class ImageTo3DRequest(BaseModel):
     engine: Annotated[str | None, Name()] = Field(
         default=None, description="an engine that the deployment offers (extension)"
     )
-    no_texture: Annotated[bool, LenientBool()] = Field(default=False, description="leave the texture out (extension)")
+    no_texture: Annotated[bool, LenientBool()] = Field(
+        default=False, description="export without a texture (extension)"
+    )
     multi_image_mode: Annotated[Literal["stochastic", "multidiffusion"] | None, OneOfOrNothing(MULTI_IMAGE_MODES)] = (
-        Field(default=None, description="how an engine joins several views (extension)")
+        Field(default=None, description="how the engine combines several views (extension)")
     )
     splat: Annotated[bool, LenientBool()] = Field(
-        default=False, description="also deliver the Gaussians as a splat `.ply`, where the engine has them (extension)"
+        default=False, description="also deliver the Gaussians as a splat `.ply`, if the engine has them (extension)"
     )
 
     def effective_parameters(self) -> dict[str, Any]:
-        """Every parameter that shapes the result, with the value in force: what `meta` tells the caller."""
+        """Every parameter that shapes the result, with its effective value: the `meta` of responses."""
         return self.model_dump(mode="json", exclude=NOT_PARAMETERS)
 
 
 @dataclass(frozen=True)
 class ParsedRequest:
-    """A validated request, and sentences about what of the body had no effect."""
+    """A validated request, and sentences about the fields that had no effect."""
 
     request: ImageTo3DRequest
     warnings: tuple[str, ...] = ()
@@ -116,11 +119,11 @@ def parse_request(body: object, *, default_output_format: OutputFormat = "glb") 
     """Read the JSON body of a submit.
 
     Args:
-        body: what the JSON said, of any kind.
+        body: the parsed JSON, of any type.
         default_output_format: what a body without `output_format` gets; it depends on the path.
 
     Raises:
-        InvalidRequest: one sentence that names the first field at fault, what was seen and what is accepted.
+        InvalidRequest: one sentence that names the first invalid field, its value and what is accepted.
     """
     if not isinstance(body, Mapping):
         raise InvalidRequest(f"the body must be a JSON object, got {json_type_name(body)}")
@@ -134,14 +137,12 @@ def parse_request(body: object, *, default_output_format: OutputFormat = "glb") 
     except ValidationError as error:
         raise InvalidRequest(first_error_message(error)) from None
     if len(request.image) > 1 and not request.multi_image:
-        raise InvalidRequest(
-            f"image must be one picture unless multi_image is true, got a list of {len(request.image)}"
-        )
+        raise InvalidRequest(f"image must be one image unless multi_image is true, got a list of {len(request.image)}")
     return ParsedRequest(request, _mention(ignored))
 
 
 def _mention(ignored: list[str]) -> tuple[str, ...]:
-    """A sentence about the fields that were not used."""
+    """A sentence about the ignored fields."""
     if not ignored:
         return ()
     names = ", ".join(truncate_for_message(name)[1:-1] for name in ignored[:8]) + (", …" if len(ignored) > 8 else "")

@@ -1,4 +1,4 @@
-"""The bodies of answers. Knows no status codes and nothing of how a call is run."""
+"""The bodies of responses. Knows no status codes and nothing of how a job runs."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-CallId = int
+JobId = int
 
 
 class _Body(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     def to_json(self) -> dict[str, Any]:
-        """The body as it is sent: plain JSON values, fields that are absent left out."""
+        """The body as it is sent: plain JSON values, null included."""
         return self.model_dump(mode="json", exclude_none=False)
 
 
 class SuccessBody(_Body):
-    """A call that succeeded: from submit, from fetch, and to the webhook."""
+    """A job that succeeded: from submit, from fetch, and in the webhook."""
 
     status: Literal["success"] = "success"
     warning: str = ""
-    id: CallId = Field(ge=1, le=2**31 - 1)
+    id: JobId = Field(ge=1, le=2**31 - 1)
     generationTime: float  # noqa: N815  # the documented name
     output: list[str]
     proxy_links: list[str]
@@ -34,14 +34,14 @@ class SuccessBody(_Body):
 
 
 class ProcessingBody(_Body):
-    """A call that is waiting or running."""
+    """A job that is queued or running."""
 
     status: Literal["processing"] = "processing"
-    tip: str = "Your call is being worked on; ask fetch_result again, or wait for the webhook."
+    tip: str = "The job is in progress; request fetch_result again, or wait for the webhook."
     eta: int = Field(ge=1)
     message: str
     fetch_result: str
-    id: CallId = Field(ge=1, le=2**31 - 1)
+    id: JobId = Field(ge=1, le=2**31 - 1)
     output: list[str] = []
     meta: dict[str, Any] = {}
     future_links: list[str]
@@ -54,14 +54,14 @@ class ProcessingBody(_Body):
 
 
 class FailedBody(_Body):
-    """A call that failed or was cancelled."""
+    """A job that failed or was cancelled."""
 
     status: Literal["failed"] = "failed"
-    id: CallId = Field(ge=1, le=2**31 - 1)
+    id: JobId = Field(ge=1, le=2**31 - 1)
     message: str
     track_id: str | int | None = None
-    error_code: str = ""
-    retryable: bool = False
+    error_code: str = Field(default="", description="as in `ErrorBody`")
+    retryable: bool = Field(default=False, description="whether the same request may succeed when it is sent again")
     webhook_status: str = ""
     meta: dict[str, Any] = {}
 
@@ -71,20 +71,21 @@ class ErrorBody(_Body):
 
     status: Literal["error"] = "error"
     message: str
+    error_code: str = Field(description="what went wrong, for programs; the description of this API lists the codes")
 
 
 class RateLimitedBody(ErrorBody):
-    """A request that came too fast."""
+    """A request beyond one of the key's limits."""
 
-    retry_after: int
+    retry_after: int = Field(description="seconds until the limit allows more")
 
 
 class SystemDetailsBody(_Body):
-    """What the deployment is doing."""
+    """The state of the deployment."""
 
     status: Literal["ok"] = "ok"
-    model_count: int
-    queue_time: int
+    model_count: int = Field(description="engines that are loaded")
+    queue_time: int = Field(description="seconds until a new job would start")
 
 
 class ServerActionBody(_Body):

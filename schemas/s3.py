@@ -1,4 +1,4 @@
-"""The body that tells which bucket a customer wants outputs in. Knows nothing of how a bucket is reached."""
+"""The body that names the customer's bucket for outputs. Knows nothing of how a bucket is accessed."""
 
 from __future__ import annotations
 
@@ -18,21 +18,23 @@ class S3Details(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
-    deploy_type: Annotated[str, OneOf(DEPLOY_TYPES)] = Field(default="image_to_3d", description="this service's name")
-    public_url: Annotated[str | None, HttpUrl()] = Field(default=None, description="what URLs of files begin with")
-    region_name: Annotated[str, Text(64)] = Field(default="us-east-1", description="the bucket's region")
-    endpoint_url: Annotated[str | None, HttpUrl()] = Field(default=None, description="the S3-compatible service")
+    deploy_type: Annotated[str, OneOf(DEPLOY_TYPES)] = Field(default="image_to_3d", description="name of this service")
+    public_url: Annotated[str | None, HttpUrl()] = Field(default=None, description="prefix of the files' URLs")
+    region_name: Annotated[str, Text(64)] = Field(default="us-east-1", description="region of the bucket")
+    endpoint_url: Annotated[str | None, HttpUrl()] = Field(default=None, description="URL of the S3-compatible service")
     aws_access_key_id: Annotated[SecretStr, Secret(is_token=True)] = Field(repr=False)
     aws_secret_access_key: Annotated[SecretStr, Secret(is_token=True)] = Field(repr=False)
     image_directory: Annotated[str, Text(512)] = Field(default="", description="folder in the bucket")
-    bucket: Annotated[str, Text(255)] = Field(default="", description="its name, where the endpoint does not tell it")
+    bucket: Annotated[str, Text(255)] = Field(
+        default="", description="name of the bucket, if the endpoint does not contain it"
+    )
 
 
 def parse_s3_details(body: object) -> S3Details:
     """Read the JSON body of `update_s3`.
 
     Raises:
-        InvalidRequest: one sentence about the first field at fault; it holds no secret.
+        InvalidRequest: one sentence about the first invalid field; it contains no secret.
     """
     if not isinstance(body, Mapping):
         raise InvalidRequest(f"the body must be a JSON object, got {json_type_name(body)}")

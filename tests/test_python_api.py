@@ -151,7 +151,7 @@ def wrong_arguments(folder: Path) -> dict[str, tuple[Any, dict[str, Any], type[I
         "a missing file by text": (str(folder / "none.png"), {}, InvalidRequest, "does not exist"),
         "a NUL in the path": (Path("a\0b"), {}, InvalidRequest, "NUL"),
         "no bytes": (b"", {}, UnreadableImage, "is empty"),
-        "text": (b"only text", {}, UnreadableImage, "can be read"),
+        "text": (b"only text", {}, UnreadableImage, "not a readable image"),
         "an image too large": (bare_png(9000, 9000), {}, UnreadableImage, "megapixels"),
         "an empty array": (np.zeros((0, 8, 3), np.uint8), {}, InvalidRequest, "must have pixels, got (0 × 8 × 3)"),
         "floats": (np.zeros((8, 8, 3)), {}, InvalidRequest, "uint8, got (8 × 8 × 3) float64"),

@@ -1,1 +1,1 @@
-"""The HTTP side: routes, keys, bodies, problems. Knows the contract and the store; never runs a call."""
+"""The HTTP API: routes, authentication, bodies, errors. Knows the contract and the store; never runs a job."""

@@ -11,9 +11,9 @@ from typing import Any
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 
-from pipeline.answers import UNKNOWN_CALL_S
+from pipeline.answers import DEFAULT_JOB_S
 from pipeline.api.context import Context, context_of
-from pipeline.api.problems import BAD_REQUEST, TOO_LARGE, UNAUTHORIZED, documented
+from pipeline.api.problems import BAD_REQUEST, OK, TOO_LARGE, UNAUTHORIZED, documented
 from pipeline.api.routes import ENTERPRISE, KEY_BODY, V6, body_schema
 from pipeline.errors import InvalidRequest
 from pipeline.jobs.model import JobState
@@ -43,7 +43,7 @@ router = APIRouter(tags=["account"])
 
 @router.post(f"{ACCOUNT}/update_s3", response_model=ServerActionBody, responses=REFUSALS, openapi_extra=S3_BODY)
 async def update_s3(request: Request, context: Context = Depends(context_of)) -> JSONResponse:
-    """Save the bucket that outputs go to, once a test object was put there, read back and deleted: waits for it."""
+    """Save the bucket that outputs are uploaded to, after a test object was put, read back and deleted there."""
     key, body = await context.caller(request)
     bucket = bucket_of_details(parse_s3_details({name: value for name, value in body.items() if name != "key"}))
 
@@ -52,15 +52,17 @@ async def update_s3(request: Request, context: Context = Depends(context_of)) ->
         context.store.save_s3(key.id, encrypt_bucket(bucket, owner=key.id, secret_box=context.service.secret_box))
 
     await context.probe(save)
-    return JSONResponse(ServerActionBody(message=f"Outputs go to bucket {bucket.name} from now on.").to_json())
+    return JSONResponse(
+        ServerActionBody(message=f"Outputs are uploaded to bucket {bucket.name} from now on.").to_json()
+    )
 
 
 @router.post(f"{ACCOUNT}/reset_s3", response_model=ServerActionBody, responses=REFUSALS, openapi_extra=KEY_BODY)
 async def reset_s3(request: Request, context: Context = Depends(context_of)) -> JSONResponse:
-    """Forget the bucket; outputs go to temporary storage from now on."""
+    """Remove the bucket; outputs go to temporary storage from now on."""
     key, _ = await context.caller(request)
-    was_there = await context.do(context.store.reset_s3, key.id)
-    message = "The bucket is forgotten; outputs go to temporary storage." if was_there else "There was no bucket."
+    was_there = await context.in_thread(context.store.reset_s3, key.id)
+    message = "The bucket is removed; outputs go to temporary storage." if was_there else "There was no bucket."
     return JSONResponse(ServerActionBody(message=message).to_json())
 
 
@@ -68,42 +70,42 @@ async def reset_s3(request: Request, context: Context = Depends(context_of)) -> 
     f"{ENTERPRISE}/system_details", response_model=SystemDetailsBody, responses=REFUSALS, openapi_extra=KEY_BODY
 )
 async def system_details(request: Request, context: Context = Depends(context_of)) -> JSONResponse:
-    """Engines loaded, and seconds until a new call would start."""
+    """The number of loaded engines, and seconds until a new job would start."""
     await context.caller(request)
 
-    def look() -> SystemDetailsBody:
+    def read() -> SystemDetailsBody:
         workers = context.store.workers()
         timings = context.store.timings()
         queued = context.store.metrics().states.get(JobState.QUEUED, 0)
-        one_call_s = timings.seconds if timings.calls else UNKNOWN_CALL_S
+        mean_s = timings.seconds if timings.calls else DEFAULT_JOB_S
         is_free = any(worker.job_id is None for worker in workers)
         ahead = queued if is_free else queued + 1
-        wait_s = 0 if ahead == 0 else one_call_s * ahead / max(1, len(workers))
+        wait_s = 0 if ahead == 0 else mean_s * ahead / max(1, len(workers))
         engines = {worker.engine for worker in workers if worker.is_ready}
         return SystemDetailsBody(model_count=len(engines), queue_time=math.ceil(wait_s))
 
-    return JSONResponse((await context.do(look)).to_json())
+    return JSONResponse((await context.in_thread(read)).to_json())
 
 
 async def _restart(request: Request, context: Context = Depends(context_of)) -> JSONResponse:
-    """Let running calls finish and give later ones fresh workers."""
+    """Restart the workers after their running jobs; later jobs get fresh ones."""
     await context.caller(request)
     if await context.restart_workers():
-        return _done("Workers start anew once their running calls are finished.")
-    return _done(f"Workers were told to start anew less than {context.settings.restart_pause_s:g} s ago.")
+        return _done("Workers restart when their running jobs are finished.")
+    return _done(f"A restart was requested less than {context.settings.restart_pause_s:g} s ago.")
 
 
 async def _clear_cache(request: Request, context: Context = Depends(context_of)) -> JSONResponse:
-    """Drop cached inputs; this service keeps none beyond a call's end."""
+    """Drop cached inputs; this service keeps none after a job has ended."""
     await context.caller(request)
-    return _done("No inputs are kept beyond the end of a call.")
+    return _done("No inputs are kept after a job has ended.")
 
 
 async def _clear_queue(request: Request, context: Context = Depends(context_of)) -> JSONResponse:
-    """Cancel the caller's waiting calls."""
+    """Cancel the caller's queued jobs."""
     key, _ = await context.caller(request)
-    cancelled = await context.do(context.store.cancel_queued, api_key_id=key.id)
-    return _done(f"{cancelled} waiting calls are cancelled.")
+    cancelled = await context.in_thread(context.store.cancel_queued, api_key_id=key.id)
+    return _done(f"Cancelled {cancelled} queued jobs.")
 
 
 def _done(message: str) -> JSONResponse:
@@ -133,15 +135,15 @@ for _prefix in (ENTERPRISE, V6):
     "/api/v1/usage",
     responses={
         **documented(BAD_REQUEST, UNAUTHORIZED),
-        200: {"content": {"application/json": {}, "text/csv": {}}, "description": "Calls and GPU seconds by day."},
+        OK: {"content": {"application/json": {}, "text/csv": {}}, "description": "Jobs and GPU seconds by day."},
     },
 )
 async def usage(request: Request, format: str = "json", context: Context = Depends(context_of)) -> Response:
-    """The caller's calls and GPU seconds by day (UTC), as JSON or with `format=csv` as CSV."""
+    """The caller's jobs and GPU seconds by day (UTC), as JSON or with `format=csv` as CSV."""
     key, _ = await context.caller(request)
     if format not in ("json", "csv"):
         raise InvalidRequest(f"format must be json or csv, got {truncate_for_message(format)}")
-    days = await context.do(context.store.usage_days, api_key_id=key.id)
+    days = await context.in_thread(context.store.usage_days, api_key_id=key.id)
     rows: list[dict[str, Any]] = [
         {name: value for name, value in asdict(day).items() if name != "api_key_id"} for day in days
     ]

@@ -1,4 +1,4 @@
-"""The ASGI application, put together: `create_app` is all that a server needs."""
+"""The ASGI application: `create_app` is all that a server needs."""
 
 from __future__ import annotations
 
@@ -11,20 +11,25 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pipeline.api import account, document, files, pages, problems, routes
 from pipeline.api.context import Context
+from pipeline.api.problems import OK
 from pipeline.api.tracing import traced
 from pipeline.service import Service, open_service
 from pipeline.settings import Settings
 from pipeline.version import __version__
 
-DESCRIPTION = (
-    "One picture in, a textured 3D asset out. The HTTP body is the one that ModelsLab documents for its "
-    "Image to 3D API: clients work here after changing host and key."
-)
+DESCRIPTION = f"""Turns an image into a textured 3D asset. The HTTP bodies are those that ModelsLab documents for \
+its Image to 3D API: clients work here after changing host and key.
+
+Every refused request and every failed job has an `error_code`. Where `retryable` is yes, the same request may \
+succeed when it is sent again.
+
+{problems.error_codes_as_markdown()}
+"""
 KEY_PLACES = [
     Security(APIKeyHeader(name="key", scheme_name="key", description="or `key` in the body", auto_error=False)),
     Security(HTTPBearer(scheme_name="bearer", description="the same key", auto_error=False)),
 ]
-"""Where a key may stand, for the document alone: the routes look for themselves (`requests.presented_key`)."""
+"""Where a key may be sent, for the OpenAPI document alone: the routes read it with `requests.presented_key`."""
 HEALTHY = b'{"status":"ok"}'
 
 
@@ -35,7 +40,7 @@ def create_app(settings: Settings, *, service: Service | None = None) -> ASGIApp
         service: the live parts; opened from the settings by default, and closed with the application.
 
     Raises:
-        StoreUnavailable: the database is away.
+        StoreUnavailable: the database does not answer.
     """
     opened = service or open_service(settings)
 
@@ -53,7 +58,7 @@ def create_app(settings: Settings, *, service: Service | None = None) -> ASGIApp
         # FastAPI's own pages load their scripts from a CDN; `pages` serves /docs.
         docs_url=None,
         redoc_url=None,
-        # FastAPI's own spans would hold paths, and the paths of files are permissions; `traced` writes ours.
+        # FastAPI's own spans contain paths, and whoever has a file's path may read the file; `traced` writes ours.
         telemetry={"tracing": False},
     )
     app.state.context = Context(opened)
@@ -67,12 +72,12 @@ def create_app(settings: Settings, *, service: Service | None = None) -> ASGIApp
 
 
 def _health_first(app: ASGIApp) -> ASGIApp:
-    """Answer `GET /health` before anything else is looked at: probes come often and must never wait."""
+    """Answer `GET /health` before all other processing: probes are frequent and must never wait."""
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(HEALTHY)).encode())]
 
     async def serve(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] == "/health" and scope["method"] == "GET":
-            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            await send({"type": "http.response.start", "status": OK, "headers": headers})
             await send({"type": "http.response.body", "body": HEALTHY})
             return
         await app(scope, receive, send)

@@ -1,4 +1,4 @@
-"""Files that our pages are made of, each page's in a folder beside this module. Knows nothing of what the pages do."""
+"""The static files of our pages, each page's in a folder beside this module. Knows nothing of what the pages do."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from pathlib import PurePath
 from fastapi import Request
 from fastapi.responses import Response
 
+from pipeline.api.problems import NOT_MODIFIED
 from pipeline.errors import NotFound
 
 PACKAGE = "pipeline.api"
 MEDIA_TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml", ".png": "image/png"}
-"""What of a folder is served, by the ending of its name."""
+"""The files that are served, by their extension."""
 
 
 @dataclass(frozen=True)
 class Asset:
-    """A file as it is sent: as it is, or compressed."""
+    """A file's content, plain and compressed."""
 
     content: bytes
     gzipped: bytes
@@ -30,13 +31,13 @@ class Asset:
 
 @cache
 def read_asset(folder: str, name: str) -> Asset:
-    """A file of a folder that is there. Blocks, at first for as long as it takes to compress it."""
+    """A file that exists. Blocks; the first read also compresses it."""
     content = files(PACKAGE).joinpath(folder, name).read_bytes()
     return Asset(content, gzip.compress(content, mtime=0), f'"{hashlib.sha256(content).hexdigest()[:32]}"')
 
 
 def answer_asset(folder: str, name: str, request: Request) -> Response:
-    """A file of a folder; browsers keep it and ask whether it is still the same. Blocks.
+    """The response with a file; browsers keep it and revalidate it by its ETag. Blocks.
 
     Raises:
         NotFound: the folder has no such file, or none that is served.
@@ -47,7 +48,7 @@ def answer_asset(folder: str, name: str, request: Request) -> Response:
     asset = read_asset(folder, name)
     headers = {"cache-control": "no-cache", "etag": asset.etag, "vary": "accept-encoding"}
     if asset.etag in request.headers.get("if-none-match", ""):
-        return Response(status_code=304, headers=headers)
+        return Response(status_code=NOT_MODIFIED, headers=headers)
     content = asset.content
     if "gzip" in request.headers.get("accept-encoding", "") and len(asset.gzipped) < len(content):
         content, headers["content-encoding"] = asset.gzipped, "gzip"

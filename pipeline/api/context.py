@@ -1,10 +1,10 @@
-"""What the routes share: the deployment's parts, and who is calling."""
+"""What the routes share: the deployment's parts, and authentication."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import anyio
 from fastapi import Request
@@ -20,52 +20,53 @@ from pipeline.service import Service
 from pipeline.storage.base import output_names
 from pipeline.storage.encrypted_bucket import decrypt_bucket
 
+Args = ParamSpec("Args")
 Result = TypeVar("Result")
 
-LOOKUPS_AT_ONCE = 16
-LOOKUP_S = 5.0
-"""How long a submit waits for names to resolve; later ones are checked where they are connected to."""
-PROBES_AT_ONCE = 8
+MAX_RESOLVE_THREADS = 16
+RESOLVE_TIMEOUT_S = 5.0
+"""How long a submit waits for names to resolve; names that take longer are checked when the job connects to them."""
+MAX_PROBE_THREADS = 8
 
 
 class Context:
-    """The live parts of a deployment as routes use them; everything that blocks runs beside the event loop."""
+    """The live parts of a deployment as routes use them; everything that blocks runs in threads."""
 
     def __init__(self, service: Service) -> None:
         self.service = service
         self.settings = service.settings
         self.store = service.store
-        self.ends = CompletionWaiter(service.store)
-        self.outlook = QueueStatsReader(service.store)
-        # Work that others can make slow has threads of its own: it must not use up those that answer everybody.
-        self._lookups = anyio.CapacityLimiter(LOOKUPS_AT_ONCE)
-        self._probes = anyio.CapacityLimiter(PROBES_AT_ONCE)
+        self.completions = CompletionWaiter(service.store)
+        self.queue_stats = QueueStatsReader(service.store)
+        # Work that outsiders can slow down has threads of its own, so that it cannot occupy those of all other requests.
+        self._resolve_limiter = anyio.CapacityLimiter(MAX_RESOLVE_THREADS)
+        self._probe_limiter = anyio.CapacityLimiter(MAX_PROBE_THREADS)
         self._restarted_at_s: float | None = None
 
-    async def do(self, work: Callable[..., Result], *arguments: Any, **options: Any) -> Result:
+    async def in_thread(self, work: Callable[Args, Result], *args: Args.args, **kwargs: Args.kwargs) -> Result:
         """Run blocking work in a thread."""
-        return await run_in_threadpool(work, *arguments, **options)
+        return await run_in_threadpool(work, *args, **kwargs)
 
-    async def look_up(self, work: Callable[[], None]) -> None:
-        """Run work that asks name servers, and go on without it when it takes longer than `LOOKUP_S`."""
-        with anyio.move_on_after(LOOKUP_S):
-            await anyio.to_thread.run_sync(work, limiter=self._lookups, abandon_on_cancel=True)
+    async def resolve(self, work: Callable[[], None]) -> None:
+        """Run work that asks name servers; continue without it when it takes longer than `RESOLVE_TIMEOUT_S`."""
+        with anyio.move_on_after(RESOLVE_TIMEOUT_S):
+            await anyio.to_thread.run_sync(work, limiter=self._resolve_limiter, abandon_on_cancel=True)
 
     async def probe(self, work: Callable[[], Result]) -> Result:
-        """Run work that asks a customer's server."""
-        return await anyio.to_thread.run_sync(work, limiter=self._probes)
+        """Run work that connects to a customer's server."""
+        return await anyio.to_thread.run_sync(work, limiter=self._probe_limiter)
 
     async def restart_workers(self) -> bool:
-        """Wish that workers start anew; False where this process did so a moment ago, and so does not again.
+        """Request a restart of the workers; returns False, and does nothing, where one was requested a moment ago.
 
-        Each fresh worker loads its engine, on the operator's bill: no caller may have that done in a loop.
+        Each fresh worker loads its engine at the operator's expense: no caller may cause that in a loop.
         """
         now_s, last_s = time.monotonic(), self._restarted_at_s
         if last_s is not None and now_s - last_s < self.settings.restart_pause_s:
             return False
         self._restarted_at_s = now_s
         try:
-            await self.do(self.store.request_restart)
+            await self.in_thread(self.store.request_restart)
         except BaseException:
             self._restarted_at_s = last_s
             raise
@@ -75,50 +76,50 @@ class Context:
         """The body of the request.
 
         Raises:
-            InvalidRequest: it is no JSON object.
+            InvalidRequest: it is not a JSON object.
             BodyTooLarge: it is too long.
         """
         return await read_object(request, max_bytes=self.settings.max_body_bytes)
 
     def authenticate(self, request: Request, body: dict[str, Any]) -> ApiKey:
-        """Who calls. Blocks.
+        """The API key of the request. Blocks.
 
         Raises:
-            Unauthorized: nobody that we know.
+            Unauthorized: it is missing, unknown or revoked.
         """
         return authenticate(self.store, presented_key(request, body))
 
     async def caller(self, request: Request) -> tuple[ApiKey, dict[str, Any]]:
-        """Who calls, and the body of the request.
+        """The API key of the request, and its body.
 
         Raises:
-            Unauthorized: nobody that we know.
-            InvalidRequest: the body is no JSON object.
+            Unauthorized: the key is missing, unknown or revoked.
+            InvalidRequest: the body is not a JSON object.
         """
         body = await self.body(request)
-        return await self.do(self.authenticate, request, body), body
+        return await self.in_thread(self.authenticate, request, body), body
 
     def base_url(self, request: Request) -> str:
         """What absolute URLs begin with, without a slash at the end."""
         return self.settings.base_url if self.settings.public_url else str(request.base_url).rstrip("/")
 
-    def answer_about(
+    def job_body(
         self, job: Job, *, fetch_path: str, base_url: str, queue_position: int | None = None
     ) -> dict[str, Any]:
-        """The body of the answer about a job, whatever its state. Blocks.
+        """The response body about a job, whatever its state. Blocks.
 
         Args:
-            queue_position: asked of the store where it is not known.
+            queue_position: read from the store where it is not given.
         """
         if job.state.is_final:
             tasks = self.store.tasks_of(job.id) if job.webhook_url else []
             return final_body(job, webhook_status=webhook_status(tasks))
-        outlook = self.outlook.read()
+        stats = self.queue_stats.read()
         return processing_body(
             job,
             queue_position=self.store.queue_position(job) if queue_position is None else queue_position,
-            timings=outlook.timings,
-            workers=outlook.workers,
+            timings=stats.timings,
+            workers=stats.workers,
             fetch_result=f"{base_url}{fetch_path}/{job.id}",
             future_links=self.future_links(job),
         )

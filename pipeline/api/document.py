@@ -1,4 +1,4 @@
-"""The OpenAPI document: what FastAPI makes of the routes, mended where that is not what the routes do."""
+"""The OpenAPI document: what FastAPI generates from the routes, corrected where the routes behave differently."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from typing import Any
 
 from fastapi import FastAPI
 
-NEVER_ANSWERED = "422"
-"""FastAPI's own status for values that do not fit; `problems` answers 400 in their place."""
-ITS_SCHEMAS = ("HTTPValidationError", "ValidationError")
+UNUSED_STATUS = "422"
+"""FastAPI's own status for invalid values; `problems` answers 400 in its place."""
+UNUSED_SCHEMAS = ("HTTPValidationError", "ValidationError")
 
 
 def install(app: FastAPI) -> None:
-    """Have an application whose routes are complete state them as they are: no 422, and the docstring as summary."""
-    made_by_fastapi = app.openapi
+    """Correct the document of an app whose routes are complete: no 422, and each docstring as its summary."""
+    generate = app.openapi
 
     @cache
-    def document() -> dict[str, Any]:
-        stated = made_by_fastapi()
-        for operations in stated["paths"].values():
+    def openapi() -> dict[str, Any]:
+        document = generate()
+        for operations in document["paths"].values():
             for operation in operations.values():
-                operation["responses"].pop(NEVER_ANSWERED, None)
+                operation["responses"].pop(UNUSED_STATUS, None)
                 operation["summary"] = operation.pop("description").removesuffix(".")
-        for name in ITS_SCHEMAS:
-            stated["components"]["schemas"].pop(name, None)
-        return stated
+        for name in UNUSED_SCHEMAS:
+            document["components"]["schemas"].pop(name, None)
+        return document
 
-    app.openapi = document  # FastAPI's documented way
+    app.openapi = openapi  # FastAPI's documented way to change the document

@@ -1,4 +1,4 @@
-"""What is not the API itself: the playground, the reference, readiness, metrics."""
+"""Everything beside the API itself: the playground, the reference, health, readiness, metrics."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from prometheus_client.registry import Collector
 
 from pipeline.api.assets import answer_asset, read_asset
 from pipeline.api.context import Context, context_of
-from pipeline.api.problems import UNAUTHORIZED, UNAVAILABLE, documented
+from pipeline.api.problems import OK, UNAUTHORIZED, UNAVAILABLE, documented
 from pipeline.api.requests import check_operator
 from pipeline.errors import ImageTo3DError
 from pipeline.jobs.model import StoreMetrics
@@ -18,18 +18,18 @@ from pipeline.jobs.model import StoreMetrics
 router = APIRouter(tags=["service"])
 
 PLAYGROUND, REFERENCE = "playground", "reference"
-"""The folders of the pages."""
-NOTHING_ELSE = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+"""The pages' folders."""
+DENY_BY_DEFAULT = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
 POLICIES = {
-    # Nothing from elsewhere, nothing inline but the one style sheet that model-viewer brings (its hash), no eval but
-    # compiled WebAssembly, which decodes meshes. `blob:` is how previews and a model's textures are read.
-    PLAYGROUND: NOTHING_ELSE + "script-src 'self' 'wasm-unsafe-eval'; "
+    # No other origin. The only inline style is the one of model-viewer (by its hash), and the only eval is compiled
+    # WebAssembly, which decodes meshes. Previews and a model's textures are `blob:` URLs.
+    PLAYGROUND: DENY_BY_DEFAULT + "script-src 'self' 'wasm-unsafe-eval'; "
     "style-src 'self' 'sha256-PXtZZkJMMyc18o/DN1ZEFOJ2qEGq95IQbVaJFMOXOb0='; "
     "img-src 'self' blob: data:; media-src 'self'; connect-src 'self' blob:",
-    # `data:` is how Swagger UI's style sheet holds its signs.
-    REFERENCE: NOTHING_ELSE + "script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'",
+    # Swagger UI's style sheet has its icons as `data:` URLs.
+    REFERENCE: DENY_BY_DEFAULT + "script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'",
 }
-"""What each page may load, as its Content-Security-Policy."""
+"""Each page's Content-Security-Policy."""
 PAGE_HEADERS = {
     "cache-control": "no-cache",
     "cross-origin-opener-policy": "same-origin",
@@ -38,7 +38,7 @@ PAGE_HEADERS = {
 }
 
 
-# Plain functions, which run beside the event loop: a large file is compressed when it is first asked for.
+# Plain functions, which FastAPI runs in threads: the first request for a large file compresses it.
 @router.get("/", include_in_schema=False)
 def playground() -> HTMLResponse:
     """The playground page."""
@@ -47,7 +47,7 @@ def playground() -> HTMLResponse:
 
 @router.get("/docs", include_in_schema=False)
 def reference() -> HTMLResponse:
-    """The contract, to read and to try: Swagger UI from our own address, which works where no other can be reached."""
+    """The API reference: Swagger UI, served from here so that it works without access to the internet."""
     return _page(REFERENCE)
 
 
@@ -68,22 +68,22 @@ def _page(folder: str) -> HTMLResponse:
     return HTMLResponse(read_asset(folder, "index.html").content, headers=headers)
 
 
-@router.get("/health", responses={200: {"description": "The process answers."}})
+@router.get("/health", responses={OK: {"description": "The process answers."}})
 async def health() -> JSONResponse:
-    """Liveness; asks nothing of anybody."""
+    """Liveness; reads nothing."""
     return JSONResponse({"status": "ok"})
 
 
-@router.get("/ready", responses={**documented(), UNAVAILABLE: {"description": "Why calls would not be taken."}})
+@router.get("/ready", responses={**documented(), UNAVAILABLE: {"description": "Why jobs are not accepted."}})
 async def ready(context: Context = Depends(context_of)) -> JSONResponse:
-    """Whether calls are taken, with reasons; wakes no GPU."""
+    """Whether jobs are accepted, with reasons; starts no GPU."""
     reasons = []
     try:
-        workers = await context.do(context.store.workers)
+        workers = await context.in_thread(context.store.workers)
         if not workers:
-            reasons.append("no worker is alive; calls wait in the queue")
+            reasons.append("no worker is running; jobs wait in the queue")
         elif not any(worker.is_ready for worker in workers):
-            reasons.append("no worker has room for a call; calls wait in the queue")
+            reasons.append("no worker is ready for a job; jobs wait in the queue")
     except ImageTo3DError as error:
         return JSONResponse({"status": "unavailable", "reasons": [str(error)]}, UNAVAILABLE)
     return JSONResponse({"status": "ok", "reasons": reasons})
@@ -93,47 +93,51 @@ async def ready(context: Context = Depends(context_of)) -> JSONResponse:
     "/metrics",
     responses={
         **documented(UNAUTHORIZED),
-        200: {"content": {"text/plain": {}}, "description": "Prometheus metrics."},
+        OK: {"content": {"text/plain": {}}, "description": "Prometheus metrics."},
     },
 )
 async def metrics(request: Request, context: Context = Depends(context_of)) -> Response:
-    """Counters and gauges of the whole deployment in Prometheus' text form; for its operator alone."""
+    """Counters and gauges of the whole deployment in Prometheus' text format, for its operator."""
     check_operator(request, context.settings.metrics_token)
-    found = await context.do(context.store.metrics)
+    counted = await context.in_thread(context.store.metrics)
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_StoreCollector(found))
+    registry.register(_StoreCollector(counted))
     return Response(generate_latest(registry), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
 class _StoreCollector(Collector):
-    """What the store counted, as Prometheus' families."""
+    """The store's counters as Prometheus metric families."""
 
-    def __init__(self, found: StoreMetrics) -> None:
-        self._found = found
+    def __init__(self, counted: StoreMetrics) -> None:
+        self._counted = counted
 
     def collect(self) -> list[Metric]:
-        found = self._found
-        submitted = CounterMetricFamily("image_to_3d_submits", "Calls accepted", value=found.submitted)
-        gpu = CounterMetricFamily("image_to_3d_gpu_seconds", "Accelerator seconds", value=found.gpu_seconds)
+        counted = self._counted
+        submitted = CounterMetricFamily("image_to_3d_submits", "Jobs accepted", value=counted.submitted)
+        gpu = CounterMetricFamily("image_to_3d_gpu_seconds", "Accelerator seconds", value=counted.gpu_seconds)
         age = GaugeMetricFamily(
-            "image_to_3d_oldest_queued_seconds", "Age of the call that waits longest", value=found.oldest_queued_s
+            "image_to_3d_oldest_queued_seconds", "Age of the job that has waited longest", value=counted.oldest_queued_s
         )
-        ended = CounterMetricFamily("image_to_3d_ended", "Calls ended, by state", labels=["state"])
-        for state, count in found.ended.items():
+        ended = CounterMetricFamily("image_to_3d_ended", "Jobs ended, by state", labels=["state"])
+        for state, count in counted.ended.items():
             ended.add_metric([state], count)
-        states = GaugeMetricFamily("image_to_3d_calls", "Calls on record, by state", labels=["state"])
-        for state, count in found.states.items():
+        states = GaugeMetricFamily("image_to_3d_calls", "Jobs on record, by state", labels=["state"])
+        for state, count in counted.states.items():
             states.add_metric([state], count)
         stages = CounterMetricFamily("image_to_3d_stage_seconds", "Wall seconds, by stage", labels=["stage"])
         runs = CounterMetricFamily("image_to_3d_stage_runs", "Runs, by stage", labels=["stage"])
-        for stage, seconds in found.stage_seconds.items():
+        for stage, seconds in counted.stage_seconds.items():
             stages.add_metric([stage], seconds)
-        for stage, count in found.stage_runs.items():
+        for stage, count in counted.stage_runs.items():
             runs.add_metric([stage], count)
-        attempts = CounterMetricFamily("image_to_3d_task_attempts", "Attempts after calls", labels=["kind", "result"])
-        for (kind, result), count in found.task_attempts.items():
+        attempts = CounterMetricFamily(
+            "image_to_3d_task_attempts", "Attempts of webhooks and late uploads", labels=["kind", "result"]
+        )
+        for (kind, result), count in counted.task_attempts.items():
             attempts.add_metric([kind, result], count)
-        pending = GaugeMetricFamily("image_to_3d_tasks_pending", "Webhooks and uploads to do", labels=["kind"])
-        for kind, count in found.tasks_pending.items():
+        pending = GaugeMetricFamily(
+            "image_to_3d_tasks_pending", "Webhooks and late uploads that are pending", labels=["kind"]
+        )
+        for kind, count in counted.tasks_pending.items():
             pending.add_metric([kind], count)
         return [submitted, gpu, age, ended, states, stages, runs, attempts, pending]

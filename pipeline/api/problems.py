@@ -1,4 +1,7 @@
-"""Errors as HTTP answers: the only place that knows status codes. One string, the first problem first, no internals."""
+"""Errors as HTTP responses: one string, the first problem first, with its error code and without internals.
+
+The only module with status codes, and the only one that maps errors to them.
+"""
 
 from __future__ import annotations
 
@@ -17,24 +20,29 @@ from pipeline.errors import (
     BodyTooLarge,
     CallerError,
     ImageTo3DError,
+    InternalError,
+    InvalidRequest,
     LimitReached,
+    MethodNotAllowed,
     NotFound,
     QuotaSpent,
     RateLimited,
     StoreUnavailable,
     Unauthorized,
+    error_classes,
 )
 from schemas.responses import ErrorBody, RateLimitedBody
 
 log = structlog.get_logger()
 
+OK, PARTIAL_CONTENT, NOT_MODIFIED = 200, 206, 304
 BAD_REQUEST, UNAUTHORIZED, QUOTA_SPENT, NOT_FOUND, NOT_ALLOWED = 400, 401, 402, 404, 405
 TOO_LARGE, NOT_SATISFIABLE, TOO_MANY, INTERNAL, UNAVAILABLE = 413, 416, 429, 500, 503
 STORE_RETRY_S = 2
 
 
 def status_of(error: Exception) -> int:
-    """The HTTP status that an error is answered with."""
+    """The HTTP status of the response to an error."""
     match error:
         case Unauthorized():
             return UNAUTHORIZED
@@ -42,6 +50,8 @@ def status_of(error: Exception) -> int:
             return QUOTA_SPENT
         case NotFound():
             return NOT_FOUND
+        case MethodNotAllowed():
+            return NOT_ALLOWED
         case BodyTooLarge():
             return TOO_LARGE
         case RateLimited():
@@ -54,19 +64,12 @@ def status_of(error: Exception) -> int:
             return INTERNAL
 
 
-def answer_error(error: Exception) -> JSONResponse:
-    """The answer to a request that was refused."""
+def error_response(error: Exception) -> JSONResponse:
+    """The response to a request that an error ended."""
     status = status_of(error)
+    message = str(error)
+    code = error.code if isinstance(error, ImageTo3DError) else InternalError.code
     headers: dict[str, str] = {}
-    body: ErrorBody = ErrorBody(message=str(error))
-    if isinstance(error, LimitReached):
-        headers = {
-            "retry-after": str(error.retry_after_s),
-            "x-ratelimit-limit": str(error.limit),
-            "x-ratelimit-remaining": str(error.remaining),
-            "x-ratelimit-reset": str(math.ceil(error.reset_at)),
-        }
-        body = RateLimitedBody(message=str(error), retry_after=error.retry_after_s)
     if isinstance(error, StoreUnavailable):
         headers["retry-after"] = str(STORE_RETRY_S)
     if status in (INTERNAL, UNAVAILABLE):
@@ -74,67 +77,92 @@ def answer_error(error: Exception) -> JSONResponse:
         headers["x-request-id"] = request_id
         if status == INTERNAL:
             log.error("request failed", request_id=request_id, exc_info=error)
-            body = ErrorBody(message=f"Internal error; quote request id {request_id} when you report it.")
+            message = f"Internal error; quote request id {request_id} when you report it."
         else:
-            log.warning("request put off", request_id=request_id, reason=str(error))
-            body = ErrorBody(message=f"{error} Request id {request_id}.")
-    return JSONResponse(body.to_json(), status, headers)
+            log.warning("request refused for now", request_id=request_id, reason=str(error))
+            message = f"{error} Request id {request_id}."
+    if isinstance(error, LimitReached):
+        headers |= {
+            "retry-after": str(error.retry_after_s),
+            "x-ratelimit-limit": str(error.limit),
+            "x-ratelimit-remaining": str(error.remaining),
+            "x-ratelimit-reset": str(math.ceil(error.reset_at)),
+        }
+        limited = RateLimitedBody(message=message, error_code=code, retry_after=error.retry_after_s)
+        return JSONResponse(limited.to_json(), status, headers)
+    return JSONResponse(ErrorBody(message=message, error_code=code).to_json(), status, headers)
 
 
 def install(app: FastAPI, *, errors_as_200: bool) -> None:
     """Answer every error of the app in the contract's form.
 
     Args:
-        errors_as_200: answer those of the API with HTTP 200. Files, pages and metrics keep their statuses: who asks for
-            a file must not take an error for one.
+        errors_as_200: answer the API's errors with HTTP 200. Files, pages and metrics keep their statuses: a client that
+            asks for a file must not mistake an error for it.
     """
 
-    def status_for(request: Request, status: int) -> int:
-        return 200 if errors_as_200 and request.url.path.startswith("/api/") else status
+    def respond(request: Request, error: Exception) -> JSONResponse:
+        response = error_response(error)
+        if errors_as_200 and request.url.path.startswith("/api/"):
+            response.status_code = OK
+        return response
 
     async def on_error(request: Request, error: Exception) -> Response:
-        answer = answer_error(error)
-        answer.status_code = status_for(request, answer.status_code)
-        return answer
+        return respond(request, error)
 
-    async def on_gone(request: Request, error: Exception) -> Response:
-        return Response(status_code=BAD_REQUEST)  # nobody reads it: the caller hung up while sending
+    async def on_disconnect(request: Request, error: Exception) -> Response:
+        return Response(status_code=BAD_REQUEST)  # nobody reads it: the client disconnected while sending
 
     async def on_http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        message = {NOT_FOUND: f"There is nothing at {request.url.path[:200]}."}.get(
-            error.status_code, f"{request.method} is not for {request.url.path[:200]}."
-        )
-        status = status_for(request, error.status_code)
-        return JSONResponse(ErrorBody(message=message).to_json(), status, dict(error.headers or {}))
+        path = request.url.path[:200]
+        match error.status_code:
+            case 404:
+                refusal: CallerError = NotFound(f"There is nothing at {path}.")
+            case 405:
+                refusal = MethodNotAllowed(f"{path} does not accept {request.method}.")
+            case _:
+                refusal = InvalidRequest(error.detail)
+        response = respond(request, refusal)
+        response.headers.update(error.headers or {})
+        return response
 
     async def on_validation(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
         first = error.errors()[0]
-        message = f"{first['loc'][-1]} {str(first['msg'])[:1].lower()}{str(first['msg'])[1:]}"
-        return JSONResponse(ErrorBody(message=message).to_json(), status_for(request, BAD_REQUEST))
+        reason = str(first["msg"])
+        return respond(request, InvalidRequest(f"{first['loc'][-1]} {reason[:1].lower()}{reason[1:]}"))
 
     app.add_exception_handler(ImageTo3DError, on_error)
     app.add_exception_handler(Exception, on_error)
-    app.add_exception_handler(ClientDisconnect, on_gone)
+    app.add_exception_handler(ClientDisconnect, on_disconnect)
     app.add_exception_handler(HTTPException, on_http)
     app.add_exception_handler(RequestValidationError, on_validation)
 
 
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The error answers of a route, for the OpenAPI document; 500 and 503 are everywhere."""
+    """The error responses of a route, for the OpenAPI document; 500 and 503 belong to every route."""
     descriptions = {
         BAD_REQUEST: "A field is missing, malformed or out of bounds; an unreadable image; a blocked address.",
-        UNAUTHORIZED: "No API key, or one that is unknown or revoked.",
-        QUOTA_SPENT: "The key's quota for the month is spent.",
-        NOT_FOUND: "There is no such call for this key.",
+        UNAUTHORIZED: "The API key is missing, unknown or revoked.",
+        QUOTA_SPENT: "The key's quota for the month is used up.",
+        NOT_FOUND: "This key has no such job.",
         TOO_LARGE: "The body is too long.",
-        TOO_MANY: "Too many calls waiting, or too many in one minute.",
+        TOO_MANY: "Too many jobs are queued, or too many were submitted in one minute.",
         INTERNAL: "An internal error, with a request id.",
-        UNAVAILABLE: "The database is away for the moment.",
+        UNAVAILABLE: "The database is unavailable at the moment.",
     }
-    models = {TOO_MANY: RateLimitedBody}
+    models = {TOO_MANY: RateLimitedBody, QUOTA_SPENT: RateLimitedBody}
     return {
         status: {"model": models.get(status, ErrorBody), "description": descriptions[status]}
         for status in (*statuses, INTERNAL, UNAVAILABLE)
     }
+
+
+def error_codes_as_markdown() -> str:
+    """A table of every `error_code`, for the OpenAPI document, made from the error classes."""
+    rows = [
+        f"| `{error.code}` | {'yes' if error.retryable else 'no'} | {(error.__doc__ or '').splitlines()[0]} |"
+        for error in error_classes()
+    ]
+    return "\n".join(["| error_code | retryable | meaning |", "| --- | --- | --- |", *rows])

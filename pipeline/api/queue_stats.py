@@ -1,4 +1,4 @@
-"""What estimates need to know of the deployment, read once a second however many callers ask. Knows no HTTP."""
+"""The numbers behind every estimate, read at most once a second. Knows nothing of HTTP."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ LIFETIME_S = 1.0
 
 
 class QueueStatsStore(JobStore, WorkerRegistry, Protocol):
-    """What an outlook is read from."""
+    """What the statistics are read from."""
 
 
 @dataclass(frozen=True)
 class QueueStats:
-    """How long calls take at present, and how many workers there are."""
+    """How long jobs take at present, and how many workers there are."""
 
     timings: Timings
     workers: int
 
 
 class QueueStatsReader:
-    """Keeps the last outlook for a second.
+    """Reads the statistics and keeps them for a second.
 
     Args:
         clock: monotonic seconds.
@@ -41,7 +41,7 @@ class QueueStatsReader:
         self._read_at_s = 0.0
 
     def read(self) -> QueueStats:
-        """The outlook, at most `LIFETIME_S` old. Blocks."""
+        """The statistics, at most `LIFETIME_S` old. Blocks."""
         with self._lock:
             if self._last is None or self._clock() - self._read_at_s >= LIFETIME_S:
                 self._last = QueueStats(self._store.timings(), len(self._store.workers()))

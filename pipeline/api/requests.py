@@ -1,4 +1,4 @@
-"""Reading requests: the JSON body, the key wherever it stands, how long the caller will wait."""
+"""Reading requests: the JSON body, the API key from any of its places, how long the caller waits."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from pipeline.jobs.model import MAX_JOB_ID
 from schemas.contract import is_plain_text, json_type_name, truncate_for_message
 
 MAX_WAIT_S = 120.0
-DRAINED_BODIES, DRAIN_S = 3, 10.0
-"""How much of a body that is too long is thrown away, and for how long: a client that is still sending when the
-connection closes never reads why."""
+DRAIN_FACTOR, DRAIN_TIMEOUT_S = 3, 10.0
+"""How many times the limit is read and discarded of a body that is too long, and for how many seconds: a client that is
+still sending when the connection closes never reads the response."""
 MAX_IDEMPOTENCY_KEY_CHARS = 255
 LOOPBACK = ("127.0.0.1", "::1")
 FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip", "via")
@@ -31,21 +31,21 @@ async def read_object(request: Request, *, max_bytes: int) -> dict[str, Any]:
 
     Raises:
         BodyTooLarge: it has more than `max_bytes`.
-        InvalidRequest: it is no JSON, or no object.
+        InvalidRequest: it is not JSON, or not an object.
     """
     announced = request.headers.get("content-length", "")
     too_large = BodyTooLarge(f"The body is larger than {max_bytes / 2**20:g} MiB.")
     pieces = request.stream()
     if announced.isdecimal() and int(announced) > max_bytes:
-        if "expect" not in request.headers:  # else it sends nothing before our word
-            await _drain(pieces, most_bytes=DRAINED_BODIES * max_bytes)
+        if "expect" not in request.headers:  # with that header it sends nothing before our response
+            await _drain(pieces, most_bytes=DRAIN_FACTOR * max_bytes)
         raise too_large
     content = bytearray()
     async for piece in pieces:
         content += piece
         if len(content) > max_bytes:
             content.clear()
-            await _drain(pieces, most_bytes=DRAINED_BODIES * max_bytes)
+            await _drain(pieces, most_bytes=DRAIN_FACTOR * max_bytes)
             raise too_large
     if not content.strip():
         return {}
@@ -59,9 +59,9 @@ async def read_object(request: Request, *, max_bytes: int) -> dict[str, Any]:
 
 
 async def _drain(pieces: AsyncIterator[bytes], *, most_bytes: int) -> None:
-    """Read on, and keep nothing."""
+    """Read the rest of a body and discard it."""
     read_bytes = 0
-    with anyio.move_on_after(DRAIN_S):
+    with anyio.move_on_after(DRAIN_TIMEOUT_S):
         async for piece in pieces:
             read_bytes += len(piece)
             if read_bytes > most_bytes:
@@ -71,7 +71,7 @@ async def _drain(pieces: AsyncIterator[bytes], *, most_bytes: int) -> None:
 def presented_key(request: Request, body: dict[str, Any]) -> str | None:
     """The API key from the body's `key`, the header `key`, or `Authorization: Bearer`; the first that is there.
 
-    So nobody is refused before the body is read: whatever a header holds, a proxy's own token say, the key may follow.
+    No request is refused before its body is read: a header may hold a proxy's own token, and the body the key.
     """
     in_body = body.get("key")
     if isinstance(in_body, str) and in_body:
@@ -89,12 +89,12 @@ def bearer_token(request: Request) -> str | None:
 
 
 def check_operator(request: Request, expected: SecretStr | None) -> None:
-    """Refuse whoever is not the deployment's operator: its token decides, and without one the caller's machine.
+    """Refuse a caller that is not the deployment's operator: by its token or, without one, by the caller's address.
 
-    What a proxy passes on is never taken for this machine, whatever address the proxy has.
+    A request that a proxy forwarded never counts as one from this machine, whatever address the proxy has.
 
     Raises:
-        Unauthorized: somebody else.
+        Unauthorized: the caller is somebody else.
     """
     if expected is not None:
         presented = (bearer_token(request) or "").encode("utf-8", "surrogatepass")
@@ -107,7 +107,7 @@ def check_operator(request: Request, expected: SecretStr | None) -> None:
 
 
 def requested_wait_s(request: Request, default_s: float) -> float:
-    """How long the caller lets us wait for a result: `Prefer: wait=N`, else the deployment's setting."""
+    """How long the caller waits for a result: `Prefer: wait=N`, else the deployment's setting."""
     found = _WAIT.search(request.headers.get("prefer", ""))
     return min(float(found[1]), MAX_WAIT_S) if found else default_s
 
@@ -125,26 +125,26 @@ def idempotency_key(request: Request) -> str | None:
 
 
 def read_id(value: object) -> int:
-    """A call's id, as digits or as a number.
+    """A job's id, as digits or as a number.
 
     Raises:
         InvalidRequest: it is neither.
-        NotFound: no call ever has such an id.
+        NotFound: no job ever has such an id.
     """
     if isinstance(value, str) and re.fullmatch(r"[0-9]{1,19}", value.strip(), re.ASCII):
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int):
-        raise InvalidRequest("request_id must be the id of a call, a whole number")
+        raise InvalidRequest("request_id must be the id of a job, a whole number")
     if not 1 <= value <= MAX_JOB_ID:
         raise NotFound(f"There is no job with the id {truncate_for_message(value)}.")
     return value
 
 
 def read_track_id(value: object) -> str | int | None:
-    """A `track_id` to look for.
+    """A `track_id` to filter by.
 
     Raises:
-        InvalidRequest: no call has such a mark.
+        InvalidRequest: no job has such a value.
     """
     if value is None or (isinstance(value, int) and not isinstance(value, bool)):
         return value
@@ -155,15 +155,15 @@ def read_track_id(value: object) -> str | int | None:
     return value
 
 
-def read_whole(body: dict[str, Any], name: str, default: Any, most: int) -> Any:
-    """A whole number of a body, from 1 to `most`.
+def read_bounded_int(body: dict[str, Any], name: str, *, most: int) -> int | None:
+    """A whole number of a body, from 1 to `most`; None where it is absent.
 
     Raises:
         InvalidRequest: it is something else.
     """
     value = body.get(name)
     if value is None:
-        return default
+        return None
     if isinstance(value, str) and value.isdecimal() and len(value) < 20:
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:

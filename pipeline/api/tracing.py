@@ -1,4 +1,4 @@
-"""A span for each request: its method, route and status, and nothing that a caller wrote but a trace to belong to."""
+"""A span for each request: its method, route and status. Of what the caller wrote it keeps only the parent trace."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ from pipeline.telemetry import TRACEPARENT, span
 
 METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"})
 UNKNOWN = "_OTHER"
-SERVER_ERROR = 500
 
 
 def traced(app: ASGIApp) -> ASGIApp:
     """The application with a span around each request.
 
-    The span is named for the route, never the path: paths of files are permissions.
+    The span is named after the route, never the path: whoever has a file's path may read the file.
     Source: OpenTelemetry semantic conventions 1.40, HTTP server spans.
     """
 
@@ -27,12 +26,12 @@ def traced(app: ASGIApp) -> ASGIApp:
         parent = Headers(scope=scope).get(TRACEPARENT)
         with span(method, {"http.request.method": method}, kind="server", parent=parent) as note:
 
-            async def send_noting(message: Message) -> None:
+            async def send_and_note(message: Message) -> None:
                 if message["type"] == "http.response.start":
                     route = getattr(scope.get("route"), "path", "")
                     note({"http.response.status_code": message["status"], "http.route": route})
                 await send(message)
 
-            await app(scope, receive, send_noting)
+            await app(scope, receive, send_and_note)
 
     return serve

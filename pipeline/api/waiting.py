@@ -1,4 +1,4 @@
-"""Waiting for jobs to end, many callers with one query. Knows no HTTP."""
+"""Waiting for jobs to end: many waiting requests share one query. Knows nothing of HTTP."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ POLL_S = 0.15
 
 
 class CompletionWaiter:
-    """Tells callers when their jobs have ended: one query for all, only while somebody waits."""
+    """Returns jobs when they have ended. Polls the store with one query for all that wait, and only while one waits."""
 
     def __init__(self, store: JobStore, *, poll_s: float = POLL_S) -> None:
         self._store = store
@@ -47,7 +47,7 @@ class CompletionWaiter:
             await asyncio.sleep(self._poll_s)
             try:
                 jobs = await run_in_threadpool(self._store.get_many, list(self._waiting))
-            except ImageTo3DError:  # the store is away; whoever waits goes on waiting
+            except ImageTo3DError:  # the store does not answer; poll again
                 continue
             for job in jobs:
                 if job.state.is_final:

@@ -1,4 +1,4 @@
-"""A deployment for the API's tests: the real store and storage on a folder, a clock-free worker that a test drives."""
+"""A deployment for the API's tests: the real store and storage in a folder, and a worker that a test drives."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pipeline.storage.base import Artifact, OutputFile, content_type_of
 
 SUBMIT = "/api/v1/enterprise/3d/image_to_3d"
 METRICS_TOKEN = "a-token-for-monitoring"
-PICTURE = "data:image/png;base64,iVBORw0KGgo="
+IMAGE = "data:image/png;base64,iVBORw0KGgo="
 
 
 @dataclass
@@ -40,12 +40,12 @@ class Deployment:
 
     def submit(self, path: str = SUBMIT, **fields: Any) -> dict[str, Any]:
         """Submit without waiting; returns the body."""
-        answer = self.post(path, {"image": PICTURE, **fields}, prefer="wait=0")
+        answer = self.post(path, {"image": IMAGE, **fields}, prefer="wait=0")
         assert answer.status_code == 200, answer.text
         return answer.json()
 
     def finish(self, job_id: int, *, state: JobState = JobState.SUCCESS, message: str = "") -> Job:
-        """Do what a worker does with the job: take it, bring files out, end it."""
+        """Do what a worker does with the job: claim it, store files, complete it."""
         store = self.service.store
         job = store.claim("worker", lease_s=60, job_id=job_id)
         assert job is not None
@@ -67,7 +67,7 @@ class Deployment:
 
 @pytest.fixture
 def deploy(tmp_path: Path) -> Iterator[Callable[..., Deployment]]:
-    """Makes a deployment with settings of the test's own."""
+    """Makes a deployment with the test's own settings."""
     opened: list[Service] = []
 
     def make(

@@ -1,7 +1,6 @@
-"""The contract as the application states it, and the copy of it that is kept under version control.
+"""The OpenAPI document of the application, and the copy of it that is under version control.
 
-`python -m tests.api.document` renews the copy, and `scripts/check --fix` does so too; its difference is what callers
-will notice.
+`python -m tests.api.document` and `scripts/check --fix` renew the copy; its diff shows what callers will notice.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ COPY = Path(__file__).parent / "openapi.json"
 
 @cache
 def openapi_document() -> dict[str, Any]:
-    """What `/openapi.json` answers, whatever the environment says."""
+    """The response of `/openapi.json`, independent of the environment."""
     with tempfile.TemporaryDirectory() as folder:
         service = open_service(Settings(data_dir=Path(folder), database_url=None), store=MemoryStore())
         try:
@@ -34,12 +33,12 @@ def openapi_document() -> dict[str, Any]:
 
 
 def without_version(document: dict[str, Any]) -> dict[str, Any]:
-    """The document without the release that it belongs to: a release alone is no change of the contract."""
+    """The document without its version: a release alone does not change the contract."""
     return {**document, "info": {name: text for name, text in document["info"].items() if name != "version"}}
 
 
 def as_text(document: dict[str, Any]) -> str:
-    """The document as it is kept: sorted, so that a difference is a change."""
+    """The document as the copy stores it: sorted, so that every difference is a change."""
     return json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
 
 
@@ -47,4 +46,4 @@ if __name__ == "__main__":
     stated = as_text(without_version(openapi_document()))
     if not COPY.exists() or stated != COPY.read_text(encoding="utf-8"):
         COPY.write_text(stated, encoding="utf-8")
-        print(f"{COPY.name} is renewed: its difference is what callers will notice")
+        print(f"{COPY.name} is renewed: its diff shows what callers will notice")

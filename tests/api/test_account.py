@@ -25,26 +25,26 @@ def test_server_actions_succeed_for_a_caller_and_no_one_else(deployment: Deploym
     assert deployment.post(f"{prefix}/{action}", {"key": "wrong"}).status_code == 401
 
 
-def test_a_caller_cannot_keep_the_workers_starting(deploy: Callable[..., Deployment]) -> None:
+def test_a_caller_cannot_restart_the_workers_in_a_loop(deploy: Callable[..., Deployment]) -> None:
     deployment, restart = deploy(restart_pause_s=3600), "/api/v1/enterprise/3d/restart_server"
     first, *others = [deployment.post(restart).json() for _ in range(5)]
 
     assert deployment.service.store.restarts_requested() == 1
-    assert first["status"] == "success" and "once their running calls" in first["message"]
+    assert first["status"] == "success" and "when their running jobs" in first["message"]
     assert all(answer["status"] == "success" and "3600 s ago" in answer["message"] for answer in others)
 
 
-def test_without_a_pause_every_wish_counts(deploy: Callable[..., Deployment]) -> None:
+def test_without_a_pause_every_restart_request_counts(deploy: Callable[..., Deployment]) -> None:
     deployment = deploy(restart_pause_s=0)
     for _ in range(3):
         deployment.post("/api/v6/3d/update")
     assert deployment.service.store.restarts_requested() == 3
 
 
-def test_clearing_the_queue_cancels_the_callers_own_calls_alone(deployment: Deployment) -> None:
+def test_clearing_the_queue_cancels_only_the_callers_own_jobs(deployment: Deployment) -> None:
     mine = deployment.submit()["id"]
     theirs = deployment.submit(key=deployment.other_key)["id"]
-    assert deployment.post("/api/v1/enterprise/3d/clear_queue").json()["message"] == "1 waiting calls are cancelled."
+    assert deployment.post("/api/v1/enterprise/3d/clear_queue").json()["message"] == "Cancelled 1 queued jobs."
     states = {job.id: job.state for job in deployment.service.store.list_jobs(api_key_id=None)}
     assert states == {mine: "cancelled", theirs: "queued"}
 
@@ -57,7 +57,7 @@ def test_system_details_count_engines_and_the_wait(deployment: Deployment) -> No
     assert deployment.post(details).json() == {"status": "ok", "model_count": 1, "queue_time": 0}
 
 
-def test_usage_counts_a_keys_own_calls_as_json_and_csv(deployment: Deployment) -> None:
+def test_usage_counts_a_keys_own_jobs_as_json_and_csv(deployment: Deployment) -> None:
     deployment.finish(deployment.submit()["id"])
     headers = {"key": deployment.key}
     (day,) = deployment.client.get("/api/v1/usage", headers=headers).json()["days"]
@@ -68,12 +68,12 @@ def test_usage_counts_a_keys_own_calls_as_json_and_csv(deployment: Deployment) -
     assert deployment.client.get("/api/v1/usage").status_code == 401
 
 
-def test_usage_in_a_form_that_there_is_not_is_a_400(deployment: Deployment) -> None:
+def test_usage_in_an_unknown_format_is_a_400(deployment: Deployment) -> None:
     answer = deployment.client.get("/api/v1/usage?format=xml", headers={"key": deployment.key})
     assert (answer.status_code, answer.json()["message"]) == (400, "format must be json or csv, got 'xml'")
 
 
-def test_a_bucket_at_a_blocked_address_is_refused_and_its_secrets_stay(deployment: Deployment) -> None:
+def test_a_bucket_at_a_blocked_address_is_refused_without_repeating_its_secrets(deployment: Deployment) -> None:
     body = {**SECRETS, "endpoint_url": "http://169.254.169.254/bucket"}
     answer = deployment.post("/api/v1/enterprise/update_s3", body)
     assert answer.status_code == 400 and "169.254.169.254" in answer.json()["message"]
@@ -141,10 +141,10 @@ def test_a_file_is_served_with_ranges_and_validators(deployment: Deployment) -> 
     assert deployment.client.get(altered).status_code == 404
 
 
-def test_readiness_says_when_no_worker_has_room(deployment: Deployment) -> None:
+def test_readiness_says_when_no_worker_is_ready(deployment: Deployment) -> None:
     board = deployment.service.store
     board.heartbeat_worker(WorkerRecord("full", "preview", 0.0, is_ready=False))
-    reasons = ["no worker has room for a call; calls wait in the queue"]
+    reasons = ["no worker is ready for a job; jobs wait in the queue"]
 
     assert deployment.client.get("/ready").json() == {"status": "ok", "reasons": reasons}
     board.heartbeat_worker(WorkerRecord("roomy", "preview", 0.0, is_ready=True))
@@ -153,7 +153,7 @@ def test_readiness_says_when_no_worker_has_room(deployment: Deployment) -> None:
 
 def test_pages_answer_without_a_key(deployment: Deployment) -> None:
     assert deployment.client.get("/health").json() == {"status": "ok"}
-    assert deployment.client.get("/ready").json()["reasons"] == ["no worker is alive; calls wait in the queue"]
+    assert deployment.client.get("/ready").json()["reasons"] == ["no worker is running; jobs wait in the queue"]
     page = deployment.client.get("/")
     assert "image-to-3d" in page.text and "default-src 'none'" in page.headers["content-security-policy"]
     for name in ("playground.js", "playground.css", "model-viewer.min.js"):
@@ -162,7 +162,7 @@ def test_pages_answer_without_a_key(deployment: Deployment) -> None:
         assert deployment.client.get(path).status_code == 404
 
 
-def test_the_reference_comes_from_our_own_address_alone(deployment: Deployment) -> None:
+def test_the_reference_loads_nothing_from_other_origins(deployment: Deployment) -> None:
     page = deployment.client.get("/docs")
     linked = re.findall(r'(?:src|href)="([^"]*)"', page.text)
     own = [deployment.client.get(f"/docs/{name}").text for name in ("reference.js", "reference.css")]
@@ -179,7 +179,7 @@ def test_the_reference_comes_from_our_own_address_alone(deployment: Deployment) 
     )
 
 
-def test_files_of_pages_travel_compressed_and_once(deployment: Deployment) -> None:
+def test_static_files_are_compressed_and_revalidated(deployment: Deployment) -> None:
     for path in ("/docs/swagger-ui-bundle.js", "/playground/model-viewer.min.js"):
         with deployment.client.stream("GET", path, headers={"accept-encoding": "gzip"}) as first:
             sent_bytes = sum(map(len, first.iter_raw()))
@@ -190,7 +190,7 @@ def test_files_of_pages_travel_compressed_and_once(deployment: Deployment) -> No
         assert first.headers["cache-control"] == again.headers["cache-control"] == "no-cache"
 
 
-def test_metrics_are_for_the_bearer_of_the_operators_token(deployment: Deployment) -> None:
+def test_metrics_require_the_operators_token(deployment: Deployment) -> None:
     deployment.finish(deployment.submit()["id"])
     for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": f"Bearer {deployment.key}"}):
         assert deployment.client.get("/metrics", headers=headers).status_code == 401
@@ -208,7 +208,7 @@ def test_metrics_are_for_the_bearer_of_the_operators_token(deployment: Deploymen
         ("127.0.0.1", {"forwarded": "for=192.0.2.7"}, 401),
     ],
 )
-def test_without_a_token_metrics_are_for_this_machine_alone(
+def test_without_a_token_metrics_are_only_for_this_machine(
     deploy: Callable[..., Deployment], peer: str, headers: dict[str, str], status: int
 ) -> None:
     deployment = deploy(metrics_token=None, peer=(peer, 50000))
@@ -223,7 +223,7 @@ def test_the_openapi_document_lists_every_path_with_its_errors(deployment: Deplo
     assert schema["properties"]["mesh_simplify"]["minimum"] == 0.9
 
 
-def test_the_openapi_document_promises_no_status_that_is_never_answered(deployment: Deployment) -> None:
+def test_the_openapi_document_lists_no_status_that_is_never_returned(deployment: Deployment) -> None:
     document = deployment.client.get("/openapi.json").json()
     operations = [operation for path in document["paths"].values() for operation in path.values()]
 

@@ -1,4 +1,4 @@
-"""Every documented field alone, through the HTTP side: at its bounds, just outside, as text, as null."""
+"""Every documented field on its own, through the HTTP API: at its bounds, just outside, as text, as null."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from schemas.request import MAX_VIEWS, ImageTo3DRequest
-from tests.api.conftest import PICTURE, SUBMIT, Deployment
+from tests.api.conftest import IMAGE, SUBMIT, Deployment
 
 NUMBERS: dict[str, tuple[float, float, float, float]] = {
     # lowest and highest that are taken, and the nearest that are not
@@ -22,20 +22,20 @@ NUMBERS: dict[str, tuple[float, float, float, float]] = {
     "seed": (0, 2**32 - 1, -1, 2**32),
     "texture_size": (512, 4096, 511, 4097),
 }
-SWITCHES = ("render", "multi_image", "temp", "no_texture", "splat")
+BOOLEANS = ("render", "multi_image", "temp", "no_texture", "splat")
 PUBLIC = "http://93.184.215.14"  # an address, so that no test asks a name server
 
 
 def refusal(deployment: Deployment, **fields: Any) -> str:
-    answer = deployment.post(SUBMIT, {"image": PICTURE, **fields}, prefer="wait=0")
+    answer = deployment.post(SUBMIT, {"image": IMAGE, **fields}, prefer="wait=0")
     assert answer.status_code == 400, answer.text
     body = answer.json()
-    assert body.keys() == {"status", "message"} and body["status"] == "error"
+    assert body.keys() == {"status", "message", "error_code"} and body["status"] == "error"
     return body["message"]
 
 
 @pytest.mark.parametrize("field", NUMBERS)
-def test_a_number_is_taken_at_its_bounds_and_refused_just_outside(deployment: Deployment, field: str) -> None:
+def test_a_number_is_accepted_at_its_bounds_and_refused_just_outside(deployment: Deployment, field: str) -> None:
     low, high, below, above = NUMBERS[field]
 
     for value in (low, high, str(low), str(high)):
@@ -46,8 +46,8 @@ def test_a_number_is_taken_at_its_bounds_and_refused_just_outside(deployment: De
         assert refusal(deployment, **{field: value}).startswith(f"{field} must be a ")
 
 
-@pytest.mark.parametrize("field", SWITCHES)
-def test_a_switch_is_taken_in_every_form_of_yes_and_no(deployment: Deployment, field: str) -> None:
+@pytest.mark.parametrize("field", BOOLEANS)
+def test_a_boolean_is_accepted_in_every_form_of_yes_and_no(deployment: Deployment, field: str) -> None:
     for forms, meaning in (((True, "yes", "TRUE", 1), True), ((False, "no", "False", 0), False)):
         for form in forms:
             assert deployment.submit(**{field: form})["meta"][field] is meaning
@@ -55,7 +55,7 @@ def test_a_switch_is_taken_in_every_form_of_yes_and_no(deployment: Deployment, f
 
 
 @pytest.mark.parametrize("form", ["glb", "obj", "stl", "ply", "GLB"])
-def test_every_format_is_taken(deployment: Deployment, form: str) -> None:
+def test_every_format_is_accepted(deployment: Deployment, form: str) -> None:
     assert deployment.submit(output_format=form)["meta"]["output_format"] == form.lower()
 
 
@@ -65,19 +65,19 @@ def test_null_is_the_same_as_not_given(deployment: Deployment, field: str) -> No
     assert with_null["meta"] == without["meta"] and with_null["track_id"] is None
 
 
-def test_every_field_is_judged_here() -> None:
+def test_every_field_is_tested_here() -> None:
     others = {"key", "image", "output_format", "webhook", "track_id", "engine", "multi_image_mode"}
-    assert {*NUMBERS, *SWITCHES} | others == ImageTo3DRequest.model_fields.keys()
+    assert {*NUMBERS, *BOOLEANS} | others == ImageTo3DRequest.model_fields.keys()
 
 
-def test_a_mark_is_handed_back_as_it_came(deployment: Deployment) -> None:
+def test_a_track_id_is_returned_unchanged(deployment: Deployment) -> None:
     for mark in ("x" * 255, "ü 12", 12, -3, ""):
         assert deployment.submit(track_id=mark)["track_id"] == mark
     for mark in ("x" * 256, 10**255, 1.5, True, ["a"], "a\0b", "\ud800"):
         assert refusal(deployment, track_id=mark).startswith("track_id must be ")
 
 
-def test_a_webhook_is_an_address_that_may_be_gone_to(deployment: Deployment) -> None:
+def test_a_webhook_must_be_a_public_url(deployment: Deployment) -> None:
     for address in (f"{PUBLIC}/hook?token=1", f"{PUBLIC.replace('http', 'https')}:8443/"):
         assert deployment.submit(webhook=address)["status"] == "processing"
     for address in ("ftp://a/", "hook", "http://", 5, "http://a b/"):
@@ -89,24 +89,24 @@ def test_a_webhook_is_an_address_that_may_be_gone_to(deployment: Deployment) -> 
 @pytest.mark.parametrize(
     "image",
     [
-        PICTURE,
-        PICTURE.partition(",")[2],
-        PICTURE.partition(",")[2].rstrip("="),
+        IMAGE,
+        IMAGE.partition(",")[2],
+        IMAGE.partition(",")[2].rstrip("="),
         f"{PUBLIC}/a.png",
-        [PICTURE],
+        [IMAGE],
         "data:image/webp," + "RIFF0000WEBPVP8 ",
     ],
 )
-def test_a_picture_is_taken_in_every_form_and_under_its_old_name(deployment: Deployment, image: object) -> None:
+def test_an_image_is_accepted_in_every_form_and_under_its_old_name(deployment: Deployment, image: object) -> None:
     assert deployment.submit(image=image)["status"] == "processing"
     old = deployment.post(SUBMIT, {"init_image": image}, prefer="wait=0")
     assert old.json()["status"] == "processing" and old.json()["warning"] == ""
 
 
 def test_views_are_a_list_of_at_most_eight(deployment: Deployment) -> None:
-    assert deployment.submit(image=[PICTURE] * MAX_VIEWS, multi_image=True)["status"] == "processing"
-    assert refusal(deployment, image=[PICTURE] * 9, multi_image=True) == "image must be at most 8 pictures, got 9"
-    assert refusal(deployment, image=[PICTURE] * 2).startswith("image must be one picture unless multi_image is true")
+    assert deployment.submit(image=[IMAGE] * MAX_VIEWS, multi_image=True)["status"] == "processing"
+    assert refusal(deployment, image=[IMAGE] * 9, multi_image=True) == "image must be at most 8 images, got 9"
+    assert refusal(deployment, image=[IMAGE] * 2).startswith("image must be one image unless multi_image is true")
 
 
 def as_base64(content: bytes) -> str:
@@ -130,6 +130,6 @@ def as_base64(content: bytes) -> str:
         ("\ud800", "image must be plain text without NUL characters or lone surrogates"),
     ],
 )
-def test_what_no_worker_could_read_is_a_400_at_once(deployment: Deployment, image: str, sentence: str) -> None:
+def test_an_image_that_no_worker_could_read_is_a_400_at_once(deployment: Deployment, image: str, sentence: str) -> None:
     assert refusal(deployment, image=image) == sentence
     assert deployment.service.store.list_jobs(api_key_id=None) == []

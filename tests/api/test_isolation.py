@@ -1,4 +1,4 @@
-"""A key sees nothing of another key's: every route of the document is tried, so that a new one cannot be forgotten."""
+"""A key sees nothing of another key's data. Every route of the OpenAPI document is tested, so that no new one is missed."""
 
 from __future__ import annotations
 
@@ -9,64 +9,62 @@ from typing import Any
 import boto3
 import pytest
 
-from tests.api.conftest import PICTURE, Deployment
+from tests.api.conftest import IMAGE, Deployment
 from tests.api.document import openapi_document
 from tests.servers.s3 import moto_server
 
 DEPLOYMENT_WIDE = {"/health", "/ready", "/metrics", "/files/{token}/{name}"}
-"""Routes that know no caller: they tell of the deployment alone, or the link itself is the permission."""
-MARK = "a-mark-of-the-first-caller"
-SEALED = b"what the first caller's bucket was sealed to"
+"""Routes without a caller: they describe the deployment, or the link itself grants access."""
+TRACK_ID = "a-track-id-of-the-first-caller"
+ENCRYPTED_BUCKET = b"the first caller's encrypted bucket"
 
 OPERATIONS = [(method, path) for path, methods in openapi_document()["paths"].items() for method in methods]
 OF_CALLERS = [operation for operation in OPERATIONS if operation[1] not in DEPLOYMENT_WIDE]
 
 
-def ask(deployment: Deployment, method: str, path: str, *, key: str, call_id: int) -> Any:
-    """Call a route as somebody, about some call."""
-    target, headers = path.replace("{call_id}", str(call_id)), {"key": key, "prefer": "wait=0"}
+def ask(deployment: Deployment, method: str, path: str, *, key: str, job_id: int) -> Any:
+    """Send a request to a route with a key, about one job."""
+    target, headers = path.replace("{call_id}", str(job_id)), {"key": key, "prefer": "wait=0"}
     if method == "get":
         return deployment.client.get(target, headers=headers)
-    body = {"image": PICTURE} if path.endswith("image_to_3d") else {"request_id": str(call_id), "track_id": MARK}
+    body = {"image": IMAGE} if path.endswith("image_to_3d") else {"request_id": str(job_id), "track_id": TRACK_ID}
     return deployment.client.post(target, json=body, headers=headers)
 
 
-@pytest.mark.parametrize("has_ended", [True, False], ids=["ended", "waiting"])
+@pytest.mark.parametrize("has_ended", [True, False], ids=["ended", "queued"])
 @pytest.mark.parametrize(("method", "path"), OF_CALLERS)
-def test_no_route_tells_or_changes_anything_of_another_keys(
+def test_no_route_shows_or_changes_anything_of_another_key(
     deployment: Deployment, method: str, path: str, has_ended: bool
 ) -> None:
-    call_id = deployment.submit(track_id=MARK, webhook="https://example.com/hook")["id"]
+    job_id = deployment.submit(track_id=TRACK_ID, webhook="https://example.com/hook")["id"]
     if has_ended:
-        deployment.finish(call_id)
+        deployment.finish(job_id)
     store = deployment.service.store
-    mine = store.get(call_id, api_key_id=None)
-    store.save_s3(mine.api_key_id, SEALED)
+    mine = store.get(job_id, api_key_id=None)
+    store.save_s3(mine.api_key_id, ENCRYPTED_BUCKET)
 
-    answer = ask(deployment, method, path, key=deployment.other_key, call_id=call_id)
+    answer = ask(deployment, method, path, key=deployment.other_key, job_id=job_id)
 
-    for secret in (MARK, mine.file_prefix, "example.com/hook", "first caller's bucket"):
+    for secret in (TRACK_ID, mine.file_prefix, "example.com/hook", ENCRYPTED_BUCKET.decode()):
         assert secret not in answer.text
-    assert store.get(call_id, api_key_id=None) == mine
-    assert store.s3_of(mine.api_key_id) == SEALED
-    assert {task.attempts for task in store.tasks_of(call_id)} <= {0}
+    assert store.get(job_id, api_key_id=None) == mine
+    assert store.s3_of(mine.api_key_id) == ENCRYPTED_BUCKET
+    assert {task.attempts for task in store.tasks_of(job_id)} <= {0}
     if "{call_id}" in path or path.endswith("/fetch"):
-        unknown = ask(deployment, method, path, key=deployment.other_key, call_id=1)
+        unknown = ask(deployment, method, path, key=deployment.other_key, job_id=1)
         assert answer.status_code == unknown.status_code == 404
-        assert answer.text.replace(str(call_id), "1") == unknown.text
+        assert answer.text.replace(str(job_id), "1") == unknown.text
 
 
 @pytest.mark.parametrize(("method", "path"), OF_CALLERS)
-def test_no_route_answers_a_caller_without_a_key_or_with_a_wrong_one(
-    deployment: Deployment, method: str, path: str
-) -> None:
-    call_id = deployment.submit()["id"]
+def test_every_route_refuses_a_missing_or_wrong_key(deployment: Deployment, method: str, path: str) -> None:
+    job_id = deployment.submit()["id"]
     for key, sentence in (("", "API key required"), ("wrong", "Invalid API key")):
-        answer = ask(deployment, method, path, key=key, call_id=call_id)
+        answer = ask(deployment, method, path, key=key, job_id=job_id)
         assert (answer.status_code, answer.json()["message"]) == (401, sentence)
 
 
-def test_the_ledger_of_another_key_is_not_added_up(deployment: Deployment) -> None:
+def test_usage_does_not_include_another_key(deployment: Deployment) -> None:
     deployment.finish(deployment.submit()["id"])
 
     for form in ("json", "csv"):
@@ -75,11 +73,11 @@ def test_the_ledger_of_another_key_is_not_added_up(deployment: Deployment) -> No
     assert deployment.client.get("/api/v1/usage", headers={"key": deployment.key}).json()["days"]
 
 
-def test_a_bucket_is_saved_for_its_own_key_alone(deploy: Callable[..., Deployment], tmp_path: Path) -> None:
+def test_a_bucket_is_saved_only_for_its_own_key(deploy: Callable[..., Deployment], tmp_path: Path) -> None:
     deployment = deploy(allow_private_addresses=True)
     store = deployment.service.store
     mine, theirs = (key.id for key in store.list_keys())
-    store.save_s3(mine, SEALED)
+    store.save_s3(mine, ENCRYPTED_BUCKET)
     access = {"aws_access_key_id": "AKIAEXAMPLE", "aws_secret_access_key": "hunter2-hunter2"}
 
     with moto_server(tmp_path) as url:
@@ -90,6 +88,6 @@ def test_a_bucket_is_saved_for_its_own_key_alone(deploy: Callable[..., Deploymen
         )
 
     assert saved.json()["status"] == "success", saved.text
-    assert store.s3_of(mine) == SEALED
+    assert store.s3_of(mine) == ENCRYPTED_BUCKET
     sealed = store.s3_of(theirs)
     assert sealed is not None and b"hunter2" not in sealed

@@ -1,4 +1,4 @@
-"""Submit, fetch, cancel, list, delete, events: answers as the contract has them."""
+"""Submit, fetch, cancel, list, delete, events: responses as the contract states them."""
 
 from __future__ import annotations
 
@@ -10,9 +10,13 @@ from collections.abc import Callable
 import pytest
 
 from pipeline.jobs.model import JobState, KeyLimits
-from tests.api.conftest import PICTURE, SUBMIT, Deployment
+from tests.api.conftest import IMAGE, SUBMIT, Deployment
 
 FETCH = "/api/v1/enterprise/3d/fetch"
+
+
+def refusal(message: str, code: str) -> dict[str, str]:
+    return {"status": "error", "message": message, "error_code": code}
 
 
 def test_a_submit_is_answered_with_where_to_fetch_the_result(deployment: Deployment) -> None:
@@ -30,7 +34,9 @@ def test_the_two_paths_differ_in_their_default_format(deployment: Deployment) ->
 
 
 @pytest.mark.parametrize("path", [FETCH + "/{id}", "/api/v6/3d/fetch/{id}", FETCH, "/api/v6/3d/fetch"])
-def test_an_ended_call_is_fetched_under_every_path_and_its_links_answer(deployment: Deployment, path: str) -> None:
+def test_a_job_that_succeeded_is_fetched_under_every_path_and_its_links_answer(
+    deployment: Deployment, path: str
+) -> None:
     submitted = deployment.submit(output_format="glb", foreground_ratio=1)
     deployment.finish(submitted["id"])
     body = deployment.post(path.format(id=submitted["id"]), {"request_id": str(submitted["id"])}).json()
@@ -42,15 +48,15 @@ def test_an_ended_call_is_fetched_under_every_path_and_its_links_answer(deployme
         assert deployment.client.get(url).content == b"0123456789" * 10
 
 
-def test_a_failed_call_says_why_with_status_200(deployment: Deployment) -> None:
-    call_id = deployment.submit(track_id=5)["id"]
-    deployment.finish(call_id, state=JobState.FAILED, message="the image holds no subject")
-    answer = deployment.post(f"{FETCH}/{call_id}")
+def test_a_failed_job_says_why_with_status_200(deployment: Deployment) -> None:
+    job_id = deployment.submit(track_id=5)["id"]
+    deployment.finish(job_id, state=JobState.FAILED, message="the image shows no subject")
+    answer = deployment.post(f"{FETCH}/{job_id}")
     assert answer.status_code == 200
     assert answer.json() | {"meta": 0} == {
         "status": "failed",
-        "id": call_id,
-        "message": "the image holds no subject",
+        "id": job_id,
+        "message": "the image shows no subject",
         "track_id": 5,
         "error_code": "",
         "retryable": False,
@@ -69,60 +75,75 @@ def test_a_submit_waits_for_a_result_that_comes_in_time(deploy: Callable[..., De
 
     worker = threading.Thread(target=work)
     worker.start()
-    body = deployment.post(SUBMIT, {"image": PICTURE, "output_format": "glb"}).json()
+    body = deployment.post(SUBMIT, {"image": IMAGE, "output_format": "glb"}).json()
     worker.join()
     assert body["status"] == "success" and len(body["output"]) == 1
 
 
 @pytest.mark.parametrize("way", ["body", "header", "bearer"])
-def test_the_key_may_stand_in_three_places(deployment: Deployment, way: str) -> None:
+def test_the_key_may_be_sent_in_three_places(deployment: Deployment, way: str) -> None:
     headers = {"header": {"key": deployment.key}, "bearer": {"authorization": f"Bearer {deployment.key}"}}.get(way, {})
-    body = {"image": PICTURE} | ({"key": deployment.key} if way == "body" else {})
+    body = {"image": IMAGE} | ({"key": deployment.key} if way == "body" else {})
     answer = deployment.client.post(SUBMIT, json=body, headers=headers | {"prefer": "wait=0"})
     assert answer.json()["status"] == "processing"
 
 
 @pytest.mark.parametrize("header", [{"key": "wrong"}, {"authorization": "Bearer a-token-of-the-proxy-before-us"}])
-def test_a_good_key_in_the_body_counts_whatever_a_header_holds(deployment: Deployment, header: dict[str, str]) -> None:
-    assert deployment.post(SUBMIT, {"image": PICTURE}, prefer="wait=0", **header).json()["status"] == "processing"
+def test_a_valid_key_in_the_body_takes_precedence_over_any_header(
+    deployment: Deployment, header: dict[str, str]
+) -> None:
+    assert deployment.post(SUBMIT, {"image": IMAGE}, prefer="wait=0", **header).json()["status"] == "processing"
 
 
 @pytest.mark.parametrize(("key", "message"), [(None, "API key required"), ("wrong", "Invalid API key")])
-def test_without_a_good_key_nothing_is_done(deployment: Deployment, key: str | None, message: str) -> None:
-    answer = deployment.client.post(SUBMIT, json={"key": key, "image": PICTURE})
-    assert (answer.status_code, answer.json()) == (401, {"status": "error", "message": message})
+def test_a_submit_without_a_valid_key_is_refused(deployment: Deployment, key: str | None, message: str) -> None:
+    answer = deployment.client.post(SUBMIT, json={"key": key, "image": IMAGE})
+    assert (answer.status_code, answer.json()) == (401, refusal(message, "unauthorized"))
     assert deployment.service.store.list_jobs(api_key_id=None) == []
 
 
 @pytest.mark.parametrize(
-    ("body", "message"),
+    ("body", "code", "message"),
     [
-        ({"image": PICTURE, "mesh_simplify": 0.5}, "mesh_simplify must be between 0.9 and 0.98, got 0.5"),
-        ({}, "image is required"),
-        ({"image": "http://169.254.169.254/a"}, "169.254.169.254 leads to an address that is not public"),
-        ({"image": PICTURE, "webhook": "http://127.1/"}, "127.1 leads to an address that is not public"),
-        ({"image": PICTURE, "engine": "magic"}, "engine must be one of preview, got 'magic'"),
+        (
+            {"image": IMAGE, "mesh_simplify": 0.5},
+            "invalid_request",
+            "mesh_simplify must be between 0.9 and 0.98, got 0.5",
+        ),
+        ({}, "invalid_request", "image is required"),
+        (
+            {"image": "http://169.254.169.254/a"},
+            "blocked_address",
+            "169.254.169.254 leads to an address that is not public",
+        ),
+        (
+            {"image": IMAGE, "webhook": "http://127.1/"},
+            "blocked_address",
+            "127.1 leads to an address that is not public",
+        ),
+        ({"image": IMAGE, "engine": "magic"}, "invalid_request", "engine must be one of preview, got 'magic'"),
     ],
 )
-def test_a_bad_field_is_a_400_with_one_sentence(deployment: Deployment, body: dict, message: str) -> None:
+def test_a_bad_field_is_a_400_with_one_sentence(deployment: Deployment, body: dict, code: str, message: str) -> None:
     answer = deployment.post(SUBMIT, body)
-    assert (answer.status_code, answer.json()) == (400, {"status": "error", "message": message})
+    assert (answer.status_code, answer.json()) == (400, refusal(message, code))
     assert deployment.service.store.list_jobs(api_key_id=None) == []
 
 
-def test_an_engine_that_takes_one_view_names_those_that_take_several(deploy: Callable[..., Deployment]) -> None:
+def test_a_refusal_of_several_views_names_the_engines_that_accept_them(deploy: Callable[..., Deployment]) -> None:
     deployment = deploy(engine="triposr", engines=("preview",))
-    body = {"image": [PICTURE, PICTURE], "multi_image": True}
+    body = {"image": [IMAGE, IMAGE], "multi_image": True}
     answer = deployment.post(SUBMIT, body)
     message = "engine triposr takes one view, got 2; preview would take them"
-    assert (answer.status_code, answer.json()) == (400, {"status": "error", "message": message})
+    assert (answer.status_code, answer.json()) == (400, refusal(message, "invalid_request"))
     assert deployment.service.store.list_jobs(api_key_id=None) == []
 
 
 @pytest.mark.parametrize("content", [b"{", b"[1]", b'"x"', b"\xff\xfe", b"[" * 100_000])
-def test_a_body_that_is_no_object_is_a_400(deployment: Deployment, content: bytes) -> None:
+def test_a_body_that_is_not_an_object_is_a_400(deployment: Deployment, content: bytes) -> None:
     answer = deployment.client.post(SUBMIT, content=content)
     assert answer.status_code == 400 and answer.json()["status"] == "error"
+    assert answer.json()["error_code"] == "invalid_request"
 
 
 def test_a_body_that_is_too_long_is_a_413(deploy: Callable[..., Deployment]) -> None:
@@ -130,80 +151,93 @@ def test_a_body_that_is_too_long_is_a_413(deploy: Callable[..., Deployment]) -> 
     for content in (b"x" * 5000, iter([b"x" * 1500, b"x" * 1500])):
         answer = deployment.client.post(SUBMIT, content=content)
         assert answer.status_code == 413 and answer.json()["status"] == "error"
+        assert answer.json()["error_code"] == "body_too_large"
 
 
 def test_errors_can_be_answered_with_200_for_old_clients(deploy: Callable[..., Deployment]) -> None:
     answer = deploy(errors_as_200=True).client.post(SUBMIT, json={})
-    assert (answer.status_code, answer.json()) == (200, {"status": "error", "message": "API key required"})
+    assert (answer.status_code, answer.json()) == (
+        200,
+        {"status": "error", "message": "API key required", "error_code": "unauthorized"},
+    )
 
 
 def test_unknown_paths_and_methods_answer_in_the_same_form(deployment: Deployment) -> None:
-    for answer, status in ((deployment.client.get("/nothing"), 404), (deployment.client.get(SUBMIT), 405)):
-        assert answer.status_code == status and set(answer.json()) == {"status", "message"}
+    for answer, status, code in (
+        (deployment.client.get("/nothing"), 404, "not_found"),
+        (deployment.client.get(SUBMIT), 405, "method_not_allowed"),
+    ):
+        assert answer.status_code == status and set(answer.json()) == {"status", "message", "error_code"}
+        assert answer.json()["error_code"] == code
 
 
 def test_limits_answer_402_and_429_with_their_headers(deploy: Callable[..., Deployment]) -> None:
     deployment = deploy(KeyLimits(per_minute=2, per_month=100))
-    answers = [deployment.post(SUBMIT, {"image": PICTURE}, prefer="wait=0") for _ in range(3)]
+    answers = [deployment.post(SUBMIT, {"image": IMAGE}, prefer="wait=0") for _ in range(3)]
     assert [answer.status_code for answer in answers] == [200, 200, 429]
     assert [answer.headers["x-ratelimit-remaining"] for answer in answers] == ["1", "0", "0"]
     refused = answers[2]
     assert refused.json()["retry_after"] == int(refused.headers["retry-after"]) >= 1
     assert refused.json()["message"].startswith("Rate limit exceeded.")
+    assert refused.json()["error_code"] == "rate_limited"
 
 
-def test_a_spent_quota_is_a_402(deploy: Callable[..., Deployment]) -> None:
+def test_a_used_up_quota_is_a_402(deploy: Callable[..., Deployment]) -> None:
     deployment = deploy(KeyLimits(per_month=1))
     deployment.submit()
-    answer = deployment.post(SUBMIT, {"image": PICTURE})
+    answer = deployment.post(SUBMIT, {"image": IMAGE})
     assert answer.status_code == 402 and "resets on" in answer.json()["message"]
+    assert answer.json()["error_code"] == "quota_spent"
 
 
-def test_an_idempotency_key_gives_the_first_call_and_refuses_another_body(deployment: Deployment) -> None:
+def test_an_idempotency_key_returns_the_first_job_and_refuses_another_body(deployment: Deployment) -> None:
     def send(**fields: object) -> object:
         headers = {"idempotency-key": "once", "prefer": "wait=0"}
-        return deployment.post(SUBMIT, {"image": PICTURE, **fields}, **headers)
+        return deployment.post(SUBMIT, {"image": IMAGE, **fields}, **headers)
 
     first, again, other = send(seed=1), send(seed=1), send(seed=2)
     assert first.json()["id"] == again.json()["id"]  # type: ignore[attr-defined]
     assert other.status_code == 400  # type: ignore[attr-defined]
 
 
-def test_a_key_sees_nothing_of_another_keys_calls(deployment: Deployment) -> None:
-    call_id = deployment.submit()["id"]
-    stranger = {"key": deployment.other_key}
-    for path in (f"{FETCH}/{call_id}", *(f"/api/v1/enterprise/3d/{verb}/{call_id}" for verb in ("cancel", "delete"))):
-        foreign, unknown = deployment.post(path, stranger), deployment.post(path.replace(str(call_id), "1"), stranger)
+def test_a_key_sees_nothing_of_another_keys_jobs(deployment: Deployment) -> None:
+    job_id = deployment.submit()["id"]
+    other_caller = {"key": deployment.other_key}
+    for path in (f"{FETCH}/{job_id}", *(f"/api/v1/enterprise/3d/{verb}/{job_id}" for verb in ("cancel", "delete"))):
+        foreign, unknown = (
+            deployment.post(path, other_caller),
+            deployment.post(path.replace(str(job_id), "1"), other_caller),
+        )
         assert foreign.status_code == unknown.status_code == 404
-        assert foreign.json()["message"].replace(str(call_id), "1") == unknown.json()["message"]
-    events = deployment.client.get(f"/api/v1/enterprise/3d/events/{call_id}", headers={"key": deployment.other_key})
+        assert foreign.json()["message"].replace(str(job_id), "1") == unknown.json()["message"]
+    events = deployment.client.get(f"/api/v1/enterprise/3d/events/{job_id}", headers={"key": deployment.other_key})
     assert events.status_code == 404
-    assert deployment.post("/api/v1/enterprise/3d/list", stranger).json()["calls"] == []
-    assert deployment.post(f"{FETCH}/{call_id}").json()["status"] == "processing"
+    assert deployment.post("/api/v1/enterprise/3d/list", other_caller).json()["calls"] == []
+    assert deployment.post(f"{FETCH}/{job_id}").json()["status"] == "processing"
 
 
-@pytest.mark.parametrize("call_id", ["0", "99999999999", "abc", "1.5", "-1"])
-def test_an_id_that_leads_nowhere_is_a_404_or_a_400(deployment: Deployment, call_id: str) -> None:
-    assert deployment.post(f"{FETCH}/{call_id}").status_code in (400, 404)
+@pytest.mark.parametrize("job_id", ["0", "99999999999", "abc", "1.5", "-1"])
+def test_an_unknown_or_malformed_id_is_a_404_or_a_400(deployment: Deployment, job_id: str) -> None:
+    assert deployment.post(f"{FETCH}/{job_id}").status_code in (400, 404)
 
 
-def test_cancelling_a_waiting_call_ends_it(deployment: Deployment) -> None:
-    call_id = deployment.submit()["id"]
-    assert deployment.post(f"/api/v1/enterprise/3d/cancel/{call_id}").json()["status"] == "failed"
+def test_cancelling_a_queued_job_ends_it(deployment: Deployment) -> None:
+    job_id = deployment.submit()["id"]
+    assert deployment.post(f"/api/v1/enterprise/3d/cancel/{job_id}").json()["status"] == "failed"
 
 
 def test_lists_are_paged_newest_first_and_filtered(deployment: Deployment) -> None:
     ids = [deployment.submit(track_id=f"t{number % 2}")["id"] for number in range(5)]
     page = deployment.post("/api/v1/enterprise/3d/list", {"limit": 3}).json()
     rest = deployment.post("/api/v1/enterprise/3d/list", {"limit": 3, "before": page["next"]}).json()
-    assert [call["id"] for call in page["calls"] + rest["calls"]] == ids[::-1] and rest["next"] is None
+    assert [job["id"] for job in page["calls"] + rest["calls"]] == ids[::-1] and rest["next"] is None
     mine = deployment.post("/api/v1/enterprise/3d/list", {"track_id": "t1"}).json()["calls"]
-    assert [call["id"] for call in mine] == [ids[3], ids[1]]
+    assert [job["id"] for job in mine] == [ids[3], ids[1]]
     assert deployment.post("/api/v1/enterprise/3d/list", {"status": "success"}).json()["calls"] == []
     assert deployment.post("/api/v1/enterprise/3d/list", {"limit": 0}).status_code == 400
 
 
-def test_deleting_an_ended_call_removes_record_and_files(deployment: Deployment) -> None:
+def test_deleting_a_job_that_ended_removes_record_and_files(deployment: Deployment) -> None:
     submitted = deployment.submit(output_format="glb")
     assert deployment.post(f"/api/v1/enterprise/3d/delete/{submitted['id']}").status_code == 400
     deployment.finish(submitted["id"])
@@ -212,7 +246,7 @@ def test_deleting_an_ended_call_removes_record_and_files(deployment: Deployment)
     assert deployment.post(f"{FETCH}/{submitted['id']}").status_code == 404
 
 
-def test_events_tell_progress_and_then_the_final_body(deployment: Deployment) -> None:
+def test_events_report_progress_and_then_the_final_body(deployment: Deployment) -> None:
     submitted = deployment.submit(output_format="glb")
     timer = threading.Timer(1.0, deployment.finish, (submitted["id"],))
     timer.start()

@@ -1,4 +1,4 @@
-"""The submit's body: what is accepted in which forms, and how each refusal reads."""
+"""The submit's body: what is accepted in which forms, and the text of each refusal."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_no_value_of_the_key_shows_in_a_message_or_dump(value: object) -> None:
     assert secret not in repr(request) + str(request) + request.model_dump_json()
 
 
-def test_the_documented_example_is_accepted_as_it_stands() -> None:
+def test_the_documented_example_is_accepted_unchanged() -> None:
     body = {
         "key": "enterprise_api_key",
         "image": "https://example.com/subject.jpg",
@@ -94,7 +94,7 @@ def test_defaults_are_the_documented_ones() -> None:
     }
 
 
-def test_the_path_decides_the_format_that_a_body_leaves_open() -> None:
+def test_the_path_decides_the_format_that_a_body_leaves_out() -> None:
     assert parse_request({"image": "x"}, default_output_format="obj").request.output_format == "obj"
     assert parse_request({"image": "x", "output_format": "STL"}, default_output_format="obj").request.output_format == (
         "stl"
@@ -119,7 +119,7 @@ def test_the_path_decides_the_format_that_a_body_leaves_open() -> None:
         ("engine", "TripoSR", "triposr"),
     ],
 )
-def test_forms_are_read_leniently(field: str, given_as: object, means: object) -> None:
+def test_values_are_read_leniently(field: str, given_as: object, means: object) -> None:
     value = getattr(parsed(**{field: given_as}), field)
     assert value == means and type(value) is type(means)
 
@@ -138,9 +138,9 @@ def test_forms_are_read_leniently(field: str, given_as: object, means: object) -
         ({"webhook": "ftp://a"}, "webhook must be an http or https URL, got 'ftp://a'"),
         ({"track_id": "x" * 256}, "track_id must be at most 255 characters, got 256"),
         ({"texture_size": 511}, "texture_size must be between 512 and 4096, got 511"),
-        ({"image": []}, "image must be a picture or a list of them, got an empty list"),
-        ({"image": ["a", "b"]}, "image must be one picture unless multi_image is true, got a list of 2"),
-        ({"image": ["a"] * 9, "multi_image": True}, "image must be at most 8 pictures, got 9"),
+        ({"image": []}, "image must be an image or a list of images, got an empty list"),
+        ({"image": ["a", "b"]}, "image must be one image unless multi_image is true, got a list of 2"),
+        ({"image": ["a"] * 9, "multi_image": True}, "image must be at most 8 images, got 9"),
         ({"image": 7}, "image must be an http(s) URL, a data URI or base64, got a number"),
     ],
 )
@@ -148,7 +148,7 @@ def test_a_refusal_names_field_value_and_bounds(fields: dict[str, Any], sentence
     assert refusal_of(**fields) == sentence
 
 
-def test_a_missing_picture_is_refused() -> None:
+def test_a_missing_image_is_refused() -> None:
     with pytest.raises(InvalidRequest, match=r"^image is required$"):
         parse_request({"image": None})
 

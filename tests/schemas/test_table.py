@@ -17,7 +17,7 @@ def test_the_help_of_an_option_has_effect_bounds_and_default() -> None:
     assert rows["texture_size"].option == "--texture-size"
     assert rows["texture_size"].option_help == "Side of the texture in pixels (512–4096; default: 1024)"
     assert rows["multi_image_mode"].option_help.endswith(" (stochastic, multidiffusion)")
-    assert rows["no_texture"].option_help == "Leave the texture out"
+    assert rows["no_texture"].option_help == "Export without a texture"
 
 
 def test_the_output_formats_are_those_of_the_field() -> None:
