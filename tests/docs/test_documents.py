@@ -51,6 +51,15 @@ def test_paths_in_code_spans_exist(document: Path) -> None:
     assert [span for span in spans if "NAME" not in span and not (ROOT / span).exists()] == []
 
 
+@by_path
+def test_python_files_in_code_spans_exist(document: Path) -> None:
+    folders = ("docs", "pipeline", "schemas", "scripts", "tests")
+    files = ["modal_app.py", *(path.as_posix() for folder in folders for path in (ROOT / folder).rglob("*.py"))]
+    spans = set(re.findall(r"`([\w/]+\.py)`", FENCE.sub("", document.read_text()))) - {"utils.py"}  # there is none
+
+    assert [span for span in spans if not any(f"/{file}".endswith(f"/{span}") for file in files)] == []
+
+
 def commands_of(document: Path) -> Iterator[str]:
     """Lines of shell blocks, and code spans."""
     text = document.read_text()
