@@ -256,7 +256,7 @@ class ImageList(_Reader):
     most: int
 
     def read(self, value: object) -> tuple[str, ...]:
-        images = tuple(value) if isinstance(value, list | tuple) else (value,)
+        images: tuple[object, ...] = tuple(cast(list[object], value)) if isinstance(value, list | tuple) else (value,)
         if not images:
             fail("must be an image or a list of images, got an empty list")
         if len(images) > self.most:
