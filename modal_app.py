@@ -77,7 +77,8 @@ SERVICE: dict[str, Any] = {"secrets": [settings, secret], "region": SCALING.regi
 
 app = modal.App(NAME)
 keys = modal.App(f"{NAME}-keys")
-"""For `modal run modal_app.py::keys`: `modal run modal_app.py` finds `main` only if `app` has no other entrypoint."""
+master_keys = modal.App(f"{NAME}-master-keys")
+"""One App for each further entrypoint: Modal finds an entrypoint by its name only if it is the one of its App."""
 
 # The GPU class, one subclass per offered engine: each has its own GPU types, containers and snapshots.
 
@@ -305,9 +306,11 @@ def reencrypt_secrets() -> str | Rotation:
     return rotate(deployment().store, deployment().master_keys)
 
 
-# Kept in a tuple: if a function was an attribute of this file, `::keys` would run it instead of the entrypoint.
-OF_KEYS: tuple[Any, ...] = tuple(
-    keys.function(image=web_image, timeout=5 * MINUTES, **SERVICE)(each) for each in (change_keys, reencrypt_secrets)
+# Kept in a tuple: if the functions were attributes of this file, `::keys` would run one instead of the entrypoint.
+OPERATOR: dict[str, Any] = {"image": web_image, "timeout": 5 * MINUTES} | SERVICE
+OF_KEYS: tuple[Any, ...] = (
+    keys.function(**OPERATOR)(change_keys),
+    master_keys.function(**OPERATOR)(reencrypt_secrets),
 )
 
 
@@ -326,4 +329,4 @@ def _rotate_secrets() -> None:
 
 
 keys.local_entrypoint(name="keys")(_keys)
-keys.local_entrypoint(name="rotate_secrets")(_rotate_secrets)
+master_keys.local_entrypoint(name="rotate_secrets")(_rotate_secrets)

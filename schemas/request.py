@@ -127,8 +127,9 @@ def parse_request(body: object, *, default_output_format: OutputFormat = "glb") 
     """
     if not isinstance(body, Mapping):
         raise InvalidRequest(f"the body must be a JSON object, got {json_type_name(body)}")
-    fields = cast(Mapping[object, object], body)
-    given = {str(name): value for name, value in fields.items() if value is not None}
+    given: dict[str, object] = {
+        str(name): value for name, value in cast(Mapping[object, object], body).items() if value is not None
+    }
     for legacy, name in LEGACY_NAMES.items():
         if legacy in given:
             given.setdefault(name, given.pop(legacy))

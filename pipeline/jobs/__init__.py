@@ -1,1 +1,1 @@
-"""Jobs: the record, its states, the stores that keep it, the ledger. Knows nothing of HTTP or Modal."""
+"""Jobs: records, transitions, limits, stores, and the worker loop. Knows nothing of HTTP or Modal."""

@@ -9,7 +9,7 @@ import math
 from datetime import UTC, datetime
 
 from pipeline.errors import QuotaSpent, RateLimited, Unauthorized
-from pipeline.jobs.model import ApiKey, KeyLimits, KeyUse, RateWindow
+from pipeline.jobs.model import ApiKey, KeyUse, RateWindow
 
 MINUTE_S = 60
 QUEUE_FULL_RETRY_S = 30
@@ -64,11 +64,7 @@ def check_submit(key: ApiKey | None, use: KeyUse, *, now: float) -> RateWindow |
     """
     if key is None or key.revoked_at is not None:
         raise Unauthorized("Invalid API key")
-    return check_limits(key.limits, use, now=now)
-
-
-def check_limits(limits: KeyLimits, use: KeyUse, *, now: float) -> RateWindow | None:
-    """As `check_submit`, for a key in use."""
+    limits = key.limits
     if limits.per_month is not None and use.this_month >= limits.per_month:
         reset_at = month_after(now)
         raise QuotaSpent(

@@ -1,4 +1,4 @@
-"""The records that the service keeps: jobs, API keys, the outbox, usage. Frozen, plain data.
+"""The records that the service stores: jobs, API keys, the outbox, usage. Frozen, plain data.
 
 Knows nothing of HTTP, databases or what the stages of a job do. Times are seconds since 1970, as the store's clock
 reads; durations come from monotonic clocks and never from subtracting two of these.
@@ -95,7 +95,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class JobResult:
-    """How a job ended: written by `run_job`, kept by the store, read by fetch and the webhook.
+    """The result of a job: written by `run_job`, stored with the job, read by fetch and the webhook.
 
     Attributes:
         state: success, failed or cancelled.

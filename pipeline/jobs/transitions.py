@@ -254,8 +254,13 @@ def completed(
         progress=Progress("", 100) if result.state is JobState.SUCCESS else job.progress,
     )
 
-    def task(kind: TaskKind, target: str, window_s: float) -> OutboxTask:
-        return OutboxTask(
+    wanted: list[tuple[TaskKind, str, float]] = []
+    if job.webhook_url is not None:
+        wanted.append(("webhook", job.webhook_url, retention.webhook_window_s))
+    if result.upload_warning:
+        wanted.append(("upload", "", retention.upload_window_s))
+    tasks = tuple(
+        OutboxTask(
             id=draw_task_id(),
             kind=kind,
             job_id=job.id,
@@ -268,13 +273,20 @@ def completed(
             give_up_at=now + window_s,
             scheduled_at=now,
         )
-
-    tasks: list[OutboxTask] = []
-    if job.webhook_url is not None:
-        tasks.append(task("webhook", job.webhook_url, retention.webhook_window_s))
-    if result.upload_warning:
-        tasks.append(task("upload", "", retention.upload_window_s))
-    return Completion(ended, tuple(tasks), usage_row(ended, result, now=now))
+        for kind, target, window_s in wanted
+    )
+    usage = UsageRow(
+        api_key_id=job.api_key_id,
+        job_id=job.id,
+        state=result.state,
+        engine=result.engine,
+        seconds=result.seconds,
+        gpu_seconds=result.gpu_seconds,
+        created_at=job.created_at,
+        finished_at=now,
+        track_id=job.track_id,
+    )
+    return Completion(ended, tasks, usage)
 
 
 def result_replaced(job: Job, result: JobResult) -> Job:
@@ -422,21 +434,6 @@ def redelivered(tasks: Iterable[OutboxTask], job_id: int, *, now: float, retenti
 
 
 # ---- ledger ----
-
-
-def usage_row(job: Job, result: JobResult, *, now: float) -> UsageRow:
-    """The ledger's row of a job that ends now."""
-    return UsageRow(
-        api_key_id=job.api_key_id,
-        job_id=job.id,
-        state=result.state,
-        engine=result.engine,
-        seconds=result.seconds,
-        gpu_seconds=result.gpu_seconds,
-        created_at=job.created_at,
-        finished_at=now,
-        track_id=job.track_id,
-    )
 
 
 @dataclass(frozen=True)

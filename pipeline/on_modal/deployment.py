@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.deployment import open_shared_store
 from pipeline.jobs.store import Store
-from pipeline.jobs.stores.kv.map import DictKeyValues
+from pipeline.on_modal.dict_key_values import DictKeyValues
 from pipeline.on_modal.dispatch import Dispatcher
 from pipeline.on_modal.shared_dict import SharedDict
 from pipeline.secrets import load_master_keys

@@ -1,4 +1,4 @@
-"""Every kind of store behind one fixture, with a clock that the tests turn."""
+"""A fixture for every kind of store, with a clock that the tests set."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _numbers = itertools.count(1)
 
 @dataclass
 class Clock:
-    """Seconds since 1970, as the test says."""
+    """Seconds since 1970, as the test sets them."""
 
     now: float = NOON
     latest: float = NOON
@@ -40,7 +40,7 @@ class Clock:
         self.latest += abs(seconds)
 
     def ever_later(self) -> float:
-        """Seconds that never go back, for what must not be told from a clock that does."""
+        """Seconds that never go back, for what must not depend on a clock that does."""
         return self.latest
 
 
@@ -67,7 +67,7 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.fixture(params=["memory", "sqlite", POSTGRES, "key-value"])
 def store(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> Iterator[Store]:
-    """Each store there is, empty."""
+    """An empty store of each kind."""
     retention = Retention(record_lifetime_s=1000.0, webhook_window_s=7200.0)
     opened: Store
     if request.param == "memory":
@@ -93,7 +93,7 @@ def _database_url(request: pytest.FixtureRequest, folder: Path) -> str:
 
 @pytest.fixture
 def add_key(store: Store, clock: Clock) -> Callable[..., ApiKey]:
-    """Makes keys with the given limits."""
+    """Adds keys with the given limits."""
 
     def add(**limits: int) -> ApiKey:
         _, record = make_key(f"key {next(_numbers)}", limits=KeyLimits(**limits), clock=clock)
@@ -103,7 +103,7 @@ def add_key(store: Store, clock: Clock) -> Callable[..., ApiKey]:
 
 
 def new_job(key: ApiKey, **fields: object) -> NewJob:
-    """A submit with a body of its own."""
+    """A submit with a unique body."""
     number = next(_numbers)
     defaults = {
         "api_key_id": key.id,
@@ -111,4 +111,4 @@ def new_job(key: ApiKey, **fields: object) -> NewJob:
         "request": b'{"image": "x"}',
         "request_sha256": f"{number:064x}",
     }
-    return NewJob(**{**defaults, **fields})  # type: ignore[arg-type]
+    return NewJob(**{**defaults, **fields})  # pyright: ignore[reportArgumentType]

@@ -1,4 +1,4 @@
-"""The state diagram, arrow by arrow."""
+"""The state diagram of a job."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ ARROWS = {
 
 @pytest.mark.parametrize("before", JobState)
 @pytest.mark.parametrize("after", JobState)
-def test_the_diagram_has_these_arrows_and_no_others(before: JobState, after: JobState) -> None:
+def test_the_state_diagram_has_exactly_these_transitions(before: JobState, after: JobState) -> None:
     assert may_follow(before, after) == ((before, after) in ARROWS)
 
 
-def test_a_final_state_has_no_way_out() -> None:
+def test_a_final_state_has_no_transition() -> None:
     assert {state for state in JobState if not TRANSITIONS[state]} == FINAL_STATES
     assert [state for state in JobState if state.is_final] == [SUCCESS, FAILED, CANCELLED]
 

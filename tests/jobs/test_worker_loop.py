@@ -1,4 +1,4 @@
-"""A worker's loop over a real SQLite store, with work that the tests write."""
+"""The worker loop over a real SQLite store."""
 
 from __future__ import annotations
 
@@ -36,39 +36,39 @@ def key(opened: SqlStore) -> ApiKey:
 
 def worker_for(store: SqlStore, work: Work, **arguments: object) -> QueueWorker:
     defaults = {"worker_id": "w1", "lease_s": 1.0, "stop_grace_s": 0.0, "poll_s": 0.01}
-    return QueueWorker(store, work, **{**defaults, **arguments})  # type: ignore[arg-type]
+    return QueueWorker(store, work, **{**defaults, **arguments})  # pyright: ignore[reportArgumentType]
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + WAIT_S
     while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
+        assert time.monotonic() < deadline, "timed out"
         time.sleep(0.01)
 
 
-def work_until_cancelled(job: Job, watch: LeaseKeeper) -> JobResult:
-    """Like a call that is asked to stop between two steps."""
-    wait_until(watch.is_cancelled)
+def work_until_cancelled(job: Job, keeper: LeaseKeeper) -> JobResult:
+    """Work that stops when it is cancelled."""
+    wait_until(keeper.is_cancelled)
     return JobResult(JobState.CANCELLED)
 
 
-def test_the_work_decides_how_the_job_ends(opened: SqlStore, key: ApiKey) -> None:
+def test_the_result_of_the_work_ends_the_job(opened: SqlStore, key: ApiKey) -> None:
     submitted = opened.submit(new_job(key, webhook_url="http://127.0.0.1/h")).job
     upload = replace(DONE, upload_warning="Your bucket is away.")
 
-    taken = worker_for(opened, lambda job, watch: upload).run_one(threading.Event())
+    claimed = worker_for(opened, lambda job, keeper: upload).run_one(threading.Event())
 
-    assert taken is not None and taken.id == submitted.id
+    assert claimed is not None and claimed.id == submitted.id
     job = opened.get(submitted.id, api_key_id=None)
     assert (job.state, job.result) == (JobState.SUCCESS, upload)
     assert {task.kind for task in opened.tasks_of(job.id)} == {"webhook", "upload"}
-    assert worker_for(opened, lambda job, watch: DONE).run_one(threading.Event()) is None
+    assert worker_for(opened, lambda job, keeper: DONE).run_one(threading.Event()) is None
 
 
-def test_work_that_raises_fails_the_job_without_telling_internals(opened: SqlStore, key: ApiKey) -> None:
+def test_work_that_raises_fails_the_job_without_exposing_details(opened: SqlStore, key: ApiKey) -> None:
     job_id = opened.submit(new_job(key)).job.id
 
-    def work(job: Job, watch: LeaseKeeper) -> JobResult:
+    def work(job: Job, keeper: LeaseKeeper) -> JobResult:
         raise KeyError("/secret/path")
 
     worker_for(opened, work).run_one(threading.Event())
@@ -78,11 +78,11 @@ def test_work_that_raises_fails_the_job_without_telling_internals(opened: SqlSto
     assert (result.state, result.message) == (JobState.FAILED, "The job failed for an internal reason (KeyError).")
 
 
-def test_work_that_the_store_interrupts_is_put_off(opened: SqlStore, key: ApiKey) -> None:
+def test_work_that_the_store_interrupts_is_requeued(opened: SqlStore, key: ApiKey) -> None:
     job_id = opened.submit(new_job(key)).job.id
     tries = []
 
-    def work(job: Job, watch: LeaseKeeper) -> JobResult:
+    def work(job: Job, keeper: LeaseKeeper) -> JobResult:
         tries.append(job.attempts)
         if len(tries) == 1:
             raise StoreUnavailable("busy")
@@ -96,20 +96,20 @@ def test_work_that_the_store_interrupts_is_put_off(opened: SqlStore, key: ApiKey
     assert opened.get(job_id, api_key_id=None).state is JobState.SUCCESS
 
 
-def test_the_end_of_a_job_is_told_once_it_is_on_record(opened: SqlStore, key: ApiKey) -> None:
+def test_on_end_is_called_when_the_end_is_on_record(opened: SqlStore, key: ApiKey) -> None:
     job_id = opened.submit(new_job(key)).job.id
-    told: list[Job] = []
+    completed: list[Job] = []
 
-    worker_for(opened, lambda job, watch: DONE, on_end=told.append).run_one(threading.Event())
+    worker_for(opened, lambda job, keeper: DONE, on_end=completed.append).run_one(threading.Event())
 
-    assert told == [opened.get(job_id, api_key_id=None)]
+    assert completed == [opened.get(job_id, api_key_id=None)]
 
 
-def test_progress_reaches_the_store_while_the_work_goes_on(opened: SqlStore, key: ApiKey) -> None:
+def test_progress_reaches_the_store_while_the_work_runs(opened: SqlStore, key: ApiKey) -> None:
     job_id = opened.submit(new_job(key)).job.id
 
-    def work(job: Job, watch: LeaseKeeper) -> JobResult:
-        watch.report("generate", 40)
+    def work(job: Job, keeper: LeaseKeeper) -> JobResult:
+        keeper.report("generate", 40)
         wait_until(lambda: opened.get(job_id, api_key_id=None).progress == Progress("generate", 40))
         return DONE
 
@@ -120,39 +120,39 @@ def test_progress_reaches_the_store_while_the_work_goes_on(opened: SqlStore, key
 
 def test_heartbeats_keep_a_job_that_takes_longer_than_its_lease(opened: SqlStore, key: ApiKey) -> None:
     job_id = opened.submit(new_job(key)).job.id
-    thieves: list[Job | None] = []
+    rivals: list[Job | None] = []
 
-    def work(job: Job, watch: LeaseKeeper) -> JobResult:
+    def work(job: Job, keeper: LeaseKeeper) -> JobResult:
         for _ in range(12):
             time.sleep(0.1)
-            thieves.append(opened.claim("thief", lease_s=0.4))
+            rivals.append(opened.claim("rival", lease_s=0.4))
         return DONE
 
     worker_for(opened, work, lease_s=0.4).run_one(threading.Event())
 
-    assert thieves == [None] * 12
+    assert rivals == [None] * 12
     assert opened.get(job_id, api_key_id=None).attempts == 1
 
 
-def test_a_callers_cancel_stops_the_work(opened: SqlStore, key: ApiKey) -> None:
+def test_a_cancellation_request_stops_the_work(opened: SqlStore, key: ApiKey) -> None:
     job_id = opened.submit(new_job(key)).job.id
 
-    def work(job: Job, watch: LeaseKeeper) -> JobResult:
+    def work(job: Job, keeper: LeaseKeeper) -> JobResult:
         opened.request_cancel(job_id, api_key_id=key.id)
-        return work_until_cancelled(job, watch)
+        return work_until_cancelled(job, keeper)
 
     worker_for(opened, work).run_one(threading.Event())
 
     assert opened.get(job_id, api_key_id=None).state is JobState.CANCELLED
 
 
-def test_a_stop_gives_unfinished_work_back(opened: SqlStore, key: ApiKey) -> None:
+def test_a_stop_requeues_unfinished_work(opened: SqlStore, key: ApiKey) -> None:
     job_id = opened.submit(new_job(key)).job.id
     stop = threading.Event()
 
-    def work(job: Job, watch: LeaseKeeper) -> JobResult:
+    def work(job: Job, keeper: LeaseKeeper) -> JobResult:
         stop.set()
-        return work_until_cancelled(job, watch)
+        return work_until_cancelled(job, keeper)
 
     worker_for(opened, work).run(stop)
 
@@ -161,27 +161,27 @@ def test_a_stop_gives_unfinished_work_back(opened: SqlStore, key: ApiKey) -> Non
     assert opened.workers() == []
 
 
-def test_a_stop_lets_work_finish_within_its_grace(opened: SqlStore, key: ApiKey) -> None:
+def test_a_stop_lets_work_finish_within_the_grace_period(opened: SqlStore, key: ApiKey) -> None:
     job_ids = [opened.submit(new_job(key)).job.id for _ in range(2)]
     stop = threading.Event()
 
-    def work(job: Job, watch: LeaseKeeper) -> JobResult:
+    def work(job: Job, keeper: LeaseKeeper) -> JobResult:
         stop.set()
         time.sleep(0.6)
-        return JobResult(JobState.CANCELLED) if watch.is_cancelled() else DONE
+        return JobResult(JobState.CANCELLED) if keeper.is_cancelled() else DONE
 
     worker_for(opened, work, stop_grace_s=WAIT_S).run(stop)
 
     assert [opened.get(job_id, api_key_id=None).state for job_id in job_ids] == ["success", "queued"]
 
 
-def test_work_whose_lease_was_lost_is_told_and_changes_nothing(opened: SqlStore, key: ApiKey) -> None:
+def test_work_whose_lease_is_lost_stops_and_changes_nothing(opened: SqlStore, key: ApiKey) -> None:
     job_id = opened.submit(new_job(key)).job.id
 
-    def work(job: Job, watch: LeaseKeeper) -> JobResult:
+    def work(job: Job, keeper: LeaseKeeper) -> JobResult:
         opened.expire_leases("w1")
         assert opened.claim("w2", lease_s=60) is not None
-        return work_until_cancelled(job, watch)
+        return work_until_cancelled(job, keeper)
 
     worker_for(opened, work).run_one(threading.Event())
 
@@ -193,7 +193,7 @@ def test_work_that_hangs_is_reported(opened: SqlStore, key: ApiKey) -> None:
     opened.submit(new_job(key))
     is_overdue = threading.Event()
 
-    def work(job: Job, watch: LeaseKeeper) -> JobResult:
+    def work(job: Job, keeper: LeaseKeeper) -> JobResult:
         assert is_overdue.wait(WAIT_S)
         return DONE
 
@@ -202,24 +202,24 @@ def test_work_that_hangs_is_reported(opened: SqlStore, key: ApiKey) -> None:
     assert is_overdue.is_set()
 
 
-def test_an_end_is_written_once_the_store_is_back(
+def test_a_completion_is_repeated_until_the_store_is_back(
     opened: SqlStore, key: ApiKey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worker_loop, "COMPLETION_PAUSES_S", (0.0, 0.0, 0.0, 0.0))
     job_id = opened.submit(new_job(key)).job.id
-    store = Stumbling(opened, failures=3)
+    store = FailingStore(opened, failures=3)
 
-    worker_for(store, lambda job, watch: DONE).run_one(threading.Event())  # type: ignore[arg-type]
+    worker_for(store, lambda job, keeper: DONE).run_one(threading.Event())  # pyright: ignore[reportArgumentType]
 
     assert store.failures == 0
     assert opened.get(job_id, api_key_id=None).state is JobState.SUCCESS
 
 
-def test_a_worker_ends_when_idle_after_a_restart_was_wished_for(opened: SqlStore, key: ApiKey) -> None:
+def test_an_idle_worker_ends_after_a_restart_request(opened: SqlStore, key: ApiKey) -> None:
     job_id = opened.submit(new_job(key)).job.id
-    opened.request_restart()  # before this worker started: not meant for it
+    opened.request_restart()  # before this worker started, so it is ignored
 
-    def work(job: Job, watch: LeaseKeeper) -> JobResult:
+    def work(job: Job, keeper: LeaseKeeper) -> JobResult:
         opened.request_restart()
         return DONE
 
@@ -231,9 +231,9 @@ def test_a_worker_ends_when_idle_after_a_restart_was_wished_for(opened: SqlStore
     assert opened.get(job_id, api_key_id=None).state is JobState.SUCCESS
 
 
-def test_a_running_worker_stands_on_the_board(opened: SqlStore, key: ApiKey) -> None:
+def test_a_running_worker_is_listed(opened: SqlStore, key: ApiKey) -> None:
     stop = threading.Event()
-    worker = threading.Thread(target=worker_for(opened, lambda job, watch: DONE, engine="preview").run, args=(stop,))
+    worker = threading.Thread(target=worker_for(opened, lambda job, keeper: DONE, engine="preview").run, args=(stop,))
     worker.start()
 
     wait_until(lambda: [one.worker_id for one in opened.workers()] == ["w1"])
@@ -244,10 +244,10 @@ def test_a_running_worker_stands_on_the_board(opened: SqlStore, key: ApiKey) -> 
     assert opened.workers() == []
 
 
-def test_a_worker_that_is_not_able_leaves_jobs_in_the_queue(opened: SqlStore, key: ApiKey) -> None:
+def test_a_worker_that_is_not_able_claims_no_job(opened: SqlStore, key: ApiKey) -> None:
     job_id = opened.submit(new_job(key)).job.id
     stop, is_able = threading.Event(), threading.Event()
-    queue_worker = worker_for(opened, lambda job, watch: DONE, is_able=is_able.is_set)
+    queue_worker = worker_for(opened, lambda job, keeper: DONE, is_able=is_able.is_set)
     worker = threading.Thread(target=queue_worker.run, args=(stop,))
     worker.start()
 
@@ -260,8 +260,8 @@ def test_a_worker_that_is_not_able_leaves_jobs_in_the_queue(opened: SqlStore, ke
     worker.join(WAIT_S)
 
 
-class Stumbling:
-    """A store whose `finish` fails a few times, as a locked database does."""
+class FailingStore:
+    """A store whose `complete` fails a few times, as with a locked database."""
 
     def __init__(self, store: SqlStore, *, failures: int) -> None:
         self._store = store
@@ -274,4 +274,4 @@ class Stumbling:
         if self.failures:
             self.failures -= 1
             raise StoreUnavailable("busy")
-        return self._store.complete(*arguments, **options)  # type: ignore[arg-type]
+        return self._store.complete(*arguments, **options)  # pyright: ignore[reportArgumentType]

@@ -1,4 +1,4 @@
-"""What every store does with jobs, from submit to the one final state."""
+"""Jobs in every store, from submit to the final state."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ SUCCESS = JobResult(
 FAILURE = JobResult(JobState.FAILED, message="export failed", error_code="export_failed", retryable=True)
 
 
-def taken(store: Store, worker: str = "w1", lease_s: float = 30.0) -> Job:
-    """Take the next job, which must be there."""
+def claimed(store: Store, worker: str = "w1", lease_s: float = 30.0) -> Job:
+    """Claim the next job, which must be there."""
     job = store.claim(worker, lease_s=lease_s)
     assert job is not None
     return job
@@ -68,7 +68,7 @@ def test_ids_are_unique_and_not_in_sequence(store: Store, add_key: AddKey) -> No
     assert min(abs(a - b) for a, b in itertools.pairwise(ids)) > 1
 
 
-def test_submits_of_a_key_that_is_unknown_or_revoked_are_refused(store: Store, add_key: AddKey) -> None:
+def test_submits_with_an_unknown_or_revoked_key_are_refused(store: Store, add_key: AddKey) -> None:
     key = add_key()
     store.revoke_key(key.id)
 
@@ -78,7 +78,7 @@ def test_submits_of_a_key_that_is_unknown_or_revoked_are_refused(store: Store, a
         store.submit(NewJob(api_key_id="nobody", file_prefix="p", request=b"", request_sha256="0" * 64))
 
 
-def test_a_repeated_idempotency_key_gives_the_first_job(store: Store, add_key: AddKey) -> None:
+def test_a_repeated_idempotency_key_returns_the_first_job(store: Store, add_key: AddKey) -> None:
     key = add_key(queued=1)
     new = new_job(key, idempotency_key="order-7")
 
@@ -98,7 +98,7 @@ def test_an_idempotency_key_with_another_body_is_refused(store: Store, add_key: 
     assert store.submit(new_job(other, idempotency_key="order-7")).is_new
 
 
-def test_one_idempotency_key_from_many_threads_makes_one_job(store: Store, add_key: AddKey) -> None:
+def test_one_idempotency_key_from_many_threads_creates_one_job(store: Store, add_key: AddKey) -> None:
     new = new_job(add_key(), idempotency_key="once")
 
     with ThreadPoolExecutor(16) as pool:
@@ -108,7 +108,7 @@ def test_one_idempotency_key_from_many_threads_makes_one_job(store: Store, add_k
     assert sum(answer.is_new for answer in answers) == 1
 
 
-def test_another_key_sees_nothing_of_a_job(store: Store, add_key: AddKey) -> None:
+def test_another_key_cannot_see_a_job(store: Store, add_key: AddKey) -> None:
     owner, stranger = add_key(), add_key()
     job = store.submit(new_job(owner)).job
 
@@ -132,7 +132,7 @@ def test_lists_are_newest_first_paged_and_filtered(store: Store, add_key: AddKey
     store.request_cancel(jobs[1].id, api_key_id=key.id)
 
     def ids(**filters: object) -> list[int]:
-        return [job.id for job in store.list_jobs(api_key_id=key.id, **filters)]  # type: ignore[arg-type]
+        return [job.id for job in store.list_jobs(api_key_id=key.id, **filters)]  # pyright: ignore[reportArgumentType]
 
     newest_first = [job.id for job in reversed(jobs)]
     assert ids() == newest_first
@@ -144,7 +144,7 @@ def test_lists_are_newest_first_paged_and_filtered(store: Store, add_key: AddKey
     assert len(store.list_jobs(api_key_id=None)) == 6
 
 
-def test_get_many_finds_those_that_exist(store: Store, add_key: AddKey) -> None:
+def test_get_many_finds_the_jobs_that_exist(store: Store, add_key: AddKey) -> None:
     jobs = [store.submit(new_job(add_key())).job for _ in range(3)]
 
     found = store.get_many([jobs[2].id, jobs[0].id, jobs[0].id, 5])
@@ -153,12 +153,12 @@ def test_get_many_finds_those_that_exist(store: Store, add_key: AddKey) -> None:
     assert store.get_many([]) == []
 
 
-def test_jobs_are_taken_oldest_first_and_each_once(store: Store, add_key: AddKey, clock: Clock) -> None:
+def test_jobs_are_claimed_oldest_first_and_each_once(store: Store, add_key: AddKey, clock: Clock) -> None:
     key = add_key()
     jobs = [store.submit(new_job(key)).job for _ in range(3)]
     clock.advance(5)
 
-    order = [taken(store, f"w{number}") for number in range(3)]
+    order = [claimed(store, f"w{number}") for number in range(3)]
 
     assert [job.id for job in order] == [job.id for job in jobs]
     assert store.claim("w9", lease_s=30) is None
@@ -168,7 +168,7 @@ def test_jobs_are_taken_oldest_first_and_each_once(store: Store, add_key: AddKey
     assert store.get(first.id, api_key_id=None) == first
 
 
-def test_many_workers_taking_at_once_get_different_jobs(store: Store, add_key: AddKey) -> None:
+def test_workers_that_claim_at_once_get_different_jobs(store: Store, add_key: AddKey) -> None:
     key = add_key()
     jobs = {store.submit(new_job(key)).job.id for _ in range(24)}
 
@@ -179,7 +179,7 @@ def test_many_workers_taking_at_once_get_different_jobs(store: Store, add_key: A
     assert sorted(got) == sorted(jobs)
 
 
-def test_a_job_can_be_taken_by_its_id(store: Store, add_key: AddKey) -> None:
+def test_a_job_can_be_claimed_by_its_id(store: Store, add_key: AddKey) -> None:
     key = add_key()
     older, newer = (store.submit(new_job(key)).job for _ in range(2))
 
@@ -190,27 +190,27 @@ def test_a_job_can_be_taken_by_its_id(store: Store, add_key: AddKey) -> None:
     assert store.queue_position(store.get(older.id, api_key_id=None)) == 1
 
 
-def test_the_queue_position_counts_all_keys_and_is_zero_once_taken(store: Store, add_key: AddKey) -> None:
+def test_the_queue_position_counts_all_keys_and_is_zero_once_claimed(store: Store, add_key: AddKey) -> None:
     submits = [store.submit(new_job(add_key())) for _ in range(3)]
 
     assert [submitted.queue_position for submitted in submits] == [1, 2, 3]
-    taken(store)
+    claimed(store)
 
     jobs = store.get_many([submitted.job.id for submitted in submits])
     assert sorted(store.queue_position(job) for job in jobs) == [0, 1, 2]
 
 
-def test_a_job_with_an_expired_lease_is_taken_up_before_the_queue(store: Store, add_key: AddKey, clock: Clock) -> None:
+def test_a_job_with_an_expired_lease_is_claimed_before_the_queue(store: Store, add_key: AddKey, clock: Clock) -> None:
     key = add_key()
     first = store.submit(new_job(key)).job
     store.submit(new_job(key))
-    lost = taken(store, "dead").lease
+    lost = claimed(store, "dead").lease
     started_at = clock.now
 
     clock.advance(29)
-    assert taken(store, "w2").id != first.id
+    assert claimed(store, "w2").id != first.id
     clock.advance(2)
-    again = taken(store, "w3")
+    again = claimed(store, "w3")
 
     assert (again.id, again.attempts, again.worker_id, again.started_at) == (first.id, 2, "w3", started_at)
     for void in (
@@ -226,7 +226,7 @@ def test_a_job_with_an_expired_lease_is_taken_up_before_the_queue(store: Store, 
 
 def test_a_heartbeat_keeps_the_lease(store: Store, add_key: AddKey, clock: Clock) -> None:
     store.submit(new_job(add_key()))
-    lease = taken(store).lease
+    lease = claimed(store).lease
 
     for _ in range(5):
         clock.advance(20)
@@ -241,7 +241,7 @@ def test_a_job_whose_workers_keep_dying_fails_after_its_last_attempt(
     job_id = store.submit(new_job(key, webhook_url="http://127.0.0.1/h")).job.id
 
     for attempt in range(1, MAX_ATTEMPTS + 1):
-        assert taken(store, f"w{attempt}").attempts == attempt
+        assert claimed(store, f"w{attempt}").attempts == attempt
         clock.advance(31)
     assert store.claim("last", lease_s=30) is None
 
@@ -253,25 +253,25 @@ def test_a_job_whose_workers_keep_dying_fails_after_its_last_attempt(
     assert store.key_use(key.id).running == 0
 
 
-def test_a_dead_workers_jobs_are_released_at_once(store: Store, add_key: AddKey) -> None:
+def test_the_leases_of_a_dead_worker_can_be_expired_at_once(store: Store, add_key: AddKey) -> None:
     key = add_key()
     for _ in range(2):
         store.submit(new_job(key))
-    mine, others = taken(store, "dead"), taken(store, "alive")
+    mine, others = claimed(store, "dead"), claimed(store, "alive")
 
     released = store.expire_leases("dead")
 
     assert released == 1
-    again = taken(store, "w3")
+    again = claimed(store, "w3")
     assert (again.id, again.attempts) == (mine.id, 2)
     assert store.renew(others.lease, lease_s=30) is False
 
 
-def test_a_job_handed_back_keeps_its_place_and_its_attempts(store: Store, add_key: AddKey) -> None:
+def test_a_requeued_job_keeps_its_position_and_its_attempts(store: Store, add_key: AddKey) -> None:
     key = add_key()
     first = store.submit(new_job(key)).job
     store.submit(new_job(key))
-    lease = taken(store).lease
+    lease = claimed(store).lease
 
     back = store.requeue(lease)
 
@@ -280,24 +280,26 @@ def test_a_job_handed_back_keeps_its_place_and_its_attempts(store: Store, add_ke
     assert (store.key_use(key.id).queued, store.key_use(key.id).running) == (2, 0)
     with pytest.raises(LeaseLost):
         store.complete(lease, SUCCESS)
-    assert taken(store, "w2").id == first.id
+    assert claimed(store, "w2").id == first.id
 
 
-def test_the_clock_stepping_back_strands_no_job(store: Store, add_key: AddKey, clock: Clock) -> None:
+def test_a_clock_that_steps_back_strands_no_job(store: Store, add_key: AddKey, clock: Clock) -> None:
     job_id = store.submit(new_job(add_key())).job.id
-    taken(store, "dead")
+    claimed(store, "dead")
     clock.advance(-86400)
 
-    assert store.claim("w2", lease_s=30) is None  # its worker may still be alive: it has one lease from here to say so
+    assert (
+        store.claim("w2", lease_s=30) is None
+    )  # its worker may still be alive, and has one lease from now to send a heartbeat
     clock.advance(31)
-    again = taken(store, "w2")
+    again = claimed(store, "w2")
 
     assert (again.id, again.attempts) == (job_id, 2)
 
 
 def test_progress_is_readable_while_running(store: Store, add_key: AddKey) -> None:
     store.submit(new_job(add_key()))
-    lease = taken(store).lease
+    lease = claimed(store).lease
 
     store.report(lease, Progress("generate", 37))
 
@@ -307,11 +309,11 @@ def test_progress_is_readable_while_running(store: Store, add_key: AddKey) -> No
 @pytest.mark.parametrize(
     "result", [SUCCESS, FAILURE, JobResult(JobState.CANCELLED)], ids=lambda result: str(result.state)
 )
-def test_an_ended_job_holds_its_ending_and_drops_its_request(
+def test_an_ended_job_has_its_result_and_no_request(
     store: Store, add_key: AddKey, clock: Clock, result: JobResult
 ) -> None:
     job_id = store.submit(new_job(add_key())).job.id
-    lease = taken(store).lease
+    lease = claimed(store).lease
     clock.advance(12)
 
     finished = store.complete(lease, result)
@@ -327,7 +329,7 @@ def test_an_ended_job_holds_its_ending_and_drops_its_request(
 def test_a_job_ends_once(store: Store, add_key: AddKey, clock: Clock) -> None:
     key = add_key()
     job_id = store.submit(new_job(key, webhook_url="http://127.0.0.1/h")).job.id
-    lease = taken(store).lease
+    lease = claimed(store).lease
     ended = store.complete(lease, SUCCESS)
     clock.advance(50)
 
@@ -348,9 +350,9 @@ def test_a_job_ends_once(store: Store, add_key: AddKey, clock: Clock) -> None:
     assert len(store.usage_rows(api_key_id=None)) == 1
 
 
-def test_many_finishes_of_one_lease_write_one_line_of_usage(store: Store, add_key: AddKey) -> None:
+def test_repeated_completions_of_one_lease_write_one_usage_row(store: Store, add_key: AddKey) -> None:
     store.submit(new_job(add_key(), webhook_url="http://127.0.0.1/h"))
-    lease = taken(store).lease
+    lease = claimed(store).lease
 
     with ThreadPoolExecutor(8) as pool:
         jobs = list(pool.map(lambda number: store.complete(lease, (SUCCESS, FAILURE)[number % 2]), range(8)))
@@ -372,10 +374,10 @@ def test_a_queued_job_is_cancelled_at_once(store: Store, add_key: AddKey) -> Non
     assert len(store.tasks_of(job_id)) == 1
 
 
-def test_a_running_job_is_asked_to_stop(store: Store, add_key: AddKey) -> None:
+def test_a_cancellation_request_reaches_a_running_job(store: Store, add_key: AddKey) -> None:
     key = add_key()
     job_id = store.submit(new_job(key)).job.id
-    lease = taken(store).lease
+    lease = claimed(store).lease
 
     job = store.request_cancel(job_id, api_key_id=key.id)
 
@@ -389,7 +391,7 @@ def test_a_cancelled_job_whose_worker_died_or_stopped_is_not_run_again(
     key = add_key()
     for _ in range(2):
         store.submit(new_job(key))
-    dead, stopped = taken(store, "dead"), taken(store, "stopped")
+    dead, stopped = claimed(store, "dead"), claimed(store, "stopped")
     for job in (dead, stopped):
         store.request_cancel(job.id, api_key_id=key.id)
 
@@ -401,11 +403,11 @@ def test_a_cancelled_job_whose_worker_died_or_stopped_is_not_run_again(
     assert store.key_use(key.id).running == 0
 
 
-def test_clearing_the_queue_leaves_other_keys_and_running_jobs(store: Store, add_key: AddKey) -> None:
+def test_cancelling_the_queue_leaves_other_keys_and_running_jobs(store: Store, add_key: AddKey) -> None:
     key, other = add_key(), add_key()
     for owner in (key, key, key, other):
         store.submit(new_job(owner))
-    taken(store)
+    claimed(store)
 
     assert store.cancel_queued(api_key_id=key.id) == 2
 
@@ -419,7 +421,7 @@ def test_only_an_ended_job_can_be_deleted_and_the_ledger_stays(store: Store, add
     job_id = store.submit(new_job(key, webhook_url="http://127.0.0.1/h", idempotency_key="again")).job.id
     with pytest.raises(InvalidRequest, match=f"Job {job_id} is queued; cancel it before deleting it"):
         store.delete(job_id, api_key_id=key.id)
-    lease = taken(store).lease
+    lease = claimed(store).lease
     with pytest.raises(InvalidRequest, match="is running"):
         store.delete(job_id, api_key_id=key.id)
     store.complete(lease, SUCCESS)
@@ -434,13 +436,13 @@ def test_only_an_ended_job_can_be_deleted_and_the_ledger_stays(store: Store, add
     assert [row.job_id for row in store.usage_rows(api_key_id=key.id)] == [job_id]
 
 
-def test_records_expire_once_their_tasks_are_settled(store: Store, add_key: AddKey, clock: Clock) -> None:
+def test_records_expire_when_their_tasks_are_settled(store: Store, add_key: AddKey, clock: Clock) -> None:
     key = add_key()
     plain = store.submit(new_job(key)).job.id
-    told = store.submit(new_job(key, webhook_url="http://127.0.0.1/h")).job.id
+    with_webhook = store.submit(new_job(key, webhook_url="http://127.0.0.1/h")).job.id
     store.submit(new_job(key))
     for _ in range(2):
-        store.complete(taken(store).lease, SUCCESS)
+        store.complete(claimed(store).lease, SUCCESS)
 
     assert store.expired() == []
     clock.advance(1000)
@@ -449,13 +451,13 @@ def test_records_expire_once_their_tasks_are_settled(store: Store, add_key: AddK
     assert task is not None
     store.settle_task(task, status=200, error="", seconds=0.1, retry_in_s=None)
 
-    assert [job.id for job in store.expired()] == [plain, told]
+    assert [job.id for job in store.expired()] == [plain, with_webhook]
     assert [job.id for job in store.expired(limit=1)] == [plain]
 
 
 def test_a_late_upload_replaces_the_artifacts_but_not_the_state(store: Store, add_key: AddKey) -> None:
     job_id = store.submit(new_job(add_key())).job.id
-    store.complete(taken(store).lease, SUCCESS)
+    store.complete(claimed(store).lease, SUCCESS)
     moved = replace(SUCCESS, artifacts=(replace(SUCCESS.artifacts[0], url="http://127.0.0.1/bucket/a.glb"),))
 
     assert store.replace_result(job_id, moved).result == moved
@@ -473,9 +475,9 @@ def test_timings_are_means_over_the_last_twenty_successes(store: Store, add_key:
         store.submit(new_job(key))
         result = JobResult(JobState.SUCCESS, stage_seconds={"generate": 1000.0 if number < 2 else number})
         clock.advance(1)
-        store.complete(taken(store).lease, result)
+        store.complete(claimed(store).lease, result)
     store.submit(new_job(key))
-    store.complete(taken(store).lease, JobResult(JobState.FAILED, stage_seconds={"generate": 5000.0}))
+    store.complete(claimed(store).lease, JobResult(JobState.FAILED, stage_seconds={"generate": 5000.0}))
 
     timings = store.timings()
 

@@ -1,4 +1,4 @@
-"""What every store does with keys and what their limits allow, also under concurrency."""
+"""API keys and their limits in every store, also under concurrency."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ AddKey = Callable[..., ApiKey]
 
 
 def submit_all(store: Store, key: ApiKey, count: int) -> list[object]:
-    """Submit from 16 threads at once; returns jobs and refusals."""
+    """Submit from 16 threads at once; returns jobs and the types of refusals."""
 
     def submit(_: int) -> object:
         try:
@@ -57,7 +57,7 @@ def test_the_running_limit_holds_for_many_workers(store: Store, add_key: AddKey)
     assert store.key_use(limited.id) == KeyUse(queued=5, running=3, this_minute=8, this_month=8)
 
 
-def test_a_place_to_run_is_free_again_after_an_end(store: Store, add_key: AddKey) -> None:
+def test_a_completed_job_makes_room_for_the_next(store: Store, add_key: AddKey) -> None:
     key = add_key(running=1)
     for _ in range(2):
         store.submit(new_job(key))
@@ -69,7 +69,7 @@ def test_a_place_to_run_is_free_again_after_an_end(store: Store, add_key: AddKey
     assert store.claim("w2", lease_s=30) is not None
 
 
-def test_a_full_minute_says_when_it_is_over(store: Store, add_key: AddKey, clock: Clock) -> None:
+def test_a_rate_limit_names_the_time_of_its_reset(store: Store, add_key: AddKey, clock: Clock) -> None:
     key = add_key(per_minute=2)
     clock.advance(20.5)
     first, second = store.submit(new_job(key)), store.submit(new_job(key))
@@ -85,12 +85,12 @@ def test_a_full_minute_says_when_it_is_over(store: Store, add_key: AddKey, clock
     assert store.submit(new_job(key)).is_new
 
 
-def test_a_spent_month_says_when_the_next_begins(store: Store, add_key: AddKey, clock: Clock) -> None:
+def test_a_monthly_quota_names_the_time_of_its_reset(store: Store, add_key: AddKey, clock: Clock) -> None:
     key = add_key(per_month=1)
     store.submit(new_job(key))
 
-    sentence = r"The quota of 1 jobs per month is used up; it resets on 2026-07-01 \(UTC\)\."
-    with pytest.raises(QuotaSpent, match=sentence) as refused:
+    message = r"The quota of 1 jobs per month is used up; it resets on 2026-07-01 \(UTC\)\."
+    with pytest.raises(QuotaSpent, match=message) as refused:
         store.submit(new_job(key))
 
     clock.now = refused.value.reset_at - 1
@@ -100,7 +100,7 @@ def test_a_spent_month_says_when_the_next_begins(store: Store, add_key: AddKey, 
     assert store.submit(new_job(key)).is_new
 
 
-def test_a_full_queue_names_both_numbers(store: Store, add_key: AddKey) -> None:
+def test_a_full_queue_names_its_length_and_the_limit(store: Store, add_key: AddKey) -> None:
     key = add_key(queued=1)
     store.submit(new_job(key))
 
@@ -113,16 +113,16 @@ def test_a_full_queue_names_both_numbers(store: Store, add_key: AddKey) -> None:
 
 
 @pytest.mark.parametrize("state", [JobState.FAILED, JobState.CANCELLED])
-def test_a_call_that_did_not_succeed_gives_its_part_of_the_month_back(
+def test_a_job_without_success_gives_its_quota_back(
     store: Store, add_key: AddKey, clock: Clock, state: JobState
 ) -> None:
     key = add_key(per_month=1)
     store.submit(new_job(key))
     job = store.claim("w1", lease_s=30)
     assert job is not None
-    clock.now = NOON + 40 * 86400  # July: it is June's part that comes back
+    clock.now = NOON + 40 * 86400  # July: the quota of June is given back
 
-    store.complete(job.lease, JobResult(state))  # type: ignore[arg-type]
+    store.complete(job.lease, JobResult(state))  # pyright: ignore[reportArgumentType]
 
     clock.now = NOON
     assert store.key_use(key.id).this_month == 0
@@ -131,7 +131,7 @@ def test_a_call_that_did_not_succeed_gives_its_part_of_the_month_back(
         store.submit(new_job(key))
 
 
-def test_a_refused_submit_uses_nothing_up(store: Store, add_key: AddKey) -> None:
+def test_a_refused_submit_counts_towards_no_limit(store: Store, add_key: AddKey) -> None:
     key = add_key(queued=1, per_minute=2)
     store.submit(new_job(key))
     for _ in range(5):
@@ -141,7 +141,7 @@ def test_a_refused_submit_uses_nothing_up(store: Store, add_key: AddKey) -> None
     assert store.key_use(key.id) == KeyUse(queued=1, running=0, this_minute=1, this_month=1)
 
 
-def test_deleting_a_call_gives_nothing_back(store: Store, add_key: AddKey) -> None:
+def test_deleting_a_job_gives_no_quota_back(store: Store, add_key: AddKey) -> None:
     key = add_key(per_month=1)
     store.submit(new_job(key))
     job = store.claim("w1", lease_s=30)
@@ -184,7 +184,7 @@ def test_a_key_is_recognised_until_it_is_revoked(store: Store, clock: Clock) -> 
         authenticate(store, "")
 
 
-def test_the_key_itself_is_nowhere_in_its_record(clock: Clock) -> None:
+def test_a_record_does_not_contain_its_key(clock: Clock) -> None:
     plain, record = make_key("shop", limits=KeyLimits(), clock=clock)
     short = key_record("secret", name="short", limits=KeyLimits(), clock=clock)
 
@@ -205,7 +205,7 @@ def test_adding_a_known_key_again_changes_nothing(store: Store, clock: Clock) ->
     assert len(store.list_keys()) == 1
 
 
-def test_a_name_is_one_keys_until_that_is_revoked(store: Store) -> None:
+def test_a_name_is_unique_among_keys_in_use(store: Store) -> None:
     first, second = (make_key("shop", limits=KeyLimits())[1] for _ in range(2))
     store.add_key(first)
     with pytest.raises(InvalidRequest, match="There is a key named 'shop' already"):
@@ -217,7 +217,7 @@ def test_a_name_is_one_keys_until_that_is_revoked(store: Store) -> None:
     assert {key.id: key.revoked_at is None for key in store.list_keys()} == {first.id: False, second.id: True}
 
 
-def test_bucket_details_are_kept_by_key_as_they_came(store: Store, add_key: AddKey) -> None:
+def test_each_key_has_its_own_bucket(store: Store, add_key: AddKey) -> None:
     key, other = add_key(), add_key()
 
     store.save_s3(key.id, b"first\0")

@@ -1,4 +1,4 @@
-"""What every store does after jobs have ended: tasks, ledger, metrics, workers."""
+"""Outbox, ledger, metrics and workers in every store."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HOOK = "http://127.0.0.1/hook"
 
 
 def ended(store: Store, key: ApiKey, result: JobResult, **fields: object) -> Job:
-    """A job that went all the way."""
+    """A job that was submitted, claimed and completed."""
     store.submit(new_job(key, **fields))
     job = store.claim("w1", lease_s=30)
     assert job is not None
@@ -31,7 +31,7 @@ def claimed(store: Store) -> OutboxTask:
     return task
 
 
-def test_an_end_without_webhook_leaves_no_task(store: Store, add_key: AddKey) -> None:
+def test_a_job_without_a_webhook_has_no_task(store: Store, add_key: AddKey) -> None:
     job = ended(store, add_key(), JobResult(JobState.SUCCESS))
 
     assert store.tasks_of(job.id) == []
@@ -39,7 +39,7 @@ def test_an_end_without_webhook_leaves_no_task(store: Store, add_key: AddKey) ->
         store.redeliver(job.id, api_key_id=None)
 
 
-def test_an_end_with_webhook_is_due_at_once(store: Store, add_key: AddKey, clock: Clock) -> None:
+def test_a_webhook_is_due_when_its_job_ends(store: Store, add_key: AddKey, clock: Clock) -> None:
     job = ended(store, add_key(), JobResult(JobState.FAILED), webhook_url=HOOK)
 
     task = claimed(store)
@@ -50,7 +50,7 @@ def test_an_end_with_webhook_is_due_at_once(store: Store, add_key: AddKey, clock
     assert [known.id for known in store.tasks_of(job.id)] == [task.id]
 
 
-def test_a_claimed_task_is_hidden_until_its_claim_runs_out(store: Store, add_key: AddKey, clock: Clock) -> None:
+def test_a_claimed_task_is_hidden_until_its_claim_expires(store: Store, add_key: AddKey, clock: Clock) -> None:
     ended(store, add_key(), JobResult(JobState.SUCCESS), webhook_url=HOOK)
     first = claimed(store)
 
@@ -104,7 +104,7 @@ def test_a_failed_attempt_is_due_again_after_its_pause_under_the_same_id(
 
 
 @pytest.mark.parametrize("retry_in_s", [None, 7201.0])
-def test_a_task_is_given_up_when_told_or_when_its_time_is_over(
+def test_a_task_is_given_up_without_a_retry_or_after_its_window(
     store: Store, add_key: AddKey, retry_in_s: float | None
 ) -> None:
     ended(store, add_key(), JobResult(JobState.SUCCESS), webhook_url=HOOK)
@@ -114,7 +114,7 @@ def test_a_task_is_given_up_when_told_or_when_its_time_is_over(
     assert (settled.state, settled.last_error) == ("given_up", "no answer")
 
 
-def test_redelivery_starts_afresh_under_the_old_id(store: Store, add_key: AddKey, clock: Clock) -> None:
+def test_redelivery_starts_afresh_under_the_same_id(store: Store, add_key: AddKey, clock: Clock) -> None:
     job = ended(store, add_key(), JobResult(JobState.SUCCESS), webhook_url=HOOK)
     task = claimed(store)
     store.settle_task(task, status=None, error="no answer", seconds=30, retry_in_s=None)
@@ -129,7 +129,7 @@ def test_redelivery_starts_afresh_under_the_old_id(store: Store, add_key: AddKey
 
 
 @pytest.mark.parametrize("step_s", [-120, -3600, -86400])
-def test_the_clock_stepping_back_delays_no_task(store: Store, add_key: AddKey, clock: Clock, step_s: float) -> None:
+def test_a_clock_that_steps_back_delays_no_task(store: Store, add_key: AddKey, clock: Clock, step_s: float) -> None:
     ended(store, add_key(), JobResult(JobState.SUCCESS), webhook_url=HOOK)
     clock.advance(step_s)
 
@@ -138,9 +138,7 @@ def test_the_clock_stepping_back_delays_no_task(store: Store, add_key: AddKey, c
 
 
 @pytest.mark.parametrize("step_s", [-120, -3600, -86400])
-def test_the_clock_stepping_back_delays_no_task_that_was_put_off(
-    store: Store, add_key: AddKey, clock: Clock, step_s: float
-) -> None:
+def test_a_clock_that_steps_back_delays_no_retry(store: Store, add_key: AddKey, clock: Clock, step_s: float) -> None:
     ended(store, add_key(), JobResult(JobState.SUCCESS), webhook_url=HOOK)
     store.settle_task(claimed(store), status=None, error="no answer", seconds=30, retry_in_s=13)
     clock.advance(step_s)
@@ -153,7 +151,7 @@ def test_the_clock_stepping_back_delays_no_task_that_was_put_off(
     assert claimed(store).id == again.id
 
 
-def test_a_machine_whose_clock_lags_a_little_leaves_claims_alone(store: Store, add_key: AddKey, clock: Clock) -> None:
+def test_a_machine_whose_clock_lags_a_little_respects_claims(store: Store, add_key: AddKey, clock: Clock) -> None:
     ended(store, add_key(), JobResult(JobState.SUCCESS), webhook_url=HOOK)
     claimed(store)
     clock.advance(-MAX_SKEW_S)
@@ -161,7 +159,7 @@ def test_a_machine_whose_clock_lags_a_little_leaves_claims_alone(store: Store, a
     assert store.claim_task("webhook", claim_s=60) is None
 
 
-def test_redelivery_is_not_delayed_by_the_clock_stepping_back(store: Store, add_key: AddKey, clock: Clock) -> None:
+def test_a_clock_that_steps_back_delays_no_redelivery(store: Store, add_key: AddKey, clock: Clock) -> None:
     job = ended(store, add_key(), JobResult(JobState.SUCCESS), webhook_url=HOOK)
     store.settle_task(claimed(store), status=204, error="", seconds=0.1, retry_in_s=None)
     clock.advance(7000)
@@ -195,11 +193,11 @@ def test_settling_a_task_of_a_deleted_job_is_not_found(store: Store, add_key: Ad
 def test_usage_is_summed_by_day_and_key(store: Store, add_key: AddKey, clock: Clock) -> None:
     one, two = add_key(), add_key()
     work = {"stage_seconds": {"intake": 1.0, "generate": 3.0}, "gpu_seconds": 2.5, "engine": "preview"}
-    ended(store, one, JobResult(JobState.SUCCESS, **work), track_id="t")  # type: ignore[arg-type]
+    ended(store, one, JobResult(JobState.SUCCESS, **work), track_id="t")
     ended(store, one, JobResult(JobState.FAILED, gpu_seconds=0.5))
     ended(store, two, JobResult(JobState.CANCELLED))
     clock.advance(86400)
-    ended(store, one, JobResult(JobState.SUCCESS, **work))  # type: ignore[arg-type]
+    ended(store, one, JobResult(JobState.SUCCESS, **work))
 
     days = store.usage_days(api_key_id=one.id)
 
@@ -251,7 +249,7 @@ def test_an_empty_store_has_metrics(store: Store) -> None:
     assert dict(metrics.states) == {}
 
 
-def test_workers_are_on_the_board_while_heard_of(store: Store, clock: Clock) -> None:
+def test_workers_are_listed_while_they_send_heartbeats(store: Store, clock: Clock) -> None:
     store.heartbeat_worker(WorkerRecord("w1", "preview", 0.0, is_ready=False))
     store.heartbeat_worker(WorkerRecord("w2", "preview", 0.0, is_ready=True, job_id=5))
     clock.advance(20)
@@ -264,7 +262,7 @@ def test_workers_are_on_the_board_while_heard_of(store: Store, clock: Clock) -> 
     assert store.workers() == []
 
 
-def test_wishes_to_restart_are_counted(store: Store) -> None:
+def test_restart_requests_are_counted(store: Store) -> None:
     assert store.restarts_requested() == 0
 
     assert [store.request_restart(), store.request_restart()] == [1, 2]

@@ -1,4 +1,4 @@
-"""The other stores against their slow and obvious twin in memory, transaction by transaction through long random histories."""
+"""SQL and key-value store against the store in memory, operation by operation through long random histories."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from tests.fakes.key_values import MemoryKeyValues
 from tests.jobs.store_fixtures import Clock
 from tests.reference.memory_store import MemoryStore
 
-STEPS = 400
+OPERATIONS = 400
 RESULTS = (
     JobResult(JobState.SUCCESS, stage_seconds={"intake": 0.25, "generate": 1.5}, gpu_seconds=0.5, engine="preview"),
     JobResult(JobState.FAILED, message="no", error_code="export_failed", stage_seconds={"intake": 0.25}),
@@ -41,8 +41,8 @@ RESULTS = (
 LEASE_S = 30.0
 
 
-class Twin:
-    """One of two stores that live through the same history; jobs are named by their `seq`, since ids are drawn."""
+class Replica:
+    """One of two stores that run the same history; jobs are identified by `seq`, since ids are random."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
@@ -50,15 +50,15 @@ class Twin:
         self.leases: dict[int, Lease] = {}
         self.tasks: dict[tuple[int, str], OutboxTask] = {}
 
-    def do(self, transaction: Callable[[Twin], Any]) -> Any:
-        """What came of a transaction, without what is drawn: its result, or its error's type and sentence."""
+    def do(self, operation: Callable[[Replica], Any]) -> Any:
+        """The outcome of an operation without random ids: its result, or the type and message of its error."""
         try:
-            return self.plain(transaction(self))
+            return self.plain(operation(self))
         except ImageTo3DError as error:
-            sentence = str(error)
+            message = str(error)
             for seq, job_id in self.ids.items():
-                sentence = sentence.replace(str(job_id), f"#{seq}")
-            return type(error), sentence.split(" msg_")[0]
+                message = message.replace(str(job_id), f"#{seq}")
+            return type(error), message.split(" msg_")[0]
 
     def plain(self, value: Any) -> Any:
         if isinstance(value, Job):
@@ -81,8 +81,8 @@ class Twin:
     def seq(self, job_id: int) -> int:
         return next(seq for seq, known in self.ids.items() if known == job_id)
 
-    def picture(self) -> Any:
-        """All that the store tells."""
+    def contents(self) -> Any:
+        """Everything that can be read from the store."""
         jobs = self.store.list_jobs(api_key_id=None, limit=10_000)
         plain = [self.plain(job) for job in jobs]
         tasks = sorted((self.plain(self.store.tasks_of(job.id)) for job in jobs), key=repr)
@@ -103,27 +103,27 @@ class Twin:
 
 
 @pytest.fixture(params=["sqlite", "key-value"])
-def twins(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> Iterator[tuple[Twin, Twin]]:
+def replicas(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> Iterator[tuple[Replica, Replica]]:
     retention = Retention(record_lifetime_s=300.0, webhook_window_s=600.0)
     memory = MemoryStore(clock=clock, retention=retention)
     other: Store
     if request.param == "sqlite":
         other = SqlStore(f"sqlite:///{tmp_path / 'jobs.sqlite'}", clock=clock, retention=retention)
     else:
-        # Documents move out of the head, and old versions go, while the history runs.
+        # Documents move out of the head, and old versions are deleted, while the history runs.
         other = KvStore(MemoryKeyValues(), clock=clock, wall_clock=clock.ever_later, retention=retention)
     limits = (KeyLimits(), KeyLimits(queued=4, running=2), KeyLimits(per_minute=3, per_month=25))
     for number, limit in enumerate(limits):
         key = replace(key_record(f"key {number}", name=f"key {number}", limits=limit, clock=clock), id=str(number))
         memory.add_key(key)
         other.add_key(key)
-    yield Twin(memory), Twin(other)
+    yield Replica(memory), Replica(other)
     other.close()
 
 
-def draw_step(rng: random.Random, clock: Clock, seqs: list[int]) -> Callable[[Twin], Any]:
-    """A transaction that both twins take; some of the clock's go back."""
-    seq = rng.choice(seqs[-15:]) if seqs else 0  # mostly those that are still open
+def draw_operation(rng: random.Random, clock: Clock, seqs: list[int]) -> Callable[[Replica], Any]:
+    """A random operation, to run on both replicas."""
+    seq = rng.choice(seqs[-15:]) if seqs else 0  # mostly jobs that are still open
     api_key_id, worker = str(rng.randrange(3)), f"w{rng.randrange(3)}"
     result, kind = rng.choice(RESULTS), rng.choice(("webhook", "upload"))
     error, pause_s = rng.choice((("", None), ("no answer", 60.0), ("no answer", 1000.0), ("no answer", None)))
@@ -138,57 +138,59 @@ def draw_step(rng: random.Random, clock: Clock, seqs: list[int]) -> Callable[[Tw
         idempotency_key=rng.choice((None, None, "a", "b")),
     )
 
-    def settle(twin: Twin) -> Any:
-        task = twin.tasks.get((seq, kind))
-        return task and twin.store.settle_task(task, status=None, error=error, seconds=1.0, retry_in_s=pause_s)
+    def settle(replica: Replica) -> Any:
+        task = replica.tasks.get((seq, kind))
+        return task and replica.store.settle_task(task, status=None, error=error, seconds=1.0, retry_in_s=pause_s)
 
-    def under_lease(act: Callable[[Store, Lease], Any]) -> Callable[[Twin], Any]:
-        return lambda twin: twin.leases.get(seq) and act(twin.store, twin.leases[seq])
+    def under_lease(act: Callable[[Store, Lease], Any]) -> Callable[[Replica], Any]:
+        return lambda replica: replica.leases.get(seq) and act(replica.store, replica.leases[seq])
 
-    steps: list[tuple[int, Callable[[Twin], Any]]] = [
-        (20, lambda twin: twin.store.submit(new)),
-        (20, lambda twin: twin.store.claim(worker, lease_s=LEASE_S)),
-        (3, lambda twin: twin.store.claim(worker, lease_s=LEASE_S, job_id=twin.ids.get(seq))),
+    operations: list[tuple[int, Callable[[Replica], Any]]] = [
+        (20, lambda replica: replica.store.submit(new)),
+        (20, lambda replica: replica.store.claim(worker, lease_s=LEASE_S)),
+        (3, lambda replica: replica.store.claim(worker, lease_s=LEASE_S, job_id=replica.ids.get(seq))),
         (16, under_lease(lambda store, lease: store.complete(lease, result))),
         (8, under_lease(lambda store, lease: store.renew(lease, lease_s=LEASE_S))),
         (4, under_lease(lambda store, lease: store.report(lease, Progress("generate", 40)))),
         (4, under_lease(lambda store, lease: store.requeue(lease))),
-        (4, lambda twin: twin.store.request_cancel(twin.ids.get(seq, 0), api_key_id=api_key_id)),
-        (1, lambda twin: twin.store.cancel_queued(api_key_id=api_key_id)),
-        (2, lambda twin: twin.store.delete(twin.ids.get(seq, 0), api_key_id=None)),
-        (2, lambda twin: twin.store.expire_leases(worker)),
-        (6, lambda twin: twin.store.claim_task(kind, claim_s=60.0)),  # type: ignore[arg-type]
+        (4, lambda replica: replica.store.request_cancel(replica.ids.get(seq, 0), api_key_id=api_key_id)),
+        (1, lambda replica: replica.store.cancel_queued(api_key_id=api_key_id)),
+        (2, lambda replica: replica.store.delete(replica.ids.get(seq, 0), api_key_id=None)),
+        (2, lambda replica: replica.store.expire_leases(worker)),
+        (6, lambda replica: replica.store.claim_task(kind, claim_s=60.0)),
         (6, settle),
-        (2, lambda twin: twin.store.redeliver(twin.ids.get(seq, 0), api_key_id=api_key_id)),
+        (2, lambda replica: replica.store.redeliver(replica.ids.get(seq, 0), api_key_id=api_key_id)),
     ]
-    return rng.choices([transaction for _, transaction in steps], [weight for weight, _ in steps])[0]
+    return rng.choices([operation for _, operation in operations], [weight for weight, _ in operations])[0]
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_both_stores_live_through_the_same_history(twins: tuple[Twin, Twin], clock: Clock, seed: int) -> None:
+def test_both_stores_give_the_same_results_throughout_a_history(
+    replicas: tuple[Replica, Replica], clock: Clock, seed: int
+) -> None:
     rng = random.Random(seed)
-    memory, other = twins
-    for number in range(STEPS):
-        transaction = draw_step(rng, clock, list(memory.ids))
+    memory, other = replicas
+    for number in range(OPERATIONS):
+        operation = draw_operation(rng, clock, list(memory.ids))
 
-        assert other.do(transaction) == memory.do(transaction), f"transaction {number}"
+        assert other.do(operation) == memory.do(operation), f"operation {number}"
 
         clock.advance(rng.choice((0.0, 0.5, 7.0, 31.0)) if rng.random() < 0.97 else -100.0)
         if number % 10 == 0:
-            assert other.picture() == memory.picture(), f"transaction {number}"
-    assert other.picture() == memory.picture()
+            assert other.contents() == memory.contents(), f"operation {number}"
+    assert other.contents() == memory.contents()
     assert other.store.metrics() == memory.store.metrics()
     assert len(memory.store.usage_rows(api_key_id=None)) > 20
 
 
-def test_every_history_keeps_to_the_rules(clock: Clock) -> None:
-    """The laws, checked on the twin that is easiest to believe: one end, one line of usage, one task of a kind."""
+def test_every_history_obeys_the_invariants(clock: Clock) -> None:
+    """The invariants, checked on the simplest store: a job ends once, with one usage row."""
     store = MemoryStore(clock=clock, retention=Retention(record_lifetime_s=1e9))
     store.add_key(replace(key_record("key", name="key", limits=KeyLimits(running=3), clock=clock), id="0"))
-    rng, twin = random.Random(1), Twin(store)
+    rng, replica = random.Random(1), Replica(store)
     ends: dict[int, Job] = {}
     for _ in range(2000):
-        twin.do(draw_step(rng, clock, list(twin.ids)))
+        replica.do(draw_operation(rng, clock, list(replica.ids)))
         clock.advance(rng.choice((0.0, 0.5, 7.0, 31.0)))
         for job in store.list_jobs(api_key_id=None, limit=10_000):
             if job.seq in ends:

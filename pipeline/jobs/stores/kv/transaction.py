@@ -81,7 +81,7 @@ class Transaction(Snapshot):
     ) -> None:
         super().__init__(entries, draft.value, draft.base, before=before)
         self._wall_now = wall_now
-        self.garbage: list[str] = []
+        self.forgotten: list[str] = []
 
     def put(self, key: str, document: Any) -> None:
         """Write a document, plain data."""
@@ -93,7 +93,7 @@ class Transaction(Snapshot):
 
     def forget(self, key: str) -> None:
         """Delete an entry that is neither head nor document once the transaction is committed."""
-        self.garbage.append(key)
+        self.forgotten.append(key)
 
     def move_out(self) -> None:
         """Move documents that have been in the head for `RETAIN_S` to entries of their own."""
@@ -152,10 +152,10 @@ class Database:
 
         def run(draft: Draft[Head]) -> tuple[R, list[str]]:
             transaction = self._transaction(draft, before=before)
-            return change(transaction), transaction.garbage
+            return change(transaction), transaction.forgotten
 
-        result, garbage = self._log.commit(run)
-        self.remove(garbage)
+        result, forgotten = self._log.commit(run)
+        self.remove(forgotten)
         return result
 
     def remove(self, keys: Iterable[str]) -> None:

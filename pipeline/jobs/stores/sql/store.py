@@ -75,7 +75,7 @@ from pipeline.jobs.stores.sql.submission import find_by_idempotency_key, insert_
 from pipeline.jobs.transitions import DEFAULT_RETENTION, AttemptResult, Decision, Retention
 
 ID_DRAWS = 8
-"""How often a submit draws an id before it gives up; with a million jobs on record one draw in 2,000 is taken."""
+"""How often a submit draws an id before it gives up; with a million jobs on record one id in 2,000 is in use."""
 
 
 class SqlStore:
@@ -423,9 +423,9 @@ class SqlStore:
 
     def workers(self, *, seen_within_s: float = 30.0) -> list[WorkerRecord]:
         now = self._clock()
-        lately = workers.c.seen_at.between(now - seen_within_s, now + seen_within_s)
+        recently = workers.c.seen_at.between(now - seen_within_s, now + seen_within_s)
         with self._database.read() as connection:
-            rows = connection.execute(sa.select(workers).where(lately).order_by(workers.c.worker_id))
+            rows = connection.execute(sa.select(workers).where(recently).order_by(workers.c.worker_id))
             return [WorkerRecord(**by_key(row, workers)) for row in rows]
 
     def request_restart(self) -> int:

@@ -1,4 +1,4 @@
-"""Cells under the worst scheduling: processes that stall for minutes, die, and meet between any two operations."""
+"""The commit log under adverse schedules: processes that stall for minutes, crash, and interleave at any operation."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pipeline.jobs.stores.kv.commit_log import CommitLog, Draft
 from tests.fakes.key_values import MemoryKeyValues
 
 OPERATION_S = 60.0
-"""What cells assume: an operation takes effect so long after it was sent, or never."""
+"""The log's assumption: an operation takes effect within this time after it was sent, or never."""
 
 
 class Died(BaseException):
@@ -26,7 +26,7 @@ class Died(BaseException):
 class Schedule:
     """Time and a map for several threads, of which one at a time does one operation, drawn at random.
 
-    Stands in for the module `time` in cells.
+    Replaces the module `time` in the commit log.
     """
 
     def __init__(self, rng: random.Random, *, deaths: float) -> None:
@@ -46,7 +46,7 @@ class Schedule:
         return self.now
 
     def sleep(self, seconds: float) -> None:
-        """Passes by itself."""
+        """Returns at once: operations advance the time."""
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         def operate(*arguments: Any) -> Any:
@@ -105,9 +105,9 @@ class Schedule:
             thread.join(30)
 
 
-def cell_of(schedule: Schedule) -> CommitLog[list[str]]:
+def log_of(schedule: Schedule) -> CommitLog[list[str]]:
     return CommitLog(
-        schedule,  # type: ignore[arg-type]  # all methods, by name
+        schedule,  # pyright: ignore[reportArgumentType]  # implements every method by name
         "x",
         encode=lambda value: json.dumps(value).encode(),
         decode=json.loads,
@@ -117,7 +117,7 @@ def cell_of(schedule: Schedule) -> CommitLog[list[str]]:
 
 
 @pytest.mark.parametrize("seed", range(25))
-def test_no_change_is_lost_doubled_or_forked_whatever_the_schedule(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_change_is_lost_repeated_or_forked_under_any_schedule(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = random.Random(seed)
     schedule = Schedule(rng, deaths=0.005)
     monkeypatch.setattr(commit_log, "time", schedule)
@@ -126,7 +126,7 @@ def test_no_change_is_lost_doubled_or_forked_whatever_the_schedule(seed: int, mo
     acknowledged: list[str] = []
 
     def process(name: int) -> None:
-        cell = cell_of(schedule)
+        log = log_of(schedule)
         for number in range(12):
             mark = f"{name}.{number}"
             known_before = list(acknowledged)
@@ -136,16 +136,16 @@ def test_no_change_is_lost_doubled_or_forked_whatever_the_schedule(seed: int, mo
                 return list(draft.value)
 
             try:
-                seen.append(cell.commit(append))
+                seen.append(log.commit(append))
                 acknowledged.append(mark)
                 known_before = list(acknowledged)
-                value = list(cell.read().value)
+                value = list(log.read().value)
                 assert set(known_before) <= set(value)
                 seen.append(value)
             except StoreUnavailable:
                 continue
             if number % 5 == 4:
-                cell = cell_of(schedule)  # started afresh: it knows nothing
+                log = log_of(schedule)  # a fresh process, which knows no version
 
     errors: list[BaseException] = []
 
@@ -163,7 +163,7 @@ def test_no_change_is_lost_doubled_or_forked_whatever_the_schedule(seed: int, mo
     assert errors == []
     final: list[str] = []
     schedule._deaths = 0.0
-    schedule.run([lambda: final.extend(until_answered(cell_of(schedule)))])
+    schedule.run([lambda: final.extend(read_value(log_of(schedule)))])
     assert len(final) == len(set(final))
     assert set(acknowledged) <= set(final)
     for value in seen:
@@ -171,10 +171,10 @@ def test_no_change_is_lost_doubled_or_forked_whatever_the_schedule(seed: int, mo
     assert len(acknowledged) > 5
 
 
-def until_answered(cell: CommitLog[list[str]]) -> list[str]:
-    """The cell's value, asked for until the map answers."""
+def read_value(log: CommitLog[list[str]]) -> list[str]:
+    """The value of the log, read until the map answers."""
     while True:
         try:
-            return cell.read().value
+            return log.read().value
         except StoreUnavailable:
             continue

@@ -1,4 +1,4 @@
-"""What only the key-value store has: several processes over one map, deaths between any two operations, upkeep."""
+"""The key-value store alone: several processes on one map, crashes between any two operations, maintenance."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ HOOK = "http://127.0.0.1/hook"
 
 
 class FaultyKeyValues:
-    """Another map, whose operation number `fails_at` (from 1, None for none) raises.
+    """A map whose operation number `fails_at` (from 1, None for none) raises.
 
     Args:
-        is_done: it takes effect all the same.
-        is_fatal: and so do all after it, without effect: the process is dead.
+        is_done: the operation takes effect before it raises.
+        is_fatal: all later operations raise without effect: the process is dead.
     """
 
     def __init__(self, entries: MemoryKeyValues) -> None:
@@ -59,13 +59,13 @@ def add_key(store: KvStore, **limits: int) -> ApiKey:
     return store.add_key(make_key("tests", limits=KeyLimits(**limits))[1])
 
 
-class Life:
-    """Every kind of transaction once, in the order of some jobs' lives."""
+class Scenario:
+    """Every writing method once, in the order in which two jobs need them."""
 
     def __init__(self, entries: MemoryKeyValues) -> None:
         self.entries = entries
         self.map = FaultyKeyValues(entries)
-        self.store = KvStore(self.map)  # type: ignore[arg-type]  # all methods, by name
+        self.store = KvStore(self.map)  # pyright: ignore[reportArgumentType]  # implements every method by name
         self.key = add_key(self.store)
         self.jobs: dict[str, Job] = {}
         self.task: OutboxTask | None = None
@@ -75,9 +75,9 @@ class Life:
         self.jobs[name] = self.store.submit(new).job
 
     def claim(self, name: str) -> None:
-        taken = self.store.claim("w", lease_s=30, job_id=self.jobs[name].id)
-        assert taken is not None
-        self.jobs[name] = taken
+        claimed = self.store.claim("w", lease_s=30, job_id=self.jobs[name].id)
+        assert claimed is not None
+        self.jobs[name] = claimed
 
     def claim_webhook(self) -> None:
         self.task = self.store.claim_task("webhook", claim_s=60)
@@ -103,7 +103,7 @@ class Life:
             lambda: self.claim("b"),
             lambda: store.requeue(jobs["b"].lease),
             lambda: store.request_cancel(jobs["b"].id, api_key_id=key.id),
-            lambda: store.save_s3(key.id, b"sealed"),
+            lambda: store.save_s3(key.id, b"encrypted"),
             lambda: store.limit_key(key.id, KeyLimits(queued=50)),
             lambda: store.delete(jobs["a"].id, api_key_id=key.id),
             store.request_restart,
@@ -113,8 +113,8 @@ class Life:
 STEPS = 17
 
 
-def picture(store: KvStore, key: ApiKey) -> object:
-    """All that the store tells."""
+def contents(store: KvStore, key: ApiKey) -> object:
+    """Everything that can be read from the store."""
     jobs = store.list_jobs(api_key_id=None, limit=1000)
     tasks = [store.tasks_of(job.id) for job in jobs]
     attempts = [store.attempts_of(task.id) for some in tasks for task in some]
@@ -123,7 +123,7 @@ def picture(store: KvStore, key: ApiKey) -> object:
 
 
 def check_sums(store: KvStore, key: ApiKey) -> None:
-    """Counters, ledger and outbox agree with the jobs; every job that waits has its request."""
+    """Counters, ledger and outbox agree with the jobs; every open job has its request."""
     jobs = store.list_jobs(api_key_id=key.id, limit=1000)
     states = Counter(job.state for job in jobs)
     use = store.key_use(key.id)
@@ -139,63 +139,63 @@ def check_sums(store: KvStore, key: ApiKey) -> None:
 
 @pytest.mark.parametrize("is_done", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("number", range(STEPS))
-def test_a_step_whose_map_fails_once_is_done_or_changes_nothing(number: int, is_done: bool) -> None:
+def test_a_method_whose_map_fails_once_completes_or_changes_nothing(number: int, is_done: bool) -> None:
     for fails_at in itertools.count(1):
-        life = Life(MemoryKeyValues())
-        steps = life.steps()
+        scenario = Scenario(MemoryKeyValues())
+        steps = scenario.steps()
         assert len(steps) == STEPS
-        for transaction in steps[:number]:
-            transaction()
-        watcher = KvStore(life.entries)
-        before = picture(watcher, life.key)
-        life.map.fails_at, life.map.is_done = life.map.operations + fails_at, is_done
+        for step in steps[:number]:
+            step()
+        watcher = KvStore(scenario.entries)
+        before = contents(watcher, scenario.key)
+        scenario.map.fails_at, scenario.map.is_done = scenario.map.operations + fails_at, is_done
 
         try:
             steps[number]()
         except StoreUnavailable:
-            after = picture(watcher, life.key)
-            # A heartbeat is a plain write: it may have been written, and is written again.
+            after = contents(watcher, scenario.key)
+            # A heartbeat is a plain write: it may have taken effect, and is repeated.
             assert after == before or number in (3, 4)
             steps[number]()
 
-        is_reached = life.map.operations >= life.map.fails_at
-        life.map.fails_at = None
-        check_sums(watcher, life.key)
-        for transaction in steps[number + 1 :]:
-            transaction()
+        is_reached = scenario.map.operations >= scenario.map.fails_at
+        scenario.map.fails_at = None
+        check_sums(watcher, scenario.key)
+        for step in steps[number + 1 :]:
+            step()
         if not is_reached:
             return
 
 
 @pytest.mark.parametrize("is_done", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("number", range(STEPS))
-def test_others_go_on_when_a_process_dies_between_any_two_operations(number: int, is_done: bool) -> None:
+def test_other_processes_go_on_when_one_dies_between_any_two_operations(number: int, is_done: bool) -> None:
     for fails_at in itertools.count(1):
-        life = Life(MemoryKeyValues())
-        steps = life.steps()
-        for transaction in steps[:number]:
-            transaction()
-        life.map.fails_at = life.map.operations + fails_at
-        life.map.is_done, life.map.is_fatal = is_done, True
+        scenario = Scenario(MemoryKeyValues())
+        steps = scenario.steps()
+        for step in steps[:number]:
+            step()
+        scenario.map.fails_at = scenario.map.operations + fails_at
+        scenario.map.is_done, scenario.map.is_fatal = is_done, True
 
         with suppress(StoreUnavailable):
             steps[number]()
-        if life.map.operations < life.map.fails_at:
+        if scenario.map.operations < scenario.map.fails_at:
             return
 
-        other = KvStore(life.entries)
-        check_sums(other, life.key)
-        other.submit(new_job(life.key, webhook_url=HOOK))
+        other = KvStore(scenario.entries)
+        check_sums(other, scenario.key)
+        other.submit(new_job(scenario.key, webhook_url=HOOK))
         other.expire_leases("w")
         while (job := other.claim("w2", lease_s=30)) is not None:
             assert other.request_of(job.id) == b'{"image": "x"}'
             other.complete(job.lease, SUCCESS)
-        check_sums(other, life.key)
-        assert other.key_use(life.key.id).queued == other.key_use(life.key.id).running == 0
-        # What the dead process left is swept: nothing is kept of calls that have ended.
+        check_sums(other, scenario.key)
+        assert other.key_use(scenario.key.id).queued == other.key_use(scenario.key.id).running == 0
+        # Maintenance sweeps what the dead process left of jobs that have ended.
         other._wall_clock = lambda: 1e10
         other.run_maintenance()
-        assert [name for name in life.entries.names() if name.startswith(("request/", "beat/"))] == []
+        assert [name for name in scenario.entries.names() if name.startswith(("request/", "beat/"))] == []
 
 
 def test_several_processes_share_limits_and_the_queue() -> None:
@@ -211,8 +211,8 @@ def test_several_processes_share_limits_and_the_queue() -> None:
 
     with ThreadPoolExecutor(8) as pool:
         admitted = sum(pool.map(submit, range(48)))
-        taken = list(pool.map(lambda number: stores[number % 4].claim(f"w{number}", lease_s=30), range(8)))
-    leases = [job.lease for job in taken if job is not None]
+        claimed = list(pool.map(lambda number: stores[number % 4].claim(f"w{number}", lease_s=30), range(8)))
+    leases = [job.lease for job in claimed if job is not None]
     assert (admitted, len({lease.job_id for lease in leases})) == (30, 3)
 
     def drain(number: int) -> list[int]:
@@ -226,7 +226,9 @@ def test_several_processes_share_limits_and_the_queue() -> None:
         list(pool.map(lambda lease: stores[0].complete(lease, SUCCESS), leases))
         done = [job_id for some in pool.map(drain, range(4)) for job_id in some]
 
-    while (job := stores[0].claim("last", lease_s=30)) is not None:  # workers that found the limit full have left
+    while (
+        job := stores[0].claim("last", lease_s=30)
+    ) is not None:  # the workers that found the limit reached have stopped
         stores[0].complete(job.lease, SUCCESS)
         done.append(job.id)
     assert len(done) == len(set(done)) == 27
@@ -234,7 +236,7 @@ def test_several_processes_share_limits_and_the_queue() -> None:
     assert len(stores[1].usage_rows(api_key_id=key.id)) == 30
 
 
-def test_one_idempotency_key_in_several_processes_makes_one_job() -> None:
+def test_one_idempotency_key_in_several_processes_creates_one_job() -> None:
     entries = MemoryKeyValues()
     stores = [KvStore(entries) for _ in range(8)]
     new = new_job(add_key(stores[0]), idempotency_key="once")
@@ -246,7 +248,7 @@ def test_one_idempotency_key_in_several_processes_makes_one_job() -> None:
     assert len([name for name in entries.names() if name.startswith("request/")]) == 1
 
 
-def test_a_large_request_is_kept_in_pieces(clock: Clock) -> None:
+def test_a_large_request_is_stored_in_chunks(clock: Clock) -> None:
     entries = MemoryKeyValues()
     store = KvStore(entries, clock=clock)
     request = bytes(range(256)) * 40_000
@@ -259,7 +261,7 @@ def test_a_large_request_is_kept_in_pieces(clock: Clock) -> None:
     assert [name for name in entries.names() if name.startswith("request/")] == []
 
 
-def test_upkeep_leaves_what_is_on_record_and_little_else(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_maintenance_keeps_every_record_and_deletes_the_rest(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(completion, "PAGE_ROWS", 4)
     entries = MemoryKeyValues()
     store = KvStore(entries, clock=clock, wall_clock=clock)
@@ -270,22 +272,22 @@ def test_upkeep_leaves_what_is_on_record_and_little_else(clock: Clock, monkeypat
         assert job is not None
         store.complete(job.lease, SUCCESS)
     clock.advance(2 * 86400)
-    before = picture(KvStore(entries, clock=clock), key)
+    before = contents(KvStore(entries, clock=clock), key)
 
     for _ in range(3):
         store.run_maintenance()
         clock.advance(1000)
 
-    assert picture(KvStore(entries, clock=clock), key) == before
+    assert contents(KvStore(entries, clock=clock), key) == before
     kinds = Counter(name.split("/")[0] for name in entries.names())
-    assert kinds["head"] <= 8  # the newest versions and the hint
+    assert kinds["head"] <= 8  # the newest versions and the number of the last commit
     assert (kinds["job"], kinds["page"], kinds["usage"]) == (40, 1, 1)
 
 
-def test_a_map_that_was_lost_takes_keys_buckets_and_ledger_from_the_copy(tmp_path: Path) -> None:
+def test_a_lost_map_is_restored_from_the_backup_of_keys_buckets_and_ledger(tmp_path: Path) -> None:
     store = KvStore(MemoryKeyValues())
     key = add_key(store, per_month=2)
-    store.save_s3(key.id, b"sealed\xff")
+    store.save_s3(key.id, b"encrypted\xff")
     store.submit(new_job(key))
     job = store.claim("w", lease_s=30)
     assert job is not None
@@ -296,7 +298,7 @@ def test_a_map_that_was_lost_takes_keys_buckets_and_ledger_from_the_copy(tmp_pat
 
     assert fresh.restore_backup(tmp_path) is True
 
-    assert (fresh.list_keys(), fresh.s3_of(key.id)) == ([key], b"sealed\xff")
+    assert (fresh.list_keys(), fresh.s3_of(key.id)) == ([key], b"encrypted\xff")
     assert fresh.usage_rows(api_key_id=key.id) == store.usage_rows(api_key_id=key.id)
     assert fresh.key_use(key.id).this_month == 1
     assert fresh.submit(new_job(key)).job.seq == 2

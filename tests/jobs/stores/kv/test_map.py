@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 
 from pipeline.errors import StoreUnavailable
-from pipeline.jobs.stores.kv.map import DictKeyValues, DictLike, KeyValues
+from pipeline.jobs.stores.kv.map import KeyValues
+from pipeline.on_modal.dict_key_values import DictKeyValues, DictLike
 from tests.fakes.key_values import MemoryKeyValues
 
 
 class FakeDict(dict[Any, Any]):
-    """A plain dict with the signatures of a `modal.Dict`."""
+    """A plain dict with the methods of a `modal.Dict`."""
 
     def put(self, key: Any, value: Any, *, skip_if_exists: bool = False) -> bool:
         if skip_if_exists:
@@ -24,7 +25,7 @@ class FakeDict(dict[Any, Any]):
 
 
 class AwayDict(FakeDict):
-    """One whose server does not answer."""
+    """A dict whose server does not answer."""
 
     def get(self, key: Any, default: Any = None) -> Any:
         raise ConnectionError("no route")
@@ -35,7 +36,7 @@ def entries(request: pytest.FixtureRequest) -> KeyValues:
     return MemoryKeyValues() if request.param == "memory" else DictKeyValues(FakeDict())
 
 
-def test_entries_read_back_and_go(entries: KeyValues) -> None:
+def test_entries_are_written_read_and_deleted(entries: KeyValues) -> None:
     entries.put("a", b"1")
     entries.put("a", b"2")
 
@@ -56,7 +57,7 @@ def test_an_entry_is_created_once(entries: KeyValues) -> None:
     assert entries.get("a") == b"value %d" % created.index(True)
 
 
-def test_an_error_of_the_network_is_said_to_be_the_store_s() -> None:
+def test_a_network_error_becomes_store_unavailable() -> None:
     entries = DictKeyValues(AwayDict(), errors=(ConnectionError,))
 
     with pytest.raises(StoreUnavailable, match=r"busy or away \(ConnectionError\)"):

@@ -1,4 +1,4 @@
-"""Work of several threads under one commit of SQLite: what is shared, and what each still has to itself."""
+"""Group commit in SQLite: what the work of several threads shares, and what stays isolated."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def numbers(database: Database) -> list[int]:
 
 
 def do_together(database: Database, works: list[Work]) -> list[Future[Any]]:
-    """Let all of them wait behind one transaction, in order, then go."""
+    """Queue all work behind one transaction, in order, then let it run."""
     with ThreadPoolExecutor(len(works)) as pool:
         futures = []
         with database._write_lock.held(timeout_s=10):
@@ -55,7 +55,7 @@ def do_together(database: Database, works: list[Work]) -> list[Future[Any]]:
     return futures
 
 
-def test_what_waits_behind_one_commit_is_done_under_the_next(database: Database) -> None:
+def test_work_that_waits_behind_one_commit_shares_the_next(database: Database) -> None:
     commits: list[object] = []
     sa.event.listen(database._durable_engine, "commit", commits.append)
 
@@ -66,9 +66,7 @@ def test_what_waits_behind_one_commit_is_done_under_the_next(database: Database)
     assert len(commits) == 1
 
 
-def test_more_than_one_commit_can_take_is_done_under_several(
-    database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_more_work_than_one_commit_holds_takes_several(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_TOGETHER", 3)
 
     futures = do_together(database, [put(number) for number in range(8)])
@@ -77,7 +75,7 @@ def test_more_than_one_commit_can_take_is_done_under_several(
     assert numbers(database) == list(range(8))
 
 
-def test_work_that_refuses_or_breaks_is_undone_alone(database: Database) -> None:
+def test_work_that_raises_is_rolled_back_alone(database: Database) -> None:
     def break_down(connection: sa.Connection) -> None:
         put(4)(connection)
         raise ZeroDivisionError
@@ -94,7 +92,7 @@ def test_work_that_refuses_or_breaks_is_undone_alone(database: Database) -> None
     assert numbers(database) == [1, 5]
 
 
-def test_a_full_disk_under_one_of_them_leaves_nothing_of_any(database: Database) -> None:
+def test_a_full_disk_rolls_back_the_whole_group(database: Database) -> None:
     with database._durable_engine.connect() as connection:
         pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
         connection.exec_driver_sql(f"PRAGMA max_page_count = {pages + 2}")

@@ -1,4 +1,4 @@
-"""What only the SQL store has: a schema with a history, locks, several processes, a disk."""
+"""The SQL store alone: migrations, locks, several processes, a full disk."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def add_key(store: SqlStore) -> ApiKey:
     return store.add_key(make_key("tests", limits=KeyLimits())[1])
 
 
-def test_the_migrations_make_the_tables_that_the_code_describes(database_url: str) -> None:
+def test_the_migrations_create_the_tables_of_the_code(database_url: str) -> None:
     SqlStore(database_url).close()
     engine = sa.create_engine(database_url)
 
@@ -59,7 +59,7 @@ def test_a_database_of_a_newer_version_is_refused(tmp_path: Path) -> None:
         SqlStore(url)
 
 
-def test_a_database_of_the_first_version_goes_on_with_its_tasks(tmp_path: Path) -> None:
+def test_a_database_of_the_first_revision_goes_on_with_its_tasks(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'jobs.sqlite'}"
     store = SqlStore(url)
     store.submit(new_job(add_key(store), webhook_url="http://127.0.0.1/hook"))
@@ -102,9 +102,9 @@ def test_jobs_survive_their_process(database_url: str) -> None:
     first = SqlStore(database_url)
     key = add_key(first)
     done, waiting = (first.submit(new_job(key, webhook_url="http://127.0.0.1/h")).job for _ in range(2))
-    taken = first.claim("w1", lease_s=30)
-    assert taken is not None and taken.id == done.id
-    ended = first.complete(taken.lease, JobResult(JobState.SUCCESS))
+    claimed = first.claim("w1", lease_s=30)
+    assert claimed is not None and claimed.id == done.id
+    ended = first.complete(claimed.lease, JobResult(JobState.SUCCESS))
     first.close()
 
     second = SqlStore(database_url)
@@ -140,7 +140,7 @@ def test_two_stores_on_one_database_share_the_queue(database_url: str) -> None:
         store.close()
 
 
-def test_a_locked_database_is_said_to_be_unavailable_and_nothing_is_changed(
+def test_a_locked_database_raises_store_unavailable_and_nothing_is_changed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(database, "BUSY_TIMEOUT_S", 0.1)
@@ -160,7 +160,7 @@ def test_a_locked_database_is_said_to_be_unavailable_and_nothing_is_changed(
     store.close()
 
 
-def test_a_full_disk_is_said_to_be_unavailable_and_nothing_is_changed(tmp_path: Path) -> None:
+def test_a_full_disk_raises_store_unavailable_and_nothing_is_changed(tmp_path: Path) -> None:
     path = tmp_path / "jobs.sqlite"
     store = SqlStore(f"sqlite:///{path}")
     key = add_key(store)
@@ -182,12 +182,12 @@ def test_a_full_disk_is_said_to_be_unavailable_and_nothing_is_changed(tmp_path: 
     store.close()
 
 
-def test_a_database_that_is_away_is_said_to_be_unavailable() -> None:
+def test_an_unreachable_database_raises_store_unavailable() -> None:
     with pytest.raises(StoreUnavailable):
         SqlStore("postgresql+psycopg://nobody@127.0.0.1:1/jobs")
 
 
-def test_no_value_stands_in_a_foreign_error(tmp_path: Path) -> None:
+def test_database_errors_contain_no_values(tmp_path: Path) -> None:
     base = Database(f"sqlite:///{tmp_path / 'jobs.sqlite'}")
 
     with pytest.raises(StoreUnavailable) as raised, base.write() as connection:
@@ -210,7 +210,7 @@ def test_no_value_stands_in_a_foreign_error(tmp_path: Path) -> None:
         ("SELECT seconds FROM usage WHERE state = 'success' ORDER BY finished_at DESC LIMIT 20", "usage_by_time"),
     ],
 )
-def test_the_questions_that_are_asked_often_have_their_index(tmp_path: Path, statement: str, index: str) -> None:
+def test_frequent_queries_use_their_index(tmp_path: Path, statement: str, index: str) -> None:
     SqlStore(f"sqlite:///{tmp_path / 'jobs.sqlite'}").close()
     connection = sqlite3.connect(tmp_path / "jobs.sqlite")
 
@@ -240,7 +240,7 @@ def test_the_fair_lock_serves_its_waiters_in_order() -> None:
     assert order == list(range(8))
 
 
-def test_the_fair_lock_is_not_waited_for_longer_than_asked() -> None:
+def test_the_fair_lock_times_out() -> None:
     lock = FairLock()
 
     def enter(timeout_s: float) -> str:
