@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NoReturn, cast, get_args
 from urllib.parse import urlsplit
@@ -256,7 +256,7 @@ class ImageList(_Reader):
     most: int
 
     def read(self, value: object) -> tuple[str, ...]:
-        images = tuple(value) if isinstance(value, list | tuple) else (value,)
+        images = tuple(cast(Sequence[object], value)) if isinstance(value, list | tuple) else (value,)
         if not images:
             fail("must be an image or a list of images, got an empty list")
         if len(images) > self.most:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
@@ -127,7 +127,9 @@ def parse_request(body: object, *, default_output_format: OutputFormat = "glb") 
     """
     if not isinstance(body, Mapping):
         raise InvalidRequest(f"the body must be a JSON object, got {json_type_name(body)}")
-    given = {str(name): value for name, value in body.items() if value is not None}
+    given: dict[str, object] = {
+        str(name): value for name, value in cast(Mapping[object, object], body).items() if value is not None
+    }
     for legacy, name in LEGACY_NAMES.items():
         if legacy in given:
             given.setdefault(name, given.pop(legacy))

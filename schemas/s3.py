@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, cast
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
@@ -38,7 +38,11 @@ def parse_s3_details(body: object) -> S3Details:
     """
     if not isinstance(body, Mapping):
         raise InvalidRequest(f"the body must be a JSON object, got {json_type_name(body)}")
-    given = {str(name): value for name, value in body.items() if value is not None and value != ""}
+    given = {
+        str(name): value
+        for name, value in cast(Mapping[object, object], body).items()
+        if value is not None and value != ""
+    }
     try:
         return S3Details.model_validate(given)
     except ValidationError as error:

@@ -55,7 +55,7 @@ class FieldRow:
 def field_rows() -> list[FieldRow]:
     """All fields of a request in the order of the documentation."""
     properties = ImageTo3DRequest.model_json_schema()["properties"]
-    rows = []
+    rows: list[FieldRow] = []
     for name, field in ImageTo3DRequest.model_fields.items():
         schema = _not_null(properties[name])
         default = "required" if field.is_required() else _in_words(field.default)

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
-"""Checks the engines against golden fixtures: scripts/parity.py DIR…, --manifests DIR, or --full-size.
+"""Check the engines against golden fixtures: scripts/parity.py DIR..., --manifests DIR, or --full-size.
 
-One line each: name, worst relative L2, tolerance, ok; last line `N passed, N failed`.
+Prints one line per fixture (name, worst relative L2, tolerance, ok) and a last line `N passed, N failed`.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from tests.parity.registry import all_targets
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="*", type=Path, metavar="DIR", help="folders of .npz fixtures")
-    parser.add_argument("--manifests", type=Path, metavar="DIR", help="compare official keys, shapes and dtypes")
+    parser.add_argument("--manifests", type=Path, metavar="DIR", help="compare published keys, shapes and dtypes")
     parser.add_argument(
-        "--full-size", action="store_true", help="write, load and spoil random weights of the released sizes, 4.2 GB"
+        "--full-size", action="store_true", help="write, load and corrupt random weights of the released sizes, 4.2 GB"
     )
     arguments = parser.parse_args()
     if not (arguments.folders or arguments.manifests or arguments.full_size):

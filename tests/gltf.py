@@ -1,4 +1,4 @@
-"""Khronos' glTF validator, fetched by npm where there is one."""
+"""Khronos' glTF validator, installed with npm if it is available."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _validator_folder() -> str | None:
 
 
 def issues_of(path: Path) -> dict[str, Any]:
-    """What the validator finds in a GLB; skips the test where it cannot be had."""
+    """Issues that the validator finds in a GLB; skips the test if it cannot be installed."""
     folder = _validator_folder()
     if folder is None:
         pytest.skip("no node, or npm cannot fetch gltf-validator")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from email.utils import formatdate
+from typing import Any
 
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import FileResponse, Response
@@ -20,7 +21,7 @@ from pipeline.api.problems import (
 
 router = APIRouter(tags=["files"])
 
-RESPONSES = {
+RESPONSES: dict[int | str, dict[str, Any]] = {
     **documented(NOT_FOUND),
     OK: {"content": {"application/octet-stream": {}}, "description": "The file."},
     PARTIAL_CONTENT: {"description": "The part that `Range` asks for."},

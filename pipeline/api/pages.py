@@ -77,7 +77,7 @@ async def health() -> JSONResponse:
 @router.get("/ready", responses={**documented(), UNAVAILABLE: {"description": "Why jobs are not accepted."}})
 async def ready(context: Context = Depends(context_of)) -> JSONResponse:
     """Whether jobs are accepted, with reasons; starts no GPU."""
-    reasons = []
+    reasons: list[str] = []
     try:
         workers = await context.in_thread(context.store.workers)
         if not workers:

@@ -6,7 +6,7 @@ import hmac
 import json
 import re
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, cast
 
 import anyio
 from fastapi import Request
@@ -50,12 +50,12 @@ async def read_object(request: Request, *, max_bytes: int) -> dict[str, Any]:
     if not content.strip():
         return {}
     try:
-        body = json.loads(content)
+        body: object = json.loads(content)
     except (ValueError, RecursionError):
         raise InvalidRequest("the body is not valid JSON") from None
     if not isinstance(body, dict):
         raise InvalidRequest(f"the body must be a JSON object, got {json_type_name(body)}")
-    return body
+    return cast(dict[str, Any], body)
 
 
 async def _drain(pieces: AsyncIterator[bytes], *, most_bytes: int) -> None:

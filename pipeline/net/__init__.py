@@ -1,1 +1,1 @@
-"""The network as the service meets it: guarded requests out, signatures."""
+"""Outgoing HTTP requests: which addresses are allowed, and limits of time and size."""

@@ -1,13 +1,13 @@
-"""A limit for an HTTP request as a whole. Knows nothing of what is requested.
+"""A time limit for an HTTP request as a whole. Knows nothing of what is requested.
 
-httpx limits each wait for a few bytes; a peer that sends one byte now and then stays within that for hours.
+httpx limits the wait for the next bytes; a server that sends one byte at a time stays within that limit for hours.
 """
 
 from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -15,43 +15,43 @@ import httpx
 
 
 class Deadline:
-    """What a request is given on its way, and whether its time ran out.
+    """The deadline of one request.
 
     Attributes:
-        extensions: the request's httpx extensions.
-        has_passed: the connection was cut because the time was up.
+        extensions: httpx extensions that the request must use.
+        has_passed: the connection was closed because the deadline passed.
     """
 
     def __init__(self) -> None:
-        self.extensions: dict[str, Any] = {"trace": self._note}
+        self.extensions: dict[str, Any] = {"trace": self._on_event}
         self.has_passed = False
         self._streams: list[Any] = []
         self._lock = threading.Lock()
 
     def cut(self) -> None:
-        """Break whatever connection there is, and any that is yet to come."""
+        """Close the connections of the request, including later ones."""
         with self._lock:
             self.has_passed = True
             for stream in self._streams:
-                _break(stream)
+                _close(stream)
 
-    def _note(self, event: str, info: dict[str, Any]) -> None:
-        """httpcore tells what it does: when a connection is about to be made, is made, and when it speaks TLS."""
+    def _on_event(self, event: str, info: dict[str, Any]) -> None:
+        """httpcore's trace callback: a connection is about to be made, is made, or has started TLS."""
         if event == "connection.connect_tcp.started" and self.has_passed:
-            raise httpx.ConnectTimeout("the time for this request is up")
+            raise httpx.ConnectTimeout("the deadline of this request has passed")
         if event in ("connection.connect_tcp.complete", "connection.start_tls.complete"):
             with self._lock:
                 self._streams.append(info["return_value"])
-                if self.has_passed:  # in the very moment
-                    _break(info["return_value"])
+                if self.has_passed:  # `cut` ran while the connection was made
+                    _close(info["return_value"])
 
 
 @contextmanager
-def deadline(seconds: float) -> Iterator[Deadline]:
-    """Break the connection of a request that is not over after so many seconds.
+def deadline(seconds: float) -> Generator[Deadline]:
+    """Close the connection of a request that is not finished after this many seconds.
 
-    For requests on a connection of their own (`Connection: close`), sent with `extensions=deadline.extensions`. The
-    request then ends with an `httpx.TransportError`, and `has_passed` says why.
+    For requests on their own connection (`Connection: close`), sent with `extensions=deadline.extensions`. The request
+    then raises an `httpx.TransportError`, and `has_passed` is True.
     """
     limit = Deadline()
     timer = threading.Timer(seconds, limit.cut)
@@ -63,8 +63,8 @@ def deadline(seconds: float) -> Iterator[Deadline]:
         timer.cancel()
 
 
-def _break(stream: Any) -> None:
+def _close(stream: Any) -> None:
     connection = stream.get_extra_info("socket")
     if connection is not None:
-        with suppress(OSError):  # it may be closed already
+        with suppress(OSError):  # it may already be closed
             socket.socket.shutdown(connection, socket.SHUT_RDWR)

@@ -1,8 +1,8 @@
-"""The only way out of this service by HTTP: to public addresses, checked on the very address that is connected to.
+"""Outgoing HTTP requests, to public addresses only; the address that is checked is the one that is connected to.
 
-A name may resolve to something else when it is looked up again, a redirect may lead inside, and an address can be
-written in many ways (127.1, 0x7f000001, ::ffff:127.0.0.1). So nothing is judged by its spelling: the name is resolved
-once, each address that comes out is checked, and the connection goes to one of those.
+A name may resolve to another address when it is resolved again, a redirect may lead to a private address, and an
+address has many spellings (127.1, 0x7f000001, ::ffff:127.0.0.1). So the text of a URL decides nothing: the name is
+resolved once, each resulting address is checked, and the connection goes to one of these.
 
 Knows nothing of what is fetched.
 """
@@ -36,18 +36,18 @@ Resolve = Callable[[str, int], list[str]]
 
 
 class AddressPolicy(Protocol):
-    """Which addresses a deployment goes to, beside public ones."""
+    """Which addresses a deployment allows besides public ones."""
 
     @property
     def allow_private_addresses(self) -> bool:
-        """Loopback and private networks too: for tests and laptops."""
+        """Also allow loopback and private networks, for tests and development."""
         ...
 
 
 def guarded_client(policy: AddressPolicy, *, resolve: Resolve | None = None) -> httpx.Client:
-    """An HTTP client that connects only where the policy allows; proxies of the environment have no say.
+    """An HTTP client that connects only where the policy allows; proxy settings of the environment are ignored.
 
-    Its requests raise `BlockedAddress` beside httpx's own errors.
+    Its requests raise `BlockedAddress` in addition to httpx's errors.
 
     Args:
         resolve: host and port to addresses; by default the system's.
@@ -62,9 +62,9 @@ def guarded_client(policy: AddressPolicy, *, resolve: Resolve | None = None) -> 
 
 
 def check_url(url: str, policy: AddressPolicy, *, resolve: Resolve | None = None) -> None:
-    """Refuse a URL that leads where this deployment does not go, as far as it can be told now.
+    """Refuse a URL that leads to an address that this deployment does not allow.
 
-    A name that does not resolve passes: it may do so later, and the connection is checked again.
+    A name that does not resolve is accepted: it may resolve later, and the connection is checked again.
 
     Raises:
         BlockedAddress: the scheme is neither http nor https, or an address is not allowed.
@@ -75,7 +75,7 @@ def check_url(url: str, policy: AddressPolicy, *, resolve: Resolve | None = None
     except ValueError:
         parts, port = urlsplit(""), 0
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise BlockedAddress(f"{_host_of(url)} is not an http or https address that can be used")
+        raise BlockedAddress(f"{_host_of(url)} is not a usable http or https address")
     try:
         addresses = (resolve or resolve_host)(parts.hostname, port)
     except (OSError, UnicodeError):  # a label that is too long is a UnicodeError
@@ -93,14 +93,14 @@ def fetch(
     max_redirects: int = MAX_REDIRECTS,
     resolve: Resolve | None = None,
 ) -> bytes:
-    """GET a URL, next_corner redirects, each checked like the first.
+    """GET a URL and follow redirects, each checked like the first URL.
 
     Args:
         timeout_s: for everything together, redirects included.
 
     Raises:
-        BlockedAddress: it leads where this deployment does not go.
-        DownloadFailed: no answer in time, an answer other than 200, or one that is too long.
+        BlockedAddress: it leads to an address that this deployment does not allow.
+        DownloadFailed: no answer in time, a status other than 200, or too long a body.
     """
     end_s = time.monotonic() + timeout_s
     with guarded_client(policy, resolve=resolve) as client:
@@ -108,17 +108,17 @@ def fetch(
             host = _host_of(url)
             left_s = end_s - time.monotonic()
             if left_s <= 0:
-                raise DownloadFailed(f"{host} did not send the picture within {timeout_s:g} s")
+                raise DownloadFailed(f"{host} did not send the image within {timeout_s:g} s")
             with deadline(left_s) as limit:
                 try:
                     found = _get(client, url, max_bytes=max_bytes, within_s=left_s, extensions=limit.extensions)
-                    if limit.has_passed:  # a body without a length ends where its connection was cut
+                    if limit.has_passed:  # a body without a length ends where the connection was closed
                         raise httpx.ReadTimeout("cut")
                 except (httpx.UnsupportedProtocol, httpx.LocalProtocolError, httpx.InvalidURL) as failure:
-                    raise BlockedAddress(f"{host} is not an http or https address that can be used") from failure
+                    raise BlockedAddress(f"{host} is not a usable http or https address") from failure
                 except httpx.HTTPError as failure:
                     if limit.has_passed or isinstance(failure, httpx.TimeoutException):
-                        raise DownloadFailed(f"{host} did not send the picture within {timeout_s:g} s") from failure
+                        raise DownloadFailed(f"{host} did not send the image within {timeout_s:g} s") from failure
                     raise DownloadFailed(f"{host} cannot be reached: {why_unreachable(failure)}") from failure
             if isinstance(found, bytes):
                 return found
@@ -134,7 +134,7 @@ def check_address(address: str, policy: AddressPolicy, *, host: str) -> None:
         host: what the message calls it.
 
     Raises:
-        BlockedAddress: this deployment does not go there.
+        BlockedAddress: this deployment does not allow it.
     """
     found = ipaddress.ip_address(address.partition("%")[0])
     if is_public(found) or (policy.allow_private_addresses and is_private(found)):
@@ -143,17 +143,17 @@ def check_address(address: str, policy: AddressPolicy, *, host: str) -> None:
 
 
 def resolve_host(host: str, port: int) -> list[str]:
-    """The system's addresses of a host, in the order to try them.
+    """The addresses to which the system resolves a host, in the order to try them.
 
     Raises:
-        OSError: there is none.
+        OSError: the name does not resolve.
     """
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
 def why_unreachable(failure: BaseException) -> str:
-    """Why there was no connection, in words, from the first error below that knows."""
+    """Why there was no connection: the first error in the chain of causes that says so."""
     cause: BaseException | None = failure
     while cause is not None:
         match cause:
@@ -165,6 +165,8 @@ def why_unreachable(failure: BaseException) -> str:
                 return "its name does not resolve"
             case OSError(strerror=str() as words):
                 return words.lower()
+            case _:
+                pass
         cause = cause.__cause__ or cause.__context__
     return "it cannot be reached"
 
@@ -183,7 +185,7 @@ def _get(client: httpx.Client, url: str, *, max_bytes: int, within_s: float, ext
         if answer.has_redirect_location:
             return answer.headers["location"]
         if answer.status_code != 200:
-            raise DownloadFailed(f"{host} answered {answer.status_code} instead of a picture")
+            raise DownloadFailed(f"{host} answered {answer.status_code} instead of an image")
         announced = answer.headers.get("content-length", "")
         if announced.isdecimal() and int(announced) > max_bytes:
             raise DownloadFailed(_too_long(host, max_bytes))
@@ -200,7 +202,7 @@ def _too_long(host: str, max_bytes: int) -> str:
 
 
 def _host_of(url: str) -> str:
-    """The host of a URL for messages; what else it holds may be secret."""
+    """The host of a URL for messages; the rest of it may be secret."""
     try:
         return urlsplit(url).hostname or "the address"
     except ValueError:
@@ -208,7 +210,7 @@ def _host_of(url: str) -> str:
 
 
 class GuardedBackend(httpcore.NetworkBackend):
-    """Resolves, checks what came out, and connects to that."""
+    """Resolves a name, checks the addresses, and connects to one of them."""
 
     def __init__(self, policy: AddressPolicy, resolve: Resolve) -> None:
         self._policy = policy
@@ -245,7 +247,7 @@ class GuardedBackend(httpcore.NetworkBackend):
     def connect_unix_socket(
         self, path: str, timeout: float | None = None, socket_options: Iterable[Any] | None = None
     ) -> httpcore.NetworkStream:
-        raise BlockedAddress("a local socket is not an address for this service")
+        raise BlockedAddress("unix sockets are not allowed")
 
     def sleep(self, seconds: float) -> None:
         self.system.sleep(seconds)
@@ -276,7 +278,7 @@ def _resolve_within(timeout_s: float | None, resolve: Resolve, host: str, port: 
 
 
 class _GuardedTransport(httpx.HTTPTransport):
-    """httpx's transport over the guarded backend, for which httpx itself has no argument."""
+    """httpx's transport with the guarded backend, for which httpx has no argument."""
 
     def __init__(self, policy: AddressPolicy, resolve: Resolve) -> None:
         context = ssl.create_default_context()

@@ -1,4 +1,4 @@
-"""Copies a set of files into a folder so that no reader ever meets a half-written one. Knows nothing of links."""
+"""Copies a set of files into a folder so that no reader ever sees a partly written file. Knows nothing of links."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ COPY_CHUNK_BYTES = 1 << 20
 
 
 def copy_atomically(files: Sequence[OutputFile], folder: Path, *, staging: Path) -> list[tuple[int, str]]:
-    """Copy the files aside, flush them to the disk, then move them into the folder.
+    """Copy the files to a staging folder, flush them to the disk, then move them into the folder.
 
-    The model is moved last, so that whoever sees it finds its companions beside it. A file that is there already
-    with the same content is left alone. When this fails, the folder is as it was, but for files already moved.
+    The model is moved last, so that a reader who sees it also finds its companions. An existing file with the same
+    content is not replaced. If this fails, the folder is unchanged except for files already moved.
 
     Args:
-        files: with names that differ.
-        folder: made when missing.
-        staging: a folder on the same file system; what lies in it meanwhile begins with `.arriving-`.
+        files: with different names.
+        folder: created if it does not exist.
+        staging: a folder on the same file system; the temporary folder in it starts with `.arriving-`.
 
     Returns:
         Size in bytes and hex digest of the SHA-256 of each.
@@ -38,9 +38,9 @@ def copy_atomically(files: Sequence[OutputFile], folder: Path, *, staging: Path)
         digests = [copy_durably(file.path, arriving / file.path.name) for file in files]
         folder.mkdir(exist_ok=True)
         for file, digest in sorted(zip(files, digests, strict=True), key=lambda pair: pair[0].kind == "model"):
-            placed = folder / file.path.name
-            if not _holds(placed, digest):
-                (arriving / placed.name).replace(placed)
+            target = folder / file.path.name
+            if not _has_content(target, digest):
+                (arriving / target.name).replace(target)
         _sync_folder(folder)
         _sync_folder(folder.parent)
     finally:
@@ -49,10 +49,10 @@ def copy_atomically(files: Sequence[OutputFile], folder: Path, *, staging: Path)
 
 
 def copy_durably(source: Path, target: Path) -> tuple[int, str]:
-    """Copy a file, flushed to the disk; returns its size in bytes and the hex digest of its SHA-256.
+    """Copy a file and flush it to the disk; returns its size in bytes and the hex digest of its SHA-256.
 
     Raises:
-        OSError: it cannot be read or written.
+        OSError: a file cannot be read or written.
     """
     digest = hashlib.sha256()
     size_bytes = 0
@@ -65,8 +65,8 @@ def copy_durably(source: Path, target: Path) -> tuple[int, str]:
     return size_bytes, digest.hexdigest()
 
 
-def _holds(path: Path, digest: tuple[int, str]) -> bool:
-    """Whether a file is there already with this size and SHA-256."""
+def _has_content(path: Path, digest: tuple[int, str]) -> bool:
+    """Whether a file exists with this size and SHA-256."""
     size_bytes, sha256 = digest
     if not path.is_file() or path.stat().st_size != size_bytes:
         return False
@@ -75,7 +75,7 @@ def _holds(path: Path, digest: tuple[int, str]) -> bool:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make renames in a folder last through a power cut."""
+    """Make renames in a folder durable."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -1,4 +1,4 @@
-"""Files on their way out and files that have arrived, and what a storage must be able to do."""
+"""Files to deliver and delivered files, and the protocols of storages."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CONTENT_TYPES = {
 
 
 def content_type_of(name: str) -> str:
-    """The MIME type of a file by the ending of its name."""
+    """The MIME type of a file by the extension of its name."""
     return CONTENT_TYPES.get(PurePath(name).suffix.lower(), "application/octet-stream")
 
 
@@ -32,8 +32,8 @@ class OutputFile:
     """A finished file on the local disk, not yet delivered.
 
     Attributes:
-        path: where it lies; its name is the name under which it is delivered.
-        kind: `model` is the requested asset, `companion` belongs to it (an OBJ's .mtl and texture).
+        path: its location; the file is delivered under the same name.
+        kind: `model` is the requested file, `companion` belongs to it (an OBJ's .mtl and texture).
         content_type: MIME type.
     """
 
@@ -44,7 +44,7 @@ class OutputFile:
 
 @dataclass(frozen=True)
 class Artifact:
-    """A delivered file whose URL answers."""
+    """A delivered file, available at its URL."""
 
     name: str
     kind: FileKind
@@ -55,31 +55,31 @@ class Artifact:
 
 
 class Storage(Protocol):
-    """A place that takes finished files and gives back URLs that answer."""
+    """Stores finished files and returns their URLs."""
 
     def store(self, files: Sequence[OutputFile], *, file_prefix: str) -> list[Artifact]:
         """Copy the files; when this returns, every URL answers 200. Storing the same files again changes nothing.
 
         Raises:
-            DeliveryFailed: the place did not take them.
+            DeliveryFailed: the storage did not accept them.
         """
         ...
 
 
 class CustomerBucket(Storage, Protocol):
-    """A storage of the customer's own, whose public address may not answer although the files are there."""
+    """A customer's own storage, whose public URL may not answer although the files are stored."""
 
     def check_public_url(self, artifacts: Sequence[Artifact]) -> str | None:
-        """Why the files' URLs do not answer, in one sentence; None when they do."""
+        """One sentence that says why the files' URLs do not answer; None if they do."""
         ...
 
 
 @dataclass(frozen=True)
 class StoredFile:
-    """A file that a link opens: what is needed to answer it, ranges included.
+    """A file behind a link, with what an HTTP answer needs, ranges included.
 
     Attributes:
-        etag: a strong validator in quotes; it changes whenever the file is written anew.
+        etag: a strong validator in quotes; it changes whenever the file is written again.
         modified_at: seconds since 1970.
     """
 
@@ -91,26 +91,26 @@ class StoredFile:
 
 
 class LinkedFiles(Protocol):
-    """Temporary outputs as the web process knows them: by their links."""
+    """Temporary outputs as the web process uses them: by their links."""
 
     def predict_urls(self, names: Iterable[str], *, file_prefix: str, created_at: float) -> list[str]:
-        """The links under which files will be found; nothing needs to be there yet.
+        """The links of files that may not exist yet.
 
         Args:
-            created_at: when the call was submitted, seconds since 1970.
+            created_at: when the job was submitted, seconds since 1970.
         """
         ...
 
     def open_file(self, token: str, name: str) -> StoredFile:
-        """The file that a link leads to.
+        """The file behind a link.
 
         Raises:
-            NotFound: the token is not ours, was altered or has expired, or there is no such file (yet, or any more).
+            NotFound: the token is not signed here, was altered or has expired, or the file does not exist.
         """
         ...
 
     def delete(self, file_prefix: str) -> bool:
-        """Remove the files of one call; returns whether there were any."""
+        """Delete the files of one job; returns whether there were any."""
         ...
 
 
@@ -122,11 +122,11 @@ def output_names(
     is_textured: bool = True,
     extra_endings: Sequence[str] = (),
 ) -> list[tuple[str, FileKind]]:
-    """The files of a call in the order of the answer: known before they are made, so that links can be predicted.
+    """The files of a job in the order of the answer, known before they exist, so that links can be predicted.
 
     Args:
-        output_format: ending of the model.
-        extra_endings: what the engine adds.
+        output_format: extension of the model.
+        extra_endings: extensions of the engine's additional files.
     """
     names: list[tuple[str, FileKind]] = [(f"{file_prefix}.{output_format}", "model")]
     if output_format == "obj":

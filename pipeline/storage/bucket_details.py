@@ -1,4 +1,4 @@
-"""From what a customer says of their bucket to how it is reached. Pure: connects to nothing."""
+"""Turns a customer's bucket details into a `Bucket`. Pure: connects to nothing."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from pipeline.storage.s3_client import Bucket
 from schemas.s3 import S3Details
 
 AWS = "amazonaws.com"
-# Services whose hosts are `service.example` or `bucket.service.example`, by how many labels the service itself has.
+# Services whose hosts are `service.example` or `bucket.service.example`, with the number of labels of the service.
 SERVICE_LABELS = {"digitaloceanspaces.com": 3, "r2.cloudflarestorage.com": 4, "backblazeb2.com": 4, "wasabisys.com": 4}
 
 
 def bucket_of_details(details: S3Details) -> Bucket:
-    """Find the bucket's name, and whether it stands in the host or in the path.
+    """Find the bucket's name, and whether it is in the host or in the path.
 
-    An explicit `bucket` decides. Otherwise it is the first path segment of the endpoint, or the first label of a host
-    that is of the form `bucket.s3…`, or the first segment of `image_directory`.
+    An explicit `bucket` wins. Otherwise the name is the first path segment of the endpoint, the first label of a host
+    of the form `bucket.s3…`, or the first segment of `image_directory`.
 
     Raises:
-        InvalidRequest: none of them names one.
+        InvalidRequest: none of these names a bucket.
     """
     endpoint = urlsplit(details.endpoint_url) if details.endpoint_url else None
     directory = [part for part in details.image_directory.split("/") if part]
@@ -52,7 +52,7 @@ def bucket_of_details(details: S3Details) -> Bucket:
 
 
 def _split_host(host: str) -> tuple[str | None, str]:
-    """Bucket and service of a host; None where the host names the service alone."""
+    """Bucket and service of a host; the bucket is None if the host names only the service."""
     labels = host.split(".")
     for service, count in SERVICE_LABELS.items():
         if host.endswith(service):
@@ -63,7 +63,7 @@ def _split_host(host: str) -> tuple[str | None, str]:
 
 
 def _with_public_url(bucket: Bucket, details: S3Details) -> Bucket:
-    """The bucket with the address that files' URLs begin with: the directory stands in it once."""
+    """The bucket with the start of its files' URLs, which contains the directory once."""
     base = (details.public_url or "").rstrip("/")
     if not base:
         if bucket.endpoint_url is None:

@@ -1,4 +1,4 @@
-"""Signed, expiring links to the files of one call. Knows no file system and no HTTP."""
+"""Signed, expiring links to the files of one job. Knows nothing of file systems and HTTP."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from pipeline.errors import NotFound
 from pipeline.secrets import derive_keys
 
 SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}", re.ASCII)
-"""Names of files and of their folders: no separator, no leading dot, nothing that a URL has to escape."""
+"""Names of files and of their folders: no separator, no leading dot, no character that a URL must escape."""
 
 _TOKEN = re.compile(r"([0-9a-f]{8})~([0-9a-f]{1,12})~([A-Za-z0-9][A-Za-z0-9._-]{0,199})~([A-Za-z0-9_-]{43})", re.ASCII)
 
 
 class LinkSigner:
-    """Makes and checks the tokens of `GET /files/{token}/{name}`.
+    """Creates and checks the tokens of `GET /files/{token}/{name}`.
 
     A token reads `<key id>~<expiry, hexadecimal seconds since 1970>~<file_prefix>~<HMAC-SHA256, base64url>`. It opens
-    every file of its call, so that an OBJ's relative references resolve beside it, and no other call's.
+    every file of its job, so that an OBJ's relative references resolve, and no file of another job.
 
     Args:
-        master_keys: the deployment's secrets, the current one first; links signed under an older one stay good.
+        master_keys: the deployment's master keys, the current one first; links signed with an older one stay valid.
     """
 
     def __init__(self, master_keys: Sequence[bytes]) -> None:
@@ -33,10 +33,10 @@ class LinkSigner:
         self._keys = {_key_id(key): key for key in reversed(keys)}
 
     def token(self, file_prefix: str, *, expires_at: float) -> str:
-        """The token for the files of one call, good until `expires_at` (whole seconds since 1970, rounded down).
+        """The token for the files of one job, valid until `expires_at` (whole seconds since 1970, rounded down).
 
         Raises:
-            ValueError: the prefix is no safe name.
+            ValueError: the prefix is not a safe name.
         """
         if not SAFE_NAME.fullmatch(file_prefix):
             raise ValueError(f"{file_prefix!r} cannot name a folder of files")

@@ -1,6 +1,6 @@
-"""Temporary outputs in a local folder, reached by signed links that expire. Knows nothing of jobs and of HTTP.
+"""Temporary outputs in a local folder, behind signed links that expire. Knows nothing of the store and of HTTP.
 
-The layout is `<folder>/<file_prefix>/<name>`; entries that begin with a dot are on their way in or out.
+The layout is `<folder>/<file_prefix>/<name>`; entries that start with a dot are being written or deleted.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pipeline.storage.base import Artifact, FileKind, OutputFile, Storage, Store
 from pipeline.storage.links import SAFE_NAME, LinkSigner
 
 RUN_ALLOWANCE_S = 3600.0
-"""How long after its submit a call may end with exactly the links that were predicted for it."""
+"""How long after its submit a job may finish and still get exactly the links that were predicted."""
 
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
@@ -29,11 +29,11 @@ class LocalStorage:
     """A folder, as a `pipeline.storage.base.Storage`.
 
     Args:
-        folder: made when first needed.
-        signer: makes and checks the links.
-        base_url: what links begin with, as `https://host`; empty gives links that begin with `/files/`.
-        lifetime_s: how long files can be fetched once they are there.
-        commit: called after every change, where a folder's changes have to be made known to other machines.
+        folder: created when first needed.
+        signer: creates and checks the links.
+        base_url: the start of links, as `https://host`; empty gives links that start with `/files/`.
+        lifetime_s: how long files can be downloaded.
+        commit: called after every change, for folders whose changes must be committed to be seen by other machines.
         clock: seconds since 1970.
     """
 
@@ -55,10 +55,10 @@ class LocalStorage:
         self._clock = clock
 
     def predict_urls(self, names: Iterable[str], *, file_prefix: str, created_at: float) -> list[str]:
-        """The links under which files will be found; nothing needs to be there yet.
+        """The links of files that may not exist yet.
 
         Args:
-            created_at: when the call was submitted, seconds since 1970.
+            created_at: when the job was submitted, seconds since 1970.
         """
         token = self._signer.token(file_prefix, expires_at=created_at + RUN_ALLOWANCE_S + self._lifetime_s)
         return [self._url(token, name) for name in names]
@@ -66,23 +66,23 @@ class LocalStorage:
     def store(
         self, files: Sequence[OutputFile], *, file_prefix: str, created_at: float | None = None
     ) -> list[Artifact]:
-        """Copy the files into the folder; all of them are there, and on the disk, when this returns.
+        """Copy the files into the folder and flush them to the disk.
 
-        Storing the same files again changes nothing. A failure leaves nothing behind.
+        Storing the same files again changes nothing. A failure leaves no partial files.
 
         Args:
-            created_at: when the call was submitted; links are then those of `predict_urls`, unless that was
+            created_at: when the job was submitted; links are then those of `predict_urls`, unless that was
                 more than `RUN_ALLOWANCE_S` ago.
 
         Raises:
-            DeliveryFailed: the disk is full or refuses, a source is gone, or a name is unfit for a link.
+            DeliveryFailed: the disk is full or cannot be written, a source does not exist, or a name is not safe.
         """
         names = [file.path.name for file in files]
         if len(set(names)) < len(names):
-            raise DeliveryFailed("two files to deliver have one name")
+            raise DeliveryFailed("two files to deliver have the same name")
         for name in [file_prefix, *names]:
             if not SAFE_NAME.fullmatch(name):
-                raise DeliveryFailed(f"{name!r} is no name for a file behind a link")
+                raise DeliveryFailed(f"{name!r} is not a safe file name for a link")
 
         try:
             digests = copy_atomically(files, self._folder / file_prefix, staging=self._folder)
@@ -108,14 +108,14 @@ class LocalStorage:
         ]
 
     def for_job(self, *, created_at: float) -> Storage:
-        """This storage for one call, with the links that were predicted at its submit."""
+        """This storage for one job, with the links that were predicted at its submit."""
         return _JobStorage(self, created_at)
 
     def open_file(self, token: str, name: str) -> StoredFile:
-        """The file that a link leads to.
+        """The file behind a link.
 
         Raises:
-            NotFound: the token is not ours, was altered or has expired, or there is no such file (yet, or any more).
+            NotFound: the token is not signed here, was altered or has expired, or the file does not exist.
         """
         path = self._stored_path(self.prefix_of(token), name)
         try:
@@ -131,21 +131,21 @@ class LocalStorage:
         )
 
     def prefix_of(self, token: str) -> str:
-        """What the names of the files begin with that a token opens.
+        """The file prefix of the files that a token opens.
 
         Raises:
-            NotFound: the token is not ours, was altered or has expired.
+            NotFound: the token is not signed here, was altered or has expired.
         """
         return self._signer.check(token, now=self._clock())
 
     def stored_files(self, contents: Iterable[tuple[str, FileKind]], *, file_prefix: str) -> list[OutputFile]:
-        """Files that were stored, as files to deliver elsewhere.
+        """Stored files as files to deliver, for a late upload.
 
         Args:
             contents: name and kind of each.
 
         Raises:
-            NotFound: one of them is gone.
+            NotFound: one of them does not exist any more.
         """
         return [
             OutputFile(self._stored_path(file_prefix, name), kind=kind, content_type=content_type_of(name))
@@ -153,7 +153,7 @@ class LocalStorage:
         ]
 
     def delete(self, file_prefix: str) -> bool:
-        """Remove the files of one call; returns whether there were any."""
+        """Delete the files of one job; returns whether there were any."""
         if not SAFE_NAME.fullmatch(file_prefix):
             return False
         if not self._remove(self._folder / file_prefix):
@@ -162,7 +162,7 @@ class LocalStorage:
         return True
 
     def clean(self) -> int:
-        """Remove what no link can open any more, and what interrupted writers left; returns how many calls' files."""
+        """Delete expired files and what interrupted writers left; returns for how many jobs files were deleted."""
         if not self._folder.is_dir():
             return 0
         removed = 0
@@ -183,7 +183,7 @@ class LocalStorage:
         return f"{self._base_url}/files/{token}/{name}"
 
     def _stored_path(self, file_prefix: str, name: str) -> Path:
-        """Where a file lies that is there and is a plain file."""
+        """The path of an existing regular file."""
         path = self._folder / file_prefix / name
         if not (SAFE_NAME.fullmatch(file_prefix) and SAFE_NAME.fullmatch(name)) or path.is_symlink():
             raise NotFound("there is no such file")
@@ -192,7 +192,7 @@ class LocalStorage:
         return path
 
     def _remove(self, folder: Path) -> bool:
-        """Take a folder away in one step, then empty it at leisure."""
+        """Rename a folder, which is atomic, then delete it."""
         leaving = self._folder / f".leaving-{secrets.token_hex(8)}"
         try:
             folder.rename(leaving)
@@ -204,7 +204,7 @@ class LocalStorage:
 
 @dataclass(frozen=True)
 class _JobStorage:
-    """A `LocalStorage` that knows when the call was submitted."""
+    """A `LocalStorage` that knows when the job was submitted."""
 
     local: LocalStorage
     created_at: float
@@ -215,7 +215,7 @@ class _JobStorage:
 
 def _as_delivery_failed(error: OSError, files: Sequence[OutputFile]) -> DeliveryFailed:
     total_mb = sum(file.path.stat().st_size for file in files if file.path.is_file()) / 1e6
-    what = f"{len(files)} files of {total_mb:.1f} MB" if len(files) != 1 else f"a file of {total_mb:.1f} MB"
+    total = f"{len(files)} files of {total_mb:.1f} MB" if len(files) != 1 else f"a file of {total_mb:.1f} MB"
     if error.errno in _NO_SPACE:
-        return DeliveryFailed(f"the temporary storage has no space left for {what}")
-    return DeliveryFailed(f"the temporary storage did not take {what}: {error.strerror or type(error).__name__}")
+        return DeliveryFailed(f"the temporary storage has no space left for {total}")
+    return DeliveryFailed(f"the temporary storage did not accept {total}: {error.strerror or type(error).__name__}")

@@ -1,6 +1,6 @@
-"""A customer's bucket in any S3-compatible service. Knows nothing of jobs, nor of which addresses are allowed.
+"""A customer's bucket in any S3-compatible service. Knows nothing of jobs or of which addresses are allowed.
 
-What may be reached is decided by the HTTP client that is handed in; it carries every request, see `s3_client`.
+The given HTTP client sends every request and decides which addresses may be reached, see `s3_client`.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from pipeline.storage.base import Artifact, OutputFile
 from pipeline.storage.s3_client import TIMEOUT, Bucket, explain, failures, make_client, status_and_code
 
 PART_BYTES = 8 << 20
-"""Size of the parts of a large file; services take nothing under 5 MiB but for the last."""
+"""Size of the parts of a large file; services require at least 5 MiB except for the last part."""
 MULTIPART_FROM_BYTES = 16 << 20
 SHA256_KEY = "sha256"
-"""Under this name an object's metadata carry the digest of its content."""
+"""The metadata entry of an object that contains the digest of its content."""
 PUBLIC_TIMEOUT = httpx.Timeout(10.0)
 NO_PUBLIC_ANSWER = "The files are in your bucket, but public_url does not answer."
 
@@ -36,9 +36,9 @@ class S3Storage:
 
     Args:
         bucket: the customer's.
-        http: carries all requests; its transport decides which addresses may be reached.
-        attempts: tries per request.
-        timeout: for each wait of a request.
+        http: sends all requests; its transport decides which addresses may be reached.
+        attempts: per request.
+        timeout: of each network operation of a request.
     """
 
     def __init__(
@@ -48,34 +48,34 @@ class S3Storage:
         self._http = http
         self._attempts = attempts
         self._timeout = timeout
-        self._takes_acl = True
+        self._accepts_acl = True
         self._made: Any = None
 
     def store(self, files: Sequence[OutputFile], *, file_prefix: str) -> list[Artifact]:
-        """Upload the files; an object that is there already with the same content is left alone.
+        """Upload the files; an existing object with the same content is not replaced.
 
-        The smallest goes first, so that a bucket says what it refuses before much was sent; the model goes last, so
-        that whoever sees it finds its companions beside it.
+        The smallest file is uploaded first, so that a bucket that refuses does so early; the model is uploaded last,
+        so that a reader who sees it also finds its companions.
 
         Raises:
-            DeliveryFailed: the bucket did not take them, in words.
+            DeliveryFailed: the bucket did not accept them; the message says why.
         """
         stored: dict[Path, Artifact] = {}
         try:
             for file in sorted(files, key=lambda file: (file.kind == "model", file.path.stat().st_size)):
                 stored[file.path] = self._store_one(file)
-        except failures() as error:  # first, because some of them are OSErrors as well
+        except failures() as error:  # before OSError, because some of them are OSErrors too
             raise DeliveryFailed(explain(error, bucket=self._bucket.name)) from error
         except OSError as error:
             raise DeliveryFailed(f"a file to upload cannot be read: {error.strerror}") from error
         return [stored[file.path] for file in files]
 
     def probe(self) -> None:
-        """Put a test object, read it back through the API, delete it.
+        """Put a test object, read it back through the API, and delete it.
 
         Raises:
-            InvalidRequest: what failed, in words: `AccessDenied on PutObject: ...`.
-            BlockedAddress: the endpoint leads where this deployment does not go.
+            InvalidRequest: says what failed: `AccessDenied on PutObject: ...`.
+            BlockedAddress: the endpoint leads to an address that this deployment does not allow.
         """
         name = f"image-to-3d-probe-{secrets.token_hex(8)}.txt"
         key, content = self._bucket.key_of(name), secrets.token_hex(32).encode()
@@ -92,17 +92,17 @@ class S3Storage:
         except failures() as error:
             raise InvalidRequest(explain(error, bucket=self._bucket.name)) from error
         if read != content:
-            raise InvalidRequest("GetObject gave back something else than PutObject had put there")
+            raise InvalidRequest("GetObject returned other content than PutObject had stored")
 
     def check_public_url(self, artifacts: Sequence[Artifact]) -> str | None:
-        """Why the public address of the first artifact does not answer, in a sentence; None when it does.
+        """One sentence that says why the public URL of the first artifact does not answer; None if it does.
 
-        The objects themselves were verified by `store`; a bucket may be private on purpose.
+        `store` has verified the objects themselves; a bucket may be private on purpose.
         """
         url = artifacts[0].url
         try:
             status = self._http.head(url, timeout=PUBLIC_TIMEOUT, follow_redirects=False).status_code
-            if status in (403, 405, 501):  # some services and gateways know no HEAD
+            if status in (403, 405, 501):  # some services and gateways do not support HEAD
                 with self._http.stream("GET", url, timeout=PUBLIC_TIMEOUT, follow_redirects=False) as answer:
                     status = answer.status_code
         except (httpx.HTTPError, httpx.InvalidURL, ImageTo3DError):
@@ -118,7 +118,7 @@ class S3Storage:
         return self._made
 
     def _store_one(self, file: OutputFile) -> Artifact:
-        """Upload one file unless it is there, and see that it is."""
+        """Upload one file unless it exists, and verify it."""
         key = self._bucket.key_of(file.path.name)
         digest = _digest_of(file.path)
         if not self._holds(key, digest):
@@ -147,7 +147,7 @@ class S3Storage:
         )
 
     def _put_in_parts(self, key: str, file: OutputFile, *, sha256: str) -> None:
-        """Upload a large file; of a failed upload no part stays behind, which would cost the customer storage."""
+        """Upload a large file; the parts of a failed upload are deleted, since the customer would pay for them."""
         begun = self._with_acl(
             self._client.create_multipart_upload,
             Key=key,
@@ -167,8 +167,8 @@ class S3Storage:
             raise
 
     def _with_acl(self, request: Callable[..., Any], **arguments: Any) -> Any:
-        """Ask for a public object; where that is refused, try without, and from then on if it helps."""
-        if self._takes_acl:
+        """Request a public object; if that is refused, try without the ACL, and keep to that if it works."""
+        if self._accepts_acl:
             try:
                 return request(Bucket=self._bucket.name, ACL="public-read", **arguments)
             except failures() as error:
@@ -176,11 +176,11 @@ class S3Storage:
                 if status not in (400, 403, 501) or code == "BadDigest":
                     raise
         answer = request(Bucket=self._bucket.name, **arguments)
-        self._takes_acl = False
+        self._accepts_acl = False
         return answer
 
     def _holds(self, key: str, digest: _Digest) -> bool:
-        """Whether the object is there with this content; False also where that may not be asked."""
+        """Whether the object exists with this content; False also if reading it is not permitted."""
         try:
             head = self._client.head_object(Bucket=self._bucket.name, Key=key)
         except failures() as error:
@@ -192,34 +192,34 @@ class S3Storage:
         return is_ours and self._is_intact(key, head, digest)
 
     def _verify(self, key: str, digest: _Digest) -> None:
-        """See that the object is there in full; services that show it late get a moment.
+        """Check that the object is complete; wait for services that show it with a delay.
 
         Raises:
-            DeliveryFailed: it is not there, or it is not what was sent.
+            DeliveryFailed: it does not exist, or differs from what was sent.
         """
         from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential
 
-        patiently = Retrying(
+        retrying = Retrying(
             retry=retry_if_exception(lambda error: status_and_code(error)[0] == 404),
             stop=stop_after_attempt(6),
             wait=wait_exponential(multiplier=0.1),
             reraise=True,
         )
         try:
-            head = patiently(self._client.head_object, Bucket=self._bucket.name, Key=key)
+            head = retrying(self._client.head_object, Bucket=self._bucket.name, Key=key)
         except failures() as error:
             if status_and_code(error)[0] == 403:
-                return  # a key that may write but not look: what was put was acknowledged, checksum included
+                return  # a key that may write but not read: the service acknowledged the upload with its checksum
             raise
         if (held := head.get("ContentLength")) != digest.size_bytes:
             raise DeliveryFailed(f"the bucket holds {held} bytes of {digest.size_bytes}")
         if not self._is_intact(key, head, digest):
-            raise DeliveryFailed("the bucket holds something else than was sent to it")
+            raise DeliveryFailed("the object in the bucket differs from the file that was sent")
 
     def _is_intact(self, key: str, head: Any, digest: _Digest) -> bool:
-        """Whether an object of the right size has the right content: by its ETag, else by reading it back."""
+        """Whether an object of the right size has the right content: by its ETag or else by reading it."""
         if head.get("ETag", "").strip('"') == digest.etag or head.get("ServerSideEncryption", "").startswith("aws:kms"):
-            return True  # under such encryption an ETag says nothing; the service itself checked Content-MD5
+            return True  # with KMS encryption, the ETag is no digest; the service itself checked Content-MD5
         read = hashlib.sha256()
         for begin in range(0, digest.size_bytes, PART_BYTES):
             span = f"bytes={begin}-{min(begin + PART_BYTES, digest.size_bytes) - 1}"
@@ -232,19 +232,19 @@ class S3Storage:
         return read.hexdigest() == digest.sha256
 
     def _try(self, request: Callable[..., Any], key: str, **arguments: Any) -> None:
-        """Tidy up after a failure, as far as that is possible."""
+        """Clean up after a failure, as far as possible."""
         try:
             request(Bucket=self._bucket.name, Key=key, **arguments)
         except failures() as error:
-            log.info("left in the bucket", reason=explain(error, bucket=self._bucket.name))
+            log.info("not deleted from the bucket", reason=explain(error, bucket=self._bucket.name))
 
 
 @dataclass(frozen=True)
 class _Digest:
-    """What tells whether an object is this file.
+    """Identifies the content of a file.
 
     Attributes:
-        etag: what S3 calls an object so uploaded: the MD5, or of parts the MD5 of their MD5s and their number.
+        etag: the ETag of the uploaded object: the MD5 or, for parts, the MD5 of their MD5s and their number.
     """
 
     size_bytes: int
@@ -253,7 +253,7 @@ class _Digest:
 
 
 def _digest_of(path: Path) -> _Digest:
-    """Read a file once for all its digests."""
+    """All digests of a file, which is read once."""
     sha256 = hashlib.sha256()
     md5s: list[bytes] = []
     whole_md5 = hashlib.md5(usedforsecurity=False)

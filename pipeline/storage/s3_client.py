@@ -1,19 +1,23 @@
-"""One S3 client for one customer, whose every request goes through a handed-in HTTP client. Knows no files and no URLs.
+"""An S3 client for one customer, whose requests all go through a given HTTP client. Knows nothing of files and URLs.
 
-boto3 signs, retries and parses; the bytes travel by httpx. So the addresses that a customer's endpoint leads to are
-checked when the connection is made, by the same guard as all other outgoing requests, and nothing of this machine's
-AWS configuration (profiles, proxies, endpoints, metadata service) has a say.
+boto3 signs, retries and parses; httpx sends. So the addresses that a customer's endpoint resolves to are checked when
+the connection is made, as for all other outgoing requests, and this machine's AWS configuration (profiles, proxies,
+endpoints, metadata service) has no effect.
 """
+
+# botocore and boto3 ship no types.
+# pyright: reportMissingTypeStubs=false, reportUnknownArgumentType=false, reportUnknownMemberType=false
+# pyright: reportUnknownVariableType=false
 
 from __future__ import annotations
 
 import io
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 from urllib.parse import quote
 
 import httpx
@@ -22,20 +26,20 @@ from pipeline.errors import ImageTo3DError, InvalidRequest
 
 TIMEOUT = httpx.Timeout(30.0, connect=10.0)
 MAX_ANSWER_BYTES = 16 << 20
-"""No answer that this service asks a bucket for is near that long."""
+"""Far above the size of any answer that this service requests from a bucket."""
 
 _CODE = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}", re.ASCII)
 
 
 @dataclass(frozen=True)
 class Bucket:
-    """One bucket: how to reach it, and where in it and under which address files lie.
+    """One bucket: how to reach it, its directory for files, and their public address.
 
     Attributes:
-        endpoint_url: the service without the bucket; None is AWS itself, at the address of the region.
-        is_path_style: the bucket stands in the path, not in front of the host.
-        directory: what object keys begin with, without slashes at its ends; may be empty.
-        public_url: what the URLs of files begin with, without a slash at its end.
+        endpoint_url: the service without the bucket; None means AWS, at the address of the region.
+        is_path_style: the bucket's name is in the path, not in the host.
+        directory: the prefix of object keys, without leading and trailing slashes; may be empty.
+        public_url: the start of the URLs of files, without a trailing slash.
     """
 
     endpoint_url: str | None
@@ -52,20 +56,20 @@ class Bucket:
         return f"{self.directory}/{name}" if self.directory else name
 
     def url_of(self, name: str) -> str:
-        """The address under which the file of this name is found."""
+        """The URL of the file of this name."""
         return f"{self.public_url}/{quote(name)}"
 
 
 def make_client(bucket: Bucket, http: httpx.Client, *, attempts: int = 4, timeout: httpx.Timeout = TIMEOUT) -> Any:
-    """A boto3 S3 client that sends by `http`.
+    """A boto3 S3 client that sends its requests with `http`.
 
     Args:
         http: its transport decides which addresses may be reached.
-        attempts: tries per request, with growing, jittered pauses (botocore's standard mode).
-        timeout: for each wait of a request.
+        attempts: per request, with exponential backoff and jitter (botocore's standard mode).
+        timeout: of each network operation of a request.
 
     Raises:
-        InvalidRequest: the endpoint or the region cannot be part of an address.
+        InvalidRequest: endpoint and region do not form an address.
     """
     import boto3.session
     import botocore.session
@@ -74,7 +78,7 @@ def make_client(bucket: Bucket, http: httpx.Client, *, attempts: int = 4, timeou
 
     nothing = (None, None, None, None)
     no_file = (None, None, os.devnull, None)
-    session = botocore.session.Session(
+    session: Any = botocore.session.Session(
         session_vars={"profile": nothing, "config_file": no_file, "credentials_file": no_file}
     )
     session.register_component("data_loader", _shared_loader())
@@ -82,13 +86,13 @@ def make_client(bucket: Bucket, http: httpx.Client, *, attempts: int = 4, timeou
         signature_version="s3v4",
         retries={"mode": "standard", "total_max_attempts": attempts},
         s3={"addressing_style": "path" if bucket.is_path_style else "virtual", "payload_signing_enabled": True},
-        # Newer checksums come as trailers that older S3 services refuse; Content-MD5 is understood everywhere.
+        # Newer checksums are sent as trailers, which older S3 services refuse; all services accept Content-MD5.
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
         ignore_configured_endpoint_urls=True,
         user_agent="image-to-3d",
     )
-    customer = boto3.session.Session(
+    customer: Any = boto3.session.Session(
         botocore_session=session,
         aws_access_key_id=bucket.access_key_id,
         aws_secret_access_key=bucket.secret_access_key,
@@ -98,24 +102,25 @@ def make_client(bucket: Bucket, http: httpx.Client, *, attempts: int = 4, timeou
         client: Any = customer.client("s3", endpoint_url=bucket.endpoint_url, config=config)
     except (ValueError, BotoCoreError) as error:
         raise InvalidRequest("endpoint_url and region_name do not make an address of a bucket") from error
-    # To learn a bucket's region boto3 asks HeadBucket, and when that is redirected too, again, without end. Services
-    # that know the region say it in the redirecting answer, so the question is never sent.
+    # To find a bucket's region, boto3 sends HeadBucket, and if that is redirected too, sends it again without end.
+    # Services that know the region name it in the redirect itself, so HeadBucket is never sent.
     client.meta.events.register_first("before-send.s3.HeadBucket", _answer_not_found)
     client.meta.events.register_last("before-send.s3", _sender(http, timeout))
     return client
 
 
 def explain(error: Exception, *, bucket: str) -> str:
-    """What a request failed of, in words: the service's code, the operation, a hint. Never a secret.
+    """Why a request failed: the service's error code, the operation, a hint. Never a secret.
 
-    What the service itself wrote is left out, because some repeat the request in it.
+    The service's own message is left out, because some services repeat the request in it.
     """
     import botocore.exceptions
     from botocore.parsers import ResponseParserError
 
     match error:
-        case botocore.exceptions.ClientError(response=response, operation_name=operation):
-            return _explain_answer(response, operation, bucket)
+        case botocore.exceptions.ClientError():
+            failed: Any = error
+            return _explain_answer(failed.response, failed.operation_name, bucket)
         case botocore.exceptions.ConnectTimeoutError() | botocore.exceptions.EndpointConnectionError():
             return "the bucket's endpoint cannot be reached"
         case botocore.exceptions.ReadTimeoutError():
@@ -123,7 +128,7 @@ def explain(error: Exception, *, bucket: str) -> str:
         case botocore.exceptions.ConnectionClosedError():
             return "the connection to the bucket's endpoint was cut"
         case ResponseParserError():
-            return "the endpoint does not answer as S3 does"
+            return "the endpoint does not answer like S3"
         case botocore.exceptions.BotoCoreError():
             return f"the bucket's details cannot be used ({type(error).__name__})"
         case ImageTo3DError():
@@ -133,7 +138,7 @@ def explain(error: Exception, *, bucket: str) -> str:
 
 
 def failures() -> tuple[type[Exception], ...]:
-    """Everything that a request by `make_client` may raise for reasons outside this service."""
+    """The exceptions that a request of `make_client` raises for reasons outside this service."""
     import botocore.exceptions
     from botocore.parsers import ResponseParserError
 
@@ -146,10 +151,11 @@ def failures() -> tuple[type[Exception], ...]:
 
 
 def status_and_code(error: BaseException) -> tuple[int, str]:
-    """HTTP status and S3 error code of a failed request, (0, "") where there was no answer."""
-    response = getattr(error, "response", None)
-    if not isinstance(response, dict):
+    """HTTP status and S3 error code of a failed request, (0, "") without an answer."""
+    response: Any = getattr(error, "response", None)
+    if not isinstance(response, Mapping):
         return 0, ""
+    response = cast("Mapping[str, Any]", response)
     code = str(response.get("Error", {}).get("Code", ""))
     return response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0), code if _CODE.fullmatch(code) else ""
 
@@ -185,14 +191,15 @@ def _explain_answer(response: Any, operation: str, bucket: str) -> str:
 
 @lru_cache(maxsize=1)
 def _shared_loader() -> Any:
-    """botocore's reader of service descriptions; shared, because parsing them costs more than all the rest."""
-    from botocore.loaders import create_loader
+    """botocore's loader of service descriptions; shared, because parsing them takes longer than all the rest."""
+    import botocore.loaders
 
-    return create_loader()
+    loaders: Any = botocore.loaders
+    return loaders.create_loader()
 
 
 def _sender(http: httpx.Client, timeout: httpx.Timeout) -> Callable[..., Any]:
-    """What botocore calls in place of its own HTTP session; its errors are those that botocore's retries know."""
+    """The function that botocore calls instead of its own HTTP session; raises the errors that botocore retries."""
     from botocore.awsrequest import AWSResponse
     from botocore.exceptions import (
         ConnectionClosedError,
@@ -202,9 +209,9 @@ def _sender(http: httpx.Client, timeout: httpx.Timeout) -> Callable[..., Any]:
     )
 
     def send(request: Any, **_: Any) -> Any:
-        headers = {"accept-encoding": "identity"}
+        headers: dict[str, str] = {"accept-encoding": "identity"}
         for name, value in request.headers.items():
-            if name.lower() != "expect":  # not signed; there is no waiting for a permission to send
+            if name.lower() != "expect":  # not signed; the body is sent without waiting for 100 Continue
                 headers[name.lower()] = value.decode("latin-1") if isinstance(value, bytes) else str(value)
         try:
             with http.stream(
@@ -234,7 +241,8 @@ def _sender(http: httpx.Client, timeout: httpx.Timeout) -> Callable[..., Any]:
 def _answer_not_found(request: Any, **_: Any) -> Any:
     from botocore.awsrequest import AWSResponse
 
-    return AWSResponse(request.url, 404, {}, _Body(b""))
+    headers: dict[str, str] = {}
+    return AWSResponse(request.url, 404, headers, _Body(b""))
 
 
 def _read_bounded(answer: httpx.Response) -> bytes:
@@ -247,9 +255,9 @@ def _read_bounded(answer: httpx.Response) -> bytes:
 
 
 class _Body(io.BytesIO):
-    """An answer's body as botocore reads it."""
+    """A response body as botocore reads it."""
 
     def stream(self, **_: Any) -> Iterator[bytes]:
-        """The whole of it, once."""
+        """All bytes, in chunks."""
         while chunk := self.read(1 << 16):
             yield chunk

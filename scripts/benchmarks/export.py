@@ -1,4 +1,4 @@
-"""Export of a large mesh against the usual recipe (pyvista decimation, full xatlas, cv2.inpaint): ratios of one run.
+"""Compares the export of a large mesh with a common recipe (pyvista decimation, full xatlas, cv2.inpaint) in one run.
 
 Needs the extra `bench`.
 """
@@ -42,7 +42,7 @@ def colours(points: NDArray[np.float32], normals: NDArray[np.float32]) -> NDArra
 
 
 def sample(mesh: TriMesh, count: int, seed: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Points evenly over a surface, and the unit normals there."""
+    """Points spread evenly over a surface, and its unit normals there."""
     rng = np.random.default_rng(seed)
     cross = mesh.face_cross_products()
     area = np.linalg.norm(cross, axis=1)
@@ -53,7 +53,7 @@ def sample(mesh: TriMesh, count: int, seed: int) -> tuple[NDArray[np.float64], N
 
 
 def mean_error(result: TriMesh, truth: TriMesh) -> float:
-    """Mean distance, in metres, of a surface from the planes of the nearest places of the true one."""
+    """Mean distance, metres, of a surface from the tangent planes of the true one at the nearest points."""
     points, _ = sample(result, 100_000, 1)
     places, normals = sample(truth, 1_500_000, 2)
     nearest = cKDTree(places).query(points)[1]
@@ -70,7 +70,7 @@ def ours(mesh: TriMesh, target: int, note: Callable[[str, float], None]) -> TriM
     started = time.perf_counter()
     normals = small.vertex_normals()[unwrapped.source_vertices]
     bake(unwrapped, normals, colours, texture_size=TEXTURE_SIZE, chunk_size=8192)
-    note("bake and gutter", time.perf_counter() - started)
+    note("bake and dilate", time.perf_counter() - started)
     return small
 
 
@@ -94,16 +94,16 @@ def usual(mesh: TriMesh, target: int, note: Callable[[str, float], None]) -> Tri
     texture = np.zeros((TEXTURE_SIZE, TEXTURE_SIZE, 3), np.uint8)
     texture[owned] = (colours(points, points) * 255).astype(np.uint8)
     cv2.inpaint(texture, (~owned).astype(np.uint8), 3, cv2.INPAINT_TELEA)
-    note("bake and gutter", time.perf_counter() - started)
+    note("bake and dilate", time.perf_counter() - started)
     return TriMesh(vertices, faces)
 
 
 def main(argv: list[str]) -> int:
-    """Print the table; 0 when both targets are met."""
+    """Print the table; return 0 if both targets are met."""
     parser = argparse.ArgumentParser(prog="bench.py export", description=__doc__)
     parser.add_argument("--cells", type=int, default=342, help="cells of the grid along each side")
     cells = parser.parse_args(argv).cells
-    ours(organic_mesh(40), 500, lambda stage, seconds: None)  # compiles what is compiled
+    ours(organic_mesh(40), 500, lambda stage, seconds: None)  # compiles the kernels
     mesh = organic_mesh(cells)
     target = len(mesh.faces) // 10
     results = {}

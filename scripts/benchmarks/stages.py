@@ -1,7 +1,7 @@
-"""Seconds of the parts of a call that need no GPU, as a file for `scripts/cost_model/__main__.py --stages`.
+"""Measures the CPU seconds of a job's parts that need no GPU, as a file for `scripts/cost_model/__main__.py --stages`.
 
-All are CPU seconds, to which nothing else that runs on the machine adds; waiting for disk and network is not in them.
-The export is that of a call to TRELLIS at its defaults: a mesh of half a million faces, coloured by 640,000 Gaussians.
+CPU seconds do not depend on what else runs on the machine; waiting for disk and network is not included.
+The export is that of a job of TRELLIS at its defaults: a mesh of half a million faces, coloured by 640,000 Gaussians.
 Needs the extra `local`; with the extra `trellis`, the imports of the GPU container are measured too.
 """
 
@@ -43,17 +43,17 @@ IMPORTS = {
 
 
 def request() -> ImageTo3DRequest:
-    """The sample picture on grey, so that its background has to be removed."""
-    with Image.open(ROOT / "scripts/sample.png") as picture:
-        opaque = Image.new("RGB", picture.size, (128, 128, 128))
-        opaque.paste(picture, mask=picture.convert("RGBA").getchannel("A"))
+    """The sample image on grey, so that its background has to be removed."""
+    with Image.open(ROOT / "scripts/sample.png") as sample:
+        opaque = Image.new("RGB", sample.size, (128, 128, 128))
+        opaque.paste(sample, mask=sample.convert("RGBA").getchannel("A"))
     content = io.BytesIO()
     opaque.save(content, "PNG")
     return parse_request({"image": base64.b64encode(content.getvalue()).decode(), "seed": 1}).request
 
 
 def generation(cells: int) -> Generation:
-    """A result of the size that TRELLIS has."""
+    """A generation of the size that TRELLIS returns."""
     mesh = organic_mesh(cells)
     centres, _ = sample(mesh, GAUSSIANS, 1)
     rng = np.random.default_rng(2)
@@ -89,7 +89,7 @@ def cpu_s_of(work: Callable[[], object]) -> float:
 
 
 def seconds_said_by(code: str, *variables: str) -> float:
-    """Run Python code in a process of its own, under further environment variables; it prints seconds."""
+    """Run Python code in a new process with more environment variables; return the seconds that it prints."""
     command = ["env", *variables, sys.executable, "-c", code]
     answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     return float(answer.stdout.split()[-1])
@@ -100,7 +100,7 @@ def import_s(code: str) -> float:
 
 
 def compile_s() -> float:
-    """What the first export of a container takes longer, unless its kernels were compiled before."""
+    """Seconds that a container's first export takes longer, because it compiles the kernels."""
     code = (
         "from scripts.benchmarks.stages import export_once, generation, cpu_s_of\n"
         "made = generation(40)\n"
@@ -112,7 +112,7 @@ def compile_s() -> float:
 
 
 def main(argv: list[str]) -> int:
-    """Measure, print the rows, and write them where asked."""
+    """Measure, print the rows, and write them to a file if requested."""
     parser = argparse.ArgumentParser(prog="bench.py stages", description=__doc__)
     parser.add_argument("--runs", type=int, default=5, help="runs of each measurement; medians are taken")
     parser.add_argument("--cells", type=int, default=CELLS, help="cells of the mesh's grid along each side")
@@ -122,7 +122,8 @@ def main(argv: list[str]) -> int:
     def row(what: str, work: Callable[[], float]) -> dict[str, object]:
         runs = [work() for _ in range(options.runs)]
         spread = f"{min(runs):.3g} to {max(runs):.3g} s"
-        by = f"scripts/benchmarks/__main__.py stages, CPU seconds, median of {options.runs} on {os.cpu_count()} CPUs, {spread}"
+        how = f"CPU seconds, median of {options.runs} on {os.cpu_count()} CPUs, {spread}"
+        by = f"scripts/benchmarks/__main__.py stages, {how}"
         print(f"{what:<22} {statistics.median(runs):8.3f} s   {spread}", flush=True)
         return {"seconds": round(statistics.median(runs), 3), "how": "measured", "by": by}
 

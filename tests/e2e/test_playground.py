@@ -31,7 +31,7 @@ CHROMIUM = shutil.which("chromium")
 # The sandbox wants more rights than a container has; the canvas is drawn by the processor.
 CHROMIUM_OPTIONS = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist"]
 SMALL = {"width": 480, "height": 720}  # the processor draws every pixel
-CALL_WAIT_MS = 120_000  # far longer than a call takes here; only a failing test waits so long
+JOB_WAIT_MS = 120_000  # far longer than a job takes here; only a failing test waits so long
 WAIT_S = 30.0
 DROP = """([files]) => {
   const carried = new DataTransfer();
@@ -70,7 +70,7 @@ class Visit:
         self.page.fill("#option-texture_size", "512")
 
     def expect_state(self, state: str) -> None:
-        expect(self.page.locator("body")).to_have_attribute("data-state", state, timeout=CALL_WAIT_MS)
+        expect(self.page.locator("body")).to_have_attribute("data-state", state, timeout=JOB_WAIT_MS)
 
     def canvas(self) -> NDArray[np.uint8]:
         """(H, W, 3) what stands in the viewer, once it has loaded its model."""
@@ -166,7 +166,7 @@ def _note_submit(opened: Visit, url: str, body: str | None) -> None:
         opened.submits.append(json.loads(body))
 
 
-def test_a_dropped_picture_becomes_a_model_that_turns_and_can_be_downloaded(
+def test_a_dropped_image_becomes_a_model_that_turns_and_can_be_downloaded(
     visit: Callable[..., Visit], figure: bytes, tmp_path: Path
 ) -> None:
     here = visit()
@@ -230,14 +230,14 @@ def test_the_keyboard_alone_is_enough(visit: Callable[..., Visit], figure: bytes
     page = here.page
     (tmp_path / "figure.png").write_bytes(figure)
 
-    def tab_to(wished: str) -> list[str]:
+    def tab_to(target: str) -> list[str]:
         passed: list[str] = []
         for _ in range(60):
             page.keyboard.press("Tab")
             passed.append(page.evaluate("document.activeElement.id || document.activeElement.name"))
-            if passed[-1] == wished:
+            if passed[-1] == target:
                 return passed
-        raise AssertionError(f"{wished} is not reached: {passed}")
+        raise AssertionError(f"{target} is not reached: {passed}")
 
     # Choosers are caught from here on: asked for only beside the key press, the catching may come too late for it.
     page.on("filechooser", lambda _: None)
@@ -264,7 +264,7 @@ def test_the_keyboard_alone_is_enough(visit: Callable[..., Visit], figure: bytes
     assert page.input_value("#key") == here.key
 
 
-def test_several_pictures_are_sent_as_views_in_the_order_shown(visit: Callable[..., Visit], figure: bytes) -> None:
+def test_several_images_are_sent_as_views_in_the_order_shown(visit: Callable[..., Visit], figure: bytes) -> None:
     here = visit()
     page = here.page
     back = encode(draw_figure(256)[:, ::-1])
@@ -297,16 +297,16 @@ def test_a_wrong_key_is_said_beside_the_key(visit: Callable[..., Visit], figure:
     expect(page.locator("#said")).to_contain_text("Invalid API key")
 
 
-def test_a_file_that_is_no_picture_is_said_beside_the_picture(visit: Callable[..., Visit]) -> None:
+def test_a_file_that_is_not_an_image_is_reported_beside_the_images(visit: Callable[..., Visit]) -> None:
     here = visit()
     page = here.page
-    here.drop(("notes.png", b"no picture at all"))
+    here.drop(("notes.png", b"not an image"))
     page.click("#submit")
     here.expect_state("failed")
 
     expect(page.locator("#image-problem")).to_contain_text("not a readable image")
     assert page.locator("#image-problem").inner_text() == page.locator("#failure").inner_text()
-    page.get_by_role("button", name="Remove the picture").click()
+    page.get_by_role("button", name="Remove the image").click()
     page.click("#submit")
     expect(page.locator("#image-problem")).to_have_text("image is required")
 
@@ -361,7 +361,7 @@ def try_out(page: Page, path: str) -> dict[str, Any]:
     operation.locator(".opblock-summary").click()
     operation.get_by_role("button", name="Execute").click()
     answer = operation.locator(".live-responses-table .response")
-    expect(answer.locator(".response-col_status")).to_have_text(re.compile("^200"), timeout=CALL_WAIT_MS)
+    expect(answer.locator(".response-col_status")).to_have_text(re.compile("^200"), timeout=JOB_WAIT_MS)
     return json.loads(answer.locator(".response-col_description pre").first.inner_text())
 
 
@@ -382,10 +382,10 @@ def test_what_the_reference_offers_to_send_becomes_a_model(reference: Visit, ser
     page = reference.page
     hand_over_key(reference, "key")
 
-    call_id = try_out(page, "/api/v6/3d/image_to_3d")["id"]
+    job_id = try_out(page, "/api/v6/3d/image_to_3d")["id"]
 
     def fetch() -> dict[str, Any]:
-        return page.request.post(f"{service[0]}api/v6/3d/fetch/{call_id}", headers={"key": reference.key}).json()
+        return page.request.post(f"{service[0]}api/v6/3d/fetch/{job_id}", headers={"key": reference.key}).json()
 
     wait_until(lambda: fetch()["status"] != "processing")
     assert fetch()["status"] == "success"
@@ -411,7 +411,7 @@ def test_a_phones_width_scrolls_only_down_and_texts_stand_out(
     here.expect_state("failed")
 
     assert page.evaluate("document.documentElement.scrollWidth") == 360
-    ground = luminance(page.evaluate("getComputedStyle(document.querySelector('#call')).backgroundColor"))
+    ground = luminance(page.evaluate("getComputedStyle(document.querySelector('#job')).backgroundColor"))
     assert (ground < 0.05) == (scheme == "dark")
     for selector in ("h1", "h2", "small", ".problem:not(:empty)", "#sample", ".api-name", ".segments span"):
         ink = luminance(page.evaluate("(one) => getComputedStyle(document.querySelector(one)).color", selector))

@@ -1,4 +1,4 @@
-"""Whether an engine's weights are there is known before a machine is started for it."""
+"""The table of engines, and the checks before an engine is constructed."""
 
 from __future__ import annotations
 
@@ -6,31 +6,58 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.engines.registry import TINY_WEIGHTS, find_spec, require_weights
+from pipeline.engines.registry import (
+    ENGINES,
+    TINY_WEIGHTS,
+    EngineSpec,
+    check_views,
+    find_spec,
+    make_engine,
+    require_weights,
+)
 from pipeline.engines.triposr.weights import FILE_NAME, WEIGHTS_FOLDER
-from pipeline.errors import WeightsUnusable
+from pipeline.errors import InvalidRequest, WeightsUnusable
 
 
 @pytest.mark.parametrize(("engine", "weights"), [("preview", "nowhere"), ("trellis", TINY_WEIGHTS)])
-def test_engines_without_files_want_none(engine: str, weights: str) -> None:
+def test_engines_without_weight_files_require_none(engine: str, weights: str) -> None:
     require_weights(find_spec(engine), weights, remedy="")
 
 
 @pytest.mark.parametrize("engine", ["trellis", "triposr"])
-def test_missing_weights_are_counted_and_the_remedy_is_named(engine: str, tmp_path: Path) -> None:
+def test_a_refusal_counts_the_missing_weights_and_names_the_remedy(engine: str, tmp_path: Path) -> None:
     with pytest.raises(WeightsUnusable, match=rf"^\d\.\d\d GB of the weights of {engine} are missing; .*: fetch them$"):
         require_weights(find_spec(engine), str(tmp_path), remedy="fetch them")
 
 
-def test_a_folder_that_shows_an_earlier_state_is_looked_at_again(tmp_path: Path) -> None:
-    looks = []
+def test_a_folder_with_missing_weights_is_refreshed_and_checked_again(tmp_path: Path) -> None:
+    refreshes = []
 
     def refresh() -> None:
-        looks.append(1)
+        refreshes.append(1)
         (tmp_path / WEIGHTS_FOLDER).mkdir()
         (tmp_path / WEIGHTS_FOLDER / FILE_NAME).touch()
 
     for _ in range(2):
         require_weights(find_spec("triposr"), str(tmp_path), remedy="", refresh=refresh)
 
-    assert len(looks) == 1
+    assert len(refreshes) == 1
+
+
+def test_an_unknown_engine_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(InvalidRequest, match=r"^engine must be one of preview, trellis, triposr, got 'magic'$"):
+        make_engine("magic")
+
+
+@pytest.mark.parametrize("spec", ENGINES, ids=lambda spec: spec.name)
+def test_an_engine_takes_up_to_its_largest_number_of_views(spec: EngineSpec) -> None:
+    check_views(spec, 1)
+    check_views(spec, spec.max_views)
+
+    with pytest.raises(InvalidRequest, match=rf"^engine {spec.name} takes .* got {spec.max_views + 1}"):
+        check_views(spec, spec.max_views + 1)
+
+
+def test_a_refusal_of_several_views_names_only_the_offered_engines_that_take_them() -> None:
+    with pytest.raises(InvalidRequest, match=r"^engine triposr takes one view, got 2; preview would take them$"):
+        check_views(find_spec("triposr"), 2, offered=["triposr", "preview"])

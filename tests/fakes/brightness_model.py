@@ -1,4 +1,4 @@
-"""A background remover whose answer a test can foretell, as a file of the kind that the real one is."""
+"""A fake background-removal model in ONNX format whose result a test can predict."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def write_brightness_model(path: Path) -> None:
-    """Write a model with u2net's input and output that takes what is bright for the subject."""
+    """Write a model with the input and output shapes of u2net that marks bright pixels as the subject."""
     import onnx
 
     helper, kind = onnx.helper, onnx.TensorProto.FLOAT

@@ -1,4 +1,4 @@
-"""Images that tests and benchmarks draw, and the files that they are sent as."""
+"""Images drawn by tests and benchmarks, and their encoding as files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 
 
 def encode(pixels: NDArray[np.uint8] | Image.Image, format: str = "PNG", **options: Any) -> bytes:
-    """An image as a file's bytes."""
+    """Encode an image as a file."""
     image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
     buffer = io.BytesIO()
     image.save(buffer, format, **options)
@@ -22,7 +22,7 @@ def encode(pixels: NDArray[np.uint8] | Image.Image, format: str = "PNG", **optio
 
 
 def bare_png(width: int, height: int) -> bytes:
-    """A PNG whose header claims a size, with almost no pixel data."""
+    """Return a PNG whose header declares a size, with almost no pixel data after it."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
@@ -34,7 +34,7 @@ def bare_png(width: int, height: int) -> bytes:
 
 
 def disc_as_base64() -> str:
-    """A PNG as base64: 64 x 64, a disc with noise on it, without a background."""
+    """Return a PNG as base64: 64 x 64, a disc with noise on it, without a background."""
     y, x = np.mgrid[:64, :64]
     noise = np.stack([(x * y * k + x) % 256 for k in (37, 41, 43)], axis=-1)
     alpha = np.where((x - 31.5) ** 2 + (y - 31.5) ** 2 < 28**2, 255, 0)
@@ -42,7 +42,7 @@ def disc_as_base64() -> str:
 
 
 def draw_figure(side: int = 256, *, background: tuple[int, int, int] | None = None) -> NDArray[np.uint8]:
-    """A little figure with thin legs and two antennae: (side, side, 4) RGBA, cut out unless there is a background."""
+    """Draw a figure with thin legs and two antennae: (side, side, 4) RGBA, transparent unless a background is given."""
     scale = 4
     image = Image.new("RGBA", (side * scale, side * scale), (0, 0, 0, 0))
     pen = ImageDraw.Draw(image)
@@ -65,6 +65,17 @@ def draw_figure(side: int = 256, *, background: tuple[int, int, int] | None = No
     return np.dstack([colours.round().astype(np.uint8), np.full((side, side), 255, np.uint8)])
 
 
+def draw_disc(*, red: int = 200) -> NDArray[np.uint8]:
+    """Draw a disc with a colour gradient on a transparent background: (64, 64, 4) RGBA."""
+    y, x = np.mgrid[:64, :64]
+    view = np.zeros((64, 64, 4), np.uint8)
+    view[..., 0] = red
+    view[..., 1] = 4 * x
+    view[..., 2] = 4 * y
+    view[..., 3] = 255 * (np.hypot(x - 32, y - 30) < 24)
+    return view
+
+
 def mask_iou(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:
-    """Intersection over union of two masks."""
+    """Return the intersection over union of two masks."""
     return float((first & second).sum() / (first | second).sum())

@@ -1,4 +1,4 @@
-"""Cutting out the subject: the picture's own alpha first, else by what the background looks like."""
+"""Background removal: an image's own alpha is kept, else the background is recognised by its colours."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pipeline.imaging.background_removal import grabcut_foreground, remove_backg
 from tests.fakes.images import draw_figure, mask_iou
 
 
-def test_a_picture_with_alpha_keeps_its_own() -> None:
+def test_an_image_with_alpha_keeps_it() -> None:
     figure = draw_figure(128)
     assert np.array_equal(remove_background(figure), figure)
 
@@ -26,26 +26,26 @@ def test_a_plain_background_is_removed_with_thin_parts_kept(side: int, backgroun
     assert mask_iou(mask & tips, truth & tips) > 0.6
 
 
-def test_a_gradient_with_noise_is_a_background_too() -> None:
+def test_a_gradient_with_noise_is_removed_too() -> None:
     rng = np.random.default_rng(3)
-    picture = draw_figure(300, background=(0, 0, 0))
+    image = draw_figure(300, background=(0, 0, 0))
     truth = draw_figure(300)[..., 3:].astype(np.float32) / 255
     wall = np.linspace(120, 200, 300)[:, None, None] + rng.normal(0, 4, (300, 300, 3))
     noisy = draw_figure(300)[..., :3] * truth + wall * (1 - truth)
-    picture[..., :3] = np.clip(noisy, 0, 255).astype(np.uint8)
-    assert mask_iou(remove_background(picture)[..., 3] >= 128, truth[..., 0] >= 0.5) > 0.9
+    image[..., :3] = np.clip(noisy, 0, 255).astype(np.uint8)
+    assert mask_iou(remove_background(image)[..., 3] >= 128, truth[..., 0] >= 0.5) > 0.9
 
 
 def test_removing_a_background_gives_the_same_mask_every_time() -> None:
-    picture = draw_figure(200, background=(90, 120, 150))[..., :3]
-    assert np.array_equal(grabcut_foreground(picture), grabcut_foreground(picture))
+    image = draw_figure(200, background=(90, 120, 150))[..., :3]
+    assert np.array_equal(grabcut_foreground(image), grabcut_foreground(image))
 
 
-def test_a_model_replaces_the_built_in_way() -> None:
-    picture = draw_figure(64, background=(255, 255, 255))
+def test_a_model_replaces_grabcut() -> None:
+    image = draw_figure(64, background=(255, 255, 255))
     alpha = np.zeros((64, 64), np.uint8)
     alpha[16:48, 16:48] = 200
-    assert np.array_equal(remove_background(picture, remover=lambda rgb: alpha)[..., 3], alpha)
+    assert np.array_equal(remove_background(image, remover=lambda rgb: alpha)[..., 3], alpha)
 
 
 def opaque(side: int, colour: int) -> np.ndarray:
@@ -53,7 +53,7 @@ def opaque(side: int, colour: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("picture", "words"),
+    ("image", "words"),
     [
         (np.zeros((64, 64, 4), np.uint8), "every pixel is transparent"),
         (opaque(1, 200), "the subject is 1 × 1 pixels; at least 8"),
@@ -62,6 +62,6 @@ def opaque(side: int, colour: int) -> np.ndarray:
         (np.dstack([np.full((1, 1, 3), 9, np.uint8), np.full((1, 1), 200, np.uint8)]), "the subject is 1 × 1 pixels"),
     ],
 )
-def test_a_picture_without_a_subject_is_refused(picture: np.ndarray, words: str) -> None:
+def test_an_image_without_a_subject_is_refused(image: np.ndarray, words: str) -> None:
     with pytest.raises(UnreadableImage, match=words):
-        remove_background(picture)
+        remove_background(image)

@@ -1,4 +1,4 @@
-"""Bytes to pixels: every accepted kind of picture, and one sentence for every other."""
+"""Image decoding: every accepted format, and one sentence for everything else."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_formats_with_alpha_keep_it(format: str) -> None:
 
 
 @pytest.mark.parametrize(("format", "tolerance"), [("PNG", 0), ("BMP", 0), ("JPEG", 40), ("GIF", 40)])
-def test_opaque_pictures_decode_to_their_colours(format: str, tolerance: int) -> None:
+def test_opaque_images_decode_to_their_colours(format: str, tolerance: int) -> None:
     options = {"JPEG": {"quality": 95}}.get(format, {})
     decoded = decode_image(encode(Image.fromarray(OPAQUE).convert("RGB"), format, **options))
     assert (decoded[..., 3] == 255).all()
@@ -67,7 +67,7 @@ def test_cmyk_palette_and_grey_with_alpha_are_read() -> None:
     assert np.array_equal(decode_image(encode(grey))[..., 3], FIGURE[..., 3])
 
 
-def test_of_an_animation_the_first_frame_is_taken() -> None:
+def test_the_first_frame_of_an_animation_is_used() -> None:
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "lime", "blue")]
     for format in ("GIF", "PNG", "WEBP"):
         data = encode(frames[0], format, save_all=True, append_images=frames[1:], duration=10)
@@ -105,7 +105,7 @@ def test_a_bad_file_is_refused_in_one_sentence(data: bytes, words: str) -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(st.data())
-def test_a_mutated_file_is_a_picture_or_one_sentence(data: st.DataObject) -> None:
+def test_a_mutated_file_gives_an_image_or_one_sentence(data: st.DataObject) -> None:
     format = data.draw(st.sampled_from(["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP"]))
     content = bytearray(encode(Image.fromarray(OPAQUE[:24, :24]).convert("RGB"), format))
     for _ in range(data.draw(st.integers(1, 6))):

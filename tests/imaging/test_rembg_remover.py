@@ -1,4 +1,4 @@
-"""Background removal by a model: from the fetched file without a download, and it says what it needs."""
+"""Background removal with a model: from the downloaded file, and with a message about what is missing."""
 
 from __future__ import annotations
 
@@ -13,19 +13,17 @@ from pipeline.imaging.rembg_remover import REMOVER_FILE, RembgRemover, select_ba
 from tests.fakes.brightness_model import write_brightness_model
 
 
-def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_package_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "rembg", None)
     with pytest.raises(MissingExtra, match=r"image-to-3d\[matting\]"):
         RembgRemover("isnet-general-use")
 
 
-def test_without_a_fetched_file_no_model_is_used(tmp_path: Path) -> None:
+def test_without_a_downloaded_file_no_model_is_selected(tmp_path: Path) -> None:
     assert select_background_remover(None, str(tmp_path)) is None
 
 
-def test_a_fetched_file_without_the_package_leaves_the_way_without_weights(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_downloaded_file_without_the_package_selects_grabcut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "rembg", None)
     (tmp_path / REMOVER_FILE).parent.mkdir()
     (tmp_path / REMOVER_FILE).write_bytes(b"")
@@ -40,7 +38,7 @@ def test_a_file_is_refused_for_another_model(tmp_path: Path) -> None:
         RembgRemover("isnet-general-use", file=tmp_path / "u2net.onnx")
 
 
-def test_the_fetched_file_removes_backgrounds(tmp_path: Path) -> None:
+def test_the_downloaded_file_removes_backgrounds(tmp_path: Path) -> None:
     pytest.importorskip("rembg")
     write_brightness_model(tmp_path / REMOVER_FILE)
     rgb = np.zeros((40, 60, 3), np.uint8)
@@ -55,7 +53,7 @@ def test_the_fetched_file_removes_backgrounds(tmp_path: Path) -> None:
     assert (alpha[:, 35:] == 255).all()
 
 
-def test_the_model_is_read_at_the_first_picture_and_then_kept(tmp_path: Path) -> None:
+def test_the_model_is_loaded_for_the_first_image_and_then_cached(tmp_path: Path) -> None:
     pytest.importorskip("rembg")
     write_brightness_model(tmp_path / REMOVER_FILE)
     first, second = (select_background_remover(None, str(tmp_path)) for _ in range(2))

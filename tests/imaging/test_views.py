@@ -1,4 +1,4 @@
-"""Taking a sheet of views apart."""
+"""Splitting a sheet into its views."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pipeline.imaging.views import split_sheet
 
 
 def sheet_of(*boxes: tuple[int, int, int, int], size: tuple[int, int] = (120, 300)) -> NDArray[np.uint8]:
-    """A sheet with one filled box (left, top, right, bottom) a view, each with a red value of its own: 10, 20, …"""
+    """A sheet with one filled box (left, top, right, bottom) a view, each with its own red value: 10, 20, …"""
     sheet = np.zeros((*size, 4), np.uint8)
     for number, (left, top, right, bottom) in enumerate(boxes, start=1):
         sheet[top:bottom, left:right] = (10 * number, 0, 0, 255)
@@ -22,19 +22,19 @@ def reds(views: list[NDArray[np.uint8]]) -> list[int]:
     return [int(view[view[..., 3] >= 128][0, 0]) for view in views]
 
 
-def test_views_come_in_reading_order_even_when_not_quite_level() -> None:
+def test_views_are_in_reading_order_even_if_rows_are_not_level() -> None:
     sheet = sheet_of((200, 5, 240, 50), (10, 12, 50, 55), (100, 8, 150, 52), (120, 65, 160, 110), (20, 70, 60, 115))
     assert reds(split_sheet(sheet, most=8)) == [20, 30, 10, 50, 40]
 
 
-def test_a_view_holds_itself_and_nothing_of_its_neighbours() -> None:
+def test_a_view_contains_nothing_of_its_neighbours() -> None:
     sheet = sheet_of((10, 10, 60, 60), (61, 10, 110, 60))
     first, second = split_sheet(sheet, most=8)
     assert set(first[first[..., 3] > 0][:, 0]) == {10} and set(second[second[..., 3] > 0][:, 0]) == {20}
     assert (first[..., 3] >= 128).sum() == 2500
 
 
-def test_specks_are_no_views_but_a_loose_part_stays_with_its_own() -> None:
+def test_small_regions_are_no_views_but_a_detached_part_stays_with_its_view() -> None:
     sheet = sheet_of((10, 10, 60, 60), (100, 10, 150, 60), (280, 100, 283, 103))
     sheet[20:40, 20:50] = 0
     sheet[25:30, 30:35] = (10, 0, 0, 255)  # an island inside the first view
@@ -43,7 +43,7 @@ def test_specks_are_no_views_but_a_loose_part_stays_with_its_own() -> None:
     assert views[0][..., 3].any() and (views[0][15:20, 20:25, 3] == 255).any()
 
 
-def test_the_soft_edge_of_a_view_comes_with_it() -> None:
+def test_a_view_keeps_its_soft_edge() -> None:
     sheet = sheet_of((10, 10, 60, 60))
     sheet[10:60, 9] = (10, 0, 0, 100)
     assert (split_sheet(sheet, most=8)[0][..., 3] == 100).sum() == 50

@@ -1,4 +1,4 @@
-"""Meshes that tests build for themselves."""
+"""Meshes for the tests, built from fields and by hand."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def organic(cells: int = 48) -> TriMesh:
 
 
 def stalks(cells: int = 60) -> TriMesh:
-    """A body with legs little thicker than a cell."""
+    """A solid with legs little thicker than a cell."""
     x, y, z = grid(cells)
     legs = np.min([np.hypot(x - a, z - b) - 0.02 for a in (-0.2, 0.2) for b in (-0.15, 0.15)], axis=0)
     legs = np.maximum(legs, np.abs(y + 0.2) - 0.25)
@@ -66,7 +66,11 @@ def joined(*meshes: TriMesh) -> TriMesh:
 
 
 def welded_report(mesh: TriMesh) -> tuple[bool, bool, int, float]:
-    """What a reader that welds at a micrometre finds: watertight, consistent, crowded edges, volume. Slow and plain."""
+    """Report of a reader that merges vertices within a micrometre. Slow and plain.
+
+    Returns:
+        Whether it is watertight and consistently wound, the number of non-manifold edges, and the volume.
+    """
     places: dict[tuple[int, ...], int] = {}
     number = [
         places.setdefault(tuple(place), len(places))

@@ -1,4 +1,4 @@
-"""Unwrapping and baking: no texel with two owners, and a texture that reads like the surface, seams included."""
+"""Unwrapping and baking: no texel with two owners, and a texture that equals the surface, seams included."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_folded_and_thin_shapes_have_no_texel_with_two_owners_either() -> None:
 
 
 @pytest.mark.parametrize("name", SHAPES)
-def test_the_texture_reads_like_the_field_and_seams_do_not_show(name: str) -> None:
+def test_the_texture_equals_the_field_at_seams_too(name: str) -> None:
     mesh, unwrapped = small(name), unwrapped_of(name)
     texture = texture_of(unwrapped, mesh).astype(np.float64) / 255
     rng = np.random.default_rng(1)
@@ -100,7 +100,7 @@ def test_the_texture_reads_like_the_field_and_seams_do_not_show(name: str) -> No
     assert psnr(difference[at_edge]) >= psnr(difference[~at_edge]) - 2
 
 
-def test_chunk_size_changes_nothing_but_how_much_is_asked_at_once() -> None:
+def test_chunk_size_changes_only_the_points_per_call() -> None:
     mesh, asked = small("box"), []
 
     def counting(points: NDArray[np.float32], normals: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -115,7 +115,7 @@ def test_chunk_size_changes_nothing_but_how_much_is_asked_at_once() -> None:
     assert np.array_equal(*vertices)
 
 
-def test_the_gutter_repeats_the_nearest_owned_texel() -> None:
+def test_dilation_repeats_owned_texels() -> None:
     mesh = tetrahedron(scale=0.5)
     unwrapped = unwrap(mesh, texture_size=512)
     texture = texture_of(unwrapped, mesh, size=512)

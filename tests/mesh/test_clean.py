@@ -1,4 +1,4 @@
-"""Cleaning: whatever comes in, closed bodies come out."""
+"""Mesh repair: any triangles in, closed manifolds out."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.mesh.shapes import ALL, joined, of_field, sphere, tetrahedron, torus,
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_a_good_mesh_keeps_its_faces_and_volume(name: str) -> None:
+def test_a_closed_mesh_keeps_its_faces_and_volume(name: str) -> None:
     mesh = ALL[name]()
     cleaned = clean(mesh)
     assert len(cleaned.faces) == pytest.approx(len(mesh.faces), rel=0.06)
@@ -28,13 +28,13 @@ def test_a_good_mesh_keeps_its_faces_and_volume(name: str) -> None:
 def test_blocks_that_touch_at_edges_and_corners_come_out_closed_and_manifold(solid: np.ndarray) -> None:
     solid[2, 2, 2] = True
     cleaned = clean(blocks(solid))
-    closed, consistent, crowded, volume = welded_report(cleaned)
-    assert closed and consistent and crowded == 0
+    closed, consistent, non_manifold, volume = welded_report(cleaned)
+    assert closed and consistent and non_manifold == 0
     assert volume == pytest.approx(solid.sum() / 5**3, rel=0.02)
 
 
 def blocks(solid: np.ndarray) -> TriMesh:
-    """The outer squares of filled cells, two triangles each, vertices shared: crowded wherever blocks only touch."""
+    """The outer squares of filled cells, two triangles each, vertices shared: non-manifold where blocks touch."""
     padded = np.pad(solid, 1)
     quads = []
     for axis in range(3):
@@ -53,7 +53,7 @@ def blocks(solid: np.ndarray) -> TriMesh:
     return TriMesh((unique / 5 - 0.7).astype(np.float32), faces.astype(np.int32))
 
 
-def test_split_vertices_are_welded_and_useless_faces_dropped() -> None:
+def test_split_vertices_are_merged_and_degenerate_faces_dropped() -> None:
     mesh = sphere(24)
     soup = TriMesh(mesh.corners.reshape(-1, 3), np.arange(3 * len(mesh.faces), dtype=np.int32).reshape(-1, 3))
     needle = np.array([[0, 0, 5]], np.int32)
@@ -64,7 +64,7 @@ def test_split_vertices_are_welded_and_useless_faces_dropped() -> None:
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 2**32 - 1))
-def test_turned_faces_are_turned_back(seed: int) -> None:
+def test_reversed_faces_are_reversed_back(seed: int) -> None:
     mesh = torus(20)
     faces = mesh.faces.copy()
     turned = np.random.default_rng(seed).random(len(faces)) < 0.4
@@ -75,21 +75,21 @@ def test_turned_faces_are_turned_back(seed: int) -> None:
 
 
 @pytest.mark.parametrize("missing", [1, 2, 40])
-def test_holes_are_closed(missing: int) -> None:
+def test_holes_are_filled(missing: int) -> None:
     mesh = sphere(24)
     order = np.argsort(-mesh.corners[:, :, 1].mean(axis=1))
     report = measure(clean(TriMesh(mesh.vertices, mesh.faces[np.sort(order[missing:])])))
     assert report.is_watertight and report.volume == pytest.approx(mesh.volume(), rel=0.02)
 
 
-def test_a_hole_longer_than_the_limit_stays() -> None:
+def test_a_hole_with_a_longer_boundary_than_the_limit_stays() -> None:
     mesh = sphere(24)
     half = TriMesh(mesh.vertices, mesh.faces[mesh.corners[:, :, 1].mean(axis=1) < 0])
     assert measure(clean(half, max_hole_edges=20)).boundary_edges > 20
     assert measure(clean(half)).is_watertight
 
 
-def test_bodies_look_outward_and_cavities_inward() -> None:
+def test_components_are_wound_outward_and_cavities_inward() -> None:
     inside_out = sphere(24)
     mesh = joined(TriMesh(inside_out.vertices, inside_out.faces[:, ::-1].copy()), tetrahedron((0.45, 0.45, 0.45), 0.05))
     assert clean(mesh).volume() == pytest.approx(inside_out.volume(), rel=0.01)
@@ -98,12 +98,12 @@ def test_bodies_look_outward_and_cavities_inward() -> None:
     assert clean(hollow).volume() == pytest.approx(sphere(24).volume() - cavity.volume(), rel=0.01)
 
 
-def test_specks_go_and_parts_stay() -> None:
+def test_small_components_are_dropped_and_parts_stay() -> None:
     mesh = joined(sphere(24, radius=0.2), tetrahedron((0.4, 0.4, 0.4), 0.08), tetrahedron((-0.4, 0.4, 0.4), 0.002))
     assert measure(clean(mesh)).components == 2
 
 
-def test_numbers_that_are_not_finite_are_dropped() -> None:
+def test_vertices_that_are_not_finite_are_dropped() -> None:
     mesh = sphere(24)
     vertices = mesh.vertices.copy()
     vertices[5] = np.nan
@@ -111,13 +111,13 @@ def test_numbers_that_are_not_finite_are_dropped() -> None:
     assert np.isfinite(cleaned.vertices).all() and measure(cleaned).is_watertight
 
 
-def test_what_bounds_nothing_gives_an_empty_mesh() -> None:
+def test_a_surface_that_encloses_nothing_gives_an_empty_mesh() -> None:
     membrane = np.array([[0, 1, 2], [0, 2, 1]], np.int32)
     assert len(clean(TriMesh(np.eye(3, dtype=np.float32), membrane)).faces) == 0
     assert len(clean(TriMesh(np.zeros((0, 3), np.float32), np.zeros((0, 3), np.int32))).faces) == 0
 
 
-def test_vertices_that_share_a_place_are_moved_apart() -> None:
+def test_coincident_vertices_are_separated() -> None:
     apart = separate_coincident_vertices(joined(tetrahedron(), tetrahedron()))
     assert len(np.unique(np.round(apart.vertices.astype(float) * 1e6), axis=0)) == 8
     assert np.abs(apart.vertices - joined(tetrahedron(), tetrahedron()).vertices).max() < 1e-4

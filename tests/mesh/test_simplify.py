@@ -1,4 +1,4 @@
-"""Simplification: the number is met, and a closed manifold stays one."""
+"""Simplification: the face count is met, and a closed manifold stays one."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from tests.mesh.shapes import ALL, joined, of_field, sphere, stalks, tetrahedron
 
 @pytest.mark.parametrize("share", [0.5, 0.1, 0.02])
 @pytest.mark.parametrize("name", ALL)
-def test_the_requested_number_is_met_and_the_body_stays_closed(name: str, share: float) -> None:
+def test_the_requested_face_count_is_met_and_the_mesh_stays_closed(name: str, share: float) -> None:
     mesh = clean(ALL[name]())
     target = round(share * len(mesh.faces))
     small = simplify(mesh, target_faces=target)
     assert target - 1 <= len(small.faces) <= target
-    closed, consistent, crowded, volume = welded_report(small)
-    assert closed and consistent and crowded == 0
+    closed, consistent, non_manifold, volume = welded_report(small)
+    assert closed and consistent and non_manifold == 0
     assert volume == pytest.approx(mesh.volume(), rel=0.03 if share >= 0.1 else 0.1)
 
 
@@ -52,12 +52,12 @@ def test_separate_parts_stay_separate() -> None:
     assert measure(simplify(mesh, target_faces=200)).components == 2
 
 
-def test_a_mesh_that_is_small_enough_is_returned_as_it_is() -> None:
+def test_a_mesh_that_is_small_enough_is_returned_unchanged() -> None:
     mesh = clean(sphere(12))
     assert simplify(mesh, target_faces=len(mesh.faces)) is mesh
 
 
-def test_borders_stay_where_they_are() -> None:
+def test_boundaries_are_unchanged() -> None:
     mesh = sphere(24)
     half = TriMesh(mesh.vertices, mesh.faces[mesh.corners[:, :, 1].mean(axis=1) < 0])
     half = clean(half, max_hole_edges=3)

@@ -1,4 +1,4 @@
-"""Shapes and a colour field for the texture's tests, and what a viewer sees of a texture at points of a surface."""
+"""Shapes and a colour field for the tests of textures, and the colours that a viewer samples at points of a surface."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ EDGE_TEXELS = 1.0
 
 
 def torus(*, around: int = 128, across: int = 64, radius: float = 0.33, tube: float = 0.15) -> TriMesh:
-    """A closed ring in the xz plane, `2 * around * across` faces, looking outward."""
+    """A closed ring in the xz plane, `2 * around * across` faces, wound outward."""
     i, j = np.meshgrid(np.arange(around), np.arange(across), indexing="ij")
     u, v = 2 * np.pi * i / around, 2 * np.pi * j / across
     ring = radius + tube * np.cos(v)
@@ -26,7 +26,7 @@ def torus(*, around: int = 128, across: int = 64, radius: float = 0.33, tube: fl
 
 
 def box(size: tuple[float, float, float] = (1.0, 0.7, 0.4)) -> TriMesh:
-    """Eight vertices and twelve faces, looking outward."""
+    """Eight vertices and twelve faces, wound outward."""
     corners = np.array([[x, y, z] for x in (0, 1) for y in (0, 1) for z in (0, 1)], np.float32) - 0.5
     quads = [(0, 1, 3, 2), (4, 6, 7, 5), (0, 4, 5, 1), (2, 3, 7, 6), (0, 2, 6, 4), (1, 5, 7, 3)]
     faces = [triangle for a, b, c, d in quads for triangle in ((a, b, c), (a, c, d))]
@@ -34,7 +34,7 @@ def box(size: tuple[float, float, float] = (1.0, 0.7, 0.4)) -> TriMesh:
 
 
 def organic(*, cells: int = 48, seed: int = 0) -> TriMesh:
-    """Grown-together balls and bumps as marching cubes draw them: folds, necks and undersides."""
+    """Merged balls and bumps from marching cubes, with folds, necks and undersides."""
     rng = np.random.default_rng(seed)
     axis = np.linspace(-0.5, 0.5, cells)
     grid = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1)

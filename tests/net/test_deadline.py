@@ -46,7 +46,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(params=["http", "https"])
-def dripping_url(request: pytest.FixtureRequest, certificate: Path) -> Iterator[str]:
+def slow_url(request: pytest.FixtureRequest, certificate: Path) -> Iterator[str]:
     """A server whose answer's head takes half an hour, well within any limit between two bytes."""
     over = threading.Event()
     listener = socket.create_server(("127.0.0.1", 0))
@@ -81,17 +81,17 @@ def client(certificate: Path) -> Iterator[httpx.Client]:
         yield client
 
 
-def test_a_request_that_drips_is_cut_when_its_time_is_up(client: httpx.Client, dripping_url: str):
+def test_a_slow_response_is_cut_at_the_deadline(client: httpx.Client, slow_url: str):
     with deadline(0.3) as limit, pytest.raises(httpx.TransportError):
-        client.get(dripping_url, headers={"connection": "close"}, extensions=limit.extensions)
+        client.get(slow_url, headers={"connection": "close"}, extensions=limit.extensions)
 
     assert limit.has_passed
 
 
-def test_no_connection_is_made_when_the_time_is_up_already(client: httpx.Client):
+def test_no_connection_is_made_after_the_deadline(client: httpx.Client):
     with socket.create_server(("127.0.0.1", 0)) as listener, deadline(60) as limit:
         limit.cut()
-        with pytest.raises(httpx.ConnectTimeout, match="the time for this request is up"):
+        with pytest.raises(httpx.ConnectTimeout, match="the deadline of this request has passed"):
             client.get(f"http://127.0.0.1:{listener.getsockname()[1]}/", extensions=limit.extensions)
 
         listener.setblocking(False)
@@ -99,7 +99,7 @@ def test_no_connection_is_made_when_the_time_is_up_already(client: httpx.Client)
             listener.accept()
 
 
-def test_a_request_in_time_is_left_alone(client: httpx.Client):
+def test_a_request_before_the_deadline_succeeds(client: httpx.Client):
     with socket.create_server(("127.0.0.1", 0)) as listener, deadline(60) as limit:
 
         def answer() -> None:

@@ -1,3 +1,5 @@
+"""FlexiCubes: the case tables, the extraction against the reference, and surfaces of known solids."""
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -8,7 +10,18 @@ import torch
 
 from pipeline.engines.trellis.mesh_extraction import VertexField, extract_mesh, gather_field
 from pipeline.mesh.tri_mesh import TriMesh
-from pipeline.ops.flexicubes import CORNERS, EDGES, DualMesh, case_tables, linear_cube_key
+from pipeline.ops.flexicubes import (
+    CORNERS,
+    EDGES,
+    CornerTable,
+    CubeWeights,
+    DualMesh,
+    case_tables,
+    extract_dual_mesh,
+    find_sorted,
+    linear_cube_key,
+)
+from tests.reference.flexicubes import crossing_cubes, dual_mesh
 
 SIDE = 16
 Distance = Callable[[torch.Tensor], torch.Tensor]
@@ -116,6 +129,7 @@ def test_the_chunk_size_changes_no_bit(resolution: int, chunk_size: int) -> None
 
     assert torch.equal(chunked.vertices, whole.vertices)
     assert torch.equal(chunked.faces, whole.faces)
+    assert chunked.attributes is not None and whole.attributes is not None
     assert torch.equal(chunked.attributes, whole.attributes)
 
 
@@ -188,3 +202,56 @@ def test_keys_ascend_with_the_coordinates() -> None:
 
     assert torch.equal(keys, keys.sort().values)
     assert len(keys.unique()) == len(cubes)
+
+
+def random_case(side: int, *, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Signed distances and values (R + 1, R + 1, R + 1, 5) at grid vertices, and the raw weights of crossing cubes."""
+    rng = np.random.default_rng(seed)
+    sdf = rng.uniform(-1, 1, [side + 1] * 3)
+    grid = np.stack(np.meshgrid(*[np.arange(side + 1)] * 3, indexing="ij"), axis=-1)
+    offset = rng.uniform(-0.4, 0.4, grid.shape) / side
+    values = np.concatenate([grid / side - 0.5 + offset, rng.uniform(size=(*grid.shape[:3], 2))], axis=-1)
+    return sdf, values, rng.normal(size=(len(crossing_cubes(sdf)), 21))
+
+
+def extracted(sdf: np.ndarray, values: np.ndarray, raw: np.ndarray) -> DualMesh:
+    side = sdf.shape[0] - 1
+    cubes = torch.tensor(crossing_cubes(sdf), dtype=torch.int64).view(-1, 3)
+    at = cubes[:, None] + torch.tensor(CORNERS)
+    corners = (at[..., 0] * (side + 1) + at[..., 1]) * (side + 1) + at[..., 2]
+    flat = torch.from_numpy(values).view(-1, 5)
+    place = torch.cartesian_prod(*[torch.arange(side + 1)] * 3) / side - 0.5
+    table = CornerTable(torch.from_numpy(sdf).flatten(), flat[:, :3] - place, flat[:, 3:])
+    weights = CubeWeights.from_raw(torch.from_numpy(raw))
+    return extract_dual_mesh(cubes, corners, table, weights, resolution=side, chunk_size=5)
+
+
+def rotated(faces: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
+    """Faces in ascending order, each with its smallest vertex first."""
+    return sorted(face[k:] + face[:k] for face in faces for k in [face.index(min(face))])
+
+
+@pytest.mark.parametrize(("side", "seed"), [(1, 0), (2, 1), (3, 2), (4, 3)])
+def test_noise_gives_the_surface_of_the_reference(side: int, seed: int) -> None:
+    sdf, values, raw = random_case(side, seed=seed)
+
+    mesh = extracted(sdf, values, raw)
+
+    weights = CubeWeights.from_raw(torch.from_numpy(raw))
+    vertices, faces = dual_mesh(sdf, values, weights.alpha.numpy(), weights.beta.numpy(), weights.gamma.numpy())
+    assert mesh.attributes is not None
+    seen = torch.cat([mesh.vertices, mesh.attributes], dim=1).numpy()
+    np.testing.assert_allclose(seen, np.stack(vertices), rtol=0, atol=1e-6)  # grid positions pass through float32
+    assert rotated([tuple(face) for face in mesh.faces.tolist()]) == rotated(list(faces))
+
+
+def test_grid_keys_and_searches_equal_a_dictionary() -> None:
+    cubes = torch.cartesian_prod(*[torch.arange(3)] * 3)[::2]
+    keys = linear_cube_key(cubes, 3)
+    wanted = torch.cartesian_prod(*[torch.arange(-1, 4)] * 3)
+
+    found = find_sorted(keys, linear_cube_key(wanted, 3))
+
+    rows = {tuple(cube): row for row, cube in enumerate(cubes.tolist())}
+    assert found.tolist() == [rows.get(tuple(cube), len(cubes)) for cube in wanted.tolist()]
+    assert find_sorted(keys[:0], keys[:2]).tolist() == [0, 0]

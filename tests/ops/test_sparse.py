@@ -1,3 +1,5 @@
+"""Convolution and resampling on voxels, against dense grids, dictionaries and loops."""
+
 from __future__ import annotations
 
 import pytest
@@ -5,20 +7,19 @@ import torch
 
 from pipeline.nn.sparse_conv import SparseConv3d
 from pipeline.ops import sparse
-from pipeline.ops.attention import attend_in_windows, attend_per_element
-from pipeline.ops.groups import Groups
 from pipeline.ops.sparse import pool_cells, repeat_octants, sparse_conv3, spread_cells
 from pipeline.ops.voxels import VoxelSet
-from tests.reference.voxels import dense_convolution, masked_attention, random_coords
+from tests.reference.voxels import dense_convolution, pooled_cells, random_coords, spread_to_voxels
 
-EXACT = 1e-12  # float64: both ways sum the same products in another order
+EXACT = 1e-12  # float64: both sum the same products in another order
+SETS = [(0, 1, 1), (1, 1, 1), (40, 5, 1), (25, 6, 2)]
 
 
 def normal(*shape: int, seed: int) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-@pytest.mark.parametrize(("count", "side", "batch"), [(1, 1, 1), (40, 5, 1), (25, 6, 2)])
+@pytest.mark.parametrize(("count", "side", "batch"), SETS[1:])
 def test_submanifold_conv_equals_dense_conv_on_active_voxels(count: int, side: int, batch: int) -> None:
     coords = random_coords(count, side, seed=count, batch=batch)
     feats, weight, bias = normal(len(coords), 3, seed=1), normal(4, 3, 3, 3, 3, seed=2), normal(4, seed=3)
@@ -28,7 +29,7 @@ def test_submanifold_conv_equals_dense_conv_on_active_voxels(count: int, side: i
     torch.testing.assert_close(out, dense_convolution(coords, feats, weight, bias), rtol=0, atol=EXACT)
 
 
-def test_submanifold_conv_of_nothing_is_nothing() -> None:
+def test_submanifold_conv_of_no_voxels_is_empty() -> None:
     voxels = VoxelSet(torch.zeros((0, 4), dtype=torch.int32))
 
     assert sparse_conv3(torch.zeros(1, 0, 3), voxels, torch.zeros(4, 3, 3, 3, 3), None).shape == (1, 0, 4)
@@ -74,7 +75,32 @@ def test_other_kernels_are_refused() -> None:
         SparseConv3d(2, 3, 5)
 
 
-def test_pooling_divides_by_one_more_than_a_cell_holds() -> None:
+@pytest.mark.parametrize(("count", "side", "batch"), SETS)
+@pytest.mark.parametrize("factor", [2, 3])
+def test_pooling_and_spreading_equal_the_reference(count: int, side: int, batch: int, factor: int) -> None:
+    coords = random_coords(count, side, seed=count, batch=batch)
+    feats = normal(len(coords), 3, seed=1)
+    voxels = VoxelSet(coords, batch_size=batch)
+
+    pooled = pool_cells(feats[None], voxels, factor)
+    spread = spread_cells(pooled, voxels, factor)
+
+    torch.testing.assert_close(pooled[0], pooled_cells(coords, feats, factor), rtol=0, atol=EXACT)
+    assert torch.equal(spread[0], spread_to_voxels(coords, pooled[0], factor))
+
+
+def test_permuting_voxels_permutes_what_is_spread_and_not_what_is_pooled() -> None:
+    coords, feats = random_coords(40, 5, seed=4), normal(1, 40, 3, seed=1)
+    order = torch.randperm(40, generator=torch.Generator().manual_seed(0))
+    voxels, permuted = VoxelSet(coords), VoxelSet(coords[order])
+
+    pooled, pooled_permuted = pool_cells(feats, voxels, 2), pool_cells(feats[:, order], permuted, 2)
+
+    torch.testing.assert_close(pooled_permuted, pooled, rtol=0, atol=EXACT)
+    assert torch.equal(spread_cells(pooled, permuted, 2), spread_cells(pooled, voxels, 2)[:, order])
+
+
+def test_pooling_divides_by_one_more_than_a_cell_contains() -> None:
     coords = torch.tensor([[0, 0, 0, 0], [0, 1, 1, 1], [0, 2, 0, 0]])
     feats = torch.tensor([[[3.0], [6.0], [8.0]]])
 
@@ -82,47 +108,13 @@ def test_pooling_divides_by_one_more_than_a_cell_holds() -> None:
 
     assert pooled.flatten().tolist() == [3.0, 4.0]
     assert spread_cells(pooled, VoxelSet(coords), 2).flatten().tolist() == [3.0, 3.0, 4.0]
-    assert repeat_octants(feats).shape == (1, 24, 1)
 
 
-def test_sums_of_groups_equal_a_loop() -> None:
-    group = torch.tensor([2, 0, 2, 2, 1, 0])
-    values = normal(2, 6, 3, seed=0)
-    counts = torch.tensor([2, 1, 3])
+@pytest.mark.parametrize("count", [0, 1, 5])
+def test_every_child_gets_its_parents_features(count: int) -> None:
+    feats = normal(2, count, 3, seed=0)
 
-    total = Groups.of(group, counts).sum(values)
+    repeated = repeat_octants(feats)
 
-    for g in range(3):
-        torch.testing.assert_close(total[:, g], values[:, group == g].sum(dim=1), rtol=0, atol=EXACT)
-
-
-@pytest.mark.parametrize("shift", [0, 1])
-def test_windowed_attention_equals_attention_under_a_mask(shift: int) -> None:
-    coords = random_coords(50, 6, seed=2, batch=2)
-    q, k, v = (normal(1, 100, 2, 4, seed=seed) for seed in range(3))
-
-    out = attend_in_windows(q, k, v, VoxelSet(coords), size=2, shift=shift)
-
-    windows = [(b, *((c + shift) // 2 for c in xyz)) for b, *xyz in coords.tolist()]
-    torch.testing.assert_close(out[0], masked_attention(q[0], k[0], v[0], windows), rtol=0, atol=EXACT)
-
-
-def test_passes_that_share_voxels_do_not_see_each_other() -> None:
-    voxels = VoxelSet(random_coords(30, 4, seed=2))
-    q, k, v = (normal(3, 30, 2, 4, seed=seed) for seed in range(3))
-
-    together = attend_in_windows(q, k, v, voxels, size=4, shift=2)
-
-    for one in range(3):
-        alone = attend_in_windows(q[one, None], k[one, None], v[one, None], voxels, size=4, shift=2)
-        torch.testing.assert_close(together[one], alone[0], rtol=0, atol=EXACT)
-
-
-def test_batch_elements_do_not_see_each_other() -> None:
-    coords = random_coords(20, 4, seed=5, batch=2)
-    q, k, v = (normal(1, 40, 2, 4, seed=seed) for seed in range(3))
-
-    out = attend_per_element(q, k, v, VoxelSet(coords))
-
-    elements = [(b,) for b in coords[:, 0].tolist()]
-    torch.testing.assert_close(out[0], masked_attention(q[0], k[0], v[0], elements), rtol=0, atol=EXACT)
+    expected = [[row for row in leading for _ in range(8)] for leading in feats.tolist()]
+    assert repeated.tolist() == expected

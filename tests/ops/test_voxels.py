@@ -1,16 +1,18 @@
+"""Tables of a voxel set, against dictionaries."""
+
 from __future__ import annotations
 
 import pytest
 import torch
 
 from pipeline.ops.voxels import OCTANTS, VoxelSet
-from tests.reference.voxels import neighbour_rows, random_coords, rows_by_voxel
+from tests.reference.voxels import cells_of, neighbour_rows, random_coords, rows_by_voxel, windows_of
 
 SETS = [(0, 1, 1), (1, 1, 1), (40, 5, 1), (30, 6, 2)]
 
 
 @pytest.mark.parametrize(("count", "side", "batch"), SETS)
-def test_neighbours_are_those_that_a_dictionary_finds(count: int, side: int, batch: int) -> None:
+def test_neighbours_equal_those_that_a_dictionary_finds(count: int, side: int, batch: int) -> None:
     coords = random_coords(count, side, seed=count, batch=batch)
 
     voxels = VoxelSet(coords)
@@ -19,7 +21,9 @@ def test_neighbours_are_those_that_a_dictionary_finds(count: int, side: int, bat
 
 
 @pytest.mark.parametrize(("count", "side", "batch"), SETS)
-def test_a_subdivided_set_knows_its_neighbours_without_looking(count: int, side: int, batch: int) -> None:
+def test_the_neighbours_of_a_subdivided_set_equal_those_that_a_dictionary_finds(
+    count: int, side: int, batch: int
+) -> None:
     finer = VoxelSet(random_coords(count, side, seed=count, batch=batch), batch_size=batch).subdivide()
 
     assert len(finer) == 8 * count * batch
@@ -36,35 +40,44 @@ def test_subdivision_puts_the_eight_children_of_a_voxel_next_to_each_other() -> 
 
 
 @pytest.mark.parametrize(("count", "side", "batch"), SETS)
-def test_cells_are_sorted_and_every_voxel_lies_in_its_own(count: int, side: int, batch: int) -> None:
+def test_cells_are_sorted_and_every_voxel_lies_in_its_cell(count: int, side: int, batch: int) -> None:
     coords = random_coords(count, side, seed=count, batch=batch)
 
     coarsening = VoxelSet(coords, batch_size=batch).coarsen(2)
 
-    cells = [tuple(c) for c in coarsening.cells.coords.tolist()]
-    assert cells == sorted({(b, x // 2, y // 2, z // 2) for b, x, y, z in coords.tolist()})
-    for (b, x, y, z), cell in zip(coords.tolist(), coarsening.cell_of_row.tolist(), strict=True):
-        assert cells[cell] == (b, x // 2, y // 2, z // 2)
+    cells, expected = [tuple(c) for c in coarsening.cells.coords.tolist()], cells_of(coords, 2)
+    assert cells == sorted(set(expected))
+    assert [cells[cell] for cell in coarsening.cell_of_row.tolist()] == expected
     assert int(coarsening.groups.counts.sum()) == len(coords)
 
 
+@pytest.mark.parametrize(("count", "side", "batch"), SETS)
 @pytest.mark.parametrize("shift", [0, 2])
-def test_every_row_lies_in_exactly_one_window(shift: int) -> None:
-    coords = random_coords(60, 9, seed=3, batch=2)
-    voxels = VoxelSet(coords)
+def test_every_row_lies_in_exactly_one_window_and_it_is_its_own(count: int, side: int, batch: int, shift: int) -> None:
+    coords = random_coords(count, side, seed=3, batch=batch)
 
-    seen: dict[int, tuple[int, ...]] = {}
-    for group in voxels.windows(4, shift):
+    groups = VoxelSet(coords, batch_size=batch).windows(4, shift)
+
+    window_of = windows_of(coords, 4, shift)
+    windows: list[list[int]] = []
+    for group in groups:
         valid = torch.ones_like(group.rows, dtype=torch.bool) if group.valid is None else group.valid
-        for rows, kept in zip(group.rows, valid, strict=True):
-            window = {tuple(coords[row].add(torch.tensor([0, *[shift] * 3])).tolist()) for row in rows[kept].tolist()}
-            ids = {(b, x // 4, y // 4, z // 4) for b, x, y, z in window}
-            assert len(ids) == 1
-            for row in rows[kept].tolist():
-                assert row not in seen
-                seen[row] = next(iter(ids))
+        windows += [rows[kept].tolist() for rows, kept in zip(group.rows, valid, strict=True)]
+    assert sorted(row for rows in windows for row in rows) == list(range(len(coords)))
+    assert all(len({window_of[row] for row in rows}) == 1 for rows in windows)
+    assert len(windows) == len(set(window_of))
 
-    assert len(seen) == len(coords)
+
+def test_permuting_voxels_permutes_their_neighbours_and_keeps_the_cells() -> None:
+    coords = random_coords(40, 5, seed=6)
+    order = torch.randperm(40, generator=torch.Generator().manual_seed(0))
+    new_row = torch.empty(41, dtype=torch.int64)
+    new_row[order], new_row[40] = torch.arange(40), 40
+
+    voxels, permuted = VoxelSet(coords), VoxelSet(coords[order])
+
+    assert torch.equal(permuted.neighbours.long(), new_row[voxels.neighbours.long()][:, order])
+    assert torch.equal(permuted.coarsen(2).cells.coords, voxels.coarsen(2).cells.coords)
 
 
 def test_windows_of_very_different_length_are_not_padded_together() -> None:
@@ -77,7 +90,7 @@ def test_windows_of_very_different_length_are_not_padded_together() -> None:
     assert [tuple(group.rows.shape) for group in groups] == [(1, 64), (1, 1)]
 
 
-def test_tables_are_made_once() -> None:
+def test_tables_are_computed_once() -> None:
     voxels = VoxelSet(random_coords(20, 4, seed=0))
 
     assert voxels.neighbours is voxels.neighbours
@@ -86,7 +99,7 @@ def test_tables_are_made_once() -> None:
     assert voxels.subdivide() is voxels.subdivide()
 
 
-def test_rows_of_one_batch_element_must_lie_together() -> None:
+def test_rows_must_be_sorted_by_batch_element() -> None:
     coords = torch.tensor([[0, 0, 0, 0], [1, 0, 0, 0], [0, 1, 0, 0]])
 
     with pytest.raises(ValueError, match="sorted by batch element"):

@@ -1,4 +1,4 @@
-"""A whole set of weights of the released sizes, filled at random: written once, loaded strictly, then spoilt.
+"""Random weights of the released sizes: written once, loaded strictly, then corrupted in several ways.
 
 Takes 4.2 GB in a temporary folder and a minute, so no default test runs it.
 """
@@ -27,7 +27,7 @@ from pipeline.errors import WeightsUnusable
 from pipeline.nn.checkpoint import TORCH_DTYPES
 from pipeline.nn.tensor_files import Entry
 
-SPOILT = IMAGE_LARGE.structure_decoder.file_name  # the smallest of the six
+CORRUPTED = IMAGE_LARGE.structure_decoder.file_name  # the smallest of the six
 
 
 def random_tensors(entries: dict[str, Entry], *, seed: int) -> dict[str, torch.Tensor]:
@@ -39,7 +39,7 @@ def random_tensors(entries: dict[str, Entry], *, seed: int) -> dict[str, torch.T
 
 
 def write_set(folder: Path) -> int:
-    """Write all files; returns their size in bytes."""
+    """Write all files and return their size in bytes."""
     paths = [folder / checkpoint.file_name for checkpoint in IMAGE_LARGE.checkpoints.values()]
     paths.append(folder / ENCODER_FOLDER / IMAGE_LARGE.encoder.file_name)
     for seed, path in enumerate(paths):
@@ -51,7 +51,8 @@ def write_set(folder: Path) -> int:
 
 
 @contextmanager
-def spoilt(path: Path) -> Iterator[None]:
+def restored_afterwards(path: Path) -> Iterator[None]:
+    """Restore a file after the block."""
     kept = path.with_suffix(".kept")
     shutil.copy(path, kept)
     yield
@@ -59,7 +60,7 @@ def spoilt(path: Path) -> Iterator[None]:
 
 
 def refusal(folder: Path) -> str:
-    """What loading says; empty where it goes through."""
+    """Return the message of the refusal to load; empty if loading succeeds."""
     try:
         load_models(IMAGE_LARGE, folder, device=torch.device("cpu"), dtype=torch.float16)
     except WeightsUnusable as error:
@@ -67,42 +68,42 @@ def refusal(folder: Path) -> str:
     return ""
 
 
-def spoil_each_way(folder: Path) -> int:
-    """Truncate, rename, add, reshape, remove: prints each refusal; returns how many went through."""
-    path, accepted = folder / SPOILT, 0
+def corrupt_in_every_way(folder: Path) -> int:
+    """Truncate, rename, add, reshape and remove; print each refusal and return how many files were accepted."""
+    path, accepted = folder / CORRUPTED, 0
     entries = manifest(path.stem)
     first = next(iter(entries))
     reshaped = entries | {first: Entry(entries[first].dtype, (1, *entries[first].shape))}
     renamed = {("renamed" if key == first else key): entry for key, entry in entries.items()}
     surplus = entries | {"surplus": Entry("F32", (1,))}
-    for way, kind in {
+    for corruption, content in {
         "renamed": renamed,
         "surplus": surplus,
         "reshaped": reshaped,
         "truncated": None,
         "missing": {},
     }.items():
-        with spoilt(path):
-            if kind is None:
+        with restored_afterwards(path):
+            if content is None:
                 with path.open("r+b") as file:
                     file.truncate(path.stat().st_size // 2)
-            elif kind:
-                save_file(random_tensors(kind, seed=0), path)
+            elif content:
+                save_file(random_tensors(content, seed=0), path)
             else:
                 path.unlink()
-            said = refusal(folder)
-        accepted += not said
-        print(f"{way:10s} {said or 'was accepted'}")
+            message = refusal(folder)
+        accepted += not message
+        print(f"{corruption:10s} {message or 'was accepted'}")
     return accepted
 
 
 def run_full_size() -> int:
-    """Print seconds and sizes of all models; returns how many things went wrong."""
+    """Print seconds and sizes of all models and return the number of failures."""
     return run_trellis() + run_triposr()
 
 
 def run_triposr() -> int:
-    """A pickle of the released layout: converted, loaded strictly, and refused once it is spoilt."""
+    """Convert and load a pickle of the released layout, and check that a corrupted one is refused."""
     entries = triposr.manifest()
     with tempfile.TemporaryDirectory() as name:
         pickled, target = Path(name) / RELEASED.file_name, Path(name) / triposr.FILE_NAME
@@ -129,7 +130,7 @@ def run_triposr() -> int:
 
 
 def run_trellis() -> int:
-    """Six files of the released sizes."""
+    """Load six files of the released sizes, and check that corrupted ones are refused."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         size = write_set(folder)
@@ -141,6 +142,6 @@ def run_trellis() -> int:
         print(f"loaded strictly in {time.perf_counter() - started:.1f} s, peak {peak:.1f} GB resident")
         assert not any(p.is_meta for part in vars(models).values() for p in part.parameters())
         del models
-        wrong = spoil_each_way(folder)
+        wrong = corrupt_in_every_way(folder)
     print(f"{6 - wrong} passed, {wrong} failed")
     return wrong

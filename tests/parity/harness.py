@@ -1,6 +1,6 @@
-"""Reads golden fixtures, compares what the modules compute with them, and prints one line each.
+"""Reads golden fixtures, compares the outputs of the modules with them, and prints one line each.
 
-Knows the format of the kits and no model: a registry maps a fixture's `spec.target` to a check.
+Knows the format of the kits and no model: a registry maps the `spec.target` of a fixture to a check.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 KITS = Path(__file__).resolve().parents[2].parent / "shared"
-"""Where the shared kits lie beside a checkout."""
+"""Folder of the shared kits, next to the checkout."""
 
-MAX_ABS_GUARD = 1e-4  # the kits' second guard: max_abs <= 1e-4 * max(1, rms)
-DEFAULT_TOLERANCE = 1e-5  # the kits' floor, where no index.json lists the fixture
+MAX_ABS_GUARD = 1e-4  # second bound of the kits: max_abs <= 1e-4 * max(1, rms)
+DEFAULT_TOLERANCE = 1e-5  # of fixtures that no index.json lists
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,8 +29,8 @@ class Fixture:
     """One golden case.
 
     Attributes:
-        spec: what to build and how, as the file says it.
-        inputs: arrays by name; those that the spec describes by a rule are generated.
+        spec: what to build and how.
+        inputs: arrays by name; arrays that the spec describes by a rule are generated.
         golden: expected arrays by name.
         tolerance: bound of the relative L2 distance of each output.
         max_abs: bound of the largest difference, or None for `MAX_ABS_GUARD * max(1, rms)`.
@@ -54,10 +54,13 @@ class Fixture:
 
 @dataclass(frozen=True)
 class Deviation:
-    """How far one output lies from its golden twin.
+    """The distance of one output from its golden array.
 
     Attributes:
-        remark: what is wrong beyond the number, empty where nothing is.
+        output: name of the output.
+        rel_l2: relative L2 distance.
+        ok: whether it is within the bounds.
+        remark: what is wrong; empty if nothing is.
     """
 
     output: str
@@ -68,7 +71,7 @@ class Deviation:
 
 @dataclass(frozen=True)
 class Verdict:
-    """One fixture's result: the worst output decides."""
+    """The result of one fixture, determined by its worst output."""
 
     fixture: str
     worst: float
@@ -78,7 +81,7 @@ class Verdict:
     remark: str = ""
 
     def line(self) -> str:
-        """One line: name, worst relative L2, tolerance, ok."""
+        """Return one line: name, worst relative L2, tolerance, ok."""
         state = "ok" if self.ok else "FAILED"
         text = f"{self.fixture:48s} {self.worst:9.2e} {self.tolerance:8.1e} {state:6s} {self.seconds:6.2f} s"
         return f"{text}  {self.remark}".rstrip()
@@ -91,12 +94,12 @@ Check = Callable[[Fixture], list[Deviation]]
 
 
 def fixture_paths(folder: Path) -> list[Path]:
-    """All fixtures of a kit's folder, not of its subfolders, sorted by name."""
+    """Return the fixtures of a folder, without its subfolders, sorted by name."""
     return sorted(folder.glob("*.npz"))
 
 
 def read_index(folder: Path) -> dict[str, dict[str, Any]]:
-    """Tolerances by file name; empty where the folder has no index.json."""
+    """Return the rows of index.json by file name; empty if the folder has none."""
     path = folder / "index.json"
     return {row["file"]: row for row in json.loads(path.read_text())} if path.is_file() else {}
 
@@ -120,7 +123,7 @@ def read_fixture(path: Path) -> Fixture:
 
 
 def generated_inputs(spec: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
-    """Inputs that a spec describes by the normal rule; other rules belong to the targets that use them."""
+    """Generate the inputs that a spec describes by the normal rule; other rules belong to their targets."""
     inputs: dict[str, NDArray[Any]] = {}
     rules = spec.get("inputs_generated") or {}
     if isinstance(rules, list):
@@ -133,7 +136,7 @@ def generated_inputs(spec: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
 
 
 def rnd(seed: int, name: str, shape: tuple[int, ...], *, scale: float = 1.0) -> NDArray[np.float32]:
-    """The kits' normal inputs: seeded by a number and the crc32 of a name."""
+    """Return the normally distributed inputs of the kits, seeded by a number and the crc32 of a name."""
     rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
     return rng.standard_normal(shape).astype(np.float32) * np.float32(scale)
 
@@ -171,10 +174,10 @@ def compare(
 
 
 def compare_outputs(fixture: Fixture, computed: Mapping[str, NDArray[Any]]) -> list[Deviation]:
-    """Compare every golden output; a missing one is a deviation.
+    """Compare every golden output; a missing output is a deviation.
 
-    Where the fixture keeps only some rows of an output (`rows`), those are compared, and its `full_stats` are compared
-    with those of the whole array.
+    If the fixture stores only some rows of an output (`rows`), those are compared, and its `full_stats` are compared
+    with the statistics of the whole array.
     """
     deviations = []
     rows = fixture.golden.get("rows")
@@ -198,7 +201,7 @@ def compare_stats(output: str, computed: NDArray[Any], stats: Mapping[str, Any],
     """Compare mean, std, l2, absmax and sum_cos of a complete array with those of the golden run.
 
     The bounds follow from a relative L2 distance of `tolerance`: a difference d of norm tolerance * l2 moves the mean
-    by at most |d| / sqrt(n), and the sums by at most |d| * sqrt(n) (in practice by |d|; ten times that is allowed).
+    by at most |d| / sqrt(n), and the sums by at most |d| * sqrt(n) (in practice by |d|; the bound is ten times that).
     """
     if list(computed.shape) != list(stats["shape"]):
         return Deviation(output, math.inf, False, f"{output}: full shape {computed.shape}, expected {stats['shape']}")
@@ -234,7 +237,7 @@ def run_fixture(path: Path, targets: Mapping[str, Check]) -> Verdict:
         deviations = check(fixture)
         if not deviations:
             raise ValueError("the check compared nothing")
-    except Exception as error:  # a fixture that cannot be run is reported like one that differs
+    except Exception as error:  # a fixture that fails to run is reported like one that differs
         deviations = [Deviation("", math.inf, False, f"{type(error).__name__}: {error}")]
     return Verdict(
         fixture=fixture.name,
@@ -247,10 +250,10 @@ def run_fixture(path: Path, targets: Mapping[str, Check]) -> Verdict:
 
 
 def run_folders(folders: Iterable[Path], targets: Mapping[str, Check]) -> int:
-    """Run every fixture of the folders, printing a line each and the totals.
+    """Run every fixture of the folders; print one line each and the totals.
 
     Returns:
-        How many failed; an empty folder counts as one.
+        The number of failures; an empty folder counts as one.
     """
     passed = failed = 0
     for folder in folders:

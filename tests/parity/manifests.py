@@ -1,4 +1,4 @@
-"""Compares the modules made from the official arguments with the kit's manifests, key by key."""
+"""Compares modules built with the published arguments with the manifests of the kit, key by key."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from pipeline.nn.tensor_files import Entry, check_entries
 
 
 def kit_entries(path: Path) -> dict[str, Entry]:
-    """The tensors of one manifest."""
+    """Return the tensors of one manifest."""
     data = json.loads(path.read_text())
     names = {str(dtype).removeprefix("torch."): name for dtype, name in FILE_DTYPES.items()}
     return {key: Entry(names[data["dtypes"][key]], tuple(shape)) for key, shape in data["keys"].items()}
 
 
 def check_part(name: str, folder: Path) -> str:
-    """What is wrong with one part, empty where nothing is."""
+    """Return what is wrong with one network; empty if nothing is."""
     checkpoint = IMAGE_LARGE.checkpoints[name]
     stem = Path(checkpoint.file_name).stem
     path = folder / f"{stem}.json"
@@ -47,7 +47,7 @@ def check_part(name: str, folder: Path) -> str:
 
 
 def check_triposr(folder: Path) -> str:
-    """What is wrong with the model of the TripoSR kit's manifest, empty where nothing is."""
+    """Return what is wrong with the TripoSR model; empty if nothing is."""
     data = json.loads((folder / "model.json").read_text())
     expected = {key: Entry("F32", tuple(shape)) for key, shape in data["keys"].items()}
     try:
@@ -62,7 +62,7 @@ def check_triposr(folder: Path) -> str:
 
 
 def run_manifests(folder: Path) -> int:
-    """Print one line for each checkpoint; returns how many do not fit."""
+    """Print one line for each checkpoint and return the number of mismatches."""
     if (folder / "model.json").exists():
         wrong = check_triposr(folder)
         print(f"{'triposr':20s} {len(triposr_manifest()):4d} tensors  {wrong or 'ok'}")

@@ -1,4 +1,4 @@
-"""All checks by `spec.target`. A kit adds its own module and one line here."""
+"""All checks by `spec.target`. A new kit adds its module and one line here."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ KIT_MODULES = ("tests.parity.trellis", "tests.parity.triposr")
 
 
 def all_targets() -> dict[str, Check]:
-    """The checks of all kits that are present.
+    """Return the checks of all kits whose module exists.
 
     Raises:
-        ValueError: two kits claim one target.
+        ValueError: two kits define the same target.
     """
     targets: dict[str, Check] = {}
     for name in KIT_MODULES:

@@ -22,7 +22,7 @@ def double(fixture: Fixture) -> list[Deviation]:
     return compare_outputs(fixture, {"y": fixture.inputs["x"] * 2})
 
 
-def test_a_right_output_passes_and_a_wrong_one_fails(tmp_path: Path) -> None:
+def test_a_correct_output_passes_and_a_wrong_one_fails(tmp_path: Path) -> None:
     x = np.arange(1, 5, dtype=np.float32)
 
     right = run_fixture(write_fixture(tmp_path, {}, in__x=x, out__y=2 * x), {"Doubler": double})

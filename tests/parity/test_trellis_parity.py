@@ -11,12 +11,12 @@ from tests.parity.trellis import TARGETS
 
 FIXTURES = [path for folder in (KITS / "parity", KITS / "parity" / "render") for path in fixture_paths(folder)]
 
-needs_kit = pytest.mark.skipif(not FIXTURES, reason="the parity kit does not lie beside this checkout")
+needs_kit = pytest.mark.skipif(not FIXTURES, reason="the parity kit is not next to this checkout")
 
 
 @needs_kit
 @pytest.mark.parametrize("path", FIXTURES, ids=lambda path: path.stem)
-def test_a_golden_case_is_reproduced_within_its_tolerance(path: Path) -> None:
+def test_a_golden_fixture_is_reproduced_within_its_tolerance(path: Path) -> None:
     verdict = run_fixture(path, TARGETS)
 
     assert verdict.ok, verdict.line()
@@ -24,5 +24,5 @@ def test_a_golden_case_is_reproduced_within_its_tolerance(path: Path) -> None:
 
 @needs_kit
 @pytest.mark.parametrize("name", sorted(IMAGE_LARGE.checkpoints))
-def test_the_official_arguments_give_the_official_keys_shapes_and_types(name: str) -> None:
+def test_the_published_arguments_give_the_published_keys_shapes_and_types(name: str) -> None:
     assert check_part(name, KITS / "parity" / "manifest") == ""

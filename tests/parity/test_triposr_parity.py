@@ -8,23 +8,22 @@ from tests.parity.harness import KITS, fixture_paths, read_fixture, run_fixture
 from tests.parity.manifests import check_triposr
 from tests.parity.triposr import TARGETS
 
-# The whole released size takes a minute and 2 GB: `scripts/parity.py ../shared/parity_triposr` runs it too.
+# The full-size case takes a minute and 2 GB: `scripts/parity.py ../shared/parity_triposr` runs it too.
 FIXTURES = [
     path for path in fixture_paths(KITS / "parity_triposr") if read_fixture(path).spec["op"] != "full-size forward"
 ]
 
-
-needs_kit = pytest.mark.skipif(not FIXTURES, reason="the parity kit does not lie beside this checkout")
+needs_kit = pytest.mark.skipif(not FIXTURES, reason="the parity kit is not next to this checkout")
 
 
 @needs_kit
 @pytest.mark.parametrize("path", FIXTURES, ids=lambda path: path.stem)
-def test_a_golden_case_is_reproduced_within_its_tolerance(path: Path) -> None:
+def test_a_golden_fixture_is_reproduced_within_its_tolerance(path: Path) -> None:
     verdict = run_fixture(path, TARGETS)
 
     assert verdict.ok, verdict.line()
 
 
 @needs_kit
-def test_the_model_has_the_official_keys_shapes_and_types() -> None:
+def test_the_model_has_the_published_keys_shapes_and_types() -> None:
     assert check_triposr(KITS / "parity_triposr" / "manifest") == ""

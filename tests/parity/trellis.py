@@ -1,4 +1,4 @@
-"""The checks of the TRELLIS kits, by `spec.target`: build with the spec's arguments, fill by the rule, compare."""
+"""The checks of the TRELLIS kits by `spec.target`: build with the arguments of the spec, fill, run, compare."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ TARGETS: dict[str, Check] = {}
 
 
 def check(*targets: str) -> Callable[[Callable[[Fixture], Mapping[str, Any]]], Callable[[Fixture], Mapping[str, Any]]]:
-    """Register a function that computes a fixture's outputs; they are compared one by one."""
+    """Register a function that computes the outputs of a fixture, which are then compared one by one."""
 
     def register(compute: Callable[[Fixture], Mapping[str, Any]]) -> Callable[[Fixture], Mapping[str, Any]]:
         def run(fixture: Fixture) -> list[Deviation]:
@@ -72,7 +72,7 @@ def check(*targets: str) -> Callable[[Callable[[Fixture], Mapping[str, Any]]], C
 
 
 def filled(module: Module, spec: Mapping[str, Any]) -> Module:
-    """The module with the weights of a spec's seed."""
+    """Fill a module with the deterministic test weights of a spec."""
     fill_deterministic(module, seed=spec["seed"], scale=spec.get("state_scale"))
     return module.eval()
 
@@ -82,12 +82,12 @@ def tensor(fixture: Fixture, name: str) -> Tensor:
 
 
 def sparse_input(fixture: Fixture) -> tuple[Tensor, VoxelSet]:
-    """(1, N, C) features and their voxels."""
+    """Return (1, N, C) features and their voxels."""
     return tensor(fixture, "feats")[None], VoxelSet(tensor(fixture, "coords"))
 
 
 def attention_options(args: Mapping[str, Any]) -> dict[str, Any]:
-    """The reference's attention arguments in our names."""
+    """Translate the attention arguments of the release."""
     known = {name: args[name] for name in ("qkv_bias", "qk_rms_norm") if name in args}
     if args.get("attn_mode", "full") not in ("full", "windowed"):
         raise ValueError(f"attn_mode {args['attn_mode']!r} needs a package that the released models do not")
@@ -140,9 +140,9 @@ def sparse_attention(fixture: Fixture) -> Mapping[str, Any]:
 def sparse_convolution(fixture: Fixture) -> Mapping[str, Any]:
     feats, voxels = sparse_input(fixture)
     args = fixture.args
-    args.pop("indice_key", None)  # the reference's name of a cached table
+    args.pop("indice_key", None)  # name of a cached table in the release
     if args.pop("stride", 1) != 1 or args.pop("dilation", 1) != 1 or args.pop("padding", None) is not None:
-        raise ValueError("the released models convolve in place alone")
+        raise ValueError("the released models use only submanifold convolutions")
     return {"y": filled(SparseConv3d(**args), fixture.spec)(feats, voxels)[0]}
 
 
@@ -171,10 +171,10 @@ def resampling(fixture: Fixture) -> Mapping[str, Any]:
 
 
 def without_defaults(args: dict[str, Any]) -> dict[str, Any]:
-    """The arguments without those of the reference that only choose between equal ways to compute.
+    """Drop arguments of the release that select between equivalent computations.
 
     Raises:
-        ValueError: one of them asks for something that the released models do not use.
+        ValueError: an argument selects something that the released models do not use.
     """
     fixed = {
         "use_checkpoint": (True, False),
@@ -232,13 +232,13 @@ def sparse_residual_block(fixture: Fixture) -> Mapping[str, Any]:
 @check("SparseSubdivideBlock3d")
 def subdivide_block(fixture: Fixture) -> Mapping[str, Any]:
     args = without_defaults(fixture.args)
-    args.pop("resolution", None)  # the reference keeps it for a cache; it changes nothing
+    args.pop("resolution", None)  # the release uses it for a cache only
     out = filled(SparseSubdivideBlock3d(**args), fixture.spec)(Sparse(*sparse_input(fixture)))
     return {"y": out.feats[0], "y_coords": out.voxels.coords}
 
 
 def model_args(args: Mapping[str, Any]) -> dict[str, Any]:
-    """A model's arguments without the one that only trades time for memory in training."""
+    """Drop the argument for gradient checkpointing, which affects training only."""
     return {name: value for name, value in args.items() if name != "use_checkpoint"}
 
 
@@ -330,7 +330,7 @@ ENCODER_KEYS = {
 
 
 def encoder_state(keys: Mapping[str, Sequence[int]], seed: int) -> dict[str, Tensor]:
-    """The rule's weights under the encoder's own names, from those of the code that trained it."""
+    """Return deterministic test weights under the names of transformers, from the names of the DINOv2 code."""
     state: dict[str, Tensor] = {}
     for key, shape in keys.items():
         values = torch.from_numpy(deterministic_array(key, tuple(shape), seed=seed))
@@ -378,21 +378,21 @@ def preprocess(fixture: Fixture) -> Mapping[str, Any]:
 # -- samplers and the whole pipeline ----------------------------------------------------------------------------------
 
 Call = tuple[float, int]
-"""Time as the model got it, and image, -1 for the unguided pass."""
+"""Time as passed to the model, and index of the image, -1 for the unguided pass."""
 
 
 def logged(evaluate: Evaluate, log: list[Call]) -> Evaluate:
-    """The same velocities; every pass is noted."""
+    """Return the same velocities and log every pass."""
 
-    def noting(x: Tensor, t: float, images: Sequence[int], unguided: bool) -> Tensor:
+    def logging(x: Tensor, t: float, images: Sequence[int], unguided: bool) -> Tensor:
         log.extend((float(model_time(t, x)), image) for image in [*images, *([-1] if unguided else [])])
         return evaluate(x, t, images, unguided)
 
-    return noting
+    return logging
 
 
 def fixture_velocities(fixture: Fixture) -> Evaluate:
-    """The sampler fixtures' model: an analytic one or a tiny structure flow, with a negative condition of its own."""
+    """Return the model of the sampler fixtures, analytic or a tiny structure flow, with its negative condition."""
     conds = [tensor(fixture, name) for name in ("cond", "neg_cond") if name in fixture.inputs]
     spec = fixture.spec["model"]
 
@@ -502,7 +502,7 @@ def settings(params: Mapping[str, Any]) -> SamplerSettings:
 
 # -- meshes: vertices in any order ------------------------------------------------------------------------------------
 
-MESH_TOLERANCE = 1e-5  # the kit's bound of the distance between matching vertices
+MESH_TOLERANCE = 1e-5  # bound of the kit for the distance between matching vertices
 
 
 def compare_mesh(fixture: Fixture) -> list[Deviation]:
@@ -535,7 +535,7 @@ def compare_mesh(fixture: Fixture) -> list[Deviation]:
 
 
 def canonical(faces: NDArray[Any]) -> NDArray[np.int64]:
-    """Each triple rotated so that its smallest index comes first, the triples sorted: (F, 3)."""
+    """Rotate each face so that its smallest index comes first, and sort the faces: (F, 3)."""
     first = faces.argmin(axis=1)
     rotated = np.take_along_axis(faces.astype(np.int64), (first[:, None] + np.arange(3)) % 3, axis=1)
     return rotated[np.lexsort(rotated.T[::-1])]
@@ -595,7 +595,7 @@ def field_rendering(fixture: Fixture) -> Mapping[str, Any]:
 
 
 class Splats:
-    """A fixture's Gaussians under the names that the renderer reads."""
+    """The Gaussians of a fixture under the attribute names of the renderer."""
 
     def __init__(self, fixture: Fixture) -> None:
         self.xyz = tensor(fixture, "xyz")

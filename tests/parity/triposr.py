@@ -1,4 +1,4 @@
-"""The checks of the TripoSR kit, by `spec.target`: build with the spec's arguments, fill by the rule, compare."""
+"""The checks of the TripoSR kit by `spec.target`: build with the arguments of the spec, fill, run, compare."""
 
 from __future__ import annotations
 
@@ -72,12 +72,12 @@ def check(*targets: str) -> Callable[[Callable[[Fixture], list[Deviation]]], Cal
 
 
 def spec_of(kind: type[Spec], arguments: Mapping[str, Any]) -> Spec:
-    """A row of numbers from the reference's arguments; one that we would not honour is an error."""
+    """Build a spec from the arguments of the release; an unsupported argument is an error."""
     known = {field.name for field in fields(kind)}  # type: ignore[arg-type]
     fixed = {"layer_norm_eps": 1e-5, "norm_eps": 1e-6, "ff_mult": 4, "dropout": 0.0}
     for name in arguments.keys() - known:
         if name not in TRAINING_ONLY or (name in fixed and arguments[name] != fixed[name]):
-            raise ValueError(f"{name} = {arguments[name]!r} is not honoured")
+            raise ValueError(f"{name} = {arguments[name]!r} is not supported")
     return kind(**{name: value for name, value in arguments.items() if name in known})
 
 
@@ -107,7 +107,7 @@ def model_spec(args: Mapping[str, Any]) -> ModelSpec:
 
 
 def filled(module: Module, fixture: Fixture) -> Module:
-    """The module with the weights of a spec's seed."""
+    """Fill a module with the deterministic test weights of a spec."""
     spec = fixture.spec
     fill_deterministic(
         module, seed=spec["seed"], key_prefix=spec.get("key_prefix") or "", scale=spec.get("state_scale")
@@ -139,7 +139,7 @@ def tensor(fixture: Fixture, name: str) -> Tensor:
 
 
 def sliced(array: NDArray[Any], text: str) -> NDArray[Any]:
-    """An array at the places that a spec writes as `[:, ::3]`."""
+    """Slice an array as a spec writes it, such as `[:, ::3]`."""
     parts = [part.strip().split(":") for part in text.strip("[]").split(",")]
     return array[tuple(slice(*(int(number) if number else None for number in part)) for part in parts)]
 
@@ -151,8 +151,8 @@ def compared(fixture: Fixture, whole: Arrays, stored: Arrays | None = None) -> l
     """Compare golden outputs.
 
     Args:
-        whole: complete arrays, whose statistics are compared where the spec has them.
-        stored: what the fixture keeps of them; by default the whole, cut as `slice` says.
+        whole: complete arrays, whose statistics are compared if the spec has them.
+        stored: the stored parts of them; by default the whole arrays, sliced as the spec says.
     """
     arrays = {name: np.asarray(array) for name, array in whole.items()}
     cut = fixture.spec.get("slice")
@@ -175,7 +175,7 @@ def deviation_of(fixture: Fixture, name: str, found: Arrays, golden: NDArray[Any
 
 
 def compare_logs(name: str, found: NDArray[Any], golden: NDArray[Any]) -> Deviation:
-    """Exponentials: by their logarithms, where those say anything."""
+    """Compare exponentials by their logarithms, inside `LOG_RANGE`."""
     if found.shape != golden.shape:
         return Deviation(name, math.inf, False, f"{name}: shape {found.shape}, expected {golden.shape}")
     counts = (golden >= LOG_RANGE[0]) & (golden <= LOG_RANGE[1])
@@ -186,10 +186,10 @@ def compare_logs(name: str, found: NDArray[Any], golden: NDArray[Any]) -> Deviat
 
 
 def compare_bytes(name: str, found: NDArray[Any], golden: NDArray[Any]) -> Deviation:
-    """Colours of 8 bits: one step is allowed.
+    """Compare 8-bit colours; one level of difference is allowed.
 
-    Where a channel of the mesh reaches 1 in float32, the library that stored the golden colours took them for bytes
-    already (trimesh 4.0.5 compares with 1 + 1e-8, which is 1 in float32) and cut them to 0 and 1; so do we then.
+    If no golden channel exceeds 1, the library that stored the colours mistook floats for bytes (trimesh 4.0.5 compares
+    with 1 + 1e-8, which is 1 in float32) and truncated them to 0 and 1; the computed colours are then truncated alike.
     """
     if golden[:, :3].max(initial=0) <= 1:
         found = np.concatenate([found[:, :3] // 255, found[:, 3:]], axis=1)
@@ -317,7 +317,7 @@ def query(fixture: Fixture) -> list[Deviation]:
 @check("get_spherical_cameras")
 def cameras(fixture: Fixture) -> list[Deviation]:
     origins, directions = camera_rays(fixture.args)
-    if "informative_only" in fixture.spec:  # it records a defect in the directions; the places are right
+    if "informative_only" in fixture.spec:  # it records a defect in the directions; the origins are correct
         return [compare("rays_o", origins, fixture.golden["rays_o"], tolerance=fixture.tolerance)]
     return compared(fixture, {"rays_o": origins, "rays_d": directions})
 
@@ -372,7 +372,7 @@ def rendered(field: TriplaneField, origins: Tensor, directions: Tensor, chunk_si
 
 
 def formula_colours(vertices: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The colours of the mesh fixtures: (V, 3)."""
+    """Return the colours of the mesh fixtures: (V, 3)."""
     x, y, z = vertices.astype(np.float64).T
     return np.stack(
         [0.5 + 0.5 * np.sin(3 * x + 1), 0.5 + 0.5 * np.cos(4 * y), np.clip(0.5 + 0.55 * z, 0, 1)], 1
@@ -385,12 +385,12 @@ def rgba8(colours: NDArray[np.float32]) -> NDArray[np.uint8]:
 
 
 def in_the_box(surface: IsoSurface, *, resolution: int, radius: float) -> NDArray[np.float32]:
-    """Vertices in the model's frame."""
+    """Return the vertices in the model's frame: (V, 3)."""
     return (surface.vertices.double() / (resolution - 1) * 2 - 1).mul(radius).float().numpy()
 
 
 def surface_of(grid: Tensor, level: float) -> IsoSurface:
-    """The surface of a whole grid of values."""
+    """Extract the surface of a dense (R, R, R) grid."""
     return extract_isosurface(
         lambda i: grid[i[:, 0, :, None, None], i[:, 1, None, :, None], i[:, 2, None, None, :]],
         resolution=len(grid),
@@ -423,7 +423,7 @@ def mesh(fixture: Fixture) -> list[Deviation]:
 
 
 def shape_deviations(found: TriMesh, stats: Mapping[str, float]) -> list[Deviation]:
-    """Area and volume, whose sign says that faces look outward."""
+    """Compare area and signed volume, whose sign gives the orientation of the faces."""
     area = float(np.linalg.norm(found.face_cross_products(), axis=1).sum() / 2)
     return [
         within("area", area, stats["area"], SHAPE_TOLERANCE * stats["area"]),
@@ -434,7 +434,7 @@ def shape_deviations(found: TriMesh, stats: Mapping[str, float]) -> list[Deviati
 def compare_surfaces(
     edges: NDArray[Any], vertices: NDArray[Any], golden_edges: NDArray[Any], golden_vertices: NDArray[Any], voxel: float
 ) -> list[Deviation]:
-    """Surfaces by the grid edges that carry their vertices; those next to a corner of the grid do not count."""
+    """Compare surfaces by the grid edges of their vertices; vertices next to a grid corner are excluded."""
     along = vertices[np.arange(len(vertices)), edges[:, 3]] / voxel
     clear = np.abs(along - np.round(along)) > CORNER_VOXELS
     ours = {tuple(edge): place for edge, place in zip(edges[clear].tolist(), vertices[clear], strict=True)}
@@ -484,7 +484,7 @@ def whole_model(fixture: Fixture) -> list[Deviation]:
 
 
 def mesh_deviations(fixture: Fixture, name: str, field: TriplaneField, grid: Tensor) -> list[Deviation]:
-    """The mesh of one image, by way of its grid."""
+    """Compare the mesh of one image, extracted from its dense grid."""
     resolution, radius = fixture.args["mesh_resolution"], field.renderer.radius
     surface = surface_of(grid, fixture.args["threshold"])
     vertices = in_the_box(surface, resolution=resolution, radius=radius)

@@ -32,7 +32,7 @@ def joined(*parts: SimpleNamespace) -> SimpleNamespace:
     return SimpleNamespace(**{k: torch.cat([getattr(p, k) for p in parts]) for k in vars(parts[0])})
 
 
-def test_the_peak_is_lowered_by_what_the_screen_kernel_spreads() -> None:
+def test_opacity_compensates_for_the_screen_space_kernel() -> None:
     image = render_gaussians(one(opacity=0.5), camera(), resolution=SIZE)
 
     variance = (0.05 * SIZE * 1.3737387097 / 2) ** 2  # square pixels
@@ -51,7 +51,7 @@ def test_the_nearer_of_two_hides_the_farther() -> None:
     assert float(middle[1]) == pytest.approx(0.5 * (alpha[0] + (1 - alpha[0]) * alpha[1]), rel=1e-6)
 
 
-def test_nothing_at_all_is_black_and_nothing_visible_is_background() -> None:
+def test_no_gaussian_gives_black_and_none_visible_gives_the_background() -> None:
     nothing = SimpleNamespace(**{k: v[:0] for k, v in vars(one()).items()})
 
     empty = render_gaussians(nothing, camera(), resolution=SIZE, background=(1.0, 1.0, 1.0))
@@ -62,7 +62,7 @@ def test_nothing_at_all_is_black_and_nothing_visible_is_background() -> None:
     assert behind.radii.tolist() == [0]
 
 
-def test_quaternions_turn_as_their_axis_says() -> None:
+def test_quaternions_rotate_around_their_axis() -> None:
     quarter = torch.tensor([[math.sqrt(0.5), 0.0, 0.0, math.sqrt(0.5)]])
 
     turned = quaternion_matrices(quarter)[0] @ torch.tensor([1.0, 0.0, 0.0])

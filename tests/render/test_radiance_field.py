@@ -29,7 +29,7 @@ def front() -> Camera:
     return Camera(look_at(np.array([2.0, 0.0, 0.0]), np.zeros(3)), intrinsics_of(math.radians(40)))
 
 
-def test_one_even_cell_thins_the_light_by_its_samples() -> None:
+def test_one_uniform_cell_attenuates_light_by_its_samples() -> None:
     field = RadianceField(
         position=torch.full((1, 3), 0.5),
         depth=torch.zeros(1, dtype=torch.uint8),
@@ -49,7 +49,7 @@ def test_one_even_cell_thins_the_light_by_its_samples() -> None:
 
 
 @pytest.mark.parametrize("chunk_size", [1, 600, 777])
-def test_the_chunk_size_changes_no_bit_of_a_picture(chunk_size: int) -> None:
+def test_the_chunk_size_changes_no_bit_of_an_image(chunk_size: int) -> None:
     field = random_field(60)
     camera = orbit_cameras(5)[1]
     whole = render_field(field, camera, resolution=48, chunk_size=10**6, background=(0.2, 0.4, 0.6))
@@ -61,7 +61,7 @@ def test_the_chunk_size_changes_no_bit_of_a_picture(chunk_size: int) -> None:
     assert float(whole.alpha.max()) > 0.2
 
 
-def test_the_order_of_cells_changes_nothing_that_can_be_seen() -> None:
+def test_permuting_cells_changes_nothing_visible() -> None:
     field = random_field(40)
     order = torch.randperm(40, generator=torch.Generator().manual_seed(1))
     shuffled = RadianceField(
@@ -107,6 +107,6 @@ def test_a_camera_sees_its_target_in_the_middle_and_up_above() -> None:
     pose = look_at(np.array([2.0, 0.0, 0.0]), np.zeros(3))
 
     assert pose @ [0, 0, 0, 1] == pytest.approx([0, 0, 2, 1])
-    assert (pose @ [0, 0, 1, 1])[1] < 0  # y points down in a picture
+    assert (pose @ [0, 0, 1, 1])[1] < 0  # y points down in the image
     assert (pose @ [0, 1, 0, 1])[0] > 0
     assert Camera(pose, intrinsics_of(1.0)).centre == pytest.approx([2, 0, 0])

@@ -138,7 +138,7 @@ def test_when_temporary_storage_fails_too_the_stage_fails(
     bucket.is_away = True
     (tmp_path / "temporary").write_bytes(b"a file where the folder should be")
 
-    with pytest.raises(DeliveryFailed, match="the temporary storage did not take 3 files"):
+    with pytest.raises(DeliveryFailed, match="the temporary storage did not accept 3 files"):
         deliver(files, file_prefix=PREFIX, temporary=temporary, bucket=bucket)
 
 

@@ -67,8 +67,8 @@ def opened(path: Path) -> tuple[trimesh.Trimesh, TriMesh]:
 def test_every_format_opens_elsewhere_as_a_closed_body(exported: Callable, format: str) -> None:
     files = exported(output_format=format)
     part, mesh = opened(files[f"toy.{format}"].path)
-    closed, consistent, crowded, volume = welded_report(mesh)
-    assert closed and consistent and crowded == 0 and volume > 0
+    closed, consistent, non_manifold, volume = welded_report(mesh)
+    assert closed and consistent and non_manifold == 0 and volume > 0
     assert len(mesh.faces) == pytest.approx(0.1 * len(generation().mesh.faces), rel=0.01)
     if format == "ply":
         assert part.visual.kind == "vertex" and part.visual.vertex_colors[:, :3].std() > 10

@@ -57,7 +57,7 @@ def test_a_url_is_downloaded_by_what_was_handed_in() -> None:
 
 def test_a_failed_download_is_passed_on() -> None:
     def fetch(url: str) -> bytes:
-        raise DownloadFailed("example.com answered 404 instead of a picture")
+        raise DownloadFailed("example.com answered 404 instead of an image")
 
     with pytest.raises(DownloadFailed):
         load_views(parse_request({"image": "https://example.com/"}).request, fetch=fetch)

@@ -38,7 +38,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def storage(tmp_path: Path, clock: Clock) -> LocalStorage:
-    signer = LinkSigner([b"a master secret, long enough"])
+    signer = LinkSigner([b"a master key of the tests"])
     return LocalStorage(tmp_path / "files", signer=signer, base_url="https://here.example/", clock=clock)
 
 
@@ -77,13 +77,13 @@ def test_every_stored_file_can_be_opened_by_its_url(storage: LocalStorage, files
         assert (artifact.kind, artifact.content_type) == (file.kind, file.content_type)
 
 
-def test_companions_lie_beside_the_model_so_relative_references_resolve(storage: LocalStorage, files: list[OutputFile]):
+def test_relative_references_to_companions_resolve(storage: LocalStorage, files: list[OutputFile]):
     model, material, _ = storage.store(files, file_prefix=PREFIX)
 
     assert model.url.rpartition("/")[0] == material.url.rpartition("/")[0]
 
 
-def test_predicted_urls_are_the_final_ones(storage: LocalStorage, files: list[OutputFile], clock: Clock):
+def test_predicted_urls_equal_the_final_ones(storage: LocalStorage, files: list[OutputFile], clock: Clock):
     submitted_at = clock.now
     predicted = storage.predict_urls(["model.obj", "model.mtl", "thumb.png"], file_prefix=PREFIX, created_at=clock.now)
     with pytest.raises(NotFound, match="there is no such file"):
@@ -97,7 +97,7 @@ def test_predicted_urls_are_the_final_ones(storage: LocalStorage, files: list[Ou
 
 
 @pytest.mark.parametrize("waited_s", [0.0, RUN_ALLOWANCE_S - 1, RUN_ALLOWANCE_S + 1, 10 * DAY_S, -DAY_S])
-def test_outputs_can_be_fetched_for_a_whole_lifetime_however_long_the_call_took(
+def test_outputs_are_available_for_their_whole_lifetime_however_long_the_job_took(
     storage: LocalStorage, files: list[OutputFile], clock: Clock, waited_s: float
 ):
     submitted_at = clock.now
@@ -142,7 +142,9 @@ def test_storing_other_content_under_the_same_name_replaces_it_and_its_etag(
     assert after.etag != before.etag
 
 
-def test_many_writers_of_one_call_leave_one_whole_set(storage: LocalStorage, files: list[OutputFile], tmp_path: Path):
+def test_simultaneous_writers_of_one_job_leave_one_complete_set(
+    storage: LocalStorage, files: list[OutputFile], tmp_path: Path
+):
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda _: storage.store(files, file_prefix=PREFIX), range(24)))
 
@@ -155,7 +157,7 @@ def sorted_(files: list[OutputFile]) -> list[OutputFile]:
     return sorted(files, key=lambda file: file.path.name)
 
 
-def test_a_file_says_its_type_size_and_etag(storage: LocalStorage, files: list[OutputFile]):
+def test_a_stored_file_has_type_size_and_etag(storage: LocalStorage, files: list[OutputFile]):
     artifacts = storage.store(files, file_prefix=PREFIX)
     token = artifacts[0].url.split("/")[-2]
 
@@ -184,7 +186,7 @@ def test_a_file_says_its_type_size_and_etag(storage: LocalStorage, files: list[O
         "a\nb",
     ],
 )
-def test_no_name_leads_out_of_the_calls_folder(storage: LocalStorage, files: list[OutputFile], name: str):
+def test_no_name_leads_out_of_the_jobs_folder(storage: LocalStorage, files: list[OutputFile], name: str):
     (artifact, *_) = storage.store(files, file_prefix=PREFIX)
 
     with pytest.raises(NotFound, match="there is no such file"):
@@ -200,21 +202,21 @@ def test_a_symbolic_link_in_the_folder_is_not_followed(storage: LocalStorage, fi
 
 
 @pytest.mark.parametrize("prefix", ["..", "../other", "a/b", ""])
-def test_a_prefix_that_leads_elsewhere_is_refused(storage: LocalStorage, files: list[OutputFile], prefix: str):
-    with pytest.raises(DeliveryFailed, match="is no name for a file behind a link"):
+def test_an_unsafe_prefix_is_refused(storage: LocalStorage, files: list[OutputFile], prefix: str):
+    with pytest.raises(DeliveryFailed, match="is not a safe file name for a link"):
         storage.store(files, file_prefix=prefix)
     assert storage.delete(prefix) is False
 
 
-def test_two_files_of_one_name_are_refused(storage: LocalStorage, files: list[OutputFile]):
-    with pytest.raises(DeliveryFailed, match="two files to deliver have one name"):
+def test_two_files_with_the_same_name_are_refused(storage: LocalStorage, files: list[OutputFile]):
+    with pytest.raises(DeliveryFailed, match="two files to deliver have the same name"):
         storage.store([files[0], files[0]], file_prefix=PREFIX)
 
 
-def test_a_missing_source_leaves_nothing_behind(storage: LocalStorage, files: list[OutputFile], tmp_path: Path):
+def test_a_missing_source_leaves_no_partial_files(storage: LocalStorage, files: list[OutputFile], tmp_path: Path):
     files[2].path.unlink()
 
-    with pytest.raises(DeliveryFailed, match=r"did not take 3 files of 0\.0 MB: No such file or directory"):
+    with pytest.raises(DeliveryFailed, match=r"did not accept 3 files of 0\.0 MB: No such file or directory"):
         storage.store(files, file_prefix=PREFIX)
     assert everything_under(tmp_path / "files") == []
 
@@ -230,7 +232,7 @@ from pipeline.storage.local import LocalStorage
 root, limit = Path(sys.argv[1]), int(sys.argv[2])
 if limit:
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-storage = LocalStorage(root / "disk", signer=LinkSigner([b"a master secret, long enough"]))
+storage = LocalStorage(root / "disk", signer=LinkSigner([b"a master key of the tests"]))
 files = [OutputFile(root / name, "extra", "image/png") for name in ("small.glb", "big.png")]
 try:
     storage.store(files, file_prefix="p")
@@ -251,13 +253,13 @@ def run_on_a_full_disk(root: Path, *, limit: int, shell: list[str]) -> list[str]
     return finished.stdout.splitlines()
 
 
-def test_a_file_beyond_the_allowed_size_fails_in_words_and_leaves_nothing(tmp_path: Path):
+def test_a_file_above_the_size_limit_fails_with_a_message_and_leaves_no_partial_files(tmp_path: Path):
     said = run_on_a_full_disk(tmp_path, limit=1_000_000, shell=[])
 
     assert said == ["the temporary storage has no space left for 2 files of 3.0 MB", "[]"]
 
 
-def test_a_full_disk_fails_in_words_and_leaves_nothing(tmp_path: Path):
+def test_a_full_disk_fails_with_a_message_and_leaves_no_partial_files(tmp_path: Path):
     mount = f'mount -t tmpfs -o size=1m tmpfs "{tmp_path}/disk"'
     (tmp_path / "disk").mkdir()
     tried = subprocess.run(["unshare", "-Urm", "sh", "-c", mount], capture_output=True, text=True, check=False)
@@ -271,21 +273,25 @@ def test_a_full_disk_fails_in_words_and_leaves_nothing(tmp_path: Path):
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_folder_without_permission_fails_in_words(storage: LocalStorage, files: list[OutputFile], tmp_path: Path):
+def test_a_folder_without_permission_fails_with_a_message(
+    storage: LocalStorage, files: list[OutputFile], tmp_path: Path
+):
     (tmp_path / "files").mkdir(mode=0o500)
 
-    with pytest.raises(DeliveryFailed, match=r"did not take 3 files of .* MB: Permission denied"):
+    with pytest.raises(DeliveryFailed, match=r"did not accept 3 files of .* MB: Permission denied"):
         storage.store(files, file_prefix=PREFIX)
 
 
-def test_a_folder_that_is_a_file_fails_in_words(storage: LocalStorage, files: list[OutputFile], tmp_path: Path):
+def test_a_folder_that_is_a_file_fails_with_a_message(storage: LocalStorage, files: list[OutputFile], tmp_path: Path):
     (tmp_path / "files").write_bytes(b"")
 
-    with pytest.raises(DeliveryFailed, match=r"did not take 3 files of .* MB: File exists"):
+    with pytest.raises(DeliveryFailed, match=r"did not accept 3 files of .* MB: File exists"):
         storage.store(files, file_prefix=PREFIX)
 
 
-def test_deleting_a_call_takes_its_files_alone(storage: LocalStorage, files: list[OutputFile], tmp_path: Path):
+def test_deleting_the_files_of_a_job_leaves_those_of_others(
+    storage: LocalStorage, files: list[OutputFile], tmp_path: Path
+):
     (artifact, *_) = storage.store(files, file_prefix=PREFIX)
     (other, *_) = storage.store(files, file_prefix="another")
 
@@ -297,9 +303,7 @@ def test_deleting_a_call_takes_its_files_alone(storage: LocalStorage, files: lis
     assert {path.name for path in (tmp_path / "files").iterdir()} == {"another"}
 
 
-def test_the_cleaner_takes_what_no_link_opens_and_leaves_the_rest(
-    storage: LocalStorage, files: list[OutputFile], clock: Clock
-):
+def test_the_cleaner_deletes_only_expired_files(storage: LocalStorage, files: list[OutputFile], clock: Clock):
     storage.store(files, file_prefix="early")
     clock.now += DAY_S
     (late, *_) = storage.store(files, file_prefix="late")
@@ -310,7 +314,7 @@ def test_the_cleaner_takes_what_no_link_opens_and_leaves_the_rest(
     assert opened(storage, late.url)
 
 
-def test_the_cleaner_takes_what_a_killed_writer_left_once_it_is_old(
+def test_the_cleaner_deletes_old_files_of_a_killed_writer(
     storage: LocalStorage, files: list[OutputFile], tmp_path: Path, clock: Clock
 ):
     (artifact, *_) = storage.store(files, file_prefix=PREFIX)
@@ -324,11 +328,11 @@ def test_the_cleaner_takes_what_a_killed_writer_left_once_it_is_old(
     assert opened(storage, artifact.url)
 
 
-def test_the_cleaner_finds_nothing_where_no_folder_is(storage: LocalStorage):
+def test_the_cleaner_works_without_a_folder(storage: LocalStorage):
     assert storage.clean() == 0
 
 
-def test_stored_files_can_be_delivered_elsewhere_later(storage: LocalStorage, files: list[OutputFile]):
+def test_stored_files_can_be_uploaded_later(storage: LocalStorage, files: list[OutputFile]):
     storage.store(files, file_prefix=PREFIX)
 
     (again,) = storage.stored_files([("thumb.png", "thumbnail")], file_prefix=PREFIX)

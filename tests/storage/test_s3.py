@@ -147,7 +147,7 @@ def test_every_url_answers_with_the_file_when_store_returns(
         assert (artifact.kind, artifact.url) == (file.kind, f"{bucket.public_url}/{artifact.name}")
 
 
-def test_a_large_file_arrives_in_checked_parts(
+def test_a_large_file_is_uploaded_in_verified_parts(
     bucket: Bucket, http: httpx.Client, proxy: FaultProxy, large_file: OutputFile
 ):
     (artifact,) = S3Storage(through(proxy, bucket), http=http).store([large_file], file_prefix=PREFIX)
@@ -161,7 +161,7 @@ def test_a_large_file_arrives_in_checked_parts(
     assert all("content-md5" in seen.headers for seen in parts)
 
 
-def test_no_request_carries_what_old_services_refuse(
+def test_no_request_uses_a_feature_that_old_services_refuse(
     bucket: Bucket, http: httpx.Client, proxy: FaultProxy, files: list[OutputFile], large_file: OutputFile
 ):
     S3Storage(through(proxy, bucket), http=http).store([*files, large_file], file_prefix=PREFIX)
@@ -184,7 +184,7 @@ def test_storing_again_uploads_nothing(
     assert proxy.count("PUT") + proxy.count("POST") == puts_before
 
 
-def test_an_object_of_other_content_is_replaced(bucket: Bucket, http: httpx.Client, files: list[OutputFile]):
+def test_an_object_with_other_content_is_replaced(bucket: Bucket, http: httpx.Client, files: list[OutputFile]):
     storage = S3Storage(bucket, http=http)
     storage.store(files, file_prefix=PREFIX)
     files[0].path.write_bytes(files[0].path.read_bytes().swapcase())
@@ -224,7 +224,7 @@ class TowardsLoopback(httpx.BaseTransport):
     ("endpoint_url", "host"),
     [("http://s3.amazonaws.com", "{}.s3.amazonaws.com"), (None, "{}.s3.eu-west-1.amazonaws.com")],
 )
-def test_a_virtual_hosted_bucket_stands_in_front_of_the_host(
+def test_the_host_of_a_virtual_hosted_bucket_starts_with_its_name(
     moto: str, http: httpx.Client, files: list[OutputFile], endpoint_url: str | None, host: str
 ):
     at_path = a_bucket(moto)
@@ -252,7 +252,7 @@ def test_any_directory_works(moto: str, http: httpx.Client, files: list[OutputFi
 
 
 @pytest.mark.parametrize("directory", ["", "a/b", "mit Leerzeichen/und ü", "a+b/(c)~d!"])
-def test_a_second_server_takes_all_of_it(
+def test_a_second_server_implementation_accepts_all_requests(
     s3rver: str, http: httpx.Client, files: list[OutputFile], large_file: OutputFile, directory: str
 ):
     bucket = a_bucket(s3rver, name="models", directory=directory, access_key_id="S3RVER", secret_access_key="S3RVER")
@@ -300,7 +300,7 @@ ACTIONS = ["s3:PutObject", "s3:GetObject", "s3:PutObjectAcl"]
         ({}, "AccessDenied on DeleteObject: the credentials may not do this"),
     ],
 )
-def test_a_server_that_checks_keys_and_policies_is_quoted_in_words(
+def test_refusals_of_a_server_that_checks_keys_and_policies_are_explained(
     strict_moto: tuple[str, dict[str, str]], http: httpx.Client, changes: dict[str, str], words: str
 ):
     url, keys = strict_moto
@@ -312,7 +312,7 @@ def test_a_server_that_checks_keys_and_policies_is_quoted_in_words(
     assert str(refused.value) == words
 
 
-def test_a_server_that_checks_signatures_takes_all_of_it(
+def test_a_server_that_checks_signatures_accepts_all_requests(
     strict_moto: tuple[str, dict[str, str]], http: httpx.Client, files: list[OutputFile], large_file: OutputFile
 ):
     url, keys = strict_moto
@@ -327,7 +327,7 @@ def test_a_server_that_checks_signatures_takes_all_of_it(
         assert begin["ContentRange"].endswith(f"/{file.path.stat().st_size}")
 
 
-def test_this_machines_aws_configuration_has_no_say(
+def test_the_aws_configuration_of_this_machine_is_ignored(
     bucket: Bucket,
     http: httpx.Client,
     files: list[OutputFile],
@@ -359,7 +359,7 @@ def test_this_machines_aws_configuration_has_no_say(
     ("status", "code"),
     [(400, "AccessControlListNotSupported"), (403, "AccessDenied"), (501, "NotImplemented"), (400, "InvalidArgument")],
 )
-def test_a_bucket_that_refuses_acls_gets_the_files_without(
+def test_a_bucket_that_refuses_acls_gets_the_files_without_them(
     bucket: Bucket,
     http: httpx.Client,
     proxy: FaultProxy,
@@ -376,7 +376,7 @@ def test_a_bucket_that_refuses_acls_gets_the_files_without(
     assert [seen.path.rpartition("/")[2] for seen in proxy.seen if has_acl(seen)] == ["thumb.png"]
 
 
-def test_a_bucket_that_takes_acls_gets_public_objects(bucket: Bucket, http: httpx.Client, files: list[OutputFile]):
+def test_a_bucket_that_accepts_acls_gets_public_objects(bucket: Bucket, http: httpx.Client, files: list[OutputFile]):
     S3Storage(bucket, http=http).store(files, file_prefix=PREFIX)
 
     grants = make_client(bucket, http).get_object_acl(Bucket=bucket.name, Key="out/model.obj")["Grants"]
@@ -385,7 +385,7 @@ def test_a_bucket_that_takes_acls_gets_public_objects(bucket: Bucket, http: http
     ]
 
 
-def test_a_missing_bucket_fails_in_words(moto: str, http: httpx.Client, files: list[OutputFile]):
+def test_a_missing_bucket_fails_with_a_message(moto: str, http: httpx.Client, files: list[OutputFile]):
     bucket = a_bucket(moto)
 
     with pytest.raises(InvalidRequest, match=f"^NoSuchBucket on PutObject: there is no bucket '{bucket.name}'$"):
@@ -403,7 +403,7 @@ def test_a_missing_bucket_fails_in_words(moto: str, http: httpx.Client, files: l
         ("no code: AKIAEXAMPLE", "AccessDenied on PutObject: the credentials may not do this"),
     ],
 )
-def test_a_refusal_is_said_in_words_without_what_the_service_repeats(
+def test_the_message_of_a_refusal_contains_nothing_that_the_service_repeats(
     bucket: Bucket, http: httpx.Client, proxy: FaultProxy, files: list[OutputFile], code: str, words: str
 ):
     proxy.add(is_put, answer(403, code))
@@ -418,7 +418,7 @@ def test_a_refusal_is_said_in_words_without_what_the_service_repeats(
 @pytest.mark.parametrize(
     ("method", "operation"), [("PUT", "PutObject"), ("GET", "GetObject"), ("DELETE", "DeleteObject")]
 )
-def test_a_probe_says_which_operation_was_refused(
+def test_a_probe_names_the_refused_operation(
     bucket: Bucket, http: httpx.Client, proxy: FaultProxy, method: str, operation: str
 ):
     proxy.add(lambda seen: seen.method == method, answer(403, "AccessDenied"))
@@ -427,9 +427,7 @@ def test_a_probe_says_which_operation_was_refused(
         S3Storage(through(proxy, bucket), http=http).probe()
 
 
-def test_a_probe_leaves_nothing_behind_even_when_reading_is_refused(
-    bucket: Bucket, http: httpx.Client, proxy: FaultProxy
-):
+def test_a_probe_deletes_its_object_even_if_reading_is_refused(bucket: Bucket, http: httpx.Client, proxy: FaultProxy):
     S3Storage(bucket, http=http).probe()
     proxy.add(lambda seen: seen.method == "GET", answer(403, "AccessDenied"))
     with pytest.raises(InvalidRequest):
@@ -438,18 +436,18 @@ def test_a_probe_leaves_nothing_behind_even_when_reading_is_refused(
     assert "Contents" not in make_client(bucket, http).list_objects_v2(Bucket=bucket.name)
 
 
-def test_a_probe_notices_a_server_that_says_yes_to_everything(bucket: Bucket, http: httpx.Client, proxy: FaultProxy):
+def test_a_probe_detects_a_server_that_accepts_everything(bucket: Bucket, http: httpx.Client, proxy: FaultProxy):
     def welcome(handler: Any, body: bytes) -> bool:
         handler.reply(200, b"<html>welcome</html>", {"content-type": "text/html"})
         return True
 
     proxy.add(lambda seen: True, welcome)
 
-    with pytest.raises(InvalidRequest, match="GetObject gave back something else than PutObject had put there"):
+    with pytest.raises(InvalidRequest, match="GetObject returned other content than PutObject had stored"):
         S3Storage(through(proxy, bucket), http=http).probe()
 
 
-def test_a_wrong_region_is_corrected_where_the_service_says_the_right_one(
+def test_a_wrong_region_is_corrected_if_the_service_names_the_right_one(
     bucket: Bucket, http: httpx.Client, proxy: FaultProxy, files: list[OutputFile]
 ):
     proxy.add(
@@ -462,7 +460,7 @@ def test_a_wrong_region_is_corrected_where_the_service_says_the_right_one(
     assert read_object(bucket, http, "model.obj").content == files[0].path.read_bytes()
 
 
-def test_a_wrong_region_that_cannot_be_corrected_fails_in_words(
+def test_a_wrong_region_that_cannot_be_corrected_fails_with_a_message(
     bucket: Bucket, http: httpx.Client, proxy: FaultProxy, files: list[OutputFile]
 ):
     proxy.add(is_put, answer(400, "AuthorizationHeaderMalformed", extra="<Region>eu-central-1</Region>"))
@@ -474,7 +472,7 @@ def test_a_wrong_region_that_cannot_be_corrected_fails_in_words(
 # ---- on bad days ----
 
 
-def test_slow_down_is_tried_again(bucket: Bucket, http: httpx.Client, proxy: FaultProxy, files: list[OutputFile]):
+def test_slow_down_is_retried(bucket: Bucket, http: httpx.Client, proxy: FaultProxy, files: list[OutputFile]):
     proxy.add(is_put, answer(503, "SlowDown"), times=1)
 
     S3Storage(through(proxy, bucket), http=http).store(files, file_prefix=PREFIX)
@@ -483,7 +481,7 @@ def test_slow_down_is_tried_again(bucket: Bucket, http: httpx.Client, proxy: Fau
     assert proxy.count("PUT") == 4
 
 
-def test_a_service_that_stays_overloaded_fails_in_words(
+def test_a_service_that_stays_overloaded_fails_with_a_message(
     bucket: Bucket, http: httpx.Client, proxy: FaultProxy, files: list[OutputFile]
 ):
     proxy.add(is_put, answer(503, "SlowDown"))
@@ -492,7 +490,7 @@ def test_a_service_that_stays_overloaded_fails_in_words(
         S3Storage(through(proxy, bucket), http=http, attempts=2).store(files, file_prefix=PREFIX)
 
 
-def test_a_connection_cut_in_the_middle_of_a_part_is_tried_again(
+def test_a_connection_that_is_cut_during_a_part_is_retried(
     bucket: Bucket, http: httpx.Client, proxy: FaultProxy, large_file: OutputFile
 ):
     proxy.add(is_part(2), cut_in_the_middle, times=1)
@@ -504,9 +502,7 @@ def test_a_connection_cut_in_the_middle_of_a_part_is_tried_again(
     assert len([seen for seen in proxy.seen if is_part(1)(seen)]) == 1
 
 
-def test_an_upload_that_fails_for_good_leaves_no_parts(
-    bucket: Bucket, http: httpx.Client, proxy: FaultProxy, large_file: OutputFile
-):
+def test_a_failed_upload_leaves_no_parts(bucket: Bucket, http: httpx.Client, proxy: FaultProxy, large_file: OutputFile):
     proxy.add(is_part(2), cut_in_the_middle)
 
     with pytest.raises(DeliveryFailed, match=r"^the connection to the bucket's endpoint was cut$"):
@@ -518,7 +514,7 @@ def test_an_upload_that_fails_for_good_leaves_no_parts(
 
 
 @pytest.mark.parametrize("is_large", [False, True])
-def test_content_damaged_on_the_way_is_never_delivered_though_the_server_noticed_nothing(
+def test_content_that_was_damaged_in_transit_is_never_delivered_even_if_the_server_does_not_notice(
     bucket: Bucket,
     http: httpx.Client,
     proxy: FaultProxy,
@@ -530,14 +526,14 @@ def test_content_damaged_on_the_way_is_never_delivered_though_the_server_noticed
     proxy.add(is_part(2) if is_large else is_put, damage, times=1)
     storage = S3Storage(through(proxy, bucket), http=http)
 
-    with pytest.raises(DeliveryFailed, match=r"^the bucket holds something else than was sent to it$"):
+    with pytest.raises(DeliveryFailed, match=r"^the object in the bucket differs from the file that was sent$"):
         storage.store([file], file_prefix=PREFIX)
 
     storage.store([file], file_prefix=PREFIX)
     assert read_object(bucket, http, file.path.name).content == file.path.read_bytes()
 
 
-def test_content_that_the_server_finds_damaged_fails_in_words(
+def test_content_that_the_server_finds_damaged_fails_with_a_message(
     bucket: Bucket, http: httpx.Client, proxy: FaultProxy, files: list[OutputFile]
 ):
     proxy.add(is_put, answer(400, "BadDigest"))
@@ -548,7 +544,7 @@ def test_content_that_the_server_finds_damaged_fails_in_words(
 
 
 @pytest.mark.parametrize("is_large", [False, True])
-def test_an_etag_that_says_nothing_leads_to_reading_the_object_back(
+def test_an_object_without_a_usable_etag_is_read_back(
     bucket: Bucket,
     http: httpx.Client,
     proxy: FaultProxy,
@@ -570,7 +566,7 @@ def test_an_etag_that_says_nothing_leads_to_reading_the_object_back(
     assert proxy.count("GET") == (3 if is_large else 1)
 
 
-def test_an_object_that_shows_late_is_waited_for(
+def test_an_object_that_appears_late_is_waited_for(
     bucket: Bucket, http: httpx.Client, proxy: FaultProxy, files: list[OutputFile]
 ):
     proxy.add(lambda seen: seen.method == "HEAD", answer(404, "NotFound"), times=3)  # one before the upload, two after
@@ -580,7 +576,7 @@ def test_an_object_that_shows_late_is_waited_for(
     assert proxy.count("HEAD") == 4
 
 
-def test_an_object_that_never_shows_is_a_failure(
+def test_an_object_that_never_appears_is_a_failure(
     bucket: Bucket, http: httpx.Client, proxy: FaultProxy, files: list[OutputFile]
 ):
     proxy.add(lambda seen: seen.method == "HEAD", answer(404, "NotFound"))
@@ -589,7 +585,7 @@ def test_an_object_that_never_shows_is_a_failure(
         S3Storage(through(proxy, bucket), http=http).store(files[:1], file_prefix=PREFIX)
 
 
-def test_a_key_that_may_write_but_not_look_still_delivers(
+def test_a_key_that_may_write_but_not_read_still_delivers(
     bucket: Bucket, http: httpx.Client, proxy: FaultProxy, files: list[OutputFile]
 ):
     proxy.add(lambda seen: seen.method == "HEAD", answer(403, "AccessDenied"))
@@ -612,7 +608,7 @@ def test_a_truncated_object_is_a_failure(
         S3Storage(through(proxy, bucket), http=http).store(files[:1], file_prefix=PREFIX)
 
 
-def test_an_endpoint_that_is_away_fails_in_words(http: httpx.Client, files: list[OutputFile]):
+def test_an_unreachable_endpoint_fails_with_a_message(http: httpx.Client, files: list[OutputFile]):
     bucket = a_bucket("http://127.0.0.1:1")
 
     with pytest.raises(DeliveryFailed, match=r"^the bucket's endpoint cannot be reached$"):
@@ -621,7 +617,7 @@ def test_an_endpoint_that_is_away_fails_in_words(http: httpx.Client, files: list
         S3Storage(bucket, http=http, attempts=1).probe()
 
 
-def test_an_endpoint_that_hangs_fails_in_words(
+def test_an_endpoint_that_hangs_fails_with_a_message(
     bucket: Bucket, http: httpx.Client, proxy: FaultProxy, files: list[OutputFile]
 ):
     release = threading.Event()
@@ -634,18 +630,18 @@ def test_an_endpoint_that_hangs_fails_in_words(
     release.set()
 
 
-def test_an_endpoint_that_speaks_no_s3_fails_in_words(bucket: Bucket, http: httpx.Client, proxy: FaultProxy):
+def test_an_endpoint_that_is_not_s3_fails_with_a_message(bucket: Bucket, http: httpx.Client, proxy: FaultProxy):
     def gateway(handler: Any, body: bytes) -> bool:
         handler.reply(404, b"<!doctype html><p>Nothing here & nothing there", {"content-type": "text/html"})
         return True
 
     proxy.add(lambda seen: True, gateway)
 
-    with pytest.raises(InvalidRequest, match=r"^(the endpoint does not answer as S3 does|NotFound on PutObject)$"):
+    with pytest.raises(InvalidRequest, match=r"^(the endpoint does not answer like S3|NotFound on PutObject)$"):
         S3Storage(through(proxy, bucket), http=http).probe()
 
 
-def test_a_missing_source_file_fails_in_words(bucket: Bucket, http: httpx.Client, files: list[OutputFile]):
+def test_a_missing_source_file_fails_with_a_message(bucket: Bucket, http: httpx.Client, files: list[OutputFile]):
     files[0].path.unlink()
 
     with pytest.raises(DeliveryFailed, match="a file to upload cannot be read: No such file or directory"):
@@ -687,13 +683,13 @@ def test_redirects_of_an_endpoint_are_not_followed(
         assert elsewhere.seen == []
 
 
-def test_a_bucket_shows_neither_key_nor_secret(bucket: Bucket):
+def test_the_repr_of_a_bucket_contains_neither_key_nor_secret(bucket: Bucket):
     assert SECRET not in repr(bucket)
     assert bucket.access_key_id not in repr(bucket)
 
 
 @pytest.mark.parametrize("endpoint_url", ["http://[", "nonsense", "ftp://x.example"])
-def test_an_endpoint_that_is_no_address_fails_in_words(http: httpx.Client, endpoint_url: str):
+def test_an_endpoint_that_is_not_an_address_fails_with_a_message(http: httpx.Client, endpoint_url: str):
     with pytest.raises(InvalidRequest, match=r"do not make an address of a bucket|cannot be reached|cannot be used"):
         S3Storage(a_bucket(endpoint_url), http=http, attempts=1).probe()
 
@@ -701,13 +697,13 @@ def test_an_endpoint_that_is_no_address_fails_in_words(http: httpx.Client, endpo
 # ---- the public address ----
 
 
-def test_a_public_url_that_answers_is_no_trouble(bucket: Bucket, http: httpx.Client, files: list[OutputFile]):
+def test_a_public_url_that_answers_is_fine(bucket: Bucket, http: httpx.Client, files: list[OutputFile]):
     storage = S3Storage(bucket, http=http)
 
     assert storage.check_public_url(storage.store(files, file_prefix=PREFIX)) is None
 
 
-def test_a_public_url_that_knows_no_head_is_asked_with_get(
+def test_a_public_url_that_does_not_support_head_is_requested_with_get(
     bucket: Bucket, http: httpx.Client, proxy: FaultProxy, files: list[OutputFile]
 ):
     storage = S3Storage(replace(bucket, public_url=f"{proxy.url}/{bucket.name}/out"), http=http)
@@ -725,7 +721,7 @@ def test_a_public_url_that_knows_no_head_is_asked_with_get(
         ("{moto}/no-such-bucket", "The files are in your bucket, but public_url answers 404."),
     ],
 )
-def test_a_public_url_that_does_not_answer_is_said_in_a_sentence(
+def test_a_public_url_that_does_not_answer_gives_a_sentence(
     moto: str, bucket: Bucket, http: httpx.Client, files: list[OutputFile], public_url: str, words: str
 ):
     storage = S3Storage(replace(bucket, public_url=public_url.format(moto=moto)), http=http)
@@ -736,7 +732,7 @@ def test_a_public_url_that_does_not_answer_is_said_in_a_sentence(
 @pytest.mark.parametrize(
     "host", ["0177.0.0.1", "127.000.000.001", "\uff11\uff12\uff17.0.0.1", "\u0661\u0662\u0667.0.0.1"]
 )
-def test_an_endpoint_whose_host_is_no_address_is_refused_in_words(http: httpx.Client, host: str) -> None:
+def test_an_endpoint_whose_host_is_not_an_address_is_refused_with_a_message(http: httpx.Client, host: str) -> None:
     bucket = a_bucket(f"http://{host}:9")
 
     with pytest.raises(InvalidRequest, match="endpoint_url does not hold a host that can be reached"):

@@ -21,7 +21,7 @@ export function icon(path) {
   return svg;
 }
 
-/** One of several tabs is chosen by click, arrows, Home or End; `choose` is told its index. */
+/** One of several tabs is chosen by click, arrows, Home or End; `choose` receives its index. */
 export function tabs(list, choose) {
   const select = (chosen, focus) => {
     [...list.children].forEach((tab, place) => {

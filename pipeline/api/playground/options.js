@@ -22,7 +22,7 @@ export function options() {
   return Object.fromEntries([...readers].map(([name, read]) => [name, read()]).filter(([, value]) => value !== undefined));
 }
 
-/** Several pictures are several views: the switch says so, and only the pictures move it. */
+/** Several images are several views: the switch shows it, and only the number of images changes it. */
 export function showMultiImage(isForced) {
   const input = at("option-multi_image");
   if (!input) return;

@@ -1,12 +1,12 @@
-// The playground: one call at a time, from pictures and options to a model that can be turned.
-import { SUBMIT, Refused, cancel, fields, follow, submit } from "./calls.js";
+// The playground: one job at a time, from images and options to a model in a viewer.
+import { SUBMIT, Refused, cancel, fields, follow, submit } from "./jobs.js";
 import { at, make, tabs } from "./dom.js";
 import { options, showMultiImage, showOptions } from "./options.js";
-import { count, image, preview, sources, watchPictures } from "./pictures.js";
+import { count, image, preview, sources, watchImages } from "./images.js";
 import { STAYS_STILL, loadViewer, showResult } from "./result.js";
 import { curl, python } from "./snippets.js";
 
-const STAGES = { queued: "Queue", intake: "Picture", generate: "Shape", export: "Texture", deliver: "Files" };
+const STAGES = { queued: "Queue", intake: "Image", generate: "Shape", export: "Texture", deliver: "Files" };
 const KEY = "image-to-3d.key";
 const MASK = "YOUR_KEY";
 const COPIED_MS = 1800;
@@ -25,10 +25,10 @@ function turnTo(state, said) {
 }
 
 function showSnippets(given) {
-  const call = { url: location.origin + SUBMIT, sources: sources(), given };
-  snippets = { curl: curl({ ...call, key: key() }), python: python({ ...call, key: key() }) };
-  at("curl").textContent = curl({ ...call, key: MASK });
-  at("python").textContent = python({ ...call, key: MASK });
+  const job = { url: location.origin + SUBMIT, sources: sources(), given };
+  snippets = { curl: curl({ ...job, key: key() }), python: python({ ...job, key: key() }) };
+  at("curl").textContent = curl({ ...job, key: MASK });
+  at("python").textContent = python({ ...job, key: MASK });
   document.body.classList.add("has-code");
 }
 
@@ -51,7 +51,7 @@ function showProgress({ stage, progress, queue_position: position, eta }, messag
 // A message of the API begins with the name of the field that it is about.
 function fieldOf(message, status) {
   if (status === 401 || status === 402) return "key";
-  if (/^image\b|\bpictures?\b/.test(message)) return "image";
+  if (/^image\b|\bimages?\b/.test(message)) return "image";
   const first = message.split(/[ .]/, 1)[0];
   return document.querySelector(`.problem[data-for="${CSS.escape(first)}"]`) ? first : null;
 }
@@ -82,8 +82,8 @@ function showFailure(title, message, status, hint = "") {
 
 function showEnd(body) {
   if (body.status === "success") return showResult(body).then(() => turnTo("done", `Done in ${body.generationTime} seconds.`));
-  const hint = body.retryable ? "The same call may succeed when it is sent again." : "";
-  showFailure(body.error_code === "cancelled" ? "Cancelled" : "The call did not succeed", body.message, 0, hint);
+  const hint = body.retryable ? "The same request may succeed when it is sent again." : "";
+  showFailure(body.error_code === "cancelled" ? "Cancelled" : "The job did not succeed", body.message, 0, hint);
 }
 
 async function run(event) {
@@ -92,11 +92,11 @@ async function run(event) {
   clearProblems();
   const given = { ...options(), ...(count() > 1 ? { multi_image: true } : {}) };
   if (count()) showSnippets(given);
-  if (preview()) at("running-picture").src = preview();
-  else at("running-picture").removeAttribute("src");
+  if (preview()) at("running-image").src = preview();
+  else at("running-image").removeAttribute("src");
   turnTo("running");
   at("result").scrollIntoView({ block: "nearest", behavior: STAYS_STILL.matches ? "auto" : "smooth" });
-  showProgress({ stage: "queued", progress: 0, queue_position: 0, eta: 0 }, "Sending the picture");
+  showProgress({ stage: "queued", progress: 0, queue_position: 0, eta: 0 }, "Sending the image");
   try {
     let body = await submit(key(), { ...(count() ? { image: image() } : {}), ...given });
     loadViewer();
@@ -105,7 +105,7 @@ async function run(event) {
     await showEnd(body);
   } catch (error) {
     const words = error instanceof Refused ? error.message : `The page failed: ${error.message}`;
-    showFailure("The call was not taken", words, error.status ?? 0);
+    showFailure("The request was refused", words, error.status ?? 0);
   } finally {
     running = null;
   }
@@ -135,7 +135,7 @@ async function copy() {
   const chosen = at("panel-curl").hidden ? "python" : "curl";
   await toClipboard(snippets[chosen]);
   at("copy").textContent = "Copied";
-  at("said").textContent = `The ${chosen} call is copied.`;
+  at("said").textContent = `The ${chosen} code is copied.`;
   setTimeout(() => (at("copy").textContent = "Copy"), COPIED_MS);
 }
 
@@ -155,8 +155,8 @@ function watchKey() {
   });
 }
 
-at("call").addEventListener("submit", run);
-at("call").addEventListener("keydown", (event) => (event.ctrlKey || event.metaKey) && event.key === "Enter" && at("call").requestSubmit());
+at("job").addEventListener("submit", run);
+at("job").addEventListener("keydown", (event) => (event.ctrlKey || event.metaKey) && event.key === "Enter" && at("job").requestSubmit());
 at("cancel").addEventListener("click", stop);
 at("copy").addEventListener("click", copy);
 tabs(at("languages"), (chosen) => {
@@ -164,7 +164,7 @@ tabs(at("languages"), (chosen) => {
   at("panel-python").hidden = chosen !== 1;
 });
 watchKey();
-watchPictures(() => {
+watchImages(() => {
   showMultiImage(count() > 1);
   clearProblems();
 });

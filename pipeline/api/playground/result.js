@@ -1,4 +1,4 @@
-// What a call brought: the model to turn, the film, the picture, the files.
+// The result of a job: the model in a viewer, the turntable video, the thumbnail, the files.
 import { at, icon, make, tabs } from "./dom.js";
 
 const DOWNLOAD = "M12 4v11m0 0l-4.5-4.5M12 15l4.5-4.5M5 20h14";
@@ -17,7 +17,7 @@ let viewerModule;
 /** Load the viewer while there is something else to wait for. */
 export const loadViewer = () => (viewerModule ??= import("./model-viewer.min.js"));
 
-/** Show a successful call's body. */
+/** Show the body of a job that succeeded. */
 export async function showResult(body) {
   const output = body.output.map(local);
   const extras = body.extra_assets.map(local);
@@ -49,7 +49,7 @@ function modelView(output) {
 
 function viewer(url) {
   const element = make("model-viewer", { aria: { label: "The model; turn it with the arrow keys" } });
-  const attributes = { src: url, loading: "eager", alt: "The model made from your picture", "camera-controls": "", "touch-action": "pan-y", "shadow-intensity": "0.9", "shadow-softness": "0.8", "interaction-prompt": "none", "auto-rotate-delay": "600" };
+  const attributes = { src: url, loading: "eager", alt: "The model made from your image", "camera-controls": "", "touch-action": "pan-y", "shadow-intensity": "0.9", "shadow-softness": "0.8", "interaction-prompt": "none", "auto-rotate-delay": "600" };
   for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
   const turn = (isOn) => {
     element.toggleAttribute("auto-rotate", isOn);

@@ -1,12 +1,12 @@
-// The call on the page as code: what is copied runs as it is, beside the pictures.
+// The request of the page as code: the copied text runs unchanged, in the folder of the images.
 const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
 // In an unquoted here-document the shell would read these three.
 const plain = (text) => text.replace(/[\\$`]/g, "\\$&");
 
-/** A shell command; the pictures go in by a here-document, since an argument cannot be so long. */
+/** A shell command; the images are passed by a here-document, because an argument cannot be that long. */
 export function curl({ url, key, sources, given }) {
-  const picture = ({ name, address }) => (address ? plain(JSON.stringify(address)) : `"$(base64 < ${quoted(name)} | tr -d '\\n')"`);
-  const images = sources.map(picture);
+  const source = ({ name, address }) => (address ? plain(JSON.stringify(address)) : `"$(base64 < ${quoted(name)} | tr -d '\\n')"`);
+  const images = sources.map(source);
   const fields = [`"image": ${images.length > 1 ? `[${images.join(", ")}]` : images[0]}`];
   for (const [name, value] of Object.entries(given)) fields.push(plain(`${JSON.stringify(name)}: ${JSON.stringify(value)}`));
   return [
@@ -23,8 +23,8 @@ const literal = (value) => (value === true ? "True" : value === false ? "False" 
 
 /** A Python program: submits, waits for the end, saves the files. */
 export function python({ url, key, sources, given }) {
-  const picture = ({ name, address }) => (address ? literal(address) : `picture(${literal(name)})`);
-  const images = sources.map(picture);
+  const source = ({ name, address }) => (address ? literal(address) : `image(${literal(name)})`);
+  const images = sources.map(source);
   const fields = [`"image": ${images.length > 1 ? `[${images.join(", ")}]` : images[0]}`];
   for (const [name, value] of Object.entries(given)) fields.push(`${literal(name)}: ${literal(value)}`);
   return `import base64
@@ -33,7 +33,7 @@ import pathlib
 import requests
 
 
-def picture(path):
+def image(path):
     return base64.b64encode(pathlib.Path(path).read_bytes()).decode()
 
 
@@ -41,12 +41,12 @@ headers = {"Authorization": ${literal(`Bearer ${key}`)}}
 body = {
     ${fields.join(",\n    ")},
 }
-call = requests.post(${literal(url)}, json=body, headers=headers).json()
-while call["status"] == "processing":
-    call = requests.post(call["fetch_result"], json={}, headers=headers).json()
-if call["status"] != "success":
-    raise SystemExit(call["message"])
-for url in call["output"] + call["extra_assets"]:
+job = requests.post(${literal(url)}, json=body, headers=headers).json()
+while job["status"] == "processing":
+    job = requests.post(job["fetch_result"], json={}, headers=headers).json()
+if job["status"] != "success":
+    raise SystemExit(job["message"])
+for url in job["output"] + job["extra_assets"]:
     path = pathlib.Path(url.rsplit("/", 1)[-1])
     path.write_bytes(requests.get(url).content)
     print(path)`;

@@ -1,1 +1,1 @@
-"""The weight-free engine: silhouettes to solids with numpy and scipy, on any CPU, without torch."""
+"""The preview engine: silhouettes to solids with numpy and scipy, on any CPU, without weights or torch."""

@@ -1,4 +1,4 @@
-"""Colours of a surface by projecting images back onto it along parallel rays."""
+"""Colours of a surface by orthographic back-projection of images. Knows nothing of silhouettes."""
 
 from __future__ import annotations
 
@@ -10,69 +10,73 @@ from numpy.typing import NDArray
 from pipeline.engines.preview.subject_image import sample_bilinear
 
 SHARPNESS = 8
-"""Power of the cosine by which views are weighed: high enough that only neighbours near their border mix."""
+"""Exponent of the cosine that weights views: high enough that views mix only near the border between two of them."""
 
 
 @dataclass(frozen=True, eq=False)
 class Projector:
-    """One image and where its camera stands, far away at the height of the horizon.
+    """An image and its orthographic camera, which looks horizontally at the origin.
 
     Attributes:
         azimuth_rad: 0 is on +Z; grows counter-clockwise seen from above, towards +X.
         colours: (H, W, 3) uint8 sRGB.
         px_per_metre: scale of the image.
-        origin_px: where the image shows the origin, x and y.
-        depths: (N, N) float32, how far towards the camera the surface reaches in each cell of the unit square, for
-            views that hide parts of the surface from each other; None where nothing is hidden.
+        origin_px: x and y of the origin in the image.
+        depths: (N, N) float32, largest coordinate of the surface toward the camera in each cell of the unit square;
+            None if no part of the surface occludes another.
     """
 
     azimuth_rad: float
-    colours: NDArray[np.uint8]
+    colours: NDArray[np.uint8]  # (H, W, 3)
     px_per_metre: float
     origin_px: tuple[float, float]
-    depths: NDArray[np.float32] | None = None
+    depths: NDArray[np.float32] | None = None  # (N, N)
 
     @property
     def toward_camera(self) -> NDArray[np.float32]:
-        """(3,) unit vector."""
+        """(3,) unit vector from the origin to the camera."""
         return np.array([np.sin(self.azimuth_rad), 0, np.cos(self.azimuth_rad)], np.float32)
 
     @property
     def rightward(self) -> NDArray[np.float32]:
-        """(3,) unit vector, to the right in the image."""
+        """(3,) unit vector to the right in the image."""
         return np.array([np.cos(self.azimuth_rad), 0, -np.sin(self.azimuth_rad)], np.float32)
 
     def sample(self, points: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Colours (P, 3), 0 to 1, that the image shows where it shows the points."""
+        """Return the colours of the image at the projections of points: (P, 3) -> (P, 3) in [0, 1]."""
         x_px = self.origin_px[0] + self.px_per_metre * (along(points, self.rightward))
         y_px = self.origin_px[1] - self.px_per_metre * points[:, 1]
         return sample_bilinear(self.colours, x_px, y_px) / np.float32(255)
 
-    def sees(self, points: NDArray[np.float32]) -> NDArray[np.bool_]:
-        """(P,) whether the surface lies open to this camera at the points."""
+    def is_visible(self, points: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """Return whether the surface is visible to the camera at the points: (P, 3) -> (P,) bool."""
         if self.depths is None:
             return np.ones(len(points), bool)
         cells = len(self.depths)
         column = depth_cell(along(points, self.rightward), cells)
         row = depth_cell(points[:, 1], cells)
-        return along(points, self.toward_camera) > self.depths[row, column] - 3.0 / cells
+        return along(points, self.toward_camera) > self.depths[row, column] - 3.0 / cells  # tolerance of 3 cells
 
 
 @dataclass(frozen=True, eq=False)
 class ProjectedViews:
-    """A `ColourSource`: every point takes the colours of the images that face it best and are not blocked."""
+    """A `ColourSource`: the colour of a point comes from the unoccluded images that face it best."""
 
     projectors: tuple[Projector, ...]
 
-    def colours_at(self, points: NDArray[np.float32], normals: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Colours (P, 3) of surface points (P, 3) with unit normals (P, 3); see `ColourSource`."""
-        facing = np.stack([np.maximum(along(normals, p.toward_camera), 0) for p in self.projectors], axis=1)
-        seen = np.stack([p.sees(points) for p in self.projectors], axis=1)
-        weights = (facing**SHARPNESS) * seen
-        nobody = weights.sum(axis=1) < 1e-9
-        # What no camera sees takes the colour of the one that comes nearest to facing it.
-        turned = np.stack([along(normals[nobody], p.toward_camera) for p in self.projectors], axis=1)
-        weights[nobody] = np.exp(4 * (turned + 1.0 * seen[nobody]))
+    def colours_at(
+        self,
+        points: NDArray[np.float32],  # (P, 3)
+        normals: NDArray[np.float32],  # (P, 3)
+    ) -> NDArray[np.float32]:  # (P, 3)
+        """See `ColourSource.colours_at`."""
+        facing = np.stack([np.maximum(along(normals, p.toward_camera), 0) for p in self.projectors], axis=1)  # (P, V)
+        visible = np.stack([p.is_visible(points) for p in self.projectors], axis=1)  # (P, V)
+        weights = (facing**SHARPNESS) * visible
+        unseen = weights.sum(axis=1) < 1e-9
+        # Points that no camera sees mix all views, with a preference for those that face them most.
+        cosine = np.stack([along(normals[unseen], p.toward_camera) for p in self.projectors], axis=1)
+        weights[unseen] = np.exp(4 * (cosine + 1.0 * visible[unseen]))
         weights /= weights.sum(axis=1, keepdims=True)
 
         colours = np.zeros((len(points), 3), np.float32)
@@ -83,23 +87,25 @@ class ProjectedViews:
 
 
 def along(vectors: NDArray[np.floating], direction: NDArray[np.float32]) -> NDArray[np.floating]:
-    """Lengths (P,) of vectors (P, 3) along a direction.
+    """Return the dot products of vectors with a direction: (P, 3), (3,) -> (P,).
 
-    Term by term, because a matrix product's last bits depend on how many vectors it is given at once.
+    Computed term by term, because the last bits of a BLAS product depend on the number of rows.
     """
     return vectors[:, 0] * direction[0] + vectors[:, 1] * direction[1] + vectors[:, 2] * direction[2]
 
 
 def depth_cell(coordinate: NDArray[np.floating], cells: int) -> NDArray[np.int32]:
-    """Index of the cell of the unit square, centred at the origin, in which a coordinate lies."""
+    """Return the index of the cell of [-0.5, 0.5] that contains each coordinate: (P,) -> (P,) int32."""
     return np.clip((coordinate + 0.5) * cells, 0, cells - 1).astype(np.int32)
 
 
 def depth_map(vertices: NDArray[np.floating], projector: Projector, *, cells: int) -> NDArray[np.float32]:
-    """How far towards a camera a densely sampled surface reaches: (cells, cells) float32, rows by height.
+    """Return the largest coordinate of a surface toward a camera in each cell: (cells, cells) float32, rows by height.
 
     Args:
-        vertices: (V, 3), at least one for each cell that the surface covers.
+        vertices: (V, 3), at least one in each cell that the surface covers.
+        projector: the camera.
+        cells: cells along the side of the unit square.
     """
     depths = np.full((cells, cells), -np.inf, np.float32)
     column = depth_cell(along(vertices, projector.rightward), cells)

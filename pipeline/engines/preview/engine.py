@@ -1,12 +1,13 @@
-"""The preview engine: silhouettes to solids, coloured from the images. No weights, no torch, the same every time.
+"""The preview engine: silhouettes to solids, coloured from the images. No weights, no torch, deterministic.
 
-One view is inflated; several are carved into a visual hull. It shows what the service does, on any machine; it does
-not guess what it cannot see.
+One view is inflated; several views are carved into a visual hull. It demonstrates the service on any machine and does
+not reconstruct what no view shows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,17 +22,17 @@ from pipeline.mesh.tri_mesh import TriMesh
 NAME = "preview"
 MAX_SIDE_PX = 1024
 UNUSED = ("ss_guidance_strength", "ss_sampling_steps", "slat_guidance_strength", "slat_sampling_steps")
-"""Options that only mean something to an engine that samples."""
+"""Options that affect only engines that sample."""
 
 
 class PreviewEngine:
-    """Turns silhouettes into solids; see the module."""
+    """Turns silhouettes into solids; see the module docstring."""
 
     name = NAME
     is_on_accelerator = False
 
     def load(self) -> None:
-        """Nothing to load."""
+        """Do nothing: the engine has no weights."""
 
     def generate(
         self, views: Sequence[ForegroundImage], options: GenerationOptions, *, on_step: OnStep = ignore_steps
@@ -39,7 +40,7 @@ class PreviewEngine:
         """Inflate one view, or carve the hull of several; see `Engine.generate`.
 
         Raises:
-            UnreadableImage: the views hold no body.
+            UnreadableImage: a view holds no subject, or the views have no common body.
             Cancelled: raised by `on_step`.
         """
         on_step(0.0)
@@ -64,7 +65,7 @@ class PreviewEngine:
 
 
 def _from_front(images: Sequence[SubjectImage], options: GenerationOptions) -> tuple[TriMesh, tuple[Projector, ...]]:
-    """Inflate the first view. A second one shows the back, which adds no depth; without it the back is guessed."""
+    """Inflate the first view; the second, if given, colours the back, otherwise its colours are guessed."""
     front = images[0]
     px_per_metre = float(max(front.alpha.shape))
     near = Projector(0.0, _as_bytes(front.colours), px_per_metre, _middle_px(front))
@@ -84,15 +85,15 @@ def _from_several(
     mesh = carve(
         silhouettes,
         resolution=options.resolution,
-        on_share=lambda share: on_step(0.1 + 0.8 * share),
+        on_progress=lambda done: on_step(0.1 + 0.8 * done),
     )
     projectors = []
     for image, silhouette in zip(images, silhouettes, strict=True):
         margin_px = (silhouette.mask.shape[1] - image.alpha.shape[1]) / 2
         origin_px = (silhouette.origin_px[0] - margin_px, silhouette.origin_px[1] - margin_px)
-        bare = Projector(silhouette.azimuth_rad, _as_bytes(image.colours), silhouette.px_per_metre, origin_px)
-        depths = depth_map(mesh.vertices, bare, cells=options.resolution // 2)
-        projectors.append(Projector(bare.azimuth_rad, bare.colours, bare.px_per_metre, bare.origin_px, depths))
+        camera = Projector(silhouette.azimuth_rad, _as_bytes(image.colours), silhouette.px_per_metre, origin_px)
+        depths = depth_map(mesh.vertices, camera, cells=options.resolution // 2)
+        projectors.append(replace(camera, depths=depths))
     return mesh, tuple(projectors)
 
 
@@ -106,17 +107,17 @@ def _as_bytes(colours: NDArray[np.float32]) -> NDArray[np.uint8]:
 
 def _assumption(views: int) -> str:
     return (
-        f"The preview engine took the {views} views as evenly spaced around the subject, {360 / views:g} degrees "
+        f"The preview engine assumes {views} views evenly spaced around the subject, {360 / views:g} degrees "
         "apart, counter-clockwise seen from above."
     )
 
 
 def _unused_options(options: GenerationOptions) -> tuple[str, ...]:
-    """A sentence about the requested options that this engine has no use for."""
+    """Return a warning about requested options that this engine ignores."""
     default = GenerationOptions(seed=options.seed)
     unused = [name for name in UNUSED if getattr(options, name) != getattr(default, name)]
     if options.multi_image_mode is not None:
         unused.append("multi_image_mode")
     if options.splat:
         unused.append("splat")
-    return (f"The preview engine has no use for {', '.join(unused)}.",) if unused else ()
+    return (f"The preview engine ignores {', '.join(unused)}.",) if unused else ()

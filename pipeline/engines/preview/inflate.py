@@ -1,11 +1,11 @@
 """One silhouette to a closed solid: the surface z² = u(x, y), where u solves Poisson's equation inside the mask.
 
-With Δu = -4 inside and u = 0 on the edge, a disc becomes a sphere and a strip an elliptic tube. Holes of the mask stay
-holes and separate parts stay separate bodies. The surface is meshed directly as two sheets that share their rim, so
-its silhouette is the mask's contour itself and it is a closed manifold by construction; a grid in three dimensions
-would need a cube of cells to say the same.
+With Δu = -4 inside and u = 0 on the contour, a disc becomes a sphere and a strip an elliptic tube. Holes of the mask
+remain holes and separate parts remain separate bodies. The surface is meshed directly as two sheets that share their
+contour: its silhouette is the contour of the mask, and it is a closed manifold by construction. A three-dimensional
+grid would need resolution^3 cells for the same.
 
-Knows nothing of colours or of cameras.
+Knows nothing of colours or cameras.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ from pipeline.engines.preview.silhouette_mesh import mesh_between_sheets
 from pipeline.errors import UnreadableImage
 from pipeline.mesh.tri_mesh import TriMesh
 
-HALF_DEPTH = 0.5
+HALF_DEPTH = 0.5  # metres; keeps the body inside the unit cube
 
 
 def inflate(alpha: NDArray[np.float32], *, resolution: int) -> TriMesh:
-    """Inflate a mask.
+    """Inflate a mask to a closed mesh.
 
     Args:
         alpha: (H, W) float32, 0 to 1, cropped to the subject; row 0 is the top.
         resolution: cells along the longer side.
 
     Returns:
-        A closed mesh in the unit cube whose longer visible side is 1; its front faces +Z.
+        A closed mesh in the unit cube; the longer side of its silhouette is 1, and its front faces +Z.
 
     Raises:
-        UnreadableImage: nothing of the mask is wide enough to have an inside.
+        UnreadableImage: no part of the mask is wide enough to contain a grid node.
     """
     grid = sample_mask(alpha, resolution=resolution)
     if not grid.inside.any():
-        raise UnreadableImage("the image holds no subject that is wide enough to become a body")
+        raise UnreadableImage("the image holds no subject that is wide enough to inflate")
     heights = np.sqrt(solve_poisson(grid)) * grid.cell_m
     heights *= min(1.0, HALF_DEPTH / heights.max())
     return mesh_between_sheets(grid, heights)
@@ -47,12 +47,13 @@ def inflate(alpha: NDArray[np.float32], *, resolution: int) -> TriMesh:
 def solve_poisson(grid: MaskGrid) -> NDArray[np.float64]:
     """Solve Δu = -4 inside the mask with u = 0 on its contour.
 
-    The five-point stencil, with the contour's true distance where it cuts an edge; symmetric, of second order.
+    The five-point stencil, with the distance to the contour where it cuts a grid edge. Only the diagonal changes there,
+    so the matrix stays symmetric, and the solution is second-order accurate.
     Source: Gibou, Fedkiw, Cheng, Kang, "A second-order-accurate symmetric discretization of the Poisson equation on
     irregular domains", J. Comput. Phys. 176 (2002).
 
     Returns:
-        (rows, columns) float64 in units of squared cells; 0 outside.
+        (rows, columns) float64 in squared cells; 0 outside.
     """
     inside, values = grid.inside, grid.values
     count = int(inside.sum())
@@ -62,15 +63,17 @@ def solve_poisson(grid: MaskGrid) -> NDArray[np.float64]:
     diagonal = np.zeros(count)
     rows, columns = [], []
     for down, right in ((0, 1), (0, -1), (1, 0), (-1, 0)):
+        # The neighbour of every inside node; the border of the grid is outside, so the window always exists.
         window = (slice(1 + down, inside.shape[0] - 1 + down), slice(1 + right, inside.shape[1] - 1 + right))
         neighbour = number[window][centre]
-        share = grid.crossing(values[inside], values[window][centre])
-        diagonal += np.where(neighbour >= 0, 1.0, 1.0 / share)
+        distance = grid.crossing(values[inside], values[window][centre])
+        diagonal += np.where(neighbour >= 0, 1.0, 1.0 / distance)
         rows.append(np.flatnonzero(neighbour >= 0))
         columns.append(neighbour[neighbour >= 0])
     row, column = np.concatenate(rows), np.concatenate(columns)
     matrix = sparse.coo_matrix((-np.ones(len(row)), (row, column)), shape=(count, count)) + sparse.diags(diagonal)
+    # The matrix is symmetric positive definite: no pivoting is needed, and a symmetric ordering keeps the factor small.
     solver = splu(matrix.tocsc(), permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True})
     solution = np.zeros(inside.shape)
-    solution[inside] = np.maximum(solver.solve(np.full(count, 4.0)), 1e-6)
+    solution[inside] = np.maximum(solver.solve(np.full(count, 4.0)), 1e-6)  # positive, so that no sheet is flat
     return solution

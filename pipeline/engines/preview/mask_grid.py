@@ -1,4 +1,4 @@
-"""A mask sampled at the nodes of a grid, with its contour between them. Knows nothing of heights or colours."""
+"""A mask sampled at the nodes of a grid, with its contour between the nodes. Knows nothing of heights or colours."""
 
 from __future__ import annotations
 
@@ -9,40 +9,51 @@ import numpy as np
 from numpy.typing import NDArray
 
 LEVEL = 0.5
-THINNEST_PART = 1.5  # cells; parts of the mask that are thinner are widened, or they would fall between the nodes
-NEAREST_CROSSING = 0.05  # share of a grid edge by which the contour keeps away from the nodes
+THINNEST_PART = 1.5  # cells; thinner parts are widened, or they would fall between the nodes
+NEAREST_CROSSING = 0.05  # smallest distance of the contour from a node, as a fraction of a grid edge
 
 
 @dataclass(frozen=True, eq=False)
 class MaskGrid:
-    """A mask at the nodes of a square grid whose outermost nodes lie outside.
+    """A mask at the nodes of a square grid whose outermost nodes are outside.
 
     Attributes:
-        values: (rows, columns) float64, 0 to 1, inside above `LEVEL`; row 0 is the lowest.
-        cell_m: distance of neighbouring nodes.
+        values: (rows, columns) float64, 0 to 1; above `LEVEL` is inside; row 0 is the lowest.
+        cell_m: distance between neighbouring nodes.
         origin_m: x and y of the node in row 0 and column 0.
     """
 
-    values: NDArray[np.float64]
+    values: NDArray[np.float64]  # (rows, columns)
     cell_m: float
     origin_m: tuple[float, float]
 
     @property
     def inside(self) -> NDArray[np.bool_]:
-        """(rows, columns)"""
+        """(rows, columns) bool, whether each node is inside."""
         return self.values > LEVEL
 
     def crossing(self, inner: NDArray[np.float64], outer: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Where the contour cuts grid edges, as a share of the edge from its inner node."""
-        share = (inner - LEVEL) / np.maximum(inner - outer, 1e-9)
-        return np.clip(share, NEAREST_CROSSING, 1 - NEAREST_CROSSING)
+        """Return where the contour cuts grid edges, as a fraction of the edge from its inner node.
+
+        Args:
+            inner: (E,) values at the inner nodes.
+            outer: (E,) values at the outer nodes.
+        """
+        fraction = (inner - LEVEL) / np.maximum(inner - outer, 1e-9)
+        # Bounded away from 0: short edges would make thin triangles and a badly conditioned Poisson matrix.
+        return np.clip(fraction, NEAREST_CROSSING, 1 - NEAREST_CROSSING)
 
 
 def sample_mask(alpha: NDArray[np.float32], *, resolution: int) -> MaskGrid:
-    """Sample a mask (H, W) at the nodes of a grid with `resolution` cells along its longer side."""
+    """Sample a mask at the nodes of a grid.
+
+    Args:
+        alpha: (H, W) float32, 0 to 1; row 0 is the top.
+        resolution: cells along the longer side.
+    """
     height, width = alpha.shape
     px_per_cell = max(height, width) / resolution
-    # Half a cell of blur before sampling lets the contour run between pixels.
+    # A blur of half a cell before sampling lets the contour run between pixels.
     sigma_px = max(0.5 * px_per_cell, 0.5)
     margin_px = int(np.ceil(4 * sigma_px + THINNEST_PART * px_per_cell)) + 2
     padded = _widen_thin_parts(np.pad(alpha, margin_px), THINNEST_PART * px_per_cell)
@@ -64,7 +75,7 @@ def sample_mask(alpha: NDArray[np.float32], *, resolution: int) -> MaskGrid:
 
 
 def _widen_thin_parts(alpha: NDArray[np.float32], least_px: float) -> NDArray[np.float32]:
-    """Widen what is thinner than `least_px`, such as antennae seen from afar; the rest stays as it is."""
+    """Widen parts of an (H, W) mask that are thinner than `least_px`, such as antennae; the rest is unchanged."""
     if least_px <= 1:
         return alpha
     solid = (alpha > LEVEL).astype(np.uint8)
@@ -74,6 +85,6 @@ def _widen_thin_parts(alpha: NDArray[np.float32], least_px: float) -> NDArray[np
 
 
 def _disc(diameter_px: float) -> NDArray[np.uint8]:
-    """A structuring element of odd side; 1 pixel at least."""
+    """Return an elliptic structuring element of odd side, at least 1 pixel."""
     side = 2 * int(diameter_px / 2) + 1
     return np.asarray(cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side)), np.uint8)

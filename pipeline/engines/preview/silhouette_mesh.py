@@ -1,8 +1,8 @@
-"""A closed mesh between two mirrored sheets over a mask, joined along the mask's contour. Knows nothing of images.
+"""A closed mesh of two mirrored sheets over a mask, joined along the contour of the mask. Knows nothing of images.
 
-Marching squares gives the contour and the polygons of the cut cells. The sheets rise from the contour like the root
-of the distance to it, so between each contour vertex and the grid nodes beside it lie rings of further vertices,
-placed where that root is evenly sampled.
+Marching squares yields the contour and the polygons of the cut cells. Near the contour the height of a sheet grows like
+the square root of the distance, which one triangle per cell cannot follow. So rings of additional vertices lie between
+each contour vertex and its neighbouring nodes, spaced evenly in height.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from pipeline.engines.preview.mask_grid import LEVEL, MaskGrid
 from pipeline.mesh.tri_mesh import TriMesh
 
 RINGS = 5
-"""Rings of vertices between the contour and the first nodes."""
+"""Rings of additional vertices between the contour and the first nodes."""
 CORNERS = ((0, 0), (0, 1), (1, 1), (1, 0))
-"""Row and column of a cell's corners, counter-clockwise with rows upwards; edge k goes from corner k to k + 1."""
+"""Row and column of the corners of a cell, counter-clockwise with rows upwards; edge k joins corners k and k + 1."""
 
 Ids = NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
 class _Triangles:
-    """Triangles of one sheet seen from the front, counter-clockwise, by how many of their corners are on the contour.
+    """Triangles of one sheet, counter-clockwise seen from the front, by the number of their corners on the contour.
 
     Attributes:
         inner: (n, 3) node, node, node.
@@ -33,22 +33,23 @@ class _Triangles:
         two_on_contour: (n, 3) contour, contour, node.
     """
 
-    inner: Ids
-    one_on_contour: Ids
-    two_on_contour: Ids
+    inner: Ids  # (n, 3)
+    one_on_contour: Ids  # (n, 3)
+    two_on_contour: Ids  # (n, 3)
 
 
 def mesh_between_sheets(grid: MaskGrid, heights: NDArray[np.float64]) -> TriMesh:
-    """Mesh the body |z| <= height over the inside of a grid.
+    """Mesh the body |z| <= height over the inside of a mask.
 
     Args:
-        heights: (rows, columns) metres, positive at the inside nodes; the body is flat on the contour.
+        grid: the mask.
+        heights: (rows, columns) metres, positive at the inside nodes; the height is 0 on the contour.
     """
     inside = grid.inside
     node_number = np.full(inside.shape, -1, np.int64)
     node_number[inside] = np.arange(inside.sum())
     rows, columns = np.nonzero(inside)
-    nodes = np.stack([columns, rows, heights[inside] / grid.cell_m], axis=1).astype(np.float64)
+    nodes = np.stack([columns, rows, heights[inside] / grid.cell_m], axis=1).astype(np.float64)  # (N, 3) in cells
     contour, edge_numbers = _contour_vertices(grid)
     triangles = _triangles(inside, grid.values, node_number, edge_numbers)
     vertices, faces = _close(nodes, contour, triangles)
@@ -58,7 +59,7 @@ def mesh_between_sheets(grid: MaskGrid, heights: NDArray[np.float64]) -> TriMesh
 
 
 def _contour_vertices(grid: MaskGrid) -> tuple[NDArray[np.float64], tuple[Ids, Ids]]:
-    """Vertices (C, 3) where the contour cuts grid edges, and their numbers by horizontal and by vertical edge."""
+    """Return the (C, 3) vertices where the contour cuts grid edges, and their numbers by horizontal, vertical edge."""
     inside, values = grid.inside, grid.values
     found: list[NDArray[np.float64]] = []
     numbers: list[Ids] = []
@@ -71,12 +72,12 @@ def _contour_vertices(grid: MaskGrid) -> tuple[NDArray[np.float64], tuple[Ids, I
         cut = inside[near] != inside[far]
         starts_inside = inside[near][cut]
         first, last = values[near][cut], values[far][cut]
-        share = grid.crossing(np.where(starts_inside, first, last), np.where(starts_inside, last, first))
+        fraction = grid.crossing(np.where(starts_inside, first, last), np.where(starts_inside, last, first))
         row, column = (index.astype(np.float64) for index in np.nonzero(cut))
-        along = np.where(starts_inside, share, 1 - share)
+        along = np.where(starts_inside, fraction, 1 - fraction)  # from the first node of the edge
         x, y = (column + along, row) if axis == 1 else (column, row + along)
         found.append(np.stack([x, y, np.zeros_like(x)], axis=1))
-        number = np.full(cut.shape, -1, np.int64)
+        number = np.full(cut.shape, -1, np.int64)  # -1: the contour does not cut the edge
         number[cut] = count + np.arange(len(x))
         numbers.append(number)
         count += len(x)
@@ -86,7 +87,14 @@ def _contour_vertices(grid: MaskGrid) -> tuple[NDArray[np.float64], tuple[Ids, I
 def _triangles(
     inside: NDArray[np.bool_], values: NDArray[np.float64], node_number: Ids, edge_numbers: tuple[Ids, Ids]
 ) -> _Triangles:
-    """Cut every cell's inside into triangles."""
+    """Triangulate the inside part of every cell.
+
+    Args:
+        inside: (rows, columns) of the nodes.
+        values: (rows, columns) mask values.
+        node_number: (rows, columns), -1 outside.
+        edge_numbers: contour vertices by horizontal (rows, columns - 1) and vertical (rows - 1, columns) edges.
+    """
     rows, columns = inside.shape[0] - 1, inside.shape[1] - 1
 
     def at_corner(array: NDArray, k: int) -> NDArray:
@@ -94,18 +102,21 @@ def _triangles(
         return array[row : row + rows, column : column + columns]
 
     along_rows, along_columns = edge_numbers
+    # Contour vertices of the four edges of each cell, in the order of `CORNERS`: bottom, right, top, left.
     edges = (along_rows[:-1], along_columns[:, 1:], along_rows[1:], along_columns[:, :-1])
     nodes = [at_corner(node_number, k) for k in range(4)]
-    code = np.zeros((rows, columns), np.uint8)
+    code = np.zeros((rows, columns), np.uint8)  # bit k: corner k is inside
     total = np.zeros((rows, columns))
     for k in range(4):
         code |= at_corner(inside, k).astype(np.uint8) << k
         total += at_corner(values, k)
-    is_joined = total > 4 * LEVEL  # of the two readings of a saddle
+    is_joined = total > 4 * LEVEL  # the inside corners of a saddle connect if the mean of the cell is inside
     inner: list[Ids] = []
     one: list[Ids] = []
     two: list[Ids] = []
 
+    # The 16 cases are rotations of 6: each case is written once, with corner k as its first corner. Polygons are split
+    # so that every triangle has at most two corners on the contour.
     for k in range(4):
         n = [nodes[(k + i) % 4] for i in range(4)]
         c = [edges[(k + i) % 4] for i in range(4)]
@@ -118,7 +129,7 @@ def _triangles(
         three = code == bit[0] | bit[1] | bit[2]
         one += [_pick(three, c[3], n[0], n[1]), _pick(three, c[2], n[1], n[2])]
         two.append(_pick(three, c[2], c[3], n[1]))
-        if k < 2:
+        if k < 2:  # a saddle is symmetric under half a turn
             saddle = (code == bit[0] | bit[2]) & is_joined
             one += [_pick(saddle, c[0], n[2], n[0]), _pick(saddle, c[2], n[0], n[2])]
             two += [_pick(saddle, c[0], c[1], n[2]), _pick(saddle, c[2], c[3], n[0])]
@@ -128,29 +139,34 @@ def _triangles(
 
 
 def _pick(cells: NDArray[np.bool_], *corners: Ids) -> Ids:
-    """The triangles (n, 3) of the chosen cells."""
+    """Return the triangles of the chosen cells: (n, 3)."""
     return np.stack([corner[cells] for corner in corners], axis=1)
 
 
 def _close(
     nodes: NDArray[np.float64], contour: NDArray[np.float64], triangles: _Triangles
 ) -> tuple[NDArray[np.float64], Ids]:
-    """Put the rings in, mirror the sheet, and join the two along the contour.
+    """Insert the rings, mirror the sheet, and join both sheets along the contour.
+
+    Args:
+        nodes: (N, 3) in cells.
+        contour: (C, 3) in cells, z = 0.
+        triangles: of the front sheet, without rings.
 
     Returns:
-        vertices (V, 3) in cells, and faces (F, 3).
+        (V, 3) vertices in cells, and (F, 3) faces.
     """
     one, two = triangles.one_on_contour, triangles.two_on_contour
-    # A spoke goes from a contour vertex to a node; its vertices are numbered from the contour inwards.
+    # A spoke joins a contour vertex and a node. Triangles that share a spoke share its ring vertices.
     pairs = np.concatenate([one[:, [0, 1]], one[:, [0, 2]], two[:, [0, 2]], two[:, [1, 2]]])
     spokes, spoke_of = np.unique(pairs, axis=0, return_inverse=True)
-    share = (np.arange(1, RINGS + 1) / (RINGS + 1))[None, :, None]
-    start, end = contour[spokes[:, 0], None], nodes[spokes[:, 1], None]
-    rings = start + (end - start) * share**2
-    rings[..., 2] = end[..., 2] * share[..., 0]
+    fraction = (np.arange(1, RINGS + 1) / (RINGS + 1))[None, :, None]  # of the height
+    start, end = contour[spokes[:, 0], None], nodes[spokes[:, 1], None]  # (S, 1, 3) each
+    rings = start + (end - start) * fraction**2  # (S, RINGS, 3): height ~ sqrt(distance), so distance ~ height^2
+    rings[..., 2] = end[..., 2] * fraction[..., 0]
 
     front = np.concatenate([contour, nodes, rings.reshape(-1, 3)])
-    ladder = np.concatenate(
+    ladder = np.concatenate(  # (T, RINGS + 2) vertex numbers along the spoke of each pair, from contour to node
         [
             spokes[:, :1],
             len(contour) + len(nodes) + np.arange(len(spokes) * RINGS).reshape(-1, RINGS),
@@ -168,6 +184,7 @@ def _close(
             *(np.stack([third[:, k], fourth[:, k + 1], third[:, k + 1]], axis=1) for k in range(RINGS)),
         ]
     )
+    # The back sheet shares the contour vertices; all others are mirrored copies with the opposite orientation.
     mirrored = np.where(faces < len(contour), faces, faces + len(front) - len(contour))[:, ::-1]
     back = front[len(contour) :] * (1, 1, -1)
     return np.concatenate([front, back]), np.concatenate([faces, mirrored])

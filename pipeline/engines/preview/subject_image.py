@@ -1,4 +1,4 @@
-"""Cut-out views as the preview engine samples them: mask and colours of the subject, cropped, at a bounded size."""
+"""Foreground images prepared for the preview engine: mask and colours of the subject, cropped, of bounded size."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from pipeline.engines.base import ForegroundImage
 from pipeline.errors import UnreadableImage
 
-SOLID_ALPHA = 128  # the mask is where alpha reaches this
-MOST_HEIGHT_RATIO = 1.15  # perspective shows near parts larger; more than this is another crop
-PURE_ALPHA = 250  # pixels below are mixed with the background and take the colour of the nearest pure one
+SOLID_ALPHA = 128  # pixels with at least this alpha belong to the mask
+MAX_HEIGHT_RATIO = 1.15  # perspective varies the height of a subject by less; a larger ratio means separate crops
+PURE_ALPHA = 250  # pixels below are mixed with the background and take the colour of the nearest pure pixel
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,35 +23,35 @@ class SubjectImage:
 
     Attributes:
         alpha: (H, W) float32, 0 to 1.
-        colours: (H, W, 3) float32 sRGB, 0 to 1; defined everywhere, also outside the mask.
-        centre_px: column and row of the crop where the axis around which the views stand meets their common height.
-        unit_px: a length that is the same in all views of a subject, as this image shows it.
+        colours: (H, W, 3) float32 sRGB, 0 to 1; defined outside the mask too.
+        centre_px: column and row in the crop of the point where the rotation axis meets the common height of all views.
+        unit_px: length in this image of a unit that all views of the subject share.
     """
 
-    alpha: NDArray[np.float32]
-    colours: NDArray[np.float32]
+    alpha: NDArray[np.float32]  # (H, W)
+    colours: NDArray[np.float32]  # (H, W, 3)
     centre_px: tuple[float, float]
     unit_px: float
 
 
 def crop_subject(view: ForegroundImage, *, max_side_px: int, is_axis_known: bool) -> SubjectImage:
-    """Crop a view to its subject and shrink it where it is larger than needed.
+    """Crop a view to its subject and shrink it to a largest size.
 
     Args:
         view: (H, W, 4) uint8 RGBA, straight alpha.
-        max_side_px: longest side of the result.
-        is_axis_known: the views share one frame, whose middle is on the axis; else the middle of each view's subject
-            is, and the subject is as high in all of them.
+        max_side_px: largest longer side of the result.
+        is_axis_known: the rotation axis is in the middle of the frame. Otherwise it is assumed in the middle of the
+            subject, and the subject is assumed equally high in all views.
 
     Raises:
-        UnreadableImage: no pixel is solid.
+        UnreadableImage: no pixel reaches `SOLID_ALPHA`.
     """
     solid = view[..., 3] >= SOLID_ALPHA
     rows, columns = np.flatnonzero(solid.any(axis=1)), np.flatnonzero(solid.any(axis=0))
     if len(rows) == 0:
         raise UnreadableImage("the image holds no subject: every pixel is transparent")
     top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
-    crop = view[top:bottom, left:right]
+    crop = view[top:bottom, left:right]  # (H, W, 4)
     alpha = (crop[..., 3] / 255).astype(np.float32)
     colours = (_without_fringe(crop) / 255).astype(np.float32)
 
@@ -70,15 +70,15 @@ def crop_subject(view: ForegroundImage, *, max_side_px: int, is_axis_known: bool
 
 
 def have_common_frame(views: Sequence[ForegroundImage]) -> bool:
-    """Whether views come from one turntable: frames of one size, in which the subject is about as high in all."""
+    """Return whether the views are frames of one turntable: equal in size and nearly in the height of the subject."""
     if len(views) < 2 or len({view.shape for view in views}) > 1:
         return False
     heights = [int((view[..., 3] >= SOLID_ALPHA).any(axis=1).sum()) for view in views]
-    return max(heights) <= MOST_HEIGHT_RATIO * min(heights)
+    return max(heights) <= MAX_HEIGHT_RATIO * min(heights)
 
 
 def _without_fringe(crop: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Colours (H, W, 3) in which every pixel that the background shines through has its nearest pure pixel's."""
+    """Give pixels mixed with the background the colour of the nearest pure pixel: (H, W, 4) -> (H, W, 3)."""
     pure = crop[..., 3] >= PURE_ALPHA
     if pure.all():
         return crop[..., :3]
@@ -92,25 +92,28 @@ def _without_fringe(crop: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def guess_back_colours(image: SubjectImage) -> NDArray[np.float32]:
-    """Colours (H, W, 3) for the side that nobody has seen: the near side's, without its details.
+    """Guess the colours of the back, (H, W, 3): those of the front without its details.
 
-    A blur that stops at the mask, wide enough that writing is gone and narrow enough that stripes stay stripes.
+    A blur that is normalised by the mask, wide enough to remove writing and narrow enough to keep stripes.
     """
     sigma_px = 0.03 * max(image.alpha.shape)
     weight = (image.alpha >= 0.5).astype(np.float32)
+    # Normalised convolution: background pixels have weight 0 in both blurs.
     blurred = cv2.GaussianBlur(image.colours * weight[..., None], (0, 0), sigma_px)
     total = cv2.GaussianBlur(weight, (0, 0), sigma_px)[..., None]
     return np.where(total > 1e-3, blurred / np.maximum(total, 1e-3), image.colours)
 
 
 def sample_bilinear(
-    image: NDArray[np.float32] | NDArray[np.uint8], x_px: NDArray[np.floating], y_px: NDArray[np.floating]
-) -> NDArray[np.float32]:
-    """Values of an image between its pixels; beyond its border, those of the border.
+    image: NDArray[np.float32] | NDArray[np.uint8],  # (H, W) or (H, W, C)
+    x_px: NDArray[np.floating],  # (P,)
+    y_px: NDArray[np.floating],  # (P,)
+) -> NDArray[np.float32]:  # (P,) or (P, C)
+    """Sample an image bilinearly; positions outside are clamped to the border.
 
     Args:
         image: (H, W) or (H, W, C).
-        x_px: (P,) columns, where 0.5 is the middle of the first.
+        x_px: (P,) columns; 0.5 is the centre of the first pixel.
         y_px: (P,) rows, likewise.
 
     Returns:
@@ -123,7 +126,7 @@ def sample_bilinear(
     right, bottom = np.minimum(left + 1, width - 1), np.minimum(top + 1, height - 1)
     to_right, to_bottom = x - left, y - top
     if image.ndim == 3:
-        to_right, to_bottom = to_right[:, None], to_bottom[:, None]
+        to_right, to_bottom = to_right[:, None], to_bottom[:, None]  # (P, 1)
     upper = image[top, left] * (1 - to_right) + image[top, right] * to_right
     lower = image[bottom, left] * (1 - to_right) + image[bottom, right] * to_right
     return (upper * (1 - to_bottom) + lower * to_bottom).astype(np.float32, copy=False)

@@ -1,1 +1,4 @@
-"""The TRELLIS engine: the released image-to-3D model in plain PyTorch."""
+"""The TRELLIS engine: the released image-to-3D model in plain PyTorch.
+
+Source: Xiang et al. 2024, arXiv 2412.01506.
+"""

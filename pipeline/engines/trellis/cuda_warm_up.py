@@ -1,4 +1,4 @@
-"""One small pass through every network, so that the first call finds libraries started and kernels chosen."""
+"""CUDA warm-up: one small pass through every network, so that libraries are loaded and kernels selected beforehand."""
 
 from __future__ import annotations
 
@@ -9,12 +9,17 @@ from pipeline.engines.trellis.models import Models
 from pipeline.engines.trellis.stages import latent_velocities, structure_velocities
 from pipeline.ops.voxels import VoxelSet
 
-SHELL = 0.35, 0.42  # radii, in units of the cube, of the ball's shell whose voxels are occupied
+SHELL = 0.35, 0.42  # radii of the occupied shell, in units of the cube
 
 
 def warm_up_cuda(models: Models, device: torch.device) -> None:
-    """Run every network once, with guidance and without, on a grey image and a hollow ball; results are dropped."""
-    size = int(models.encoder.model.config.image_size)  # type: ignore[arg-type]
+    """Run every network once, with and without guidance, on a grey image and a hollow ball, and discard the results.
+
+    Args:
+        models: the networks, on `device`.
+        device: their device.
+    """
+    size = models.encoder.image_size
     flow, latent_flow = models.structure_flow, models.latent_flow
     with torch.inference_mode():
         tokens = models.encoder(torch.full((1, size, size, 3), 128, dtype=torch.uint8, device=device))
@@ -37,8 +42,8 @@ def warm_up_cuda(models: Models, device: torch.device) -> None:
 
 
 def ball_shell(resolution: int) -> torch.Tensor:
-    """(N, 4) int32 voxels `[0, x, y, z]` between two spheres around the cube's centre."""
+    """Return the (N, 4) int32 voxels `[0, x, y, z]` between two spheres around the centre of the cube."""
     side = torch.arange(resolution, dtype=torch.int32)
-    coords = torch.cartesian_prod(torch.zeros(1, dtype=torch.int32), side, side, side)
+    coords = torch.cartesian_prod(torch.zeros(1, dtype=torch.int32), side, side, side)  # (R^3, 4)
     radius = ((coords[:, 1:] + 0.5) / resolution - 0.5).norm(dim=1)
     return coords[(radius >= SHELL[0]) & (radius < SHELL[1])]

@@ -1,4 +1,4 @@
-"""From the structured latent to what a `Generation` holds: mesh, colours, splat file, turntable."""
+"""Decoding of the structured latent into the parts of a `Generation`: mesh, colours, splat file, turntable."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from pipeline.ops.voxels import VoxelSet
 from pipeline.render.orbit import orbit_cameras
 from pipeline.render.radiance_field import turntable_frames
 
-HALF_TURN_RAD = 3.1415  # half of the path's own round, so that a turntable begins at the front
+HALF_TURN_RAD = 3.1415  # start of the camera path at the front; the release writes a full turn as 2 * 3.1415
 
 
 def decode_mesh(
@@ -35,25 +35,29 @@ def decode_mesh(
     resolution: int,
     chunk_size: int,
 ) -> tuple[TriMesh, VertexColours]:
-    """The surface with its own colours, in the project's frame.
+    """Decode the surface and its vertex colours, in the project's frame.
 
     Args:
-        slat: (1, N, C).
-        resolution: as a request means it: `REFERENCE_RESOLUTION` is the decoder's own grid.
+        decoder: the mesh decoder.
+        slat: (1, N, C) structured latent.
+        voxels: its N voxels.
+        spec: the model.
+        resolution: resolution of the request; `REFERENCE_RESOLUTION` is the grid of the released decoder.
+        chunk_size: cubes evaluated at once; the result does not depend on it.
 
     Raises:
-        EngineFailed: the latents hold no surface.
+        EngineFailed: the latents contain no surface.
     """
-    out = decoder(slat, voxels)
+    out = decoder(slat, voxels)  # (1, N, C) -> (1, 64 N, 101)
     field = gather_field(
         out.voxels.coords[:, 1:], out.feats[0], resolution=spec.mesh_resolution, use_color=decoder.use_color
     )
-    del out
+    del out  # gigabytes at the released size, before the extraction allocates
     wanted = max(2, resolution * spec.mesh_resolution // REFERENCE_RESOLUTION)
     surface = extract_mesh(field, resolution=wanted, chunk_size=chunk_size)
     if len(surface.faces) == 0:
-        raise EngineFailed("the model made no surface from this image")
-    used, faces = torch.unique(surface.faces, return_inverse=True)
+        raise EngineFailed("the model produced no surface for this image")
+    used, faces = torch.unique(surface.faces, return_inverse=True)  # drop vertices that no face uses: (V,), (F, 3)
     vertices = to_y_up(surface.vertices[used].cpu().numpy())
     rgb = np.full((len(vertices), 3), 128, np.uint8)
     if surface.attributes is not None:
@@ -62,9 +66,15 @@ def decode_mesh(
 
 
 def decode_gaussians(decoder: SLatGaussianDecoder, slat: Tensor, voxels: VoxelSet) -> Gaussians:
-    """The Gaussians that show at all, in the model's frame, on the CPU."""
+    """Decode the visible Gaussians, in the model's frame, on the CPU.
+
+    Args:
+        decoder: the Gaussian decoder.
+        slat: (1, N, C) structured latent.
+        voxels: its N voxels.
+    """
     gaussians = decoder.activate(decoder.raw_gaussians(decoder(slat, voxels)[0], voxels.coords[:, 1:]))
-    shown = gaussians.opacity[:, 0] >= MIN_OPACITY
+    shown = gaussians.opacity[:, 0] >= MIN_OPACITY  # (G,)
     return Gaussians(
         xyz=gaussians.xyz[shown].cpu(),
         scaling=gaussians.scaling[shown].cpu(),
@@ -75,7 +85,7 @@ def decode_gaussians(decoder: SLatGaussianDecoder, slat: Tensor, voxels: VoxelSe
 
 
 def gaussian_colours(gaussians: Gaussians, fallback: VertexColours) -> GaussianColours:
-    """The Gaussians as a colour source in the project's frame, half precision but for their places."""
+    """Convert Gaussians to a colour source in the project's frame; all but the centres in half precision."""
     return GaussianColours(
         xyz=to_y_up(gaussians.xyz.numpy()),
         scaling=gaussians.scaling.numpy().astype(np.float16),
@@ -87,7 +97,7 @@ def gaussian_colours(gaussians: Gaussians, fallback: VertexColours) -> GaussianC
 
 
 def splat_file(gaussians: Gaussians) -> bytes:
-    """The Gaussians as a .ply for splat viewers, in the project's frame."""
+    """Return the Gaussians as a .ply file for splat viewers, in the project's frame."""
     return splat_ply_bytes(
         xyz=to_y_up(gaussians.xyz.numpy()),
         features_dc=gaussians.features_dc.numpy(),
@@ -104,9 +114,18 @@ def render_turntable(
     *,
     spec: ModelSpec,
     chunk_size: int,
-    on_share: Callable[[float], None],
+    on_progress: Callable[[float], None],
 ) -> bytes:
-    """A turntable as an mp4, volume-rendered; `on_share` gets the share of its frames that are done."""
+    """Render a turntable of the radiance field as an mp4 file.
+
+    Args:
+        decoder: the radiance-field decoder.
+        slat: (1, N, C) structured latent.
+        voxels: its N voxels.
+        spec: the model; sets size, frames and rays per pixel.
+        chunk_size: samples evaluated at once; the result does not depend on it.
+        on_progress: receives the fraction of finished frames.
+    """
     from pipeline.formats.mp4 import encode_mp4
 
     field = decoder.radiance_field(decoder(slat, voxels)[0], voxels.coords[:, 1:])
@@ -116,6 +135,6 @@ def render_turntable(
         resolution=spec.turntable_size,
         chunk_size=chunk_size,
         ssaa=spec.turntable_ssaa,
-        on_frame=lambda frame: on_share(frame / spec.turntable_frames),
+        on_frame=lambda frame: on_progress(frame / spec.turntable_frames),
     )
     return encode_mp4(frames, fps=spec.turntable_fps, width=spec.turntable_size, height=spec.turntable_size)

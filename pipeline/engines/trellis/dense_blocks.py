@@ -1,4 +1,7 @@
-"""Blocks over dense tokens and grids. Attribute names follow the released checkpoints."""
+"""Blocks over dense tokens and grids. Attribute names follow the released checkpoints.
+
+Source: microsoft/TRELLIS@6b0d647, trellis/modules; modulation: Peebles and Xie 2022 (DiT), arXiv 2212.09748.
+"""
 
 from __future__ import annotations
 
@@ -11,31 +14,31 @@ from pipeline.nn.attention import CrossAttention, CrossCache, SelfAttention
 from pipeline.nn.norms import ChannelLayerNorm32, GroupNorm32, LayerNorm32
 from pipeline.ops.voxels import VoxelSet
 
-BLOCK_EPS = 1e-6  # of every norm inside a transformer block or sparse residual block
-HEAD_EPS = 1e-5  # of the parameter-free norm before an output layer, and of the structure decoder's norms
+BLOCK_EPS = 1e-6  # norms inside transformer blocks and sparse residual blocks
+HEAD_EPS = 1e-5  # the parameter-free norm before an output layer, and the norms of the structure decoder
 
 
 class FeedForward(nn.Module):
-    """Linear, tanh-approximated GELU, linear: (..., C) -> (..., C)."""
+    """Linear layer, tanh-approximated GELU, linear layer."""
 
     def __init__(self, channels: int, mlp_ratio: float = 4.0) -> None:
         super().__init__()
         hidden = int(channels * mlp_ratio)
         self.mlp = nn.Sequential(nn.Linear(channels, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, channels))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # (..., C) -> (..., hidden) -> (..., C)
         return self.mlp(x)
 
 
 def modulation(width: int, parts: int) -> nn.Sequential:
-    """SiLU and a linear layer from the time embedding to `parts` shifts, scales and gates."""
+    """Return SiLU and a linear layer from (..., width) time embeddings to `parts` shifts, scales and gates."""
     return nn.Sequential(nn.SiLU(), nn.Linear(width, parts * width))
 
 
 class ModulatedCrossBlock(nn.Module):
-    """Self-attention and feed-forward, both modulated and gated by the time, with cross-attention between.
+    """Self-attention, cross-attention and feed-forward; the first and the last are modulated and gated by the time.
 
-    Serves dense tokens (B, N, C) and, with `voxels`, passes (P, N, C) that share a voxel set.
+    Takes dense tokens (B, N, C) or, with `voxels`, features (P, N, C) of passes that share a voxel set.
     """
 
     def __init__(
@@ -71,21 +74,22 @@ class ModulatedCrossBlock(nn.Module):
         self.adaLN_modulation = None if share_mod else modulation(channels, 6)
 
     def forward(self, x: Tensor, mod: Tensor, context: CrossCache, voxels: VoxelSet | None = None) -> Tensor:
-        """One block.
+        """Apply the block.
 
         Args:
             x: (B, N, C).
-            mod: the time embedding, broadcastable to (B, N, C); already (…, 6 C) where the modulation is shared.
-            context: keys and values from this block's cross-attention.
+            mod: time embedding, broadcastable to (B, N, C); (..., 6C) if the modulation is shared by all blocks.
+            context: keys and values, cached by this block's cross-attention.
+            voxels: the N voxels; None for dense tokens.
 
         Returns:
             (B, N, C).
         """
         if self.adaLN_modulation is not None:
-            mod = self.adaLN_modulation(mod)
-        shift_msa, scale_msa, gate_msa, shift_mlp, scale_mlp, gate_mlp = mod.chunk(6, dim=-1)
+            mod = self.adaLN_modulation(mod)  # (..., C) -> (..., 6C)
+        shift_msa, scale_msa, gate_msa, shift_mlp, scale_mlp, gate_mlp = mod.chunk(6, dim=-1)  # (..., C)
         x = x + self.self_attn(self.norm1(x) * (1 + scale_msa) + shift_msa, voxels) * gate_msa
-        x = x + self.cross_attn(self.norm2(x), context, voxels)
+        x = x + self.cross_attn(self.norm2(x), context, voxels)  # not modulated, unlike the other two
         return x + self.mlp(self.norm3(x) * (1 + scale_mlp) + shift_mlp) * gate_mlp
 
 
@@ -93,14 +97,14 @@ NormType = Literal["group", "layer"]
 
 
 def channel_norm(norm_type: NormType, channels: int) -> nn.Module:
-    """A norm of (B, C, X, Y, Z): 32 groups, or over the channels of each place."""
+    """Return a norm of (B, C, X, Y, Z): over 32 groups, or over the channels of each cell."""
     if norm_type == "group":
         return GroupNorm32(32, channels)
     return ChannelLayerNorm32(channels, eps=HEAD_EPS)
 
 
 class ResBlock3d(nn.Module):
-    """Norm, SiLU, convolution, twice, beside a skip: (B, C, X, Y, Z) -> (B, D, X, Y, Z)."""
+    """Two times norm, SiLU and convolution, with a skip connection."""
 
     def __init__(self, channels: int, out_channels: int | None = None, norm_type: NormType = "layer") -> None:
         super().__init__()
@@ -111,26 +115,33 @@ class ResBlock3d(nn.Module):
         self.conv2 = nn.Conv3d(out_channels, out_channels, 3, padding=1)
         self.skip_connection = nn.Conv3d(channels, out_channels, 1) if channels != out_channels else nn.Identity()
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # (B, C, X, Y, Z) -> (B, D, X, Y, Z)
         h = self.conv1(torch.nn.functional.silu(self.norm1(x)))
         h = self.conv2(torch.nn.functional.silu(self.norm2(h)))
         return h + self.skip_connection(x)
 
 
 def pixel_shuffle_3d(x: Tensor, factor: int) -> Tensor:
-    """(B, C f^3, X, Y, Z) -> (B, C, f X, f Y, f Z); within a channel the offset along x is slowest."""
+    """Move channels to space: (B, C f^3, X, Y, Z) -> (B, C, f X, f Y, f Z), the offset along x slowest.
+
+    Args:
+        x: (B, C f^3, X, Y, Z).
+        factor: f.
+
+    Source: Shi et al. 2016, arXiv 1609.05158, eq. 4, in three dimensions.
+    """
     b, c, x_size, y_size, z_size = x.shape
     x = x.view(b, c // factor**3, factor, factor, factor, x_size, y_size, z_size)
-    x = x.permute(0, 1, 5, 2, 6, 3, 7, 4)
+    x = x.permute(0, 1, 5, 2, 6, 3, 7, 4)  # (B, C, f, f, f, X, Y, Z) -> (B, C, X, f, Y, f, Z, f)
     return x.reshape(b, c // factor**3, x_size * factor, y_size * factor, z_size * factor)
 
 
 class UpsampleBlock3d(nn.Module):
-    """Convolution to eight times the channels, then a pixel shuffle: (B, C, X, Y, Z) -> (B, D, 2 X, 2 Y, 2 Z)."""
+    """Convolution to eight times the channels, then a pixel shuffle by 2."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
         self.conv = nn.Conv3d(in_channels, out_channels * 8, 3, padding=1)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # (B, C, X, Y, Z) -> (B, D, 2X, 2Y, 2Z)
         return pixel_shuffle_3d(self.conv(x), 2)

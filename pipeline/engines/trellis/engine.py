@@ -1,7 +1,7 @@
-"""The TRELLIS engine: images in, a `Generation` out.
+"""The TRELLIS engine: views of one subject to a `Generation`.
 
-What it does in a row: frame the views, encode them, sample the occupied voxels, sample their latents, decode the
-latents into a mesh, Gaussians and, where a turntable is asked for, a radiance field.
+Frames the views, encodes them, samples the occupied voxels, samples their latents, and decodes the latents into a mesh,
+Gaussians and, if a turntable is requested, a radiance field.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ from pipeline.sampling.guidance import MULTI_IMAGE_MODES, Evaluate, MultiImageMo
 
 CPU = torch.device("cpu")
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-RETRY_CHUNK_DIVISOR = 4  # the retry after a lack of memory takes chunks this much smaller, and its passes one by one
+RETRY_CHUNK_DIVISOR = 4  # after an out-of-memory error, chunks shrink by this factor and passes run one by one
 
 AFTER_ENCODING, AFTER_STRUCTURE, AFTER_LATENT, AFTER_MESH = 0.03, 0.35, 0.85, 0.95
-"""Share of the work that is done after each part; the turntable, where there is one, takes the rest."""
+"""Fraction of the work done after each part; a turntable, if requested, takes the rest."""
 
 
 class TrellisEngine:
-    """The released model, or its tiny twin with weights from a rule."""
+    """The released model, or a tiny model of the same structure with deterministic test weights."""
 
     name = "trellis"
 
@@ -61,20 +61,22 @@ class TrellisEngine:
         slat_cfg_interval: tuple[float, float] | None = None,
         slat_rescale_t: float | None = None,
     ) -> None:
-        """Set the engine up; nothing is read, and no accelerator is asked for, before it is loaded.
+        """Store the configuration; reads no file and uses no accelerator.
 
         Args:
             weights: the folder that `fetch-weights` filled, or "tiny".
-            device: where to run, such as `cuda:0`; by default a GPU where there is one.
-            dtype: precision inside the heavy blocks: `float16` as the model was released, `bfloat16`, or `float32`;
-                by default `float16` on a GPU and `float32` on a CPU.
-            multi_image_mode: what several views of one subject do where the request says nothing.
-            ss_cfg_interval, slat_cfg_interval: first and last time in [0, 1] at which guidance acts in each stage; by
-                default the model's own.
-            ss_rescale_t, slat_rescale_t: how far each stage's times are bent towards 1; by default the model's own.
+            device: such as `cuda:0`; by default a GPU if there is one.
+            dtype: precision inside the heavy blocks: `float16` as in the release, `bfloat16` or `float32`; by default
+                `float16` on a GPU and `float32` on a CPU.
+            multi_image_mode: default for requests that do not set it, see `guided_velocity`.
+            ss_cfg_interval: first and last time in [0, 1] with guidance when voxels are sampled; by default the
+                model's own.
+            ss_rescale_t: time shift when voxels are sampled, see `flow_times`; by default the model's own.
+            slat_cfg_interval: as `ss_cfg_interval`, when latents are sampled.
+            slat_rescale_t: as `ss_rescale_t`, when latents are sampled.
 
         Raises:
-            InvalidRequest: a precision or mode that does not exist.
+            InvalidRequest: unknown precision or mode.
         """
         if dtype is not None and dtype not in PRECISIONS:
             raise InvalidRequest(f"dtype must be one of {', '.join(PRECISIONS)}, got {dtype!r}")
@@ -94,42 +96,45 @@ class TrellisEngine:
 
     @property
     def is_on_accelerator(self) -> bool:
-        """As `Engine.is_on_accelerator`."""
+        """See `Engine.is_on_accelerator`."""
         return self._models is not None and self._models.device.type == "cuda"
 
     def load(self) -> None:
-        """Read the weights, or make the tiny ones, straight to the device, and warm up; see `Engine.load`."""
+        """Read or create the weights directly on the device, and warm up; see `Engine.load`."""
         if self._models is None:
             device = self._choose_device()
             self._models = load_models(self.spec, self.folder, device=device, dtype=self._dtype_on(device))
         self.to_device()
 
     def load_weights(self) -> None:
-        """The first half of `load` where it is split: the weights in host memory, as they are stored.
+        """Read the weights to host memory in their stored types: the first half of a split `load`.
 
-        Asks for no accelerator, so that a snapshot of the process can be taken afterwards; nothing in it depends on
-        the files any more.
+        Uses no accelerator and keeps no dependence on the files, so that a snapshot of the process can be taken
+        afterwards.
 
         Raises:
-            WeightsUnusable: a checkpoint is missing or does not fit.
+            WeightsUnusable: a checkpoint is missing or does not match the model.
         """
         if self._models is None:
             self._models = load_models(self.spec, self.folder, device=CPU, dtype=None)
 
     def to_device(self, device: str | None = None) -> None:
-        """The second half: choose the device, move the weights there in the precision that runs on it, and warm up.
+        """Choose the device, move the weights there in its precision and warm up: the second half of a split `load`.
 
         Args:
-            device: overrules the one that the engine was made with.
+            device: overrides the device given to the constructor.
+
+        Raises:
+            RuntimeError: `load_weights` has not been called.
         """
         if self._is_ready and device is None:
             return
         if self._models is None:
-            raise RuntimeError("to_device comes after load_weights")
+            raise RuntimeError("call load_weights before to_device")
         self._wanted_device = device or self._wanted_device
         chosen = self._choose_device()
         self._models.move_to(chosen, dtype=self._dtype_on(chosen))
-        if chosen.type != "cpu":  # a CPU has no kernels to choose and no libraries to start
+        if chosen.type != "cpu":  # a CPU has no kernels to select and no libraries to initialise
             warm_up_cuda(self._models, chosen)
         self._is_ready = True
 
@@ -142,7 +147,19 @@ class TrellisEngine:
     def generate(
         self, views: Sequence[ForegroundImage], options: GenerationOptions, *, on_step: OnStep = ignore_steps
     ) -> Generation:
-        """Turn the views of one subject into a `Generation`; see `Engine.generate`."""
+        """Turn views of one subject into a `Generation`; see `Engine.generate`.
+
+        Args:
+            views: foreground images, each (H, W, 4).
+            options: of the request.
+            on_step: receives the progress.
+
+        Raises:
+            InvalidRequest: there is no view, or the multi-image mode is unknown.
+            UnreadableImage: a view holds no subject.
+            EngineFailed: the model produced no voxel or no surface.
+            OutOfMemory: the device has too little memory, even for the retry.
+        """
         if not views:
             raise InvalidRequest("at least one view is needed")
         self.load()
@@ -150,28 +167,28 @@ class TrellisEngine:
         device = self._models.device
         mode = _checked_mode(options.multi_image_mode or self.multi_image_mode)
         images = np.stack([frame_subject(view, size=self.spec.encoder.image_size) for view in views])
-        call = _GenerationRun(self.spec, self._models, device, options, mode, on_step, one_by_one=False)
+        run = _GenerationRun(self.spec, self._models, device, options, mode, on_step, one_by_one=False)
         started = time.perf_counter()
         with torch.inference_mode():
             try:
-                generation = call.run(images)
+                generation = run.generate(images)
             except torch.cuda.OutOfMemoryError:
-                generation = self._run_smaller(call, images)
+                generation = self._retry_with_less_memory(run, images)
         if not self.is_on_accelerator:
             return generation
         torch.cuda.synchronize(device)
         return replace(generation, gpu_seconds=time.perf_counter() - started)
 
-    def _run_smaller(self, call: _GenerationRun, images: NDArray[np.uint8]) -> Generation:
+    def _retry_with_less_memory(self, run: _GenerationRun, images: NDArray[np.uint8]) -> Generation:
         torch.cuda.empty_cache()
-        options = replace(call.options, chunk_size=max(1, call.options.chunk_size // RETRY_CHUNK_DIVISOR))
+        options = replace(run.options, chunk_size=max(1, run.options.chunk_size // RETRY_CHUNK_DIVISOR))
         try:
-            return replace(call, options=options, one_by_one=True).run(images)
+            return replace(run, options=options, one_by_one=True).generate(images)
         except torch.cuda.OutOfMemoryError as error:
             torch.cuda.empty_cache()
-            free, total = (size / 1e9 for size in torch.cuda.mem_get_info(call.device))
+            free, total = (size / 1e9 for size in torch.cuda.mem_get_info(run.device))
             raise OutOfMemory(
-                f"the device had too little memory, even one pass at a time: {free:.1f} of {total:.1f} GB are free"
+                f"the device has too little memory, even for one pass at a time: {free:.1f} of {total:.1f} GB are free"
             ) from error
 
 
@@ -184,7 +201,7 @@ def _checked_mode(mode: str) -> MultiImageMode:
 
 @dataclass(frozen=True)
 class _GenerationRun:
-    """One request on its way through the model; `one_by_one` trades time for memory."""
+    """One generation: the networks, their device and the options of the request; `one_by_one` saves memory."""
 
     spec: ModelSpec
     models: Models
@@ -194,16 +211,19 @@ class _GenerationRun:
     on_step: OnStep
     one_by_one: bool
 
-    def run(self, images: NDArray[np.uint8]) -> Generation:
-        """(P, H, W, 3) framed images to a generation."""
+    def generate(self, images: NDArray[np.uint8]) -> Generation:
+        """Turn framed images, (P, S, S, 3), into a generation."""
         tokens = self.models.encoder(torch.from_numpy(images).to(self.device))  # (P, L, C)
         self.on_step(AFTER_ENCODING)
-        generator = torch.Generator().manual_seed(self.options.seed)  # on the CPU, so that every device starts alike
+        generator = torch.Generator().manual_seed(
+            self.options.seed
+        )  # on the CPU, so that every device gets the same noise
         voxels = self._sample_voxels(tokens, generator)
         slat = self._sample_latents(tokens, voxels, generator)
         return self._decode(slat, voxels)
 
     def _sample_voxels(self, tokens: Tensor, generator: torch.Generator) -> VoxelSet:
+        """Sample the occupied voxels under (P, L, C) tokens."""
         flow = self.models.structure_flow
         noise = torch.randn((1, flow.in_channels, *[flow.resolution] * 3), generator=generator).to(self.device)
         settings = _settings(
@@ -213,16 +233,18 @@ class _GenerationRun:
         latent = self._sample(noise, structure_velocities(flow, tokens), settings, len(tokens), on_step)
         coords = occupied_coords(self.models.structure_decoder(latent))
         if len(coords) == 0:
-            raise EngineFailed("the model found no shape in this image: no voxel is occupied")
+            raise EngineFailed("the model produced no shape for this image: no voxel is occupied")
         return VoxelSet(coords, batch_size=1)
 
     def _sample_latents(self, tokens: Tensor, voxels: VoxelSet, generator: torch.Generator) -> Tensor:
+        """Sample the (1, N, C) latents of the N voxels under (P, L, C) tokens."""
         flow = self.models.latent_flow
         noise = torch.randn((len(voxels), flow.in_channels), generator=generator).to(self.device)
         settings = _settings(
             self.spec.latent_sampler, self.options.slat_sampling_steps, self.options.slat_guidance_strength
         )
         on_step = self._progress(AFTER_STRUCTURE, AFTER_LATENT, settings.steps)
+        # The flow model was trained on normalised latents; the decoders take the original scale.
         slat = self._sample(noise[None], latent_velocities(flow, voxels, tokens), settings, len(tokens), on_step)
         mean, std = (torch.tensor(values, device=self.device) for values in (self.spec.slat_mean, self.spec.slat_std))
         return slat * std + mean
@@ -243,6 +265,7 @@ class _GenerationRun:
         return lambda step: self.on_step(start + (end - start) * step / steps)
 
     def _decode(self, slat: Tensor, voxels: VoxelSet) -> Generation:
+        """Decode (1, N, C) latents into the outputs that the options ask for."""
         options, models = self.options, self.models
         mesh, colours = decode.decode_mesh(
             models.mesh_decoder,
@@ -267,7 +290,7 @@ class _GenerationRun:
                 voxels,
                 spec=self.spec,
                 chunk_size=options.chunk_size,
-                on_share=lambda share: self.on_step(AFTER_MESH + (1 - AFTER_MESH) * share),
+                on_progress=lambda done: self.on_step(AFTER_MESH + (1 - AFTER_MESH) * done),
             )
         self.on_step(1.0)
         return Generation(
@@ -281,7 +304,7 @@ class _GenerationRun:
 
 
 def _sampler(own: SamplerSpec, cfg_interval: tuple[float, float] | None, rescale_t: float | None) -> SamplerSpec:
-    """The model's own numbers, but for those that are given."""
+    """Return the model's sampler settings with the given overrides."""
     return SamplerSpec(
         cfg_interval=own.cfg_interval if cfg_interval is None else cfg_interval,
         rescale_t=own.rescale_t if rescale_t is None else rescale_t,

@@ -1,4 +1,7 @@
-"""What the three decoders of the structured latent share: a transformer over voxels with shifted windows."""
+"""The transformer over voxels with shifted windows that the three decoders of the structured latent share.
+
+Source: Xiang et al. 2024, arXiv 2412.01506, section 3.2; shifted windows: Liu et al. 2021, arXiv 2103.14030.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from pipeline.ops.voxels import VoxelSet
 
 
 class LatentTransformer(nn.Module):
-    """Linear layer, position embedding, transformer blocks; block i is shifted by half a window when i is odd."""
+    """Linear layer, position embedding, transformer blocks; blocks of odd index shift the windows by half a window."""
 
     def __init__(
         self,
@@ -31,10 +34,10 @@ class LatentTransformer(nn.Module):
         use_fp16: bool = False,
         qk_rms_norm: bool = False,
     ) -> None:
-        """Make the layers; the arguments are those of the released configuration files.
+        """Build the layers; the arguments are those of the released configuration files.
 
         Raises:
-            ValueError: `pe_mode` or `attn_mode` is another one than those that work without further packages.
+            ValueError: `pe_mode` or `attn_mode` is not supported.
         """
         super().__init__()
         if pe_mode != "ape":
@@ -57,17 +60,17 @@ class LatentTransformer(nn.Module):
         self.set_dtype(torch.float16 if use_fp16 else torch.float32)
 
     def set_dtype(self, dtype: torch.dtype) -> None:
-        """Set the precision of the heavy parts; input and output layers stay float32."""
+        """Set the type of the heavy parts; input and output layers stay float32."""
         self.dtype = dtype
         set_precision(self.heavy_parts(), dtype)
 
     def heavy_parts(self) -> list[nn.Module]:
-        """The parts whose linear and convolution weights are in half precision in the released files."""
+        """Return the parts whose linear and convolution weights are in half precision in the released files."""
         return [self.blocks]
 
     def transform(self, feats: Tensor, voxels: VoxelSet) -> Tensor:
-        """(P, N, C) latents -> (P, N, M) in the precision of the blocks."""
-        h = self.input_layer(feats)
+        """Apply the transformer: (P, N, C) latents -> (P, N, M) in the type of the blocks."""
+        h = self.input_layer(feats)  # (P, N, C) -> (P, N, M)
         width = h.shape[-1]
         h = h + voxels.remember(("position", width), lambda: position_embedding(voxels.coords[:, 1:], width))
         h = h.to(self.dtype)

@@ -1,4 +1,7 @@
-"""The structured-latent flow model: velocity of the latents on the occupied voxels."""
+"""The structured-latent flow model: velocity of the latents on the occupied voxels.
+
+Source: Xiang et al. 2024, arXiv 2412.01506, section 3.3; microsoft/TRELLIS@6b0d647, structured_latent_flow.py.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ from pipeline.ops.voxels import VoxelSet
 
 
 class SLatFlowModel(nn.Module):
-    """Residual blocks down to half the resolution, a transformer over the cells, residual blocks up again."""
+    """Residual blocks with downsampling, a transformer over the coarse cells, residual blocks with upsampling."""
 
     def __init__(
         self,
@@ -41,11 +44,10 @@ class SLatFlowModel(nn.Module):
         qk_rms_norm: bool = False,
         qk_rms_norm_cross: bool = False,
     ) -> None:
-        """Make the layers; the arguments are those of the released configuration files.
+        """Build the layers; the arguments are those of the released configuration files.
 
         Raises:
-            ValueError: `pe_mode` is another one than the released models use, or the patch size does not follow from
-                the number of input and output widths.
+            ValueError: `pe_mode` is not supported, or `patch_size` is not 2 to the number of `io_block_channels`.
         """
         super().__init__()
         widths = io_block_channels or []
@@ -61,12 +63,12 @@ class SLatFlowModel(nn.Module):
         self.t_embedder = TimestepEmbedder(model_channels)
         self.adaLN_modulation = modulation(model_channels, 6) if share_mod else None
         self.input_layer = nn.Linear(in_channels, ends)
-        inner = [*widths[1:], model_channels]  # what follows each input width on the way in
+        inner = [*widths[1:], model_channels]  # output width of each downsampling block
         self.input_blocks = nn.ModuleList()
-        for width, next_corner in zip(widths, inner, strict=False):
+        for width, next_width in zip(widths, inner, strict=False):
             for _ in range(num_io_res_blocks - 1):
                 self.input_blocks.append(SparseResBlock3d(width, model_channels))
-            self.input_blocks.append(SparseResBlock3d(width, model_channels, next_corner, downsample=True))
+            self.input_blocks.append(SparseResBlock3d(width, model_channels, next_width, downsample=True))
         self.blocks = nn.ModuleList(
             ModulatedCrossBlock(
                 model_channels,
@@ -89,37 +91,38 @@ class SLatFlowModel(nn.Module):
         self.set_dtype(torch.float16 if use_fp16 else torch.float32)
 
     def set_dtype(self, dtype: torch.dtype) -> None:
-        """Set the precision of all blocks; the embeddings and the outermost layers stay float32."""
+        """Set the type of all blocks; the embeddings and the outermost layers stay float32."""
         self.dtype = dtype
         set_precision((self.input_blocks, self.blocks, self.out_blocks), dtype)
 
     def encode_condition(self, tokens: Tensor, *, unguided: bool = False) -> Condition:
-        """Keys and values of (P, L, Cc) tokens, or (P, B, L, Cc) where batch elements differ."""
+        """Compute keys and values of (P, L, E) tokens, or (P, B, L, E) tokens if batch elements differ."""
         return encode_condition(self.blocks, tokens.to(self.dtype), unguided=unguided)
 
     def forward(self, feats: Tensor, voxels: VoxelSet, t: Tensor, condition: Condition) -> Tensor:
-        """Velocity.
+        """Compute the velocity.
 
         Args:
             feats: (P, N, C) latents of the passes of `condition`, which share the voxels.
-            t: (B,) time in [0, 1000] of each batch element, or (1,).
+            voxels: the N voxels.
+            t: (B,) time in [0, 1000] of each batch element, or (1,) if they share it.
             condition: from `encode_condition`.
 
         Returns:
-            (P, N, D) in the rows of `voxels`.
+            (P, N, D), in the row order of `voxels`.
         """
-        emb = self.t_embedder(t)  # (B, C)
+        emb = self.t_embedder(t)  # (B,) -> (B, M)
         mod = emb if self.adaLN_modulation is None else self.adaLN_modulation(emb)
         emb, mod = emb.to(self.dtype), mod.to(self.dtype)
-        h = Sparse(self.input_layer(feats).to(self.dtype), voxels)
+        h = Sparse(self.input_layer(feats).to(self.dtype), voxels)  # (P, N, C) -> (P, N, W)
         skips: list[Sparse] = []
-        finer: list[VoxelSet] = []  # the sets that a downsampling block left, in order
+        finer: list[VoxelSet] = []  # the voxels before each downsampling block, restored by the upsampling blocks
         for block in self.input_blocks:
             if block.downsample:
                 finer.append(h.voxels)
             h = block(h, emb)
             skips.append(h)
-        tokens, cells = h
+        tokens, cells = h  # (P, N', M) on the N' coarse cells
         key = ("position", tokens.shape[-1], self.dtype)
         tokens = tokens + cells.remember(key, lambda: self._positions(cells, tokens.shape[-1]))
         row_mod = per_row(mod, cells)
@@ -129,10 +132,11 @@ class SLatFlowModel(nn.Module):
         for block in self.out_blocks:
             skip = skips.pop()
             if self.use_skip_connection:
-                h = Sparse(torch.cat([h.feats, skip.feats], dim=-1), h.voxels)
+                h = Sparse(torch.cat([h.feats, skip.feats], dim=-1), h.voxels)  # (P, N, W) + (P, N, W) -> (P, N, 2W)
             h = block(h, emb, finer=finer.pop() if block.upsample else None)
+        # The type of the blocks is left before the output layer, not before the norm, as in the release.
         out = F.layer_norm(h.feats, h.feats.shape[-1:], eps=HEAD_EPS)
         return self.out_layer(out.to(feats.dtype))
 
-    def _positions(self, cells: VoxelSet, width: int) -> Tensor:
+    def _positions(self, cells: VoxelSet, width: int) -> Tensor:  # (N', width)
         return position_embedding(cells.coords[:, 1:], width).to(self.dtype)

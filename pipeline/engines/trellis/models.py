@@ -1,4 +1,4 @@
-"""The seven networks of one model, made, filled and put on their device together."""
+"""The seven networks of one model: construction, loading, precision and device."""
 
 from __future__ import annotations
 
@@ -48,15 +48,16 @@ class Models:
 
     @property
     def device(self) -> torch.device:
-        """Where all of them are."""
+        """The device of all networks."""
         return self.structure_flow.pos_emb.device
 
     def move_to(self, device: torch.device, *, dtype: torch.dtype) -> None:
-        """Move them in place, one after the other.
+        """Move all networks in place, one after the other.
 
         Args:
-            dtype: precision inside the heavy blocks; set where the narrower of the two types is, so that what
-                crosses to the device is small.
+            device: target device.
+            dtype: type of the heavy blocks. The conversion happens on the side that keeps the transfer small: before
+                the move when it narrows, after the move when it widens.
         """
         for name in (*PART_CLASSES, "encoder"):
             part: Any = getattr(self, name)
@@ -68,21 +69,25 @@ class Models:
 
 
 def load_models(spec: ModelSpec, folder: Path | None, *, device: torch.device, dtype: torch.dtype | None) -> Models:
-    """Make all networks.
+    """Build and load all networks.
 
     Args:
-        folder: where `fetch_weights` put the files; None for a model whose weights follow from a rule.
-        dtype: precision inside the heavy blocks, the rest being float32. None keeps what the files hold, in memory of
-            its own instead of mapped from them.
+        spec: the model.
+        folder: the folder that `fetch_weights` filled; None for deterministic test weights.
+        device: target device.
+        dtype: type of the heavy blocks; everything else is float32. None keeps the stored types and copies the tensors
+            into memory of their own instead of mapping them from the files.
 
     Raises:
-        WeightsUnusable: a file is missing, cut short, or does not fit; nothing is kept then.
+        WeightsUnusable: a file is missing, truncated, or does not match; nothing is kept.
     """
     if spec.deterministic_weights is not None:
         return _deterministic_models(spec, spec.deterministic_weights, device=device, dtype=dtype)
     if folder is None:
         raise WeightsUnusable(f"{spec.name} needs a folder of weights")
-    check_weights(folder, spec, sizes=False)  # all headers first: a wrong file is found before gigabytes are read
+    check_weights(
+        folder, spec, sizes=False
+    )  # all headers first, so that a wrong file is found before gigabytes are read
     with ThreadPoolExecutor() as pool:
         parts = {name: pool.submit(_load_part, spec, name, folder, device, dtype) for name in PART_CLASSES}
         encoder = pool.submit(_load_encoder, spec.encoder, folder, device, copy=dtype is None)
@@ -91,16 +96,17 @@ def load_models(spec: ModelSpec, folder: Path | None, *, device: torch.device, d
 
 
 def make_part(spec: ModelSpec, name: str) -> nn.Module:
-    """One network with its official arguments and precision, on the current default device, unfilled."""
+    """Build one network with its published arguments and types, without weights, on the current default device."""
     return PART_CLASSES[name](**spec.checkpoints[name].args)
 
 
 def _load_part(spec: ModelSpec, name: str, folder: Path, device: torch.device, dtype: torch.dtype | None) -> nn.Module:
+    """Build one network on the meta device and load its file."""
     with torch.device("meta"):
-        part = make_part(spec, name)
-    stored = module_entries(part)
+        part: Any = make_part(spec, name)
+    stored = module_entries(part)  # before the type changes: the file has the published types
     if dtype is not None:
-        part.set_dtype(dtype)  # type: ignore[operator]
+        part.set_dtype(dtype)
     path = folder / spec.checkpoints[name].file_name
     load_strictly(part, path, device=device, stored=stored, copy=dtype is None)
     return part
@@ -118,10 +124,16 @@ def _config(spec: EncoderSpec) -> Dinov2WithRegistersConfig:
 
 
 def _load_encoder(spec: EncoderSpec, folder: Path, device: torch.device, *, copy: bool = False) -> ImageEncoder:
-    """The encoder by the library that its names come from; what that would only warn of is refused.
+    """Load the encoder with transformers, whose names its file has; what the library only warns about is an error.
 
     Args:
-        copy: give its tensors memory of their own, see `read_tensors`.
+        spec: the encoder.
+        folder: the folder of the model.
+        device: target device.
+        copy: copy the tensors into memory of their own, see `read_tensors`.
+
+    Raises:
+        WeightsUnusable: the file is missing, truncated, or does not match.
     """
     path = folder / ENCODER_FOLDER / spec.file_name
     loaded: Any = Dinov2WithRegistersModel.from_pretrained(
@@ -131,13 +143,13 @@ def _load_encoder(spec: EncoderSpec, folder: Path, device: torch.device, *, copy
         dtype=torch.float32,
         local_files_only=True,
         use_safetensors=True,
-        ignore_mismatched_sizes=True,  # they are refused below, by name
+        ignore_mismatched_sizes=True,  # reported by key below instead of as an exception without one
         output_loading_info=True,
     )
     model, info = loaded
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if info.get(kind):
-            raise WeightsUnusable(f"{path.name} does not fit the encoder: {kind} {sorted(map(str, info[kind]))[0]}")
+            raise WeightsUnusable(f"{path.name} does not match the encoder: {kind} {sorted(map(str, info[kind]))[0]}")
     return ImageEncoder(model).to(device)
 
 
@@ -145,7 +157,7 @@ def _load_encoder(spec: EncoderSpec, folder: Path, device: torch.device, *, copy
 def _deterministic_models(
     spec: ModelSpec, rule: DeterministicWeights, *, device: torch.device, dtype: torch.dtype | None
 ) -> Models:
-    with torch.random.fork_rng(devices=[]):  # the layers' own initialisation draws from the global generator
+    with torch.random.fork_rng(devices=[]):  # layer initialisation draws from the global generator
         parts: dict[str, Any] = {name: make_part(spec, name) for name in PART_CLASSES}
         encoder = Dinov2WithRegistersModel(_config(spec.encoder))
     for name, part in {**parts, "encoder": encoder}.items():

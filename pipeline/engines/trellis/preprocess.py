@@ -1,4 +1,4 @@
-"""From a cut-out view to the square image that the encoder sees, byte for byte as the released pipeline makes it."""
+"""Preprocessing of a foreground image to the square image of the encoder, byte for byte as in the release."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from PIL import Image
 
 from pipeline.errors import UnreadableImage
 
-SOLID_ALPHA = 0.8 * 255  # what is above belongs to the subject when it is framed
-MARGIN = 1.2  # side of the frame over the subject's longer side
+SOLID_ALPHA = 0.8 * 255  # pixels above define the bounding box of the subject
+MARGIN = 1.2  # side of the frame over the longer side of the bounding box
 
 
 def frame_subject(view: NDArray[np.uint8], *, size: int) -> NDArray[np.uint8]:
-    """Crop the subject with a margin, resize, and put it on black.
+    """Crop the subject with a margin, resize it and composite it on black.
 
     Source: microsoft/TRELLIS@6b0d647, trellis/pipelines/trellis_image_to_3d.py, preprocess_image.
 
@@ -25,7 +25,7 @@ def frame_subject(view: NDArray[np.uint8], *, size: int) -> NDArray[np.uint8]:
         (size, size, 3) uint8.
 
     Raises:
-        UnreadableImage: no pixel is solid.
+        UnreadableImage: no pixel is above `SOLID_ALPHA`, or the subject is a single pixel.
     """
     rows, columns = np.nonzero(view[..., 3] > SOLID_ALPHA)
     if len(rows) == 0:
@@ -36,6 +36,6 @@ def frame_subject(view: NDArray[np.uint8], *, size: int) -> NDArray[np.uint8]:
     box = (centre_x - half, centre_y - half, centre_x + half, centre_y + half)
     crop = Image.fromarray(view).crop(box)  # rounds halves to even; outside is transparent black
     if 0 in crop.size:
-        raise UnreadableImage("the image holds no subject: it is one pixel large")
+        raise UnreadableImage("the image holds no subject: its visible part is a single pixel")
     rgba = np.asarray(crop.resize((size, size), Image.Resampling.LANCZOS)).astype(np.float32) / 255
-    return (rgba[..., :3] * rgba[..., 3:] * 255).astype(np.uint8)
+    return (rgba[..., :3] * rgba[..., 3:] * 255).astype(np.uint8)  # truncated, not rounded: (S, S, 4) -> (S, S, 3)

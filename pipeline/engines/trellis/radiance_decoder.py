@@ -1,4 +1,8 @@
-"""The radiance-field decoder: products of three vectors for each voxel of the structured latent."""
+"""The radiance-field decoder: a sum of products of three vectors for each voxel of the structured latent.
+
+Source: Xiang et al. 2024, arXiv 2412.01506, section 3.2; the CP decomposition: Chen et al. 2022 (TensoRF),
+arXiv 2203.09517, eq. 3; microsoft/TRELLIS@6b0d647, decoder_rf.py.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +21,7 @@ from pipeline.render.radiance_field import RadianceField
 
 
 class SLatRadianceFieldDecoder(LatentTransformer):
-    """A rank-R sum of products of three vectors of D entries for each voxel, with density and colour per rank."""
+    """For each voxel R products of three vectors of D entries, with a density and a colour for each product."""
 
     def __init__(self, *, representation_config: Mapping[str, Any], **transformer: Any) -> None:
         super().__init__(**transformer)
@@ -27,22 +31,24 @@ class SLatRadianceFieldDecoder(LatentTransformer):
 
     def forward(self, feats: Tensor, voxels: VoxelSet) -> Tensor:
         """(P, N, C) latents -> (P, N, R (3 D + 4)) channels."""
-        h = self.transform(feats, voxels).to(feats.dtype)
+        h = self.transform(feats, voxels).to(feats.dtype)  # (P, N, C) -> (P, N, M)
         return self.out_layer(F.layer_norm(h, h.shape[-1:], eps=HEAD_EPS))
 
     def radiance_field(self, channels: Tensor, coords: Tensor) -> RadianceField:
-        """Cut the channels of one batch element apart.
+        """Split the channels of one batch element into a radiance field.
 
         Args:
             channels: (N, R (3 D + 4)).
             coords: (N, 3) voxels.
         """
+        # (N, R (3D + 4)) -> (N, 3RD), (N, R), (N, 3R)
         trivec, density, colour = channels.split([self.rank * 3 * self.dim, self.rank, self.rank * 3], dim=-1)
-        depth = round(math.log2(self.resolution))
+        depth = round(math.log2(self.resolution))  # octree level at which a cell is one voxel
         return RadianceField(
             position=(coords.float() + 0.5) / self.resolution,
             depth=torch.full((len(coords),), depth, dtype=torch.uint8, device=coords.device),
-            trivec=trivec.unflatten(-1, (self.rank, 3, self.dim)) + 1,
+            # The network predicts the difference from 1, so that zero channels yield the neutral product.
+            trivec=trivec.unflatten(-1, (self.rank, 3, self.dim)) + 1,  # (N, R, 3, D)
             density=density,
-            features_dc=colour.unflatten(-1, (self.rank, 3)),
+            features_dc=colour.unflatten(-1, (self.rank, 3)),  # (N, R, 3)
         )

@@ -1,4 +1,4 @@
-"""Fetching the background remover that the released model was shown its images through. Imports no torch."""
+"""Download of the background remover that the release applies to its input images. Imports no torch."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ class RemoverSpec:
     """The file of a background remover.
 
     Attributes:
-        repo_id, revision: a copy of it on the model hub; whoever keeps the copy, the bytes are held by `sha256`.
-        size_bytes, sha256: of the file as rembg's release v0.0.0 has it.
+        repo_id: a third-party copy on the model hub; `sha256` guarantees the bytes.
+        revision: full commit hash there.
+        size_bytes: size of the file in rembg's release v0.0.0.
+        sha256: of that file.
     """
 
     repo_id: str
@@ -34,7 +36,7 @@ U2NET = RemoverSpec(  # Qin et al. 2020, arXiv 2005.09007; Apache-2.0
 
 
 def missing_remover_bytes(weights: Path, spec: RemoverSpec = U2NET) -> int:
-    """How much `fetch_remover` would bring; 0 where the file is there."""
+    """Return how many bytes `fetch_remover` would download; 0 if the file exists."""
     return 0 if (weights / REMOVER_FILE).exists() else spec.size_bytes
 
 
@@ -46,16 +48,26 @@ def fetch_remover(
     report: Report = ignore_progress,
     on_bytes: OnBytes = ignore_progress,
 ) -> Path:
-    """Bring the remover's file below the folder of all engines' weights, and check that it is the known one.
+    """Download the remover into the folder of all engines' weights and check its sha256.
+
+    Args:
+        weights: the folder of all engines' weights.
+        spec: the file.
+        endpoint: URL of a mirror; the public hub by default.
+        report: receives one line of text per finished step.
+        on_bytes: receives the progress of the download.
+
+    Returns:
+        The path of the file.
 
     Raises:
-        WeightsUnusable: it cannot be fetched; or it is another file, which is then removed.
+        WeightsUnusable: the file cannot be downloaded, or has another sha256; it is then removed.
     """
     path = weights / REMOVER_FILE
     fetch_files(spec.repo_id, [path.name], path.parent, revision=spec.revision, endpoint=endpoint, on_bytes=on_bytes)
     digest = file_sha256(path)
     if digest != spec.sha256:
-        path.unlink()  # a server would use it
+        path.unlink()  # a worker uses whatever file is there
         raise WeightsUnusable(f"{path.name} is not the published file: sha256 {digest}, published {spec.sha256}")
     report(f"{digest}  {path.name}, as published")
     return path

@@ -1,4 +1,7 @@
-"""Blocks over voxels. Attribute names follow the released checkpoints."""
+"""Blocks over voxels. Attribute names follow the released checkpoints.
+
+Source: microsoft/TRELLIS@6b0d647, trellis/modules/sparse and trellis/models/structured_latent_vae.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from pipeline.ops.voxels import VoxelSet
 
 
 class SparseTransformerBlock(nn.Module):
-    """Pre-norm self-attention, in windows or over the whole element, and feed-forward: (P, N, C) -> (P, N, C)."""
+    """Pre-norm self-attention, in windows or over the whole batch element, and feed-forward."""
 
     def __init__(
         self,
@@ -41,13 +44,13 @@ class SparseTransformerBlock(nn.Module):
         )
         self.mlp = FeedForward(channels, mlp_ratio)
 
-    def forward(self, x: Tensor, voxels: VoxelSet) -> Tensor:
+    def forward(self, x: Tensor, voxels: VoxelSet) -> Tensor:  # (P, N, C) -> (P, N, C)
         x = x + self.attn(self.norm1(x), voxels)
         return x + self.mlp(self.norm2(x))
 
 
 class SparseResBlock3d(nn.Module):
-    """Two convolutions modulated by the time, beside a skip, after an optional resampling by 2."""
+    """Optional resampling by 2, then two convolutions modulated by the time, with a skip connection."""
 
     def __init__(
         self,
@@ -58,10 +61,10 @@ class SparseResBlock3d(nn.Module):
         downsample: bool = False,
         upsample: bool = False,
     ) -> None:
-        """Make the layers.
+        """Build the layers.
 
         Raises:
-            ValueError: both resamplings are asked for.
+            ValueError: both `downsample` and `upsample` are set.
         """
         super().__init__()
         if downsample and upsample:
@@ -77,37 +80,40 @@ class SparseResBlock3d(nn.Module):
         self.skip_connection = nn.Linear(channels, out_channels) if channels != out_channels else nn.Identity()
 
     def forward(self, x: Sparse, emb: Tensor, *, finer: VoxelSet | None = None) -> Sparse:
-        """One block.
+        """Apply the block.
 
         Args:
             x: (P, N, C) features on their voxels.
-            emb: (B, E) time embedding of each batch element, B being 1 where all share it.
-            finer: for an upsampling block, the voxels that the cells of `x` came from.
+            emb: (B, E) time embedding of each batch element; B is 1 if all share it.
+            finer: for an upsampling block, the M voxels of which the voxels of `x` are the cells.
 
         Returns:
-            Features (P, M, D) on the resampled voxels.
+            (P, M, D) features on the resampled voxels.
+
+        Raises:
+            ValueError: an upsampling block got no `finer`.
         """
         feats, voxels = x
         if self.downsample:
-            feats, voxels = pool_cells(feats, voxels, 2), voxels.coarsen(2).cells
+            feats, voxels = pool_cells(feats, voxels, 2), voxels.coarsen(2).cells  # (P, N, C) -> (P, M, C)
         elif self.upsample:
             if finer is None:
-                raise ValueError("an upsampling block needs the voxels that its cells came from")
+                raise ValueError("an upsampling block needs the finer voxels of its cells")
             feats, voxels = spread_cells(feats, finer, 2), finer
-        scale, shift = per_row(self.emb_layers(emb), voxels).chunk(2, dim=-1)
-        h = self.conv1(F.silu(self.norm1(feats)), voxels)
+        scale, shift = per_row(self.emb_layers(emb), voxels).chunk(2, dim=-1)  # (B, E) -> (M, 2D) -> (M, D) each
+        h = self.conv1(F.silu(self.norm1(feats)), voxels)  # (P, M, C) -> (P, M, D)
         h = self.norm2(h) * (1 + scale) + shift
         h = self.conv2(F.silu(h), voxels)
         return Sparse(h + self.skip_connection(feats), voxels)
 
 
 def per_row(values: Tensor, voxels: VoxelSet) -> Tensor:
-    """Values of each batch element to each of its rows: (B, C) -> (N, C), or (1, C) where all share them."""
+    """Repeat the values of each batch element for its rows: (B, C) -> (N, C); (1, C) stays as it is."""
     return values if len(values) == 1 else values[voxels.coords[:, 0].long()]
 
 
 class SparseSubdivideBlock3d(nn.Module):
-    """Norm, SiLU, subdivision and two convolutions, beside a skip: (P, N, C) -> (P, 8 N, D)."""
+    """Norm, SiLU, subdivision and two convolutions, with a skip connection."""
 
     def __init__(self, channels: int, out_channels: int | None = None, *, num_groups: int = 32) -> None:
         super().__init__()
@@ -123,12 +129,12 @@ class SparseSubdivideBlock3d(nn.Module):
         )
         self.skip_connection = None if channels == out_channels else SparseConv3d(channels, out_channels, 1)
 
-    def forward(self, x: Sparse) -> Sparse:
+    def forward(self, x: Sparse) -> Sparse:  # (P, N, C) -> (P, 8 N, D)
         feats, voxels = x
         finer = voxels.subdivide()
         conv1, norm, act, conv2 = self.out_layers
         h = repeat_octants(F.silu(self.act_layers[0](feats, voxels)))
         h = conv2(act(norm(conv1(h, finer), finer)), finer)
-        # The skip of kernel 1 sees each voxel alone, so it runs before the features are repeated eight times.
+        # A kernel of 1 acts on each voxel alone, so the skip runs before the features are repeated eight times.
         skip = feats if self.skip_connection is None else self.skip_connection(feats, voxels)
         return Sparse(h + repeat_octants(skip), finer)

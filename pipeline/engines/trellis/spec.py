@@ -1,4 +1,4 @@
-"""Every number of the released TRELLIS model and of its tiny twin, one literal row each. Imports no torch."""
+"""All numbers of the released TRELLIS model and of the tiny test model, one literal row each. Imports no torch."""
 
 from __future__ import annotations
 
@@ -6,16 +6,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-REFERENCE_RESOLUTION = 256  # what a request's `resolution` is measured against: the released model's own grid
+REFERENCE_RESOLUTION = 256  # the grid of the released mesh decoder; a request's `resolution` is relative to it
 
 
 @dataclass(frozen=True)
 class EncoderSpec:
-    """The image encoder.
+    """The image encoder and where its weights are published.
 
     Attributes:
-        repo_id, revision, file_name: where its weights are published.
-        image_size: side of the image in pixels.
+        repo_id: repository on the model hub.
+        revision: full commit hash there.
+        file_name: file there.
+        image_size: side of the input image in pixels.
     """
 
     repo_id: str
@@ -31,12 +33,12 @@ class EncoderSpec:
 
 @dataclass(frozen=True)
 class CheckpointSpec:
-    """One of the model's six files.
+    """One of the six files of a model.
 
     Attributes:
-        file_name: below the weights' folder and below the published repository alike.
-        size_bytes: of the published file, None where nothing is published.
-        args: the arguments of the published configuration.
+        file_name: path relative to the model's folder and to the published repository alike.
+        size_bytes: size of the published file; None if nothing is published.
+        args: constructor arguments of the published configuration.
     """
 
     file_name: str
@@ -46,7 +48,7 @@ class CheckpointSpec:
 
 @dataclass(frozen=True)
 class SamplerSpec:
-    """The part of a stage's sampling that a request does not set."""
+    """The settings of a sampling stage that a request does not set; see `Guidance` and `flow_times`."""
 
     cfg_interval: tuple[float, float]
     rescale_t: float
@@ -54,12 +56,12 @@ class SamplerSpec:
 
 @dataclass(frozen=True)
 class DeterministicWeights:
-    """Weights made from their names instead of read.
+    """Parameters of the deterministic test weights.
 
     Attributes:
-        seed: of the weight rule.
-        occupancy_shift: added to the occupancy's logits, so that about a tenth of the voxels is occupied.
-        distance_shift: added to the signed distances, so that an occupied voxel is mostly solid and the surface closed.
+        seed: seed of the whole set.
+        occupancy_shift: added to the occupancy logits, so that about a tenth of the voxels is occupied.
+        distance_shift: added to the signed distances, so that occupied voxels are mostly solid and the surface closed.
     """
 
     seed: int
@@ -69,15 +71,16 @@ class DeterministicWeights:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """A released model.
+    """A model: its architecture, sampling, and where its weights are published.
 
     Attributes:
-        slat_mean, slat_std: the structured latent is sampled normalised and decoded as x * std + mean.
-        mesh_resolution: cubes along the side of the grid on which its mesh decoder speaks.
-        turntable_size: pixels along the side of a turntable's frames.
-        turntable_ssaa: rays along the side of a pixel there.
+        slat_mean: the structured latent is sampled normalised and decoded as x * std + mean.
+        slat_std: see `slat_mean`.
+        mesh_resolution: cubes along the side of the mesh decoder's grid.
+        turntable_size: side of a turntable frame in pixels.
+        turntable_ssaa: rays along the side of a pixel (supersampling).
         turntable_frames: frames of a turntable.
-        deterministic_weights: how to make the weights, None where they are read.
+        deterministic_weights: parameters of the test weights; None for a model whose weights are read from files.
     """
 
     name: str
@@ -103,7 +106,7 @@ class ModelSpec:
 
     @property
     def checkpoints(self) -> dict[str, CheckpointSpec]:
-        """The six files by the name of their part."""
+        """The six files by the name of their network."""
         return {
             "structure_flow": self.structure_flow,
             "structure_decoder": self.structure_decoder,
@@ -232,7 +235,7 @@ IMAGE_LARGE = ModelSpec(
     slat_std=SLAT_STD,
     mesh_resolution=256,
     turntable_size=512,
-    turntable_ssaa=4,  # half of it changes a quarter of the pixels visibly
+    turntable_ssaa=4,  # with 2, a quarter of the pixels change visibly
     turntable_frames=120,
     turntable_fps=30,
     deterministic_weights=None,

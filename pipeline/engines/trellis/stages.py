@@ -1,4 +1,7 @@
-"""The two sampling stages, from the image's tokens to the structured latent. Knows no files, devices or requests."""
+"""The two sampling stages, from image tokens to the structured latent. Knows no files, devices or requests.
+
+Source: Xiang et al. 2024, arXiv 2412.01506, section 3.3.
+"""
 
 from __future__ import annotations
 
@@ -14,18 +17,18 @@ from pipeline.ops.voxels import VoxelSet
 from pipeline.sampling.flow_euler import flow_times, sample_flow
 from pipeline.sampling.guidance import Evaluate, Guidance, MultiImageMode, guided_velocity
 
-TIME_SCALE = 1000.0  # the models were trained on times from 0 to 1000
+TIME_SCALE = 1000.0  # the models were trained on times in [0, 1000]
 
 
 @dataclass(frozen=True)
 class SamplerSettings:
-    """How one stage is sampled.
+    """Settings of one sampling stage.
 
     Attributes:
-        steps: Euler steps.
-        cfg_strength: weight of the guidance.
-        cfg_interval: first and last time in [0, 1] at which it acts.
-        rescale_t: bends the times towards 1.
+        steps: number of Euler steps.
+        cfg_strength: strength of the guidance, see `Guidance`.
+        cfg_interval: first and last time in [0, 1] with guidance.
+        rescale_t: time shift, see `flow_times`.
     """
 
     steps: int
@@ -35,41 +38,49 @@ class SamplerSettings:
 
 
 def model_time(t: float, like: Tensor) -> Tensor:
-    """(1,) float32 time as the models take it."""
+    """Return a time in [0, 1] as the models' (1,) float32 input, on the device of `like`."""
     return torch.tensor([TIME_SCALE * t], dtype=torch.float32, device=like.device)
 
 
 def structure_velocities(flow: SparseStructureFlowModel, tokens: Tensor) -> Evaluate:
-    """Velocities of the dense latent under each image and without one, all passes in one batch.
+    """Return the velocities of the (B, C, R, R, R) dense latent under each image and without one, in one batch.
 
     Args:
-        tokens: (P, L, C) of P images; their keys and values are computed here, once.
+        flow: the model.
+        tokens: (P, L, E) tokens of P images; their keys and values are computed here, once.
     """
     condition = flow.encode_condition(tokens, unguided=True)
 
     def evaluate(x: Tensor, t: float, images: Sequence[int], unguided: bool) -> Tensor:
         passes = len(images) + unguided
-        stacked = x.repeat(passes, 1, 1, 1, 1)
+        stacked = x.repeat(passes, 1, 1, 1, 1)  # (B, C, R, R, R) -> (passes B, C, R, R, R)
         velocities = flow(stacked, model_time(t, x), condition.select(images, unguided=unguided))
-        return velocities.unflatten(0, (passes, len(x)))
+        return velocities.unflatten(0, (passes, len(x)))  # (passes, B, C, R, R, R)
 
     return evaluate
 
 
 def latent_velocities(flow: SLatFlowModel, voxels: VoxelSet, tokens: Tensor) -> Evaluate:
-    """Velocities of the latents on their voxels under each image and without one; all passes share the tables."""
+    """Return the velocities of the (1, N, C) latents under each image and without one, in one batch.
+
+    Args:
+        flow: the model.
+        voxels: the N voxels; all passes share their neighbour and window tables.
+        tokens: (P, L, E) tokens of P images; their keys and values are computed here, once.
+    """
     condition = flow.encode_condition(tokens, unguided=True)
 
     def evaluate(x: Tensor, t: float, images: Sequence[int], unguided: bool) -> Tensor:
         passes = len(images) + unguided
-        stacked = x.expand(passes, -1, -1)
+        stacked = x.expand(passes, -1, -1)  # (1, N, C) -> (passes, N, C)
+        # (passes, N, C); the sampler broadcasts their combination, (N, C), against x
         return flow(stacked, voxels, model_time(t, x), condition.select(images, unguided=unguided))
 
     return evaluate
 
 
 def one_pass_at_a_time(evaluate: Evaluate) -> Evaluate:
-    """The same velocities with less memory: no two passes in one batch."""
+    """Return the same velocities with less memory: each pass is a batch of its own."""
 
     def separately(x: Tensor, t: float, images: Sequence[int], unguided: bool) -> Tensor:
         passes = [evaluate(x, t, [image], False) for image in images]
@@ -87,7 +98,19 @@ def run_sampler(
     mode: MultiImageMode = "stochastic",
     on_step: Callable[[int], None] = lambda step: None,
 ) -> Tensor:
-    """Sample one stage from its noise; `on_step` gets the number of each finished step."""
+    """Sample one stage.
+
+    Args:
+        noise: the sample at time 1, of any shape.
+        evaluate: from `structure_velocities` or `latent_velocities`.
+        settings: of the stage.
+        images: number of images that `evaluate` knows.
+        mode: how several images are combined, see `guided_velocity`.
+        on_step: receives the number of each finished step.
+
+    Returns:
+        The sample at time 0, of the shape of `noise`.
+    """
     guidance = Guidance(settings.cfg_strength, settings.cfg_interval)
     velocity = guided_velocity(evaluate, guidance, images=images, mode=mode)
     times = flow_times(settings.steps, rescale_t=settings.rescale_t)

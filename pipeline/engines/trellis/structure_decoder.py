@@ -1,4 +1,7 @@
-"""The structure decoder: from the dense latent to the logits of occupancy."""
+"""The structure decoder: from the dense latent to the occupancy logits.
+
+Source: Xiang et al. 2024, arXiv 2412.01506, section 3.3; microsoft/TRELLIS@6b0d647, sparse_structure_vae.py.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from pipeline.nn.precision import set_precision
 
 
 class SparseStructureDecoder(nn.Module):
-    """Residual blocks with an upsampling by 2 between two widths."""
+    """Residual blocks, with an upsampling by 2 between successive widths."""
 
     def __init__(
         self,
@@ -22,7 +25,7 @@ class SparseStructureDecoder(nn.Module):
         norm_type: NormType = "layer",
         use_fp16: bool = False,
     ) -> None:
-        """Make the layers; `norm_type` reaches the output layer alone, as in the released code."""
+        """Build the layers; `norm_type` applies to the output layer only, as in the released code."""
         super().__init__()
         self.input_layer = nn.Conv3d(latent_channels, channels[0], 3, padding=1)
         self.middle_block = nn.Sequential(*(ResBlock3d(channels[0]) for _ in range(num_res_blocks_middle)))
@@ -38,7 +41,7 @@ class SparseStructureDecoder(nn.Module):
         self.set_dtype(torch.float16 if use_fp16 else torch.float32)
 
     def set_dtype(self, dtype: torch.dtype) -> None:
-        """Set the precision of the blocks; input and output layers stay float32."""
+        """Set the type of the blocks; input and output layers stay float32."""
         self.dtype = dtype
         set_precision((self.middle_block, self.blocks), dtype)
 
@@ -52,5 +55,5 @@ class SparseStructureDecoder(nn.Module):
 
 
 def occupied_coords(logits: Tensor) -> Tensor:
-    """Voxels whose logit is above 0, in the order (batch, x, y, z): (B, D, S, S, S) -> (N, 4) int32."""
-    return torch.argwhere(logits > 0)[:, [0, 2, 3, 4]].int()
+    """Return the voxels `[batch, x, y, z]` whose logit is positive, sorted: (B, 1, S, S, S) -> (N, 4) int32."""
+    return torch.argwhere(logits > 0)[:, [0, 2, 3, 4]].int()  # column 1 is the channel

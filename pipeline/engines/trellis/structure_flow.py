@@ -1,8 +1,11 @@
-"""The structure flow model: velocity of the dense latent from which the occupied voxels are decoded."""
+"""The structure flow model: velocity of the dense latent from which the occupied voxels are decoded.
+
+Source: Xiang et al. 2024, arXiv 2412.01506, section 3.3; microsoft/TRELLIS@6b0d647, sparse_structure_flow.py.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,29 +21,34 @@ from pipeline.nn.precision import set_precision
 
 @dataclass(frozen=True, eq=False)
 class Condition:
-    """The image's tokens as every block's cross-attention needs them; made once per request."""
+    """Keys and values of the image tokens for every block's cross-attention; computed once per request."""
 
     layers: tuple[CrossCache, ...]
 
     def select(self, passes: Sequence[int], *, unguided: bool) -> Condition:
-        """The condition for some of the guided passes, with or without the unguided one behind them."""
+        """Return the condition of the chosen guided passes, with or without the unguided pass after them."""
         return Condition(tuple(layer.select(passes, unguided=unguided) for layer in self.layers))
 
 
-def encode_condition(blocks: nn.ModuleList, tokens: Tensor, *, unguided: bool) -> Condition:
-    """Keys and values of the tokens for every block.
+def encode_condition(blocks: Iterable[nn.Module], tokens: Tensor, *, unguided: bool) -> Condition:
+    """Compute keys and values of the tokens for every block.
 
     Args:
-        tokens: (P, L, Cc) one context per guided pass, or (P, B, L, Cc) one per pass and batch element.
-        unguided: also make what an unguided pass gets.
+        blocks: of `ModulatedCrossBlock`.
+        tokens: (P, L, E), one context per guided pass, or (P, B, L, E), one per pass and batch element.
+        unguided: also compute the output for an unguided pass.
     """
     if tokens.ndim == 3:
-        tokens = tokens[:, None]
-    return Condition(tuple(block.cross_attn.cache(tokens, unguided=unguided) for block in blocks))  # type: ignore[union-attr]
+        tokens = tokens[:, None]  # (P, L, E) -> (P, 1, L, E)
+    layers: list[CrossCache] = []
+    for block in blocks:
+        assert isinstance(block, ModulatedCrossBlock)
+        layers.append(block.cross_attn.cache(tokens, unguided=unguided))
+    return Condition(tuple(layers))
 
 
 class SparseStructureFlowModel(nn.Module):
-    """A transformer over the patches of a dense latent, modulated by time, attending to the image's tokens."""
+    """A transformer over the patches of a dense latent, modulated by the time, with cross-attention to image tokens."""
 
     def __init__(
         self,
@@ -60,10 +68,10 @@ class SparseStructureFlowModel(nn.Module):
         qk_rms_norm: bool = False,
         qk_rms_norm_cross: bool = False,
     ) -> None:
-        """Make the layers; the arguments are those of the released configuration files.
+        """Build the layers; the arguments are those of the released configuration files.
 
         Raises:
-            ValueError: `pe_mode` is another one than the released models use.
+            ValueError: `pe_mode` is not supported.
         """
         super().__init__()
         if pe_mode != "ape":
@@ -95,39 +103,39 @@ class SparseStructureFlowModel(nn.Module):
         self.set_dtype(torch.float16 if use_fp16 else torch.float32)
 
     def set_dtype(self, dtype: torch.dtype) -> None:
-        """Set the precision inside the blocks; everything around them stays float32."""
+        """Set the type of the blocks; everything around them stays float32."""
         self.dtype = dtype
         set_precision(self.blocks, dtype)
 
     def encode_condition(self, tokens: Tensor, *, unguided: bool = False) -> Condition:
-        """Keys and values of (P, L, Cc) tokens, one context per guided pass."""
+        """Compute keys and values of (P, L, E) tokens, one context per guided pass."""
         return encode_condition(self.blocks, tokens.to(self.dtype), unguided=unguided)
 
     def forward(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        """Velocity.
+        """Compute the velocity.
 
         Args:
-            x: (B, C, R, R, R), the passes of `condition` slowest where there are several.
+            x: (B, C, R, R, R); several passes of `condition` are stacked along B, passes slowest.
             t: (B,) or (1,) time in [0, 1000].
             condition: from `encode_condition`.
 
         Returns:
-            (B, D, R, R, R) of the type of `x`.
+            (B, D, R, R, R) in the type of `x`.
         """
-        h = self.input_layer(self._patches(x)) + self.pos_emb  # (B, N, C)
-        mod = self.t_embedder(t)
+        h = self.input_layer(self._patches(x)) + self.pos_emb  # (B, N, C p^3) -> (B, N, M)
+        mod = self.t_embedder(t)  # (B,) -> (B, M)
         if self.adaLN_modulation is not None:
             mod = self.adaLN_modulation(mod)
-        h, mod = h.to(self.dtype), mod.to(self.dtype)[:, None]
+        h, mod = h.to(self.dtype), mod.to(self.dtype)[:, None]  # (B, M) -> (B, 1, M)
         for block, context in zip(self.blocks, condition.layers, strict=True):
             h = block(h, mod, context)
         h = F.layer_norm(h.to(x.dtype), h.shape[-1:], eps=HEAD_EPS)
-        patches = self.out_layer(h).mT  # (B, D p^3, N)
+        patches = self.out_layer(h).mT  # (B, N, M) -> (B, N, D p^3) -> (B, D p^3, N)
         side = self.resolution // self.patch_size
         return pixel_shuffle_3d(patches.unflatten(-1, (side, side, side)), self.patch_size)
 
     def _patches(self, x: Tensor) -> Tensor:
-        """(B, C, R, R, R) -> (B, N, C p^3), the inverse of the pixel shuffle, x slowest."""
+        """Split into patches, the inverse of the pixel shuffle: (B, C, R, R, R) -> (B, N, C p^3), x slowest."""
         b, c, p, side = len(x), x.shape[1], self.patch_size, self.resolution // self.patch_size
         x = x.view(b, c, side, p, side, p, side, p).permute(0, 2, 4, 6, 1, 3, 5, 7)
         return x.reshape(b, side**3, c * p**3)

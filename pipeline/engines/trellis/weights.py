@@ -1,4 +1,4 @@
-"""Fetching the published weights once, and checking that they are what the model needs. Imports no torch."""
+"""Download of the published weights, and the check that they match the model. Imports no torch."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ ENCODER_FOLDER = "encoder"
 
 @cache
 def manifest(name: str) -> dict[str, Entry]:
-    """The tensors that a published file holds.
+    """Return the tensors of a published file.
 
     Args:
-        name: the file's name without folder and ending, or `encoder`.
+        name: the file's name without folder and extension, or `encoder`.
     """
     return unpack_manifest(json.loads(files("pipeline.engines.trellis").joinpath("manifests.json").read_text())[name])
 
 
 def check_encoder_file(path: Path, spec: EncoderSpec) -> None:
-    """Check the encoder's file as it was published; its keys are those of the library that published it.
+    """Check the header of the encoder's file; its keys are those of the transformers release that wrote it.
 
     Raises:
-        WeightsUnusable: it is missing, cut short, or another model's.
+        WeightsUnusable: the file is missing, truncated, or belongs to another model.
     """
     found = read_entries(path)
     if spec == IMAGE_LARGE.encoder:
@@ -39,26 +39,28 @@ def check_encoder_file(path: Path, spec: EncoderSpec) -> None:
 
 
 def check_weights(folder: Path, spec: ModelSpec = IMAGE_LARGE, *, sizes: bool = True) -> None:
-    """Check all files of a model by their headers: names, shapes and types.
+    """Check the headers of all files of a model: names, shapes and types.
 
     Args:
-        sizes: also ask for the published sizes, which files that were written anew need not have.
+        folder: the folder of the model.
+        spec: the model.
+        sizes: also require the published file sizes, which re-written files need not have.
 
     Raises:
-        WeightsUnusable: naming the first file and key that do not fit.
+        WeightsUnusable: names the first file and key that do not match.
     """
     for checkpoint in spec.checkpoints.values():
         path = folder / checkpoint.file_name
         check_entries(path.name, read_entries(path), manifest(path.stem))
         if sizes and checkpoint.size_bytes is not None and path.stat().st_size != checkpoint.size_bytes:
             raise WeightsUnusable(
-                f"{path.name} has {path.stat().st_size} bytes, the published one {checkpoint.size_bytes}"
+                f"{path.name} has {path.stat().st_size} bytes, expected {checkpoint.size_bytes} as published"
             )
     check_encoder_file(folder / ENCODER_FOLDER / spec.encoder.file_name, spec.encoder)
 
 
 def missing_bytes(weights: Path, spec: ModelSpec = IMAGE_LARGE) -> int:
-    """How much `fetch_weights` would bring into the folder of all engines' weights; 0 where all is there."""
+    """Return how many bytes `fetch_weights` would download into the folder of all engines' weights; 0 if complete."""
     folder, encoder = weights / WEIGHTS_FOLDER, spec.encoder
     sizes = {folder / checkpoint.file_name: checkpoint.size_bytes or 0 for checkpoint in spec.checkpoints.values()}
     sizes[folder / ENCODER_FOLDER / encoder.file_name] = sum(entry.size_bytes for entry in manifest("encoder").values())
@@ -73,32 +75,33 @@ def fetch_weights(
     report: Report = ignore_progress,
     on_bytes: OnBytes = ignore_progress,
 ) -> Path:
-    """Bring a model's files into `weights / "trellis"` and its background remover beside, each pinned and checked.
+    """Download a model into `weights / "trellis"` and the background remover beside it, pinned and checked.
 
-    A transfer that broke goes on where it broke, and files that are whole are not fetched again.
+    A broken transfer resumes where it stopped, and complete files are not downloaded again.
 
     Args:
         weights: the folder of all engines' weights.
-        endpoint: address of a mirror; the public hub by default.
-        report: takes one line for each thing done.
-        on_bytes: told how far each file has come.
+        spec: the model.
+        endpoint: URL of a mirror; the public hub by default.
+        report: receives one line of text per finished step.
+        on_bytes: receives the progress of each file.
 
     Returns:
-        The model's own folder; everything in it is used offline from then on.
+        The model's folder; its files are used offline from then on.
 
     Raises:
-        WeightsUnusable: a file cannot be fetched or is not what the model needs.
+        WeightsUnusable: a file cannot be downloaded or does not match the model.
     """
     folder = weights / WEIGHTS_FOLDER
     names = [checkpoint.file_name for checkpoint in spec.checkpoints.values()]
     encoder = spec.encoder
-    for repo_id, revision, wanted, place in (
+    for repo_id, revision, file_names, target in (
         (spec.repo_id, spec.revision, names, folder),
         (encoder.repo_id, encoder.revision, [encoder.file_name], folder / ENCODER_FOLDER),
     ):
-        fetch_files(repo_id, wanted, place, revision=revision, endpoint=endpoint, on_bytes=on_bytes)
+        fetch_files(repo_id, file_names, target, revision=revision, endpoint=endpoint, on_bytes=on_bytes)
     check_weights(folder, spec)
-    report(f"{spec.name}: names, shapes, types and sizes fit")
+    report(f"{spec.name}: names, shapes, types and sizes match")
     verify_record(folder, [*names, f"{ENCODER_FOLDER}/{encoder.file_name}"], report=report)
     fetch_remover(weights, endpoint=endpoint, report=report, on_bytes=on_bytes)
     return folder

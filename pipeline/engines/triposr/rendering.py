@@ -59,7 +59,9 @@ class Occupancy:
     """Which cells of a coarse grid may hold visible density. Not in the release: it evaluates every sample."""
 
     def __init__(self, field: TriplaneField, *, chunk_size: int, cells: int = OCCUPANCY_CELLS) -> None:
-        """Evaluate the field at G = `cells` + 4 points per axis and dilate by two points, since a maximum may lie between.
+        """Evaluate the field at G = `cells` + 4 points per axis and dilate by two points.
+
+        The dilation covers density that lies between the points.
 
         Args:
             field: the field.

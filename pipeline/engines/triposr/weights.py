@@ -118,7 +118,7 @@ def convert_checkpoint(path: Path, target: Path, *, expected: dict[str, Entry] |
         raise WeightsUnusable(f"{path.name} is missing in {path.parent}") from error
     except Exception as error:  # a damaged or malicious pickle can raise any exception
         raise WeightsUnusable(
-            f"{path.name} is damaged, or contains other objects than tensors; it was not loaded ({type(error).__name__})"
+            f"{path.name} is damaged, or contains other objects than tensors; not loaded ({type(error).__name__})"
         ) from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise WeightsUnusable(f"{path.name} is not one plain dictionary of tensors")

@@ -1,4 +1,4 @@
-"""Several views: the visual hull against shapes whose insides are known."""
+"""The visual hull of several views against shapes with known interiors."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.reference.solids import (
     views_around,
 )
 
-AXIS = np.linspace(-0.503, 0.507, 50)  # no face of a shape lies on it
+AXIS = np.linspace(-0.503, 0.507, 50)  # no face of a shape lies on a sample
 
 
 @cache
@@ -34,7 +34,7 @@ def carved(name: str, views: int, resolution: int = 192) -> Generation:
 
 
 def best_overlap(mesh: TriMesh, field: Field) -> float:
-    """The overlap of a mesh with a shape at the scale and height at which they fit best: neither is in the images."""
+    """Return the overlap of a mesh with a shape at the best scale and height: the images determine neither."""
     body = filled(mesh, AXIS)
     (low, high), (true_low, true_high) = mesh.bounds()[:, 1], mesh_of(field).bounds()[:, 1]
     found = 0.0
@@ -49,7 +49,7 @@ def best_overlap(mesh: TriMesh, field: Field) -> float:
 
 @pytest.mark.parametrize("views", [4, 8])
 @pytest.mark.parametrize("name", SHAPES)
-def test_a_shape_comes_out_as_well_as_its_hull_allows(name: str, views: int) -> None:
+def test_a_carved_shape_overlaps_the_true_shape_as_well_as_its_hull_does(name: str, views: int) -> None:
     field = SHAPES[name]
     inside = inside_of(field, AXIS)
     best = overlap(true_hull(inside, field, views, AXIS), inside)
@@ -58,17 +58,17 @@ def test_a_shape_comes_out_as_well_as_its_hull_allows(name: str, views: int) -> 
     assert found >= 0.85 or best < 0.97  # 0.97: the shape is its own hull, but for the grid
 
 
-def test_the_surface_is_closed_and_looks_outward() -> None:
+def test_the_surface_is_closed_and_oriented_outward() -> None:
     report = measure(carved("vase", 8).mesh)
     assert report.is_watertight and report.is_winding_consistent and report.volume > 0
     assert max(abs(value) for value in (*report.lowest, *report.highest)) <= 0.5 + 1e-3
 
 
-def test_the_assumption_is_stated() -> None:
-    assert "8 views as evenly spaced around the subject, 45 degrees apart" in carved("vase", 8).warnings[-1]
+def test_a_warning_states_the_assumed_view_directions() -> None:
+    assert "8 views evenly spaced around the subject, 45 degrees apart" in carved("vase", 8).warnings[-1]
 
 
-def test_each_side_takes_its_own_pictures_colours() -> None:
+def test_each_side_takes_the_colours_of_its_own_image() -> None:
     views = views_around(mesh_of(SHAPES["box"]), 4)
     colours = np.array([[200, 0, 0], [0, 200, 0], [0, 0, 200], [200, 200, 0]], np.uint8)
     for view, colour in zip(views, colours, strict=True):
@@ -79,7 +79,7 @@ def test_each_side_takes_its_own_pictures_colours() -> None:
     assert np.allclose(source.colours_at(points, sides) * 255, colours, atol=2)
 
 
-def test_views_that_have_nothing_in_common_are_refused() -> None:
+def test_views_without_a_common_body_are_refused() -> None:
     left, right = (np.zeros((64, 64, 4), np.uint8) for _ in range(2))
     left[20:40, 2:10] = 255
     right[20:40, 50:60] = 255
@@ -87,11 +87,11 @@ def test_views_that_have_nothing_in_common_are_refused() -> None:
         PreviewEngine().generate([left, left, right], GenerationOptions(seed=1, resolution=64))
 
 
-def test_carving_stops_when_told_to() -> None:
-    def stop_late(share: float) -> None:
+def test_a_cancellation_stops_the_carving() -> None:
+    def cancel_late(share: float) -> None:
         if share > 0.3:
             raise Cancelled("stop")
 
     views = views_around(mesh_of(SHAPES["sphere"]), 4, size=64)
     with pytest.raises(Cancelled):
-        PreviewEngine().generate(views, GenerationOptions(seed=1, resolution=64), on_step=stop_late)
+        PreviewEngine().generate(views, GenerationOptions(seed=1, resolution=64), on_step=cancel_late)

@@ -1,4 +1,4 @@
-"""One silhouette to a solid."""
+"""Inflation of one silhouette to a solid."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_a_ring_keeps_its_hole_and_two_parts_stay_two() -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(arrays(np.bool_, (12, 15)), st.sampled_from([64, 70]))
-def test_any_mask_gives_a_closed_body_that_looks_outward(solid: np.ndarray, resolution: int) -> None:
+def test_any_mask_gives_a_closed_body_oriented_outward(solid: np.ndarray, resolution: int) -> None:
     solid[5, 5] = True
     report = measure(inflate(solid.astype(np.float32), resolution=resolution))
     assert report.is_watertight and report.is_winding_consistent
@@ -60,14 +60,14 @@ def test_every_body_lies_in_the_unit_cube() -> None:
         assert (np.abs([low, high]) <= 0.502).all()
 
 
-def test_the_engine_says_which_options_it_has_no_use_for() -> None:
+def test_a_warning_names_the_options_that_the_engine_ignores() -> None:
     options = GenerationOptions(seed=1, resolution=64, ss_sampling_steps=50, splat=True)
     generation = PreviewEngine().generate([draw_figure(64)], options)
-    assert generation.warnings == ("The preview engine has no use for ss_sampling_steps, splat.",)
+    assert generation.warnings == ("The preview engine ignores ss_sampling_steps, splat.",)
     assert PreviewEngine().generate([draw_figure(64)], GenerationOptions(seed=2, resolution=64)).warnings == ()
 
 
-def test_the_front_shows_the_picture_and_the_back_its_colours_without_details() -> None:
+def test_the_front_shows_the_image_and_the_back_its_colours_without_details() -> None:
     figure = draw_figure(128)
     source = PreviewEngine().generate([figure], GenerationOptions(seed=1, resolution=64)).colour_source
     points = np.zeros((80, 3), np.float32)

@@ -10,9 +10,9 @@ import pytest
 from pipeline.engines.trellis.colours import GaussianColours, VertexColours, gaussian_rgb, rotate_back
 from pipeline.engines.trellis.frame import quaternions_to_y_up, to_y_up
 
-VOXELS = 32  # along the cube's side; the released model has 64, with the same number of Gaussians in each
+VOXELS = 32  # along the side of the cube; the released model has 64, with as many Gaussians per voxel
 PER_VOXEL = 32
-GRID = 4 * VOXELS  # the mesh's vertices lie this fine
+GRID = 4 * VOXELS  # resolution of the mesh vertices
 
 
 def sphere_points(count: int, rng: np.random.Generator) -> np.ndarray:
@@ -30,7 +30,7 @@ def no_fallback() -> VertexColours:
 
 
 def gaussians_on_a_sphere(period: float, fallback: VertexColours) -> GaussianColours:
-    """As many Gaussians as the decoder gives, scattered about the surface, each with the texture's colour below it."""
+    """As many Gaussians as the decoder yields, scattered around the surface, with the colour of the texture below."""
     rng = np.random.default_rng(0)
     surface_voxels = 4 * np.pi * 0.4**2 * VOXELS**2
     points = sphere_points(int(surface_voxels * PER_VOXEL), rng)
@@ -60,7 +60,7 @@ def error(source: GaussianColours | VertexColours, period: float) -> float:
 
 
 @pytest.mark.parametrize("period_in_voxels", [2, 4])
-def test_gaussians_keep_a_texture_better_than_vertex_colours(period_in_voxels: float) -> None:
+def test_gaussians_reproduce_a_texture_better_than_vertex_colours(period_in_voxels: float) -> None:
     period = period_in_voxels / VOXELS
     vertices = vertex_colours_on_a_sphere(period)
 
@@ -69,7 +69,7 @@ def test_gaussians_keep_a_texture_better_than_vertex_colours(period_in_voxels: f
     assert by_gaussians < by_vertices
 
 
-def test_where_no_gaussian_is_near_the_vertex_colours_decide() -> None:
+def test_a_point_far_from_all_gaussians_takes_the_vertex_colours() -> None:
     vertices = VertexColours(np.array([[5.0, 0, 0]], np.float32), np.array([[10, 20, 30]], np.uint8))
     source = gaussians_on_a_sphere(0.1, vertices)
     far = np.array([[4.0, 0, 0]], np.float32)
@@ -77,7 +77,7 @@ def test_where_no_gaussian_is_near_the_vertex_colours_decide() -> None:
     np.testing.assert_allclose(source.colours_at(far, far), [[10 / 255, 20 / 255, 30 / 255]], rtol=1e-6)
 
 
-def test_without_anything_a_point_is_grey() -> None:
+def test_without_gaussians_and_vertices_a_point_is_grey() -> None:
     none = np.zeros((0, 3))
     source = GaussianColours(
         none.astype(np.float32),
@@ -91,7 +91,7 @@ def test_without_anything_a_point_is_grey() -> None:
     assert source.colours_at(np.ones((2, 3), np.float32), np.ones((2, 3), np.float32)).tolist() == [[0.5] * 3] * 2
 
 
-def test_a_more_opaque_gaussian_counts_more() -> None:
+def test_colours_are_weighted_by_opacity() -> None:
     source = GaussianColours(
         xyz=np.zeros((2, 3), np.float32),
         scaling=np.full((2, 3), 0.1, np.float16),
@@ -106,7 +106,7 @@ def test_a_more_opaque_gaussian_counts_more() -> None:
     np.testing.assert_allclose(found, [[0.75, 0, 0.25]], atol=1e-6)
 
 
-def test_a_colour_source_crosses_a_border_without_its_tree() -> None:
+def test_a_colour_source_pickles_without_its_tree() -> None:
     source = gaussians_on_a_sphere(0.1, no_fallback())
     points = sphere_points(10, np.random.default_rng(3))
     before = source.colours_at(points, points)
@@ -118,19 +118,19 @@ def test_a_colour_source_crosses_a_border_without_its_tree() -> None:
     np.testing.assert_array_equal(after.colours_at(points, points), before)
 
 
-def test_reading_colours_imports_no_torch() -> None:
+def test_colours_import_no_torch() -> None:
     code = "import sys, pipeline.engines.trellis.colours; sys.exit('torch' in sys.modules)"
 
     assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 0
 
 
-def test_the_frame_turns_up_and_front() -> None:
+def test_the_conversion_maps_up_and_front_of_the_model_to_those_of_the_project() -> None:
     up_front = np.array([[0, 0, 1], [0, -1, 0], [1, 0, 0]], np.float32)  # the model's up, front and right
 
     assert to_y_up(up_front).tolist() == [[0, 1, 0], [0, 0, 1], [1, 0, 0]]
 
 
-def test_turned_quaternions_turn_vectors_as_the_frame_does() -> None:
+def test_converted_quaternions_rotate_converted_vectors_alike() -> None:
     rng = np.random.default_rng(0)
     rotation = rng.normal(size=(6, 4))
     rotation = (rotation / np.linalg.norm(rotation, axis=1, keepdims=True)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""The background remover comes with the model's weights, and only as the known file."""
+"""The background remover is downloaded with the weights, and only the pinned file is accepted."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.fakes.model_hub import CONTENT, REVISION, Hub, serving
 SPEC = RemoverSpec("someone/model", REVISION, len(CONTENT), hashlib.sha256(CONTENT).hexdigest())
 
 
-def test_the_remover_is_fetched_once_to_where_a_worker_looks(tmp_path: Path) -> None:
+def test_the_remover_is_downloaded_once_to_the_folder_that_workers_read(tmp_path: Path) -> None:
     before = missing_remover_bytes(tmp_path, SPEC)
 
     with serving("u2net.onnx") as hub:
@@ -27,7 +27,7 @@ def test_the_remover_is_fetched_once_to_where_a_worker_looks(tmp_path: Path) -> 
     assert [method for method, _, _ in Hub.asked].count("GET") == 1
 
 
-def test_another_file_under_the_same_name_is_refused_and_not_kept(tmp_path: Path) -> None:
+def test_another_file_under_the_same_name_is_refused_and_removed(tmp_path: Path) -> None:
     other = RemoverSpec(SPEC.repo_id, SPEC.revision, SPEC.size_bytes, "0" * 64)
 
     with serving("u2net.onnx") as hub, pytest.raises(WeightsUnusable, match=r"^u2net\.onnx is not the published file"):

@@ -1,4 +1,4 @@
-"""What the engine's users get: every format by the command, checked by readers that are not ours."""
+"""Every format that the command line writes with this engine, checked by third-party readers."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ COMMON = ["--engine", "triposr", "--weights", "tiny", "--resolution", "64", "--t
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with one asset in every format, and one made twice."""
+def assets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one asset in every format, and one generated twice."""
     folder = tmp_path_factory.mktemp("assets")
     (folder / "figure.png").write_bytes(encode(draw_figure(128)))
     for name in ("a.glb", "again/a.glb", "b.obj", "c.stl", "d.ply"):
-        words = ["generate", str(folder / "figure.png"), "-o", str(folder / name), *COMMON, "--json"]
-        result = CliRunner().invoke(app, words)
+        arguments = ["generate", str(folder / "figure.png"), "-o", str(folder / name), *COMMON, "--json"]
+        result = CliRunner().invoke(app, arguments)
         assert result.exit_code == 0, result.output
         assert json.loads(result.output)["meta"]["engine"] == "triposr"
     return folder
 
 
 @pytest.mark.parametrize("name", ["a.glb", "b.obj", "c.stl", "d.ply"])
-def test_every_format_opens_elsewhere_as_a_closed_body(made: Path, name: str) -> None:
-    loaded = trimesh.load(made / name, process=False)
+def test_every_format_opens_in_trimesh_as_a_closed_body(assets: Path, name: str) -> None:
+    loaded = trimesh.load(assets / name, process=False)
     (part,) = loaded.geometry.values() if isinstance(loaded, trimesh.Scene) else [loaded]
     part.merge_vertices(merge_tex=True, merge_norm=True)
 
@@ -50,19 +50,19 @@ def test_every_format_opens_elsewhere_as_a_closed_body(made: Path, name: str) ->
 
 
 @pytest.mark.parametrize("name", ["a.glb", "b.obj", "c.stl", "d.ply"])
-def test_the_shared_checker_accepts_every_format(made: Path, name: str) -> None:
+def test_the_shared_checker_accepts_every_format(assets: Path, name: str) -> None:
     if not ASSET_CHECKER.is_file():
-        pytest.skip("the shared tools do not lie beside this checkout")
+        pytest.skip("the shared asset checker is not next to this checkout")
     if name == "a.glb":
-        assert (issues_of(made / name)["numErrors"], issues_of(made / name)["numWarnings"]) == (0, 0)
+        assert (issues_of(assets / name)["numErrors"], issues_of(assets / name)["numWarnings"]) == (0, 0)
         return
-    run = subprocess.run([sys.executable, ASSET_CHECKER, made / name], capture_output=True, text=True, timeout=120)
+    run = subprocess.run([sys.executable, ASSET_CHECKER, assets / name], capture_output=True, text=True, timeout=120)
 
     assert run.returncode == 0, run.stdout + run.stderr
 
 
-def test_the_same_seed_gives_the_same_bytes(made: Path) -> None:
-    assert (made / "a.glb").read_bytes() == (made / "again" / "a.glb").read_bytes()
+def test_the_same_seed_gives_the_same_bytes(assets: Path) -> None:
+    assert (assets / "a.glb").read_bytes() == (assets / "again" / "a.glb").read_bytes()
 
 
 def test_several_views_are_refused_naming_the_engines_that_take_them() -> None:
@@ -73,28 +73,28 @@ def test_several_views_are_refused_naming_the_engines_that_take_them() -> None:
         engines.generate("triposr", [view, view], None, lambda share: None)  # type: ignore[arg-type]
 
 
-def test_the_first_use_says_how_much_it_fetches_and_a_second_use_says_nothing(
+def test_the_first_use_reports_the_size_of_the_download_and_a_second_use_downloads_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    said: list[str] = []
+    messages: list[str] = []
 
-    def arrive(weights: Path, **_: object) -> None:
-        said.append("fetching")
+    def download(weights: Path, **_: object) -> None:
+        messages.append("downloading")
         folder = weights / triposr_weights.WEIGHTS_FOLDER
         folder.mkdir(parents=True)
-        (folder / triposr_weights.FILE_NAME).write_bytes(b"here")
+        (folder / triposr_weights.FILE_NAME).write_bytes(b"weights")
 
-    monkeypatch.setattr(triposr_weights, "fetch_weights", arrive)
+    monkeypatch.setattr(triposr_weights, "fetch_weights", download)
     for _ in range(2):
-        fetch_on_first_use("triposr", str(tmp_path), say=said.append, on_bytes=lambda name, done, size: None)
-    fetch_on_first_use("triposr", "tiny", say=said.append, on_bytes=lambda name, done, size: None)
-    fetch_on_first_use("preview", str(tmp_path), say=said.append, on_bytes=lambda name, done, size: None)
+        fetch_on_first_use("triposr", str(tmp_path), say=messages.append, on_bytes=lambda name, done, size: None)
+    fetch_on_first_use("triposr", "tiny", say=messages.append, on_bytes=lambda name, done, size: None)
+    fetch_on_first_use("preview", str(tmp_path), say=messages.append, on_bytes=lambda name, done, size: None)
 
-    assert "1.68 GB" in said[0]
-    assert said[2:] == ["fetching"]
+    assert "1.68 GB" in messages[0]
+    assert messages[2:] == ["downloading"]
 
 
-def test_the_engines_are_listed_with_what_each_lacks(tmp_path: Path) -> None:
+def test_the_list_of_engines_shows_the_missing_bytes_of_each(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["engines", "--weights", str(tmp_path), "--json"])
 
     listed = {row["name"]: row for row in json.loads(result.output)["engines"]}

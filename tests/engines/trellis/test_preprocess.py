@@ -26,9 +26,9 @@ def test_a_picture_without_a_solid_pixel_is_refused() -> None:
         frame_subject(view, size=56)
 
 
-def test_a_single_pixel_is_no_subject() -> None:
+def test_a_single_pixel_is_refused() -> None:
     view = np.zeros((10, 10, 4), np.uint8)
     view[4, 4] = 255
 
-    with pytest.raises(UnreadableImage, match="one pixel large"):
+    with pytest.raises(UnreadableImage, match="a single pixel"):
         frame_subject(view, size=56)

@@ -21,9 +21,9 @@ SMALL = "ckpts/ss_dec_conv3d_16l8_fp16.safetensors"
 
 
 def write_sparse(path: Path, entries: dict[str, Entry], *, whole: bool = True) -> None:
-    """A file with the right header whose tensors are a hole on the disk: full size, no space.
+    """Write a file with a valid header and sparse tensor data: full size, no disk space.
 
-    The order is the one in which the format's own library writes: wide types first, then by name.
+    The order is that of the safetensors library: wide types first, then by name.
     """
     header: dict[str, object] = {}
     at = 0
@@ -44,12 +44,12 @@ def write_all(folder: Path) -> None:
     write_sparse(folder / ENCODER_FOLDER / IMAGE_LARGE.encoder.file_name, manifest("encoder"))
 
 
-def test_the_packaged_lists_are_those_of_the_published_sizes(tmp_path: Path) -> None:
+def test_the_packaged_manifests_have_the_published_sizes(tmp_path: Path) -> None:
     write_all(tmp_path)
 
     check_weights(tmp_path)
 
-    assert len(manifest("encoder")) == 344 + 24 * 4  # q, k and v are three tensors there, each with a bias
+    assert len(manifest("encoder")) == 344 + 24 * 4  # q, k and v are separate tensors, each with a bias
 
 
 def test_a_renamed_tensor_is_named(tmp_path: Path) -> None:
@@ -70,14 +70,14 @@ def test_a_truncated_file_is_named(tmp_path: Path) -> None:
         check_weights(tmp_path)
 
 
-def test_an_engine_without_its_weights_says_which_file_is_missing(tmp_path: Path) -> None:
+def test_an_engine_without_weights_names_the_missing_file(tmp_path: Path) -> None:
     engine = TrellisEngine(weights=tmp_path, device="cpu")
 
     with pytest.raises(WeightsUnusable, match=r"safetensors is missing in .*trellis"):
         engine.load()
 
 
-def test_a_surplus_tensor_leaves_no_half_loaded_engine(tmp_path: Path) -> None:
+def test_a_surplus_tensor_leaves_no_partly_loaded_engine(tmp_path: Path) -> None:
     folder = tmp_path / WEIGHTS_FOLDER
     write_all(folder)
     write_sparse(folder / SMALL, {**manifest(Path(SMALL).stem), "extra": Entry("F32", (1,))})

@@ -26,7 +26,7 @@ PUBLISHED_NAMES = {
 
 
 def published(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The state under the names of the published file, which the library has renamed since."""
+    """Return the state under the names of the published file, which transformers has renamed since."""
     renamed = {}
     for key, tensor in state.items():
         name = key
@@ -66,17 +66,17 @@ def test_the_encoder_reads_the_published_names(tmp_path: Path, copy: bool) -> No
 @pytest.mark.parametrize(
     "changes", [{"layernorm.weight": None}, {"surplus": torch.zeros(1)}, {"layernorm.bias": torch.zeros(7)}], ids=str
 )
-def test_an_encoder_that_does_not_fit_is_refused(
+def test_an_encoder_that_does_not_match_is_refused(
     tmp_path: Path, changes: dict[str, torch.Tensor | None], copy: bool
 ) -> None:
     write_encoder(tmp_path, **changes)
 
-    with pytest.raises(WeightsUnusable, match=r"^model\.safetensors does not fit the encoder"):
+    with pytest.raises(WeightsUnusable, match=r"^model\.safetensors does not match the encoder"):
         _load_encoder(ENCODER, tmp_path, torch.device("cpu"), copy=copy)
 
 
 @pytest.mark.parametrize("name", ["structure_decoder", "encoder"])
-def test_weights_for_a_snapshot_do_not_hang_on_their_files(tmp_path: Path, name: str) -> None:
+def test_copied_weights_do_not_depend_on_their_files(tmp_path: Path, name: str) -> None:
     if name == "encoder":
         write_encoder(tmp_path)
         path = tmp_path / ENCODER_FOLDER / "model.safetensors"
@@ -90,7 +90,7 @@ def test_weights_for_a_snapshot_do_not_hang_on_their_files(tmp_path: Path, name:
         assert {t.dtype for t in loaded.state_dict().values()} == {torch.float16, torch.float32}  # as stored
     before = {key: value.clone() for key, value in loaded.state_dict().items()}
 
-    with path.open("r+b") as file:  # the same file, as a mapping of it would see
+    with path.open("r+b") as file:  # in place, so that a memory mapping would see it
         file.write(b"\xff" * path.stat().st_size)
 
     for key, value in loaded.state_dict().items():
@@ -105,7 +105,7 @@ def with_file(name: str, **more: object) -> ModelSpec:
 
 
 @pytest.mark.parametrize("name", sorted(TINY.checkpoints))
-def test_a_part_in_official_precision_loads_and_widens(tmp_path: Path, name: str) -> None:
+def test_a_network_in_published_types_loads_and_widens(tmp_path: Path, name: str) -> None:
     spec = with_file(name, use_fp16=True)
     part = make_part(spec, name)
     fill_deterministic(part, seed=2)

@@ -20,7 +20,7 @@ EXPECTED = module_entries(make_model(TINY))
 
 
 class Hostile:
-    """Runs a command when it is unpickled the careless way."""
+    """Runs a command when an unrestricted unpickler loads it."""
 
     def __init__(self, mark: Path) -> None:
         self.mark = mark
@@ -39,7 +39,7 @@ def converted(folder: Path, content: Any, *, legacy: bool = False) -> Path:
     return folder / FILE_NAME
 
 
-def test_the_packaged_list_is_the_released_model_key_by_key() -> None:
+def test_the_packaged_manifest_lists_the_released_model_key_by_key() -> None:
     assert module_entries(make_model(RELEASED)) == manifest()
     assert len(manifest()) == 549
 
@@ -55,7 +55,7 @@ def test_a_pickled_checkpoint_becomes_a_file_that_loads_strictly(tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("spoil", "words"),
+    ("tamper", "message"),
     [
         (lambda s: s.pop("decoder.layers.0.bias"), "lacks the tensor decoder.layers.0.bias"),
         (lambda s: s.update(extra=torch.zeros(1)), "has a tensor that the model does not have: extra"),
@@ -65,11 +65,11 @@ def test_a_pickled_checkpoint_becomes_a_file_that_loads_strictly(tmp_path: Path)
     ],
     ids=["missing", "surplus", "wrong shape", "wrong type", "a number"],
 )
-def test_a_checkpoint_that_does_not_fit_is_refused_in_one_sentence(tmp_path: Path, spoil: Any, words: str) -> None:
+def test_a_checkpoint_that_does_not_match_is_refused_in_one_sentence(tmp_path: Path, tamper: Any, message: str) -> None:
     tampered = state()
-    spoil(tampered)
+    tamper(tampered)
 
-    with pytest.raises(WeightsUnusable, match=words) as refused:
+    with pytest.raises(WeightsUnusable, match=message) as refused:
         converted(tmp_path, tampered)
 
     assert "\n" not in str(refused.value)
@@ -91,7 +91,7 @@ def test_a_hostile_pickle_is_refused_and_does_not_run(tmp_path: Path, legacy: bo
 
 
 @pytest.mark.parametrize("content", [b"", b"no pickle", pickle.dumps({"a": 1})])
-def test_what_is_no_checkpoint_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_a_checkpoint_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "model.ckpt").write_bytes(content)
 
     with pytest.raises(WeightsUnusable, match=r"^model\.ckpt is "):
@@ -107,7 +107,7 @@ def test_a_truncated_checkpoint_is_refused(tmp_path: Path) -> None:
         convert_checkpoint(path, tmp_path / FILE_NAME, expected=EXPECTED)
 
 
-def test_an_engine_without_its_weights_says_which_file_is_missing_and_opens_no_pickle(tmp_path: Path) -> None:
+def test_an_engine_without_weights_names_the_missing_file_and_opens_no_pickle(tmp_path: Path) -> None:
     folder = tmp_path / WEIGHTS_FOLDER
     folder.mkdir()
     assert missing_bytes(tmp_path) == RELEASED.size_bytes

@@ -1,29 +1,29 @@
-// The pictures of the next call: chosen, dropped or pasted, in the order of the views.
+// The images of the next job: chosen, dropped or pasted, in the order of the views.
 import { at, icon, make } from "./dom.js";
 
 const EARLIER = "M15 6l-6 6 6 6";
 const LATER = "M9 6l6 6-6 6";
 const REMOVE = "M6 6l12 12M18 6L6 18";
 
-const pictures = [];
+const images = [];
 let onChange = () => {};
 
-/** What the API is sent: one picture, or a list of them. */
-export const image = () => (pictures.length > 1 ? pictures.map((one) => one.uri) : pictures[0]?.uri);
+/** The `image` field of the request: one image, or a list of images. */
+export const image = () => (images.length > 1 ? images.map((one) => one.uri) : images[0]?.uri);
 
 /** Names of the files, for code that reads them again; an address stays what it is. */
-export const sources = () => pictures.map(({ name, address }) => ({ name, address }));
+export const sources = () => images.map(({ name, address }) => ({ name, address }));
 
-/** An address under which the page may show the first picture, "" where there is none. */
-export const preview = () => pictures[0]?.preview ?? "";
+/** A URL with which the page can show the first image, "" where there is none. */
+export const preview = () => images[0]?.preview ?? "";
 
-export const count = () => pictures.length;
+export const count = () => images.length;
 
-/** Listen for pictures from everywhere on the page. */
-export function watchPictures(changed) {
+/** Accept images from anywhere on the page. */
+export function watchImages(changed) {
   onChange = changed;
-  at("choose").addEventListener("click", () => at("pictures").click());
-  at("pictures").addEventListener("change", async (event) => {
+  at("choose").addEventListener("click", () => at("images").click());
+  at("images").addEventListener("change", async (event) => {
     await add(event.target.files);
     event.target.value = "";
   });
@@ -59,16 +59,16 @@ function watchDrops() {
   });
 }
 
-// Whatever was chosen is sent: whether it is a picture is for the API to say.
+// Every chosen file is sent: the API checks whether it is an image.
 async function add(files) {
   for (const file of files) {
-    pictures.push({ name: file.name || "picture.png", uri: await asDataUri(file), preview: URL.createObjectURL(file) });
+    images.push({ name: file.name || "image.png", uri: await asDataUri(file), preview: URL.createObjectURL(file) });
   }
   changed();
 }
 
 function addAddress(address) {
-  pictures.push({ name: new URL(address).host, uri: address, address, preview: "" });
+  images.push({ name: new URL(address).host, uri: address, address, preview: "" });
   changed();
 }
 
@@ -82,39 +82,39 @@ function asDataUri(file) {
 }
 
 function changed() {
-  at("views").replaceChildren(...pictures.map(tile));
-  document.body.classList.toggle("has-pictures", pictures.length > 0);
-  at("choose-text").textContent = pictures.length ? "Add another view" : "Choose, drop or paste a picture";
+  at("views").replaceChildren(...images.map(tile));
+  document.body.classList.toggle("has-images", images.length > 0);
+  at("choose-text").textContent = images.length ? "Add another view" : "Choose, drop or paste an image";
   onChange();
 }
 
-function tile(picture, place) {
-  const name = pictures.length > 1 ? `View ${place + 1}` : "The picture";
-  const blank = make("span", { className: "blank", textContent: picture.address ? "URL" : "no preview" });
-  const shown = picture.preview ? make("img", { src: picture.preview, alt: `${name}: ${picture.name}`, on: { error: () => shown.replaceWith(blank) } }) : blank;
+function tile(image, place) {
+  const name = images.length > 1 ? `View ${place + 1}` : "The image";
+  const blank = make("span", { className: "blank", textContent: image.address ? "URL" : "no preview" });
+  const shown = image.preview ? make("img", { src: image.preview, alt: `${name}: ${image.name}`, on: { error: () => shown.replaceWith(blank) } }) : blank;
   const act = (words, path, work, isOff = false) =>
     make("button", { type: "button", disabled: isOff, aria: { label: `${words} ${name.toLowerCase()}` }, on: { click: work } }, icon(path));
   const acts = make("div", { className: "acts" });
   const off = act("Remove", REMOVE, () => remove(place));
   off.className = "off";
-  if (pictures.length > 1) {
+  if (images.length > 1) {
     acts.append(act("Move earlier", EARLIER, () => move(place, place - 1), place === 0));
-    acts.append(act("Move later", LATER, () => move(place, place + 1), place === pictures.length - 1));
+    acts.append(act("Move later", LATER, () => move(place, place + 1), place === images.length - 1));
   }
-  return make("li", {}, shown, make("span", { className: "name", textContent: pictures.length > 1 ? `${place + 1} · ${picture.name}` : picture.name }), acts, off);
+  return make("li", {}, shown, make("span", { className: "name", textContent: images.length > 1 ? `${place + 1} · ${image.name}` : image.name }), acts, off);
 }
 
 function move(from, to) {
-  pictures.splice(to, 0, ...pictures.splice(from, 1));
+  images.splice(to, 0, ...images.splice(from, 1));
   changed();
   const [earlier, later] = at("views").children[to].querySelectorAll("button");
-  const wished = to < from ? earlier : later;
-  (wished.disabled ? (to < from ? later : earlier) : wished).focus();
+  const target = to < from ? earlier : later;
+  (target.disabled ? (to < from ? later : earlier) : target).focus();
 }
 
 function remove(place) {
-  URL.revokeObjectURL(pictures[place].preview);
-  pictures.splice(place, 1);
+  URL.revokeObjectURL(images[place].preview);
+  images.splice(place, 1);
   changed();
-  (at("views").children[Math.min(place, pictures.length - 1)]?.querySelector(".off") ?? at("choose")).focus();
+  (at("views").children[Math.min(place, images.length - 1)]?.querySelector(".off") ?? at("choose")).focus();
 }

@@ -1,4 +1,4 @@
-// The API as the page calls it. The key travels in a header, never in an address.
+// The API client of the page. The key is sent in a header, never in a URL.
 export const SUBMIT = "/api/v6/3d/image_to_3d";
 const ENTERPRISE = "/api/v1/enterprise/3d";
 const RECONNECT_PAUSES_MS = [300, 1000, 3000, 5000, 5000];
@@ -28,7 +28,7 @@ async function post(path, key, body, more = {}) {
 /** Submit without waiting; the body of the answer. */
 export const submit = (key, body) => post(SUBMIT, key, body, { prefer: "wait=0" });
 
-/** Ask for a call to stop. */
+/** Ask for a job to stop. */
 export const cancel = (key, id) => post(`${ENTERPRISE}/cancel/${id}`, key, {});
 
 /** The fields of a submit, from the contract itself. */
@@ -37,7 +37,7 @@ export async function fields() {
   return contract.paths[SUBMIT].post.requestBody.content["application/json"].schema.properties;
 }
 
-/** Follow a call to its end: `onProgress` is told each event, the result is the final body. Outlives lost connections. */
+/** Follow a job to its end: `onProgress` receives each event; returns the final body. Reconnects when a connection is lost. */
 export async function follow(key, id, onProgress) {
   for (let failures = 0; ; failures += 1) {
     try {
@@ -67,9 +67,9 @@ async function listen(key, id, onProgress) {
     const events = text.split("\n\n");
     text = events.pop();
     for (const event of events) {
-      const told = Object.fromEntries(event.split("\n").map((line) => line.split(/: (.*)/s, 2)));
-      if (told.event === "end") return JSON.parse(told.data);
-      if (told.event === "progress") onProgress(JSON.parse(told.data));
+      const message = Object.fromEntries(event.split("\n").map((line) => line.split(/: (.*)/s, 2)));
+      if (message.event === "end") return JSON.parse(message.data);
+      if (message.event === "progress") onProgress(JSON.parse(message.data));
     }
   }
 }

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pipeline.engines.preview.subject_image import crop_subject, guess_back_colours, have_common_frame, sample_bilinear
+
+
+def view_of(rows: slice, columns: slice, *, side: int = 20, colour: int = 200) -> np.ndarray:
+    view = np.zeros((side, side, 4), np.uint8)
+    view[rows, columns] = (colour, colour, colour, 255)
+    return view
+
+
+def test_a_view_is_cropped_to_its_subject() -> None:
+    image = crop_subject(view_of(slice(4, 10), slice(5, 8)), max_side_px=100, is_axis_known=False)
+
+    assert image.alpha.shape == (6, 3)
+    assert image.centre_px == (1.5, 3.0)
+    assert image.unit_px == 6.0
+
+
+def test_a_known_axis_is_in_the_middle_of_the_frame() -> None:
+    image = crop_subject(view_of(slice(4, 10), slice(5, 8)), max_side_px=100, is_axis_known=True)
+
+    assert image.centre_px == (10 - 5, 10 - 4)
+    assert image.unit_px == 20.0
+
+
+def test_a_large_subject_is_shrunk_with_its_lengths() -> None:
+    image = crop_subject(view_of(slice(0, 20), slice(0, 10)), max_side_px=10, is_axis_known=False)
+
+    assert image.alpha.shape == (10, 5)
+    assert (image.centre_px, image.unit_px) == ((2.5, 5.0), 10.0)
+
+
+def test_pixels_mixed_with_the_background_take_the_colour_of_the_nearest_pure_pixel() -> None:
+    view = view_of(slice(4, 10), slice(4, 10))
+    view[4:10, 9] = (0, 0, 0, 130)
+
+    image = crop_subject(view, max_side_px=100, is_axis_known=False)
+
+    np.testing.assert_allclose(image.colours, 200 / 255, atol=1e-6)
+
+
+def test_views_have_a_common_frame_if_size_and_height_agree() -> None:
+    tall, short = view_of(slice(0, 20), slice(5, 8)), view_of(slice(5, 10), slice(5, 8))
+
+    assert have_common_frame([tall, tall[:, ::-1]])
+    assert not have_common_frame([tall])
+    assert not have_common_frame([tall, short])
+    assert not have_common_frame([tall, view_of(slice(0, 20), slice(5, 8), side=24)])
+
+
+def test_the_back_of_a_plain_subject_has_its_colour() -> None:
+    image = crop_subject(view_of(slice(4, 16), slice(4, 16)), max_side_px=100, is_axis_known=False)
+
+    np.testing.assert_allclose(guess_back_colours(image), 200 / 255, atol=1e-5)
+
+
+@pytest.mark.parametrize("channels", [(), (3,)])
+def test_bilinear_samples_equal_the_reference_implementation_in_float64(channels: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(0)
+    image = rng.random((5, 7, *channels)).astype(np.float32)
+    x, y = rng.uniform(-1, 8, 30), rng.uniform(-1, 6, 30)
+
+    found = sample_bilinear(image, x, y)
+
+    for row in range(30):
+        u, v = np.clip(x[row] - 0.5, 0, 6), np.clip(y[row] - 0.5, 0, 4)
+        expected = sum(
+            max(0.0, 1 - abs(u - column)) * max(0.0, 1 - abs(v - line)) * image[line, column].astype(np.float64)
+            for column in range(7)
+            for line in range(5)
+        )
+        np.testing.assert_allclose(found[row], expected, atol=1e-5)
+
+
+def test_an_image_of_one_pixel_is_constant_and_no_positions_give_no_samples() -> None:
+    image = np.full((1, 1), 0.25, np.float32)
+
+    assert sample_bilinear(image, np.array([-3.0, 0.5, 9.0]), np.zeros(3)).tolist() == [0.25] * 3
+    assert sample_bilinear(image, np.zeros(0), np.zeros(0)).shape == (0,)

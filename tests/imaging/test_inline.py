@@ -1,0 +1,58 @@
+"""Images inside a request: data URIs, base64 and the check of the file signature."""
+
+from __future__ import annotations
+
+import base64
+from urllib.parse import quote_from_bytes
+
+import pytest
+
+from pipeline.errors import InvalidRequest, UnreadableImage
+from pipeline.imaging.inline import at_most, check_beginning, read_inline
+from pipeline.net.egress import MAX_BYTES
+from tests.fakes.images import draw_figure, encode
+
+CONTENT = bytes(range(256)) * 3
+STANDARD = base64.b64encode(CONTENT).decode()
+URL_SAFE = base64.urlsafe_b64encode(CONTENT).decode()
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        STANDARD,
+        URL_SAFE,
+        URL_SAFE.rstrip("="),
+        "\n".join(STANDARD[k : k + 76] for k in range(0, len(STANDARD), 76)),
+        f"data:image/png;base64,{STANDARD}",
+        f"DATA:image/png;BASE64,{STANDARD}",
+        f"data:image/png,{quote_from_bytes(CONTENT)}",
+    ],
+)
+def test_every_spelling_gives_the_same_bytes(source: str) -> None:
+    assert read_inline(source) == CONTENT
+
+
+@pytest.mark.parametrize("source", ["no base64!", "a", "data:image/png;base64", "data:image/png;base64,%%%"])
+def test_anything_else_is_refused(source: str) -> None:
+    with pytest.raises(InvalidRequest):
+        read_inline(source)
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF"])
+def test_the_signature_of_every_accepted_format_passes(format: str) -> None:
+    check_beginning(encode(draw_figure(16, background=(255, 255, 255))[..., :3], format))
+
+
+@pytest.mark.parametrize(
+    ("content", "words"), [(b"", "is empty"), (b"<svg/>", "not a readable image"), (b"R", "not a")]
+)
+def test_other_content_is_refused(content: bytes, words: str) -> None:
+    with pytest.raises(UnreadableImage, match=words):
+        check_beginning(content)
+
+
+def test_content_beyond_the_limit_is_refused() -> None:
+    assert at_most(CONTENT) is CONTENT
+    with pytest.raises(UnreadableImage, match=f"larger than {MAX_BYTES // 2**20} MiB"):
+        at_most(bytes(MAX_BYTES + 1))

@@ -1,0 +1,175 @@
+"""A job from request to result: its stages, its checkpoints, and what an exception in each stage becomes."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import pipeline.run_job
+from pipeline.engines.base import ForegroundImage, Generation, GenerationOptions, OnStep
+from pipeline.errors import ImageTo3DError, StoreUnavailable
+from pipeline.jobs.model import JobResult, JobState
+from pipeline.run_job import STAGES, run_job
+from pipeline.stages.deliver import Delivery
+from pipeline.storage.base import OutputFile
+from schemas.request import ImageTo3DRequest
+from tests.on_modal.containers import TETRAHEDRON, VIEW, Grey
+
+REQUEST = ImageTo3DRequest(image=("none",), texture_size=512, no_texture=True, output_format="stl")
+
+
+@dataclass
+class Job:
+    """A job whose stages count their runs; one of them can be made to raise."""
+
+    work_dir: Path
+    raises: dict[str, Exception] = field(default_factory=dict)
+    runs: list[str] = field(default_factory=list)
+    progress: list[tuple[str, int]] = field(default_factory=list)
+    errors: list[ImageTo3DError] = field(default_factory=list)
+    is_cancelled: Callable[[], bool] = lambda: False
+
+    def run(self) -> JobResult:
+        return run_job(
+            REQUEST,
+            file_prefix="model",
+            work_dir=self.work_dir,
+            load_views=self._load_views,
+            generate=self._generate,
+            deliver=self._deliver,
+            on_progress=lambda stage, percent: self.progress.append((stage, percent)),
+            is_cancelled=self.is_cancelled,
+            on_error=self.errors.append,
+        )
+
+    def _start(self, stage: str) -> None:
+        self.runs.append(stage)
+        if stage in self.raises:
+            raise self.raises[stage]
+
+    def _load_views(self, request: ImageTo3DRequest) -> list[ForegroundImage]:
+        self._start("intake")
+        return [VIEW]
+
+    def _generate(self, views: Sequence[ForegroundImage], options: GenerationOptions, on_step: OnStep) -> Generation:
+        self._start("generate")
+        return Generation(TETRAHEDRON, Grey(), engine="grey", seed=options.seed, gpu_seconds=2.5, warnings=("grey",))
+
+    def _deliver(self, files: Sequence[OutputFile]) -> Delivery:
+        self._start("deliver")
+        return Delivery((), warnings=("slow",), upload_warning="later")
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Job:
+    return Job(tmp_path / "work")
+
+
+def test_the_four_stages_run_in_a_row_and_leave_one_result(job: Job) -> None:
+    result = job.run()
+
+    assert (result.state, result.error_code, result.message) == (JobState.SUCCESS, "", "")
+    assert job.runs == ["intake", "generate", "deliver"] and tuple(result.stage_seconds) == STAGES
+    assert (result.engine, result.gpu_seconds) == ("grey", 2.5)
+    assert (result.warnings, result.upload_warning) == (("grey", "slow"), "later")
+    assert result.meta["seed"] > 0 and result.meta["file_prefix"] == "model"
+    percents = [percent for _, percent in job.progress]
+    assert percents == sorted(percents) and job.progress[-1] == ("deliver", 100)
+
+
+@pytest.mark.parametrize(
+    ("stage", "code", "is_retryable"),
+    [
+        ("intake", "intake_failed", False),
+        ("generate", "engine_failed", True),
+        ("export", "export_failed", False),
+        ("deliver", "delivery_failed", True),
+    ],
+)
+def test_an_exception_in_a_stage_has_the_error_code_of_the_stage(
+    job: Job, stage: str, code: str, is_retryable: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = ValueError("an inside")
+    if stage == "export":
+
+        def fail(*args: Any, **kwargs: Any) -> list[OutputFile]:
+            raise error
+
+        monkeypatch.setattr(pipeline.run_job, "export", fail)
+    job.raises[stage] = error
+
+    result = job.run()
+
+    assert (result.state, result.error_code, result.retryable) == (JobState.FAILED, code, is_retryable)
+    assert result.message == f"{stage} failed for an internal reason (ValueError)"
+    assert result.gpu_seconds == (2.5 if stage in ("export", "deliver") else 0.0)
+    assert [one.__cause__ for one in job.errors] == [error]
+
+
+@pytest.mark.parametrize("stage", ["intake", "generate", "deliver"])
+@pytest.mark.parametrize(
+    ("error", "code"), [(MemoryError(), "out_of_memory"), (OSError(errno.ENOSPC, "full"), "disk_full")]
+)
+def test_memory_and_disk_space_have_the_same_code_in_every_stage(
+    job: Job, stage: str, error: Exception, code: str
+) -> None:
+    job.raises[stage] = error
+
+    assert job.run().error_code == code
+
+
+@pytest.mark.parametrize("stage", ["intake", "generate", "deliver"])
+def test_an_unavailable_store_leaves_the_job_without_a_result(job: Job, stage: str) -> None:
+    job.raises[stage] = StoreUnavailable("the database is locked")
+
+    with pytest.raises(StoreUnavailable, match="the database is locked"):
+        job.run()
+
+
+def test_a_later_attempt_resumes_after_the_last_checkpoint(job: Job) -> None:
+    job.raises["deliver"] = ConnectionError()
+    first = job.run()
+    job.raises.clear()
+
+    second = job.run()
+
+    assert (first.state, second.state) == (JobState.FAILED, JobState.SUCCESS)
+    assert job.runs == ["intake", "generate", "deliver", "deliver"]
+    assert first.meta == second.meta and second.gpu_seconds == 2.5
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"garbage",
+        b"\x80\x05cpipeline.generate\nNoSuchClass\n.",  # a class of a module that an earlier version had
+        b"\x80\x05cpipeline.errors\nNoSuchClass\n.",  # a class that a module of this version does not have
+    ],
+)
+def test_a_checkpoint_that_cannot_be_read_makes_its_stage_run_again(job: Job, content: bytes) -> None:
+    job.raises["deliver"] = ConnectionError()
+    job.run()
+    job.raises.clear()
+    for name in STAGES[:3]:
+        (job.work_dir / f"{name}.pickle").write_bytes(content)
+
+    result = job.run()
+
+    assert result.state is JobState.SUCCESS
+    assert job.runs == ["intake", "generate", "deliver"] * 2
+
+
+def test_a_job_that_is_cancelled_after_its_generation_pays_for_it(job: Job) -> None:
+    job.is_cancelled = lambda: "generate" in job.runs
+
+    result = job.run()
+
+    assert (result.state, result.error_code) == (JobState.CANCELLED, "cancelled")
+    assert result.message == "The job was cancelled."
+    assert result.gpu_seconds == 2.5 and job.runs == ["intake", "generate"]
