@@ -6,6 +6,7 @@ others are idle.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -16,10 +17,14 @@ SERVICES = ("cli", "e2e", "fakes", "local", "parity")
 SERVICE_FILES = frozenset(
     {
         "api/test_isolation.py",
+        "engines/preview/test_hull.py",
         "engines/trellis/test_trellis_engine.py",
         "engines/triposr/test_triposr_engine.py",
         "engines/triposr/test_triposr_files.py",
+        "mesh/test_bake.py",
         "on_modal/test_prewarm.py",
+        "ops/test_flexicubes.py",
+        "ops/test_isosurface.py",
         "stages/test_export.py",
         "test_examples.py",
         "test_imports.py",
@@ -41,6 +46,15 @@ def needs_service(item: pytest.Item) -> bool:
         or item.get_closest_marker("xdist_group") is not None
         or any(name in fixture for fixture in fixtures for name in SERVERS)
     )
+
+
+def pytest_configure() -> None:
+    """Let OpenMP's idle threads sleep, in torch and in the processes that tests start.
+
+    By default they spin; with more threads than cores that takes the cores from the threads that work, and a TripoSR
+    generation uses four times the CPU time. The number of threads, and so every result, stays the same.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 @pytest.hookimpl(tryfirst=True)

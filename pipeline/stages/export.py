@@ -177,7 +177,7 @@ def _model_files(asset: Asset, generation: Generation, request: ImageTo3DRequest
 def _turntable_of(mesh: RenderMesh, on_share: Callable[[float], None]) -> bytes:
     """One round around the mesh as an mp4."""
 
-    def counted():  # type: ignore[no-untyped-def]
+    def counted():
         for number, frame in enumerate(turntable(mesh, frames=TURNTABLE_FRAMES, size=PICTURE_SIZE), start=1):
             on_share(number / TURNTABLE_FRAMES)
             yield frame
