@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
@@ -54,7 +54,7 @@ class ByteBudget:
         self._changed = anyio.Event()
 
     @asynccontextmanager
-    async def reserve(self, size_bytes: int, *, wait_s: float) -> AsyncIterator[None]:
+    async def reserve(self, size_bytes: int, *, wait_s: float) -> AsyncGenerator[None]:
         """Hold some bytes for the `async with` body.
 
         Raises:

@@ -40,7 +40,7 @@ def bounded_protocol(*, limit: int, head_timeout_s: float = HEAD_TIMEOUT_S) -> t
 
         _head_timer: asyncio.TimerHandle | None = None
 
-        def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        def connection_made(self, transport: asyncio.Transport) -> None:
             super().connection_made(transport)
             if len(self.connections) > limit:
                 transport.abort()
