@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from pipeline.engines.base import ForegroundImage, Generation, GenerationOptions
     from pipeline.jobs.model import ApiKey
+    from pipeline.jobs.store import Store
     from pipeline.on_modal.api_keys import Change
     from pipeline.on_modal.control_channel import Failure
     from pipeline.on_modal.deployment import Deployment
@@ -173,6 +174,7 @@ WORK: dict[str, Any] = {"image": work_image, "cpu": 2.0, "memory": 4 * 1024, "ti
 # A scheduled function scales down at once: a container that waited for the next minute would never stop.
 SCHEDULED: dict[str, Any] = {"image": work_image, "timeout": 10 * MINUTES, "scaledown_window": 2} | SERVICE
 FIND_CALL: Any = modal.FunctionCall.from_id
+CLIENT_ERRORS = (modal.exception.Error,)
 
 
 @cache
@@ -186,7 +188,7 @@ def deployment() -> Deployment:
         entries=shared_dict,
         spawn=run_job.spawn,
         find_call=FIND_CALL,
-        errors=(modal.exception.Error,),
+        errors=CLIENT_ERRORS,
         commit_work=state.commit,
         commit_outputs=outputs.commit,
     )
@@ -292,18 +294,26 @@ def main(image: str, out: str = "out.glb", **fields: str | bool) -> None:
     run_from_terminal(image, Path(out), fields, spawn=generate_once.spawn, entries=shared_dict)
 
 
+def store_and_master_keys() -> tuple[Store, Sequence[bytes]]:
+    """What the operator's functions need. They run in Apps of their own, in which `web` has no address."""
+    from pipeline.on_modal.deployment import open_store
+    from pipeline.secrets import load_master_keys
+
+    return open_store(SETTINGS, jobs, errors=CLIENT_ERRORS), load_master_keys(SETTINGS)
+
+
 def change_keys(record: ApiKey | None, revoke: str) -> Change:
     """Add a key, of which only the hash is sent here, or revoke one; returns the webhook secret and all keys."""
     from pipeline.on_modal.api_keys import change
 
-    return change(deployment().store, deployment().master_keys, record=record, revoke=revoke)
+    return change(*store_and_master_keys(), record=record, revoke=revoke)
 
 
 def reencrypt_secrets() -> str | Rotation:
     """Encrypt the saved buckets with the current master key."""
     from pipeline.on_modal.api_keys import rotate
 
-    return rotate(deployment().store, deployment().master_keys)
+    return rotate(*store_and_master_keys())
 
 
 # Kept in a tuple: if the functions were attributes of this file, `::keys` would run one instead of the entrypoint.

@@ -14,7 +14,7 @@ async function call(path, body, headers = {}) {
     body: JSON.stringify(body),
   });
   const told = await answer.json();
-  if (told.status === "error") throw new Error(`refused with HTTP ${answer.status}: ${told.message}`);
+  if (told.status === "error") throw new Error(`refused (${told.error_code}): ${told.message}`);
   return told;
 }
 

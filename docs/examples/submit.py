@@ -22,7 +22,7 @@ def call(path, body, headers=None):
     answer = api.post(path, json=body, headers=headers)
     body = answer.json()
     if body["status"] == "error":
-        sys.exit(f"refused with HTTP {answer.status_code}: {body['message']}")
+        sys.exit(f"refused ({body['error_code']}): {body['message']}")
     return body
 
 

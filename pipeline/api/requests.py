@@ -50,7 +50,7 @@ async def read_object(request: Request, *, max_bytes: int) -> dict[str, Any]:
     if not content.strip():
         return {}
     try:
-        body = json.loads(content)
+        body: object = json.loads(content)
     except (ValueError, RecursionError):
         raise InvalidRequest("the body is not valid JSON") from None
     if not isinstance(body, dict):

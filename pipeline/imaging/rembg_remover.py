@@ -41,7 +41,7 @@ class RembgRemover:
 
     def __call__(self, rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Alpha of the subject: (H, W, 3) uint8 sRGB -> (H, W) uint8."""
-        import rembg  # pyright: ignore[reportMissingImports]  # optional
+        import rembg  # optional
 
         alpha = rembg.remove(Image.fromarray(rgb), session=_session(self._model, self._file), only_mask=True)
         return np.asarray(alpha, np.uint8)
@@ -73,9 +73,9 @@ def select_background_remover(model: str | None, weights: str) -> RembgRemover |
 @cache
 def _session(model: str, file: Path | None) -> Any:
     """rembg's session for a model; its own sessions cannot load a file from an arbitrary folder, this one can."""
-    import onnxruntime  # pyright: ignore[reportMissingImports]  # optional
-    import rembg  # pyright: ignore[reportMissingImports]  # optional
-    from rembg.sessions.u2net import U2netSession  # pyright: ignore[reportMissingImports]  # optional
+    import onnxruntime  # optional
+    import rembg  # optional
+    from rembg.sessions.u2net import U2netSession  # optional
 
     if file is None:
         return rembg.new_session(model)

@@ -117,6 +117,16 @@ def visible(job: Job | None, job_id: int, *, api_key_id: str | None) -> Job:
     return job
 
 
+def oldest_queued_s(jobs: Iterable[tuple[int, float]], *, now: float) -> float:
+    """The age of the job at the head of the queue; after the clock stepped back it need not be the oldest by time.
+
+    Args:
+        jobs: `seq` and `created_at` of queued jobs.
+    """
+    head = min(jobs, default=None)
+    return 0.0 if head is None else max(0.0, now - head[1])
+
+
 # ---- claims and leases ----
 
 

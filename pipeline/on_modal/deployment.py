@@ -48,6 +48,15 @@ class Deployment:
         return service, outputs
 
 
+def open_store(settings: Settings, jobs: Any, *, errors: tuple[type[Exception], ...]) -> Store:
+    """The deployment's store; for functions that need nothing else. The arguments are those of `open_deployment`.
+
+    Raises:
+        StoreUnavailable: the database cannot be reached, or its schema is newer than this version.
+    """
+    return open_shared_store(settings, DictKeyValues(jobs, errors=(*errors, OSError)))
+
+
 def open_deployment(
     settings: Settings,
     *,
@@ -85,7 +94,7 @@ def open_deployment(
     return Deployment(
         settings,
         load_master_keys(settings),
-        open_shared_store(settings, DictKeyValues(jobs, errors=(*errors, OSError))),
+        open_store(settings, jobs, errors=errors),
         Dispatcher(lambda job_id: spawn(job_id).object_id, is_in_flight=is_in_flight, entries=entries),
         commit_work=commit_work,
         commit_outputs=commit_outputs,

@@ -5,7 +5,7 @@ Clean, simplify, unwrap, bake, encode. Knows nothing of engines beyond what they
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -178,7 +178,7 @@ def _model_files(asset: Asset, generation: Generation, request: ImageTo3DRequest
 def _turntable_of(mesh: RenderMesh, on_share: Callable[[float], None]) -> bytes:
     """One turn around the mesh as an mp4."""
 
-    def counted():  # type: ignore[no-untyped-def]
+    def counted() -> Iterator[NDArray[np.uint8]]:
         for number, frame in enumerate(turntable(mesh, frames=TURNTABLE_FRAMES, size=IMAGE_SIZE), start=1):
             on_share(number / TURNTABLE_FRAMES)
             yield frame

@@ -5,6 +5,10 @@ the connection is made, as for all other outgoing requests, and this machine's A
 endpoints, metadata service) has no effect.
 """
 
+# botocore and boto3 ship no types.
+# pyright: reportMissingTypeStubs=false, reportUnknownArgumentType=false, reportUnknownMemberType=false
+# pyright: reportUnknownVariableType=false
+
 from __future__ import annotations
 
 import io

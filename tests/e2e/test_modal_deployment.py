@@ -269,7 +269,7 @@ def test_the_master_key_can_be_replaced(fake_modal: FakeModal, tmp_path: Path) -
     with moto_server(tmp_path) as moto:
         httpx.put(f"{moto}/models").raise_for_status()
         details = {"endpoint_url": f"{moto}/models", "aws_access_key_id": "id", "aws_secret_access_key": "secret"}
-        saved = post(fake_modal, "/api/v1/enterprise/3d/update_s3", **details, region_name="us-east-1")
+        saved = post(fake_modal, "/api/v1/enterprise/update_s3", **details, region_name="us-east-1")
     assert saved.status_code == 200, saved.text
 
     try:
@@ -277,7 +277,7 @@ def test_the_master_key_can_be_replaced(fake_modal: FakeModal, tmp_path: Path) -
         assert "0 saved buckets re-encrypted, 1 already current" in rotate("another-master-key")
     finally:
         rotate(MASTER_KEY, "another-master-key")
-        post(fake_modal, "/api/v1/enterprise/3d/reset_s3")
+        post(fake_modal, "/api/v1/enterprise/reset_s3")
         fake_modal.create_secret("image-to-3d", {"IMAGE_TO_3D_API_KEY": KEY, "IMAGE_TO_3D_MASTER_KEY": MASTER_KEY})
 
 

@@ -277,6 +277,11 @@ def test_usage_is_summed_by_day_and_key() -> None:
     assert transitions.usage_by_day([]) == []
 
 
+def test_the_age_of_the_queue_is_that_of_its_head() -> None:
+    assert transitions.oldest_queued_s([(2, NOW - 50), (1, NOW - 9)], now=NOW) == 9
+    assert transitions.oldest_queued_s([(1, NOW + 9)], now=NOW) == transitions.oldest_queued_s([], now=NOW) == 0
+
+
 def test_timings_average_a_stage_over_the_jobs_that_had_it() -> None:
     timings = transitions.mean_timings([{"intake": 1.0, "generate": 3.0}, {"generate": 5.0}])
 

@@ -232,13 +232,13 @@ class MemoryStore:
     def metrics(self) -> StoreMetrics:
         with self._lock:
             now = self._clock()
-            queued_at = [job.created_at for job in self._jobs.values() if job.state is JobState.QUEUED]
+            queued = ((job.seq, job.created_at) for job in self._jobs.values() if job.state is JobState.QUEUED)
             attempts = {label.partition(" "): count for label, count in self._sums["task_attempts"].items()}
             return StoreMetrics(
                 submitted=self._submits,
                 ended=self._sums["ended"],
                 states=Counter(str(job.state) for job in self._jobs.values()),
-                oldest_queued_s=max([0.0, *(now - at for at in queued_at)]),
+                oldest_queued_s=transitions.oldest_queued_s(queued, now=now),
                 stage_seconds=self._sums["stage_seconds"],
                 stage_runs=self._sums["stage_runs"],
                 gpu_seconds=self._sums["gpu_seconds"][""],

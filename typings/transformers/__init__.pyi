@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 class Dinov2WithRegistersConfig:
+    image_size: int
     def __init__(self, **values: Any) -> None: ...
 
 class BaseModelOutput:

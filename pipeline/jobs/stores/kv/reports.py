@@ -12,7 +12,7 @@ from pipeline.jobs.stores.kv.completion import read_page
 from pipeline.jobs.stores.kv.leases import with_heartbeats
 from pipeline.jobs.stores.kv.state import JOB, PAGE_JOBS, ROWS, ListedJob, job_key, page_key, rows_key
 from pipeline.jobs.stores.kv.transaction import Snapshot
-from pipeline.jobs.transitions import is_expired, mean_timings
+from pipeline.jobs.transitions import is_expired, mean_timings, oldest_queued_s
 
 PAGES_AT_ONCE = 8
 
@@ -119,12 +119,13 @@ def read_metrics(snapshot: Snapshot, *, now: float) -> StoreMetrics:
     """Counters and gauges."""
     head, totals = snapshot.head, snapshot.head.totals
     open_jobs = [open_job.job for open_job in head.open.values()]
+    queued = ((job.seq, job.created_at) for job in open_jobs if job.state is JobState.QUEUED)
     states = Counter(head.states) + Counter(str(job.state) for job in open_jobs)
     return StoreMetrics(
         submitted=totals.submitted,
         ended=totals.ended,
         states=dict(states),
-        oldest_queued_s=max([0.0, *(now - job.created_at for job in open_jobs if job.state is JobState.QUEUED)]),
+        oldest_queued_s=oldest_queued_s(queued, now=now),
         stage_seconds=totals.stage_seconds,
         stage_runs=totals.stage_runs,
         gpu_seconds=totals.gpu_seconds,

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from pipeline.jobs.model import FinalState, JobState, StoreMetrics, Timings, UsageDay, UsageRow
 from pipeline.jobs.stores.sql.schema import IS_PENDING, IS_QUEUED, by_key, jobs, key_months, tasks, totals, usage
-from pipeline.jobs.transitions import TIMED_JOBS, UsageGroup, mean_timings, usage_by_day
+from pipeline.jobs.transitions import TIMED_JOBS, UsageGroup, mean_timings, oldest_queued_s, usage_by_day
 
 _LAST_SUCCESSES = (
     sa.select(usage.c.stage_seconds)
@@ -32,14 +32,14 @@ def read_metrics(connection: sa.Connection, *, now: float) -> StoreMetrics:
         sums[row.name][row.label] = row.value
     states = connection.execute(sa.select(jobs.c.state, sa.func.count()).group_by(jobs.c.state)).all()
     pending = connection.execute(sa.select(tasks.c.kind, sa.func.count()).where(IS_PENDING).group_by(tasks.c.kind))
-    # The first in the queue: after the clock stepped back it is not the one with the smallest time.
-    oldest = connection.execute(sa.select(jobs.c.created_at).where(IS_QUEUED).order_by(jobs.c.seq).limit(1)).scalar()
+    queued = connection.execute(sa.select(jobs.c.seq, jobs.c.created_at).where(IS_QUEUED).order_by(jobs.c.seq).limit(1))
+    oldest_s = oldest_queued_s(((row.seq, row.created_at) for row in queued), now=now)
     attempts = {tuple(label.split(" ")): int(count) for label, count in sums["task_attempts"].items()}
     return StoreMetrics(
         submitted=connection.execute(sa.select(sa.func.coalesce(sa.func.sum(key_months.c.accepted), 0))).scalar_one(),
         ended={state: int(count) for state, count in sums["ended"].items()},
         states={row[0]: row[1] for row in states},
-        oldest_queued_s=0.0 if oldest is None else max(0.0, now - oldest),
+        oldest_queued_s=oldest_s,
         stage_seconds=sums["stage_seconds"],
         stage_runs={stage: int(count) for stage, count in sums["stage_runs"].items()},
         gpu_seconds=sums["gpu_seconds"].get("", 0.0),
