@@ -78,8 +78,8 @@ SERVICE: dict[str, Any] = {"secrets": [settings, secret], "region": SCALING.regi
 
 app = modal.App(NAME)
 keys = modal.App(f"{NAME}-keys")
-master_keys = modal.App(f"{NAME}-master-keys")
-"""One App for each further entrypoint: Modal finds an entrypoint by its name only if it is the one of its App."""
+rotate_secrets = modal.App(f"{NAME}-rotate-secrets")
+"""`modal run modal_app.py::keys` finds the App by this name, and runs its only entrypoint."""
 
 # The GPU class, one subclass per offered engine: each has its own GPU types, containers and snapshots.
 
@@ -320,7 +320,7 @@ def reencrypt_secrets() -> str | Rotation:
 OPERATOR: dict[str, Any] = {"image": web_image, "timeout": 5 * MINUTES} | SERVICE
 OF_KEYS: tuple[Any, ...] = (
     keys.function(**OPERATOR)(change_keys),
-    master_keys.function(**OPERATOR)(reencrypt_secrets),
+    rotate_secrets.function(**OPERATOR)(reencrypt_secrets),
 )
 
 
@@ -339,4 +339,4 @@ def _rotate_secrets() -> None:
 
 
 keys.local_entrypoint(name="keys")(_keys)
-master_keys.local_entrypoint(name="rotate_secrets")(_rotate_secrets)
+rotate_secrets.local_entrypoint(name="rotate_secrets")(_rotate_secrets)

@@ -17,10 +17,14 @@ SERVICES = ("cli", "e2e", "fakes", "local", "parity")
 SERVICE_FILES = frozenset(
     {
         "api/test_isolation.py",
+        "engines/preview/test_hull.py",
         "engines/trellis/test_trellis_engine.py",
         "engines/triposr/test_triposr_engine.py",
         "engines/triposr/test_triposr_files.py",
+        "mesh/test_bake.py",
         "on_modal/test_prewarm.py",
+        "ops/test_flexicubes.py",
+        "ops/test_isosurface.py",
         "stages/test_export.py",
         "test_examples.py",
         "test_imports.py",
