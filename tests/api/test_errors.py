@@ -16,7 +16,7 @@ from pipeline.jobs.model import KeyLimits
 from pipeline.jobs.stores.sql import connection as database
 from pipeline.telemetry import configure_logging
 from tests.api.conftest import IMAGE, SUBMIT, Deployment
-from tests.test_secrets_in_logs import kept_logging
+from tests.test_secrets_in_logs import restored_logging
 
 FETCH, LIST = "/api/v1/enterprise/3d/fetch", "/api/v1/enterprise/3d/list"
 
@@ -25,7 +25,7 @@ FETCH, LIST = "/api/v1/enterprise/3d/fetch", "/api/v1/enterprise/3d/list"
 def log_lines() -> Iterator[Callable[[], list[dict[str, Any]]]]:
     """Reads the service's log, a dictionary for each line."""
     written = io.StringIO()
-    with kept_logging():
+    with restored_logging():
         configure_logging("INFO", stream=written)
         yield lambda: [json.loads(line) for line in written.getvalue().splitlines()]
 
