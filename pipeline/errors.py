@@ -11,6 +11,8 @@ ImageTo3DError
 │   ├── NotFound            nothing has this id or path, or it belongs to another key
 │   ├── MethodNotAllowed    the path exists, but does not take this HTTP method
 │   ├── BodyTooLarge        the request's body is longer than this deployment accepts
+│   ├── BodyTooSlow         the request's body did not arrive in time
+│   ├── HeadTooLarge        the request has too many or too long headers
 │   ├── LimitReached        base of the refusals by a key's limits
 │   │   ├── QuotaSpent      the key's jobs of the month are used up
 │   │   └── RateLimited     too many jobs are queued, or too many were submitted in one minute
@@ -26,6 +28,7 @@ ImageTo3DError
 │   └── Interrupted         the job's workers stopped too often before it was finished
 ├── InternalError           an unexpected exception outside of any job
 ├── StoreUnavailable        the database is locked, full or unreachable; nothing was changed
+├── ServiceBusy             too many large requests are arriving at once
 ├── LeaseLost               a worker wrote to a job that is no longer its own
 └── Cancelled               the caller asked for the job to stop
 
@@ -90,6 +93,19 @@ class BodyTooLarge(CallerError):
     """The request's body is longer than this deployment accepts."""
 
     code = "body_too_large"
+
+
+class BodyTooSlow(CallerError):
+    """The request's body did not arrive in time."""
+
+    code = "body_too_slow"
+    retryable = True  # the connection may be faster the next time
+
+
+class HeadTooLarge(CallerError):
+    """The request has too many or too long headers."""
+
+    code = "head_too_large"
 
 
 class LimitReached(CallerError):
@@ -208,6 +224,13 @@ class StoreUnavailable(ImageTo3DError):
 
     code = "store_unavailable"
     retryable = True  # nothing was changed, and the database may answer again a moment later
+
+
+class ServiceBusy(ImageTo3DError):
+    """Too many large requests of callers whose key is not known yet are arriving at once."""
+
+    code = "service_busy"
+    retryable = True  # they end, or are refused, within a minute
 
 
 class LeaseLost(ImageTo3DError):

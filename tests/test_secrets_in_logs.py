@@ -21,7 +21,7 @@ from pipeline.storage.base import OutputFile
 from pipeline.storage.s3 import S3Storage
 from pipeline.storage.s3_client import make_client
 from pipeline.telemetry import configure_logging
-from pipeline.webhooks.sender import WebhookSender, send_due_webhooks
+from pipeline.webhooks.sender import WebhookDispatcher, WebhookSender
 from tests.e2e.test_serve_command import serving
 from tests.fakes.images import draw_figure, encode
 from tests.fakes.otlp_collector import trace_receiver
@@ -78,9 +78,9 @@ def test_neither_the_url_nor_the_signature_nor_the_body_of_a_webhook_is_logged(l
     store = MemoryStore()
     with receiving(500) as receiver, httpx.Client() as client:
         job = ended_job(store, f"{receiver.url}/hook?token=confidential")
-        send_due_webhooks(store, WebhookSender(client, signer=SIGNER), body_of)
+        WebhookDispatcher(store, send=WebhookSender(client, signer=SIGNER), body_of=body_of).send_due()
         ended_job(store, "http://127.0.0.1:1/?token=confidential")
-        send_due_webhooks(store, WebhookSender(client, signer=SIGNER), body_of)
+        WebhookDispatcher(store, send=WebhookSender(client, signer=SIGNER), body_of=body_of).send_due()
 
     ((headers, body),) = receiver.got
     assert f'"job_id": {job.id}' in log_lines.getvalue()

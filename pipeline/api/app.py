@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pipeline.api import account, document, files, pages, problems, routes
 from pipeline.api.context import Context
+from pipeline.api.head_limits import with_head_limits
 from pipeline.api.problems import OK
 from pipeline.api.tracing import traced
 from pipeline.service import Service, open_service
@@ -68,7 +69,7 @@ def create_app(settings: Settings, *, service: Service | None = None) -> ASGIApp
     for module in (files, pages):
         app.include_router(module.router)
     document.install(app)
-    return _health_first(traced(app) if settings.is_traced else app)
+    return with_head_limits(_health_first(traced(app) if settings.is_traced else app))
 
 
 def _health_first(app: ASGIApp) -> ASGIApp:

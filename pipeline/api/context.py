@@ -12,8 +12,10 @@ from starlette.concurrency import run_in_threadpool
 
 from pipeline.answers import final_body, processing_body, webhook_status
 from pipeline.api.queue_stats import QueueStatsReader
-from pipeline.api.requests import presented_key, read_object
+from pipeline.api.request_body import BodyReader
+from pipeline.api.requests import header_key, presented_key
 from pipeline.api.waiting import CompletionWaiter
+from pipeline.errors import Unauthorized
 from pipeline.jobs.api_keys import authenticate
 from pipeline.jobs.model import ApiKey, Job
 from pipeline.service import Service
@@ -41,6 +43,7 @@ class Context:
         # Work that outsiders can slow down has threads of its own, so that it cannot occupy those of all other requests.
         self._resolve_limiter = anyio.CapacityLimiter(MAX_RESOLVE_THREADS)
         self._probe_limiter = anyio.CapacityLimiter(MAX_PROBE_THREADS)
+        self._bodies = BodyReader(max_bytes=self.settings.max_body_bytes, is_known_key=self._is_known_key)
         self._restarted_at_s: float | None = None
 
     async def in_thread(self, work: Callable[Args, Result], *args: Args.args, **kwargs: Args.kwargs) -> Result:
@@ -78,8 +81,18 @@ class Context:
         Raises:
             InvalidRequest: it is not a JSON object.
             BodyTooLarge: it is too long.
+            BodyTooSlow: it did not arrive in time.
+            Unauthorized: it is a large one without a known key.
         """
-        return await read_object(request, max_bytes=self.settings.max_body_bytes)
+        return await self._bodies.read(request, header_key=header_key(request))
+
+    async def _is_known_key(self, key: str) -> bool:
+        """Whether an API key exists and may be used."""
+        try:
+            await self.in_thread(authenticate, self.store, key)
+        except Unauthorized:
+            return False
+        return True
 
     def authenticate(self, request: Request, body: dict[str, Any]) -> ApiKey:
         """The API key of the request. Blocks.

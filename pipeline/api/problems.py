@@ -18,7 +18,9 @@ from starlette.responses import JSONResponse, Response
 
 from pipeline.errors import (
     BodyTooLarge,
+    BodyTooSlow,
     CallerError,
+    HeadTooLarge,
     ImageTo3DError,
     InternalError,
     InvalidRequest,
@@ -27,6 +29,7 @@ from pipeline.errors import (
     NotFound,
     QuotaSpent,
     RateLimited,
+    ServiceBusy,
     StoreUnavailable,
     Unauthorized,
     error_classes,
@@ -37,7 +40,7 @@ log = structlog.get_logger()
 
 OK, PARTIAL_CONTENT, NOT_MODIFIED = 200, 206, 304
 BAD_REQUEST, UNAUTHORIZED, QUOTA_SPENT, NOT_FOUND, NOT_ALLOWED = 400, 401, 402, 404, 405
-TOO_LARGE, NOT_SATISFIABLE, TOO_MANY, INTERNAL, UNAVAILABLE = 413, 416, 429, 500, 503
+TIMEOUT, TOO_LARGE, NOT_SATISFIABLE, TOO_MANY, HEAD_TOO_LARGE, INTERNAL, UNAVAILABLE = 408, 413, 416, 429, 431, 500, 503
 STORE_RETRY_S = 2
 
 
@@ -54,11 +57,15 @@ def status_of(error: Exception) -> int:
             return NOT_ALLOWED
         case BodyTooLarge():
             return TOO_LARGE
+        case BodyTooSlow():
+            return TIMEOUT
+        case HeadTooLarge():
+            return HEAD_TOO_LARGE
         case RateLimited():
             return TOO_MANY
         case CallerError():
             return BAD_REQUEST
-        case StoreUnavailable():
+        case StoreUnavailable() | ServiceBusy():
             return UNAVAILABLE
         case _:
             return INTERNAL
@@ -70,7 +77,7 @@ def error_response(error: Exception) -> JSONResponse:
     message = str(error)
     code = error.code if isinstance(error, ImageTo3DError) else InternalError.code
     headers: dict[str, str] = {}
-    if isinstance(error, StoreUnavailable):
+    if isinstance(error, StoreUnavailable | ServiceBusy):
         headers["retry-after"] = str(STORE_RETRY_S)
     if status in (INTERNAL, UNAVAILABLE):
         request_id = uuid.uuid4().hex
@@ -147,15 +154,17 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
         UNAUTHORIZED: "The API key is missing, unknown or revoked.",
         QUOTA_SPENT: "The key's quota for the month is used up.",
         NOT_FOUND: "This key has no such job.",
+        TIMEOUT: "The body did not arrive in time.",
         TOO_LARGE: "The body is too long.",
         TOO_MANY: "Too many jobs are queued, or too many were submitted in one minute.",
         INTERNAL: "An internal error, with a request id.",
-        UNAVAILABLE: "The database is unavailable at the moment.",
+        UNAVAILABLE: "The database is unavailable at the moment, or too many large requests are arriving.",
     }
     models = {TOO_MANY: RateLimitedBody, QUOTA_SPENT: RateLimitedBody}
+    of_bodies = (TIMEOUT,) if TOO_LARGE in statuses else ()
     return {
         status: {"model": models.get(status, ErrorBody), "description": descriptions[status]}
-        for status in (*statuses, INTERNAL, UNAVAILABLE)
+        for status in (*statuses, *of_bodies, INTERNAL, UNAVAILABLE)
     }
 
 

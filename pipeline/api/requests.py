@@ -3,83 +3,37 @@
 from __future__ import annotations
 
 import hmac
-import json
 import re
-from collections.abc import AsyncIterator
-from typing import Any, cast
+from typing import Any
 
-import anyio
 from fastapi import Request
 from pydantic import SecretStr
 
-from pipeline.errors import BodyTooLarge, InvalidRequest, NotFound, Unauthorized
+from pipeline.errors import InvalidRequest, NotFound, Unauthorized
 from pipeline.jobs.model import MAX_JOB_ID
-from schemas.contract import is_plain_text, json_type_name, truncate_for_message
+from schemas.contract import is_plain_text, truncate_for_message
 
 MAX_WAIT_S = 120.0
-DRAIN_FACTOR, DRAIN_TIMEOUT_S = 3, 10.0
-"""How many times the limit is read and discarded of a body that is too long, and for how many seconds: a client that is
-still sending when the connection closes never reads the response."""
 MAX_IDEMPOTENCY_KEY_CHARS = 255
 LOOPBACK = ("127.0.0.1", "::1")
 FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip", "via")
 _WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,6})", re.IGNORECASE)
 
 
-async def read_object(request: Request, *, max_bytes: int) -> dict[str, Any]:
-    """The body as a JSON object; an absent body is an empty one.
-
-    Raises:
-        BodyTooLarge: it has more than `max_bytes`.
-        InvalidRequest: it is not JSON, or not an object.
-    """
-    announced = request.headers.get("content-length", "")
-    too_large = BodyTooLarge(f"The body is larger than {max_bytes / 2**20:g} MiB.")
-    pieces = request.stream()
-    if announced.isdecimal() and int(announced) > max_bytes:
-        if "expect" not in request.headers:  # with that header it sends nothing before our response
-            await _drain(pieces, most_bytes=DRAIN_FACTOR * max_bytes)
-        raise too_large
-    content = bytearray()
-    async for piece in pieces:
-        content += piece
-        if len(content) > max_bytes:
-            content.clear()
-            await _drain(pieces, most_bytes=DRAIN_FACTOR * max_bytes)
-            raise too_large
-    if not content.strip():
-        return {}
-    try:
-        body: object = json.loads(content)
-    except (ValueError, RecursionError):
-        raise InvalidRequest("the body is not valid JSON") from None
-    if not isinstance(body, dict):
-        raise InvalidRequest(f"the body must be a JSON object, got {json_type_name(body)}")
-    return cast(dict[str, Any], body)
-
-
-async def _drain(pieces: AsyncIterator[bytes], *, most_bytes: int) -> None:
-    """Read the rest of a body and discard it."""
-    read_bytes = 0
-    with anyio.move_on_after(DRAIN_TIMEOUT_S):
-        async for piece in pieces:
-            read_bytes += len(piece)
-            if read_bytes > most_bytes:
-                return
-
-
 def presented_key(request: Request, body: dict[str, Any]) -> str | None:
     """The API key from the body's `key`, the header `key`, or `Authorization: Bearer`; the first that is there.
 
-    No request is refused before its body is read: a header may hold a proxy's own token, and the body the key.
+    A header may hold a proxy's own token, and the body the key: so the body's is looked for first.
     """
     in_body = body.get("key")
     if isinstance(in_body, str) and in_body:
         return in_body
-    in_header = request.headers.get("key")
-    if in_header:
-        return in_header
-    return bearer_token(request)
+    return header_key(request)
+
+
+def header_key(request: Request) -> str | None:
+    """The API key from the header `key`, else from `Authorization: Bearer`; None without one."""
+    return request.headers.get("key") or bearer_token(request)
 
 
 def bearer_token(request: Request) -> str | None:

@@ -15,7 +15,7 @@ from typing import Protocol
 
 import structlog
 
-from pipeline.errors import LeaseLost, StoreUnavailable
+from pipeline.errors import LeaseLost, StageError, StoreUnavailable
 from pipeline.jobs.model import Job, JobResult, JobState, Lease, Progress, WorkerRecord
 from pipeline.jobs.store import JobStore, WorkerRegistry
 from pipeline.telemetry import span
@@ -288,7 +288,9 @@ class QueueWorker:
         except Exception as error:  # a job whose work cannot even start must still end
             log.exception("work failed outside its stages")
             message = f"The job failed for an internal reason ({type(error).__name__})."
-            return JobResult(JobState.FAILED, message=message, error_code="stage_error", retryable=True)
+            return JobResult(
+                JobState.FAILED, message=message, error_code=StageError.code, retryable=StageError.retryable
+            )
 
     def _conclude(self, job: Job, keeper: LeaseKeeper, result: JobResult) -> str:
         """Complete or requeue the job, and repeat while the store is away; returns the outcome in a word."""

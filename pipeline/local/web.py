@@ -8,6 +8,7 @@ from pathlib import Path
 import uvicorn
 
 from pipeline.api.app import create_app
+from pipeline.local.http_protocol import bounded_protocol, max_connections
 from pipeline.local.supervisor import call_when_orphaned, stop_on_signals
 from pipeline.settings import Settings
 from pipeline.telemetry import configure_logging, start_tracing
@@ -30,6 +31,7 @@ def main(argv: list[str] | None = None) -> None:
         create_app(settings),
         host=settings.host,
         port=settings.port,
+        http=bounded_protocol(limit=max_connections()),
         log_config=None,
         access_log=False,
         timeout_keep_alive=KEEP_ALIVE_S,

@@ -1,4 +1,4 @@
-"""Stage 4: finished files to artifacts whose URLs answer, at once or, when a bucket is away, later as well.
+"""Stage 4: uploads finished files and returns artifacts whose URLs answer; retries uploads to a bucket that was down.
 
 Knows nothing of how a storage works, nor of who runs the stage.
 """
@@ -23,7 +23,7 @@ from pipeline.storage.base import Artifact, CustomerBucket, FileKind, OutputFile
 from pipeline.storage.local import LocalStorage
 
 UPLOAD_CLAIM_S = 900.0
-"""How long an upload is one process's own; a process that died is forgotten after this time."""
+"""How long one process holds the claim on an upload; after a crash another process can claim it then."""
 FIRST_PAUSE_S = 5.0
 LONGEST_PAUSE_S = 3600.0
 
@@ -32,7 +32,7 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True)
 class Delivery:
-    """Where the files of one call are now.
+    """Where the files of one job are.
 
     Attributes:
         artifacts: in the order of the files.
@@ -49,10 +49,10 @@ class Delivery:
 def deliver(
     files: Sequence[OutputFile], *, file_prefix: str, temporary: Storage, bucket: CustomerBucket | None
 ) -> Delivery:
-    """Bring the files into the caller's bucket, or into temporary storage where there is none or it fails.
+    """Upload the files to the caller's bucket, or to temporary storage where there is no bucket or it fails.
 
     Args:
-        temporary: takes the files when the bucket does not.
+        temporary: stores the files when the bucket does not accept them.
         bucket: the caller's own; None without one, or when the caller asked for temporary storage.
 
     Raises:
@@ -62,11 +62,11 @@ def deliver(
         return Delivery(tuple(temporary.store(files, file_prefix=file_prefix)))
     try:
         artifacts = tuple(bucket.store(files, file_prefix=file_prefix))
-        trouble = bucket.check_public_url(artifacts)
-        return Delivery(artifacts, warnings=(trouble,) if trouble else ())
+        problem = bucket.check_public_url(artifacts)
+        return Delivery(artifacts, warnings=(problem,) if problem else ())
     except DeliveryFailed as error:
         warning = (
-            f"Your bucket did not take the files ({error}); they are in temporary storage, and the upload is retried "
+            f"Your bucket did not accept the files ({error}). They are in temporary storage, and the upload is retried "
             "until that copy expires."
         )
     artifacts = tuple(temporary.store(files, file_prefix=file_prefix))
@@ -74,13 +74,13 @@ def deliver(
 
 
 def deliver_to_folder(files: Sequence[OutputFile], folder: Path) -> Delivery:
-    """Copy the files into a folder of the caller's, under their own names, so that an OBJ's references resolve.
+    """Copy the files into the caller's folder under their own names, so that an OBJ's references resolve.
 
     Args:
-        folder: made when missing; files of the same names are replaced, none is ever half-written.
+        folder: created when missing; files of the same names are replaced atomically.
 
     Raises:
-        UnwritableOutput: the folder cannot be made or written.
+        UnwritableOutput: the folder cannot be created or written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -103,7 +103,7 @@ def deliver_to_folder(files: Sequence[OutputFile], folder: Path) -> Delivery:
 
 
 class UploadStore(JobStore, Outbox, Protocol):
-    """What late uploads need of a store."""
+    """The part of a store that late uploads use."""
 
 
 def retry_uploads(
@@ -114,14 +114,14 @@ def retry_uploads(
     for_s: float = float("inf"),
     rng: random.Random | None = None,
 ) -> int:
-    """Try the uploads that are due: carry files from temporary storage into the bucket that did not take them.
+    """Try the uploads that are due: from temporary storage to the bucket that did not accept the files.
 
     After a success the job's artifacts are those in the bucket, and the warning about it is gone. Uploads are tried
     one after another; the store ends them when the temporary copy expires.
 
     Args:
-        bucket_of: the bucket of a key as it is now; None when there is none any more.
-        for_s: no upload is begun after so many seconds.
+        bucket_of: the present bucket of a key; None when it has been removed.
+        for_s: no upload starts after so many seconds.
         rng: for the jitter of the pauses.
 
     Returns:
@@ -152,22 +152,22 @@ def upload_pause_s(attempts_made: int, rng: random.Random) -> float:
 
 
 def _upload(store: UploadStore, task: OutboxTask, *, temporary: LocalStorage, bucket: CustomerBucket | None) -> str:
-    """One late upload; returns "" or why it is not to be tried again."""
+    """Make one late upload; returns "" or why it must not be retried."""
     job = store.get(task.job_id, api_key_id=None)
     if bucket is None:
-        return "there is no bucket any more"
+        return "the bucket was removed"
     if job.result is None:
-        return "the call has no outputs"
+        return "the job has no outputs"
     contents: list[tuple[str, FileKind]] = [(artifact.name, artifact.kind) for artifact in job.result.artifacts]
     files = temporary.stored_files(contents, file_prefix=job.file_prefix)
     artifacts = tuple(bucket.store(files, file_prefix=job.file_prefix))
-    trouble = bucket.check_public_url(artifacts)
+    problem = bucket.check_public_url(artifacts)
     # Records of version 0.1.0 have no `upload_warning`: they keep it as the last of `warnings`.
     warnings = job.result.warnings if job.result.upload_warning else job.result.warnings[:-1]
     result = replace(
         job.result,
         artifacts=artifacts,
-        warnings=(*warnings, trouble) if trouble else warnings,
+        warnings=(*warnings, problem) if problem else warnings,
         upload_warning="",
     )
     store.replace_result(job.id, result)

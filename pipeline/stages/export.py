@@ -1,11 +1,11 @@
-"""Stage 3: a `Generation` to files on the local disk, the same way for every engine.
+"""Stage 3: turns a `Generation` into files on the local disk, the same way for every engine.
 
 Clean, simplify, unwrap, bake, encode. Knows nothing of engines beyond what they return, nor of where files go.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +30,7 @@ from pipeline.storage.base import OutputFile, content_type_of, output_names
 from schemas.request import ImageTo3DRequest
 
 TURNTABLE_FRAMES, TURNTABLE_FPS = 120, 30
-PICTURE_SIZE = 512
+IMAGE_SIZE = 512
 PLAIN_GREY = 184
 
 
@@ -42,7 +42,8 @@ class Asset:
         mesh: closed and simplified.
         normals: (V, 3) unit vectors of its vertices.
         unwrapped: the mesh split along the seams of its texture.
-        texture: (S, S, 3) uint8 sRGB; one grey texel where none was asked for.
+        texture: (S, S, 3) uint8 sRGB; one grey texel where the request leaves the texture out.
+        is_textured: whether the files contain the texture.
     """
 
     mesh: TriMesh
@@ -53,7 +54,7 @@ class Asset:
 
     @property
     def render_mesh(self) -> RenderMesh:
-        """As it is looked at."""
+        """The asset as the renderer takes it."""
         split = self.unwrapped
         normals = self.normals[split.source_vertices]
         return RenderMesh(split.vertices, split.faces, normals, split.uvs, self.texture)
@@ -62,15 +63,15 @@ class Asset:
 def export(
     generation: Generation, *, request: ImageTo3DRequest, file_prefix: str, folder: Path, on_step: OnStep
 ) -> list[OutputFile]:
-    """Make every file of a call.
+    """Write every file of a job.
 
     Args:
-        file_prefix: what their names begin with.
-        folder: takes them; made when missing.
-        on_step: told the share that is done; may raise `Cancelled`.
+        file_prefix: prefix of their names.
+        folder: where they are written; created when missing.
+        on_step: receives the share that is done; may raise `Cancelled`.
 
     Returns:
-        The model first, then what belongs to it, the turntable, extra files, the thumbnail.
+        The model first, then its companions, the turntable, extra files, the thumbnail.
 
     Raises:
         ExportFailed: the generation holds no closed surface.
@@ -84,7 +85,7 @@ def export(
             asset.render_mesh, lambda share: on_step(0.7 + 0.25 * share)
         )
     contents |= {f"{file_prefix}.{ending}": content for ending, content in generation.extra_files.items()}
-    contents[f"{file_prefix}_thumbnail.png"] = png_bytes(thumbnail(asset.render_mesh, size=PICTURE_SIZE))
+    contents[f"{file_prefix}_thumbnail.png"] = png_bytes(thumbnail(asset.render_mesh, size=IMAGE_SIZE))
     on_step(0.97)
     folder.mkdir(parents=True, exist_ok=True)
     files = []
@@ -130,7 +131,7 @@ def make_asset(generation: Generation, *, request: ImageTo3DRequest, on_step: On
 
 
 def _plain(mesh: TriMesh, normals: NDArray[np.float32]) -> Asset:
-    """An asset of one grey."""
+    """An asset without texture, in one grey."""
     vertices = np.arange(len(mesh.vertices), dtype=np.int32)
     split = UnwrappedMesh(
         mesh.vertices.astype(np.float32), mesh.faces, np.zeros((len(vertices), 2), np.float32), vertices
@@ -139,7 +140,7 @@ def _plain(mesh: TriMesh, normals: NDArray[np.float32]) -> Asset:
 
 
 def _model_files(asset: Asset, generation: Generation, request: ImageTo3DRequest, file_prefix: str) -> dict[str, bytes]:
-    """The model in the requested format and what belongs to it, by name."""
+    """The content of the model in the requested format and of its companions, by file name."""
     mesh, split = asset.mesh, asset.unwrapped
     name = f"{file_prefix}.{request.output_format}"
     if request.output_format == "stl":
@@ -175,11 +176,11 @@ def _model_files(asset: Asset, generation: Generation, request: ImageTo3DRequest
 
 
 def _turntable_of(mesh: RenderMesh, on_share: Callable[[float], None]) -> bytes:
-    """One round around the mesh as an mp4."""
+    """One turn around the mesh as an mp4."""
 
-    def counted():
-        for number, frame in enumerate(turntable(mesh, frames=TURNTABLE_FRAMES, size=PICTURE_SIZE), start=1):
+    def counted() -> Iterator[NDArray[np.uint8]]:
+        for number, frame in enumerate(turntable(mesh, frames=TURNTABLE_FRAMES, size=IMAGE_SIZE), start=1):
             on_share(number / TURNTABLE_FRAMES)
             yield frame
 
-    return encode_mp4(counted(), fps=TURNTABLE_FPS, width=PICTURE_SIZE, height=PICTURE_SIZE)
+    return encode_mp4(counted(), fps=TURNTABLE_FPS, width=IMAGE_SIZE, height=IMAGE_SIZE)

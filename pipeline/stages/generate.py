@@ -1,4 +1,4 @@
-"""Stage 2: cut-out views in, a `Generation` out. Knows how to ask an engine, not which one answers."""
+"""Stage 2: turns foreground images into a `Generation`. Knows how to run an engine, not which ones exist."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 def draw_seed() -> int:
-    """A seed nobody chose, 1 to 2^32-1: what seed 0 in a request asks for."""
+    """A random seed, 1 to 2^32-1: what seed 0 in a request asks for."""
     return 1 + secrets.randbelow(MAX_SEED)
 
 
@@ -29,7 +29,7 @@ def options_of(request: ImageTo3DRequest, *, seed: int) -> GenerationOptions:
     """The part of a request that an engine may use.
 
     Args:
-        seed: the effective seed, already drawn where the request said 0.
+        seed: the effective seed, already drawn where the request has 0.
     """
     return GenerationOptions(
         seed=seed,
@@ -47,12 +47,12 @@ def options_of(request: ImageTo3DRequest, *, seed: int) -> GenerationOptions:
 
 
 class LocalEngines:
-    """Engines in this process: each is made and loaded when first used, then kept.
+    """Engines in this process: each is created and loaded at its first use, then kept.
 
     Args:
         default: the engine for requests that name none.
         weights: the folder of all engines' weights, or "tiny" for random ones of small shapes.
-        arguments: what else each engine's class is made with, by the engine's name.
+        arguments: further arguments of each engine's class, by the engine's name.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ def configured_engine(name: str, *, weights: str, arguments: Mapping[str, Mappin
 
     Raises:
         InvalidRequest: there is none.
-        MissingExtra: its part of the installation is absent.
+        MissingExtra: its optional dependencies are not installed.
     """
     folder = {"weights": weights} if find_spec(name).has_weights else {}
     return make_engine(name, **folder, **(arguments or {}).get(name, {}))
@@ -105,10 +105,10 @@ def configured_engine(name: str, *, weights: str, arguments: Mapping[str, Mappin
 def run_engine(
     engine: Engine, views: Sequence[ForegroundImage], options: GenerationOptions, *, on_step: OnStep = ignore_steps
 ) -> Generation:
-    """What an engine that is loaded makes of the views, fit for export.
+    """Generate with a loaded engine and check that the result can be exported.
 
     Raises:
-        ImageTo3DError: with the `gpu_seconds` that were spent; an exception that is none of ours is its cause.
+        ImageTo3DError: with the `gpu_seconds` that were used; a foreign exception is its `__cause__`.
     """
     started_s = time.perf_counter()
     try:
@@ -124,19 +124,19 @@ def run_engine(
 
 
 def _gpu_seconds(engine: Engine, *, since_s: float) -> float:
-    """What an engine measures of a generation that succeeds, for one that does not."""
+    """Accelerator seconds of a generation that failed; of one that succeeds the engine measures them itself."""
     return time.perf_counter() - since_s if engine.is_on_accelerator else 0.0
 
 
 def check_generation(generation: Generation) -> Generation:
-    """The same generation, when it can be exported.
+    """Return the generation unchanged if it can be exported.
 
     Raises:
-        EngineFailed: the mesh is empty, has numbers that are not finite, or faces that point nowhere.
+        EngineFailed: the mesh is empty, has numbers that are not finite, or faces beyond the vertices.
     """
     mesh = generation.mesh
     if len(mesh.faces) == 0:
-        raise EngineFailed(f"engine {generation.engine} found no surface in this picture")
+        raise EngineFailed(f"engine {generation.engine} found no surface in this image")
     if not np.isfinite(mesh.vertices).all():
         raise EngineFailed(f"engine {generation.engine} returned vertices that are not finite")
     if mesh.faces.min() < 0 or mesh.faces.max() >= len(mesh.vertices):

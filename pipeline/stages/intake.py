@@ -1,4 +1,4 @@
-"""Stage 1: what a request calls its picture, to checked cut-out views. A bad picture never costs a GPU second.
+"""Stage 1: turns the images of a request into checked foreground images. A bad image never costs a GPU second.
 
 Knows nothing of engines.
 """
@@ -28,18 +28,18 @@ Fetch = Callable[[str], bytes]
 def load_views(
     request: ImageTo3DRequest, *, fetch: Fetch, remover: BackgroundRemover | None = None, allow_paths: bool = False
 ) -> list[ForegroundImage]:
-    """Get, decode and cut out a request's pictures.
+    """Load and decode a request's images and remove their backgrounds.
 
     Args:
         fetch: downloads what is given as a URL.
         remover: removes backgrounds; None is the one that needs no weights.
-        allow_paths: a picture may be the path of a file of this machine; never for requests from outside.
+        allow_paths: an image may be the path of a file of this machine; never for requests from outside.
 
     Returns:
-        One view for each picture, or those of a sheet.
+        One view for each image, or those of a sheet.
 
     Raises:
-        CallerError: one sentence about the first picture at fault.
+        CallerError: one sentence about the first invalid image.
     """
     images = (decode_image(read_image(source, fetch=fetch, allow_paths=allow_paths)) for source in request.image)
     return foreground_images(images, multi_image=request.multi_image, remover=remover)
@@ -84,7 +84,7 @@ def read_image(source: str, *, fetch: Fetch, allow_paths: bool = False) -> bytes
 def read_path(path: Path) -> bytes:
     try:
         if path.is_dir():
-            raise InvalidRequest(f"{path} is a folder, not a picture")
+            raise InvalidRequest(f"{path} is a folder, not an image")
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
@@ -93,5 +93,5 @@ def read_path(path: Path) -> bytes:
         reason = "its name is too long" if error.errno == errno.ENAMETOOLONG else (error.strerror or "").lower()
         raise InvalidRequest(f"{str(path)[:80]} cannot be read: {reason}") from None
     except ValueError:  # a NUL in the name
-        raise InvalidRequest("the picture's path holds a NUL character") from None
+        raise InvalidRequest("the image's path contains a NUL character") from None
     return at_most(content)

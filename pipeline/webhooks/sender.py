@@ -1,6 +1,6 @@
-"""Stage 5: webhooks from the outbox to their receivers, until they answer or the time is up.
+"""Webhooks from the outbox to their receivers, until they answer or the retry window ends.
 
-Knows nothing of what a webhook says, nor of how a job ends: the outbox row is written with the job's final state.
+Knows nothing of what a webhook contains, nor of how a job ends: the outbox row is written with the job's final state.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from pipeline.net.egress import why_unreachable
 from pipeline.webhooks.signing import WebhookSigner
 
 GROWTH = 2.0
-"""Each pause is so many times the one before: 10 attempts in 2 hours pause 13 s, 25 s, 51 s ... 54 min."""
+"""Factor between two pauses: 10 attempts in 2 hours pause 13 s, 25 s, 51 s ... 54 min."""
 WINDOW_SHARE = 0.9
-"""The pauses' share of the window; the rest is for receivers that take their time to fail."""
+"""The pauses' share of the window; the rest is for receivers that are slow to fail."""
 JITTER = 0.15
-"""Pauses are shortened at random by up to this share, so that a receiver that was away is not met by all at once."""
+"""Pauses are shortened at random by up to this share, so that a receiver that was down does not get all at once."""
 MAX_WAITING_PER_KEY = 100
 SLOW_ATTEMPT_S = 5.0
 
@@ -52,8 +52,8 @@ class Schedule:
 
 
 @dataclass(frozen=True)
-class Attempt:
-    """What came of one try: the receiver's HTTP status if it answered, "" or what went wrong, and how long it took."""
+class WebhookAttempt:
+    """The result of one attempt: the receiver's HTTP status if it answered, an error or "", and the seconds it took."""
 
     status: int | None
     error: str
@@ -61,10 +61,10 @@ class Attempt:
 
 
 class WebhookSender:
-    """Makes attempts over HTTP.
+    """Sends webhooks over HTTP, one attempt per call.
 
     Args:
-        client: guarded against addresses where this deployment does not go.
+        client: guarded against addresses that this deployment does not connect to.
         signer: signs with the secret of the task's key.
         connect_timeout_s: for the connection.
         answer_timeout_s: for the answer's head, from when the body is sent.
@@ -86,8 +86,8 @@ class WebhookSender:
         self._answer_timeout_s = answer_timeout_s
         self._clock = clock
 
-    def __call__(self, task: OutboxTask, body: bytes) -> Attempt:
-        """POST the body once. Any 2xx is success; redirects are not followed, and no answer is read beyond its head."""
+    def __call__(self, task: OutboxTask, body: bytes) -> WebhookAttempt:
+        """POST the body once. Any 2xx is success; redirects are not followed, and only the head of the response is read."""
         headers = {
             "connection": "close",
             "content-type": "application/json",
@@ -109,15 +109,15 @@ class WebhookSender:
                 response = self._client.send(request, stream=True, follow_redirects=False)
                 response.close()
                 status = response.status_code
-                error = "" if response.is_success else _refusal(status)
+                error = "" if response.is_success else _describe_status(status)
             except ImageTo3DError as blocked:
                 error = str(blocked)
             except (httpx.HTTPError, httpx.InvalidURL) as failure:
-                error = self._trouble(failure, is_late=limit.has_passed)
-        return Attempt(status, error, time.monotonic() - started_s)
+                error = self._describe(failure, is_late=limit.has_passed)
+        return WebhookAttempt(status, error, time.monotonic() - started_s)
 
-    def _trouble(self, failure: Exception, *, is_late: bool) -> str:
-        """What kept a receiver from answering, in words and without its address, which may hold a secret."""
+    def _describe(self, failure: Exception, *, is_late: bool) -> str:
+        """Why a receiver did not answer, in words and without its URL, which may contain a secret."""
         match failure:
             case httpx.ConnectTimeout() | httpx.PoolTimeout():
                 return f"no connection within {self._connect_timeout_s:g} s"
@@ -134,28 +134,28 @@ class WebhookSender:
 
 
 class WebhookDispatcher:
-    """Sends what is due in an outbox, several at a time, so that a receiver that hangs holds up nobody else's.
+    """Sends what is due in an outbox, several at a time, so that a receiver that hangs delays no other key's webhooks.
 
-    Each key has a few senders at once, and only one while its receiver was slow to fail last. A task beyond that is
-    kept at hand while its claim lasts; then it is let go, and is due again when the claim ends. A courier that dies
-    loses nothing for the same reason; a receiver may then get a webhook twice, under one id.
+    Each key has a few senders at once, and only one while its receiver was slow to fail last. Further tasks wait in
+    memory while their claims last; then they are dropped, and are due again when the claims end. A dispatcher that
+    crashes loses nothing for the same reason; a receiver may then get a webhook twice, under one id.
 
     Args:
         outbox: where tasks are claimed and settled.
         send: makes one attempt; never raises for anything that a receiver does.
-        body_of: what a task's webhook says, UTF-8 JSON; raises `NotFound` when its job is gone.
+        body_of: the body of a task's webhook, UTF-8 JSON; raises `NotFound` when its job is gone.
         schedule: the pauses between attempts.
         rng: for the jitter of the pauses.
         threads: senders at once.
         per_key: senders at once for one key.
-        claim_s: how long a claimed task is hidden from other couriers; longer than any attempt takes.
+        claim_s: how long a claimed task is hidden from other dispatchers; longer than any attempt takes.
     """
 
     def __init__(
         self,
         outbox: Outbox,
         *,
-        send: Callable[[OutboxTask, bytes], Attempt],
+        send: Callable[[OutboxTask, bytes], WebhookAttempt],
         body_of: Callable[[OutboxTask], bytes],
         schedule: Schedule | None = None,
         rng: random.Random | None = None,
@@ -178,10 +178,10 @@ class WebhookDispatcher:
         self._sent = 0
 
     def run(self, stop: threading.Event, *, poll_s: float = 0.5) -> None:
-        """Send until told to stop; attempts under way are brought to their end.
+        """Send until `stop` is set; attempts in flight are finished.
 
         Args:
-            poll_s: how long to rest when nothing was due.
+            poll_s: pause after nothing was due.
         """
         with ThreadPoolExecutor(self._threads, thread_name_prefix="webhook") as pool:
             while not stop.is_set():
@@ -191,16 +191,18 @@ class WebhookDispatcher:
                     if is_free and not self._start_one(pool):
                         stop.wait(poll_s)
                 except StoreUnavailable as error:
-                    log.warning("webhooks wait for the store", reason=str(error))
+                    log.warning("webhooks wait: the store is unavailable", reason=str(error))
                     stop.wait(poll_s)
                 except Exception:
-                    log.exception("webhooks wait")  # and go on: a courier that ends would be missed too late
+                    log.exception(
+                        "webhook dispatch failed"
+                    )  # and continue: a dispatcher that stops would be noticed too late
                     stop.wait(poll_s)
             with self._changed:
                 self._waiting.clear()
 
     def send_due(self) -> int:
-        """Send everything that is due now, wait for the answers, and say how many attempts were made."""
+        """Send everything that is due now and wait for the responses; returns the number of attempts."""
         sent_before = self._sent
         with ThreadPoolExecutor(self._threads, thread_name_prefix="webhook") as pool:
             while True:
@@ -213,7 +215,7 @@ class WebhookDispatcher:
                         self._changed.wait()
 
     def _start_one(self, pool: ThreadPoolExecutor) -> bool:
-        """Claim the next due task and start it, or keep it at hand; False when nothing is due."""
+        """Claim the next due task and start it, or let it wait in memory; False when nothing is due."""
         task = self._outbox.claim_task("webhook", claim_s=self._claim_s)
         if task is None:
             return False
@@ -237,7 +239,7 @@ class WebhookDispatcher:
         pool.submit(self._deliver, claim.task).add_done_callback(lambda done: self._after(pool, claim.task, done))
 
     def _after(self, pool: ThreadPoolExecutor, task: OutboxTask, done: Future[None]) -> None:
-        """Free the sender, and start what waited for it."""
+        """Free the sender and start the tasks that waited for it."""
         if (error := done.exception()) is not None:
             log.error("webhook not settled", job_id=task.job_id, exc_info=error)
         with self._changed:
@@ -250,7 +252,7 @@ class WebhookDispatcher:
             self._changed.notify_all()
 
     def _deliver(self, task: OutboxTask) -> None:
-        """One attempt, on record."""
+        """Make one attempt and record it."""
         try:
             body = self._body_of(task)
         except NotFound:
@@ -283,8 +285,8 @@ class _Claim:
     ends_at_s: float
 
 
-def _settle(outbox: Outbox, task: OutboxTask, attempt: Attempt, *, retry_in_s: float | None) -> None:
-    """Record an attempt, patiently: what stays unrecorded is sent again when the claim ends."""
+def _settle(outbox: Outbox, task: OutboxTask, attempt: WebhookAttempt, *, retry_in_s: float | None) -> None:
+    """Record an attempt, with retries: an unrecorded attempt is sent again when the claim ends."""
     for pause_s in (0.2, 1.0, 3.0, None):
         try:
             outbox.settle_task(
@@ -300,22 +302,7 @@ def _settle(outbox: Outbox, task: OutboxTask, attempt: Attempt, *, retry_in_s: f
             return
 
 
-def _refusal(status: int) -> str:
+def _describe_status(status: int) -> str:
     if 300 <= status < 400:
         return f"answered {status}; redirects are not followed"
     return f"answered {status}"
-
-
-def send_due_webhooks(
-    outbox: Outbox,
-    sender: Callable[[OutboxTask, bytes], Attempt],
-    body_of: Callable[[OutboxTask], bytes],
-    *,
-    schedule: Schedule | None = None,
-) -> int:
-    """One round for deployments without a lasting process: send what is due, wait for the answers.
-
-    Returns:
-        How many attempts were made.
-    """
-    return WebhookDispatcher(outbox, send=sender, body_of=body_of, schedule=schedule).send_due()

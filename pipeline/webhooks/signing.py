@@ -1,4 +1,4 @@
-"""Webhook signatures by the Standard Webhooks scheme. Knows nothing of how a webhook travels."""
+"""Webhook signatures by the Standard Webhooks scheme. Knows nothing of how a webhook is sent."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pipeline.secrets import derive_keys
 
 
 class WebhookSigner:
-    """Signs webhooks with a secret of each key's own.
+    """Signs webhooks with one secret per API key.
 
     The secrets are derived, not stored. While the deployment's secret is being replaced, a webhook carries one
-    signature for each secret, so that receivers may change theirs at any time.
+    signature for each secret, so that receivers can change theirs at any time.
 
     Args:
         master_keys: the deployment's secrets, the current one first.
@@ -26,7 +26,7 @@ class WebhookSigner:
         self._keys = derive_keys(master_keys, purpose="webhooks")
 
     def secret_of(self, api_key_id: str) -> str:
-        """What the receiver of this key's webhooks verifies with: `whsec_` and base64."""
+        """The secret with which a receiver verifies this key's webhooks: `whsec_` and base64."""
         return _secret(self._keys[0], api_key_id)
 
     def headers(self, *, api_key_id: str, webhook_id: str, timestamp: float, body: bytes) -> dict[str, str]:
@@ -34,8 +34,8 @@ class WebhookSigner:
 
         Args:
             api_key_id: whose secret signs.
-            webhook_id: the same for all attempts, so that a receiver can tell a repetition.
-            timestamp: when this attempt is made, seconds since 1970; receivers refuse what is over 5 minutes off.
+            webhook_id: the same for all attempts, so that a receiver can recognise a repetition.
+            timestamp: when this attempt is made, seconds since 1970; receivers refuse one that is more than 5 minutes off.
             body: exactly what is sent, UTF-8.
         """
         from standardwebhooks import Webhook

@@ -240,7 +240,7 @@ def bucket_away(folder: Path, *, duration_s: float) -> Report:
             warned = [
                 job_id
                 for job_id, deliveries in scene.receiver.delivered.items()
-                if "Your bucket did not take the files" in deliveries[0][1]["warning"]
+                if "Your bucket did not accept the files" in deliveries[0][1]["warning"]
             ]
             if not warned:
                 scene.faults.append("no job says that its files are in temporary storage")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
-from urllib.parse import quote_from_bytes
+import tracemalloc
+from contextlib import suppress
+from urllib.parse import quote, quote_from_bytes
 
 import pytest
 
 from pipeline.errors import InvalidRequest, UnreadableImage
-from pipeline.imaging.inline import at_most, check_beginning, read_inline
+from pipeline.imaging.inline import UNQUOTED_CHARS, at_most, check_beginning, read_inline
 from pipeline.net.egress import MAX_BYTES
 from tests.fakes.images import draw_figure, encode
 
@@ -56,3 +58,38 @@ def test_content_beyond_the_limit_is_refused() -> None:
     assert at_most(CONTENT) is CONTENT
     with pytest.raises(UnreadableImage, match=f"larger than {MAX_BYTES // 2**20} MiB"):
         at_most(bytes(MAX_BYTES + 1))
+
+
+@pytest.mark.parametrize("lead", range(4))
+def test_escapes_across_the_ends_of_pieces_are_decoded(lead: int) -> None:
+    content = b"a" * (UNQUOTED_CHARS - lead) + bytes(range(256)) * 50 + b"_ \t\r\n=\n==3D%" * 9
+
+    assert read_inline("data:image/png," + quote(content)) == content
+    encoded = base64.b64encode(content).decode()
+    assert read_inline("data:image/png;base64," + quote(encoded, safe="")) == content
+
+
+@pytest.mark.parametrize("text", ["%41", "%", "%4", "%3D", "=", "é"])
+@pytest.mark.parametrize("form", ["data:image/png,", "data:image/png;base64,"])
+def test_memory_for_an_escaped_image_is_a_small_multiple_of_its_length(text: str, form: str) -> None:
+    size_bytes = 4 << 20
+    uri = form + text * (size_bytes // len(text))
+    tracemalloc.start()
+
+    with suppress(UnreadableImage, InvalidRequest):
+        read_inline(uri)
+
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8 * size_bytes
+
+
+@pytest.mark.parametrize("text", ["%", "a%4", "%4g", "100%"])
+def test_a_percent_sign_that_begins_no_escape_is_refused(text: str) -> None:
+    with pytest.raises(InvalidRequest, match="percent sign that begins no escape"):
+        read_inline(f"data:image/png,{text}")
+
+
+def test_base64_far_beyond_the_limit_is_refused() -> None:
+    with pytest.raises(UnreadableImage, match="larger than 20 MiB"):
+        read_inline("A" * (MAX_BYTES * 2))

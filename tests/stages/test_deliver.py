@@ -1,4 +1,4 @@
-"""Stage 4: into the bucket, or aside until the bucket is back."""
+"""Stage 4: uploads to the bucket, or to temporary storage until the bucket is back."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def store(clock: Clock) -> MemoryStore:
 
 
 WARNING = (
-    "Your bucket did not take the files (SlowDown on PutObject); they are in temporary storage, "
+    "Your bucket did not accept the files (SlowDown on PutObject). They are in temporary storage, "
     "and the upload is retried until that copy expires."
 )
 
@@ -119,7 +119,7 @@ def test_a_public_address_that_does_not_answer_is_a_warning_only(temporary: Loca
     assert not delivery.upload_warning
 
 
-def test_a_bucket_that_is_away_leaves_files_in_temporary_storage_with_a_warning(
+def test_an_unreachable_bucket_leaves_files_in_temporary_storage_with_a_warning(
     temporary: LocalStorage, files: list[OutputFile]
 ):
     bucket = FakeBucket()
@@ -175,14 +175,14 @@ def test_older_files_of_the_same_name_are_replaced_and_others_stay(files: list[O
     assert not [path for path in (tmp_path / "out").iterdir() if path.name.startswith(".")]
 
 
-def test_a_folder_that_cannot_be_made_is_the_callers_to_mend(files: list[OutputFile], tmp_path: Path):
+def test_a_folder_that_cannot_be_made_is_the_callers_error(files: list[OutputFile], tmp_path: Path):
     (tmp_path / "out").write_bytes(b"a file")
 
     with pytest.raises(UnwritableOutput, match=r"^cannot write to .*/out: File exists$"):
         deliver_to_folder(files, tmp_path / "out")
 
 
-def test_a_name_taken_by_a_folder_is_the_callers_to_mend(files: list[OutputFile], tmp_path: Path):
+def test_a_name_taken_by_a_folder_is_the_callers_error(files: list[OutputFile], tmp_path: Path):
     (tmp_path / "out" / f"{PREFIX}.obj").mkdir(parents=True)
 
     with pytest.raises(UnwritableOutput, match=r"^cannot write to .*/out: Is a directory$"):
@@ -229,7 +229,7 @@ def upload_of(store: MemoryStore, job: Job) -> OutboxTask:
     return task
 
 
-def test_a_late_upload_replaces_the_artifacts_and_takes_its_warning_back(
+def test_a_late_upload_replaces_the_artifacts_and_removes_its_warning(
     waiting: tuple[Job, FakeBucket, Callable[[], int]], store: MemoryStore, files: list[OutputFile]
 ):
     job, bucket, retry = waiting
@@ -315,7 +315,7 @@ def test_an_upload_for_a_key_that_has_no_bucket_any_more_is_given_up(
     assert retry_uploads(store, temporary=temporary, bucket_of=lambda api_key_id: None) == 1
 
     assert upload_of(store, job).state == "given_up"
-    assert upload_of(store, job).last_error == "there is no bucket any more"
+    assert upload_of(store, job).last_error == "the bucket was removed"
 
 
 def test_a_job_that_was_deleted_has_nothing_to_upload(
@@ -327,7 +327,7 @@ def test_a_job_that_was_deleted_has_nothing_to_upload(
     assert retry() == 0
 
 
-def test_a_job_that_is_deleted_during_the_upload_is_no_trouble(
+def test_a_job_that_is_deleted_during_the_upload_is_ignored(
     store: MemoryStore, temporary: LocalStorage, files: list[OutputFile]
 ):
     job = ended_job(store, Delivery(tuple(temporary.store(files, file_prefix=PREFIX)), upload_warning=WARNING))

@@ -1,4 +1,4 @@
-"""Stage 3 as a whole: every format of a real generation, opened again by readers that are not ours."""
+"""Stage 3 as a whole: every format of a real generation, opened by third-party readers."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def opened(path: Path) -> tuple[trimesh.Trimesh, TriMesh]:
 
 
 @pytest.mark.parametrize("format", ["glb", "obj", "stl", "ply"])
-def test_every_format_opens_elsewhere_as_a_closed_body(exported: Callable, format: str) -> None:
+def test_every_format_opens_in_other_readers_as_a_closed_mesh(exported: Callable, format: str) -> None:
     files = exported(output_format=format)
     part, mesh = opened(files[f"toy.{format}"].path)
     closed, consistent, non_manifold, volume = welded_report(mesh)

@@ -1,4 +1,4 @@
-"""Asking an engine: what it makes, what its failures become, and what they cost."""
+"""Running an engine: its result, the errors of its failures, and their cost."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.on_modal.containers import OPTIONS, VIEW, ScriptedEngine, fails
         (OSError(errno.EACCES, "refused"), EngineFailed, "engine preview failed: Permission denied"),
     ],
 )
-def test_an_exception_of_an_engine_becomes_one_of_ours(
+def test_an_exception_of_an_engine_becomes_an_error_of_the_tree(
     error: Exception, becomes: type[ImageTo3DError], message: str
 ) -> None:
     with pytest.raises(becomes, match=message) as raised:
@@ -35,7 +35,7 @@ def test_an_exception_of_an_engine_becomes_one_of_ours(
 
 
 @pytest.mark.parametrize("error", [ValueError("a shape"), EngineFailed("no voxel is occupied")])
-def test_a_failure_carries_the_seconds_that_were_spent_on_an_accelerator(error: Exception) -> None:
+def test_a_failure_carries_the_seconds_that_were_used_on_an_accelerator(error: Exception) -> None:
     began_s = time.perf_counter()
     with pytest.raises(EngineFailed) as raised:
         run_engine(ScriptedEngine(fails(error, after_s=0.05), gpu_seconds=1.0), [VIEW], OPTIONS)
@@ -50,7 +50,7 @@ def test_a_failure_on_a_cpu_carries_none() -> None:
     assert raised.value.gpu_seconds == 0.0
 
 
-def test_a_picture_without_a_subject_is_the_senders_error_and_costs_nothing() -> None:
+def test_an_image_without_a_subject_is_the_senders_error_and_costs_nothing() -> None:
     engines = LocalEngines("preview")
 
     with pytest.raises(UnreadableImage) as raised:

@@ -1,4 +1,4 @@
-"""Stage 1: pictures by URL, data URI, base64 and path."""
+"""Stage 1: images by URL, data URI, base64 and path."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ def views_of(image: Any, *, multi_image: bool = False, allow_paths: bool = False
         f"DATA:image/png;charset=x;BASE64,{BASE64.replace('+', '%2B')}",
     ],
 )
-def test_a_picture_may_come_as_text_in_several_spellings(image: str) -> None:
+def test_an_image_is_accepted_as_text_in_several_forms(image: str) -> None:
     (view,) = views_of(image)
     assert np.array_equal(view, FIGURE)
 
 
-def test_a_url_is_downloaded_by_what_was_handed_in() -> None:
+def test_a_url_is_downloaded_by_the_given_fetch() -> None:
     asked: list[str] = []
 
     def fetch(url: str) -> bytes:
@@ -90,18 +90,18 @@ def test_a_list_keeps_its_order_and_a_sheet_is_split() -> None:
         ("A" * (30 * 2**20), "larger than 20 MiB"),
     ],
 )
-def test_text_that_is_no_picture_is_refused(source: str, words: str) -> None:
+def test_text_that_is_not_an_image_is_refused(source: str, words: str) -> None:
     with pytest.raises(CallerError, match=words) as refused:
         read_image(source, fetch=no_network)
     assert len(str(refused.value)) < 200
 
 
-def test_paths_that_lead_nowhere_are_refused(tmp_path: Path) -> None:
+def test_paths_without_a_readable_file_are_refused(tmp_path: Path) -> None:
     large = tmp_path / "large.png"
     with large.open("wb") as file:
         file.truncate(21 * 2**20)
     for source, words in [
-        (str(tmp_path), "is a folder, not a picture"),
+        (str(tmp_path), "is a folder, not an image"),
         (str(tmp_path / "missing.png"), "does not exist"),
         ("x" * 5000, "its name is too long"),
         ("a\0b", "NUL"),

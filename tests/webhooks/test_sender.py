@@ -1,4 +1,4 @@
-"""Stage 5: webhooks to real receivers on loopback, good, bad and hanging ones."""
+"""Webhooks to real receivers on loopback: ones that answer, fail and hang."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from pipeline.jobs.api_keys import key_record
 from pipeline.jobs.model import Job, JobResult, JobState, KeyLimits, NewJob, OutboxTask
 from pipeline.jobs.store import Store
 from pipeline.jobs.stores.sql.store import SqlStore
-from pipeline.webhooks.sender import Attempt, Schedule, WebhookDispatcher, WebhookSender, send_due_webhooks
+from pipeline.webhooks.sender import Schedule, WebhookAttempt, WebhookDispatcher, WebhookSender
 from pipeline.webhooks.signing import WebhookSigner
 from tests.reference.memory_store import MemoryStore
 
@@ -157,7 +157,7 @@ def body_of(task: OutboxTask) -> bytes:
     return json.dumps({"status": "success", "id": task.job_id, "track_id": "ä€"}, ensure_ascii=False).encode()
 
 
-def courier(store: Store, send: Callable[[OutboxTask, bytes], Attempt], **settings: Any) -> WebhookDispatcher:
+def dispatcher(store: Store, send: Callable[[OutboxTask, bytes], WebhookAttempt], **settings: Any) -> WebhookDispatcher:
     return WebhookDispatcher(store, send=send, body_of=body_of, rng=random.Random(1), **settings)
 
 
@@ -166,6 +166,11 @@ def errors_of(store: Store, job: Job) -> list[str]:
 
 
 # ---- one attempt ----
+
+
+def send_due_webhooks(outbox: Any, sender: Any, body_of: Any, *, schedule: Schedule | None = None) -> int:
+    """Send what is due and wait for the responses; returns the number of attempts."""
+    return WebhookDispatcher(outbox, send=sender, body_of=body_of, schedule=schedule).send_due()
 
 
 def test_a_receiver_gets_signed_json_once(store: MemoryStore, sender: WebhookSender):
@@ -294,7 +299,7 @@ def test_each_attempt_is_signed_at_its_own_time(store: MemoryStore, client: http
 def test_a_dead_receiver_is_given_up_after_ten_attempts_within_two_hours(store: MemoryStore, clock: Clock):
     job = ended_job(store, "http://dead.example/")
     began_at = clock()
-    deaf = courier(store, lambda task, body: Attempt(None, "no answer within 30 s", 30.0))
+    deaf = dispatcher(store, lambda task, body: WebhookAttempt(None, "no answer within 30 s", 30.0))
 
     while webhook_of(store, job).state == "pending":
         clock.ahead_s += max(webhook_of(store, job).next_attempt_at - clock(), 0) + 30
@@ -327,9 +332,9 @@ def test_webhooks_survive_a_restart_in_the_middle(tmp_path: Path, sender: Webhoo
         first.close()
 
         second = SqlStore(url, clock=clock)
-        assert courier(second, sender).send_due() == 0
+        assert dispatcher(second, sender).send_due() == 0
         clock.ahead_s += 91
-        assert courier(second, sender).send_due() == 1
+        assert dispatcher(second, sender).send_due() == 1
 
     assert receiver.ids == [claimed.id] * 2
     assert webhook_of(second, job).state == "done"
@@ -362,14 +367,14 @@ def test_a_schedule_of_one_attempt_never_pauses():
 # ---- several at once ----
 
 
-def test_receivers_that_hang_hold_up_nobody_else(store: MemoryStore, client: httpx.Client):
+def test_receivers_that_hang_do_not_delay_other_webhooks(store: MemoryStore, client: httpx.Client):
     sender = WebhookSender(client, signer=SIGNER, answer_timeout_s=20.0)
     stop = threading.Event()
     with receiving(*["hang"] * 40) as hanging, receiving() as healthy:
         for _ in range(40):
             ended_job(store, hanging.url, key="with a dead receiver")
         jobs = [ended_job(store, healthy.url) for _ in range(40)]
-        running = threading.Thread(target=courier(store, sender, threads=8, per_key=4).run, args=(stop,))
+        running = threading.Thread(target=dispatcher(store, sender, threads=8, per_key=4).run, args=(stop,))
         running.start()
         try:
             wait_until(lambda: all(webhook_of(store, job).state == "done" for job in jobs))
@@ -386,7 +391,7 @@ def test_a_key_whose_receiver_was_slow_to_fail_gets_one_sender_until_it_answers(
     """Attempts are told to have lasted long; how many run at once is counted."""
     running, most, lock = 0, 0, threading.Lock()
 
-    def slow(task: OutboxTask, body: bytes) -> Attempt:
+    def slow(task: OutboxTask, body: bytes) -> WebhookAttempt:
         nonlocal running, most
         with lock:
             running += 1
@@ -394,9 +399,9 @@ def test_a_key_whose_receiver_was_slow_to_fail_gets_one_sender_until_it_answers(
         time.sleep(0.02)
         with lock:
             running -= 1
-        return Attempt(None, "no answer within 30 s", 30.0)
+        return WebhookAttempt(None, "no answer within 30 s", 30.0)
 
-    sending = courier(store, slow, per_key=4, schedule=Schedule(attempts=1))
+    sending = dispatcher(store, slow, per_key=4, schedule=Schedule(attempts=1))
     ended_job(store, "http://dead.example/")
     sending.send_due()
     for _ in range(12):
@@ -410,15 +415,15 @@ def test_a_backlog_that_no_sender_gets_to_comes_due_again(store: MemoryStore, cl
     started = threading.Event()
     release = threading.Event()
 
-    def held_up(task: OutboxTask, body: bytes) -> Attempt:
+    def held_up(task: OutboxTask, body: bytes) -> WebhookAttempt:
         started.set()
         release.wait(10)
-        return Attempt(200, "", 0.0)
+        return WebhookAttempt(200, "", 0.0)
 
     for _ in range(3):
         ended_job(store, "http://slow.example/")
     stop = threading.Event()
-    sending = courier(store, held_up, per_key=1, claim_s=0.2)
+    sending = dispatcher(store, held_up, per_key=1, claim_s=0.2)
     running = threading.Thread(target=sending.run, args=(stop,), kwargs={"poll_s": 0.01})
     running.start()
     started.wait(5)
@@ -429,7 +434,7 @@ def test_a_backlog_that_no_sender_gets_to_comes_due_again(store: MemoryStore, cl
 
     clock.ahead_s += 1
     assert store.metrics().tasks_pending["webhook"] >= 1
-    courier(store, lambda task, body: Attempt(200, "", 0.0)).send_due()
+    dispatcher(store, lambda task, body: WebhookAttempt(200, "", 0.0)).send_due()
     assert store.metrics().tasks_pending["webhook"] == 0
 
 
@@ -455,7 +460,7 @@ class ShakyStore(MemoryStore):
         if self.away[what] > 0:
             self.away[what] -= 1
             is_last_claim = what == "claim" and self.away[what] == 0
-            raise RuntimeError("nobody expected this") if is_last_claim else StoreUnavailable("the database is locked")
+            raise RuntimeError("unexpected") if is_last_claim else StoreUnavailable("the database is locked")
 
     def claim_task(self, *args: Any, **named: Any) -> OutboxTask | None:
         self._shake("claim")
@@ -471,7 +476,7 @@ def test_a_store_that_is_away_for_a_moment_delays_webhooks_and_repeats_none(cloc
     stop = threading.Event()
     with receiving() as receiver:
         job = ended_job(store, receiver.url)
-        running = threading.Thread(target=courier(store, sender).run, args=(stop,), kwargs={"poll_s": 0.01})
+        running = threading.Thread(target=dispatcher(store, sender).run, args=(stop,), kwargs={"poll_s": 0.01})
         running.start()
         try:
             wait_until(lambda: webhook_of(store, job).state == "done")
@@ -482,17 +487,17 @@ def test_a_store_that_is_away_for_a_moment_delays_webhooks_and_repeats_none(cloc
     assert len(receiver.got) == 1
 
 
-def test_a_job_deleted_before_or_during_an_attempt_is_no_trouble(store: MemoryStore):
+def test_a_job_deleted_before_or_during_an_attempt_is_ignored(store: MemoryStore):
     before, during = ended_job(store, "http://a.example/"), ended_job(store, "http://b.example/")
 
     def body_or_gone(task: OutboxTask) -> bytes:
         if task.job_id == before.id:
-            raise NotFound("There is no such call.")
+            raise NotFound("There is no such job.")
         return b"{}"
 
-    def deleting(task: OutboxTask, body: bytes) -> Attempt:
+    def deleting(task: OutboxTask, body: bytes) -> WebhookAttempt:
         store.delete(task.job_id, api_key_id=None)
-        return Attempt(200, "", 0.0)
+        return WebhookAttempt(200, "", 0.0)
 
     assert WebhookDispatcher(store, send=deleting, body_of=body_or_gone).send_due() == 1
     assert store.tasks_of(during.id) == []
