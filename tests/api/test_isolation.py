@@ -1,4 +1,4 @@
-"""A key sees nothing of another key's data. Every route of the OpenAPI document is tested, so that no new one is missed."""
+"""A key sees nothing of another key's data. Every route of the OpenAPI document is tested."""
 
 from __future__ import annotations
 
