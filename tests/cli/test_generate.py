@@ -224,7 +224,13 @@ def test_ctrl_c_at_any_moment_leaves_no_files(image: Path, tmp_path: Path, after
     command = [sys.executable, "-m", "pipeline.cli", "generate", str(image), "-o", str(tmp_path / "out" / "a.glb")]
     command += ["--render", "--resolution", "512"]
     process = subprocess.Popen(
-        command, cwd=ROOT, env={**os.environ, "TMPDIR": str(scratch)}, stderr=subprocess.PIPE, stdout=subprocess.PIPE
+        command,
+        cwd=ROOT,
+        env={**os.environ, "TMPDIR": str(scratch)},
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        # A shell starts its background jobs with SIGINT ignored, and so would be this one where the tests run in one.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     time.sleep(after_s)
     process.send_signal(signal.SIGINT)
