@@ -16,12 +16,14 @@ from typing import Protocol
 
 from pipeline.jobs.model import (
     ApiKey,
+    AttemptResult,
     Job,
+    JobFilter,
     JobResult,
-    JobState,
     KeyLimits,
     KeyUse,
     Lease,
+    LedgerFilter,
     NewJob,
     OutboxTask,
     Progress,
@@ -72,15 +74,7 @@ class JobStore(Protocol):
         """
         ...
 
-    def list_jobs(
-        self,
-        *,
-        api_key_id: str | None,
-        state: JobState | None = None,
-        track_id: str | int | None = None,
-        before_seq: int | None = None,
-        limit: int = 50,
-    ) -> list[Job]:
+    def list_jobs(self, filters: JobFilter, *, before_seq: int | None = None, limit: int = 50) -> list[Job]:
         """Jobs, newest first.
 
         Args:
@@ -248,16 +242,8 @@ class Outbox(Protocol):
         """
         ...
 
-    def settle_task(
-        self, task: OutboxTask, *, status: int | None, error: str, seconds: float, retry_in_s: float | None
-    ) -> OutboxTask:
+    def settle_task(self, task: OutboxTask, result: AttemptResult) -> OutboxTask:
         """Record one attempt of a claimed task.
-
-        Args:
-            status: the receiver's HTTP status, None without an answer.
-            error: "" after success, which ends the task.
-            seconds: how long the attempt took.
-            retry_in_s: pause before the next attempt after an error; None gives the task up.
 
         Raises:
             NotFound: the job was deleted meanwhile.
@@ -285,15 +271,11 @@ class Outbox(Protocol):
 class Ledger(Protocol):
     """Ended jobs; the ledger outlives their records."""
 
-    def usage_rows(
-        self, *, api_key_id: str | None, since: float | None = None, until: float | None = None, limit: int = 10_000
-    ) -> list[UsageRow]:
-        """Ended jobs with `since <= finished_at < until`, oldest first."""
+    def usage_rows(self, filters: LedgerFilter, *, limit: int = 10_000) -> list[UsageRow]:
+        """Ended jobs, oldest first."""
         ...
 
-    def usage_days(
-        self, *, api_key_id: str | None, since: float | None = None, until: float | None = None
-    ) -> list[UsageDay]:
+    def usage_days(self, filters: LedgerFilter) -> list[UsageDay]:
         """The same by key and day (UTC), oldest first."""
         ...
 

@@ -18,6 +18,7 @@ from typing import Any
 from pipeline.errors import InvalidRequest, LeaseLost, NotFound
 from pipeline.jobs.limits import day_of, month_of
 from pipeline.jobs.model import (
+    AttemptResult,
     Job,
     JobResult,
     JobState,
@@ -392,16 +393,6 @@ def is_task_due(next_attempt_at: Any, *, scheduled_at: Any, now: float) -> Any:
 def task_claimed(task: OutboxTask, *, now: float, claim_s: float) -> OutboxTask:
     """The task, hidden from other senders until the claim runs out."""
     return replace(task, next_attempt_at=now + min(claim_s, MAX_PAUSE_S), scheduled_at=now)
-
-
-@dataclass(frozen=True)
-class AttemptResult:
-    """What came of one attempt at a task; the fields are the arguments of `Outbox.settle_task`."""
-
-    status: int | None
-    error: str
-    seconds: float
-    retry_in_s: float | None
 
 
 def task_settled(

@@ -20,6 +20,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pipeline.jobs.model import LedgerFilter
 from tests.fakes.images import disc_as_base64
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -228,7 +229,7 @@ def wait_until_drained(data: Path) -> tuple[dict[str, int], list[int]]:
         if not states.keys() & {"queued", "running"}:
             break
         time.sleep(0.5)
-    ledger = [row.job_id for row in store.usage_rows(api_key_id=None, limit=10_000_000)]
+    ledger = [row.job_id for row in store.usage_rows(LedgerFilter(None), limit=10_000_000)]
     store.close()
     return states, ledger
 

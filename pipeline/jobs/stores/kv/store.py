@@ -24,12 +24,15 @@ from pipeline.jobs import transitions
 from pipeline.jobs.limits import day_of
 from pipeline.jobs.model import (
     ApiKey,
+    AttemptResult,
     Job,
+    JobFilter,
     JobResult,
     JobState,
     KeyLimits,
     KeyUse,
     Lease,
+    LedgerFilter,
     NewJob,
     OutboxTask,
     Progress,
@@ -55,7 +58,7 @@ from pipeline.jobs.stores.kv.maintenance import (
 from pipeline.jobs.stores.kv.map import KeyValues
 from pipeline.jobs.stores.kv.state import WORKERS, OpenJob, bucket_key
 from pipeline.jobs.stores.kv.transaction import Database, Snapshot, Transaction
-from pipeline.jobs.transitions import DEFAULT_RETENTION, AttemptResult, Decision, Retention, usage_by_day, usage_group
+from pipeline.jobs.transitions import DEFAULT_RETENTION, Decision, Retention, usage_by_day, usage_group
 
 ESTIMATE_AGE_S = 1.0
 """How old queue positions, timings and the list of workers may be: they feed estimates."""
@@ -184,16 +187,7 @@ class KvStore:
     def request_of(self, job_id: int) -> bytes:
         return self._database.read(lambda snapshot: submission.read_request(snapshot, job_id))
 
-    def list_jobs(
-        self,
-        *,
-        api_key_id: str | None,
-        state: JobState | None = None,
-        track_id: str | int | None = None,
-        before_seq: int | None = None,
-        limit: int = 50,
-    ) -> list[Job]:
-        filters = reports.JobFilter(api_key_id, state, None if track_id is None else str(track_id))
+    def list_jobs(self, filters: JobFilter, *, before_seq: int | None = None, limit: int = 50) -> list[Job]:
         return self._database.read(
             lambda snapshot: reports.list_jobs(snapshot, filters, before_seq=before_seq, limit=limit)
         )
@@ -375,12 +369,9 @@ class KvStore:
             lambda transaction: outbox.claim_task(transaction, kind, now=self._clock(), claim_s=claim_s)
         )
 
-    def settle_task(
-        self, task: OutboxTask, *, status: int | None, error: str, seconds: float, retry_in_s: float | None
-    ) -> OutboxTask:
-        attempt = AttemptResult(status, error, seconds, retry_in_s)
+    def settle_task(self, task: OutboxTask, result: AttemptResult) -> OutboxTask:
         return self._database.commit(
-            lambda transaction: outbox.settle_task(transaction, task.id, attempt, now=self._clock())
+            lambda transaction: outbox.settle_task(transaction, task.id, result, now=self._clock())
         )
 
     def tasks_of(self, job_id: int) -> list[OutboxTask]:
@@ -400,16 +391,10 @@ class KvStore:
 
     # ---- ledger ----
 
-    def usage_rows(
-        self, *, api_key_id: str | None, since: float | None = None, until: float | None = None, limit: int = 10_000
-    ) -> list[UsageRow]:
-        filters = reports.LedgerFilter(api_key_id, since, until)
+    def usage_rows(self, filters: LedgerFilter, *, limit: int = 10_000) -> list[UsageRow]:
         return self._database.read(lambda snapshot: reports.read_usage_rows(snapshot, filters))[:limit]
 
-    def usage_days(
-        self, *, api_key_id: str | None, since: float | None = None, until: float | None = None
-    ) -> list[UsageDay]:
-        filters = reports.LedgerFilter(api_key_id, since, until)
+    def usage_days(self, filters: LedgerFilter) -> list[UsageDay]:
         rows = self._database.read(lambda snapshot: reports.read_usage_rows(snapshot, filters))
         return usage_by_day(map(usage_group, rows))
 

@@ -8,11 +8,10 @@ from typing import Any
 import sqlalchemy as sa
 
 from pipeline.errors import NotFound
-from pipeline.jobs.model import OutboxTask, TaskKind
+from pipeline.jobs.model import AttemptResult, OutboxTask, TaskKind
 from pipeline.jobs.stores.sql.completion import add_to_totals
 from pipeline.jobs.stores.sql.schema import IS_PENDING, task_attempts, task_from_row, tasks
 from pipeline.jobs.transitions import (
-    AttemptResult,
     Retention,
     attempt_sums,
     is_task_due,

@@ -21,12 +21,14 @@ from pipeline.jobs import transitions
 from pipeline.jobs.limits import check_submit
 from pipeline.jobs.model import (
     ApiKey,
+    AttemptResult,
     Job,
+    JobFilter,
     JobResult,
-    JobState,
     KeyLimits,
     KeyUse,
     Lease,
+    LedgerFilter,
     NewJob,
     OutboxTask,
     Progress,
@@ -72,7 +74,7 @@ from pipeline.jobs.stores.sql.schema import (
     workers,
 )
 from pipeline.jobs.stores.sql.submission import find_by_idempotency_key, insert_job, key_use_of
-from pipeline.jobs.transitions import DEFAULT_RETENTION, AttemptResult, Decision, Retention
+from pipeline.jobs.transitions import DEFAULT_RETENTION, Decision, Retention
 
 ID_DRAWS = 8
 """How often a submit draws an id before it gives up; with a million jobs on record one id in 2,000 is in use."""
@@ -145,23 +147,15 @@ class SqlStore:
             raise NotFound(f"There is no request of a job with the id {job_id}.")
         return body
 
-    def list_jobs(
-        self,
-        *,
-        api_key_id: str | None,
-        state: JobState | None = None,
-        track_id: str | int | None = None,
-        before_seq: int | None = None,
-        limit: int = 50,
-    ) -> list[Job]:
+    def list_jobs(self, filters: JobFilter, *, before_seq: int | None = None, limit: int = 50) -> list[Job]:
         query = sa.select(jobs).order_by(jobs.c.seq.desc()).limit(limit)
-        if api_key_id is not None:
-            query = query.where(jobs.c.api_key_id == api_key_id)
-        if state is not None:
-            query = query.where(jobs.c.state == str(state))
-        if track_id is not None:
+        if filters.api_key_id is not None:
+            query = query.where(jobs.c.api_key_id == filters.api_key_id)
+        if filters.state is not None:
+            query = query.where(jobs.c.state == str(filters.state))
+        if filters.track_id is not None:
             # A number and its digits match each other: callers filter by the text of a query string.
-            query = query.where(jobs.c.track_id.in_({as_text(str(track_id)), str(track_id)}))
+            query = query.where(jobs.c.track_id.in_({as_text(str(filters.track_id)), str(filters.track_id)}))
         if before_seq is not None:
             query = query.where(jobs.c.seq < before_seq)
         with self._database.read() as connection:
@@ -369,12 +363,9 @@ class SqlStore:
         with self._database.write(is_durable=False) as connection:
             return outbox.claim_task(connection, due, now=now, claim_s=claim_s)
 
-    def settle_task(
-        self, task: OutboxTask, *, status: int | None, error: str, seconds: float, retry_in_s: float | None
-    ) -> OutboxTask:
-        attempt = AttemptResult(status, error, seconds, retry_in_s)
+    def settle_task(self, task: OutboxTask, result: AttemptResult) -> OutboxTask:
         with self._database.write() as connection:
-            return outbox.settle_task(connection, task.id, attempt, now=self._clock())
+            return outbox.settle_task(connection, task.id, result, now=self._clock())
 
     def tasks_of(self, job_id: int) -> list[OutboxTask]:
         with self._database.read() as connection:
@@ -393,17 +384,13 @@ class SqlStore:
 
     # ---- ledger ----
 
-    def usage_rows(
-        self, *, api_key_id: str | None, since: float | None = None, until: float | None = None, limit: int = 10_000
-    ) -> list[UsageRow]:
+    def usage_rows(self, filters: LedgerFilter, *, limit: int = 10_000) -> list[UsageRow]:
         with self._database.read() as connection:
-            return read_usage_rows(connection, api_key_id=api_key_id, since=since, until=until, limit=limit)
+            return read_usage_rows(connection, filters, limit=limit)
 
-    def usage_days(
-        self, *, api_key_id: str | None, since: float | None = None, until: float | None = None
-    ) -> list[UsageDay]:
+    def usage_days(self, filters: LedgerFilter) -> list[UsageDay]:
         with self._database.read() as connection:
-            return read_usage_days(connection, api_key_id=api_key_id, since=since, until=until)
+            return read_usage_days(connection, filters)
 
     # ---- workers ----
 
