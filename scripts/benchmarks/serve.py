@@ -140,7 +140,7 @@ def run_idle_worker(data: Path, worker_id: str) -> None:
     """Run a worker whose jobs succeed at once."""
     from pipeline.deployment import open_store
     from pipeline.jobs.model import Job, JobResult, JobState
-    from pipeline.jobs.worker_loop import LeaseKeeper, QueueWorker
+    from pipeline.jobs.worker_loop import LeaseKeeper, QueueWorker, WorkerOptions
     from pipeline.local.supervisor import call_when_orphaned, stop_on_signals
     from pipeline.settings import Settings
     from pipeline.telemetry import configure_logging
@@ -155,7 +155,7 @@ def run_idle_worker(data: Path, worker_id: str) -> None:
     stop = stop_on_signals()
     call_when_orphaned(stop.set)
     store = open_store(Settings(data_dir=data))
-    QueueWorker(store, work, worker_id=worker_id, engine="nothing").run(stop)
+    QueueWorker(store, work, WorkerOptions(worker_id, engine="nothing")).run(stop)
     store.close()
 
 

@@ -20,7 +20,7 @@ from pipeline.jobs.api_keys import make_key
 from pipeline.jobs.model import ApiKey, Job, JobFilter, JobResult, JobState, KeyLimits, LedgerFilter
 from pipeline.jobs.stores.sql.store import SqlStore
 from pipeline.jobs.transitions import Retention
-from pipeline.jobs.worker_loop import QueueWorker
+from pipeline.jobs.worker_loop import QueueWorker, WorkerOptions
 from pipeline.local import worker
 from pipeline.local.worker import has_space, repeat
 from pipeline.on_modal.control_channel import ControlChannel
@@ -208,7 +208,7 @@ def run_job_of(key: ApiKey, generate: Generate, *, settings: Settings, store: Sq
     job_id = store.submit(new_job(key, request=request.model_dump_json().encode())).job.id
     service = open_service(settings, store=store, temporary=outputs)
     work = JobHandler(service, outputs, lambda job, engine: generate)
-    QueueWorker(store, work, worker_id="w", heartbeat_interval_s=0.02).run_one(threading.Event())
+    QueueWorker(store, work, WorkerOptions("w", heartbeat_interval_s=0.02)).run_one(threading.Event())
     service.http.close()
     return store.get(job_id, api_key_id=key.id)
 
