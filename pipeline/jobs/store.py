@@ -39,7 +39,11 @@ from pipeline.jobs.model import (
 
 
 class JobStore(Protocol):
-    """Jobs from submit to their one final state."""
+    """Jobs from submit to their one final state.
+
+    Methods that take a `job_id` and an `api_key_id` raise `NotFound` where there is no such job for this key. Methods
+    that take a lease raise `LeaseLost` where the job ended or is another worker's.
+    """
 
     def submit(self, new: NewJob) -> Submitted:
         """Queue a job, if its key's limits allow it.
@@ -55,11 +59,7 @@ class JobStore(Protocol):
         ...
 
     def get(self, job_id: int, *, api_key_id: str | None) -> Job:
-        """The job as it is.
-
-        Raises:
-            NotFound: there is none for this key.
-        """
+        """The job as it is."""
         ...
 
     def get_many(self, job_ids: Sequence[int]) -> list[Job]:
@@ -87,7 +87,6 @@ class JobStore(Protocol):
         """Delete an ended job with its tasks and attempts; the ledger stays. The caller deletes the files.
 
         Raises:
-            NotFound: there is none for this key.
             InvalidRequest: it has not ended.
         """
         ...
@@ -101,11 +100,7 @@ class JobStore(Protocol):
         ...
 
     def request_cancel(self, job_id: int, *, api_key_id: str | None) -> Job:
-        """Cancel a queued job at once, request a running one to stop; an ended one stays as it is.
-
-        Raises:
-            NotFound: there is none for this key.
-        """
+        """Cancel a queued job at once, request a running one to stop; an ended one stays as it is."""
         ...
 
     def cancel_queued(self, *, api_key_id: str) -> int:
@@ -127,27 +122,15 @@ class JobStore(Protocol):
         ...
 
     def renew(self, lease: Lease, *, lease_s: float) -> bool:
-        """Heartbeat: extend the lease to `lease_s` from now; returns whether a cancellation was requested.
-
-        Raises:
-            LeaseLost: the job ended or is another worker's.
-        """
+        """Heartbeat: extend the lease to `lease_s` from now; returns whether a cancellation was requested."""
         ...
 
     def report(self, lease: Lease, progress: Progress) -> None:
-        """Record the progress of the job.
-
-        Raises:
-            LeaseLost: the job ended or is another worker's.
-        """
+        """Record the progress of the job."""
         ...
 
     def requeue(self, lease: Lease) -> Job:
-        """Queue the job again at its old position; the attempt does not count. For a graceful stop.
-
-        Raises:
-            LeaseLost: the job ended or is another worker's.
-        """
+        """Queue the job again at its old position; the attempt does not count. For a graceful stop."""
         ...
 
     def expire_leases(self, worker_id: str) -> int:
@@ -181,7 +164,7 @@ class JobStore(Protocol):
 
 
 class KeyStore(Protocol):
-    """API keys, their limits, and the bucket of each key."""
+    """API keys, their limits, and the bucket of each key. Changing a key that does not exist raises `NotFound`."""
 
     def add_key(self, key: ApiKey) -> ApiKey:
         """Add a key; one with the same SHA-256 that exists is returned as it is.
@@ -200,19 +183,11 @@ class KeyStore(Protocol):
         ...
 
     def revoke_key(self, api_key_id: str) -> ApiKey:
-        """Revoke a key; its jobs go on.
-
-        Raises:
-            NotFound: there is no such key.
-        """
+        """Revoke a key; its jobs go on."""
         ...
 
     def limit_key(self, api_key_id: str, limits: KeyLimits) -> ApiKey:
-        """Replace a key's limits from now on.
-
-        Raises:
-            NotFound: there is no such key.
-        """
+        """Replace a key's limits from now on."""
         ...
 
     def key_use(self, api_key_id: str) -> KeyUse:

@@ -312,13 +312,11 @@ class MemoryStore:
             now = self._clock()
             minute, calls = self._minutes.get(api_key_id, (0, 0))
             states = Counter(job.state for job in self._jobs.values() if job.api_key_id == api_key_id)
-            return limits.key_use(
+            return KeyUse(
                 queued=states[JobState.QUEUED],
                 running=states[JobState.RUNNING],
-                minute=minute,
-                minute_calls=calls,
-                month_calls=self._months[api_key_id, month_of(now)],
-                now=now,
+                this_minute=limits.calls_this_minute(minute, calls, now=now),
+                this_month=self._months[api_key_id, month_of(now)],
             )
 
     def save_s3(self, api_key_id: str, encrypted: bytes) -> None:

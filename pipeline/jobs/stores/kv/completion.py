@@ -9,7 +9,6 @@ from typing import Any
 
 from pipeline.jobs.limits import day_of
 from pipeline.jobs.model import Job, JobResult, JobState, OutboxTask, UsageRow
-from pipeline.jobs.stores.kv.api_keys import count
 from pipeline.jobs.stores.kv.state import (
     JOB,
     LISTED,
@@ -47,7 +46,7 @@ def save(transaction: Transaction, before: Job, after: Job) -> Job:
     ):
         transaction.forget(heartbeat_key(before.id, open_job.lease_epoch))
         open_job.lease_epoch += 1
-    count(transaction.head.accounts[before.api_key_id], usage_change(before, after))
+    transaction.head.accounts[before.api_key_id].count(usage_change(before, after))
     return after
 
 
@@ -69,7 +68,7 @@ def complete_job(transaction: Transaction, job: Job, result: JobResult, *, now: 
     end = completed(
         job, result, now=now, retention=retention, draw_task_id=lambda: f"msg_{job.id:08x}{secrets.token_hex(12)}"
     )
-    count(head.accounts[job.api_key_id], usage_change(job, end.job))
+    head.accounts[job.api_key_id].count(usage_change(job, end.job))
     document = JobDocument(end.job, number=2 * sum(head.totals.ended.values()), tasks=list(end.tasks))
     for number, task in enumerate(document.tasks, start=document.number):
         head.tasks[task.id] = pending_task(task, number)

@@ -19,9 +19,9 @@ from pathlib import Path
 
 import structlog
 
-from pipeline.errors import ImageTo3DError, LeaseLost, StoreUnavailable
+from pipeline.errors import ImageTo3DError, InvalidRequest, LeaseLost, NotFound, StoreUnavailable
 from pipeline.jobs import transitions
-from pipeline.jobs.limits import day_of
+from pipeline.jobs.limits import NOT_USED, day_of
 from pipeline.jobs.model import (
     ApiKey,
     AttemptResult,
@@ -45,7 +45,7 @@ from pipeline.jobs.model import (
     UsageRow,
     WorkerRecord,
 )
-from pipeline.jobs.stores.kv import api_keys, leases, outbox, reports, submission
+from pipeline.jobs.stores.kv import leases, outbox, reports, submission
 from pipeline.jobs.stores.kv.commit_log import CommitLog
 from pipeline.jobs.stores.kv.completion import apply, find_document, forget_job, put_job, save
 from pipeline.jobs.stores.kv.leases import HeartbeatWriter, held, with_heartbeat, with_heartbeats
@@ -56,7 +56,7 @@ from pipeline.jobs.stores.kv.maintenance import (
     write_backup,
 )
 from pipeline.jobs.stores.kv.map import KeyValues
-from pipeline.jobs.stores.kv.state import WORKERS, OpenJob, bucket_key
+from pipeline.jobs.stores.kv.state import WORKERS, Account, OpenJob, bucket_key
 from pipeline.jobs.stores.kv.transaction import Database, Snapshot, Transaction
 from pipeline.jobs.transitions import DEFAULT_RETENTION, Decision, Retention, usage_by_day, usage_group
 
@@ -322,28 +322,44 @@ class KvStore:
     # ---- keys ----
 
     def add_key(self, key: ApiKey) -> ApiKey:
-        return self._database.commit(lambda transaction: api_keys.add_key(transaction.head, key))
+        def add(transaction: Transaction) -> ApiKey:
+            accounts = transaction.head.accounts
+            known = [account.key for account in accounts.values()]
+            for other in known:
+                if other.sha256 == key.sha256:
+                    return other
+            if any(other.name == key.name and other.revoked_at is None for other in known):
+                raise InvalidRequest(f"There is a key named {key.name!r} already.")
+            accounts[key.id] = Account(key)
+            return key
+
+        return self._database.commit(add)
 
     def find_key(self, sha256: str) -> ApiKey | None:
-        return self._database.read(lambda snapshot: api_keys.find_key(snapshot.head, sha256))
+        return next((key for key in self.list_keys() if key.sha256 == sha256), None)
 
     def list_keys(self) -> list[ApiKey]:
         return self._database.read(lambda snapshot: [account.key for account in snapshot.head.accounts.values()])
 
     def revoke_key(self, api_key_id: str) -> ApiKey:
-        return self._database.commit(
-            lambda transaction: api_keys.change_key(transaction.head, api_key_id, revoked_at=self._clock())
-        )
+        return self._change_key(api_key_id, lambda key: replace(key, revoked_at=key.revoked_at or self._clock()))
 
     def limit_key(self, api_key_id: str, limits: KeyLimits) -> ApiKey:
-        return self._database.commit(
-            lambda transaction: api_keys.change_key(transaction.head, api_key_id, limits=limits)
-        )
+        return self._change_key(api_key_id, lambda key: replace(key, limits=limits))
+
+    def _change_key(self, api_key_id: str, changed: Callable[[ApiKey], ApiKey]) -> ApiKey:
+        def change(transaction: Transaction) -> ApiKey:
+            account = transaction.head.accounts.get(api_key_id)
+            if account is None:
+                raise NotFound(f"There is no key with the id {api_key_id}.")
+            account.key = changed(account.key)
+            return account.key
+
+        return self._database.commit(change)
 
     def key_use(self, api_key_id: str) -> KeyUse:
-        return self._database.read(
-            lambda snapshot: api_keys.use_of(snapshot.head.accounts.get(api_key_id), now=self._clock())
-        )
+        account = self._database.read(lambda snapshot: snapshot.head.accounts.get(api_key_id))
+        return NOT_USED if account is None else account.use(now=self._clock())
 
     def save_s3(self, api_key_id: str, encrypted: bytes) -> None:
         text = base64.b64encode(encrypted).decode()

@@ -18,7 +18,7 @@ from sqlalchemy import exc
 
 from pipeline.errors import InvalidRequest, NotFound
 from pipeline.jobs import transitions
-from pipeline.jobs.limits import check_submit
+from pipeline.jobs.limits import NOT_USED, check_submit
 from pipeline.jobs.model import (
     ApiKey,
     AttemptResult,
@@ -41,19 +41,8 @@ from pipeline.jobs.model import (
     UsageRow,
     WorkerRecord,
 )
-from pipeline.jobs.stores.sql import outbox
-from pipeline.jobs.stores.sql.completion import add_to_totals, apply
+from pipeline.jobs.stores.sql import reports, statements
 from pipeline.jobs.stores.sql.connection import Database
-from pipeline.jobs.stores.sql.leases import (
-    find_job,
-    is_held,
-    jobs_with_due_leases,
-    lock_first,
-    queue_position_of,
-    queued_jobs,
-    save,
-)
-from pipeline.jobs.stores.sql.reports import read_metrics, read_timings, read_usage_days, read_usage_rows
 from pipeline.jobs.stores.sql.schema import (
     IS_PENDING,
     IS_QUEUED,
@@ -73,7 +62,6 @@ from pipeline.jobs.stores.sql.schema import (
     totals,
     workers,
 )
-from pipeline.jobs.stores.sql.submission import find_by_idempotency_key, insert_job, key_use_of
 from pipeline.jobs.transitions import DEFAULT_RETENTION, Decision, Retention
 
 ID_DRAWS = 8
@@ -119,18 +107,18 @@ class SqlStore:
     def _submit(self, connection: sa.Connection, new: NewJob) -> Submitted:
         now = self._clock()
         key = connection.execute(sa.select(keys).where(keys.c.id == new.api_key_id).with_for_update()).one_or_none()
-        first = find_by_idempotency_key(connection, new)
+        first = statements.find_by_idempotency_key(connection, new)
         if first is not None:
-            return Submitted(first, is_new=False, queue_position=queue_position_of(connection, first))
-        use = KeyUse(0, 0, 0, 0) if key is None else key_use_of(connection, key, now)
+            return Submitted(first, is_new=False, queue_position=statements.queue_position_of(connection, first))
+        use = NOT_USED if key is None else statements.key_use_of(connection, key, now)
         rate = check_submit(None if key is None else key_from_row(key), use, now=now)
-        job = insert_job(connection, new, use, now)
+        job = statements.insert_job(connection, new, use, now)
         waiting = connection.execute(sa.select(sa.func.sum(keys.c.queued))).scalar_one()
         return Submitted(job, is_new=True, queue_position=int(waiting), rate=rate)
 
     def get(self, job_id: int, *, api_key_id: str | None) -> Job:
         with self._database.read() as connection:
-            return transitions.visible(find_job(connection, job_id), job_id, api_key_id=api_key_id)
+            return transitions.visible(statements.find_job(connection, job_id), job_id, api_key_id=api_key_id)
 
     def get_many(self, job_ids: Sequence[int]) -> list[Job]:
         if not job_ids:
@@ -165,23 +153,25 @@ class SqlStore:
         with self._database.write() as connection:
             job = self._lock_visible(connection, job_id, api_key_id)
             transitions.check_deletable(job)
-            outbox.delete_tasks(connection, job_id)
+            statements.delete_tasks(connection, job_id)
             connection.execute(jobs.delete().where(jobs.c.seq == job.seq))
             return job
 
     def _lock_visible(self, connection: sa.Connection, job_id: int, api_key_id: str | None) -> Job:
-        return transitions.visible(find_job(connection, job_id, for_update=True), job_id, api_key_id=api_key_id)
+        return transitions.visible(
+            statements.find_job(connection, job_id, for_update=True), job_id, api_key_id=api_key_id
+        )
 
     def _apply(self, connection: sa.Connection, job: Job, decision: Decision) -> Job:
-        return apply(connection, job, decision, now=self._clock(), retention=self._retention)
+        return statements.apply(connection, job, decision, now=self._clock(), retention=self._retention)
 
     def queue_position(self, job: Job) -> int:
         with self._database.read() as connection:
-            return queue_position_of(connection, job)
+            return statements.queue_position_of(connection, job)
 
     def timings(self) -> Timings:
         with self._database.read() as connection:
-            return read_timings(connection)
+            return reports.read_timings(connection)
 
     # ---- cancel ----
 
@@ -194,7 +184,9 @@ class SqlStore:
         cancelled = 0
         while True:  # one job per transaction, so that a long queue never blocks the other writers
             with self._database.write() as connection:
-                job = lock_first(connection, sa.select(jobs).where(IS_QUEUED, jobs.c.api_key_id == api_key_id))
+                job = statements.lock_first(
+                    connection, sa.select(jobs).where(IS_QUEUED, jobs.c.api_key_id == api_key_id)
+                )
                 if job is None:
                     return cancelled
                 self._apply(connection, job, transitions.cancel_requested(job))
@@ -206,7 +198,10 @@ class SqlStore:
         full_keys: set[str] = set()
         while True:
             now = self._clock()
-            due, queued = jobs_with_due_leases(now, lease_s, job_id), queued_jobs(full_keys, job_id)
+            due, queued = (
+                statements.jobs_with_due_leases(now, lease_s, job_id),
+                statements.queued_jobs(full_keys, job_id),
+            )
             with self._database.read() as connection:  # an idle worker asks often and must not take the write lock
                 is_due = connection.execute(due.limit(1)).first() is not None
                 if not is_due and connection.execute(queued.limit(1)).first() is None:
@@ -214,25 +209,25 @@ class SqlStore:
             # A claim from the queue may be lost in a power cut: the job is queued again. A job whose lease expired may
             # end here, which must last.
             with self._database.write(is_durable=is_due) as connection:
-                job = lock_first(connection, due) if is_due else None
+                job = statements.lock_first(connection, due) if is_due else None
                 if job is not None:
                     decision = transitions.lease_checked(job, worker_id, now=now, lease_s=lease_s)
                     after = self._apply(connection, job, decision)
                     if transitions.is_claim(job, decision):
                         return after
                     continue
-                job = lock_first(connection, queued)
+                job = statements.lock_first(connection, queued)
                 if job is None:
                     return None  # other workers claimed them meanwhile
                 key = connection.execute(sa.select(keys).where(keys.c.id == job.api_key_id).with_for_update()).one()
                 if transitions.may_run_more(key_from_row(key).limits, running=key.running):
                     after = transitions.claimed(job, worker_id, now=now, lease_s=lease_s)
-                    return save(connection, job, after)
+                    return statements.save(connection, job, after)
                 full_keys.add(job.api_key_id)
 
     def renew(self, lease: Lease, *, lease_s: float) -> bool:
         end = transitions.lease_end(self._clock(), lease_s)
-        renewal = jobs.update().where(is_held(lease)).values(lease_expires_at=end)
+        renewal = jobs.update().where(transitions.is_held(jobs.c, lease)).values(lease_expires_at=end)
         with self._database.write(is_durable=False) as connection:
             flag = connection.execute(renewal.returning(jobs.c.is_cancel_requested)).scalar_one_or_none()
         if flag is None:
@@ -240,14 +235,18 @@ class SqlStore:
         return bool(flag)
 
     def report(self, lease: Lease, progress: Progress) -> None:
-        report = jobs.update().where(is_held(lease)).values(stage=progress.stage, percent=progress.percent)
+        report = (
+            jobs.update()
+            .where(transitions.is_held(jobs.c, lease))
+            .values(stage=progress.stage, percent=progress.percent)
+        )
         with self._database.write(is_durable=False) as connection:
             if connection.execute(report).rowcount != 1:
                 raise transitions.lease_lost(lease)
 
     def requeue(self, lease: Lease) -> Job:
         with self._database.write() as connection:
-            job = transitions.held(find_job(connection, lease.job_id, for_update=True), lease)
+            job = transitions.held(statements.find_job(connection, lease.job_id, for_update=True), lease)
             return self._apply(connection, job, transitions.requeued(job))
 
     def expire_leases(self, worker_id: str) -> int:
@@ -256,14 +255,14 @@ class SqlStore:
             connection.execute(workers.delete().where(workers.c.worker_id == worker_id))
             found = [job_from_row(row) for row in connection.execute(running.with_for_update())]
             for job in found:
-                save(connection, job, transitions.expired_now(job))
+                statements.save(connection, job, transitions.expired_now(job))
             return len(found)
 
     # ---- completion ----
 
     def complete(self, lease: Lease, result: JobResult) -> Job:
         with self._database.write() as connection:
-            job = find_job(connection, lease.job_id, for_update=True)
+            job = statements.find_job(connection, lease.job_id, for_update=True)
             if job is None:
                 raise transitions.lease_lost(lease)
             return self._apply(connection, job, transitions.completion(job, lease, result))
@@ -271,7 +270,7 @@ class SqlStore:
     def replace_result(self, job_id: int, result: JobResult) -> Job:
         with self._database.write() as connection:
             job = self._lock_visible(connection, job_id, None)
-            return save(connection, job, transitions.result_replaced(job, result))
+            return statements.save(connection, job, transitions.result_replaced(job, result))
 
     def expired(self, *, limit: int = 100) -> list[Job]:
         unsettled = sa.select(tasks.c.job_id).where(IS_PENDING)
@@ -286,7 +285,7 @@ class SqlStore:
 
     def metrics(self) -> StoreMetrics:
         with self._database.read() as connection:
-            return read_metrics(connection, now=self._clock())
+            return reports.read_metrics(connection, now=self._clock())
 
     # ---- keys ----
 
@@ -333,7 +332,7 @@ class SqlStore:
     def key_use(self, api_key_id: str) -> KeyUse:
         with self._database.read() as connection:
             key = connection.execute(sa.select(keys).where(keys.c.id == api_key_id)).one_or_none()
-            return KeyUse(0, 0, 0, 0) if key is None else key_use_of(connection, key, self._clock())
+            return NOT_USED if key is None else statements.key_use_of(connection, key, self._clock())
 
     def save_s3(self, api_key_id: str, encrypted: bytes) -> None:
         upsert = sa.text(
@@ -356,16 +355,16 @@ class SqlStore:
 
     def claim_task(self, kind: TaskKind, *, claim_s: float) -> OutboxTask | None:
         now = self._clock()
-        due = outbox.due_tasks(kind, now)
+        due = statements.due_tasks(kind, now)
         with self._database.read() as connection:
             if connection.execute(due).first() is None:
                 return None
         with self._database.write(is_durable=False) as connection:
-            return outbox.claim_task(connection, due, now=now, claim_s=claim_s)
+            return statements.claim_task(connection, due, now=now, claim_s=claim_s)
 
     def settle_task(self, task: OutboxTask, result: AttemptResult) -> OutboxTask:
         with self._database.write() as connection:
-            return outbox.settle_task(connection, task.id, result, now=self._clock())
+            return statements.settle_task(connection, task.id, result, now=self._clock())
 
     def tasks_of(self, job_id: int) -> list[OutboxTask]:
         with self._database.read() as connection:
@@ -379,18 +378,18 @@ class SqlStore:
 
     def redeliver(self, job_id: int, *, api_key_id: str | None) -> OutboxTask:
         with self._database.write() as connection:
-            transitions.visible(find_job(connection, job_id), job_id, api_key_id=api_key_id)
-            return outbox.redeliver(connection, job_id, now=self._clock(), retention=self._retention)
+            transitions.visible(statements.find_job(connection, job_id), job_id, api_key_id=api_key_id)
+            return statements.redeliver(connection, job_id, now=self._clock(), retention=self._retention)
 
     # ---- ledger ----
 
     def usage_rows(self, filters: LedgerFilter, *, limit: int = 10_000) -> list[UsageRow]:
         with self._database.read() as connection:
-            return read_usage_rows(connection, filters, limit=limit)
+            return reports.read_usage_rows(connection, filters, limit=limit)
 
     def usage_days(self, filters: LedgerFilter) -> list[UsageDay]:
         with self._database.read() as connection:
-            return read_usage_days(connection, filters)
+            return reports.read_usage_days(connection, filters)
 
     # ---- workers ----
 
@@ -417,7 +416,7 @@ class SqlStore:
 
     def request_restart(self) -> int:
         with self._database.write() as connection:
-            add_to_totals(connection, [("restarts", "", 1.0)])
+            statements.add_to_totals(connection, [("restarts", "", 1.0)])
             return _restarts(connection)
 
     def restarts_requested(self) -> int:
