@@ -75,12 +75,7 @@ class JobStore(Protocol):
         ...
 
     def list_jobs(self, filters: JobFilter, *, before_seq: int | None = None, limit: int = 50) -> list[Job]:
-        """Jobs, newest first.
-
-        Args:
-            before_seq: the `seq` of the last job of the page before.
-            limit: at most so many.
-        """
+        """Jobs, newest first; `before_seq` is the `seq` of the last job of the page before."""
         ...
 
     def delete(self, job_id: int, *, api_key_id: str | None) -> Job:

@@ -45,16 +45,10 @@ from pipeline.jobs.model import (
     UsageRow,
     WorkerRecord,
 )
-from pipeline.jobs.stores.kv import leases, outbox, reports, submission
+from pipeline.jobs.stores.kv import leases, maintenance, outbox, reports, submission
 from pipeline.jobs.stores.kv.commit_log import CommitLog
 from pipeline.jobs.stores.kv.completion import apply, find_document, forget_job, put_job, save
 from pipeline.jobs.stores.kv.leases import HeartbeatWriter, held, with_heartbeat, with_heartbeats
-from pipeline.jobs.stores.kv.maintenance import (
-    backup_age_s,
-    restore_backup,
-    run_maintenance,
-    write_backup,
-)
 from pipeline.jobs.stores.kv.map import KeyValues
 from pipeline.jobs.stores.kv.state import WORKERS, Account, OpenJob, bucket_key
 from pipeline.jobs.stores.kv.transaction import Database, Snapshot, Transaction
@@ -111,34 +105,22 @@ class KvStore:
     def maintain(self, backup_dir: Path) -> None:
         if self.restore_backup(backup_dir):
             log.warning("the shared map was empty: restored keys and ledger from the backup")
-        if backup_age_s(backup_dir) >= MAINTENANCE_INTERVAL_S:
+        if maintenance.backup_age_s(backup_dir) >= MAINTENANCE_INTERVAL_S:
             self.run_maintenance()
             self.write_backup(backup_dir)
 
     def run_maintenance(self) -> None:
-        """Vacuum, sweep, and read every entry that must not expire. Due at least every few days, best once a day.
-
-        Raises:
-            StoreUnavailable: the map is away.
-        """
+        """Vacuum, sweep, and read every entry that must not expire. Due at least every few days, best once a day."""
         self._workers.vacuum()
-        run_maintenance(self._database, today=day_of(self._clock()), wall_now=self._wall_clock())
+        maintenance.run_maintenance(self._database, today=day_of(self._clock()), wall_now=self._wall_clock())
 
     def write_backup(self, folder: Path) -> None:
-        """Back up keys, buckets and the ledger to a folder, as JSON.
-
-        Raises:
-            StoreUnavailable: the map is away.
-        """
-        write_backup(self._database, folder)
+        """Back up keys, buckets and the ledger to a folder, as JSON."""
+        maintenance.write_backup(self._database, folder)
 
     def restore_backup(self, folder: Path) -> bool:
-        """Restore a backup if the map holds nothing; returns whether it did.
-
-        Raises:
-            StoreUnavailable: the map is away.
-        """
-        return restore_backup(self._database, folder)
+        """Restore a backup if the map holds nothing; returns whether it did."""
+        return maintenance.restore_backup(self._database, folder)
 
     # ---- submit and read ----
 

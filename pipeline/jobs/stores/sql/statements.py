@@ -10,20 +10,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from pipeline.errors import NotFound
 from pipeline.jobs import transitions
 from pipeline.jobs.limits import calls_this_minute, day_of, minute_of, month_of
-from pipeline.jobs.model import (
-    MAX_JOB_ID,
-    AttemptResult,
-    Job,
-    JobResult,
-    JobState,
-    KeyUse,
-    NewJob,
-    OutboxTask,
-    TaskKind,
-)
+from pipeline.jobs.model import MAX_JOB_ID, Job, JobResult, JobState, KeyUse, NewJob, OutboxTask, TaskKind
 from pipeline.jobs.stores.sql.schema import (
     IS_PENDING,
     IS_QUEUED,
@@ -35,8 +24,6 @@ from pipeline.jobs.stores.sql.schema import (
     jobs,
     key_months,
     keys,
-    task_attempts,
-    task_from_row,
     tasks,
     usage,
 )
@@ -146,7 +133,7 @@ def jobs_with_due_leases(now: float, lease_s: float, job_id: int | None) -> sa.S
 
 
 def queued_jobs(full_keys: set[str], job_id: int | None) -> sa.Select[Any]:
-    """Queued jobs, without those of some keys, and of keys whose number of running jobs has reached its limit."""
+    """Queued jobs, without those of some keys, and of keys that `may_run_more` would refuse."""
     has_capacity = keys.c.max_running.is_(None) | (keys.c.running < keys.c.max_running)
     query = sa.select(jobs).where(
         IS_QUEUED, jobs.c.api_key_id.in_(sa.select(keys.c.id).where(keys.c.queued > 0, has_capacity))
@@ -174,20 +161,15 @@ def add_to_totals(connection: sa.Connection, sums: Iterable[tuple[str, str, floa
 
 
 def apply(connection: sa.Connection, job: Job, decision: Decision, *, now: float, retention: Retention) -> Job:
-    """Write a decision about a job whose row this transaction has locked; returns the job as it is then."""
-    if isinstance(decision, JobResult):
-        return complete_job(connection, job, decision, now=now, retention=retention)
-    return save(connection, job, decision)
+    """Write a decision about a job whose row this transaction has locked: its next record, or its end.
 
-
-def complete_job(connection: sa.Connection, job: Job, result: JobResult, *, now: float, retention: Retention) -> Job:
-    """The final transition of a job with all that it writes.
-
-    Args:
-        job: its row is locked by this transaction.
+    Returns:
+        The job as it is then.
     """
+    if not isinstance(decision, JobResult):
+        return save(connection, job, decision)
     end = transitions.completed(
-        job, result, now=now, retention=retention, draw_task_id=lambda: f"msg_{uuid.uuid4().hex}"
+        job, decision, now=now, retention=retention, draw_task_id=lambda: f"msg_{uuid.uuid4().hex}"
     )
     save(connection, job, end.job)
     connection.execute(job_requests.delete().where(job_requests.c.job_id == job.id))
@@ -196,12 +178,12 @@ def complete_job(connection: sa.Connection, job: Job, result: JobResult, *, now:
     row = asdict(end.usage) | {
         "job_seq": job.seq,
         "state": str(end.usage.state),
-        "stage_seconds": as_text(dict(result.stage_seconds)),
+        "stage_seconds": as_text(dict(decision.stage_seconds)),
         "day": day_of(end.usage.finished_at),
         "track_id": as_text(end.usage.track_id),
     }
     connection.execute(usage.insert().values(row))
-    add_to_totals(connection, transitions.completion_sums(result))
+    add_to_totals(connection, transitions.completion_sums(decision))
     return end.job
 
 
@@ -215,45 +197,7 @@ def due_tasks(kind: TaskKind, now: float) -> sa.Select[Any]:
     return found.order_by(tasks.c.next_attempt_at).limit(1)
 
 
-def claim_task(connection: sa.Connection, due: sa.Select[Any], *, now: float, claim_s: float) -> OutboxTask | None:
-    """The first of the due tasks that no other transaction has locked."""
-    row = connection.execute(due.with_for_update(skip_locked=True)).one_or_none()
-    if row is None:
-        return None
-    return _save_task(connection, transitions.task_claimed(task_from_row(row), now=now, claim_s=claim_s))
-
-
-def settle_task(connection: sa.Connection, task_id: str, result: AttemptResult, *, now: float) -> OutboxTask:
-    """Record one attempt.
-
-    Raises:
-        NotFound: there is no such task.
-    """
-    row = connection.execute(sa.select(tasks).where(tasks.c.id == task_id).with_for_update()).one_or_none()
-    if row is None:
-        raise NotFound(f"There is no task {task_id}.")
-    query = sa.select(sa.func.count()).where(task_attempts.c.task_id == task_id)
-    attempts_before = connection.execute(query).scalar_one()
-    settled, attempt = transitions.task_settled(task_from_row(row), result, attempts_before=attempts_before, now=now)
-    connection.execute(task_attempts.insert().values(asdict(attempt)))
-    add_to_totals(connection, transitions.attempt_sums(settled, attempt))
-    return _save_task(connection, settled)
-
-
-def redeliver(connection: sa.Connection, job_id: int, *, now: float, retention: Retention) -> OutboxTask:
-    """Make the webhook of a job due now."""
-    rows = connection.execute(sa.select(tasks).where(tasks.c.job_id == job_id).with_for_update())
-    again = transitions.redelivered([task_from_row(row) for row in rows], job_id, now=now, retention=retention)
-    return _save_task(connection, again)
-
-
-def delete_tasks(connection: sa.Connection, job_id: int) -> None:
-    """Delete the tasks of a job, and the record of their attempts."""
-    ids = sa.select(tasks.c.id).where(tasks.c.job_id == job_id)
-    connection.execute(task_attempts.delete().where(task_attempts.c.task_id.in_(ids)))
-    connection.execute(tasks.delete().where(tasks.c.job_id == job_id))
-
-
-def _save_task(connection: sa.Connection, task: OutboxTask) -> OutboxTask:
+def save_task(connection: sa.Connection, task: OutboxTask) -> OutboxTask:
+    """Write a task that is on record."""
     connection.execute(tasks.update().where(tasks.c.id == task.id).values(asdict(task)))
     return task

@@ -153,7 +153,9 @@ class SqlStore:
         with self._database.write() as connection:
             job = self._lock_visible(connection, job_id, api_key_id)
             transitions.check_deletable(job)
-            statements.delete_tasks(connection, job_id)
+            task_ids = sa.select(tasks.c.id).where(tasks.c.job_id == job_id)
+            connection.execute(task_attempts.delete().where(task_attempts.c.task_id.in_(task_ids)))
+            connection.execute(tasks.delete().where(tasks.c.job_id == job_id))
             connection.execute(jobs.delete().where(jobs.c.seq == job.seq))
             return job
 
@@ -360,11 +362,26 @@ class SqlStore:
             if connection.execute(due).first() is None:
                 return None
         with self._database.write(is_durable=False) as connection:
-            return statements.claim_task(connection, due, now=now, claim_s=claim_s)
+            row = connection.execute(due.with_for_update(skip_locked=True)).one_or_none()
+            if row is None:
+                return None  # other senders claimed them meanwhile
+            return statements.save_task(
+                connection, transitions.task_claimed(task_from_row(row), now=now, claim_s=claim_s)
+            )
 
     def settle_task(self, task: OutboxTask, result: AttemptResult) -> OutboxTask:
         with self._database.write() as connection:
-            return statements.settle_task(connection, task.id, result, now=self._clock())
+            row = connection.execute(sa.select(tasks).where(tasks.c.id == task.id).with_for_update()).one_or_none()
+            if row is None:
+                raise NotFound(f"There is no task {task.id}.")
+            attempts = sa.select(sa.func.count()).where(task_attempts.c.task_id == task.id)
+            attempts_before = connection.execute(attempts).scalar_one()
+            settled, attempt = transitions.task_settled(
+                task_from_row(row), result, attempts_before=attempts_before, now=self._clock()
+            )
+            connection.execute(task_attempts.insert().values(asdict(attempt)))
+            statements.add_to_totals(connection, transitions.attempt_sums(settled, attempt))
+            return statements.save_task(connection, settled)
 
     def tasks_of(self, job_id: int) -> list[OutboxTask]:
         with self._database.read() as connection:
@@ -379,7 +396,10 @@ class SqlStore:
     def redeliver(self, job_id: int, *, api_key_id: str | None) -> OutboxTask:
         with self._database.write() as connection:
             transitions.visible(statements.find_job(connection, job_id), job_id, api_key_id=api_key_id)
-            return statements.redeliver(connection, job_id, now=self._clock(), retention=self._retention)
+            rows = connection.execute(sa.select(tasks).where(tasks.c.job_id == job_id).with_for_update())
+            found = [task_from_row(row) for row in rows]
+            again = transitions.redelivered(found, job_id, now=self._clock(), retention=self._retention)
+            return statements.save_task(connection, again)
 
     # ---- ledger ----
 
