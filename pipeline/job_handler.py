@@ -38,8 +38,8 @@ class JobHandler:
 
     Args:
         outputs: temporary storage, for files that no bucket takes.
-        generate_for: returns the `generate` of `run_job` for a job and the engine that its request names. Raises nothing
-            itself: an engine that is not offered is an error of `generate`.
+        generate_for: returns the `generate` of `run_job` for a job and the engine that its request names. Raises
+            nothing itself: an engine that is not offered is an error of `generate`.
         prepare: called with the engine's name before a job's images are loaded, so that later stages can get ready.
         on_checkpoint: as for `run_job`.
     """

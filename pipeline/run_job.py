@@ -79,7 +79,7 @@ def run_job(
         deliver: turns finished files into artifacts whose URLs answer.
         on_progress: receives the stage and the percent of the whole job.
         is_cancelled: asked between stages and between the steps of a stage.
-        on_checkpoint: called after each stage, when its checkpoint is in `work_dir`, for callers that have to commit it.
+        on_checkpoint: called after each stage, when its checkpoint is in `work_dir`, for callers that must commit it.
         on_error: receives the error that ended the job, with the foreign exception behind it as `__cause__`.
 
     Raises:

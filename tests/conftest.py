@@ -18,15 +18,14 @@ SERVICE_FILES = frozenset(
     {
         "api/test_isolation.py",
         "engines/preview/test_hull.py",
-        "engines/trellis/test_trellis_engine.py",
-        "engines/triposr/test_triposr_engine.py",
-        "engines/triposr/test_triposr_files.py",
+        "engines/trellis/test_engine.py",
+        "engines/triposr/test_engine.py",
+        "engines/triposr/test_delivered_files.py",
         "mesh/test_bake.py",
         "on_modal/test_prewarm.py",
         "ops/test_flexicubes.py",
         "ops/test_isosurface.py",
         "stages/test_export.py",
-        "test_examples.py",
         "test_imports.py",
         "test_python_api.py",
         "webhooks/test_sender.py",
@@ -55,6 +54,9 @@ def pytest_configure() -> None:
     generation uses four times the CPU time. The number of threads, and so every result, stays the same.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    missing = sorted(name for name in SERVICE_FILES if not (TESTS / name).is_file())
+    if missing:
+        raise pytest.UsageError(f"tests/conftest.py names files that do not exist: {', '.join(missing)}")
 
 
 @pytest.hookimpl(tryfirst=True)

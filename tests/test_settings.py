@@ -124,7 +124,8 @@ def test_a_limit_of_zero_means_no_limit(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_settings_and_the_store_import_nothing_heavy() -> None:
     names = ", ".join(map(repr, HEAVY))
-    code = f"import sys, pipeline.settings, pipeline.jobs.stores.sql.store; print([n for n in ({names}) if n in sys.modules])"
+    imports = "import sys, pipeline.settings, pipeline.jobs.stores.sql.store"
+    code = f"{imports}; print([n for n in ({names}) if n in sys.modules])"
 
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
 

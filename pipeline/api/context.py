@@ -40,7 +40,7 @@ class Context:
         self.store = service.store
         self.completions = CompletionWaiter(service.store)
         self.queue_stats = QueueStatsReader(service.store)
-        # Work that outsiders can slow down has threads of its own, so that it cannot occupy those of all other requests.
+        # Work that outsiders can slow down has threads of its own, so that it cannot occupy those of other requests.
         self._resolve_limiter = anyio.CapacityLimiter(MAX_RESOLVE_THREADS)
         self._probe_limiter = anyio.CapacityLimiter(MAX_PROBE_THREADS)
         self._bodies = BodyReader(max_bytes=self.settings.max_body_bytes, is_known_key=self._is_known_key)

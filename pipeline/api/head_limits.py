@@ -1,7 +1,7 @@
 """Refuses requests whose head is ambiguous or too large, before any route sees them.
 
-A head with both framing headers is read in two ways by two servers (request smuggling, RFC 9112 section 6.1): a proxy in
-front that believes the other one would pass a second request inside the first.
+Two servers may read a head with both framing headers in two ways (request smuggling, RFC 9112 section 6.1): a proxy in
+front that believes the other header passes on a second request inside the first.
 """
 
 from __future__ import annotations

@@ -104,8 +104,8 @@ def install(app: FastAPI, *, errors_as_200: bool) -> None:
     """Answer every error of the app in the contract's form.
 
     Args:
-        errors_as_200: answer the API's errors with HTTP 200. Files, pages and metrics keep their statuses: a client that
-            asks for a file must not mistake an error for it.
+        errors_as_200: answer the API's errors with HTTP 200. Files, pages and metrics keep their statuses: a client
+            that asks for a file must not mistake an error for it.
     """
 
     def respond(request: Request, error: Exception) -> JSONResponse:

@@ -1,7 +1,7 @@
 """uvicorn's HTTP/1.1 protocol with the bounds that it lacks: open connections, and the time a request's head may take.
 
-uvicorn ends an idle connection only after an answer. Without this, a client that opens connections and sends nothing, or
-half a head, keeps each of them for ever, and with them the process's files. Knows nothing of the application.
+uvicorn ends an idle connection only after an answer. Without this, a client that opens connections and sends nothing,
+or half a head, keeps each of them for ever, and with them the process's files. Knows nothing of the application.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """A worker process: claims jobs from the store and runs them; threads beside it send webhooks and clean up.
 
 Only the wiring: `pipeline.jobs.worker_loop` is the loop, `pipeline.run_job` runs a job, and
-`pipeline.webhooks.sender` sends webhooks. Several workers may run without knowing of each other; each may be killed at any moment.
+`pipeline.webhooks.sender` sends webhooks. Several workers may run without knowing of each other;
+each may be killed at any moment.
 """
 
 from __future__ import annotations

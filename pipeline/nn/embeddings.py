@@ -20,8 +20,8 @@ def timestep_sinusoids(t: Tensor, dim: int, *, max_period: float = 10000.0) -> T
     Returns:
         (B, dim) float32.
 
-    Source: Ho et al. 2020, arXiv 2006.11239, appendix B, after Vaswani et al. 2017, arXiv 1706.03762, section 3.5.
-        Unlike there, the frequencies are divided by `half`, not `half - 1`, and cosines come first.
+    Source: Vaswani et al. 2017, arXiv 1706.03762, section 3.5; unlike there, all cosines come before all sines, as in
+        microsoft/TRELLIS@6b0d647, TimestepEmbedder.
     """
     half = dim // 2
     exponents = -math.log(max_period) * torch.arange(half, dtype=torch.float32, device=t.device) / half

@@ -54,7 +54,7 @@ class MultiHeadRMSNorm(nn.Module):
     """Root-mean-square norm over the channels of each head, with a learnt gain.
 
     x / |x| * sqrt(D) equals x / rms(x). `F.normalize` clamps |x| at 1e-12 instead of adding an epsilon under the root.
-    Source: Zhang and Sennrich 2019, arXiv 1910.07467, eq. 4; the clamp follows microsoft/TRELLIS@6b0d647.
+    Source: Zhang and Sennrich 2019, arXiv 1910.07467; the clamp follows microsoft/TRELLIS@6b0d647.
     """
 
     def __init__(self, head_dim: int, num_heads: int) -> None:

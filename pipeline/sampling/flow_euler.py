@@ -23,7 +23,7 @@ def flow_times(steps: int, *, rescale_t: float = 1.0) -> list[float]:
     Raises:
         ValueError: `steps` is below 1.
 
-    Source: Esser et al. 2024, arXiv 2403.03206, eq. 23 (timestep shift)
+    Source: Esser et al. 2024, arXiv 2403.03206, eq. 23; r is its square root of m / n.
     """
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
@@ -56,7 +56,7 @@ def euler_steps(noise: Tensor, velocity: Velocity, *, times: Sequence[float]) ->
         velocity: see `Velocity`.
         times: descending, usually from `flow_times`.
 
-    Source: Liu et al. 2022, arXiv 2209.03003, section 2.1; t is reversed here: 1 is noise, 0 is data.
+    Source: Liu et al. 2022, arXiv 2209.03003; t is reversed here: 1 is noise, 0 is data.
     """
     x = noise
     for step, (t, t_next) in enumerate(itertools.pairwise(times)):

@@ -87,7 +87,7 @@ class WebhookSender:
         self._clock = clock
 
     def __call__(self, task: OutboxTask, body: bytes) -> WebhookAttempt:
-        """POST the body once. Any 2xx is success; redirects are not followed, and only the head of the response is read."""
+        """POST the body once. Any 2xx is success; redirects are not followed; only the response's head is read."""
         headers = {
             "connection": "close",
             "content-type": "application/json",

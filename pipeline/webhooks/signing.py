@@ -35,7 +35,7 @@ class WebhookSigner:
         Args:
             api_key_id: whose secret signs.
             webhook_id: the same for all attempts, so that a receiver can recognise a repetition.
-            timestamp: when this attempt is made, seconds since 1970; receivers refuse one that is more than 5 minutes off.
+            timestamp: when this attempt is made, seconds since 1970; receivers refuse one more than 5 minutes off.
             body: exactly what is sent, UTF-8.
         """
         from standardwebhooks import Webhook

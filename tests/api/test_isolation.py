@@ -1,4 +1,4 @@
-"""A key sees nothing of another key's data. Every route of the OpenAPI document is tested, so that no new one is missed."""
+"""A key sees nothing of another key's data; every route of the OpenAPI document is tested."""
 
 from __future__ import annotations
 
@@ -89,5 +89,5 @@ def test_a_bucket_is_saved_only_for_its_own_key(deploy: Callable[..., Deployment
 
     assert saved.json()["status"] == "success", saved.text
     assert store.s3_of(mine) == ENCRYPTED_BUCKET
-    sealed = store.s3_of(theirs)
-    assert sealed is not None and b"hunter2" not in sealed
+    encrypted = store.s3_of(theirs)
+    assert encrypted is not None and b"hunter2" not in encrypted

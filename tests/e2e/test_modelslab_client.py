@@ -62,7 +62,7 @@ def three_d(client: Client) -> Three_D:
 
 
 @pytest.fixture(scope="module")
-def picture() -> str:
+def image() -> str:
     return base64.b64encode(encode(draw_figure(96))).decode()
 
 
@@ -78,10 +78,10 @@ def until_final(three_d: Three_D, answer: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("enterprise", [True, False])
-def test_a_submit_and_a_fetch_bring_a_model_that_opens(client: Client, picture: str, enterprise: bool) -> None:
+def test_a_submit_and_a_fetch_bring_a_model_that_opens(client: Client, image: str, enterprise: bool) -> None:
     three_d = Three_D(client=client, enterprise=enterprise)
 
-    answer = three_d.image_to_3d(Image23D(image=picture, output_format="glb", temp="yes", track_id="o-1", **SMALL))
+    answer = three_d.image_to_3d(Image23D(image=image, output_format="glb", temp="yes", track_id="o-1", **SMALL))
     final = until_final(three_d, answer)
 
     assert final["status"] == "success" and final["track_id"] == "o-1" and final["meta"]["seed"] == 5
@@ -93,18 +93,18 @@ def test_a_submit_and_a_fetch_bring_a_model_that_opens(client: Client, picture: 
     assert mesh.visual.material.baseColorTexture is not None
 
 
-def test_the_paths_differ_in_their_default_format(client: Client, picture: str) -> None:
+def test_the_paths_differ_in_their_default_format(client: Client, image: str) -> None:
     endings = {}
     for enterprise in (True, False):
         three_d = Three_D(client=client, enterprise=enterprise)
-        final = until_final(three_d, three_d.image_to_3d(Image23D(image=picture, **SMALL)))
+        final = until_final(three_d, three_d.image_to_3d(Image23D(image=image, **SMALL)))
         endings[enterprise] = [url.rpartition(".")[2] for url in final["output"]]
     assert endings == {True: ["obj", "mtl", "png"], False: ["glb"]}
 
 
-def test_a_mistake_is_raised_with_our_sentence_in_it(three_d: Three_D, client: Client, picture: str) -> None:
+def test_a_mistake_is_raised_with_our_sentence_in_it(three_d: Three_D, client: Client, image: str) -> None:
     with pytest.raises(Exception, match=r"status code 400: .*mesh_simplify must be between 0\.9 and 0\.98, got 0\.5"):
-        three_d.image_to_3d(Image23D(image=picture, mesh_simplify=0.5))
+        three_d.image_to_3d(Image23D(image=image, mesh_simplify=0.5))
     with pytest.raises(Exception, match=r"status code 404: .*There is no job with the id 12"):
         three_d.fetch("12")
     client.api_key = "another"
@@ -121,14 +121,14 @@ def test_every_server_action_answers(three_d: Three_D) -> None:
         assert answer["status"] == "success" and isinstance(answer["message"], str) and answer["message"]
 
 
-def test_a_call_ends_after_the_workers_were_told_to_start_anew(three_d: Three_D, picture: str) -> None:
+def test_a_call_ends_after_the_workers_were_told_to_start_anew(three_d: Three_D, image: str) -> None:
     three_d.restart()
-    final = until_final(three_d, three_d.image_to_3d(Image23D(image=picture, output_format="stl", **SMALL)))
+    final = until_final(three_d, three_d.image_to_3d(Image23D(image=image, output_format="stl", **SMALL)))
     assert trimesh.load_mesh(trimesh.util.wrap_as_stream(download(final["output"][0])), file_type="stl").volume > 0
 
 
 def test_outputs_go_to_the_customers_bucket_once_its_details_are_saved(
-    client: Client, three_d: Three_D, picture: str, moto: str
+    client: Client, three_d: Three_D, image: str, moto: str
 ) -> None:
     access = {"aws_access_key_id": "AKIAEXAMPLE", "aws_secret_access_key": "never-shown"}
     bucket = boto3.client("s3", endpoint_url=moto, region_name="us-east-1", **access)
@@ -144,10 +144,10 @@ def test_outputs_go_to_the_customers_bucket_once_its_details_are_saved(
 
     saved = client.post(f"{client.base_url}v1/enterprise/update_s3", details)
     with Receiver() as receiver:
-        image = Image23D(image=picture, output_format="obj", webhook=receiver.url, **SMALL)
-        final = until_final(three_d, three_d.image_to_3d(image))
+        request = Image23D(image=image, output_format="obj", webhook=receiver.url, **SMALL)
+        final = until_final(three_d, three_d.image_to_3d(request))
         told = receiver.wait_for(final["id"])
-    temporary = until_final(three_d, three_d.image_to_3d(Image23D(image=picture, temp="yes", **SMALL)))
+    temporary = until_final(three_d, three_d.image_to_3d(Image23D(image=image, temp="yes", **SMALL)))
     forgotten = client.post(f"{client.base_url}v1/enterprise/reset_s3")
 
     assert saved["status"] == forgotten["status"] == "success"
@@ -160,8 +160,8 @@ def test_outputs_go_to_the_customers_bucket_once_its_details_are_saved(
         assert download(url) == bucket.get_object(Bucket="shop", Key=f"assets/{name}")["Body"].read()
 
 
-def test_an_obj_and_what_it_refers_to_open_together(three_d: Three_D, picture: str, tmp_path: Path) -> None:
-    final = until_final(three_d, three_d.image_to_3d(Image23D(image=picture, output_format="obj", **SMALL)))
+def test_an_obj_and_what_it_refers_to_open_together(three_d: Three_D, image: str, tmp_path: Path) -> None:
+    final = until_final(three_d, three_d.image_to_3d(Image23D(image=image, output_format="obj", **SMALL)))
     for url in final["output"]:
         (tmp_path / url.rpartition("/")[2]).write_bytes(download(url))
 
@@ -170,12 +170,12 @@ def test_an_obj_and_what_it_refers_to_open_together(three_d: Three_D, picture: s
     assert mesh.visual.material.image is not None and mesh.visual.uv.shape == (len(mesh.vertices), 2)
 
 
-def test_the_documented_example_body_gives_a_model(service: Service, picture: str) -> None:
+def test_the_documented_example_body_gives_a_model(service: Service, image: str) -> None:
     example = (
         '{"key": "enterprise_api_key", "image": "https://…/subject.jpg", "ss_sampling_steps": 50, '
         '"slat_sampling_steps": 50, "output_format": "glb", "webhook": null, "track_id": null, "temp": "no"}'
     )
-    body = example.replace("enterprise_api_key", KEY).replace("https://…/subject.jpg", picture)
+    body = example.replace("enterprise_api_key", KEY).replace("https://…/subject.jpg", image)
     request = urllib.request.Request(
         f"{service.address}/api/v1/enterprise/3d/image_to_3d", body.encode(), {"content-type": "application/json"}
     )
@@ -189,7 +189,7 @@ def test_the_documented_example_body_gives_a_model(service: Service, picture: st
 
 
 def test_a_bucket_that_is_away_costs_no_call_and_gets_its_files_later(
-    client: Client, three_d: Three_D, picture: str, tmp_path: Path
+    client: Client, three_d: Three_D, image: str, tmp_path: Path
 ) -> None:
     port = free_port()
     access = {"aws_access_key_id": "AKIAEXAMPLE", "aws_secret_access_key": "never-shown"}
@@ -199,7 +199,7 @@ def test_a_bucket_that_is_away_costs_no_call_and_gets_its_files_later(
         where = {"public_url": f"{url}/late/", "region_name": "us-east-1", "endpoint_url": f"{url}/late"}
         client.post(f"{client.base_url}v1/enterprise/update_s3", {"deploy_type": "3d", **where, **access})
 
-    while_away = until_final(three_d, three_d.image_to_3d(Image23D(image=picture, output_format="glb", **SMALL)))
+    while_away = until_final(three_d, three_d.image_to_3d(Image23D(image=image, output_format="glb", **SMALL)))
     model = download(while_away["output"][0])
     with moto_server(tmp_path, port=port):
         bucket.create_bucket(Bucket="late")

@@ -108,7 +108,7 @@ def test_the_web_process_imports_nothing_heavy(tmp_path: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    # The process of `python -m pipeline.local.web`, which requests its own /health and then prints what it has imported.
+    # The process of `python -m pipeline.local.web`, which requests its own /health and prints what it imported.
     code = f"""
 import signal, sys, threading, time, urllib.request
 def print_modules():

@@ -53,6 +53,14 @@ def stalks(cells: int = 60) -> TriMesh:
 ALL = {shape.__name__: shape for shape in (sphere, torus, box, organic, stalks)}
 
 
+def cuboid(size: tuple[float, float, float] = (1.0, 0.7, 0.4)) -> TriMesh:
+    """Eight vertices and twelve faces, wound outward."""
+    corners = np.array([[x, y, z] for x in (0, 1) for y in (0, 1) for z in (0, 1)], np.float32) - 0.5
+    quads = [(0, 1, 3, 2), (4, 6, 7, 5), (0, 4, 5, 1), (2, 3, 7, 6), (0, 2, 6, 4), (1, 5, 7, 3)]
+    faces = [triangle for a, b, c, d in quads for triangle in ((a, b, c), (a, c, d))]
+    return TriMesh(corners * np.array(size, np.float32), np.array(faces, np.int32))
+
+
 def tetrahedron(offset: tuple[float, float, float] = (0, 0, 0), scale: float = 0.2) -> TriMesh:
     vertices = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]], np.float32) * scale + np.float32(offset)
     return TriMesh(vertices, np.array([[0, 2, 1], [0, 1, 3], [0, 3, 2], [1, 2, 3]], np.int32))

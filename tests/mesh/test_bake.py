@@ -14,6 +14,7 @@ from pipeline.mesh.simplify import simplify
 from pipeline.mesh.tri_mesh import TriMesh
 from pipeline.mesh.unwrap import UnwrappedMesh, unwrap
 from tests.mesh.shapes import box, of_field, organic, stalks, tetrahedron, torus
+from tests.mesh.texels import times_owned
 
 SIZE = 1024
 SHAPES = {"torus": torus, "box": box, "organic": organic}
@@ -42,36 +43,19 @@ def texture_of(
     return bake(unwrapped, normals, field, texture_size=size, chunk_size=chunk_size)
 
 
-def coverage(unwrapped: UnwrappedMesh, size: int) -> NDArray[np.int64]:
-    """How many faces hold each texel's centre strictly inside: (size, size). Slow and plain."""
-    count = np.zeros((size, size), int)
-    for corners in (unwrapped.uvs[unwrapped.faces].astype(np.float64) * size).tolist():
-        (ax, ay), (bx, by), (cx, cy) = corners
-        x0, x1 = int(min(ax, bx, cx)), int(max(ax, bx, cx)) + 1
-        y0, y1 = int(min(ay, by, cy)), int(max(ay, by, cy)) + 1
-        x, y = np.meshgrid(np.arange(x0, min(x1, size)) + 0.5, np.arange(y0, min(y1, size)) + 0.5)
-        sides = [
-            (ex - sx) * (y - sy) - (ey - sy) * (x - sx)
-            for (sx, sy), (ex, ey) in (((ax, ay), (bx, by)), ((bx, by), (cx, cy)), ((cx, cy), (ax, ay)))
-        ]
-        inside = np.all([s > 1e-6 for s in sides], axis=0) | np.all([s < -1e-6 for s in sides], axis=0)
-        count[y0 : y0 + inside.shape[0], x0 : x0 + inside.shape[1]] += inside
-    return count
-
-
 def psnr(difference: NDArray[np.floating]) -> float:
     return float(10 * np.log10(1 / np.mean(difference**2)))
 
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_no_texel_has_two_owners(name: str) -> None:
-    assert coverage(unwrapped_of(name), SIZE).max() == 1
+    assert times_owned(unwrapped_of(name), SIZE).max() == 1
 
 
 def test_folded_and_thin_shapes_have_no_texel_with_two_owners_either() -> None:
     for mesh in (stalks(), of_field(np.random.default_rng(2).normal(size=(12, 12, 12)))):
         unwrapped = unwrap(clean(mesh), texture_size=512)
-        assert coverage(unwrapped, 512).max() == 1
+        assert times_owned(unwrapped, 512).max() == 1
         assert unwrapped.uvs.min() >= 0 and unwrapped.uvs.max() <= 1
 
 
@@ -91,7 +75,7 @@ def test_the_texture_equals_the_field_at_seams_too(name: str) -> None:
     upper = texture[row, column] * (1 - x) + texture[row, column + 1] * x
     lower = texture[row + 1, column] * (1 - x) + texture[row + 1, column + 1] * x
     difference = upper * (1 - y) + lower * y - field(points.astype(np.float32), points)
-    covered = coverage(unwrapped, SIZE) > 0
+    covered = times_owned(unwrapped, SIZE) > 0
     at_edge = ~(
         covered[row, column] & covered[row, column + 1] & covered[row + 1, column] & covered[row + 1, column + 1]
     )

@@ -9,12 +9,11 @@ import pytest
 
 from pipeline.mesh.measure import label_components, measure
 from pipeline.mesh.tri_mesh import TriMesh
-from tests.mesh.shapes import joined, sphere, tetrahedron, torus
-from tests.mesh.textured_shapes import box
+from tests.mesh.shapes import cuboid, joined, sphere, tetrahedron, torus
 
 
-def test_a_box_has_its_counts_its_volume_and_its_bounds() -> None:
-    report = measure(box((1.0, 0.7, 0.4)))
+def test_a_cuboid_has_its_counts_its_volume_and_its_bounds() -> None:
+    report = measure(cuboid((1.0, 0.7, 0.4)))
 
     assert (report.faces, report.vertices, report.components) == (12, 8, 1)
     assert report.is_watertight and report.is_winding_consistent

@@ -9,15 +9,15 @@ from pipeline.mesh.clean import clean
 from pipeline.mesh.simplify import simplify
 from pipeline.mesh.tri_mesh import TriMesh
 from pipeline.mesh.unwrap import LEAST_COSINE, unwrap
-from tests.mesh.shapes import joined, organic, tetrahedron
-from tests.mesh.textured_shapes import box, times_owned, torus
+from tests.mesh.shapes import cuboid, joined, organic, tetrahedron, torus
+from tests.mesh.texels import times_owned
 
 SIZE = 256
 SHAPES = {
     "one face": TriMesh(np.float32([[0, 0, 0], [0.5, 0, 0], [0, 0.5, 0]]), np.array([[0, 1, 2]], np.int32)),
     "tetrahedron": tetrahedron(scale=0.5),
-    "box": box(),
-    "torus": torus(around=48, across=24),
+    "cuboid": cuboid(),
+    "torus": clean(torus(24)),
     "two solids": joined(tetrahedron(), tetrahedron((0.25, 0, 0))),
 }
 
@@ -38,7 +38,7 @@ def test_every_face_is_mapped_inside_the_unit_square_and_no_texel_has_two_owners
     assert times_owned(unwrapped, SIZE).max() <= 1
 
 
-@pytest.mark.parametrize("name", ["box", "torus"])
+@pytest.mark.parametrize("name", ["cuboid", "torus"])
 def test_stretch_is_bounded_and_all_charts_have_one_scale(name: str) -> None:
     mesh = SHAPES[name]
 
@@ -52,7 +52,7 @@ def test_stretch_is_bounded_and_all_charts_have_one_scale(name: str) -> None:
 
 
 def test_vertices_are_duplicated_at_seams_only() -> None:
-    unwrapped = unwrap(SHAPES["box"], texture_size=SIZE)
+    unwrapped = unwrap(SHAPES["cuboid"], texture_size=SIZE)
 
     assert len(unwrapped.vertices) == 24  # six charts of four vertices
 

@@ -25,7 +25,7 @@ STRICT, LAPTOP = Policy(False), Policy(True)
 
 
 class Answers(BaseHTTPRequestHandler):
-    """Serves `/picture`, `/to/N` (N redirects to it), and what `routes` adds."""
+    """Serves `/image`, `/to/N` (N redirects to it), and what `routes` adds."""
 
     def do_GET(self) -> None:
         assert isinstance(self.server, Server)
@@ -35,9 +35,9 @@ class Answers(BaseHTTPRequestHandler):
             server.routes[self.path](self)
         elif self.path.startswith("/to/"):
             left = int(self.path.rsplit("/", 1)[1])
-            self.redirect("/picture" if left == 1 else f"/to/{left - 1}")
-        elif self.path == "/picture":
-            self.answer(b"a picture")
+            self.redirect("/image" if left == 1 else f"/to/{left - 1}")
+        elif self.path == "/image":
+            self.answer(b"an image")
         else:
             self.send_error(404)
 
@@ -150,9 +150,9 @@ def test_a_name_that_resolves_to_a_private_address_is_refused_at_connect(server:
         asked.append(host)
         return ["8.8.8.8"] if len(asked) == 1 else ["127.0.0.1"]  # what a rebinding name server does
 
-    check_url(f"http://rebinding.test:{server.server_port}/picture", STRICT, resolve=resolve)
+    check_url(f"http://rebinding.test:{server.server_port}/image", STRICT, resolve=resolve)
     with pytest.raises(BlockedAddress, match=r"^rebinding\.test leads"):
-        fetch(f"http://rebinding.test:{server.server_port}/picture", STRICT, resolve=resolve)
+        fetch(f"http://rebinding.test:{server.server_port}/image", STRICT, resolve=resolve)
     assert server.asked == []
 
 
@@ -163,13 +163,13 @@ def test_one_private_address_among_public_ones_is_refused() -> None:
 
 def test_the_request_keeps_the_name_while_the_connection_uses_the_checked_address(server: Server) -> None:
     hosts: list[str] = []
-    server.routes["/picture"] = lambda handler: (hosts.append(handler.headers["host"]), handler.answer(b"x"))[1]
-    fetch(f"http://named.test:{server.server_port}/picture", LAPTOP, resolve=lambda host, port: ["127.0.0.1"])
+    server.routes["/image"] = lambda handler: (hosts.append(handler.headers["host"]), handler.answer(b"x"))[1]
+    fetch(f"http://named.test:{server.server_port}/image", LAPTOP, resolve=lambda host, port: ["127.0.0.1"])
     assert hosts == [f"named.test:{server.server_port}"]
 
 
 def test_up_to_five_redirects_are_followed_and_each_is_checked(server: Server) -> None:
-    assert fetch(f"{server.url}/to/5", LAPTOP) == b"a picture"
+    assert fetch(f"{server.url}/to/5", LAPTOP) == b"an image"
     with pytest.raises(DownloadFailed, match="redirects more than 5 times"):
         fetch(f"{server.url}/to/6", LAPTOP)
     for inside in ("http://169.254.169.254/latest/meta-data", "http://[fe80::1]/", "file:///etc/passwd"):
@@ -219,12 +219,12 @@ def test_the_proxy_of_the_environment_is_ignored(server: Server, monkeypatch: py
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
     monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:1")
     with guarded_client(LAPTOP) as client:
-        assert client.get(f"{server.url}/picture").content == b"a picture"
+        assert client.get(f"{server.url}/image").content == b"an image"
 
 
 def test_each_request_of_a_client_is_checked(server: Server) -> None:
     with guarded_client(STRICT) as client, pytest.raises(BlockedAddress):
-        client.post(f"{server.url}/picture", content=b"x")
+        client.post(f"{server.url}/image", content=b"x")
     with guarded_client(LAPTOP) as client, pytest.raises(httpx.ConnectError):
         client.get("http://nowhere.invalid/")
 

@@ -22,7 +22,7 @@ HOUR_S = 3600.0
 
 
 class Clock:
-    """A clock that moves when told to."""
+    """A clock that only `advance` moves."""
 
     def __init__(self) -> None:
         self.now = 1_800_000_000.0

@@ -3,7 +3,7 @@ import { at, icon, make, tabs } from "./dom.js";
 
 const DOWNLOAD = "M12 4v11m0 0l-4.5-4.5M12 15l4.5-4.5M5 20h14";
 const IMAGES = ["png", "jpg", "jpeg", "webp"];
-const KINDS = { glb: "Model, textured", obj: "Model", stl: "Model", ply: "Model", mtl: "Material", mp4: "Turntable", png: "Picture" };
+const KINDS = { glb: "Model, textured", obj: "Model", stl: "Model", ply: "Model", mtl: "Material", mp4: "Turntable", png: "Image" };
 export const STAYS_STILL = matchMedia("(prefers-reduced-motion: reduce)");
 
 const ending = (url) => new URL(url).pathname.split(".").pop().toLowerCase();

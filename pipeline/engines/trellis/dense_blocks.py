@@ -128,7 +128,7 @@ def pixel_shuffle_3d(x: Tensor, factor: int) -> Tensor:
         x: (B, C f^3, X, Y, Z).
         factor: f.
 
-    Source: Shi et al. 2016, arXiv 1609.05158, eq. 4, in three dimensions.
+    Source: Shi et al. 2016, arXiv 1609.05158, section 2.2, in three dimensions.
     """
     b, c, x_size, y_size, z_size = x.shape
     x = x.view(b, c // factor**3, factor, factor, factor, x_size, y_size, z_size)

@@ -1,7 +1,7 @@
 """The radiance-field decoder: a sum of products of three vectors for each voxel of the structured latent.
 
-Source: Xiang et al. 2024, arXiv 2412.01506, section 3.2; the CP decomposition: Chen et al. 2022 (TensoRF),
-arXiv 2203.09517, eq. 3; microsoft/TRELLIS@6b0d647, decoder_rf.py.
+Source: Xiang et al. 2024, arXiv 2412.01506, section 3.2; the CP decomposition: Gao et al. 2023 (Strivec),
+arXiv 2307.13226; microsoft/TRELLIS@6b0d647, decoder_rf.py.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ class Projection(nn.Module):
     """The first layer of a feed-forward network, `net.0`, with its activation.
 
     With `geglu` the linear layer is twice as wide, and the GELU of its second half gates the first half.
-    Source: Shazeer 2020, arXiv 2002.05202, eq. 6.
+    Source: Shazeer 2020, arXiv 2002.05202, eq. 5.
     """
 
     def __init__(self, width: int, inner: int, activation_fn: str) -> None:
