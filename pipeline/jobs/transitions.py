@@ -388,6 +388,12 @@ def attempt_sums(task: OutboxTask, attempt: TaskAttempt) -> Sums:
     return [("task_attempts", f"{task.kind} {'error' if attempt.error else 'ok'}", 1)]
 
 
+def attempts_by_outcome(counter: Mapping[str, float]) -> dict[tuple[str, str], int]:
+    """Attempts by kind and outcome, from the counter that `attempt_sums` adds to."""
+    pairs = ((label.partition(" "), count) for label, count in counter.items())
+    return {(kind, outcome): int(count) for (kind, _, outcome), count in pairs}
+
+
 # ---- outbox ----
 
 

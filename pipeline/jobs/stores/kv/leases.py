@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from pipeline.jobs import transitions
 from pipeline.jobs.model import Job, JobState, Lease
-from pipeline.jobs.stores.kv.completion import apply, save
+from pipeline.jobs.stores.kv.documents import apply, save
 from pipeline.jobs.stores.kv.map import KeyValues
 from pipeline.jobs.stores.kv.state import HEARTBEAT, Head, Heartbeat, OpenJob, heartbeat_key
 from pipeline.jobs.stores.kv.transaction import Snapshot, Transaction

@@ -1,4 +1,4 @@
-"""What head and documents say about many jobs together: lists, the ledger, timings, metrics. Reads only."""
+"""What head and documents say about many jobs together: lists, the ledger, metrics. Reads only."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections import Counter
 from collections.abc import Iterable
 
 from pipeline.jobs.limits import day_of
-from pipeline.jobs.model import Job, JobFilter, JobState, LedgerFilter, StoreMetrics, Timings, UsageRow
-from pipeline.jobs.stores.kv.completion import read_page
+from pipeline.jobs.model import Job, JobFilter, JobState, LedgerFilter, StoreMetrics, UsageRow
+from pipeline.jobs.stores.kv.documents import read_page
 from pipeline.jobs.stores.kv.leases import with_heartbeats
 from pipeline.jobs.stores.kv.state import JOB, PAGE_JOBS, ROWS, ListedJob, job_key, page_key, rows_key
 from pipeline.jobs.stores.kv.transaction import Snapshot
-from pipeline.jobs.transitions import is_expired, mean_timings, oldest_queued_s
+from pipeline.jobs.transitions import attempts_by_outcome, is_expired, oldest_queued_s
 
 PAGES_AT_ONCE = 8
 
@@ -83,11 +83,6 @@ def queue_position_of(snapshot: Snapshot, job: Job) -> int:
     return sum(other.state is JobState.QUEUED and other.seq <= job.seq for other in jobs)
 
 
-def read_timings(snapshot: Snapshot) -> Timings:
-    """Means over the last few successful jobs."""
-    return mean_timings(success.stage_seconds for success in snapshot.head.successes)
-
-
 def read_metrics(snapshot: Snapshot, *, now: float) -> StoreMetrics:
     """Counters and gauges."""
     head, totals = snapshot.head, snapshot.head.totals
@@ -102,11 +97,6 @@ def read_metrics(snapshot: Snapshot, *, now: float) -> StoreMetrics:
         stage_seconds=totals.stage_seconds,
         stage_runs=totals.stage_runs,
         gpu_seconds=totals.gpu_seconds,
-        task_attempts={_pair(label): count for label, count in totals.task_attempts.items()},
+        task_attempts=attempts_by_outcome(totals.task_attempts),
         tasks_pending=Counter(task.kind for task in head.tasks.values()),
     )
-
-
-def _pair(label: str) -> tuple[str, str]:
-    kind, _, outcome = label.partition(" ")
-    return kind, outcome

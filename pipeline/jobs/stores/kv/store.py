@@ -45,9 +45,8 @@ from pipeline.jobs.model import (
     UsageRow,
     WorkerRecord,
 )
-from pipeline.jobs.stores.kv import leases, maintenance, outbox, reports, submission
+from pipeline.jobs.stores.kv import documents, leases, maintenance, reports, submission
 from pipeline.jobs.stores.kv.commit_log import CommitLog
-from pipeline.jobs.stores.kv.completion import apply, find_document, forget_job, put_job, save
 from pipeline.jobs.stores.kv.leases import HeartbeatWriter, held, with_heartbeat, with_heartbeats
 from pipeline.jobs.stores.kv.map import KeyValues
 from pipeline.jobs.stores.kv.state import WORKERS, Account, OpenJob, bucket_key
@@ -178,9 +177,9 @@ class KvStore:
         def delete(transaction: Transaction) -> Job:
             job = submission.visible_job(transaction, job_id, api_key_id)
             transitions.check_deletable(job)
-            document = find_document(transaction, job_id)
+            document = documents.find_document(transaction, job_id)
             assert document is not None
-            forget_job(transaction, document)
+            documents.forget_job(transaction, document)
             return job
 
         return self._database.commit(delete)
@@ -189,7 +188,8 @@ class KvStore:
         return self._database.read(lambda snapshot: reports.queue_position_of(snapshot, job), max_age_s=ESTIMATE_AGE_S)
 
     def timings(self) -> Timings:
-        return self._database.read(reports.read_timings, max_age_s=ESTIMATE_AGE_S)
+        last = self._database.read(lambda snapshot: snapshot.head.successes, max_age_s=ESTIMATE_AGE_S)
+        return transitions.mean_timings(success.stage_seconds for success in last)
 
     # ---- cancel ----
 
@@ -214,7 +214,7 @@ class KvStore:
         return cancelled
 
     def _apply(self, transaction: Transaction, job: Job, decision: Decision) -> Job:
-        return apply(transaction, job, decision, now=self._clock(), retention=self._retention)
+        return documents.apply(transaction, job, decision, now=self._clock(), retention=self._retention)
 
     # ---- leases ----
 
@@ -235,7 +235,7 @@ class KvStore:
 
         def renew(transaction: Transaction) -> bool:  # another worker may be about to claim the job: the head decides
             job = with_heartbeat(transaction, held(transaction.head, lease))
-            save(transaction, job, transitions.renewed(job, now=self._clock(), lease_s=lease_s))
+            documents.save(transaction, job, transitions.renewed(job, now=self._clock(), lease_s=lease_s))
             return job.is_cancel_requested
 
         return self._database.commit(renew)
@@ -265,7 +265,7 @@ class KvStore:
             mine = [open_job for open_job in transaction.head.open.values() if open_job.job.worker_id == worker_id]
             running = [open_job for open_job in mine if open_job.job.state is JobState.RUNNING]
             for job in with_heartbeats(transaction, running):
-                save(transaction, job, transitions.expired_now(job))
+                documents.save(transaction, job, transitions.expired_now(job))
             return len(running)
 
         self.deregister_worker(worker_id)
@@ -287,10 +287,10 @@ class KvStore:
     def replace_result(self, job_id: int, result: JobResult) -> Job:
         def replace_result(transaction: Transaction) -> Job:
             job = transitions.result_replaced(submission.visible_job(transaction, job_id, None), result)
-            document = find_document(transaction, job_id)
+            document = documents.find_document(transaction, job_id)
             assert document is not None
             document.job = job
-            put_job(transaction, document)
+            documents.put_job(transaction, document)
             return job
 
         return self._database.commit(replace_result)
@@ -364,26 +364,41 @@ class KvStore:
 
     def claim_task(self, kind: TaskKind, *, claim_s: float) -> OutboxTask | None:
         return self._database.commit(
-            lambda transaction: outbox.claim_task(transaction, kind, now=self._clock(), claim_s=claim_s)
+            lambda transaction: documents.claim_task(transaction, kind, now=self._clock(), claim_s=claim_s)
         )
 
     def settle_task(self, task: OutboxTask, result: AttemptResult) -> OutboxTask:
-        return self._database.commit(
-            lambda transaction: outbox.settle_task(transaction, task.id, result, now=self._clock())
-        )
+        def settle(transaction: Transaction) -> OutboxTask:
+            found = documents.find_task(transaction, task.id)
+            if found is None:
+                raise NotFound(f"There is no task {task.id}.")
+            document, known = found
+            attempts_before = sum(attempt.task_id == task.id for attempt in document.attempts)
+            settled, attempt = transitions.task_settled(
+                known, result, attempts_before=attempts_before, now=self._clock()
+            )
+            document.attempts.append(attempt)
+            documents.add_to_totals(transaction.head.totals, transitions.attempt_sums(settled, attempt))
+            return documents.put_task(transaction, document, settled)
+
+        return self._database.commit(settle)
 
     def tasks_of(self, job_id: int) -> list[OutboxTask]:
-        document = self._database.read(lambda snapshot: find_document(snapshot, job_id))
+        document = self._database.read(lambda snapshot: documents.find_document(snapshot, job_id))
         return [] if document is None else document.tasks
 
     def attempts_of(self, task_id: str) -> list[TaskAttempt]:
-        found = self._database.read(lambda snapshot: outbox.find_task(snapshot, task_id))
+        found = self._database.read(lambda snapshot: documents.find_task(snapshot, task_id))
         return [] if found is None else [attempt for attempt in found[0].attempts if attempt.task_id == task_id]
 
     def redeliver(self, job_id: int, *, api_key_id: str | None) -> OutboxTask:
         def redeliver(transaction: Transaction) -> OutboxTask:
             submission.visible_job(transaction, job_id, api_key_id)
-            return outbox.redeliver(transaction, job_id, now=self._clock(), retention=self._retention)
+            document = documents.find_document(transaction, job_id)
+            tasks = [] if document is None else document.tasks
+            again = transitions.redelivered(tasks, job_id, now=self._clock(), retention=self._retention)
+            assert document is not None
+            return documents.put_task(transaction, document, again)
 
         return self._database.commit(redeliver)
 

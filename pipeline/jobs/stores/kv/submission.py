@@ -8,7 +8,7 @@ from pipeline.errors import NotFound
 from pipeline.jobs import limits, transitions
 from pipeline.jobs.limits import NOT_USED, minute_of
 from pipeline.jobs.model import MAX_JOB_ID, Job, NewJob, RateWindow
-from pipeline.jobs.stores.kv.completion import find_document
+from pipeline.jobs.stores.kv.documents import find_document
 from pipeline.jobs.stores.kv.leases import with_heartbeat
 from pipeline.jobs.stores.kv.map import MAX_VALUE_BYTES, KeyValues
 from pipeline.jobs.stores.kv.state import OpenJob, RequestPlace, chunk_key, idempotency_key, job_key

@@ -10,7 +10,14 @@ import sqlalchemy as sa
 
 from pipeline.jobs.model import FinalState, JobState, LedgerFilter, StoreMetrics, Timings, UsageDay, UsageRow
 from pipeline.jobs.stores.sql.schema import IS_PENDING, IS_QUEUED, by_key, jobs, key_months, tasks, totals, usage
-from pipeline.jobs.transitions import TIMED_JOBS, UsageGroup, mean_timings, oldest_queued_s, usage_by_day
+from pipeline.jobs.transitions import (
+    TIMED_JOBS,
+    UsageGroup,
+    attempts_by_outcome,
+    mean_timings,
+    oldest_queued_s,
+    usage_by_day,
+)
 
 _LAST_SUCCESSES = (
     sa.select(usage.c.stage_seconds)
@@ -34,7 +41,6 @@ def read_metrics(connection: sa.Connection, *, now: float) -> StoreMetrics:
     pending = connection.execute(sa.select(tasks.c.kind, sa.func.count()).where(IS_PENDING).group_by(tasks.c.kind))
     queued = connection.execute(sa.select(jobs.c.seq, jobs.c.created_at).where(IS_QUEUED).order_by(jobs.c.seq).limit(1))
     oldest_s = oldest_queued_s(((row.seq, row.created_at) for row in queued), now=now)
-    attempts = {tuple(label.split(" ")): int(count) for label, count in sums["task_attempts"].items()}
     return StoreMetrics(
         submitted=connection.execute(sa.select(sa.func.coalesce(sa.func.sum(key_months.c.accepted), 0))).scalar_one(),
         ended={state: int(count) for state, count in sums["ended"].items()},
@@ -43,7 +49,7 @@ def read_metrics(connection: sa.Connection, *, now: float) -> StoreMetrics:
         stage_seconds=sums["stage_seconds"],
         stage_runs={stage: int(count) for stage, count in sums["stage_runs"].items()},
         gpu_seconds=sums["gpu_seconds"].get("", 0.0),
-        task_attempts={(kind, outcome): count for (kind, outcome), count in attempts.items()},
+        task_attempts=attempts_by_outcome(sums["task_attempts"]),
         tasks_pending={row[0]: row[1] for row in pending},
     )
 

@@ -1,4 +1,4 @@
-"""Decisions about a job, written to the head; most of it is what the end of a job writes, in head and documents."""
+"""Writes decisions to the head and to the documents of ended jobs, which hold their outbox tasks too."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from pipeline.jobs import transitions
 from pipeline.jobs.limits import day_of
-from pipeline.jobs.model import Job, JobResult, JobState, OutboxTask, UsageRow
+from pipeline.jobs.model import Job, JobResult, JobState, OutboxTask, TaskKind, UsageRow
 from pipeline.jobs.stores.kv.state import (
     JOB,
     LISTED,
@@ -28,7 +29,7 @@ from pipeline.jobs.stores.kv.state import (
     rows_key,
 )
 from pipeline.jobs.stores.kv.transaction import Snapshot, Transaction
-from pipeline.jobs.transitions import TIMED_JOBS, Decision, Retention, completed, completion_sums, usage_change
+from pipeline.jobs.transitions import TIMED_JOBS, Decision, Retention
 
 
 def save(transaction: Transaction, before: Job, after: Job) -> Job:
@@ -46,7 +47,7 @@ def save(transaction: Transaction, before: Job, after: Job) -> Job:
     ):
         transaction.forget(heartbeat_key(before.id, open_job.lease_epoch))
         open_job.lease_epoch += 1
-    transaction.head.accounts[before.api_key_id].count(usage_change(before, after))
+    transaction.head.accounts[before.api_key_id].count(transitions.usage_change(before, after))
     return after
 
 
@@ -60,16 +61,16 @@ def apply(transaction: Transaction, job: Job, decision: Decision, *, now: float,
         transaction.forget(chunk_key(open_job.request.token, number))
     transaction.forget(heartbeat_key(job.id, open_job.lease_epoch))
     # A task's id names its job, so that it is found without an index.
-    end = completed(
+    end = transitions.completed(
         job, decision, now=now, retention=retention, draw_task_id=lambda: f"msg_{job.id:08x}{secrets.token_hex(12)}"
     )
-    head.accounts[job.api_key_id].count(usage_change(job, end.job))
+    head.accounts[job.api_key_id].count(transitions.usage_change(job, end.job))
     document = JobDocument(end.job, number=2 * sum(head.totals.ended.values()), tasks=list(end.tasks))
     for number, task in enumerate(document.tasks, start=document.number):
         head.tasks[task.id] = pending_task(task, number)
     put_job(transaction, document)
     _list(transaction, end.job)
-    add_to_totals(head.totals, completion_sums(decision))
+    add_to_totals(head.totals, transitions.completion_sums(decision))
     if decision.state is JobState.SUCCESS:
         head.successes = [*head.successes, Success(decision.seconds, dict(decision.stage_seconds))][-TIMED_JOBS:]
     _write_usage(transaction, end.usage)
@@ -155,3 +156,52 @@ def _write_usage(transaction: Transaction, row: UsageRow) -> None:
         rows, pages = [], pages + 1
         transaction.head.days[day] = pages
     transaction.put(rows_key(day, pages - 1), [*rows, ROWS.to_plain([row])[0]])
+
+
+# ---- outbox ----
+
+
+def claim_task(transaction: Transaction, kind: TaskKind, *, now: float, claim_s: float) -> OutboxTask | None:
+    """The task of this kind that has been due longest; only the head changes."""
+    pending = transaction.head.tasks
+    due = [
+        task_id
+        for task_id, task in pending.items()
+        if task.kind == kind and transitions.is_task_due(task.next_attempt_at, scheduled_at=task.scheduled_at, now=now)
+    ]
+    for task_id in sorted(due, key=lambda task_id: (pending[task_id].next_attempt_at, pending[task_id].number)):
+        found = find_task(transaction, task_id)
+        if found is not None:
+            claimed = transitions.task_claimed(found[1], now=now, claim_s=claim_s)
+            pending[task_id] = pending_task(claimed, pending[task_id].number)
+            return claimed
+        del pending[task_id]  # the map has lost its document
+    return None
+
+
+def find_task(snapshot: Snapshot, task_id: str) -> tuple[JobDocument, OutboxTask] | None:
+    """A task and the document of its job."""
+    document = find_document(snapshot, _job_id_of(task_id))
+    if document is None:
+        return None
+    return next(((document, task) for task in document.tasks if task.id == task_id), None)
+
+
+def _job_id_of(task_id: str) -> int:
+    """The job that a task belongs to; 0 for text that is not the id of a task."""
+    try:
+        return int(task_id.removeprefix("msg_")[:8], 16)
+    except ValueError:
+        return 0
+
+
+def put_task(transaction: Transaction, document: JobDocument, task: OutboxTask) -> OutboxTask:
+    """Write a changed task to its document, and its schedule to the head while it is pending."""
+    place = next(place for place, known in enumerate(document.tasks) if known.id == task.id)
+    document.tasks[place] = task
+    if task.state == "pending":
+        transaction.head.tasks[task.id] = pending_task(task, document.number + place)
+    else:
+        transaction.head.tasks.pop(task.id, None)
+    put_job(transaction, document)
+    return task
