@@ -116,15 +116,6 @@ class _Request(Generic[S]):
     error: ImageTo3DError | None = None
 
 
-@dataclass
-class _Batch(Generic[S]):
-    """A draft with the changes of several requests, ready to commit."""
-
-    draft: Draft[S]
-    results: dict[_Request[S], Any]
-    errors: dict[_Request[S], ImageTo3DError]
-
-
 class CommitLog(Generic[S]):
     """A value under optimistic concurrency control; safe from several threads and processes.
 
@@ -290,9 +281,7 @@ class CommitLog(Generic[S]):
     def _serve(self, requests: list[_Request[S]]) -> bool:
         """Commit the changes of all requests in one version; returns whether a vacuum is due."""
         try:
-            batch, number = self._commit(requests)
-            for request in requests:
-                request.result, request.error = batch.results.get(request), batch.errors.get(request)
+            number = self._commit(requests)
             return number > 0 and number % VACUUM_EVERY == 0
         except StoreUnavailable as error:
             for request in requests:
@@ -306,42 +295,42 @@ class CommitLog(Generic[S]):
             for request in requests:
                 request.is_done = True
 
-    def _commit(self, requests: list[_Request[S]]) -> tuple[_Batch[S], int]:
+    def _commit(self, requests: list[_Request[S]]) -> int:
         """Repeat the changes until they are committed; returns the version's number, 0 where nothing changed."""
         began_at_s, tries = time.monotonic(), 0
         while time.monotonic() - began_at_s < COMMIT_TIMEOUT_S:
             base = self.read(max_age_s=OPTIMISTIC_S if tries == 0 else 0.0)
             try:
-                batch = self._change(base, requests)
+                draft = self._change(base, requests)
                 tries += 1
-                if batch.draft.value == base.value and batch.draft.retained == base.retained:
+                if draft.value == base.value and draft.retained == base.retained:
                     if base.read_at_s >= began_at_s:
-                        return batch, 0
+                        return 0
                     continue  # with nothing to create, only another read tells whether the base is the newest
                 base.check()
             except SnapshotExpired:
                 continue
-            if self._write(batch.draft):
-                return batch, base.number + 1
+            if self._write(draft):
+                return base.number + 1
             time.sleep(random.uniform(0.0, 0.01 * min(tries, 20)))
         raise StoreUnavailable("The store is busy.")
 
-    def _change(self, base: Version[S], requests: list[_Request[S]]) -> _Batch[S]:
+    def _change(self, base: Version[S], requests: list[_Request[S]]) -> Draft[S]:
         """All changes on one draft. When one raises, the others are repeated without it, on a fresh draft."""
-        errors: dict[_Request[S], ImageTo3DError] = {}
+        for request in requests:
+            request.error = None
         while True:
             draft = Draft(base, self._decode(base.body), base.retained)
-            results: dict[_Request[S], Any] = {}
             for request in requests:
-                if request in errors:
+                if request.error is not None:
                     continue
                 try:
-                    results[request] = request.change(draft)
+                    request.result = request.change(draft)
                 except ImageTo3DError as error:
-                    errors[request] = error
+                    request.error = error
                     break
             else:
-                return _Batch(draft, results, errors)
+                return draft
 
     def _write(self, draft: Draft[S]) -> bool:
         """Create the next version; False where another process committed first."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from operator import attrgetter
 from typing import Any
 
 from pipeline.jobs import transitions
@@ -31,6 +32,8 @@ from pipeline.jobs.stores.kv.state import (
 from pipeline.jobs.stores.kv.transaction import Snapshot, Transaction
 from pipeline.jobs.transitions import TIMED_JOBS, Decision, Retention
 
+_lease_fields = attrgetter("state", "attempts", "lease_expires_at")
+
 
 def save(transaction: Transaction, before: Job, after: Job) -> Job:
     """Write what a transition changed of a job that goes on, and its key's counters.
@@ -40,11 +43,7 @@ def save(transaction: Transaction, before: Job, after: Job) -> Job:
     """
     open_job = transaction.head.open[before.id]
     open_job.job = after
-    if (after.state, after.attempts, after.lease_expires_at) != (
-        before.state,
-        before.attempts,
-        before.lease_expires_at,
-    ):
+    if _lease_fields(after) != _lease_fields(before):
         transaction.forget(heartbeat_key(before.id, open_job.lease_epoch))
         open_job.lease_epoch += 1
     transaction.head.accounts[before.api_key_id].count(transitions.usage_change(before, after))

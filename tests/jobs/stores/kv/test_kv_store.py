@@ -28,7 +28,7 @@ from pipeline.jobs.model import (
     OutboxTask,
     Progress,
 )
-from pipeline.jobs.stores.kv import completion
+from pipeline.jobs.stores.kv import documents
 from pipeline.jobs.stores.kv.map import MAX_VALUE_BYTES
 from pipeline.jobs.stores.kv.store import KvStore
 from tests.fakes.key_values import MemoryKeyValues
@@ -273,7 +273,7 @@ def test_a_large_request_is_stored_in_chunks(clock: Clock) -> None:
 
 
 def test_maintenance_keeps_every_record_and_deletes_the_rest(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(completion, "PAGE_ROWS", 4)
+    monkeypatch.setattr(documents, "PAGE_ROWS", 4)
     entries = MemoryKeyValues()
     store = KvStore(entries, clock=clock, wall_clock=clock)
     key = add_key(store)
