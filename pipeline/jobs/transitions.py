@@ -59,7 +59,7 @@ GIVEN_UP = JobResult(
 
 @dataclass(frozen=True)
 class Retention:
-    """How long things go on after a job has ended.
+    """How long records, webhook retries and late uploads last after a job has ended.
 
     Attributes:
         record_lifetime_s: how long the record stays.
@@ -321,7 +321,7 @@ def check_deletable(job: Job) -> None:
 
 
 def is_expired(expires_at: Any, *, now: float) -> Any:
-    """Whether the retention of an ended job is over."""
+    """Whether the retention of an ended job has ended."""
     return expires_at <= now
 
 
@@ -396,7 +396,7 @@ def task_claimed(task: OutboxTask, *, now: float, claim_s: float) -> OutboxTask:
 
 @dataclass(frozen=True)
 class AttemptResult:
-    """What came of one attempt at a task; the fields are the arguments of `Outbox.settle_task`."""
+    """The result of one attempt at a task; the fields are the arguments of `Outbox.settle_task`."""
 
     status: int | None
     error: str

@@ -33,7 +33,7 @@ from pipeline.jobs.transitions import TIMED_JOBS, Decision, Retention, completed
 
 
 def save(transaction: Transaction, before: Job, after: Job) -> Job:
-    """Write what a transition changed of a job that goes on, and its key's counters.
+    """Write what a transition changed of a job that has not ended, and its key's counters.
 
     Args:
         before: the job with its heartbeat.

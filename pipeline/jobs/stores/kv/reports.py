@@ -62,7 +62,7 @@ def list_jobs(snapshot: Snapshot, filters: JobFilter, *, before_seq: int | None,
 
 
 def expired_jobs(snapshot: Snapshot, *, now: float, limit: int) -> list[Job]:
-    """Ended jobs whose retention is over and whose tasks are settled, oldest first."""
+    """Ended jobs whose retention has ended and whose tasks are settled, oldest first."""
     unsettled = {task.job_id for task in snapshot.head.tasks.values()}
     found: list[int] = []
     for number in sorted(number for number, soonest in snapshot.head.pages.items() if is_expired(soonest, now=now)):

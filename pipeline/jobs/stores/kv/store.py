@@ -73,7 +73,7 @@ class KvStore:
     Args:
         entries: the map, for this store alone.
         clock: seconds since 1970.
-        retention: how long things go on after a job has ended.
+        retention: how long records, webhook retries and late uploads last after a job has ended.
         wall_clock: seconds since 1970 for the age of commits and documents; machines' clocks agree within 30 s.
     """
 
@@ -116,7 +116,7 @@ class KvStore:
         """Vacuum, sweep, and read every entry that must not expire. Due at least every few days, best once a day.
 
         Raises:
-            StoreUnavailable: the map is away.
+            StoreUnavailable: the map is unavailable.
         """
         self._workers.vacuum()
         run_maintenance(self._database, today=day_of(self._clock()), wall_now=self._wall_clock())
@@ -125,7 +125,7 @@ class KvStore:
         """Back up keys, buckets and the ledger to a folder, as JSON.
 
         Raises:
-            StoreUnavailable: the map is away.
+            StoreUnavailable: the map is unavailable.
         """
         write_backup(self._database, folder)
 
@@ -133,7 +133,7 @@ class KvStore:
         """Restore a backup if the map holds nothing; returns whether it did.
 
         Raises:
-            StoreUnavailable: the map is away.
+            StoreUnavailable: the map is unavailable.
         """
         return restore_backup(self._database, folder)
 
