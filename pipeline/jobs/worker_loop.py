@@ -11,6 +11,8 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import structlog
@@ -35,38 +37,56 @@ class QueueStore(JobStore, WorkerRegistry, Protocol):
     """What a worker needs of a store."""
 
 
+@dataclass(frozen=True)
+class WorkerOptions:
+    """How a worker claims and runs jobs.
+
+    Attributes:
+        worker_id: unique over all workers ever started.
+        engine: as shown in the list of workers.
+        lease_s: how long a job stays with a worker that sends no heartbeat.
+        heartbeat_interval_s: longest pause between two heartbeats: also the delay of progress and cancellation.
+        stop_grace_s: how long work may go on after the service was told to stop.
+        timeout_s: longest time for one attempt at a job.
+        on_timeout: called when an attempt takes longer, from the thread of the heartbeats; ends the process, since
+            native code cannot be interrupted.
+        is_able: asked before a claim; False leaves the jobs in the queue.
+        poll_s: pause after no job was found.
+    """
+
+    worker_id: str
+    engine: str = ""
+    lease_s: float = 30.0
+    heartbeat_interval_s: float = MAX_HEARTBEAT_INTERVAL_S
+    stop_grace_s: float = 20.0
+    timeout_s: float = float("inf")
+    on_timeout: Callable[[], None] = lambda: None
+    is_able: Callable[[], bool] = lambda: True
+    poll_s: float = 0.2
+
+
 class LeaseKeeper:
     """Sends the heartbeats of a job while its work runs: reports progress, and learns of cancellation requests.
 
     Args:
+        stop: set when the service stops.
         heartbeat_worker: called with every heartbeat.
-        stop: set when the service stops; the work may continue for `stop_grace_s`.
-        heartbeat_interval_s: longest pause between two heartbeats: also the delay of progress and cancellation.
-        timeout_s: longest time for one attempt; then `on_timeout` is called from the thread of the heartbeats.
     """
 
     def __init__(
         self,
         store: QueueStore,
         lease: Lease,
+        options: WorkerOptions,
         *,
-        heartbeat_worker: Callable[[], None],
-        lease_s: float,
         stop: threading.Event,
-        stop_grace_s: float,
-        timeout_s: float,
-        on_timeout: Callable[[], None],
-        heartbeat_interval_s: float = MAX_HEARTBEAT_INTERVAL_S,
+        heartbeat_worker: Callable[[], None],
     ) -> None:
         self._store = store
         self._lease = lease
-        self._heartbeat_worker = heartbeat_worker
-        self._lease_s = lease_s
+        self._options = options
         self._stop = stop
-        self._stop_grace_s = stop_grace_s
-        self._timeout_s = timeout_s
-        self._on_timeout = on_timeout
-        self._interval_s = min(lease_s / 4, heartbeat_interval_s)
+        self._heartbeat_worker = heartbeat_worker
         self._progress: Progress = Progress()
         self._reported: Progress = self._progress
         self._has_ended = threading.Event()
@@ -102,18 +122,18 @@ class LeaseKeeper:
         stopping_since_s: float | None = None
         while not self._pause():
             now_s = time.monotonic()
-            if now_s - started_s > self._timeout_s:
-                log.error("job takes too long", job_id=self._lease.job_id, timeout_s=self._timeout_s)
-                self._on_timeout()
+            if now_s - started_s > self._options.timeout_s:
+                log.error("job takes too long", job_id=self._lease.job_id, timeout_s=self._options.timeout_s)
+                self._options.on_timeout()
             if self._stop.is_set():
                 stopping_since_s = now_s if stopping_since_s is None else stopping_since_s
-                self.is_grace_over = now_s - stopping_since_s >= self._stop_grace_s
+                self.is_grace_over = now_s - stopping_since_s >= self._options.stop_grace_s
             if not self._heartbeat():
                 return
 
     def _pause(self) -> bool:
         """Wait for the next heartbeat or the next stage; True when the work has ended."""
-        self._wake.wait(self._interval_s)
+        self._wake.wait(min(self._options.lease_s / 4, self._options.heartbeat_interval_s))
         self._wake.clear()
         return self._has_ended.is_set()
 
@@ -124,7 +144,7 @@ class LeaseKeeper:
                 progress = self._progress
                 self._store.report(self._lease, progress)
                 self._reported = progress
-            self.is_cancel_requested = self._store.renew(self._lease, lease_s=self._lease_s)
+            self.is_cancel_requested = self._store.renew(self._lease, lease_s=self._options.lease_s)
             self._heartbeat_worker()
         except LeaseLost:
             self.is_lease_lost = True
@@ -143,46 +163,17 @@ class QueueWorker:
     Args:
         work: runs a job. Any exception fails the job, except `StoreUnavailable`, which requeues it.
         on_end: called with each job that this worker has completed, when its end is on record.
-        worker_id: unique over all workers ever started.
-        engine: as shown in the list of workers.
-        lease_s: how long a job stays with a worker that sends no heartbeat.
-        stop_grace_s: how long work may continue after `stop` was set.
-        timeout_s: longest time for one attempt at a job.
-        heartbeat_interval_s: longest pause between two heartbeats.
-        on_timeout: called when an attempt takes longer; ends the process, since native code cannot be interrupted.
-        is_able: asked before a claim; False leaves the jobs in the queue.
-        poll_s: pause after no job was found.
     """
 
     def __init__(
-        self,
-        store: QueueStore,
-        work: Work,
-        *,
-        worker_id: str,
-        on_end: Callable[[Job], None] = lambda job: None,
-        engine: str = "",
-        lease_s: float = 30.0,
-        stop_grace_s: float = 20.0,
-        timeout_s: float = float("inf"),
-        on_timeout: Callable[[], None] = lambda: None,
-        heartbeat_interval_s: float = MAX_HEARTBEAT_INTERVAL_S,
-        is_able: Callable[[], bool] = lambda: True,
-        poll_s: float = 0.2,
+        self, store: QueueStore, work: Work, options: WorkerOptions, *, on_end: Callable[[Job], None] = lambda job: None
     ) -> None:
         self._store = store
         self._work = work
-        self._is_able = is_able
-        self._was_able = True
-        self._worker_id = worker_id
+        self._options = options
+        self._worker_id = options.worker_id
         self._on_end = on_end
-        self._engine = engine
-        self._lease_s = lease_s
-        self._stop_grace_s = stop_grace_s
-        self._timeout_s = timeout_s
-        self._on_timeout = on_timeout
-        self._heartbeat_interval_s = heartbeat_interval_s
-        self._poll_s = poll_s
+        self._was_able = True
         self._heartbeat_at_s = self._restart_checked_at_s = float("-inf")
         self._restarts_at_start: int | None = None
 
@@ -199,7 +190,7 @@ class QueueWorker:
                 log.warning("worker waits for the store", worker_id=self._worker_id, reason=str(error))
                 did_work = False
             if not did_work:
-                stop.wait(self._poll_s)
+                stop.wait(self._options.poll_s)
         try:
             self._store.deregister_worker(self._worker_id)
         except StoreUnavailable:
@@ -214,7 +205,7 @@ class QueueWorker:
         Raises:
             StoreUnavailable: the store was unavailable before a job was claimed.
         """
-        job = self._store.claim(self._worker_id, lease_s=self._lease_s, job_id=job_id)
+        job = self._store.claim(self._worker_id, lease_s=self._options.lease_s, job_id=job_id)
         if job is None:
             return None
         traced = {"job.id": job.id, "job.attempt": job.attempts}
@@ -224,16 +215,9 @@ class QueueWorker:
         ):
             log.info("job started")
             started_s = time.monotonic()
+            heartbeat_worker = partial(self._heartbeat_worker, job.id)
             with LeaseKeeper(
-                self._store,
-                job.lease,
-                heartbeat_worker=lambda: self._heartbeat_worker(job.id),
-                lease_s=self._lease_s,
-                stop=stop,
-                stop_grace_s=self._stop_grace_s,
-                timeout_s=self._timeout_s,
-                on_timeout=self._on_timeout,
-                heartbeat_interval_s=self._heartbeat_interval_s,
+                self._store, job.lease, self._options, stop=stop, heartbeat_worker=heartbeat_worker
             ) as keeper:
                 result = self._try(job, keeper)
                 outcome = self._conclude(job, keeper, result)
@@ -264,7 +248,7 @@ class QueueWorker:
             return job
         if found.worker_id != self._worker_id:
             log.info("waiting for another worker's lease", job_id=job_id)
-            stop.wait(self._lease_s)
+            stop.wait(self._options.lease_s)
             after = self._running(job_id)
             if after is None or after.lease_expires_at != found.lease_expires_at:
                 return None
@@ -314,7 +298,7 @@ class QueueWorker:
 
     def _may_claim(self) -> bool:
         """Whether to look for a job; a change is logged."""
-        is_able, was_able = self._is_able(), self._was_able
+        is_able, was_able = self._options.is_able(), self._was_able
         if is_able != was_able:
             log.warning("jobs are claimed again" if is_able else "no jobs are claimed", worker_id=self._worker_id)
         self._was_able = is_able
@@ -325,8 +309,8 @@ class QueueWorker:
         now_s = time.monotonic()
         if now_s - self._heartbeat_at_s >= WORKER_HEARTBEAT_INTERVAL_S:
             self._heartbeat_at_s = now_s
-            record = WorkerRecord(self._worker_id, self._engine, seen_at=0.0, is_ready=self._is_able(), job_id=job_id)
-            self._store.heartbeat_worker(record)
+            engine, is_ready = self._options.engine, self._options.is_able()
+            self._store.heartbeat_worker(WorkerRecord(self._worker_id, engine, 0.0, is_ready=is_ready, job_id=job_id))
 
     def _is_restart_requested(self) -> bool:
         """Whether a restart was requested since this worker first asked."""

@@ -65,6 +65,8 @@ METADATA = frozenset(
     for text in (
         "169.254.169.254",
         "169.254.0.23",  # Tencent
+        "169.254.10.10",  # Tencent
+        "169.254.42.42",  # Scaleway
         "169.254.170.2",  # AWS, containers
         "169.254.170.23",  # AWS, Kubernetes pods
         "100.100.100.200",  # Alibaba
@@ -76,6 +78,8 @@ METADATA = frozenset(
         "fd20:ce::254",  # Google
         "fd00:42::42",  # Scaleway
         "fd00:c1::a9fe:a9fe",  # Oracle
+        "fd00:100::100:200",  # Alibaba
+        "fd00:a9fe:a9fe::1",  # Akamai
     )
 )
 

@@ -2,8 +2,8 @@
 
 It takes only the cubes that the surface crosses: no tensor has the size of the grid. Knows no features and no model.
 
-Departures from the released code: the case tables are derived from two rules (`case_tables`), quads are always split
-along one diagonal (the released training code adds a vertex at the centre), and sums run in a fixed order.
+Departures from the released code: the case tables are derived from two rules (`case_tables`), quads are split
+along a diagonal in every use (the released training code adds a vertex at the centre), and sums run in a fixed order.
 
 Source: Shen et al. 2023, arXiv 2308.05371, sections 4.1 to 4.3.
 """

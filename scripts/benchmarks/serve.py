@@ -20,6 +20,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pipeline.jobs.model import LedgerFilter
 from tests.fakes.images import disc_as_base64
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -139,7 +140,7 @@ def run_idle_worker(data: Path, worker_id: str) -> None:
     """Run a worker whose jobs succeed at once."""
     from pipeline.deployment import open_store
     from pipeline.jobs.model import Job, JobResult, JobState
-    from pipeline.jobs.worker_loop import LeaseKeeper, QueueWorker
+    from pipeline.jobs.worker_loop import LeaseKeeper, QueueWorker, WorkerOptions
     from pipeline.local.supervisor import call_when_orphaned, stop_on_signals
     from pipeline.settings import Settings
     from pipeline.telemetry import configure_logging
@@ -154,7 +155,7 @@ def run_idle_worker(data: Path, worker_id: str) -> None:
     stop = stop_on_signals()
     call_when_orphaned(stop.set)
     store = open_store(Settings(data_dir=data))
-    QueueWorker(store, work, worker_id=worker_id, engine="nothing").run(stop)
+    QueueWorker(store, work, WorkerOptions(worker_id, engine="nothing")).run(stop)
     store.close()
 
 
@@ -228,7 +229,7 @@ def wait_until_drained(data: Path) -> tuple[dict[str, int], list[int]]:
         if not states.keys() & {"queued", "running"}:
             break
         time.sleep(0.5)
-    ledger = [row.job_id for row in store.usage_rows(api_key_id=None, limit=10_000_000)]
+    ledger = [row.job_id for row in store.usage_rows(LedgerFilter(None), limit=10_000_000)]
     store.close()
     return states, ledger
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from pipeline.jobs.model import WorkerRecord
+from pipeline.jobs.model import JobFilter, WorkerRecord
 from pipeline.storage.bucket_details import bucket_of_details
 from schemas.s3 import parse_s3_details
 from tests.api.conftest import METRICS_TOKEN, Deployment
@@ -45,7 +45,7 @@ def test_clearing_the_queue_cancels_only_the_callers_own_jobs(deployment: Deploy
     mine = deployment.submit()["id"]
     theirs = deployment.submit(key=deployment.other_key)["id"]
     assert deployment.post("/api/v1/enterprise/3d/clear_queue").json()["message"] == "Cancelled 1 queued jobs."
-    states = {job.id: job.state for job in deployment.service.store.list_jobs(api_key_id=None)}
+    states = {job.id: job.state for job in deployment.service.store.list_jobs(JobFilter(None))}
     assert states == {mine: "cancelled", theirs: "queued"}
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.jobs.model import JobFilter
 from schemas.request import MAX_VIEWS, ImageTo3DRequest
 from tests.api.conftest import IMAGE, SUBMIT, Deployment
 
@@ -132,4 +133,4 @@ def as_base64(content: bytes) -> str:
 )
 def test_an_image_that_no_worker_could_read_is_a_400_at_once(deployment: Deployment, image: str, sentence: str) -> None:
     assert refusal(deployment, image=image) == sentence
-    assert deployment.service.store.list_jobs(api_key_id=None) == []
+    assert deployment.service.store.list_jobs(JobFilter(None)) == []

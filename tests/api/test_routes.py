@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from pipeline.jobs.model import JobState, KeyLimits
+from pipeline.jobs.model import JobFilter, JobState, KeyLimits
 from tests.api.conftest import IMAGE, SUBMIT, Deployment
 
 FETCH = "/api/v1/enterprise/3d/fetch"
@@ -69,7 +69,7 @@ def test_a_submit_waits_for_a_result_that_comes_in_time(deploy: Callable[..., De
     deployment = deploy(submit_wait_s=20)
 
     def work() -> None:
-        while not (queued := deployment.service.store.list_jobs(api_key_id=None)):
+        while not (queued := deployment.service.store.list_jobs(JobFilter(None))):
             time.sleep(0.02)
         deployment.finish(queued[0].id)
 
@@ -99,7 +99,7 @@ def test_a_valid_key_in_the_body_takes_precedence_over_any_header(
 def test_a_submit_without_a_valid_key_is_refused(deployment: Deployment, key: str | None, message: str) -> None:
     answer = deployment.client.post(SUBMIT, json={"key": key, "image": IMAGE})
     assert (answer.status_code, answer.json()) == (401, refusal(message, "unauthorized"))
-    assert deployment.service.store.list_jobs(api_key_id=None) == []
+    assert deployment.service.store.list_jobs(JobFilter(None)) == []
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_a_submit_without_a_valid_key_is_refused(deployment: Deployment, key: st
 def test_a_bad_field_is_a_400_with_one_sentence(deployment: Deployment, body: dict, code: str, message: str) -> None:
     answer = deployment.post(SUBMIT, body)
     assert (answer.status_code, answer.json()) == (400, refusal(message, code))
-    assert deployment.service.store.list_jobs(api_key_id=None) == []
+    assert deployment.service.store.list_jobs(JobFilter(None)) == []
 
 
 def test_a_refusal_of_several_views_names_the_engines_that_accept_them(deploy: Callable[..., Deployment]) -> None:
@@ -136,7 +136,7 @@ def test_a_refusal_of_several_views_names_the_engines_that_accept_them(deploy: C
     answer = deployment.post(SUBMIT, body)
     message = "engine triposr takes one view, got 2; preview would take them"
     assert (answer.status_code, answer.json()) == (400, refusal(message, "invalid_request"))
-    assert deployment.service.store.list_jobs(api_key_id=None) == []
+    assert deployment.service.store.list_jobs(JobFilter(None)) == []
 
 
 @pytest.mark.parametrize("content", [b"{", b"[1]", b'"x"', b"\xff\xfe", b"[" * 100_000])

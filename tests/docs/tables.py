@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pipeline.api.app  # noqa: F401  # defines errors of its own
 from pipeline.api.problems import status_of
-from pipeline.errors import CallerError, ImageTo3DError, StageError
+from pipeline.errors import CallerError, ImageTo3DError, StageError, error_classes
 from schemas.table import field_rows
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,20 +28,6 @@ def field_table() -> str:
     lines = ["| field | type | default | bounds | effect |", "| --- | --- | --- | --- | --- |"]
     lines += [f"| `{row.name}` | {row.kind} | {row.default} | {row.bounds} | {row.effect} |" for row in field_rows()]
     return "\n".join(lines)
-
-
-def error_classes() -> list[type[ImageTo3DError]]:
-    """Every error that the service raises on purpose, parents before children, in the order of their definition."""
-    found: list[type[ImageTo3DError]] = []
-
-    def visit(parent: type[ImageTo3DError]) -> None:
-        for child in parent.__subclasses__():
-            if child.__module__.startswith(("pipeline.", "schemas.")):
-                found.append(child)
-                visit(child)
-
-    visit(ImageTo3DError)
-    return found
 
 
 def error_table() -> str:

@@ -15,7 +15,7 @@ from pipeline.jobs import worker_loop
 from pipeline.jobs.api_keys import make_key
 from pipeline.jobs.model import ApiKey, Job, JobResult, JobState, KeyLimits, Progress
 from pipeline.jobs.stores.sql.store import SqlStore
-from pipeline.jobs.worker_loop import LeaseKeeper, QueueWorker, Work
+from pipeline.jobs.worker_loop import LeaseKeeper, QueueWorker, Work, WorkerOptions
 from tests.jobs.store_fixtures import new_job
 
 DONE = JobResult(JobState.SUCCESS, stage_seconds={"generate": 0.1})
@@ -34,9 +34,11 @@ def key(opened: SqlStore) -> ApiKey:
     return opened.add_key(make_key("tests", limits=KeyLimits())[1])
 
 
-def worker_for(store: SqlStore, work: Work, **arguments: object) -> QueueWorker:
-    defaults = {"worker_id": "w1", "lease_s": 1.0, "stop_grace_s": 0.0, "poll_s": 0.01}
-    return QueueWorker(store, work, **{**defaults, **arguments})  # pyright: ignore[reportArgumentType]
+def worker_for(
+    store: SqlStore, work: Work, *, on_end: Callable[[Job], None] = lambda job: None, **changed: object
+) -> QueueWorker:
+    options = WorkerOptions("w1", lease_s=1.0, stop_grace_s=0.0, poll_s=0.01)
+    return QueueWorker(store, work, replace(options, **changed), on_end=on_end)
 
 
 def wait_until(condition: Callable[[], bool]) -> None:

@@ -83,13 +83,17 @@ class Version(Generic[S]):
     value: S
     retained: tuple[tuple[int, float], ...]
 
+    def is_valid(self) -> bool:
+        """Whether it was read recently enough to be used: rule 2."""
+        return time.monotonic() - self.read_at_s <= SNAPSHOT_VALID_S
+
     def check(self) -> None:
-        """Refuse to continue with a version that was read too long ago.
+        """Refuse to continue with a version that is not valid any more.
 
         Raises:
-            SnapshotExpired: it was.
+            SnapshotExpired: it is not.
         """
-        if time.monotonic() - self.read_at_s > SNAPSHOT_VALID_S:
+        if not self.is_valid():
             raise SnapshotExpired
 
 
@@ -181,8 +185,7 @@ class CommitLog(Generic[S]):
             asked_at_s = time.monotonic()
             entry = self._entries.get(self._key(newest.number + 1))
             if entry is None:
-                is_good = time.monotonic() - known.read_at_s <= SNAPSHOT_VALID_S
-                return self._at(newest, asked_at_s) if is_good else None
+                return replace(newest, read_at_s=asked_at_s) if known.is_valid() else None
             newest, steps = self._open(newest.number + 1, entry, asked_at_s), steps + 1
             if steps == 2:  # far behind: the last commit on record is nearer
                 last = self._last_commit()
@@ -224,10 +227,6 @@ class CommitLog(Generic[S]):
         fields = json.loads(head)
         retained = tuple((int(number), float(at)) for number, at in fields["trail"])
         return Version(number, read_at_s, fields["token"], body, self._decode(body), retained)
-
-    @staticmethod
-    def _at(version: Version[S], read_at_s: float) -> Version[S]:
-        return replace(version, read_at_s=read_at_s)
 
     def _remember(self, version: Version[S]) -> Version[S]:
         known = self._known
@@ -366,7 +365,7 @@ class CommitLog(Generic[S]):
             if self._entries.create(key, entry):
                 return True
         except StoreUnavailable:  # it may have taken effect; a second create shows whether it did
-            if time.monotonic() - base.read_at_s > SNAPSHOT_VALID_S:
+            if not base.is_valid():
                 raise
             if self._entries.create(key, entry):
                 return True

@@ -9,7 +9,6 @@ from typing import Any
 
 from pipeline.jobs.limits import day_of
 from pipeline.jobs.model import Job, JobResult, JobState, OutboxTask, UsageRow
-from pipeline.jobs.stores.kv.api_keys import count
 from pipeline.jobs.stores.kv.state import (
     JOB,
     LISTED,
@@ -47,19 +46,14 @@ def save(transaction: Transaction, before: Job, after: Job) -> Job:
     ):
         transaction.forget(heartbeat_key(before.id, open_job.lease_epoch))
         open_job.lease_epoch += 1
-    count(transaction.head.accounts[before.api_key_id], usage_change(before, after))
+    transaction.head.accounts[before.api_key_id].count(usage_change(before, after))
     return after
 
 
 def apply(transaction: Transaction, job: Job, decision: Decision, *, now: float, retention: Retention) -> Job:
-    """Write a decision about an open job; returns the job as it is then."""
-    if isinstance(decision, JobResult):
-        return complete_job(transaction, job, decision, now=now, retention=retention)
-    return save(transaction, job, decision) if decision is not job else job
-
-
-def complete_job(transaction: Transaction, job: Job, result: JobResult, *, now: float, retention: Retention) -> Job:
-    """The final transition of a job with all that it writes."""
+    """Write a decision about a job: its next record, or its end. Returns the job as it is then."""
+    if not isinstance(decision, JobResult):
+        return save(transaction, job, decision) if decision is not job else job
     head = transaction.head
     open_job = head.open.pop(job.id)
     for number in range(open_job.request.chunks):
@@ -67,17 +61,17 @@ def complete_job(transaction: Transaction, job: Job, result: JobResult, *, now: 
     transaction.forget(heartbeat_key(job.id, open_job.lease_epoch))
     # A task's id names its job, so that it is found without an index.
     end = completed(
-        job, result, now=now, retention=retention, draw_task_id=lambda: f"msg_{job.id:08x}{secrets.token_hex(12)}"
+        job, decision, now=now, retention=retention, draw_task_id=lambda: f"msg_{job.id:08x}{secrets.token_hex(12)}"
     )
-    count(head.accounts[job.api_key_id], usage_change(job, end.job))
+    head.accounts[job.api_key_id].count(usage_change(job, end.job))
     document = JobDocument(end.job, number=2 * sum(head.totals.ended.values()), tasks=list(end.tasks))
     for number, task in enumerate(document.tasks, start=document.number):
         head.tasks[task.id] = pending_task(task, number)
     put_job(transaction, document)
     _list(transaction, end.job)
-    add_to_totals(head.totals, completion_sums(result))
-    if result.state is JobState.SUCCESS:
-        head.successes = [*head.successes, Success(result.seconds, dict(result.stage_seconds))][-TIMED_JOBS:]
+    add_to_totals(head.totals, completion_sums(decision))
+    if decision.state is JobState.SUCCESS:
+        head.successes = [*head.successes, Success(decision.seconds, dict(decision.stage_seconds))][-TIMED_JOBS:]
     _write_usage(transaction, end.usage)
     return end.job
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from pipeline.errors import NotFound
-from pipeline.jobs.model import OutboxTask, TaskKind
+from pipeline.jobs.model import AttemptResult, OutboxTask, TaskKind
 from pipeline.jobs.stores.kv.completion import add_to_totals, find_document, pending_task, put_job
 from pipeline.jobs.stores.kv.state import JobDocument
 from pipeline.jobs.stores.kv.transaction import Snapshot, Transaction
 from pipeline.jobs.transitions import (
-    AttemptResult,
     Retention,
     attempt_sums,
     is_task_due,

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from pipeline.jobs.limits import day_of
-from pipeline.jobs.model import Job, JobState, StoreMetrics, Timings, UsageRow
+from pipeline.jobs.model import Job, JobFilter, JobState, LedgerFilter, StoreMetrics, Timings, UsageRow
 from pipeline.jobs.stores.kv.completion import read_page
 from pipeline.jobs.stores.kv.leases import with_heartbeats
 from pipeline.jobs.stores.kv.state import JOB, PAGE_JOBS, ROWS, ListedJob, job_key, page_key, rows_key
@@ -29,36 +28,27 @@ def read_jobs(snapshot: Snapshot, job_ids: Iterable[int]) -> list[Job]:
     return [jobs[job_id] for job_id in ids if job_id in jobs]
 
 
-@dataclass(frozen=True)
-class JobFilter:
-    """The filters of a list; None is no filter. A `track_id` that is a number matches its digits."""
-
-    api_key_id: str | None
-    state: JobState | None
-    track_id: str | None
-
-    def matches(self, job: Job | ListedJob) -> bool:
-        """Whether a job belongs on the list."""
-        return (
-            self.api_key_id in (None, job.api_key_id)
-            and self.state in (None, job.state)
-            and (self.track_id is None or (job.track_id is not None and str(job.track_id) == self.track_id))
-        )
-
-
 def list_jobs(snapshot: Snapshot, filters: JobFilter, *, before_seq: int | None, limit: int) -> list[Job]:
     """Jobs, newest first. Reads pages until there are enough jobs."""
     end = snapshot.head.seq + 1 if before_seq is None else before_seq
     jobs = [open_job.job for open_job in snapshot.head.open.values()]
-    found = [(job.seq, job.id) for job in jobs if job.seq < end and filters.matches(job)]
+    found = [(job.seq, job.id) for job in jobs if job.seq < end and _matches(job, filters)]
     numbers = sorted((number for number in snapshot.head.pages if number * PAGE_JOBS < end), reverse=True)
     for start in range(0, len(numbers), PAGES_AT_ONCE):
         some = numbers[start : start + PAGES_AT_ONCE]
         for page in snapshot.get_many(map(page_key, some)):
-            found += [(seq, job.id) for seq, job in read_page(page).items() if seq < end and filters.matches(job)]
+            found += [(seq, job.id) for seq, job in read_page(page).items() if seq < end and _matches(job, filters)]
         if sum(seq >= some[-1] * PAGE_JOBS for seq, _ in found) >= limit:
             break
     return read_jobs(snapshot, [job_id for _, job_id in sorted(found, reverse=True)[:limit]])
+
+
+def _matches(job: Job | ListedJob, filters: JobFilter) -> bool:
+    return (
+        filters.api_key_id in (None, job.api_key_id)
+        and filters.state in (None, job.state)
+        and (filters.track_id is None or (job.track_id is not None and str(job.track_id) == str(filters.track_id)))
+    )
 
 
 def expired_jobs(snapshot: Snapshot, *, now: float, limit: int) -> list[Job]:
@@ -73,23 +63,6 @@ def expired_jobs(snapshot: Snapshot, *, now: float, limit: int) -> list[Job]:
         if len(found) >= limit:
             break
     return read_jobs(snapshot, found[:limit])
-
-
-@dataclass(frozen=True)
-class LedgerFilter:
-    """The part of the ledger with `since <= finished_at < until`; None is no bound."""
-
-    api_key_id: str | None
-    since: float | None
-    until: float | None
-
-    def matches(self, row: UsageRow) -> bool:
-        """Whether a row belongs to this part."""
-        return (
-            self.api_key_id in (None, row.api_key_id)
-            and (self.since is None or row.finished_at >= self.since)
-            and (self.until is None or row.finished_at < self.until)
-        )
 
 
 def read_usage_rows(snapshot: Snapshot, filters: LedgerFilter) -> list[UsageRow]:

@@ -19,17 +19,20 @@ from pathlib import Path
 
 import structlog
 
-from pipeline.errors import ImageTo3DError, LeaseLost, StoreUnavailable
+from pipeline.errors import ImageTo3DError, InvalidRequest, LeaseLost, NotFound, StoreUnavailable
 from pipeline.jobs import transitions
-from pipeline.jobs.limits import day_of
+from pipeline.jobs.limits import NOT_USED, day_of
 from pipeline.jobs.model import (
     ApiKey,
+    AttemptResult,
     Job,
+    JobFilter,
     JobResult,
     JobState,
     KeyLimits,
     KeyUse,
     Lease,
+    LedgerFilter,
     NewJob,
     OutboxTask,
     Progress,
@@ -42,20 +45,14 @@ from pipeline.jobs.model import (
     UsageRow,
     WorkerRecord,
 )
-from pipeline.jobs.stores.kv import api_keys, leases, outbox, reports, submission
+from pipeline.jobs.stores.kv import leases, maintenance, outbox, reports, submission
 from pipeline.jobs.stores.kv.commit_log import CommitLog
 from pipeline.jobs.stores.kv.completion import apply, find_document, forget_job, put_job, save
 from pipeline.jobs.stores.kv.leases import HeartbeatWriter, held, with_heartbeat, with_heartbeats
-from pipeline.jobs.stores.kv.maintenance import (
-    backup_age_s,
-    restore_backup,
-    run_maintenance,
-    write_backup,
-)
 from pipeline.jobs.stores.kv.map import KeyValues
-from pipeline.jobs.stores.kv.state import WORKERS, OpenJob, bucket_key
+from pipeline.jobs.stores.kv.state import WORKERS, Account, OpenJob, bucket_key
 from pipeline.jobs.stores.kv.transaction import Database, Snapshot, Transaction
-from pipeline.jobs.transitions import DEFAULT_RETENTION, AttemptResult, Decision, Retention, usage_by_day, usage_group
+from pipeline.jobs.transitions import DEFAULT_RETENTION, Decision, Retention, usage_by_day, usage_group
 
 ESTIMATE_AGE_S = 1.0
 """How old queue positions, timings and the list of workers may be: they feed estimates."""
@@ -108,34 +105,22 @@ class KvStore:
     def maintain(self, backup_dir: Path) -> None:
         if self.restore_backup(backup_dir):
             log.warning("the shared map was empty: restored keys and ledger from the backup")
-        if backup_age_s(backup_dir) >= MAINTENANCE_INTERVAL_S:
+        if maintenance.backup_age_s(backup_dir) >= MAINTENANCE_INTERVAL_S:
             self.run_maintenance()
             self.write_backup(backup_dir)
 
     def run_maintenance(self) -> None:
-        """Vacuum, sweep, and read every entry that must not expire. Due at least every few days, best once a day.
-
-        Raises:
-            StoreUnavailable: the map is unavailable.
-        """
+        """Vacuum, sweep, and read every entry that must not expire. Due at least every few days, best once a day."""
         self._workers.vacuum()
-        run_maintenance(self._database, today=day_of(self._clock()), wall_now=self._wall_clock())
+        maintenance.run_maintenance(self._database, today=day_of(self._clock()), wall_now=self._wall_clock())
 
     def write_backup(self, folder: Path) -> None:
-        """Back up keys, buckets and the ledger to a folder, as JSON.
-
-        Raises:
-            StoreUnavailable: the map is unavailable.
-        """
-        write_backup(self._database, folder)
+        """Back up keys, buckets and the ledger to a folder, as JSON."""
+        maintenance.write_backup(self._database, folder)
 
     def restore_backup(self, folder: Path) -> bool:
-        """Restore a backup if the map holds nothing; returns whether it did.
-
-        Raises:
-            StoreUnavailable: the map is unavailable.
-        """
-        return restore_backup(self._database, folder)
+        """Restore a backup if the map holds nothing; returns whether it did."""
+        return maintenance.restore_backup(self._database, folder)
 
     # ---- submit and read ----
 
@@ -184,16 +169,7 @@ class KvStore:
     def request_of(self, job_id: int) -> bytes:
         return self._database.read(lambda snapshot: submission.read_request(snapshot, job_id))
 
-    def list_jobs(
-        self,
-        *,
-        api_key_id: str | None,
-        state: JobState | None = None,
-        track_id: str | int | None = None,
-        before_seq: int | None = None,
-        limit: int = 50,
-    ) -> list[Job]:
-        filters = reports.JobFilter(api_key_id, state, None if track_id is None else str(track_id))
+    def list_jobs(self, filters: JobFilter, *, before_seq: int | None = None, limit: int = 50) -> list[Job]:
         return self._database.read(
             lambda snapshot: reports.list_jobs(snapshot, filters, before_seq=before_seq, limit=limit)
         )
@@ -328,28 +304,44 @@ class KvStore:
     # ---- keys ----
 
     def add_key(self, key: ApiKey) -> ApiKey:
-        return self._database.commit(lambda transaction: api_keys.add_key(transaction.head, key))
+        def add(transaction: Transaction) -> ApiKey:
+            accounts = transaction.head.accounts
+            known = [account.key for account in accounts.values()]
+            for other in known:
+                if other.sha256 == key.sha256:
+                    return other
+            if any(other.name == key.name and other.revoked_at is None for other in known):
+                raise InvalidRequest(f"There is a key named {key.name!r} already.")
+            accounts[key.id] = Account(key)
+            return key
+
+        return self._database.commit(add)
 
     def find_key(self, sha256: str) -> ApiKey | None:
-        return self._database.read(lambda snapshot: api_keys.find_key(snapshot.head, sha256))
+        return next((key for key in self.list_keys() if key.sha256 == sha256), None)
 
     def list_keys(self) -> list[ApiKey]:
         return self._database.read(lambda snapshot: [account.key for account in snapshot.head.accounts.values()])
 
     def revoke_key(self, api_key_id: str) -> ApiKey:
-        return self._database.commit(
-            lambda transaction: api_keys.change_key(transaction.head, api_key_id, revoked_at=self._clock())
-        )
+        return self._change_key(api_key_id, lambda key: replace(key, revoked_at=key.revoked_at or self._clock()))
 
     def limit_key(self, api_key_id: str, limits: KeyLimits) -> ApiKey:
-        return self._database.commit(
-            lambda transaction: api_keys.change_key(transaction.head, api_key_id, limits=limits)
-        )
+        return self._change_key(api_key_id, lambda key: replace(key, limits=limits))
+
+    def _change_key(self, api_key_id: str, changed: Callable[[ApiKey], ApiKey]) -> ApiKey:
+        def change(transaction: Transaction) -> ApiKey:
+            account = transaction.head.accounts.get(api_key_id)
+            if account is None:
+                raise NotFound(f"There is no key with the id {api_key_id}.")
+            account.key = changed(account.key)
+            return account.key
+
+        return self._database.commit(change)
 
     def key_use(self, api_key_id: str) -> KeyUse:
-        return self._database.read(
-            lambda snapshot: api_keys.use_of(snapshot.head.accounts.get(api_key_id), now=self._clock())
-        )
+        account = self._database.read(lambda snapshot: snapshot.head.accounts.get(api_key_id))
+        return NOT_USED if account is None else account.use(now=self._clock())
 
     def save_s3(self, api_key_id: str, encrypted: bytes) -> None:
         text = base64.b64encode(encrypted).decode()
@@ -375,12 +367,9 @@ class KvStore:
             lambda transaction: outbox.claim_task(transaction, kind, now=self._clock(), claim_s=claim_s)
         )
 
-    def settle_task(
-        self, task: OutboxTask, *, status: int | None, error: str, seconds: float, retry_in_s: float | None
-    ) -> OutboxTask:
-        attempt = AttemptResult(status, error, seconds, retry_in_s)
+    def settle_task(self, task: OutboxTask, result: AttemptResult) -> OutboxTask:
         return self._database.commit(
-            lambda transaction: outbox.settle_task(transaction, task.id, attempt, now=self._clock())
+            lambda transaction: outbox.settle_task(transaction, task.id, result, now=self._clock())
         )
 
     def tasks_of(self, job_id: int) -> list[OutboxTask]:
@@ -400,16 +389,10 @@ class KvStore:
 
     # ---- ledger ----
 
-    def usage_rows(
-        self, *, api_key_id: str | None, since: float | None = None, until: float | None = None, limit: int = 10_000
-    ) -> list[UsageRow]:
-        filters = reports.LedgerFilter(api_key_id, since, until)
+    def usage_rows(self, filters: LedgerFilter, *, limit: int = 10_000) -> list[UsageRow]:
         return self._database.read(lambda snapshot: reports.read_usage_rows(snapshot, filters))[:limit]
 
-    def usage_days(
-        self, *, api_key_id: str | None, since: float | None = None, until: float | None = None
-    ) -> list[UsageDay]:
-        filters = reports.LedgerFilter(api_key_id, since, until)
+    def usage_days(self, filters: LedgerFilter) -> list[UsageDay]:
         rows = self._database.read(lambda snapshot: reports.read_usage_rows(snapshot, filters))
         return usage_by_day(map(usage_group, rows))
 

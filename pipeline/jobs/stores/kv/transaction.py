@@ -37,7 +37,7 @@ class Snapshot:
         self.entries = entries
         self.head = head
         self._version = version
-        self._read: dict[str, Any] = dict(before._read) if before is not None and before._is_valid() else {}
+        self._read: dict[str, Any] = dict(before._read) if before is not None and before._version.is_valid() else {}
 
     def get(self, key: str) -> Any:
         """A document as plain data; None where there is none."""
@@ -52,21 +52,6 @@ class Snapshot:
             self._read[key] = None if value is None else unpack(value)
         self._version.check()
         return [written[key].document if key in written else self._read[key] for key in wanted]
-
-    def check(self) -> None:
-        """Refuse to continue with a snapshot that is too old.
-
-        Raises:
-            SnapshotExpired: it is; the operation starts again.
-        """
-        self._version.check()
-
-    def _is_valid(self) -> bool:
-        try:
-            self._version.check()
-        except SnapshotExpired:
-            return False
-        return True
 
 
 class Transaction(Snapshot):
@@ -100,7 +85,7 @@ class Transaction(Snapshot):
         for key, written in list(self.head.written.items()):
             if self._wall_now - written.at < RETAIN_S:
                 continue
-            self.check()
+            self._version.check()
             if written.document is None:
                 self.entries.delete(key)
             else:

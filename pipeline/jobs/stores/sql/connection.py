@@ -136,8 +136,8 @@ class Database:
         self._pieces: deque[_Piece[Any]] = deque()
         if self.is_sqlite:
             event.listen(self.engine, "connect", _prepare_sqlite)
-            event.listen(self._durable_engine, "begin", _begin_durable)
-            event.listen(self._light_engine, "begin", _begin_light)
+            for engine in (self._durable_engine, self._light_engine):
+                event.listen(engine, "begin", _begin_immediate)
 
     @contextmanager
     def read(self) -> Generator[sa.Connection]:
@@ -239,15 +239,7 @@ def _prepare_sqlite(connection: Any, record: object) -> None:
         connection.execute(f"PRAGMA {pragma}").close()
 
 
-def _begin_durable(connection: sa.Connection) -> None:
-    _begin_immediate(connection, synchronous="FULL")  # a submit that was answered survives a power cut
-
-
-def _begin_light(connection: sa.Connection) -> None:
-    _begin_immediate(connection, synchronous="NORMAL")
-
-
-def _begin_immediate(connection: sa.Connection, *, synchronous: str) -> None:
+def _begin_immediate(connection: sa.Connection) -> None:
     """Begin a write transaction as soon as no other process holds one.
 
     Raises:
@@ -255,7 +247,8 @@ def _begin_immediate(connection: sa.Connection, *, synchronous: str) -> None:
     """
     cursor = connection.connection.cursor()
     cursor.execute("PRAGMA busy_timeout = 0")
-    cursor.execute(f"PRAGMA synchronous = {synchronous}")
+    # FULL: what was committed survives a power cut.
+    cursor.execute(f"PRAGMA synchronous = {'FULL' if connection.get_execution_options()['is_durable'] else 'NORMAL'}")
     deadline_s = time.monotonic() + BUSY_TIMEOUT_S
     try:
         while True:

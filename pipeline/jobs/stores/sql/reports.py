@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import sqlalchemy as sa
 
-from pipeline.jobs.model import FinalState, JobState, StoreMetrics, Timings, UsageDay, UsageRow
+from pipeline.jobs.model import FinalState, JobState, LedgerFilter, StoreMetrics, Timings, UsageDay, UsageRow
 from pipeline.jobs.stores.sql.schema import IS_PENDING, IS_QUEUED, by_key, jobs, key_months, tasks, totals, usage
 from pipeline.jobs.transitions import TIMED_JOBS, UsageGroup, mean_timings, oldest_queued_s, usage_by_day
 
@@ -48,12 +48,10 @@ def read_metrics(connection: sa.Connection, *, now: float) -> StoreMetrics:
     )
 
 
-def read_usage_rows(
-    connection: sa.Connection, *, api_key_id: str | None, since: float | None, until: float | None, limit: int
-) -> list[UsageRow]:
+def read_usage_rows(connection: sa.Connection, filters: LedgerFilter, *, limit: int) -> list[UsageRow]:
     """Ended jobs, oldest first."""
     query = sa.select(usage).order_by(usage.c.finished_at, usage.c.job_seq).limit(limit)
-    return [_usage_row(row) for row in connection.execute(_between(query, api_key_id, since, until))]
+    return [_usage_row(row) for row in connection.execute(_matching(query, filters))]
 
 
 def _usage_row(row: sa.Row[Any]) -> UsageRow:
@@ -65,23 +63,19 @@ def _usage_row(row: sa.Row[Any]) -> UsageRow:
     return UsageRow(**columns)
 
 
-def read_usage_days(
-    connection: sa.Connection, *, api_key_id: str | None, since: float | None, until: float | None
-) -> list[UsageDay]:
+def read_usage_days(connection: sa.Connection, filters: LedgerFilter) -> list[UsageDay]:
     """Ended jobs by day and key, oldest first."""
     by = (usage.c.api_key_id, usage.c.day, usage.c.state)
     query = sa.select(*by, sa.func.count(), sa.func.sum(usage.c.seconds), sa.func.sum(usage.c.gpu_seconds)).group_by(
         *by
     )
-    groups = connection.execute(_between(query, api_key_id, since, until))
+    groups = connection.execute(_matching(query, filters))
     return usage_by_day(UsageGroup(*group) for group in groups)
 
 
-def _between(
-    query: sa.Select[*tuple[Any, ...]], api_key_id: str | None, since: float | None, until: float | None
-) -> sa.Select[*tuple[Any, ...]]:
-    if api_key_id is not None:
-        query = query.where(usage.c.api_key_id == api_key_id)
-    if since is not None:
-        query = query.where(usage.c.finished_at >= since)
-    return query if until is None else query.where(usage.c.finished_at < until)
+def _matching(query: sa.Select[*tuple[Any, ...]], filters: LedgerFilter) -> sa.Select[*tuple[Any, ...]]:
+    if filters.api_key_id is not None:
+        query = query.where(usage.c.api_key_id == filters.api_key_id)
+    if filters.since is not None:
+        query = query.where(usage.c.finished_at >= filters.since)
+    return query if filters.until is None else query.where(usage.c.finished_at < filters.until)
