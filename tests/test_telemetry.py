@@ -60,7 +60,7 @@ def test_a_submit_a_job_and_its_stages_are_one_trace(spans: InMemorySpanExporter
     key, record = make_key("caller", limits=KeyLimits())
     service.store.add_key(record)
 
-    def work(job: Job, watch: LeaseKeeper) -> JobResult:
+    def work(job: Job, keeper: LeaseKeeper) -> JobResult:
         with StageTimer().measure("intake"):
             pass
         return JobResult(JobState.SUCCESS, engine="preview")

@@ -332,7 +332,7 @@ class OutboxTask:
 
 @dataclass(frozen=True)
 class AttemptResult:
-    """What came of one attempt at an `OutboxTask`.
+    """The result of one attempt at an `OutboxTask`.
 
     Attributes:
         status: the receiver's HTTP status, None without an answer.

@@ -150,7 +150,7 @@ class JobStore(Protocol):
         ...
 
     def expired(self, *, limit: int = 100) -> list[Job]:
-        """Ended jobs whose retention is over and whose tasks are settled, for the cleaner to `delete`."""
+        """Ended jobs whose retention has ended and whose tasks are settled, for the cleaner to `delete`."""
         ...
 
     def metrics(self) -> StoreMetrics:
@@ -178,7 +178,7 @@ class KeyStore(Protocol):
         ...
 
     def revoke_key(self, api_key_id: str) -> ApiKey:
-        """Revoke a key; its jobs go on."""
+        """Revoke a key; its jobs continue."""
         ...
 
     def limit_key(self, api_key_id: str, limits: KeyLimits) -> ApiKey:

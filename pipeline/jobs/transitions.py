@@ -60,7 +60,7 @@ GIVEN_UP = JobResult(
 
 @dataclass(frozen=True)
 class Retention:
-    """How long things go on after a job has ended.
+    """How long records, webhook retries and late uploads last after a job has ended.
 
     Attributes:
         record_lifetime_s: how long the record stays.
@@ -332,7 +332,7 @@ def check_deletable(job: Job) -> None:
 
 
 def is_expired(expires_at: Any, *, now: float) -> Any:
-    """Whether the retention of an ended job is over."""
+    """Whether the retention of an ended job has ended."""
     return expires_at <= now
 
 

@@ -1,8 +1,8 @@
 """A worker's loop over a store: claim a job, keep its lease, run the work, complete the job. Knows nothing of the work.
 
 What may happen around the work, and what becomes of the job: the process dies (the lease expires, another worker claims
-the job); the store is away (writes are repeated until it is back); the caller cancels (the work is told to stop); the
-service stops (the work gets a grace period, then the job is requeued); the work hangs (its process ends).
+the job); the store is unavailable (writes are retried); the caller cancels (the work is told to stop); the service
+stops (the work gets a grace period, then the job is requeued); the work hangs (its process ends).
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from pipeline.jobs.store import JobStore, WorkerRegistry
 from pipeline.telemetry import span
 
 MAX_HEARTBEAT_INTERVAL_S = 1.0
-"""Pause between two heartbeats of a job, where the store is near."""
+"""Pause between two heartbeats of a job whose store is on this machine or in its network."""
 WORKER_HEARTBEAT_INTERVAL_S = 5.0
 RESTART_CHECK_INTERVAL_S = 1.0
 """How often an idle worker looks for a restart request."""
 COMPLETION_PAUSES_S = (0.1, 0.3, 1.0, 3.0, *([5.0] * 120))
-"""Pauses between attempts to write the end of a job while the store is away: ten minutes in all."""
+"""Pauses between attempts to write the end of a job while the store is unavailable: ten minutes in all."""
 
 log = structlog.get_logger()
 
@@ -89,7 +89,7 @@ class LeaseKeeper:
         self._heartbeat_worker = heartbeat_worker
         self._progress: Progress = Progress()
         self._reported: Progress = self._progress
-        self._is_over = threading.Event()
+        self._has_ended = threading.Event()
         self._wake = threading.Event()
         self.is_cancel_requested = False
         self.is_lease_lost = False
@@ -104,7 +104,7 @@ class LeaseKeeper:
             self._wake.set()
 
     def is_cancelled(self) -> bool:
-        """Whether the work should stop, for whatever reason."""
+        """Whether the work should stop, for any reason."""
         return self.is_cancel_requested or self.is_lease_lost or self.is_grace_over
 
     def __enter__(self) -> LeaseKeeper:
@@ -112,12 +112,12 @@ class LeaseKeeper:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._is_over.set()
+        self._has_ended.set()
         self._wake.set()
         self._thread.join()
 
     def _keep(self) -> None:
-        """Send heartbeats until the work is over or the lease is lost."""
+        """Send heartbeats until the work has ended or the lease is lost."""
         started_s = time.monotonic()
         stopping_since_s: float | None = None
         while not self._pause():
@@ -132,10 +132,10 @@ class LeaseKeeper:
                 return
 
     def _pause(self) -> bool:
-        """Wait for the next heartbeat or the next stage; True when the work is over."""
+        """Wait for the next heartbeat or the next stage; True when the work has ended."""
         self._wake.wait(min(self._options.lease_s / 4, self._options.heartbeat_interval_s))
         self._wake.clear()
-        return self._is_over.is_set()
+        return self._has_ended.is_set()
 
     def _heartbeat(self) -> bool:
         """Send one heartbeat; False when the lease is lost."""
@@ -149,7 +149,7 @@ class LeaseKeeper:
         except LeaseLost:
             self.is_lease_lost = True
             return False
-        except StoreUnavailable as error:  # no other worker can claim the job either, so the work goes on
+        except StoreUnavailable as error:  # no other worker can claim the job either, so the work continues
             log.warning("heartbeat failed", job_id=self._lease.job_id, reason=str(error))
         return True
 
@@ -203,7 +203,7 @@ class QueueWorker:
             The job as it was claimed, None where there was none.
 
         Raises:
-            StoreUnavailable: the store was away before a job was claimed.
+            StoreUnavailable: the store was unavailable before a job was claimed.
         """
         job = self._store.claim(self._worker_id, lease_s=self._options.lease_s, job_id=job_id)
         if job is None:
@@ -240,7 +240,7 @@ class QueueWorker:
             The job as it was claimed, None where it has ended, must wait, or is another worker's.
 
         Raises:
-            StoreUnavailable: the store was away before the job was claimed.
+            StoreUnavailable: the store was unavailable before the job was claimed.
         """
         job = self.run_one(stop, job_id=job_id)
         found = None if job is not None else self._running(job_id)
@@ -277,7 +277,7 @@ class QueueWorker:
             )
 
     def _conclude(self, job: Job, keeper: LeaseKeeper, result: JobResult) -> str:
-        """Complete or requeue the job, and repeat while the store is away; returns the outcome in a word."""
+        """Complete or requeue the job, and repeat while the store is unavailable; returns the outcome in a word."""
         is_interrupted = result.state is JobState.CANCELLED and not keeper.is_cancel_requested
         for pause_s in COMPLETION_PAUSES_S:
             try:
@@ -289,7 +289,7 @@ class QueueWorker:
             except LeaseLost:
                 return "lost"
             except StoreUnavailable as error:
-                log.warning("end not written yet", reason=str(error))
+                log.warning("completion not written yet", reason=str(error))
                 time.sleep(pause_s)
                 continue
             self._on_end(ended)

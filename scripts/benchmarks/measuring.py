@@ -106,10 +106,10 @@ def peak_memory(step: Step, device: torch.device) -> int:
         torch.cuda.synchronize(device)
         return torch.cuda.max_memory_allocated(device)
     before = _resident_bytes()
-    seen, is_over = [before], threading.Event()
+    seen, has_ended = [before], threading.Event()
 
     def watch() -> None:
-        while not is_over.wait(POLL_S):
+        while not has_ended.wait(POLL_S):
             seen.append(_resident_bytes())
 
     watcher = threading.Thread(target=watch)
@@ -117,7 +117,7 @@ def peak_memory(step: Step, device: torch.device) -> int:
     try:
         step()
     finally:
-        is_over.set()
+        has_ended.set()
         watcher.join()
     return max(seen) - before
 

@@ -83,13 +83,13 @@ def http_request(method: str, path: str, body: bytes = b"", **headers: str) -> b
 
 
 async def drive(
-    port: int, clients: int, is_over: Callable[[], bool], ask: Callable[[Connection], Awaitable[None]]
+    port: int, clients: int, has_ended: Callable[[], bool], ask: Callable[[Connection], Awaitable[None]]
 ) -> float:
-    """Run clients that each send request after request until `is_over()`; return the seconds it took."""
+    """Run clients that each send request after request until `has_ended()`; return the seconds it took."""
 
     async def client() -> None:
         connection = Connection(port)
-        while not is_over():
+        while not has_ended():
             await ask(connection)
         await connection.close()
 
@@ -147,7 +147,7 @@ def run_idle_worker(data: Path, worker_id: str) -> None:
 
     configure_logging("WARNING")
 
-    def work(job: Job, watch: LeaseKeeper) -> JobResult:
+    def work(job: Job, keeper: LeaseKeeper) -> JobResult:
         return JobResult(
             JobState.SUCCESS, stage_seconds={"generate": 0.001}, engine="nothing", meta=job.meta.parameters
         )

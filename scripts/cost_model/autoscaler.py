@@ -2,7 +2,7 @@
 
 What is documented, and what is assumed where it is not:
 
-- `min_containers` run whatever happens, `max_containers` caps the pool, `buffer_containers` are further ones kept while
+- `min_containers` always run, `max_containers` caps the pool, `buffer_containers` are further ones kept while
   the function is active, `scaledown_window` (2 to 3600 s) is the longest that a container idles before it is stopped.
   Source: https://modal.com/docs/guide/scale; `modal.App.function` and `modal._functions` of modal 1.6.4.
 - A container is paid from its start to its stop, idle time included, by the second. Source:

@@ -19,7 +19,7 @@ def refusal(message: str, code: str) -> dict[str, str]:
     return {"status": "error", "message": message, "error_code": code}
 
 
-def test_a_submit_is_answered_with_where_to_fetch_the_result(deployment: Deployment) -> None:
+def test_a_submit_returns_the_url_of_its_result(deployment: Deployment) -> None:
     body = deployment.submit(track_id="order 7")
     assert body["status"] == "processing" and 1 <= body["id"] < 2**31 and isinstance(body["eta"], int)
     assert body["fetch_result"] == f"http://testserver{FETCH}/{body['id']}"
@@ -48,7 +48,7 @@ def test_a_job_that_succeeded_is_fetched_under_every_path_and_its_links_answer(
         assert deployment.client.get(url).content == b"0123456789" * 10
 
 
-def test_a_failed_job_says_why_with_status_200(deployment: Deployment) -> None:
+def test_a_failed_job_is_a_200_with_its_message(deployment: Deployment) -> None:
     job_id = deployment.submit(track_id=5)["id"]
     deployment.finish(job_id, state=JobState.FAILED, message="the image shows no subject")
     answer = deployment.post(f"{FETCH}/{job_id}")

@@ -56,7 +56,7 @@ def work_until_cancelled(job: Job, keeper: LeaseKeeper) -> JobResult:
 
 def test_the_result_of_the_work_ends_the_job(opened: SqlStore, key: ApiKey) -> None:
     submitted = opened.submit(new_job(key, webhook_url="http://127.0.0.1/h")).job
-    upload = replace(DONE, upload_warning="Your bucket is away.")
+    upload = replace(DONE, upload_warning="Your bucket is unavailable.")
 
     claimed = worker_for(opened, lambda job, keeper: upload).run_one(threading.Event())
 
@@ -98,7 +98,7 @@ def test_work_that_the_store_interrupts_is_requeued(opened: SqlStore, key: ApiKe
     assert opened.get(job_id, api_key_id=None).state is JobState.SUCCESS
 
 
-def test_on_end_is_called_when_the_end_is_on_record(opened: SqlStore, key: ApiKey) -> None:
+def test_on_end_is_called_when_the_result_is_recorded(opened: SqlStore, key: ApiKey) -> None:
     job_id = opened.submit(new_job(key)).job.id
     completed: list[Job] = []
 
@@ -204,7 +204,7 @@ def test_work_that_hangs_is_reported(opened: SqlStore, key: ApiKey) -> None:
     assert is_overdue.is_set()
 
 
-def test_a_completion_is_repeated_until_the_store_is_back(
+def test_a_completion_is_repeated_until_the_store_is_available(
     opened: SqlStore, key: ApiKey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worker_loop, "COMPLETION_PAUSES_S", (0.0, 0.0, 0.0, 0.0))

@@ -65,7 +65,7 @@ def slow_url(request: pytest.FixtureRequest, certificate: Path) -> Iterator[str]
                         return
                     connection.sendall(bytes([byte]))
         except OSError:
-            return  # the client hung up
+            return  # the client disconnected
 
     thread = threading.Thread(target=drip, daemon=True)
     thread.start()

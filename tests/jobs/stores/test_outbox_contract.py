@@ -183,7 +183,9 @@ def test_a_clock_that_steps_back_delays_no_redelivery(store: Store, add_key: Add
 
 
 def test_a_late_upload_is_its_own_task(store: Store, add_key: AddKey, clock: Clock) -> None:
-    job = ended(store, add_key(), JobResult(JobState.SUCCESS, upload_warning="The bucket is away."), webhook_url=HOOK)
+    job = ended(
+        store, add_key(), JobResult(JobState.SUCCESS, upload_warning="The bucket is unavailable."), webhook_url=HOOK
+    )
 
     upload = store.claim_task("upload", claim_s=60)
 

@@ -130,7 +130,7 @@ def draw_operation(rng: random.Random, clock: Clock, seqs: list[int]) -> Callabl
     api_key_id, worker = str(rng.randrange(3)), f"w{rng.randrange(3)}"
     result, kind = rng.choice(RESULTS), rng.choice(("webhook", "upload"))
     error, pause_s = rng.choice((("", None), ("no answer", 60.0), ("no answer", 1000.0), ("no answer", None)))
-    result = replace(result, upload_warning=rng.choice(("", "The bucket is away.")))
+    result = replace(result, upload_warning=rng.choice(("", "The bucket is unavailable.")))
     new = NewJob(
         api_key_id=api_key_id,
         file_prefix=f"prefix-{rng.random()}",

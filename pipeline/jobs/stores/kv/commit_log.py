@@ -10,7 +10,7 @@ by nobody, and `vacuum` deletes them.
 A deleted version must not be mistaken for one that was never written. Three rules prevent it:
 
 1. A version is deleted only when it is older than `RETAIN_S`, is not the newest, and all older ones are deleted.
-2. A snapshot is valid for `SNAPSHOT_VALID_S`: a commit whose create has not been sent by then is started anew.
+2. A snapshot is valid for `SNAPSHOT_VALID_S`: a commit whose create has not been sent by then starts again.
 3. A reader that finds entry u+1 missing, and did not know u as the newest within the last `SNAPSHOT_VALID_S`, reads u
    afterwards and trusts it only if it is still there.
 
@@ -24,8 +24,8 @@ names is deleted, the newest one is found by a scan.
 The protocol assumes that an operation takes effect within a minute of being sent or never, and that the clocks of two
 machines differ by less than 30 s. `RETAIN_S` exceeds the sum of `SNAPSHOT_VALID_S` and both.
 
-Each version carries a random token. An operation that failed without an answer may have taken effect: the token tells.
-Changes that threads of one process request at the same time share one commit.
+Each version carries a random token. An operation that failed without an answer may have taken effect; the token shows
+whether it did. Changes that threads of one process request at the same time share one commit.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ from pipeline.jobs.stores.kv.map import MAX_VALUE_BYTES, KeyValues
 SNAPSHOT_VALID_S = 10.0
 RETAIN_S = 120.0
 OPTIMISTIC_S = 0.25
-"""A change starts from a snapshot of this age without reading again; the create tells whether it was the newest."""
+"""A change starts from a snapshot of this age without reading again; the create shows whether it was the newest."""
 COMMIT_TIMEOUT_S = 30.0
 """How long a change is repeated while other processes commit first."""
 VACUUM_EVERY = 32
@@ -61,7 +61,7 @@ R = TypeVar("R")
 
 
 class SnapshotExpired(Exception):
-    """A snapshot is older than `SNAPSHOT_VALID_S`; the operation starts anew. Never leaves the store."""
+    """A snapshot is older than `SNAPSHOT_VALID_S`; the operation starts again. Never leaves the store."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class Version(Generic[S]):
         return time.monotonic() - self.read_at_s <= SNAPSHOT_VALID_S
 
     def check(self) -> None:
-        """Refuse to go on with a version that is not valid any more.
+        """Refuse to continue with a version that is not valid any more.
 
         Raises:
             SnapshotExpired: it is not.
@@ -158,7 +158,7 @@ class CommitLog(Generic[S]):
             max_age_s: accept a version that was the newest so long ago.
 
         Raises:
-            StoreUnavailable: the map is away.
+            StoreUnavailable: the map is unavailable.
         """
         known = self._known
         if known is not None and time.monotonic() - known.read_at_s <= max_age_s:
@@ -235,7 +235,7 @@ class CommitLog(Generic[S]):
                 process commits first, so its other effects must be safe to repeat.
 
         Raises:
-            StoreUnavailable: the map is away, or other processes always committed first.
+            StoreUnavailable: the map is unavailable, or other processes always committed first.
             ImageTo3DError: what the change raised.
         """
         request: _Request[S] = _Request(change)
@@ -262,7 +262,7 @@ class CommitLog(Generic[S]):
         """Run the housekeeping and delete old versions.
 
         Raises:
-            StoreUnavailable: the map is away; the next vacuum deletes the rest.
+            StoreUnavailable: the map is unavailable; the next vacuum deletes the rest.
         """
 
         def change(draft: Draft[S]) -> None:
@@ -353,7 +353,7 @@ class CommitLog(Generic[S]):
         try:
             if self._entries.create(key, entry):
                 return True
-        except StoreUnavailable:  # it may have taken effect; a second create tells
+        except StoreUnavailable:  # it may have taken effect; a second create shows whether it did
             if not base.is_valid():
                 raise
             if self._entries.create(key, entry):

@@ -36,7 +36,7 @@ _lease_fields = attrgetter("state", "attempts", "lease_expires_at")
 
 
 def save(transaction: Transaction, before: Job, after: Job) -> Job:
-    """Write what a transition changed of a job that goes on, and its key's counters.
+    """Write what a transition changed of a job that has not ended, and its key's counters.
 
     Args:
         before: the job with its heartbeat.

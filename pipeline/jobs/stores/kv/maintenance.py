@@ -33,7 +33,7 @@ def run_maintenance(database: Database, *, today: str, wall_now: float) -> None:
         today: the current day, `2026-01-31`.
 
     Raises:
-        StoreUnavailable: the map is away; a repetition is safe and does the rest.
+        StoreUnavailable: the map is unavailable; a repetition is safe and completes the work.
     """
     database.vacuum()
     _sweep(database, wall_now)

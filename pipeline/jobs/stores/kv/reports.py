@@ -52,7 +52,7 @@ def _matches(job: Job | ListedJob, filters: JobFilter) -> bool:
 
 
 def expired_jobs(snapshot: Snapshot, *, now: float, limit: int) -> list[Job]:
-    """Ended jobs whose retention is over and whose tasks are settled, oldest first."""
+    """Ended jobs whose retention has ended and whose tasks are settled, oldest first."""
     unsettled = {task.job_id for task in snapshot.head.tasks.values()}
     found: list[int] = []
     for number in sorted(number for number, soonest in snapshot.head.pages.items() if is_expired(soonest, now=now)):

@@ -69,7 +69,7 @@ class KvStore:
     Args:
         entries: the map, for this store alone.
         clock: seconds since 1970.
-        retention: how long things go on after a job has ended.
+        retention: how long records, webhook retries and late uploads last after a job has ended.
         wall_clock: seconds since 1970 for the age of commits and documents; machines' clocks agree within 30 s.
     """
 

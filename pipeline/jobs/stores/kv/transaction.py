@@ -2,10 +2,10 @@
 
 A transaction puts documents into the head, under `written`; readers look there first. When a document has been there
 for `RETAIN_S`, housekeeping writes it to its own entry and then, as part of its own commit, drops it from the head. So
-the entry of a document is never written while a snapshot or a transaction from before the change is still valid: that
-would be older than `SNAPSHOT_VALID_S` (`pipeline.jobs.stores.kv.commit_log`), and starts anew. Nor does a late
-housekeeper overwrite a newer document: it read a head without it, so its write is over long before the newer document
-has been in the head for `RETAIN_S`.
+the entry of a document is never written while a snapshot or a transaction from before the change is still valid: one
+that is older than `SNAPSHOT_VALID_S` (`pipeline.jobs.stores.kv.commit_log`) starts again. Delayed housekeeping does not
+overwrite a newer document either: it read a head without that document, so its write ends long before the newer
+document has been in the head for `RETAIN_S`.
 """
 
 from __future__ import annotations

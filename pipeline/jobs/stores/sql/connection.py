@@ -21,7 +21,7 @@ from sqlalchemy import event, exc
 from pipeline.errors import StoreUnavailable
 from pipeline.jobs.stores.sql.schema import SCHEMA_REVISION
 
-BUSY = "The service's database is busy or away; try again."
+BUSY = "The service's database is busy or unavailable; try again."
 BUSY_TIMEOUT_S = 10.0
 LOCK_POLL_S = 0.001
 """How often a process asks for SQLite's write lock: SQLite's own busy handler backs off to 100 ms and starves."""
@@ -144,7 +144,7 @@ class Database:
         """A connection to read from; on SQLite each statement reads its own snapshot.
 
         Raises:
-            StoreUnavailable: the database is locked, full or away.
+            StoreUnavailable: the database is locked, full or unavailable.
         """
         with _translated(), self.engine.connect() as connection:
             yield connection
@@ -158,7 +158,7 @@ class Database:
                 not a crash of the process, may lose it together with all later commits.
 
         Raises:
-            StoreUnavailable: the database is locked, full or away; nothing was changed.
+            StoreUnavailable: the database is locked, full or unavailable; nothing was changed.
         """
         if not self.is_sqlite:
             with _translated(), self.engine.begin() as connection:
@@ -175,7 +175,7 @@ class Database:
         the next one (group commit). Work that raises is undone alone. Postgres commits in groups by itself.
 
         Raises:
-            StoreUnavailable: the database is locked, full or away; nothing was changed.
+            StoreUnavailable: the database is locked, full or unavailable; nothing was changed.
         """
         if not self.is_sqlite:
             with self.write() as connection:
@@ -210,7 +210,7 @@ class Database:
         """Migrate the schema to this version; of several processes, one does it and the others wait.
 
         Raises:
-            StoreUnavailable: the database is away, or newer than this version of the service.
+            StoreUnavailable: the database is unavailable, or newer than this version of the service.
         """
         with self.read() as connection:
             if _revision(connection) == SCHEMA_REVISION:

@@ -74,10 +74,10 @@ class SqlStore:
     Args:
         url: as SQLAlchemy reads it.
         clock: seconds since 1970.
-        retention: how long things go on after a job has ended.
+        retention: how long records, webhook retries and late uploads last after a job has ended.
 
     Raises:
-        StoreUnavailable: the database is away, or of a newer version.
+        StoreUnavailable: the database is unavailable, or of a newer version.
     """
 
     def __init__(

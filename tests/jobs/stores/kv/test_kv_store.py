@@ -60,7 +60,7 @@ class FaultyKeyValues:
             if not (is_first or is_later) or (is_first and self.is_done):
                 result = getattr(self._entries, name)(*arguments)
             if is_first or is_later:
-                raise StoreUnavailable("The store is busy or away.")
+                raise StoreUnavailable("The store is busy or unavailable.")
             return result
 
         return operate

@@ -150,9 +150,9 @@ def test_a_locked_database_raises_store_unavailable_and_nothing_is_changed(
     blocker = sqlite3.connect(path, isolation_level=None)
     blocker.execute("BEGIN IMMEDIATE")
 
-    with pytest.raises(StoreUnavailable, match="busy or away"):
+    with pytest.raises(StoreUnavailable, match="busy or unavailable"):
         store.submit(new_job(key))
-    assert store.list_jobs(JobFilter(key.id)) == []  # reading goes on
+    assert store.list_jobs(JobFilter(key.id)) == []  # reads still succeed
 
     blocker.execute("ROLLBACK")
     blocker.close()
@@ -250,7 +250,7 @@ def test_the_fair_lock_times_out() -> None:
     with ThreadPoolExecutor(2) as pool:
         with lock.held(timeout_s=10):
             patient = pool.submit(enter, 10)
-            with pytest.raises(StoreUnavailable, match="busy or away"):
+            with pytest.raises(StoreUnavailable, match="busy or unavailable"):
                 pool.submit(enter, 0.01).result(10)
         assert patient.result(10) == "in"
         assert enter(0.01) == "in"
