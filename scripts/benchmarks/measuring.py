@@ -108,17 +108,17 @@ def peak_memory(step: Step, device: torch.device) -> int:
     before = _resident_bytes()
     seen, has_ended = [before], threading.Event()
 
-    def watch() -> None:
+    def sample_memory() -> None:
         while not has_ended.wait(POLL_S):
             seen.append(_resident_bytes())
 
-    watcher = threading.Thread(target=watch)
-    watcher.start()
+    sampler = threading.Thread(target=sample_memory)
+    sampler.start()
     try:
         step()
     finally:
         has_ended.set()
-        watcher.join()
+        sampler.join()
     return max(seen) - before
 
 

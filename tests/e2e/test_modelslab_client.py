@@ -146,14 +146,14 @@ def test_outputs_go_to_the_customers_bucket_once_its_details_are_saved(
     with Receiver() as receiver:
         request = Image23D(image=image, output_format="obj", webhook=receiver.url, **SMALL)
         final = until_final(three_d, three_d.image_to_3d(request))
-        told = receiver.wait_for(final["id"])
+        webhook = receiver.wait_for(final["id"])
     temporary = until_final(three_d, three_d.image_to_3d(Image23D(image=image, temp="yes", **SMALL)))
     forgotten = client.post(f"{client.base_url}v1/enterprise/reset_s3")
 
     assert saved["status"] == forgotten["status"] == "success"
-    assert "never-shown" not in json.dumps([saved, final, told])
+    assert "never-shown" not in json.dumps([saved, final, webhook])
     assert all(url.startswith(f"{moto}/shop/assets/{final['meta']['file_prefix']}") for url in final["output"])
-    assert told["output"] == final["output"]
+    assert webhook["output"] == final["output"]
     assert not any(url.startswith(moto) for url in temporary["output"])
     names = [url.rpartition("/")[2] for url in final["output"]]
     for name, url in zip(names, final["output"], strict=True):

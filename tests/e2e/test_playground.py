@@ -117,10 +117,10 @@ def figure() -> bytes:
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
     """The address of a running service, and a key."""
-    with serving(tmp_path_factory.mktemp("playground") / "data") as (_, port, said):
-        shown = re.search(r"shown this once: (\S+)", "\n".join(said))
-        assert shown is not None
-        yield f"http://127.0.0.1:{port}/", shown[1]
+    with serving(tmp_path_factory.mktemp("playground") / "data") as (_, port, output):
+        key = re.search(r"shown this once: (\S+)", "\n".join(output))
+        assert key is not None
+        yield f"http://127.0.0.1:{port}/", key[1]
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +146,7 @@ def visit(service: tuple[str, str], browser: Browser) -> Iterator[Callable[..., 
         page.on("request", lambda request: opened.urls.append(request.url))
         page.on("request", lambda request: _note_submit(opened, request.url, request.post_data))
         page.on("pageerror", lambda error: opened.browser_errors.append(str(error)))
-        page.on("console", lambda said: "Content Security" in said.text and opened.browser_errors.append(said.text))
+        page.on("console", lambda entry: "Content Security" in entry.text and opened.browser_errors.append(entry.text))
         page.goto(address + path)
         page.wait_for_selector(shows, state="attached")
         if has_key:

@@ -176,8 +176,8 @@ def test_a_worker_runs_a_job_from_the_queue_to_its_webhook(settings: Settings) -
     assert job.state is JobState.SUCCESS and job.result is not None
     assert job.result.meta["seed"] == 5
     assert job.result.artifacts[0].name == f"{job.file_prefix}.glb"
-    webhook_id, told = receiver.delivered[job_id][0]
-    assert (told["status"], told["id"]) == ("success", job_id)
+    webhook_id, webhook = receiver.delivered[job_id][0]
+    assert (webhook["status"], webhook["id"]) == ("success", job_id)
     assert [task.id for task in store.tasks_of(job_id)] == [webhook_id]
     assert not folder_of(job, settings.work_dir).exists()
     store.close()

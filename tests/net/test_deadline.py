@@ -110,11 +110,11 @@ def test_a_request_before_the_deadline_succeeds(client: httpx.Client):
 
         thread = threading.Thread(target=answer)
         thread.start()
-        said = client.get(
+        response = client.get(
             f"http://127.0.0.1:{listener.getsockname()[1]}/",
             headers={"connection": "close"},
             extensions=limit.extensions,
         )
         thread.join()
 
-    assert (said.text, limit.has_passed) == ("ok", False)
+    assert (response.text, limit.has_passed) == ("ok", False)

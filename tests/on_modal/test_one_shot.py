@@ -104,11 +104,11 @@ def test_waiting_reports_the_progress_and_clears_the_channel() -> None:
     entries = InMemoryDict()
     channel = ControlChannel(entries, "one")
     channel.report(("generate", 40))
-    told: list[tuple[str, int]] = []
+    reported: list[tuple[str, int]] = []
 
-    result = wait_for(FinishedCall(SUCCESS), channel, lambda stage, percent: told.append((stage, percent)))
+    result = wait_for(FinishedCall(SUCCESS), channel, lambda stage, percent: reported.append((stage, percent)))
 
-    assert result is SUCCESS and told == [("generate", 40)]
+    assert result is SUCCESS and reported == [("generate", 40)]
     assert channel.progress(None) is None
 
 

@@ -137,8 +137,10 @@ def answer(status: int, code: str, *, extra: str = "", headers: dict[str, str] |
     """An error in the form of S3; its message repeats the credentials, as that of a careless service may."""
 
     def fault(handler: ProxyHandler, body: bytes) -> bool:
-        said = handler.headers.get("authorization", "")
-        content = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>you sent {said}</Message>{extra}</Error>"
+        credentials = handler.headers.get("authorization", "")
+        content = (
+            f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>you sent {credentials}</Message>{extra}</Error>"
+        )
         handler.reply(status, content.encode(), {"content-type": "application/xml", **(headers or {})})
         return True
 
