@@ -38,7 +38,7 @@ def month_after(now: float) -> float:
     return datetime(year, month, 1, tzinfo=UTC).timestamp()
 
 
-def calls_this_minute(minute: int, calls: int, *, now: float) -> int:
+def submits_this_minute(minute: int, calls: int, *, now: float) -> int:
     """The submits of the current minute, from a key's counter: `calls` in `minute`, which may be over."""
     return calls if minute == minute_of(now) else 0
 

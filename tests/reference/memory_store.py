@@ -315,7 +315,7 @@ class MemoryStore:
             return KeyUse(
                 queued=states[JobState.QUEUED],
                 running=states[JobState.RUNNING],
-                this_minute=limits.calls_this_minute(minute, calls, now=now),
+                this_minute=limits.submits_this_minute(minute, calls, now=now),
                 this_month=self._months[api_key_id, month_of(now)],
             )
 

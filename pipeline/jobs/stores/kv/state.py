@@ -16,7 +16,7 @@ from typing import Annotated, Any, Generic, TypeVar
 
 from pydantic import Field, TypeAdapter
 
-from pipeline.jobs.limits import calls_this_minute, month_of
+from pipeline.jobs.limits import month_of, submits_this_minute
 from pipeline.jobs.model import (
     ApiKey,
     ApiKeyId,
@@ -51,7 +51,7 @@ class Account:
 
     def use(self, *, now: float) -> KeyUse:
         """What the key has in use now."""
-        this_minute = calls_this_minute(self.minute, self.minute_calls, now=now)
+        this_minute = submits_this_minute(self.minute, self.minute_calls, now=now)
         return KeyUse(self.queued, self.running, this_minute, this_month=self.months.get(month_of(now), 0))
 
     def count(self, change: UsageChange) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from pipeline.jobs import transitions
-from pipeline.jobs.limits import calls_this_minute, day_of, minute_of, month_of
+from pipeline.jobs.limits import day_of, minute_of, month_of, submits_this_minute
 from pipeline.jobs.model import MAX_JOB_ID, Job, JobResult, JobState, KeyUse, NewJob, OutboxTask, TaskKind
 from pipeline.jobs.stores.sql.schema import (
     IS_PENDING,
@@ -30,7 +30,7 @@ from pipeline.jobs.stores.sql.schema import (
 from pipeline.jobs.transitions import Decision, Retention
 
 # The same statements in SQLite and Postgres.
-_COUNT_CALL = sa.text(
+_COUNT_SUBMIT = sa.text(
     "INSERT INTO key_months (key_id, month, accepted, calls) VALUES (:api_key_id, :month, 1, :calls)"
     " ON CONFLICT (key_id, month) DO UPDATE"
     " SET accepted = key_months.accepted + 1, calls = key_months.calls + excluded.calls"
@@ -57,7 +57,9 @@ def insert_job(connection: sa.Connection, new: NewJob, use: KeyUse, now: float) 
     change = transitions.usage_change(None, job)
     counters = {"queued": keys.c.queued + change.queued, "minute": minute_of(now), "minute_calls": use.this_minute + 1}
     connection.execute(keys.update().where(keys.c.id == job.api_key_id).values(counters))
-    connection.execute(_COUNT_CALL, {"api_key_id": job.api_key_id, "month": change.month, "calls": change.month_calls})
+    connection.execute(
+        _COUNT_SUBMIT, {"api_key_id": job.api_key_id, "month": change.month, "calls": change.month_calls}
+    )
     seq = connection.execute(jobs.insert().returning(jobs.c.seq), job_columns(job)).scalar_one()
     connection.execute(job_requests.insert(), {"job_id": job.id, "body": new.request})
     return replace(job, seq=seq)
@@ -80,7 +82,7 @@ def key_use_of(connection: sa.Connection, key: sa.Row[Any], now: float) -> KeyUs
     """What a key, a row of `keys`, has in use now."""
     of_month = (key_months.c.api_key_id == key.id) & (key_months.c.month == month_of(now))
     calls = connection.execute(sa.select(key_months.c.calls).where(of_month)).scalar_one_or_none()
-    this_minute = calls_this_minute(key.minute, key.minute_calls, now=now)
+    this_minute = submits_this_minute(key.minute, key.minute_calls, now=now)
     return KeyUse(key.queued, key.running, this_minute=this_minute, this_month=calls or 0)
 
 
