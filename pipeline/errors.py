@@ -279,7 +279,7 @@ def translate(error: Exception, *, where: str, otherwise: type[StageError] = Sta
     elif isinstance(error, OSError) and error.errno is not None and error.errno in errno.errorcode:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             translated = DiskFull(f"{where} failed: no space left on the device")
-        else:  # the system's own text: an exception's `strerror` may hold whatever its library wrote into it
+        else:  # the system's own text: an exception's `strerror` may hold any text of its library
             translated = otherwise(f"{where} failed: {os.strerror(error.errno)}")
     translated.__cause__ = error
     return translated

@@ -80,8 +80,8 @@ def inspect(file: str | PathLike[str] | bytes, *, file_type: str | None = None) 
         report = measure(_join(parts))
     except Exception as error:  # readers of foreign files raise anything
         raise InvalidRequest(f"{name}: is no 3D file that can be read") from error
-    kept = {field.name for field in fields(InspectionReport)}
-    counts = {field.name: getattr(report, field.name) for field in fields(report) if field.name in kept}
+    reported = {field.name for field in fields(InspectionReport)}
+    counts = {field.name: getattr(report, field.name) for field in fields(report) if field.name in reported}
     return InspectionReport(
         **counts,
         texture_size=_texture_size(parts[0]),

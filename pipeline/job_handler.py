@@ -30,7 +30,7 @@ from pipeline.webhooks.sender import WebhookDispatcher
 from schemas.request import ImageTo3DRequest
 
 STALE_FOLDER_S = 600.0
-"""A job's work folder stays for so long after its last change, whatever the store says."""
+"""A work folder is kept for so long after its last change, even if its job has ended or is unknown."""
 
 
 class JobHandler:
@@ -90,12 +90,12 @@ class JobHandler:
 
 
 def folder_of(job: Job, work_dir: Path) -> Path:
-    """Where a job's finished stages leave what the next attempt goes on from."""
+    """The folder of a job's checkpoints, from which the next attempt resumes."""
     return work_dir / f"{job.id}-{job.file_prefix}"
 
 
 def webhook_dispatcher(service: Service) -> WebhookDispatcher:
-    """The sender of a service's webhooks, which say what a fetch of their call says."""
+    """The sender of a service's webhooks; their body is the one that a fetch of the job returns."""
 
     def body_of(task: OutboxTask) -> bytes:
         return json.dumps(final_body(service.store.get(task.job_id, api_key_id=None))).encode()
@@ -104,7 +104,7 @@ def webhook_dispatcher(service: Service) -> WebhookDispatcher:
 
 
 def clean(store: JobStore, temporary: LocalStorage, work_dir: Path) -> None:
-    """Remove outputs that no link opens any more, records whose time is over, and what dead workers left.
+    """Delete outputs whose links have expired, expired records, and the work folders of dead workers.
 
     Several processes may clean at the same time.
     """
@@ -113,7 +113,7 @@ def clean(store: JobStore, temporary: LocalStorage, work_dir: Path) -> None:
         temporary.delete(job.file_prefix)
         try:
             store.delete(job.id, api_key_id=None)
-        except NotFound:  # another process was quicker
+        except NotFound:  # another process has deleted it
             continue
     if not work_dir.is_dir():
         return

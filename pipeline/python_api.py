@@ -275,7 +275,7 @@ def run_request(
         on_progress: as in `generate`.
 
     Raises:
-        ImageTo3DError: as `generate` does; also whatever `on_progress` raises.
+        ImageTo3DError: as `generate` does; also any exception that `on_progress` raises.
     """
     name = request.engine or DEFAULT_ENGINE
     with _needs_extra(f"the {name} engine" if engine is None else "an engine", name if engine is None else None):
@@ -389,7 +389,7 @@ def write_files(files: Mapping[str, bytes], folder: Path) -> list[Path]:
 
 
 def check_output_folder(folder: Path) -> None:
-    """See that files can be written into a folder, before minutes are spent on making them; leaves nothing behind.
+    """Check that files can be written into a folder, before minutes are spent on making them; changes nothing in it.
 
     Raises:
         UnwritableOutput: they cannot.
@@ -412,7 +412,7 @@ class _AddressPolicy:
 
 
 class _Progress:
-    """Calls the caller's `on_progress`; an exception that it raises stops the job and is kept."""
+    """Calls the caller's `on_progress`; an exception that it raises stops the job and is stored."""
 
     def __init__(self, on_progress: OnProgress | None) -> None:
         self._on_progress = on_progress

@@ -68,7 +68,7 @@ def run_job(
     on_checkpoint: Callable[[], None] = lambda: None,
     on_error: Callable[[ImageTo3DError], None] = lambda error: None,
 ) -> JobResult:
-    """Run the four stages; whatever a stage raises becomes a result.
+    """Run the four stages; an exception that a stage raises becomes a result.
 
     Args:
         request: a validated request; a seed of 0 is drawn here.
@@ -161,7 +161,7 @@ class _Run:
         self.seed = seed
 
     def stage(self, name: str, work: Callable[Args, Result], *args: Args.args, **kwargs: Args.kwargs) -> Result:
-        """Run one stage, or return the result that an earlier attempt left.
+        """Run one stage, or return the checkpoint of an earlier attempt.
 
         Args:
             work: the stage; called with the further arguments.
@@ -220,13 +220,13 @@ class _Run:
         )
 
     def _note_cost(self, result: object) -> None:
-        """Keep what a generation is and cost: the next `on_step` may cancel the job, which still pays for it."""
+        """Record engine, GPU seconds and warnings of a generation: the next `on_step` may cancel the job."""
         if isinstance(result, Generation):
             self._engine, self._gpu_seconds = result.engine, result.gpu_seconds
             self.warnings = result.warnings
 
     def _read_checkpoint(self, name: str) -> Any:
-        """What an earlier attempt left, None where there is nothing that this version can read.
+        """The checkpoint of an earlier attempt, None where there is none that this version can read.
 
         Pickle is safe here: the folder is the service's own and holds only what `_write_checkpoint` wrote. Another
         version may have written it, with classes that this one does not have: then the stage runs again.
@@ -236,12 +236,12 @@ class _Run:
             return pickle.loads(path.read_bytes())
         except FileNotFoundError:
             return None
-        except Exception:  # unpickling raises whatever the bytes lead to
+        except Exception:  # unpickling may raise any exception
             log.warning("checkpoint %s cannot be read; the stage runs again", path.name, exc_info=True)
             return None
 
     def _write_checkpoint(self, name: str, result: object) -> None:
-        """Leave a result for the next attempt; a crash leaves the whole checkpoint or none."""
+        """Write a checkpoint for the next attempt, atomically: after a crash there is a complete one or none."""
         path = self._work_dir / f"{name}.pickle"
         unfinished = path.with_suffix(".unfinished")
         unfinished.write_bytes(pickle.dumps(result, protocol=pickle.HIGHEST_PROTOCOL))

@@ -16,7 +16,7 @@ from starlette.testclient import TestClient
 from pipeline.api.app import create_app
 from pipeline.jobs.api_keys import make_key
 from pipeline.jobs.model import Job, JobResult, JobState, KeyLimits
-from pipeline.jobs.worker_loop import LeaseKeeper, QueueWorker
+from pipeline.jobs.worker_loop import LeaseKeeper, QueueWorker, WorkerOptions
 from pipeline.service import open_service
 from pipeline.settings import Settings
 from pipeline.telemetry import StageTimer, current_traceparent, note_on_span, span, start_tracing
@@ -60,7 +60,7 @@ def test_a_submit_a_job_and_its_stages_are_one_trace(spans: InMemorySpanExporter
     key, record = make_key("caller", limits=KeyLimits())
     service.store.add_key(record)
 
-    def work(job: Job, watch: LeaseKeeper) -> JobResult:
+    def work(job: Job, keeper: LeaseKeeper) -> JobResult:
         with StageTimer().measure("intake"):
             pass
         return JobResult(JobState.SUCCESS, engine="preview")
@@ -68,7 +68,7 @@ def test_a_submit_a_job_and_its_stages_are_one_trace(spans: InMemorySpanExporter
     with TestClient(create_app(settings, service=service)) as client:
         headers = {"authorization": f"Bearer {key}", "traceparent": f"00-{CALLER_TRACE}-{CALLER_SPAN}-01"}
         body = client.post(SUBMIT, json={"image": IMAGE}, headers=headers).json()
-        QueueWorker(service.store, work, worker_id="w").run_one(threading.Event())
+        QueueWorker(service.store, work, WorkerOptions("w")).run_one(threading.Event())
         fetched = client.post(f"/api/v1/enterprise/3d/fetch/{body['id']}", json={"key": key}).json()
         client.get("/files/secret-token/name.glb")
     service.close()

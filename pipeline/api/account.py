@@ -16,7 +16,7 @@ from pipeline.api.context import Context, context_of
 from pipeline.api.problems import BAD_REQUEST, OK, TOO_LARGE, UNAUTHORIZED, documented
 from pipeline.api.routes import ENTERPRISE, KEY_BODY, V6, body_schema
 from pipeline.errors import InvalidRequest
-from pipeline.jobs.model import JobState
+from pipeline.jobs.model import JobState, LedgerFilter
 from pipeline.storage.bucket_details import bucket_of_details
 from pipeline.storage.encrypted_bucket import encrypt_bucket
 from pipeline.storage.s3 import S3Storage
@@ -143,7 +143,7 @@ async def usage(request: Request, format: str = "json", context: Context = Depen
     key, _ = await context.caller(request)
     if format not in ("json", "csv"):
         raise InvalidRequest(f"format must be json or csv, got {truncate_for_message(format)}")
-    days = await context.in_thread(context.store.usage_days, api_key_id=key.id)
+    days = await context.in_thread(context.store.usage_days, LedgerFilter(key.id))
     rows: list[dict[str, Any]] = [
         {name: value for name, value in asdict(day).items() if name != "api_key_id"} for day in days
     ]

@@ -59,7 +59,7 @@ def create_app(settings: Settings, *, service: Service | None = None) -> ASGIApp
         # FastAPI's own pages load their scripts from a CDN; `pages` serves /docs.
         docs_url=None,
         redoc_url=None,
-        # FastAPI's own spans contain paths, and whoever has a file's path may read the file; `traced` writes ours.
+        # FastAPI's own spans contain paths, and the path of a file grants access to it; `traced` writes ours.
         telemetry={"tracing": False},
     )
     app.state.context = Context(opened)

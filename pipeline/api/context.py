@@ -119,7 +119,7 @@ class Context:
     def job_body(
         self, job: Job, *, fetch_path: str, base_url: str, queue_position: int | None = None
     ) -> dict[str, Any]:
-        """The response body about a job, whatever its state. Blocks.
+        """The response body about a job in any state. Blocks.
 
         Args:
             queue_position: read from the store where it is not given.

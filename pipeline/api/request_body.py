@@ -1,4 +1,4 @@
-"""Reads a request's JSON body while its memory, its structure and its time are bounded, before anybody is trusted.
+"""Reads a request's JSON body within bounds of memory, structure and time, before the caller is authenticated.
 
 A small body is read and parsed at once. A larger one is received only for a caller whose key is known: the key in a
 header is checked first; where the key stands in the body, all such bodies together share a byte budget, and the body is
@@ -22,7 +22,7 @@ from pipeline.errors import BodyTooLarge, BodyTooSlow, InvalidRequest, ServiceBu
 from schemas.contract import json_type_name
 
 SMALL_BYTES = 64 << 10
-"""A body up to this size is parsed on the event loop, before its key is checked: it can cost nobody anything."""
+"""A body up to this size is parsed on the event loop, before its key is checked: the cost is negligible."""
 MAX_STRUCTURE = 20_000
 """Brackets, braces, commas and colons in one body. A request has some hundred; every parsed value needs one of them."""
 MAX_NUMBER_CHARS = 300
@@ -47,7 +47,7 @@ IsKnownKey = Callable[[str], Awaitable[bool]]
 
 
 class ByteBudget:
-    """Bytes that many tasks share; whoever finds too few left waits. For one event loop."""
+    """Bytes that many tasks share; a task that finds too few left waits. For one event loop."""
 
     def __init__(self, total: int) -> None:
         self._left = self._total = total
@@ -55,7 +55,7 @@ class ByteBudget:
 
     @asynccontextmanager
     async def reserve(self, size_bytes: int, *, wait_s: float) -> AsyncGenerator[None]:
-        """Hold some bytes for the `async with` body.
+        """Reserve some bytes for the `async with` body.
 
         Raises:
             ServiceBusy: they were not free in time.
@@ -143,7 +143,7 @@ class _Received:
         self.content = bytearray()
         self.is_complete = False
         self._max_bytes = max_bytes
-        self._is_client_waiting = "expect" in request.headers  # for our word, before it sends anything
+        self._is_client_waiting = "expect" in request.headers  # for the status 100, before it sends the body
         self._pieces = request.stream()
         self._structure = 0
         self._started_s = anyio.current_time()
@@ -186,7 +186,7 @@ class _Received:
         raise BodyTooLarge(f"The body is larger than {self._max_bytes / 2**20:g} MiB.")
 
     async def _drain(self) -> None:
-        """Read on, and keep nothing."""
+        """Read and discard what still arrives, up to a limit."""
         drained_bytes = 0
         with anyio.move_on_after(DRAIN_S):
             async for piece in self._pieces:

@@ -45,7 +45,7 @@ def bearer_token(request: Request) -> str | None:
 def check_operator(request: Request, expected: SecretStr | None) -> None:
     """Refuse a caller that is not the deployment's operator: by its token or, without one, by the caller's address.
 
-    A request that a proxy forwarded never counts as one from this machine, whatever address the proxy has.
+    A request that a proxy forwarded never counts as one from this machine, even if the proxy's address is local.
 
     Raises:
         Unauthorized: the caller is somebody else.

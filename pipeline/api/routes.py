@@ -21,7 +21,7 @@ from pipeline.api.requests import idempotency_key, read_bounded_int, read_id, re
 from pipeline.engines.registry import check_views, find_spec
 from pipeline.errors import InvalidRequest, NotFound, StoreUnavailable
 from pipeline.imaging.inline import check_beginning, read_inline
-from pipeline.jobs.model import Job, JobMeta, JobState, NewJob, Submitted
+from pipeline.jobs.model import Job, JobFilter, JobMeta, JobState, NewJob, Submitted
 from pipeline.net.egress import check_url
 from pipeline.telemetry import current_traceparent, note_on_span
 from schemas.contract import OutputFormat, is_http_url
@@ -337,9 +337,7 @@ async def list_jobs(request: Request, context: Context = Depends(context_of)) ->
     limit = read_bounded_int(body, "limit", most=MAX_PAGE) or 50
     jobs = await context.in_thread(
         context.store.list_jobs,
-        api_key_id=key.id,
-        state=None if state is None else JobState(state),
-        track_id=read_track_id(body.get("track_id")),
+        JobFilter(key.id, None if state is None else JobState(state), read_track_id(body.get("track_id"))),
         before_seq=read_bounded_int(body, "before", most=MAX_SEQ),
         limit=limit,
     )

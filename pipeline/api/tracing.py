@@ -1,4 +1,4 @@
-"""A span for each request: its method, route and status. Of what the caller wrote it keeps only the parent trace."""
+"""A span for each request: its method, route and status. Of the caller's input it contains only the parent trace."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ UNKNOWN = "_OTHER"
 def traced(app: ASGIApp) -> ASGIApp:
     """The application with a span around each request.
 
-    The span is named after the route, never the path: whoever has a file's path may read the file.
+    The span is named after the route, never the path: the path of a file grants access to it.
     Source: OpenTelemetry semantic conventions 1.40, HTTP server spans.
     """
 

@@ -32,16 +32,14 @@ def list_jobs(
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="Maximum number of jobs")] = 50,
 ) -> None:
     """List jobs, newest first."""
-    from pipeline.jobs.model import JobState
+    from pipeline.jobs.model import JobFilter, JobState
 
     if state is not None and state not in list(JobState):
         raise typer.BadParameter(f"--state must be one of {', '.join(JobState)}, got {state!r}")
     with opened_store(data) as store:
         names = {known.id: known.name for known in store.list_keys()}
         found = store.list_jobs(
-            api_key_id=key_id_of(store, key),
-            state=None if state is None else JobState(state),
-            track_id=track_id,
+            JobFilter(key_id_of(store, key), state=None if state is None else JobState(state), track_id=track_id),
             limit=limit,
         )
     print_table(

@@ -26,9 +26,11 @@ def usage(
     csv: Annotated[bool, typer.Option("--csv", help="Print comma-separated values")] = False,
 ) -> None:
     """Print finished jobs and GPU seconds by API key and day (UTC)."""
+    from pipeline.jobs.model import LedgerFilter
+
     with opened_store(data) as store:
         names = {known.id: known.name for known in store.list_keys()}
-        days = store.usage_days(api_key_id=key_id_of(store, key), since=_seconds(since), until=_seconds(until))
+        days = store.usage_days(LedgerFilter(key_id_of(store, key), since=_seconds(since), until=_seconds(until)))
     rows: list[tuple[object, ...]] = [
         (
             names.get(day.api_key_id, day.api_key_id),

@@ -13,6 +13,7 @@ from pipeline.jobs.model import ApiKey, KeyUse, RateWindow
 
 MINUTE_S = 60
 QUEUE_FULL_RETRY_S = 30
+NOT_USED = KeyUse(queued=0, running=0, this_minute=0, this_month=0)
 
 
 def minute_of(now: float) -> int:
@@ -37,14 +38,9 @@ def month_after(now: float) -> float:
     return datetime(year, month, 1, tzinfo=UTC).timestamp()
 
 
-def key_use(*, queued: int, running: int, minute: int, minute_calls: int, month_calls: int, now: float) -> KeyUse:
-    """What a key has in use, from its counters.
-
-    Args:
-        minute: the minute that `minute_calls` counts.
-        month_calls: of the current month.
-    """
-    return KeyUse(queued, running, minute_calls if minute == minute_of(now) else 0, month_calls)
+def submits_this_minute(minute: int, calls: int, *, now: float) -> int:
+    """The submits of the current minute, from a key's counter: `calls` in `minute`, which may be over."""
+    return calls if minute == minute_of(now) else 0
 
 
 def check_submit(key: ApiKey | None, use: KeyUse, *, now: float) -> RateWindow | None:

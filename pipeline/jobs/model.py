@@ -219,6 +219,15 @@ class Job:
 
 
 @dataclass(frozen=True)
+class JobFilter:
+    """The jobs of a list; None is no filter. A `track_id` that is a number matches its digits."""
+
+    api_key_id: str | None
+    state: JobState | None = None
+    track_id: str | int | None = None
+
+
+@dataclass(frozen=True)
 class RateWindow:
     """One key's submits in the current minute, for the rate limit headers."""
 
@@ -322,6 +331,23 @@ class OutboxTask:
 
 
 @dataclass(frozen=True)
+class AttemptResult:
+    """The result of one attempt at an `OutboxTask`.
+
+    Attributes:
+        status: the receiver's HTTP status, None without an answer.
+        error: "" after success, which ends the task.
+        seconds: how long the attempt took.
+        retry_in_s: pause before the next attempt after an error; None gives the task up.
+    """
+
+    status: int | None
+    error: str
+    seconds: float
+    retry_in_s: float | None
+
+
+@dataclass(frozen=True)
 class TaskAttempt:
     """One attempt at an `OutboxTask`; numbered over all redeliveries."""
 
@@ -351,6 +377,23 @@ class UsageRow:
     created_at: float
     finished_at: float
     track_id: str | int | None = None
+
+
+@dataclass(frozen=True)
+class LedgerFilter:
+    """The part of the ledger with `since <= finished_at < until`; None is no bound."""
+
+    api_key_id: str | None
+    since: float | None = None
+    until: float | None = None
+
+    def matches(self, row: UsageRow) -> bool:
+        """Whether a row belongs to this part."""
+        return (
+            self.api_key_id in (None, row.api_key_id)
+            and (self.since is None or row.finished_at >= self.since)
+            and (self.until is None or row.finished_at < self.until)
+        )
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,14 @@ from typing import Protocol
 
 from pipeline.jobs.model import (
     ApiKey,
+    AttemptResult,
     Job,
+    JobFilter,
     JobResult,
-    JobState,
     KeyLimits,
     KeyUse,
     Lease,
+    LedgerFilter,
     NewJob,
     OutboxTask,
     Progress,
@@ -37,7 +39,11 @@ from pipeline.jobs.model import (
 
 
 class JobStore(Protocol):
-    """Jobs from submit to their one final state."""
+    """Jobs from submit to their one final state.
+
+    Methods that take a `job_id` and an `api_key_id` raise `NotFound` where there is no such job for this key. Methods
+    that take a lease raise `LeaseLost` where the job ended or is another worker's.
+    """
 
     def submit(self, new: NewJob) -> Submitted:
         """Queue a job, if its key's limits allow it.
@@ -53,11 +59,7 @@ class JobStore(Protocol):
         ...
 
     def get(self, job_id: int, *, api_key_id: str | None) -> Job:
-        """The job as it is.
-
-        Raises:
-            NotFound: there is none for this key.
-        """
+        """The job as it is."""
         ...
 
     def get_many(self, job_ids: Sequence[int]) -> list[Job]:
@@ -72,28 +74,14 @@ class JobStore(Protocol):
         """
         ...
 
-    def list_jobs(
-        self,
-        *,
-        api_key_id: str | None,
-        state: JobState | None = None,
-        track_id: str | int | None = None,
-        before_seq: int | None = None,
-        limit: int = 50,
-    ) -> list[Job]:
-        """Jobs, newest first.
-
-        Args:
-            before_seq: the `seq` of the last job of the page before.
-            limit: at most so many.
-        """
+    def list_jobs(self, filters: JobFilter, *, before_seq: int | None = None, limit: int = 50) -> list[Job]:
+        """Jobs, newest first; `before_seq` is the `seq` of the last job of the page before."""
         ...
 
     def delete(self, job_id: int, *, api_key_id: str | None) -> Job:
         """Delete an ended job with its tasks and attempts; the ledger stays. The caller deletes the files.
 
         Raises:
-            NotFound: there is none for this key.
             InvalidRequest: it has not ended.
         """
         ...
@@ -107,11 +95,7 @@ class JobStore(Protocol):
         ...
 
     def request_cancel(self, job_id: int, *, api_key_id: str | None) -> Job:
-        """Cancel a queued job at once, request a running one to stop; an ended one stays as it is.
-
-        Raises:
-            NotFound: there is none for this key.
-        """
+        """Cancel a queued job at once, request a running one to stop; an ended one stays as it is."""
         ...
 
     def cancel_queued(self, *, api_key_id: str) -> int:
@@ -133,27 +117,15 @@ class JobStore(Protocol):
         ...
 
     def renew(self, lease: Lease, *, lease_s: float) -> bool:
-        """Heartbeat: extend the lease to `lease_s` from now; returns whether a cancellation was requested.
-
-        Raises:
-            LeaseLost: the job ended or is another worker's.
-        """
+        """Heartbeat: extend the lease to `lease_s` from now; returns whether a cancellation was requested."""
         ...
 
     def report(self, lease: Lease, progress: Progress) -> None:
-        """Record the progress of the job.
-
-        Raises:
-            LeaseLost: the job ended or is another worker's.
-        """
+        """Record the progress of the job."""
         ...
 
     def requeue(self, lease: Lease) -> Job:
-        """Queue the job again at its old position; the attempt does not count. For a graceful stop.
-
-        Raises:
-            LeaseLost: the job ended or is another worker's.
-        """
+        """Queue the job again at its old position; the attempt does not count. For a graceful stop."""
         ...
 
     def expire_leases(self, worker_id: str) -> int:
@@ -178,7 +150,7 @@ class JobStore(Protocol):
         ...
 
     def expired(self, *, limit: int = 100) -> list[Job]:
-        """Ended jobs whose retention is over and whose tasks are settled, for the cleaner to `delete`."""
+        """Ended jobs whose retention has ended and whose tasks are settled, for the cleaner to `delete`."""
         ...
 
     def metrics(self) -> StoreMetrics:
@@ -187,7 +159,7 @@ class JobStore(Protocol):
 
 
 class KeyStore(Protocol):
-    """API keys, their limits, and the bucket of each key."""
+    """API keys, their limits, and the bucket of each key. Changing a key that does not exist raises `NotFound`."""
 
     def add_key(self, key: ApiKey) -> ApiKey:
         """Add a key; one with the same SHA-256 that exists is returned as it is.
@@ -206,19 +178,11 @@ class KeyStore(Protocol):
         ...
 
     def revoke_key(self, api_key_id: str) -> ApiKey:
-        """Revoke a key; its jobs go on.
-
-        Raises:
-            NotFound: there is no such key.
-        """
+        """Revoke a key; its jobs continue."""
         ...
 
     def limit_key(self, api_key_id: str, limits: KeyLimits) -> ApiKey:
-        """Replace a key's limits from now on.
-
-        Raises:
-            NotFound: there is no such key.
-        """
+        """Replace a key's limits from now on."""
         ...
 
     def key_use(self, api_key_id: str) -> KeyUse:
@@ -248,16 +212,8 @@ class Outbox(Protocol):
         """
         ...
 
-    def settle_task(
-        self, task: OutboxTask, *, status: int | None, error: str, seconds: float, retry_in_s: float | None
-    ) -> OutboxTask:
+    def settle_task(self, task: OutboxTask, result: AttemptResult) -> OutboxTask:
         """Record one attempt of a claimed task.
-
-        Args:
-            status: the receiver's HTTP status, None without an answer.
-            error: "" after success, which ends the task.
-            seconds: how long the attempt took.
-            retry_in_s: pause before the next attempt after an error; None gives the task up.
 
         Raises:
             NotFound: the job was deleted meanwhile.
@@ -285,15 +241,11 @@ class Outbox(Protocol):
 class Ledger(Protocol):
     """Ended jobs; the ledger outlives their records."""
 
-    def usage_rows(
-        self, *, api_key_id: str | None, since: float | None = None, until: float | None = None, limit: int = 10_000
-    ) -> list[UsageRow]:
-        """Ended jobs with `since <= finished_at < until`, oldest first."""
+    def usage_rows(self, filters: LedgerFilter, *, limit: int = 10_000) -> list[UsageRow]:
+        """Ended jobs, oldest first."""
         ...
 
-    def usage_days(
-        self, *, api_key_id: str | None, since: float | None = None, until: float | None = None
-    ) -> list[UsageDay]:
+    def usage_days(self, filters: LedgerFilter) -> list[UsageDay]:
         """The same by key and day (UTC), oldest first."""
         ...
 

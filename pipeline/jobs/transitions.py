@@ -4,8 +4,8 @@ A decision takes the record as it is and the time, and returns the next record. 
 a `Decision`: the next record, or the `JobResult` that ends the job now, which the store passes to `completed`. Knows no
 store, no SQL and no clock: `now` is seconds since 1970, as the store's clock reads.
 
-`is_lease_due`, `is_task_due` and `is_expired` use only operators that SQLAlchemy columns share with floats, so that the
-SQL store builds its WHERE clauses from the same rule. Their arguments are therefore `Any`.
+`is_held`, `is_lease_due`, `is_task_due` and `is_expired` use only operators that SQLAlchemy columns share with plain
+values, so that the SQL store builds its WHERE clauses from the same rule. Their arguments are therefore `Any`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 from pipeline.errors import InvalidRequest, LeaseLost, NotFound
 from pipeline.jobs.limits import day_of, month_of
 from pipeline.jobs.model import (
+    AttemptResult,
     Job,
     JobResult,
     JobState,
@@ -59,7 +60,7 @@ GIVEN_UP = JobResult(
 
 @dataclass(frozen=True)
 class Retention:
-    """How long things go on after a job has ended.
+    """How long records, webhook retries and late uploads last after a job has ended.
 
     Attributes:
         record_lifetime_s: how long the record stays.
@@ -181,13 +182,23 @@ def is_claim(before: Job, decision: Decision) -> bool:
     return isinstance(decision, Job) and decision.attempts > before.attempts
 
 
+def is_held(job: Any, lease: Lease) -> Any:
+    """Whether the lease holds.
+
+    Args:
+        job: a record, or the columns of a table of them.
+    """
+    is_same_claim = (job.worker_id == lease.worker_id) & (job.attempts == lease.attempt)
+    return (job.id == lease.job_id) & (job.state == str(JobState.RUNNING)) & is_same_claim
+
+
 def held(job: Job | None, lease: Lease) -> Job:
     """The job, where the lease holds.
 
     Raises:
         LeaseLost: the job has ended, is another worker's, or does not exist.
     """
-    if job is None or job.state is not JobState.RUNNING or job.lease != lease:
+    if job is None or not is_held(job, lease):
         raise lease_lost(lease)
     return job
 
@@ -321,7 +332,7 @@ def check_deletable(job: Job) -> None:
 
 
 def is_expired(expires_at: Any, *, now: float) -> Any:
-    """Whether the retention of an ended job is over."""
+    """Whether the retention of an ended job has ended."""
     return expires_at <= now
 
 
@@ -377,6 +388,12 @@ def attempt_sums(task: OutboxTask, attempt: TaskAttempt) -> Sums:
     return [("task_attempts", f"{task.kind} {'error' if attempt.error else 'ok'}", 1)]
 
 
+def attempts_by_outcome(counter: Mapping[str, float]) -> dict[tuple[str, str], int]:
+    """Attempts by kind and outcome, from the counter that `attempt_sums` adds to."""
+    pairs = ((label.partition(" "), count) for label, count in counter.items())
+    return {(kind, outcome): int(count) for (kind, _, outcome), count in pairs}
+
+
 # ---- outbox ----
 
 
@@ -392,16 +409,6 @@ def is_task_due(next_attempt_at: Any, *, scheduled_at: Any, now: float) -> Any:
 def task_claimed(task: OutboxTask, *, now: float, claim_s: float) -> OutboxTask:
     """The task, hidden from other senders until the claim runs out."""
     return replace(task, next_attempt_at=now + min(claim_s, MAX_PAUSE_S), scheduled_at=now)
-
-
-@dataclass(frozen=True)
-class AttemptResult:
-    """What came of one attempt at a task; the fields are the arguments of `Outbox.settle_task`."""
-
-    status: int | None
-    error: str
-    seconds: float
-    retry_in_s: float | None
 
 
 def task_settled(

@@ -1,8 +1,8 @@
 """A worker's loop over a store: claim a job, keep its lease, run the work, complete the job. Knows nothing of the work.
 
 What may happen around the work, and what becomes of the job: the process dies (the lease expires, another worker claims
-the job); the store is away (writes are repeated until it is back); the caller cancels (the work is told to stop); the
-service stops (the work gets a grace period, then the job is requeued); the work hangs (its process ends).
+the job); the store is unavailable (writes are retried); the caller cancels (the work is told to stop); the service
+stops (the work gets a grace period, then the job is requeued); the work hangs (its process ends).
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import structlog
@@ -21,12 +23,12 @@ from pipeline.jobs.store import JobStore, WorkerRegistry
 from pipeline.telemetry import span
 
 MAX_HEARTBEAT_INTERVAL_S = 1.0
-"""Pause between two heartbeats of a job, where the store is near."""
+"""Pause between two heartbeats of a job whose store is on this machine or in its network."""
 WORKER_HEARTBEAT_INTERVAL_S = 5.0
 RESTART_CHECK_INTERVAL_S = 1.0
 """How often an idle worker looks for a restart request."""
 COMPLETION_PAUSES_S = (0.1, 0.3, 1.0, 3.0, *([5.0] * 120))
-"""Pauses between attempts to write the end of a job while the store is away: ten minutes in all."""
+"""Pauses between attempts to write the end of a job while the store is unavailable: ten minutes in all."""
 
 log = structlog.get_logger()
 
@@ -35,41 +37,59 @@ class QueueStore(JobStore, WorkerRegistry, Protocol):
     """What a worker needs of a store."""
 
 
+@dataclass(frozen=True)
+class WorkerOptions:
+    """How a worker claims and runs jobs.
+
+    Attributes:
+        worker_id: unique over all workers ever started.
+        engine: as shown in the list of workers.
+        lease_s: how long a job stays with a worker that sends no heartbeat.
+        heartbeat_interval_s: longest pause between two heartbeats: also the delay of progress and cancellation.
+        stop_grace_s: how long work may go on after the service was told to stop.
+        timeout_s: longest time for one attempt at a job.
+        on_timeout: called when an attempt takes longer, from the thread of the heartbeats; ends the process, since
+            native code cannot be interrupted.
+        is_able: asked before a claim; False leaves the jobs in the queue.
+        poll_s: pause after no job was found.
+    """
+
+    worker_id: str
+    engine: str = ""
+    lease_s: float = 30.0
+    heartbeat_interval_s: float = MAX_HEARTBEAT_INTERVAL_S
+    stop_grace_s: float = 20.0
+    timeout_s: float = float("inf")
+    on_timeout: Callable[[], None] = lambda: None
+    is_able: Callable[[], bool] = lambda: True
+    poll_s: float = 0.2
+
+
 class LeaseKeeper:
     """Sends the heartbeats of a job while its work runs: reports progress, and learns of cancellation requests.
 
     Args:
+        stop: set when the service stops.
         heartbeat_worker: called with every heartbeat.
-        stop: set when the service stops; the work may go on for `stop_grace_s`.
-        heartbeat_interval_s: longest pause between two heartbeats: also the delay of progress and cancellation.
-        timeout_s: longest time for one attempt; then `on_timeout` is called from the thread of the heartbeats.
     """
 
     def __init__(
         self,
         store: QueueStore,
         lease: Lease,
+        options: WorkerOptions,
         *,
-        heartbeat_worker: Callable[[], None],
-        lease_s: float,
         stop: threading.Event,
-        stop_grace_s: float,
-        timeout_s: float,
-        on_timeout: Callable[[], None],
-        heartbeat_interval_s: float = MAX_HEARTBEAT_INTERVAL_S,
+        heartbeat_worker: Callable[[], None],
     ) -> None:
         self._store = store
         self._lease = lease
-        self._heartbeat_worker = heartbeat_worker
-        self._lease_s = lease_s
+        self._options = options
         self._stop = stop
-        self._stop_grace_s = stop_grace_s
-        self._timeout_s = timeout_s
-        self._on_timeout = on_timeout
-        self._interval_s = min(lease_s / 4, heartbeat_interval_s)
+        self._heartbeat_worker = heartbeat_worker
         self._progress: Progress = Progress()
         self._reported: Progress = self._progress
-        self._is_over = threading.Event()
+        self._has_ended = threading.Event()
         self._wake = threading.Event()
         self.is_cancel_requested = False
         self.is_lease_lost = False
@@ -84,7 +104,7 @@ class LeaseKeeper:
             self._wake.set()
 
     def is_cancelled(self) -> bool:
-        """Whether the work should stop, for whatever reason."""
+        """Whether the work should stop, for any reason."""
         return self.is_cancel_requested or self.is_lease_lost or self.is_grace_over
 
     def __enter__(self) -> LeaseKeeper:
@@ -92,30 +112,30 @@ class LeaseKeeper:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._is_over.set()
+        self._has_ended.set()
         self._wake.set()
         self._thread.join()
 
     def _keep(self) -> None:
-        """Send heartbeats until the work is over or the lease is lost."""
+        """Send heartbeats until the work has ended or the lease is lost."""
         started_s = time.monotonic()
         stopping_since_s: float | None = None
         while not self._pause():
             now_s = time.monotonic()
-            if now_s - started_s > self._timeout_s:
-                log.error("job takes too long", job_id=self._lease.job_id, timeout_s=self._timeout_s)
-                self._on_timeout()
+            if now_s - started_s > self._options.timeout_s:
+                log.error("job takes too long", job_id=self._lease.job_id, timeout_s=self._options.timeout_s)
+                self._options.on_timeout()
             if self._stop.is_set():
                 stopping_since_s = now_s if stopping_since_s is None else stopping_since_s
-                self.is_grace_over = now_s - stopping_since_s >= self._stop_grace_s
+                self.is_grace_over = now_s - stopping_since_s >= self._options.stop_grace_s
             if not self._heartbeat():
                 return
 
     def _pause(self) -> bool:
-        """Wait for the next heartbeat or the next stage; True when the work is over."""
-        self._wake.wait(self._interval_s)
+        """Wait for the next heartbeat or the next stage; True when the work has ended."""
+        self._wake.wait(min(self._options.lease_s / 4, self._options.heartbeat_interval_s))
         self._wake.clear()
-        return self._is_over.is_set()
+        return self._has_ended.is_set()
 
     def _heartbeat(self) -> bool:
         """Send one heartbeat; False when the lease is lost."""
@@ -124,12 +144,12 @@ class LeaseKeeper:
                 progress = self._progress
                 self._store.report(self._lease, progress)
                 self._reported = progress
-            self.is_cancel_requested = self._store.renew(self._lease, lease_s=self._lease_s)
+            self.is_cancel_requested = self._store.renew(self._lease, lease_s=self._options.lease_s)
             self._heartbeat_worker()
         except LeaseLost:
             self.is_lease_lost = True
             return False
-        except StoreUnavailable as error:  # no other worker can claim the job either, so the work goes on
+        except StoreUnavailable as error:  # no other worker can claim the job either, so the work continues
             log.warning("heartbeat failed", job_id=self._lease.job_id, reason=str(error))
         return True
 
@@ -143,46 +163,17 @@ class QueueWorker:
     Args:
         work: runs a job. Any exception fails the job, except `StoreUnavailable`, which requeues it.
         on_end: called with each job that this worker has completed, when its end is on record.
-        worker_id: unique over all workers ever started.
-        engine: as shown in the list of workers.
-        lease_s: how long a job stays with a worker that sends no heartbeat.
-        stop_grace_s: how long work may go on after `stop` was set.
-        timeout_s: longest time for one attempt at a job.
-        heartbeat_interval_s: longest pause between two heartbeats.
-        on_timeout: called when an attempt takes longer; ends the process, since native code cannot be interrupted.
-        is_able: asked before a claim; False leaves the jobs in the queue.
-        poll_s: pause after no job was found.
     """
 
     def __init__(
-        self,
-        store: QueueStore,
-        work: Work,
-        *,
-        worker_id: str,
-        on_end: Callable[[Job], None] = lambda job: None,
-        engine: str = "",
-        lease_s: float = 30.0,
-        stop_grace_s: float = 20.0,
-        timeout_s: float = float("inf"),
-        on_timeout: Callable[[], None] = lambda: None,
-        heartbeat_interval_s: float = MAX_HEARTBEAT_INTERVAL_S,
-        is_able: Callable[[], bool] = lambda: True,
-        poll_s: float = 0.2,
+        self, store: QueueStore, work: Work, options: WorkerOptions, *, on_end: Callable[[Job], None] = lambda job: None
     ) -> None:
         self._store = store
         self._work = work
-        self._is_able = is_able
-        self._was_able = True
-        self._worker_id = worker_id
+        self._options = options
+        self._worker_id = options.worker_id
         self._on_end = on_end
-        self._engine = engine
-        self._lease_s = lease_s
-        self._stop_grace_s = stop_grace_s
-        self._timeout_s = timeout_s
-        self._on_timeout = on_timeout
-        self._heartbeat_interval_s = heartbeat_interval_s
-        self._poll_s = poll_s
+        self._was_able = True
         self._heartbeat_at_s = self._restart_checked_at_s = float("-inf")
         self._restarts_at_start: int | None = None
 
@@ -199,7 +190,7 @@ class QueueWorker:
                 log.warning("worker waits for the store", worker_id=self._worker_id, reason=str(error))
                 did_work = False
             if not did_work:
-                stop.wait(self._poll_s)
+                stop.wait(self._options.poll_s)
         try:
             self._store.deregister_worker(self._worker_id)
         except StoreUnavailable:
@@ -212,9 +203,9 @@ class QueueWorker:
             The job as it was claimed, None where there was none.
 
         Raises:
-            StoreUnavailable: the store was away before a job was claimed.
+            StoreUnavailable: the store was unavailable before a job was claimed.
         """
-        job = self._store.claim(self._worker_id, lease_s=self._lease_s, job_id=job_id)
+        job = self._store.claim(self._worker_id, lease_s=self._options.lease_s, job_id=job_id)
         if job is None:
             return None
         traced = {"job.id": job.id, "job.attempt": job.attempts}
@@ -224,16 +215,9 @@ class QueueWorker:
         ):
             log.info("job started")
             started_s = time.monotonic()
+            heartbeat_worker = partial(self._heartbeat_worker, job.id)
             with LeaseKeeper(
-                self._store,
-                job.lease,
-                heartbeat_worker=lambda: self._heartbeat_worker(job.id),
-                lease_s=self._lease_s,
-                stop=stop,
-                stop_grace_s=self._stop_grace_s,
-                timeout_s=self._timeout_s,
-                on_timeout=self._on_timeout,
-                heartbeat_interval_s=self._heartbeat_interval_s,
+                self._store, job.lease, self._options, stop=stop, heartbeat_worker=heartbeat_worker
             ) as keeper:
                 result = self._try(job, keeper)
                 outcome = self._conclude(job, keeper, result)
@@ -256,7 +240,7 @@ class QueueWorker:
             The job as it was claimed, None where it has ended, must wait, or is another worker's.
 
         Raises:
-            StoreUnavailable: the store was away before the job was claimed.
+            StoreUnavailable: the store was unavailable before the job was claimed.
         """
         job = self.run_one(stop, job_id=job_id)
         found = None if job is not None else self._running(job_id)
@@ -264,7 +248,7 @@ class QueueWorker:
             return job
         if found.worker_id != self._worker_id:
             log.info("waiting for another worker's lease", job_id=job_id)
-            stop.wait(self._lease_s)
+            stop.wait(self._options.lease_s)
             after = self._running(job_id)
             if after is None or after.lease_expires_at != found.lease_expires_at:
                 return None
@@ -293,7 +277,7 @@ class QueueWorker:
             )
 
     def _conclude(self, job: Job, keeper: LeaseKeeper, result: JobResult) -> str:
-        """Complete or requeue the job, and repeat while the store is away; returns the outcome in a word."""
+        """Complete or requeue the job, and repeat while the store is unavailable; returns the outcome in a word."""
         is_interrupted = result.state is JobState.CANCELLED and not keeper.is_cancel_requested
         for pause_s in COMPLETION_PAUSES_S:
             try:
@@ -305,7 +289,7 @@ class QueueWorker:
             except LeaseLost:
                 return "lost"
             except StoreUnavailable as error:
-                log.warning("end not written yet", reason=str(error))
+                log.warning("completion not written yet", reason=str(error))
                 time.sleep(pause_s)
                 continue
             self._on_end(ended)
@@ -314,7 +298,7 @@ class QueueWorker:
 
     def _may_claim(self) -> bool:
         """Whether to look for a job; a change is logged."""
-        is_able, was_able = self._is_able(), self._was_able
+        is_able, was_able = self._options.is_able(), self._was_able
         if is_able != was_able:
             log.warning("jobs are claimed again" if is_able else "no jobs are claimed", worker_id=self._worker_id)
         self._was_able = is_able
@@ -325,8 +309,8 @@ class QueueWorker:
         now_s = time.monotonic()
         if now_s - self._heartbeat_at_s >= WORKER_HEARTBEAT_INTERVAL_S:
             self._heartbeat_at_s = now_s
-            record = WorkerRecord(self._worker_id, self._engine, seen_at=0.0, is_ready=self._is_able(), job_id=job_id)
-            self._store.heartbeat_worker(record)
+            engine, is_ready = self._options.engine, self._options.is_able()
+            self._store.heartbeat_worker(WorkerRecord(self._worker_id, engine, 0.0, is_ready=is_ready, job_id=job_id))
 
     def _is_restart_requested(self) -> bool:
         """Whether a restart was requested since this worker first asked."""

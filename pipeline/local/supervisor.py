@@ -110,7 +110,7 @@ def stop_on_signals() -> threading.Event:
 
 
 def call_when_orphaned(orphaned: Callable[[], None], *, parent_pid: int | None = None, poll_s: float = 0.5) -> None:
-    """Wait in a thread for the parent to exit, for whatever reason, then call back once.
+    """Wait in a thread for the parent to exit, for any reason, then call back once.
 
     Args:
         parent_pid: the parent's own pid, since it may have exited before this process checks. None means the current
@@ -118,9 +118,9 @@ def call_when_orphaned(orphaned: Callable[[], None], *, parent_pid: int | None =
     """
     expected = os.getppid() if parent_pid is None else parent_pid
 
-    def watch() -> None:
+    def wait_for_exit() -> None:
         while os.getppid() == expected:
             time.sleep(poll_s)
         orphaned()
 
-    threading.Thread(target=watch, name="parent-watch", daemon=True).start()
+    threading.Thread(target=wait_for_exit, name="parent-watch", daemon=True).start()

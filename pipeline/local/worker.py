@@ -21,7 +21,7 @@ import structlog
 
 from pipeline.errors import ImageTo3DError
 from pipeline.job_handler import JobHandler, clean, folder_of, webhook_dispatcher
-from pipeline.jobs.worker_loop import QueueWorker
+from pipeline.jobs.worker_loop import QueueWorker, WorkerOptions
 from pipeline.local.supervisor import call_when_orphaned, stop_on_signals
 from pipeline.secrets import load_master_keys
 from pipeline.service import local_outputs, open_service
@@ -89,14 +89,16 @@ def run_worker(settings: Settings, *, worker_id: str, stop: threading.Event) -> 
     worker = QueueWorker(
         service.store,
         JobHandler(service, outputs, lambda job, engine: partial(engines.generate, engine)),
-        worker_id=worker_id,
+        WorkerOptions(
+            worker_id=worker_id,
+            engine=settings.engine,
+            lease_s=settings.lease_s,
+            stop_grace_s=settings.stop_grace_s,
+            timeout_s=settings.call_timeout_s,
+            on_timeout=lambda: os._exit(EX_SOFTWARE),
+            is_able=lambda: has_space(settings.data_dir),
+        ),
         on_end=lambda job: shutil.rmtree(folder_of(job, settings.work_dir), ignore_errors=True),
-        engine=settings.engine,
-        lease_s=settings.lease_s,
-        stop_grace_s=settings.stop_grace_s,
-        timeout_s=settings.call_timeout_s,
-        on_timeout=lambda: os._exit(EX_SOFTWARE),
-        is_able=lambda: has_space(settings.data_dir),
     )
     try:
         worker.run(stop)

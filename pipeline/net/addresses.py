@@ -56,9 +56,9 @@ PRIVATE = tuple(
         IPv6Network("fc00::/7"),
     )
 )
-"""What a deployment may open to itself: loopback and the private networks, and nothing else that is not global."""
+"""What a deployment may allow besides: loopback and the private networks, and nothing else that is not global."""
 
-# Credentials of a machine are one request away here, so these are refused under every policy. Link-local addresses,
+# One request to these may return a machine's credentials, so they are refused under every policy. Link-local addresses,
 # where most clouds serve metadata, are in no list that admits anything.
 METADATA = frozenset(
     ip_address(text)

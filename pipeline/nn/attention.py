@@ -123,7 +123,7 @@ class CrossAttention(nn.Module):
         constant = None
         if unguided:
             # A zero token's value is the bias of `to_kv`, whose second half belongs to v: softmax weights sum to 1, so
-            # attending to equal values returns that value whatever the query is.
+            # attending to equal values returns that value for every query.
             bias = self.to_kv.bias  # (2C,)
             value = torch.zeros_like(self.to_out.bias) if bias is None else bias[len(bias) // 2 :]
             constant = self.to_out(value)  # (C,)

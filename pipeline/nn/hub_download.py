@@ -92,10 +92,10 @@ class _TransferFailed(Exception):
 
 
 def _transfer(url: str, part: Path, *, headers: Mapping[str, str], on_bytes: Callable[[int, int], None]) -> None:
-    """Download the rest of a file; retry as long as each connection brings some bytes.
+    """Download the rest of a file; retry as long as each connection transfers some bytes.
 
     Raises:
-        _TransferFailed: `MAX_FAILURES` attempts in a row brought nothing, or the server refused.
+        _TransferFailed: `MAX_FAILURES` attempts in a row transferred nothing, or the server refused.
     """
     import httpx
 

@@ -1,4 +1,4 @@
-"""Normalisation layers that compute in float32 whatever the precision around them."""
+"""Normalisation layers that compute in float32 regardless of the precision around them."""
 
 from __future__ import annotations
 

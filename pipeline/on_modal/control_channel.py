@@ -67,7 +67,7 @@ class ControlChannel:
         return self._entries.get(f"{self.name}/cancel", False)
 
     def save_call_id(self, call_id: str) -> None:
-        """Keep the id of the remote call."""
+        """Save the id of the remote call."""
         self._entries.put(f"{self.name}/call", call_id)
 
     def saved_call_id(self) -> str | None:
@@ -89,7 +89,7 @@ def best_effort(operation: Callable[[], Value], default: Value) -> Value:
     """The result of an operation on a channel, or `default` if it fails: channel errors never fail a generation."""
     try:
         return operation()
-    except Exception as error:  # noqa: BLE001  # whatever the dictionary's client raises; the next heartbeat tries again
+    except Exception as error:  # noqa: BLE001  # its client raises many types of errors; the next heartbeat tries again
         log.warning("control channel failed", reason=f"{type(error).__name__}: {error}")
         return default
 

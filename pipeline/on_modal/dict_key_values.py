@@ -71,4 +71,4 @@ class DictKeyValues:
         try:
             return operation()
         except self._errors as error:
-            raise StoreUnavailable(f"The store is busy or away ({type(error).__name__}).") from error
+            raise StoreUnavailable(f"The store is busy or unavailable ({type(error).__name__}).") from error

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 import structlog
 
-from pipeline.jobs.model import Job, JobState
+from pipeline.jobs.model import Job, JobFilter, JobState
 from pipeline.jobs.store import JobStore
 from pipeline.on_modal.shared_dict import SharedDict
 
@@ -119,7 +119,7 @@ def _waiting_since(job: Job) -> float:
 
 def _jobs_in(store: JobStore, state: JobState, *, api_key_id: str | None) -> Iterator[Job]:
     before_seq: int | None = None
-    while page := store.list_jobs(api_key_id=api_key_id, state=state, before_seq=before_seq, limit=PAGE):
+    while page := store.list_jobs(JobFilter(api_key_id, state=state), before_seq=before_seq, limit=PAGE):
         yield from page
         before_seq = page[-1].seq
         if len(page) < PAGE:

@@ -131,7 +131,7 @@ class EngineClient:
             self._clear()
             error.gpu_seconds = self._gpu_seconds
             raise
-        except Exception as error:  # whatever Modal's client raises, or the container died of
+        except Exception as error:  # any error of Modal's client or of the container
             self._clear()
             log.exception("generation lost", engine=name)
             lost = EngineFailed(f"engine {name} gave no answer ({type(error).__name__})")

@@ -12,7 +12,7 @@ import structlog
 from pipeline.job_handler import JobHandler, clean, folder_of, webhook_dispatcher
 from pipeline.jobs.model import Job, JobState
 from pipeline.jobs.store import Store
-from pipeline.jobs.worker_loop import QueueWorker
+from pipeline.jobs.worker_loop import QueueWorker, WorkerOptions
 from pipeline.on_modal.deployment import Deployment
 from pipeline.on_modal.engine_pool import EnginePool
 from pipeline.on_modal.prewarm import start_prewarm
@@ -73,11 +73,13 @@ def run_job(
     worker = QueueWorker(
         store,
         handler,
-        worker_id=worker_id,
+        WorkerOptions(
+            worker_id=worker_id,
+            engine=settings.engine,
+            lease_s=settings.lease_s,
+            heartbeat_interval_s=HEARTBEAT_INTERVAL_S,
+        ),
         on_end=clean_up_after,
-        engine=settings.engine,
-        lease_s=settings.lease_s,
-        heartbeat_interval_s=HEARTBEAT_INTERVAL_S,
     )
     job = worker.run_dispatched(job_id, threading.Event(), made_progress=deployment.dispatch.made_progress)
     service.http.close()

@@ -105,7 +105,7 @@ class VolumeStorage:
             self._volume.remove_file(f"{self._folder}/{file_prefix}", recursive=True)
         except self._missing:
             existed = False
-        except Exception as error:  # whatever Modal's client raises
+        except Exception as error:  # any error of Modal's client
             raise StoreUnavailable("temporary outputs cannot be deleted at the moment") from error
         self._forget(file_prefix)  # after the volume, or a concurrent download would copy the files again
         return existed
@@ -130,7 +130,7 @@ class VolumeStorage:
                     (file_prefix, name), None
                 )  # a link opens every name: locks of names without a file would accumulate
                 raise NotFound("there is no such file") from error
-            except Exception as error:  # whatever Modal's client raises
+            except Exception as error:  # any error of Modal's client
                 raise StoreUnavailable("temporary outputs cannot be read at the moment") from error
             copy = OutputFile(path, kind="extra", content_type=content_type_of(name))
             try:

@@ -16,7 +16,7 @@ from typing import Protocol
 import structlog
 
 from pipeline.errors import DeliveryFailed, NotFound, UnwritableOutput
-from pipeline.jobs.model import OutboxTask
+from pipeline.jobs.model import AttemptResult, OutboxTask
 from pipeline.jobs.store import JobStore, Outbox
 from pipeline.storage.atomic_copy import copy_atomically
 from pipeline.storage.base import Artifact, CustomerBucket, FileKind, OutputFile, Storage
@@ -142,7 +142,7 @@ def retry_uploads(
         seconds = time.monotonic() - started_s
         log.info("late upload", job_id=task.job_id, number=task.attempts + 1, error=error, seconds=round(seconds, 3))
         with suppress(NotFound):  # the job was deleted meanwhile
-            store.settle_task(task, status=None, error=error, seconds=seconds, retry_in_s=pause_s)
+            store.settle_task(task, AttemptResult(status=None, error=error, seconds=seconds, retry_in_s=pause_s))
     return tried
 
 

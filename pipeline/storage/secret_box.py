@@ -1,4 +1,4 @@
-"""Encryption at rest for what customers entrust to the service. Knows nothing of where the result is kept."""
+"""Encryption at rest of customers' secrets. Knows nothing of where the result is stored."""
 
 from __future__ import annotations
 

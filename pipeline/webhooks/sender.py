@@ -17,7 +17,7 @@ import httpx
 import structlog
 
 from pipeline.errors import ImageTo3DError, NotFound, StoreUnavailable
-from pipeline.jobs.model import OutboxTask
+from pipeline.jobs.model import AttemptResult, OutboxTask
 from pipeline.jobs.store import Outbox
 from pipeline.net.deadline import deadline
 from pipeline.net.egress import why_unreachable
@@ -274,7 +274,7 @@ class WebhookDispatcher:
             error=attempt.error,
             seconds=round(attempt.seconds, 3),
         )
-        _settle(self._outbox, task, attempt, retry_in_s=pause_s)
+        _settle(self._outbox, task, AttemptResult(attempt.status, attempt.error, attempt.seconds, pause_s))
 
 
 @dataclass(frozen=True)
@@ -285,13 +285,11 @@ class _Claim:
     ends_at_s: float
 
 
-def _settle(outbox: Outbox, task: OutboxTask, attempt: WebhookAttempt, *, retry_in_s: float | None) -> None:
+def _settle(outbox: Outbox, task: OutboxTask, result: AttemptResult) -> None:
     """Record an attempt, with retries: an unrecorded attempt is sent again when the claim ends."""
     for pause_s in (0.2, 1.0, 3.0, None):
         try:
-            outbox.settle_task(
-                task, status=attempt.status, error=attempt.error, seconds=attempt.seconds, retry_in_s=retry_in_s
-            )
+            outbox.settle_task(task, result)
         except StoreUnavailable:
             if pause_s is None:
                 raise

@@ -13,11 +13,11 @@ from pipeline.secrets import derive_keys
 class WebhookSigner:
     """Signs webhooks with one secret per API key.
 
-    The secrets are derived, not stored. While the deployment's secret is being replaced, a webhook carries one
-    signature for each secret, so that receivers can change theirs at any time.
+    The secrets are derived, not stored. While the deployment's master key is being replaced, a webhook carries one
+    signature for each master key, so that receivers can change their secret at any time.
 
     Args:
-        master_keys: the deployment's secrets, the current one first.
+        master_keys: the deployment's master keys, the current one first.
 
     Source: https://github.com/standard-webhooks/standard-webhooks, specification 1.0.0
     """

@@ -17,7 +17,18 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.jobs.api_keys import make_key
-from pipeline.jobs.model import ApiKey, JobMeta, JobResult, JobState, KeyLimits, NewJob, Progress, WorkerRecord
+from pipeline.jobs.model import (
+    ApiKey,
+    AttemptResult,
+    JobFilter,
+    JobMeta,
+    JobResult,
+    JobState,
+    KeyLimits,
+    NewJob,
+    Progress,
+    WorkerRecord,
+)
 from pipeline.jobs.stores.kv.store import KvStore
 from tests.fakes.key_values import MemoryKeyValues
 
@@ -101,8 +112,11 @@ def _count_operations(is_disturbed: bool) -> dict[str, int]:
     task = count("claim_task", lambda: store.claim_task("webhook", claim_s=60))
     assert task is not None
     count("claim_task, none due", lambda: store.claim_task("webhook", claim_s=60))
-    count("settle_task", lambda: store.settle_task(task, status=200, error="", seconds=0.1, retry_in_s=None))
-    count("list_jobs, one", lambda: store.list_jobs(api_key_id=key.id))
+    count(
+        "settle_task",
+        lambda: store.settle_task(task, AttemptResult(status=200, error="", seconds=0.1, retry_in_s=None)),
+    )
+    count("list_jobs, one", lambda: store.list_jobs(JobFilter(key.id)))
     count("metrics", store.metrics)
     return counts
 

@@ -106,19 +106,19 @@ def peak_memory(step: Step, device: torch.device) -> int:
         torch.cuda.synchronize(device)
         return torch.cuda.max_memory_allocated(device)
     before = _resident_bytes()
-    seen, is_over = [before], threading.Event()
+    seen, has_ended = [before], threading.Event()
 
-    def watch() -> None:
-        while not is_over.wait(POLL_S):
+    def sample_memory() -> None:
+        while not has_ended.wait(POLL_S):
             seen.append(_resident_bytes())
 
-    watcher = threading.Thread(target=watch)
-    watcher.start()
+    sampler = threading.Thread(target=sample_memory)
+    sampler.start()
     try:
         step()
     finally:
-        is_over.set()
-        watcher.join()
+        has_ended.set()
+        sampler.join()
     return max(seen) - before
 
 

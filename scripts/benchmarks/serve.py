@@ -20,6 +20,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pipeline.jobs.model import LedgerFilter
 from tests.fakes.images import disc_as_base64
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -82,13 +83,13 @@ def http_request(method: str, path: str, body: bytes = b"", **headers: str) -> b
 
 
 async def drive(
-    port: int, clients: int, is_over: Callable[[], bool], ask: Callable[[Connection], Awaitable[None]]
+    port: int, clients: int, has_ended: Callable[[], bool], ask: Callable[[Connection], Awaitable[None]]
 ) -> float:
-    """Run clients that each send request after request until `is_over()`; return the seconds it took."""
+    """Run clients that each send request after request until `has_ended()`; return the seconds it took."""
 
     async def client() -> None:
         connection = Connection(port)
-        while not is_over():
+        while not has_ended():
             await ask(connection)
         await connection.close()
 
@@ -139,14 +140,14 @@ def run_idle_worker(data: Path, worker_id: str) -> None:
     """Run a worker whose jobs succeed at once."""
     from pipeline.deployment import open_store
     from pipeline.jobs.model import Job, JobResult, JobState
-    from pipeline.jobs.worker_loop import LeaseKeeper, QueueWorker
+    from pipeline.jobs.worker_loop import LeaseKeeper, QueueWorker, WorkerOptions
     from pipeline.local.supervisor import call_when_orphaned, stop_on_signals
     from pipeline.settings import Settings
     from pipeline.telemetry import configure_logging
 
     configure_logging("WARNING")
 
-    def work(job: Job, watch: LeaseKeeper) -> JobResult:
+    def work(job: Job, keeper: LeaseKeeper) -> JobResult:
         return JobResult(
             JobState.SUCCESS, stage_seconds={"generate": 0.001}, engine="nothing", meta=job.meta.parameters
         )
@@ -154,7 +155,7 @@ def run_idle_worker(data: Path, worker_id: str) -> None:
     stop = stop_on_signals()
     call_when_orphaned(stop.set)
     store = open_store(Settings(data_dir=data))
-    QueueWorker(store, work, worker_id=worker_id, engine="nothing").run(stop)
+    QueueWorker(store, work, WorkerOptions(worker_id, engine="nothing")).run(stop)
     store.close()
 
 
@@ -228,7 +229,7 @@ def wait_until_drained(data: Path) -> tuple[dict[str, int], list[int]]:
         if not states.keys() & {"queued", "running"}:
             break
         time.sleep(0.5)
-    ledger = [row.job_id for row in store.usage_rows(api_key_id=None, limit=10_000_000)]
+    ledger = [row.job_id for row in store.usage_rows(LedgerFilter(None), limit=10_000_000)]
     store.close()
     return states, ledger
 

@@ -88,7 +88,7 @@ def cpu_s_of(work: Callable[[], object]) -> float:
     return time.process_time() - started_s
 
 
-def seconds_said_by(code: str, *variables: str) -> float:
+def printed_seconds(code: str, *variables: str) -> float:
     """Run Python code in a new process with more environment variables; return the seconds that it prints."""
     command = ["env", *variables, sys.executable, "-c", code]
     answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
@@ -96,7 +96,7 @@ def seconds_said_by(code: str, *variables: str) -> float:
 
 
 def import_s(code: str) -> float:
-    return seconds_said_by(f"{code}\nimport time; print(time.process_time())")
+    return printed_seconds(f"{code}\nimport time; print(time.process_time())")
 
 
 def compile_s() -> float:
@@ -108,7 +108,7 @@ def compile_s() -> float:
         "print(first - cpu_s_of(lambda: export_once(made)))"
     )
     with tempfile.TemporaryDirectory() as folder:
-        return seconds_said_by(code, f"NUMBA_CACHE_DIR={folder}")
+        return printed_seconds(code, f"NUMBA_CACHE_DIR={folder}")
 
 
 def main(argv: list[str]) -> int:

@@ -282,7 +282,7 @@ def ball_voxels(resolution: int, device: torch.device) -> Tensor:
 
 
 def print_changes(device: torch.device, dtype: torch.dtype, rounds: int) -> None:
-    """What each piece of work that is done once gains over doing it anew: one block at full width and real shapes."""
+    """What each piece of work that is done once gains over repeating it: one block at full width and real shapes."""
     tokens = torch.randn(1, 1374, 1024, device=device)
     zeros = torch.zeros_like(tokens)
     with torch.device(device):

@@ -42,8 +42,8 @@ SCALE = {"decoder.layers.*.weight": 1.5}
 
 def peak_mib_of(run: Callable[[], Any]) -> float:
     """By how much a function raises the peak of this process's resident memory (Linux with glibc)."""
-    ctypes.CDLL("libc.so.6").malloc_trim(0)  # gives back what is free, so that it counts again
-    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
+    ctypes.CDLL("libc.so.6").malloc_trim(0)  # returns freed memory to the system, so that its reuse is counted
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = _status_mib("VmRSS")
     run()
     return _status_mib("VmHWM") - before
@@ -91,7 +91,7 @@ def dense_surface(model: TSR, field: TriplaneField, planes: Tensor, resolution: 
 
 
 def digest_of(surface: IsoSurface, field: TriplaneField) -> str:
-    """Hash of everything that the surface stage gives on."""
+    """Hash of the results of the surface stage."""
     parts = (surface.vertices.numpy(), surface.faces.numpy(), colours_of(field).table)
     return hashlib.sha256(b"".join(part.tobytes() for part in parts)).hexdigest()
 
@@ -130,9 +130,9 @@ def main(argv: list[str]) -> int:
             peak_mib_of(lambda size=size: density_on_grid(field, resolution=PEAK_RESOLUTION, chunk_size=size))
             for size in CHUNKS
         )
-    for name, spent in cpu.items():
+    for name, cpu_s in cpu.items():
         reference = f"   the reference elsewhere, one thread: {REFERENCE_S[name]:5.1f} s" if name in REFERENCE_S else ""
-        print(f"{name:<16} {spent:7.1f} s of CPU {clock[name]:7.1f} s{reference}")
+        print(f"{name:<16} {cpu_s:7.1f} s of CPU {clock[name]:7.1f} s{reference}")
     encoding = clock["image encoder"] + clock["backbone"]
     ours, dense_s = encoding + clock["surface"], encoding + clock["dense surface"]
     faces = len(to_mesh(surface, resolution=resolution).faces)

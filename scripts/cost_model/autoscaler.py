@@ -2,7 +2,7 @@
 
 What is documented, and what is assumed where it is not:
 
-- `min_containers` run whatever happens, `max_containers` caps the pool, `buffer_containers` are further ones kept while
+- `min_containers` always run, `max_containers` caps the pool, `buffer_containers` are further ones kept while
   the function is active, `scaledown_window` (2 to 3600 s) is the longest that a container idles before it is stopped.
   Source: https://modal.com/docs/guide/scale; `modal.App.function` and `modal._functions` of modal 1.6.4.
 - A container is paid from its start to its stop, idle time included, by the second. Source:
@@ -53,7 +53,7 @@ class Autoscaler:
 
 @dataclass(frozen=True)
 class PoolRun:
-    """What became of the inputs and of the containers.
+    """The result of a simulation: its inputs and its containers.
 
     Attributes:
         waits_s: by input, in the order given: seconds from arrival until a container took it.
@@ -117,17 +117,17 @@ def simulate(
             pool.inputs += 1
         elif kind == FINISH:
             pool.inputs -= 1
-            pool.rest(which, now_s)
+            pool.make_idle(which, now_s)
         elif kind == READY:
             pool.fresh.add(which)
-            pool.rest(which, now_s)
-        pool.hand_out(now_s, arrivals_s, service_s, first_service_s)
+            pool.make_idle(which, now_s)
+        pool.assign(now_s, arrivals_s, service_s, first_service_s)
         pool.scale(now_s)
     return pool.close(horizon_s)
 
 
 class _Pool:
-    """The containers, by number. An idle one is a key of `idle_since_s`, whose order is that of falling idle."""
+    """The containers, by number. An idle one is a key of `idle_since_s`, in the order in which they became idle."""
 
     def __init__(self, settings: Autoscaler, cold_start_s: float, inputs: int) -> None:
         self.settings, self.cold_start_s = settings, cold_start_s
@@ -141,18 +141,18 @@ class _Pool:
         self.paid_s = self.startup_s = self.busy_s = self.idle_s = self.last_s = 0.0
         self.next_number = self.most = settings.min_containers
 
-    def rest(self, container: int, now_s: float) -> None:
+    def make_idle(self, container: int, now_s: float) -> None:
         self.idle_since_s[container] = now_s
         heapq.heappush(self.events, (now_s + self.settings.scaledown_window, EXPIRY, container))
 
-    def hand_out(
+    def assign(
         self,
         now_s: float,
         arrivals_s: Sequence[float],
         service_s: Sequence[float],
         first_service_s: Sequence[float],
     ) -> None:
-        """Give waiting inputs to idle containers, the one that fell idle last first."""
+        """Assign waiting inputs to idle containers, to the one that became idle last first."""
         while self.waiting and self.idle_since_s:
             which = self.waiting.popleft()
             container, since_s = self.idle_since_s.popitem()
@@ -165,7 +165,7 @@ class _Pool:
             heapq.heappush(self.events, (now_s + served_s, FINISH, container))
 
     def scale(self, now_s: float) -> None:
-        """Start what is missing; stop, longest idle first, what is too much and has idled for the whole window."""
+        """Start missing containers; stop surplus ones that idled for the whole window, longest idle first."""
         target = self.settings.target(self.inputs)
         while len(self.started_s) < target:
             self.started_s[self.next_number] = now_s

@@ -138,7 +138,7 @@ def read_prices(path: Path = PRICES) -> Prices:
 def read_stage_data(overlay: Path | None = None, path: Path = STAGE_SECONDS) -> dict[str, Any]:
     """The durations in the file, merged with an operator's own: objects merge, other values replace."""
     said = json.loads(path.read_text())
-    return _laid_over(said, json.loads(overlay.read_text())) if overlay else said
+    return _merged(said, json.loads(overlay.read_text())) if overlay else said
 
 
 def stage_seconds(data: Mapping[str, Any], *, engine: str, gpu: str, slowdown: float = 1.0) -> StageSeconds:
@@ -225,7 +225,7 @@ def _duration(what: str, row: Mapping[str, Any]) -> Duration:
     return step
 
 
-def _laid_over(below: Any, above: Any) -> Any:
+def _merged(below: Any, above: Any) -> Any:
     if isinstance(below, dict) and isinstance(above, dict):
-        return below | {key: _laid_over(below.get(key), value) for key, value in above.items()}
+        return below | {key: _merged(below.get(key), value) for key, value in above.items()}
     return above

@@ -2,7 +2,7 @@
 
 A job uses three containers. The web function serves many jobs at once and stays awake while any is in flight. One
 `call` container (Modal's function `run_call`) downloads and prepares the image, waits for the GPU, exports and
-delivers; beside its first job it compiles the export's kernels. One GPU container generates; it is woken when the job
+delivers; beside its first job it compiles the export's kernels. One GPU container generates; it is started when the job
 begins, so its cold start overlaps the intake.
 """
 

@@ -236,8 +236,8 @@ def sources_text(prices: Prices, path: Path, times: StageSeconds, *, label: str,
     lines += ["", f"Durations, {times.dated}, {label}. {note}"]
     for kind, group in (("stage", times.stages), ("start of", times.startups)):
         for name, steps in group.items():
-            lines += [f"  {kind} {name}: {_said(step)}" for step in steps]
-    lines += [f"  beside a first job: {_said(step)}" for step in times.beside_first_call]
+            lines += [f"  {kind} {name}: {_duration_text(step)}" for step in steps]
+    lines += [f"  beside a first job: {_duration_text(step)}" for step in times.beside_first_call]
     for name, container in times.containers.items():
         lines.append(
             f"  container {name}: {container.cores:g} cores, {container.memory_gib:g} GiB, {container.gpu or 'no GPU'}"
@@ -245,7 +245,7 @@ def sources_text(prices: Prices, path: Path, times: StageSeconds, *, label: str,
     return "\n".join(lines)
 
 
-def _said(step: Duration) -> str:
+def _duration_text(step: Duration) -> str:
     return f"{step.what} {step.seconds:.3f} s, {step.how}: {step.by}"
 
 
@@ -253,7 +253,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--engine", choices=sorted(GPUS), default="trellis", help="default: trellis")
-    common.add_argument("--stages", type=Path, metavar="FILE", help="your own durations, laid over the file that ships")
+    common.add_argument("--stages", type=Path, metavar="FILE", help="your own durations, merged over the shipped file")
     common.add_argument("--prices", type=Path, metavar="FILE", default=PRICES, help="another price list")
     common.add_argument(
         "--multiplier",

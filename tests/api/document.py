@@ -1,6 +1,6 @@
 """The OpenAPI document of the application, and the copy of it that is under version control.
 
-`python -m tests.api.document` and `scripts/check --fix` renew the copy; its diff shows what callers will notice.
+`python -m tests.api.document` and `scripts/check --fix` update the copy; its diff shows what callers will notice.
 """
 
 from __future__ import annotations
@@ -46,4 +46,4 @@ if __name__ == "__main__":
     stated = as_text(without_version(openapi_document()))
     if not COPY.exists() or stated != COPY.read_text(encoding="utf-8"):
         COPY.write_text(stated, encoding="utf-8")
-        print(f"{COPY.name} is renewed: its diff shows what callers will notice")
+        print(f"{COPY.name} is updated: its diff shows what callers will notice")

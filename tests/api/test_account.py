@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from pipeline.jobs.model import WorkerRecord
+from pipeline.jobs.model import JobFilter, WorkerRecord
 from pipeline.storage.bucket_details import bucket_of_details
 from schemas.s3 import parse_s3_details
 from tests.api.conftest import METRICS_TOKEN, Deployment
@@ -45,7 +45,7 @@ def test_clearing_the_queue_cancels_only_the_callers_own_jobs(deployment: Deploy
     mine = deployment.submit()["id"]
     theirs = deployment.submit(key=deployment.other_key)["id"]
     assert deployment.post("/api/v1/enterprise/3d/clear_queue").json()["message"] == "Cancelled 1 queued jobs."
-    states = {job.id: job.state for job in deployment.service.store.list_jobs(api_key_id=None)}
+    states = {job.id: job.state for job in deployment.service.store.list_jobs(JobFilter(None))}
     assert states == {mine: "cancelled", theirs: "queued"}
 
 
@@ -132,8 +132,8 @@ def test_a_file_is_served_with_ranges_and_validators(deployment: Deployment) -> 
     for validator in (whole.headers["etag"], whole.headers["last-modified"]):
         resumed = deployment.client.get(url, headers={"range": "bytes=5-14", "if-range": validator})
         assert (resumed.status_code, resumed.content) == (206, b"5678901234")
-    anew = deployment.client.get(url, headers={"range": "bytes=5-14", "if-range": '"of another file"'})
-    assert (anew.status_code, anew.content) == (200, whole.content)
+    mismatched = deployment.client.get(url, headers={"range": "bytes=5-14", "if-range": '"of another file"'})
+    assert (mismatched.status_code, mismatched.content) == (200, whole.content)
     assert deployment.client.get(url, headers={"range": "bytes=-3"}).content == whole.content[-3:]
     head = deployment.client.head(url, headers={"range": "bytes=5-14"})
     assert (head.status_code, head.content, head.headers["content-length"]) == (206, b"", "10")

@@ -19,7 +19,7 @@ SOURCES = ("pipeline.errors", "schemas.errors")
 def test_the_document_is_the_copy_under_version_control() -> None:
     kept = COPY.read_text(encoding="utf-8")
     assert as_text(without_version(openapi_document())) == kept, (
-        f"{COPY.name} differs from what the application states: renew it with `scripts/check --fix`, or with "
+        f"{COPY.name} differs from what the application states: update it with `scripts/check --fix`, or with "
         "`python -m tests.api.document` alone, and read its diff"
     )
 

@@ -12,7 +12,7 @@ import pytest
 from starlette.requests import Request
 
 from pipeline.api.requests import requested_wait_s
-from pipeline.jobs.model import KeyLimits
+from pipeline.jobs.model import JobFilter, KeyLimits
 from pipeline.jobs.stores.sql import connection as database
 from pipeline.telemetry import configure_logging
 from tests.api.conftest import IMAGE, SUBMIT, Deployment
@@ -70,7 +70,7 @@ def test_a_locked_database_is_a_503_with_a_request_id_and_retry_after(
     assert refused.json()["error_code"] == "store_unavailable"
     assert [line["level"] for line in log_lines() if line.get("request_id")] == ["warning"]
     assert accepted.status_code == 200
-    assert len(deployment.service.store.list_jobs(api_key_id=None)) == 1
+    assert len(deployment.service.store.list_jobs(JobFilter(None))) == 1
 
 
 @pytest.mark.parametrize("job_id", ["0", "2147483648", "99999999999", "9999999999999999999"])

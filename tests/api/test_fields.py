@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
+from pipeline.jobs.model import JobFilter
 from schemas.request import MAX_VIEWS, ImageTo3DRequest
 from tests.api.conftest import IMAGE, SUBMIT, Deployment
 
 NUMBERS: dict[str, tuple[float, float, float, float]] = {
-    # lowest and highest that are taken, and the nearest that are not
+    # the lowest and the highest accepted value, and the nearest refused ones
     "resolution": (64, 512, 63, 513),
     "ss_guidance_strength": (0, 10, -0.001, 10.001),
     "ss_sampling_steps": (1, 50, 0, 51),
@@ -23,7 +24,7 @@ NUMBERS: dict[str, tuple[float, float, float, float]] = {
     "texture_size": (512, 4096, 511, 4097),
 }
 BOOLEANS = ("render", "multi_image", "temp", "no_texture", "splat")
-PUBLIC = "http://93.184.215.14"  # an address, so that no test asks a name server
+PUBLIC = "http://93.184.215.14"  # an address, so that no test resolves a name
 
 
 def refusal(deployment: Deployment, **fields: Any) -> str:
@@ -132,4 +133,4 @@ def as_base64(content: bytes) -> str:
 )
 def test_an_image_that_no_worker_could_read_is_a_400_at_once(deployment: Deployment, image: str, sentence: str) -> None:
     assert refusal(deployment, image=image) == sentence
-    assert deployment.service.store.list_jobs(api_key_id=None) == []
+    assert deployment.service.store.list_jobs(JobFilter(None)) == []

@@ -1,4 +1,4 @@
-"""Bodies that are long, deep, slow or of nobody: what is read, what is refused, and what it may cost."""
+"""Bodies that are long, deep, slow or of unknown callers: what is read, what is refused, and at what cost."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def parsed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return lengths
 
 
-def test_a_small_body_is_read_whoever_sends_it() -> None:
+def test_a_small_body_is_read_without_a_known_key() -> None:
     assert read(Sender([b'{"key": "x", ', b'"image": "y"}'])) == {"key": "x", "image": "y"}
     assert read(Sender([])) == {}
     assert read(Sender([b"  \n"])) == {}
@@ -87,7 +87,7 @@ def test_a_large_body_under_a_known_key_in_a_header_is_read() -> None:
     assert read(Sender(in_pieces(json.dumps(fields).encode())), header_key=KNOWN) == fields
 
 
-def test_a_key_in_the_body_counts_whatever_a_header_holds() -> None:
+def test_a_key_in_the_body_takes_precedence_over_any_header() -> None:
     fields = {"image": IMAGE, "key": KNOWN}
     assert read(Sender(in_pieces(json.dumps(fields).encode())), header_key="of-a-proxy") == fields
 
@@ -139,7 +139,7 @@ def test_an_endless_body_is_drained_for_a_bounded_length_only() -> None:
     sender = Sender(endless(b"A" * MIB))
     with pytest.raises(BodyTooLarge):
         read(sender, header_key=KNOWN)
-    assert sender.sent_bytes <= 18 * MIB  # the limit, and three times the limit thrown away
+    assert sender.sent_bytes <= 18 * MIB  # the limit, and three times the limit discarded
 
 
 def test_a_body_that_pauses_too_long_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,7 +154,7 @@ def test_a_body_that_trickles_is_refused_when_its_time_is_up(monkeypatch: pytest
         read(Sender(piece for _ in range(10_000) for piece in (b"x", 0.01)))
 
 
-def test_the_budget_of_unknown_callers_is_shared_and_given_back() -> None:
+def test_the_budget_of_unknown_callers_is_shared_and_released() -> None:
     async def run() -> list[str]:
         events: list[str] = []
         budget = ByteBudget(10)
@@ -177,7 +177,7 @@ def test_the_budget_of_unknown_callers_is_shared_and_given_back() -> None:
             first.set()
             second.set()
         async with budget.reserve(10, wait_s=0):
-            events.append("all is back")
+            events.append("all is free")
         return events
 
-    assert anyio.run(run) == ["a in", "a out", "b in", "b out", "all is back"]
+    assert anyio.run(run) == ["a in", "a out", "b in", "b out", "all is free"]

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from pipeline.jobs.model import JobState, KeyLimits
+from pipeline.jobs.model import JobFilter, JobState, KeyLimits
 from tests.api.conftest import IMAGE, SUBMIT, Deployment
 
 FETCH = "/api/v1/enterprise/3d/fetch"
@@ -19,7 +19,7 @@ def refusal(message: str, code: str) -> dict[str, str]:
     return {"status": "error", "message": message, "error_code": code}
 
 
-def test_a_submit_is_answered_with_where_to_fetch_the_result(deployment: Deployment) -> None:
+def test_a_submit_returns_the_url_of_its_result(deployment: Deployment) -> None:
     body = deployment.submit(track_id="order 7")
     assert body["status"] == "processing" and 1 <= body["id"] < 2**31 and isinstance(body["eta"], int)
     assert body["fetch_result"] == f"http://testserver{FETCH}/{body['id']}"
@@ -48,7 +48,7 @@ def test_a_job_that_succeeded_is_fetched_under_every_path_and_its_links_answer(
         assert deployment.client.get(url).content == b"0123456789" * 10
 
 
-def test_a_failed_job_says_why_with_status_200(deployment: Deployment) -> None:
+def test_a_failed_job_is_a_200_with_its_message(deployment: Deployment) -> None:
     job_id = deployment.submit(track_id=5)["id"]
     deployment.finish(job_id, state=JobState.FAILED, message="the image shows no subject")
     answer = deployment.post(f"{FETCH}/{job_id}")
@@ -69,7 +69,7 @@ def test_a_submit_waits_for_a_result_that_comes_in_time(deploy: Callable[..., De
     deployment = deploy(submit_wait_s=20)
 
     def work() -> None:
-        while not (queued := deployment.service.store.list_jobs(api_key_id=None)):
+        while not (queued := deployment.service.store.list_jobs(JobFilter(None))):
             time.sleep(0.02)
         deployment.finish(queued[0].id)
 
@@ -99,7 +99,7 @@ def test_a_valid_key_in_the_body_takes_precedence_over_any_header(
 def test_a_submit_without_a_valid_key_is_refused(deployment: Deployment, key: str | None, message: str) -> None:
     answer = deployment.client.post(SUBMIT, json={"key": key, "image": IMAGE})
     assert (answer.status_code, answer.json()) == (401, refusal(message, "unauthorized"))
-    assert deployment.service.store.list_jobs(api_key_id=None) == []
+    assert deployment.service.store.list_jobs(JobFilter(None)) == []
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_a_submit_without_a_valid_key_is_refused(deployment: Deployment, key: st
 def test_a_bad_field_is_a_400_with_one_sentence(deployment: Deployment, body: dict, code: str, message: str) -> None:
     answer = deployment.post(SUBMIT, body)
     assert (answer.status_code, answer.json()) == (400, refusal(message, code))
-    assert deployment.service.store.list_jobs(api_key_id=None) == []
+    assert deployment.service.store.list_jobs(JobFilter(None)) == []
 
 
 def test_a_refusal_of_several_views_names_the_engines_that_accept_them(deploy: Callable[..., Deployment]) -> None:
@@ -136,7 +136,7 @@ def test_a_refusal_of_several_views_names_the_engines_that_accept_them(deploy: C
     answer = deployment.post(SUBMIT, body)
     message = "engine triposr takes one view, got 2; preview would take them"
     assert (answer.status_code, answer.json()) == (400, refusal(message, "invalid_request"))
-    assert deployment.service.store.list_jobs(api_key_id=None) == []
+    assert deployment.service.store.list_jobs(JobFilter(None)) == []
 
 
 @pytest.mark.parametrize("content", [b"{", b"[1]", b'"x"', b"\xff\xfe", b"[" * 100_000])

@@ -18,7 +18,7 @@ from pipeline.cli import jobs, keys, serve, usage
 from pipeline.deployment import ensure_key, open_store
 from pipeline.errors import Unauthorized
 from pipeline.jobs.api_keys import authenticate
-from pipeline.jobs.model import ApiKey, JobResult, JobState, KeyLimits, NewJob
+from pipeline.jobs.model import ApiKey, AttemptResult, JobResult, JobState, KeyLimits, LedgerFilter, NewJob
 from pipeline.jobs.stores.sql.store import SqlStore
 from pipeline.settings import Settings
 
@@ -117,7 +117,7 @@ def test_jobs_are_listed_shown_and_redelivered(command: Command, data: Path) -> 
     job_id = complete_one(store, key_named(store, "shop"), track_id="order 7", webhook_url="http://127.0.0.1/h")
     task = store.claim_task("webhook", claim_s=60)
     assert task is not None
-    store.settle_task(task, status=500, error="answered 500", seconds=0.1, retry_in_s=None)
+    store.settle_task(task, AttemptResult(status=500, error="answered 500", seconds=0.1, retry_in_s=None))
 
     row = command("jobs", "list", "--state", "success", "--track-id", "order 7").stdout.splitlines()[1]
     shown = json.loads(command("jobs", "show", str(job_id)).stdout)
@@ -150,7 +150,7 @@ def test_usage_is_printed_as_a_table_and_as_csv(command: Command, data: Path) ->
     store = store_of(data)
     for _ in range(2):
         complete_one(store, key_named(store, "shop"))
-    day = store.usage_days(api_key_id=None)[0].day
+    day = store.usage_days(LedgerFilter(None))[0].day
     store.close()
 
     rows = list(csv.DictReader(io.StringIO(command("usage", "--csv").stdout)))

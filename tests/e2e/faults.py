@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.deployment import open_store
-from pipeline.jobs.model import Job, JobState
+from pipeline.jobs.model import Job, JobFilter, JobState, LedgerFilter
 from pipeline.jobs.stores.sql.store import SqlStore
 from pipeline.settings import Settings
 from tests.fakes.images import disc_as_base64
@@ -276,7 +276,7 @@ def inject_faults(
                 wait_until_ended(store, receiver, accepted)
                 faults = [f"refused: {answer}" for sender in senders for answer in sender.refused]
                 faults += find_faults(store, receiver, accepted)
-                jobs = store.list_jobs(api_key_id=None, limit=10**6)
+                jobs = store.list_jobs(JobFilter(None), limit=10**6)
         finally:
             stop.set()
             service.stop()
@@ -323,8 +323,8 @@ def find_faults(
     """
     faults = [f"submit {key} was answered with {len(ids)} jobs" for key, ids in accepted.items() if len(ids) != 1]
     promised = {job_id for ids in accepted.values() for job_id in ids}
-    jobs = {job.id: job for job in store.list_jobs(api_key_id=None, limit=10**6)}
-    ledger = [row.job_id for row in store.usage_rows(api_key_id=None, limit=10**6)]
+    jobs = {job.id: job for job in store.list_jobs(JobFilter(None), limit=10**6)}
+    ledger = [row.job_id for row in store.usage_rows(LedgerFilter(None), limit=10**6)]
     faults += [f"job {job_id} is lost" for job_id in promised - jobs.keys()]
     faults += [f"job {job_id} was never accepted" for job_id in jobs.keys() - promised]
     faults += [

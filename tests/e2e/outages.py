@@ -22,7 +22,7 @@ from typing import Any
 import boto3
 
 from pipeline.jobs.api_keys import key_record
-from pipeline.jobs.model import Job, JobState, KeyLimits, WorkerRecord
+from pipeline.jobs.model import Job, JobFilter, JobState, KeyLimits, WorkerRecord
 from pipeline.jobs.stores.sql.store import SqlStore
 from pipeline.storage.s3 import NO_PUBLIC_ANSWER
 from tests.e2e.external_dependencies import filled, locked, small_disk, stepped_clock
@@ -166,7 +166,7 @@ class Scene:
         wait_until_ended(store, self.receiver, self.accepted, WAIT_S)
         if self._ended_s is None:
             self._ended_s = time.monotonic() - self._last_submit_s
-        return store.list_jobs(api_key_id=None, limit=10**6)
+        return store.list_jobs(JobFilter(None), limit=10**6)
 
     def report(self, name: str, store: SqlStore, *notes: str, acceptable: frozenset[str] = ACCEPTABLE_ERRORS) -> Report:
         """The report, once submits have stopped; waits until every job has ended."""
@@ -244,7 +244,7 @@ def bucket_away(folder: Path, *, duration_s: float) -> Report:
             ]
             if not warned:
                 scene.faults.append("no job says that its files are in temporary storage")
-            jobs = store.list_jobs(api_key_id=None, limit=10**6)
+            jobs = store.list_jobs(JobFilter(None), limit=10**6)
             for job in jobs:
                 scene.faults += _not_in_bucket(job, url)
             cut_off = sum(job.result is not None and NO_PUBLIC_ANSWER in job.result.warnings for job in jobs)
@@ -361,7 +361,7 @@ def _age_database(service: Service) -> None:
 
 def _are_postponed(store: SqlStore) -> bool:
     """Whether a failed webhook waits for its next attempt."""
-    jobs = store.list_jobs(api_key_id=None, state=JobState.SUCCESS, limit=10**6)
+    jobs = store.list_jobs(JobFilter(None, state=JobState.SUCCESS), limit=10**6)
     return any(task.attempts and task.state == "pending" for job in jobs for task in store.tasks_of(job.id))
 
 

@@ -19,7 +19,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from pydantic import SecretStr
 
 from pipeline.deployment import open_store
-from pipeline.jobs.model import JobState
+from pipeline.jobs.model import JobFilter, JobState
 from pipeline.run_job import STAGES
 from pipeline.settings import Settings
 from tests.e2e.faults import KEY, Receiver
@@ -342,7 +342,7 @@ def test_with_a_database_and_an_otlp_endpoint_jobs_are_kept_there_and_traces_are
         final = until_final(fake_modal, submitted["id"])
         receiver.wait_for(submitted["id"], timeout_s=WAIT_S)
         store = open_store(Settings(database_url=SecretStr(database_url)))
-        (stored,) = store.list_jobs(api_key_id=None, limit=10)
+        (stored,) = store.list_jobs(JobFilter(None), limit=10)
         store.close()
         fake_modal.create_secret("image-to-3d", secret)
         fake_modal.wait_until(

@@ -1,6 +1,6 @@
 """ModelsLab's own Python client, as it is published, against a real service: only host and key are changed.
 
-The preview engine runs the calls, an S3 server in a process of its own takes the files, and trimesh opens them.
+The preview engine runs the jobs, an S3 server in a process of its own stores the files, and trimesh opens them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tests.servers.s3 import free_port, moto_server
 trimesh = pytest.importorskip("trimesh", reason="needs the extra 'local'")
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # the client is written for pydantic 1, as pydantic 2 remarks at every turn
+    warnings.simplefilter("ignore")  # the client is written for pydantic 1, which pydantic 2 warns of
     from modelslab_py.core.apis.three_d import Three_D
     from modelslab_py.core.client import Client
     from modelslab_py.schemas.threed import Image23D
@@ -73,12 +73,12 @@ def download(url: str) -> bytes:
 
 
 def until_final(three_d: Three_D, answer: dict[str, Any]) -> dict[str, Any]:
-    """What the client's users do: fetch, by the id as text, unless the submit brought the result already."""
+    """Fetch by the id as text, as the client's users do, unless the submit has returned the result already."""
     return answer if answer["status"] == "success" else three_d.fetch(str(answer["id"]))
 
 
 @pytest.mark.parametrize("enterprise", [True, False])
-def test_a_submit_and_a_fetch_bring_a_model_that_opens(client: Client, image: str, enterprise: bool) -> None:
+def test_a_submit_and_a_fetch_return_a_model_that_opens(client: Client, image: str, enterprise: bool) -> None:
     three_d = Three_D(client=client, enterprise=enterprise)
 
     answer = three_d.image_to_3d(Image23D(image=image, output_format="glb", temp="yes", track_id="o-1", **SMALL))
@@ -102,7 +102,7 @@ def test_the_paths_differ_in_their_default_format(client: Client, image: str) ->
     assert endings == {True: ["obj", "mtl", "png"], False: ["glb"]}
 
 
-def test_a_mistake_is_raised_with_our_sentence_in_it(three_d: Three_D, client: Client, image: str) -> None:
+def test_a_refusal_is_raised_with_the_message_of_the_service(three_d: Three_D, client: Client, image: str) -> None:
     with pytest.raises(Exception, match=r"status code 400: .*mesh_simplify must be between 0\.9 and 0\.98, got 0\.5"):
         three_d.image_to_3d(Image23D(image=image, mesh_simplify=0.5))
     with pytest.raises(Exception, match=r"status code 404: .*There is no job with the id 12"):
@@ -121,7 +121,7 @@ def test_every_server_action_answers(three_d: Three_D) -> None:
         assert answer["status"] == "success" and isinstance(answer["message"], str) and answer["message"]
 
 
-def test_a_call_ends_after_the_workers_were_told_to_start_anew(three_d: Three_D, image: str) -> None:
+def test_a_job_ends_after_a_restart_of_the_workers_was_requested(three_d: Three_D, image: str) -> None:
     three_d.restart()
     final = until_final(three_d, three_d.image_to_3d(Image23D(image=image, output_format="stl", **SMALL)))
     assert trimesh.load_mesh(trimesh.util.wrap_as_stream(download(final["output"][0])), file_type="stl").volume > 0
@@ -146,14 +146,14 @@ def test_outputs_go_to_the_customers_bucket_once_its_details_are_saved(
     with Receiver() as receiver:
         request = Image23D(image=image, output_format="obj", webhook=receiver.url, **SMALL)
         final = until_final(three_d, three_d.image_to_3d(request))
-        told = receiver.wait_for(final["id"])
+        webhook = receiver.wait_for(final["id"])
     temporary = until_final(three_d, three_d.image_to_3d(Image23D(image=image, temp="yes", **SMALL)))
     forgotten = client.post(f"{client.base_url}v1/enterprise/reset_s3")
 
     assert saved["status"] == forgotten["status"] == "success"
-    assert "never-shown" not in json.dumps([saved, final, told])
+    assert "never-shown" not in json.dumps([saved, final, webhook])
     assert all(url.startswith(f"{moto}/shop/assets/{final['meta']['file_prefix']}") for url in final["output"])
-    assert told["output"] == final["output"]
+    assert webhook["output"] == final["output"]
     assert not any(url.startswith(moto) for url in temporary["output"])
     names = [url.rpartition("/")[2] for url in final["output"]]
     for name, url in zip(names, final["output"], strict=True):
@@ -188,7 +188,7 @@ def test_the_documented_example_body_gives_a_model(service: Service, image: str)
     assert len(scene.geometry) == 1
 
 
-def test_a_bucket_that_is_away_costs_no_call_and_gets_its_files_later(
+def test_an_unavailable_bucket_fails_no_job_and_gets_its_files_later(
     client: Client, three_d: Three_D, image: str, tmp_path: Path
 ) -> None:
     port = free_port()
@@ -199,17 +199,17 @@ def test_a_bucket_that_is_away_costs_no_call_and_gets_its_files_later(
         where = {"public_url": f"{url}/late/", "region_name": "us-east-1", "endpoint_url": f"{url}/late"}
         client.post(f"{client.base_url}v1/enterprise/update_s3", {"deploy_type": "3d", **where, **access})
 
-    while_away = until_final(three_d, three_d.image_to_3d(Image23D(image=image, output_format="glb", **SMALL)))
-    model = download(while_away["output"][0])
+    while_unavailable = until_final(three_d, three_d.image_to_3d(Image23D(image=image, output_format="glb", **SMALL)))
+    model = download(while_unavailable["output"][0])
     with moto_server(tmp_path, port=port):
         bucket.create_bucket(Bucket="late")
         deadline_s = time.monotonic() + 60
-        while (later := three_d.fetch(str(while_away["id"])))["output"] == while_away["output"]:
-            assert time.monotonic() < deadline_s, "the files never came"
+        while (later := three_d.fetch(str(while_unavailable["id"])))["output"] == while_unavailable["output"]:
+            assert time.monotonic() < deadline_s, "the files did not reach the bucket"
             time.sleep(0.2)
         arrived = download(later["output"][0])
         client.post(f"{client.base_url}v1/enterprise/reset_s3")
 
-    assert while_away["status"] == "success" and "bucket" in while_away["warning"]
+    assert while_unavailable["status"] == "success" and "bucket" in while_unavailable["warning"]
     assert later["output"][0].startswith(f"{url}/late/")
     assert arrived == model

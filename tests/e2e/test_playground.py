@@ -1,4 +1,4 @@
-"""The pages as a person meets them: a real service, a real browser, a real model on the canvas."""
+"""The pages in a real browser, with a real service and a real model on the canvas."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ from tests.e2e.test_serve_command import serving
 from tests.fakes.images import draw_figure, encode
 
 CHROMIUM = shutil.which("chromium")
-# The sandbox wants more rights than a container has; the canvas is drawn by the processor.
+# The sandbox needs more rights than a container has; the canvas is rendered on the CPU.
 CHROMIUM_OPTIONS = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist"]
-SMALL = {"width": 480, "height": 720}  # the processor draws every pixel
+SMALL = {"width": 480, "height": 720}  # the CPU renders every pixel
 JOB_WAIT_MS = 120_000  # far longer than a job takes here; only a failing test waits so long
 WAIT_S = 30.0
 DROP = """([files]) => {
-  const carried = new DataTransfer();
+  const transfer = new DataTransfer();
   for (const [name, content] of files) {
-    carried.items.add(new File([Uint8Array.from(atob(content), (c) => c.charCodeAt(0))], name, { type: "image/png" }));
+    transfer.items.add(new File([Uint8Array.from(atob(content), (c) => c.charCodeAt(0))], name, { type: "image/png" }));
   }
-  return carried;
+  return transfer;
 }"""
 
 pytestmark = [
@@ -49,23 +49,23 @@ pytestmark = [
 
 @dataclass
 class Visit:
-    """A page, and what the browser did for it."""
+    """A page, and what the browser recorded about it."""
 
     page: Page
     key: str
     urls: list[str] = field(default_factory=list)
     submits: list[dict[str, Any]] = field(default_factory=list)
-    complaints: list[str] = field(default_factory=list)
+    browser_errors: list[str] = field(default_factory=list)
 
     def drop(self, *files: tuple[str, bytes]) -> None:
-        """Drop files on the page as a hand would."""
+        """Drop files on the page."""
         coded = [(name, base64.b64encode(content).decode()) for name, content in files]
-        carried = self.page.evaluate_handle(DROP, [coded])
+        transfer = self.page.evaluate_handle(DROP, [coded])
         for event in ("dragenter", "dragover", "drop"):
-            self.page.dispatch_event("#result", event, {"dataTransfer": carried})
+            self.page.dispatch_event("#result", event, {"dataTransfer": transfer})
 
-    def make_it_quick(self) -> None:
-        """The smallest asset that the contract allows."""
+    def choose_smallest_asset(self) -> None:
+        """Choose the smallest asset that the contract allows."""
         self.page.fill("#option-resolution", "64")
         self.page.fill("#option-texture_size", "512")
 
@@ -73,23 +73,23 @@ class Visit:
         expect(self.page.locator("body")).to_have_attribute("data-state", state, timeout=JOB_WAIT_MS)
 
     def canvas(self) -> NDArray[np.uint8]:
-        """(H, W, 3) what stands in the viewer, once it has loaded its model."""
+        """(H, W, 3) the pixels of the viewer, once it has loaded its model."""
         viewer = self.page.locator("model-viewer")
         wait_until(lambda: viewer.evaluate("(viewer) => viewer.loaded && viewer.modelIsVisible"))
         wait_until(lambda: _count_red(_pixels(viewer)) > 0)
         return _pixels(viewer)
 
 
-def wait_until(is_so: Callable[[], Any]) -> None:
-    """Ask until it is so. Playwright's own waiting in the page is an eval, which the page forbids."""
+def wait_until(condition: Callable[[], Any]) -> None:
+    """Poll until a condition holds. Playwright's own wait in the page uses eval, which the page forbids."""
     deadline_s = time.monotonic() + WAIT_S
-    while not is_so():
-        assert time.monotonic() < deadline_s, "it never came to be"
+    while not condition():
+        assert time.monotonic() < deadline_s, "the condition did not hold in time"
         time.sleep(0.05)
 
 
 def _pixels(element: Locator) -> NDArray[np.uint8]:
-    """(H, W, 3) what the screen shows where the element is; not the element's own screenshot, which waits for rest."""
+    """(H, W, 3) the screen where the element is; the element's own screenshot would wait for animations to end."""
     element.scroll_into_view_if_needed()
     box = element.bounding_box()
     assert box is not None
@@ -117,10 +117,10 @@ def figure() -> bytes:
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
     """The address of a running service, and a key."""
-    with serving(tmp_path_factory.mktemp("playground") / "data") as (_, port, said):
-        shown = re.search(r"shown this once: (\S+)", "\n".join(said))
-        assert shown is not None
-        yield f"http://127.0.0.1:{port}/", shown[1]
+    with serving(tmp_path_factory.mktemp("playground") / "data") as (_, port, output):
+        key = re.search(r"shown this once: (\S+)", "\n".join(output))
+        assert key is not None
+        yield f"http://127.0.0.1:{port}/", key[1]
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +133,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def visit(service: tuple[str, str], browser: Browser) -> Iterator[Callable[..., Visit]]:
-    """Opens a page, by default the playground with its key; the browser must have nothing to complain of at the end."""
+    """Opens a page, by default the playground with its key; at the end, the browser must have reported no error."""
     address, key = service
     visits: list[Visit] = []
 
@@ -145,8 +145,8 @@ def visit(service: tuple[str, str], browser: Browser) -> Iterator[Callable[..., 
         page = opened.page
         page.on("request", lambda request: opened.urls.append(request.url))
         page.on("request", lambda request: _note_submit(opened, request.url, request.post_data))
-        page.on("pageerror", lambda error: opened.complaints.append(str(error)))
-        page.on("console", lambda said: "Content Security" in said.text and opened.complaints.append(said.text))
+        page.on("pageerror", lambda error: opened.browser_errors.append(str(error)))
+        page.on("console", lambda entry: "Content Security" in entry.text and opened.browser_errors.append(entry.text))
         page.goto(address + path)
         page.wait_for_selector(shows, state="attached")
         if has_key:
@@ -156,7 +156,7 @@ def visit(service: tuple[str, str], browser: Browser) -> Iterator[Callable[..., 
     yield open_page
     for opened in visits:
         opened.page.context.close()
-        assert opened.complaints == []
+        assert opened.browser_errors == []
         assert not [url for url in opened.urls if key in url]
         assert not [url for url in opened.urls if not url.startswith((address, "blob:", "data:"))]
 
@@ -172,7 +172,7 @@ def test_a_dropped_image_becomes_a_model_that_turns_and_can_be_downloaded(
     here = visit()
     page = here.page
     here.drop(("figure.png", figure))
-    here.make_it_quick()
+    here.choose_smallest_asset()
     page.check("#option-render")
     page.click("#submit")
     here.expect_state("done")
@@ -199,13 +199,13 @@ def test_a_dropped_image_becomes_a_model_that_turns_and_can_be_downloaded(
     expect(page.locator("#said")).to_have_text(re.compile(r"^Done in [\d.]+ seconds\.$"))
 
 
-def test_the_copied_calls_work_as_they_are(visit: Callable[..., Visit], figure: bytes, tmp_path: Path) -> None:
+def test_the_copied_requests_work_unchanged(visit: Callable[..., Visit], figure: bytes, tmp_path: Path) -> None:
     here = visit()
     page = here.page
     name = "the figure's $HOME `x`.png"
     (tmp_path / name).write_bytes(figure)
     here.drop((name, figure))
-    here.make_it_quick()
+    here.choose_smallest_asset()
     page.click("#more summary")
     page.fill("#option-track_id", 'a "mark" worth $5 \\ `now`')
     page.click("#submit")
@@ -239,7 +239,7 @@ def test_the_keyboard_alone_is_enough(visit: Callable[..., Visit], figure: bytes
                 return passed
         raise AssertionError(f"{target} is not reached: {passed}")
 
-    # Choosers are caught from here on: asked for only beside the key press, the catching may come too late for it.
+    # Listen for file choosers from here on: a listener that is added at the key press may be too late.
     page.on("filechooser", lambda _: None)
     passed = tab_to("choose")
     with page.expect_file_chooser() as chooser:
@@ -269,7 +269,7 @@ def test_several_images_are_sent_as_views_in_the_order_shown(visit: Callable[...
     page = here.page
     back = encode(draw_figure(256)[:, ::-1])
     here.drop(("back.png", back), ("front.png", figure))
-    here.make_it_quick()
+    here.choose_smallest_asset()
     page.get_by_role("button", name="Move earlier view 2").click()
     page.click("#more summary")
 
@@ -283,7 +283,7 @@ def test_several_images_are_sent_as_views_in_the_order_shown(visit: Callable[...
     assert _count_red(here.canvas()) > 0
 
 
-def test_a_wrong_key_is_said_beside_the_key(visit: Callable[..., Visit], figure: bytes) -> None:
+def test_a_wrong_key_is_reported_beside_the_key(visit: Callable[..., Visit], figure: bytes) -> None:
     here = visit(has_key=False)
     page = here.page
     page.fill("#key", "wrong")
@@ -311,7 +311,9 @@ def test_a_file_that_is_not_an_image_is_reported_beside_the_images(visit: Callab
     expect(page.locator("#image-problem")).to_have_text("image is required")
 
 
-def test_a_refused_option_is_said_beside_it_in_the_words_of_the_api(visit: Callable[..., Visit], figure: bytes) -> None:
+def test_a_refused_option_is_reported_beside_it_with_the_message_of_the_api(
+    visit: Callable[..., Visit], figure: bytes
+) -> None:
     here = visit()
     page = here.page
     here.drop(("figure.png", figure))
@@ -341,12 +343,12 @@ def test_every_field_of_the_contract_has_a_control_with_a_name(visit: Callable[.
 
 @pytest.fixture
 def reference(visit: Callable[..., Visit]) -> Visit:
-    """The reference in a dark room, where Swagger UI's own style sheet has gaps."""
+    """The reference in the dark colour scheme, which Swagger UI's own style sheet does not cover."""
     return visit(path="docs", shows=".opblock", has_key=False, color_scheme="dark")
 
 
-def hand_over_key(here: Visit, scheme: str) -> None:
-    """Give the reference the key, in the way of one security scheme."""
+def enter_key(here: Visit, scheme: str) -> None:
+    """Enter the key in the reference, for one security scheme."""
     page = here.page
     page.locator(".scheme-container button.authorize").click()
     form = page.locator(".auth-container", has=page.get_by_role("heading", name=scheme))
@@ -356,7 +358,7 @@ def hand_over_key(here: Visit, scheme: str) -> None:
 
 
 def try_out(page: Page, path: str) -> dict[str, Any]:
-    """What an operation of the reference answers to what it offers to send."""
+    """The response of an operation to the request that the reference offers."""
     operation = page.locator(".opblock", has=page.locator(f'[data-path="{path}"]'))
     operation.locator(".opblock-summary").click()
     operation.get_by_role("button", name="Execute").click()
@@ -365,7 +367,7 @@ def try_out(page: Page, path: str) -> dict[str, Any]:
     return json.loads(answer.locator(".response-col_description pre").first.inner_text())
 
 
-def test_the_reference_shows_every_operation_and_asks_nobody_else(reference: Visit) -> None:
+def test_the_reference_shows_every_operation_and_requests_no_other_host(reference: Visit) -> None:
     page = reference.page
     operations = [f"{method} {path}" for path, ways in openapi_document()["paths"].items() for method in ways]
     shown = page.locator(".opblock-summary").evaluate_all(
@@ -375,12 +377,14 @@ def test_the_reference_shows_every_operation_and_asks_nobody_else(reference: Vis
 
     assert sorted(shown) == sorted(operations)
     expect(page.locator(".errors-wrapper")).to_have_count(0)
-    assert "/docs/swagger-ui-bundle.js" in " ".join(reference.urls)  # that no other host was asked, the fixture holds
+    assert "/docs/swagger-ui-bundle.js" in " ".join(
+        reference.urls
+    )  # the fixture asserts that no other host was requested
 
 
-def test_what_the_reference_offers_to_send_becomes_a_model(reference: Visit, service: tuple[str, str]) -> None:
+def test_the_request_that_the_reference_offers_generates_a_model(reference: Visit, service: tuple[str, str]) -> None:
     page = reference.page
-    hand_over_key(reference, "key")
+    enter_key(reference, "key")
 
     job_id = try_out(page, "/api/v6/3d/image_to_3d")["id"]
 
@@ -393,14 +397,14 @@ def test_what_the_reference_offers_to_send_becomes_a_model(reference: Visit, ser
     assert luminance(label) > 0.5
 
 
-def test_the_reference_takes_the_key_as_a_bearers_too(reference: Visit) -> None:
-    hand_over_key(reference, "bearer")
+def test_the_reference_accepts_the_key_as_a_bearer_token_too(reference: Visit) -> None:
+    enter_key(reference, "bearer")
 
     assert try_out(reference.page, "/api/v1/enterprise/3d/system_details")["status"] == "ok"
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_phones_width_scrolls_only_down_and_texts_stand_out(
+def test_at_a_phones_width_pages_scroll_only_down_and_texts_have_contrast(
     visit: Callable[..., Visit], figure: bytes, scheme: str
 ) -> None:
     here = visit(viewport={"width": 360, "height": 740}, color_scheme=scheme, has_key=False)

@@ -1,4 +1,4 @@
-"""A model hub on this machine, for tests of what is fetched."""
+"""A fake model hub on loopback, for tests of downloads."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CONTENT = bytes(range(256)) * 65536  # 16 MiB: the library resumes at the blocks
 
 
 class Hub(BaseHTTPRequestHandler):
-    """As much of a model hub as a download asks for: one file at one revision, with ranges."""
+    """The part of a model hub that downloads use: one file at one revision, with ranges."""
 
     asked: list[tuple[str, str, str | None]] = []  # noqa: RUF012 - reset by `serving`
     cut_after: int | None = None

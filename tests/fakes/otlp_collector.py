@@ -1,4 +1,4 @@
-"""A receiver of traces: OTLP over HTTP on loopback, for real."""
+"""A fake trace collector: OTLP over HTTP on loopback."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, Span
 
 @dataclass
 class Received:
-    """What came, by whom it says it was sent."""
+    """The requests of one test: their paths, and the spans by resource."""
 
     url: str
     paths: list[str] = field(default_factory=list)
@@ -27,7 +27,7 @@ class Received:
 
 @contextmanager
 def trace_receiver() -> Iterator[Received]:
-    """A running receiver; ends with the `with` body."""
+    """A running collector; it ends with the `with` body."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -39,7 +39,7 @@ def trace_receiver() -> Iterator[Received]:
             self.end_headers()
 
         def log_message(self, *_: object) -> None:
-            """The test's output is not the place for it."""
+            """Print nothing."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         received = Received(f"http://127.0.0.1:{server.server_port}")

@@ -120,7 +120,7 @@ def test_a_repeated_completion_under_one_lease_changes_nothing() -> None:
 
 
 def test_a_completion_writes_the_record_the_outbox_and_the_ledger() -> None:
-    end = completed(RUNNING, replace(SUCCESS, upload_warning="The bucket is away."), now=NOW + 12)
+    end = completed(RUNNING, replace(SUCCESS, upload_warning="The bucket is unavailable."), now=NOW + 12)
 
     assert (end.job.state, end.job.finished_at, end.job.expires_at) == (JobState.SUCCESS, NOW + 12, NOW + 1012)
     assert (end.job.lease_expires_at, end.job.progress) == (None, Progress("", 100))

@@ -15,7 +15,7 @@ from pipeline.jobs import worker_loop
 from pipeline.jobs.api_keys import make_key
 from pipeline.jobs.model import ApiKey, Job, JobResult, JobState, KeyLimits, Progress
 from pipeline.jobs.stores.sql.store import SqlStore
-from pipeline.jobs.worker_loop import LeaseKeeper, QueueWorker, Work
+from pipeline.jobs.worker_loop import LeaseKeeper, QueueWorker, Work, WorkerOptions
 from tests.jobs.store_fixtures import new_job
 
 DONE = JobResult(JobState.SUCCESS, stage_seconds={"generate": 0.1})
@@ -34,9 +34,11 @@ def key(opened: SqlStore) -> ApiKey:
     return opened.add_key(make_key("tests", limits=KeyLimits())[1])
 
 
-def worker_for(store: SqlStore, work: Work, **arguments: object) -> QueueWorker:
-    defaults = {"worker_id": "w1", "lease_s": 1.0, "stop_grace_s": 0.0, "poll_s": 0.01}
-    return QueueWorker(store, work, **{**defaults, **arguments})  # pyright: ignore[reportArgumentType]
+def worker_for(
+    store: SqlStore, work: Work, *, on_end: Callable[[Job], None] = lambda job: None, **changed: object
+) -> QueueWorker:
+    options = WorkerOptions("w1", lease_s=1.0, stop_grace_s=0.0, poll_s=0.01)
+    return QueueWorker(store, work, replace(options, **changed), on_end=on_end)
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
@@ -54,7 +56,7 @@ def work_until_cancelled(job: Job, keeper: LeaseKeeper) -> JobResult:
 
 def test_the_result_of_the_work_ends_the_job(opened: SqlStore, key: ApiKey) -> None:
     submitted = opened.submit(new_job(key, webhook_url="http://127.0.0.1/h")).job
-    upload = replace(DONE, upload_warning="Your bucket is away.")
+    upload = replace(DONE, upload_warning="Your bucket is unavailable.")
 
     claimed = worker_for(opened, lambda job, keeper: upload).run_one(threading.Event())
 
@@ -96,7 +98,7 @@ def test_work_that_the_store_interrupts_is_requeued(opened: SqlStore, key: ApiKe
     assert opened.get(job_id, api_key_id=None).state is JobState.SUCCESS
 
 
-def test_on_end_is_called_when_the_end_is_on_record(opened: SqlStore, key: ApiKey) -> None:
+def test_on_end_is_called_when_the_result_is_recorded(opened: SqlStore, key: ApiKey) -> None:
     job_id = opened.submit(new_job(key)).job.id
     completed: list[Job] = []
 
@@ -202,7 +204,7 @@ def test_work_that_hangs_is_reported(opened: SqlStore, key: ApiKey) -> None:
     assert is_overdue.is_set()
 
 
-def test_a_completion_is_repeated_until_the_store_is_back(
+def test_a_completion_is_repeated_until_the_store_is_available(
     opened: SqlStore, key: ApiKey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worker_loop, "COMPLETION_PAUSES_S", (0.0, 0.0, 0.0, 0.0))

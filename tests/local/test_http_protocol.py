@@ -96,7 +96,7 @@ def test_an_answer_may_take_longer_than_a_head(connect: Callable[[], socket.sock
     assert b"200 OK" in read_answer(connection)
 
 
-def test_a_kept_connection_waits_for_its_next_request(connect: Callable[[], socket.socket]) -> None:
+def test_a_keep_alive_connection_waits_for_its_next_request(connect: Callable[[], socket.socket]) -> None:
     connection = connect()
     for _ in range(2):
         connection.sendall(HEAD + b"\r\n")
@@ -115,7 +115,7 @@ def test_pipelined_requests_are_answered(connect: Callable[[], socket.socket]) -
         received += connection.recv(4096)
 
 
-def test_connections_beyond_the_limit_are_closed_at_once_and_the_others_go_on(
+def test_connections_beyond_the_limit_are_closed_at_once_and_the_others_continue(
     connect: Callable[[], socket.socket],
 ) -> None:
     held = [connect() for _ in range(LIMIT)]

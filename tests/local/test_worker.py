@@ -17,10 +17,10 @@ from pipeline.engines.registry import find_spec
 from pipeline.errors import Cancelled, NotFound
 from pipeline.job_handler import STALE_FOLDER_S, JobHandler, clean, folder_of
 from pipeline.jobs.api_keys import make_key
-from pipeline.jobs.model import ApiKey, Job, JobResult, JobState, KeyLimits
+from pipeline.jobs.model import ApiKey, Job, JobFilter, JobResult, JobState, KeyLimits, LedgerFilter
 from pipeline.jobs.stores.sql.store import SqlStore
 from pipeline.jobs.transitions import Retention
-from pipeline.jobs.worker_loop import QueueWorker
+from pipeline.jobs.worker_loop import QueueWorker, WorkerOptions
 from pipeline.local import worker
 from pipeline.local.worker import has_space, repeat
 from pipeline.on_modal.control_channel import ControlChannel
@@ -176,8 +176,8 @@ def test_a_worker_runs_a_job_from_the_queue_to_its_webhook(settings: Settings) -
     assert job.state is JobState.SUCCESS and job.result is not None
     assert job.result.meta["seed"] == 5
     assert job.result.artifacts[0].name == f"{job.file_prefix}.glb"
-    webhook_id, told = receiver.delivered[job_id][0]
-    assert (told["status"], told["id"]) == ("success", job_id)
+    webhook_id, webhook = receiver.delivered[job_id][0]
+    assert (webhook["status"], webhook["id"]) == ("success", job_id)
     assert [task.id for task in store.tasks_of(job_id)] == [webhook_id]
     assert not folder_of(job, settings.work_dir).exists()
     store.close()
@@ -208,7 +208,7 @@ def run_job_of(key: ApiKey, generate: Generate, *, settings: Settings, store: Sq
     job_id = store.submit(new_job(key, request=request.model_dump_json().encode())).job.id
     service = open_service(settings, store=store, temporary=outputs)
     work = JobHandler(service, outputs, lambda job, engine: generate)
-    QueueWorker(store, work, worker_id="w", heartbeat_interval_s=0.02).run_one(threading.Event())
+    QueueWorker(store, work, WorkerOptions("w", heartbeat_interval_s=0.02)).run_one(threading.Event())
     service.http.close()
     return store.get(job_id, api_key_id=key.id)
 
@@ -225,7 +225,7 @@ def test_the_ledger_contains_the_gpu_seconds_of_a_failed_generation(
 
     job = run_job_of(key, generate_with(engine), settings=settings, store=store, outputs=temporary)
 
-    (row,) = store.usage_rows(api_key_id=key.id)
+    (row,) = store.usage_rows(LedgerFilter(key.id))
     assert job.result is not None and job.result.state is row.state is JobState.FAILED
     assert job.result.message == "engine preview failed for an internal reason (ValueError)"
     assert 0.05 <= row.gpu_seconds == job.result.gpu_seconds < job.result.stage_seconds["generate"]
@@ -240,7 +240,7 @@ def test_the_ledger_contains_the_gpu_seconds_of_a_cancelled_generation(
     generate_with: Callable[[ScriptedEngine], Generate],
 ) -> None:
     def cancel_and_continue(on_step: OnStep) -> None:
-        (job,) = store.list_jobs(api_key_id=key.id)
+        (job,) = store.list_jobs(JobFilter(key.id))
         store.request_cancel(job.id, api_key_id=key.id)
         steps_until(never)(on_step)
 
@@ -248,7 +248,7 @@ def test_the_ledger_contains_the_gpu_seconds_of_a_cancelled_generation(
 
     job = run_job_of(key, generate_with(engine), settings=settings, store=store, outputs=temporary)
 
-    (row,) = store.usage_rows(api_key_id=key.id)
+    (row,) = store.usage_rows(LedgerFilter(key.id))
     assert job.result is not None and job.result.state is row.state is JobState.CANCELLED
     assert 0 < row.gpu_seconds == job.result.gpu_seconds < job.result.stage_seconds["generate"]
 
@@ -257,7 +257,7 @@ def test_the_ledger_contains_the_gpu_seconds_of_a_generation_that_finished_durin
     settings: Settings, store: SqlStore, key: ApiKey, temporary: LocalStorage
 ) -> None:
     def cancel_at_the_last_step(on_step: OnStep) -> None:
-        (job,) = store.list_jobs(api_key_id=key.id)
+        (job,) = store.list_jobs(JobFilter(key.id))
         store.request_cancel(job.id, api_key_id=key.id)
         with suppress(Cancelled):
             steps_until(never)(on_step)
@@ -266,5 +266,5 @@ def test_the_ledger_contains_the_gpu_seconds_of_a_generation_that_finished_durin
 
     run_job_of(key, local(engine), settings=settings, store=store, outputs=temporary)
 
-    (row,) = store.usage_rows(api_key_id=key.id)
+    (row,) = store.usage_rows(LedgerFilter(key.id))
     assert (row.state, row.gpu_seconds) == (JobState.CANCELLED, 3.0)

@@ -65,7 +65,7 @@ def slow_url(request: pytest.FixtureRequest, certificate: Path) -> Iterator[str]
                         return
                     connection.sendall(bytes([byte]))
         except OSError:
-            return  # the client hung up
+            return  # the client disconnected
 
     thread = threading.Thread(target=drip, daemon=True)
     thread.start()
@@ -110,11 +110,11 @@ def test_a_request_before_the_deadline_succeeds(client: httpx.Client):
 
         thread = threading.Thread(target=answer)
         thread.start()
-        said = client.get(
+        response = client.get(
             f"http://127.0.0.1:{listener.getsockname()[1]}/",
             headers={"connection": "close"},
             extensions=limit.extensions,
         )
         thread.join()
 
-    assert (said.text, limit.has_passed) == ("ok", False)
+    assert (response.text, limit.has_passed) == ("ok", False)

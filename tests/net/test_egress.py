@@ -67,7 +67,7 @@ class Server(ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_port}"
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A client that hangs up is no error here."""
+        """Print nothing: a client that disconnects is no error here."""
 
 
 @pytest.fixture
@@ -148,7 +148,7 @@ def test_a_name_that_resolves_to_a_private_address_is_refused_at_connect(server:
 
     def resolve(host: str, port: int) -> list[str]:
         asked.append(host)
-        return ["8.8.8.8"] if len(asked) == 1 else ["127.0.0.1"]  # what a rebinding name server does
+        return ["8.8.8.8"] if len(asked) == 1 else ["127.0.0.1"]  # as in DNS rebinding
 
     check_url(f"http://rebinding.test:{server.server_port}/image", STRICT, resolve=resolve)
     with pytest.raises(BlockedAddress, match=r"^rebinding\.test leads"):
@@ -248,7 +248,7 @@ def test_no_cookie_is_kept_from_one_request_to_the_next(server: Server) -> None:
 
 
 class SilentNetwork(httpcore.NetworkBackend):
-    """A network that no address answers on; keeps how long each was waited for."""
+    """A network in which no address answers; records the timeout of each connection."""
 
     def __init__(self) -> None:
         self.timeouts_s: list[float] = []
@@ -273,12 +273,12 @@ def test_all_addresses_of_a_name_share_one_connect_timeout() -> None:
 
 
 def test_a_hanging_resolver_fails_within_the_connect_timeout() -> None:
-    is_over = threading.Event()
+    has_ended = threading.Event()
 
     def hang(host: str, port: int) -> list[str]:
-        is_over.wait(60)
+        has_ended.wait(60)
         return ["8.8.8.8"]
 
     with pytest.raises(DownloadFailed, match="did not send the image within"):
         fetch("http://slow.test/", STRICT, resolve=hang, timeout_s=0.2)
-    is_over.set()
+    has_ended.set()

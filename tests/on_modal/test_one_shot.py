@@ -29,17 +29,17 @@ SUCCESS = {
 
 
 class FinishedCall:
-    """A remote call whose result is there at the second look."""
+    """A remote call whose result is available at the second poll."""
 
     object_id = "call-1"
 
     def __init__(self, result: dict[str, Any]) -> None:
         self._result = result
-        self._looks = 0
+        self._polls = 0
 
     def get(self, timeout: float | None = None) -> Any:
-        self._looks += 1
-        if self._looks == 1:
+        self._polls += 1
+        if self._polls == 1:
             raise TimeoutError
         return self._result
 
@@ -88,7 +88,7 @@ def test_files_are_sent_with_the_body_and_urls_are_not(image: Path, tmp_path: Pa
         ("a.glb", {"mesh_simplify": "0.5"}, "mesh_simplify must be between 0.9 and 0.98"),
     ],
 )
-def test_what_cannot_work_is_refused_before_anything_is_started(
+def test_an_invalid_command_is_refused_before_anything_is_started(
     image: Path, tmp_path: Path, out: str, fields: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(InvalidRequest, match=words):
@@ -104,16 +104,16 @@ def test_waiting_reports_the_progress_and_clears_the_channel() -> None:
     entries = InMemoryDict()
     channel = ControlChannel(entries, "one")
     channel.report(("generate", 40))
-    told: list[tuple[str, int]] = []
+    reported: list[tuple[str, int]] = []
 
-    result = wait_for(FinishedCall(SUCCESS), channel, lambda stage, percent: told.append((stage, percent)))
+    result = wait_for(FinishedCall(SUCCESS), channel, lambda stage, percent: reported.append((stage, percent)))
 
-    assert result is SUCCESS and told == [("generate", 40)]
+    assert result is SUCCESS and reported == [("generate", 40)]
     assert channel.progress(None) is None
 
 
 @pytest.mark.parametrize(("code", "error"), [("unreadable_image", CallerError), ("engine_failed", StageError)])
-def test_a_failed_job_is_raised_with_its_sentence(code: str, error: type[Exception]) -> None:
+def test_a_failed_job_is_raised_with_its_message(code: str, error: type[Exception]) -> None:
     failed = {"state": "failed", "error_code": code, "message": "the image is damaged"}
 
     with pytest.raises(error, match="the image is damaged"):
@@ -121,7 +121,7 @@ def test_a_failed_job_is_raised_with_its_sentence(code: str, error: type[Excepti
 
 
 def run(image: Path, out: Path, result: dict[str, Any]) -> list[tuple[Any, ...]]:
-    """Run the command against a remote side that gives this result; what was spawned."""
+    """Run the command against a remote side that gives this result; returns what was spawned."""
     spawned: list[tuple[Any, ...]] = []
 
     def spawn(*arguments: Any) -> FinishedCall:
@@ -132,7 +132,7 @@ def run(image: Path, out: Path, result: dict[str, Any]) -> list[tuple[Any, ...]]
     return spawned
 
 
-def test_the_command_writes_the_files_and_prints_what_it_took(
+def test_the_command_writes_the_files_and_prints_the_durations(
     image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ((body, file_prefix, _),) = run(image, tmp_path / "toy.glb", SUCCESS)

@@ -1,4 +1,4 @@
-"""The settings of a Modal deployment, and what of them its containers get."""
+"""The settings of a Modal deployment, and which of them its containers get."""
 
 from __future__ import annotations
 

@@ -21,12 +21,15 @@ from pipeline.jobs.limits import minute_of, month_of
 from pipeline.jobs.model import (
     MAX_JOB_ID,
     ApiKey,
+    AttemptResult,
     Job,
+    JobFilter,
     JobResult,
     JobState,
     KeyLimits,
     KeyUse,
     Lease,
+    LedgerFilter,
     NewJob,
     OutboxTask,
     Progress,
@@ -39,7 +42,7 @@ from pipeline.jobs.model import (
     UsageRow,
     WorkerRecord,
 )
-from pipeline.jobs.transitions import DEFAULT_RETENTION, AttemptResult, Decision, Retention
+from pipeline.jobs.transitions import DEFAULT_RETENTION, Decision, Retention
 
 
 class MemoryStore:
@@ -111,22 +114,15 @@ class MemoryStore:
                 raise NotFound(f"There is no request of a job with the id {job_id}.")
             return self._requests[job_id]
 
-    def list_jobs(
-        self,
-        *,
-        api_key_id: str | None,
-        state: JobState | None = None,
-        track_id: str | int | None = None,
-        before_seq: int | None = None,
-        limit: int = 50,
-    ) -> list[Job]:
+    def list_jobs(self, filters: JobFilter, *, before_seq: int | None = None, limit: int = 50) -> list[Job]:
         with self._lock:
+            track_id = str(filters.track_id)
             jobs = [
                 job
                 for job in self._jobs.values()
-                if api_key_id in (None, job.api_key_id)
-                and state in (None, job.state)
-                and (track_id is None or (job.track_id is not None and str(job.track_id) == str(track_id)))
+                if filters.api_key_id in (None, job.api_key_id)
+                and filters.state in (None, job.state)
+                and (filters.track_id is None or (job.track_id is not None and str(job.track_id) == track_id))
                 and (before_seq is None or job.seq < before_seq)
             ]
             return sorted(jobs, key=lambda job: -job.seq)[:limit]
@@ -316,13 +312,11 @@ class MemoryStore:
             now = self._clock()
             minute, calls = self._minutes.get(api_key_id, (0, 0))
             states = Counter(job.state for job in self._jobs.values() if job.api_key_id == api_key_id)
-            return limits.key_use(
+            return KeyUse(
                 queued=states[JobState.QUEUED],
                 running=states[JobState.RUNNING],
-                minute=minute,
-                minute_calls=calls,
-                month_calls=self._months[api_key_id, month_of(now)],
-                now=now,
+                this_minute=limits.submits_this_minute(minute, calls, now=now),
+                this_month=self._months[api_key_id, month_of(now)],
             )
 
     def save_s3(self, api_key_id: str, encrypted: bytes) -> None:
@@ -354,16 +348,14 @@ class MemoryStore:
             self._tasks[task.id] = transitions.task_claimed(task, now=now, claim_s=claim_s)
             return self._tasks[task.id]
 
-    def settle_task(
-        self, task: OutboxTask, *, status: int | None, error: str, seconds: float, retry_in_s: float | None
-    ) -> OutboxTask:
+    def settle_task(self, task: OutboxTask, result: AttemptResult) -> OutboxTask:
         with self._lock:
             if task.id not in self._tasks:
                 raise NotFound(f"There is no task {task.id}.")
             attempts = self._attempts[task.id]
             settled, attempt = transitions.task_settled(
                 self._tasks[task.id],
-                AttemptResult(status, error, seconds, retry_in_s),
+                result,
                 attempts_before=len(attempts),
                 now=self._clock(),
             )
@@ -389,23 +381,12 @@ class MemoryStore:
 
     # ---- ledger ----
 
-    def usage_rows(
-        self, *, api_key_id: str | None, since: float | None = None, until: float | None = None, limit: int = 10_000
-    ) -> list[UsageRow]:
+    def usage_rows(self, filters: LedgerFilter, *, limit: int = 10_000) -> list[UsageRow]:
         with self._lock:
-            rows = [
-                row
-                for row in self._usage
-                if api_key_id in (None, row.api_key_id)
-                and (since is None or row.finished_at >= since)
-                and (until is None or row.finished_at < until)
-            ]
-            return rows[:limit]
+            return [row for row in self._usage if filters.matches(row)][:limit]
 
-    def usage_days(
-        self, *, api_key_id: str | None, since: float | None = None, until: float | None = None
-    ) -> list[UsageDay]:
-        rows = self.usage_rows(api_key_id=api_key_id, since=since, until=until, limit=2**31)
+    def usage_days(self, filters: LedgerFilter) -> list[UsageDay]:
+        rows = self.usage_rows(filters, limit=2**31)
         return transitions.usage_by_day(map(transitions.usage_group, rows))
 
     # ---- workers ----

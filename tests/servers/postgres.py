@@ -1,4 +1,4 @@
-"""A private PostgreSQL server for tests: on loopback, in a folder of its own, gone when the tests are."""
+"""A private PostgreSQL server for tests: on loopback, in a folder of its own, which is deleted after the tests."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FAST = ["-c", "fsync=off", "-c", "full_page_writes=off", "-c", "shared_buffers=3
 
 
 def find_binaries() -> Path | None:
-    """The folder of `initdb` and `postgres`, of the newest version there is."""
+    """The folder of `initdb` and `postgres`, of the newest installed version."""
     folders = [path.parent for path in Path("/usr/lib/postgresql").glob("*/bin/initdb")]
     if folders:
         return max(folders, key=lambda folder: int(folder.parent.name.split(".")[0]))
@@ -30,7 +30,7 @@ def find_binaries() -> Path | None:
 
 @contextmanager
 def running_server() -> Iterator[str]:
-    """Start a server and give its URL as SQLAlchemy reads it; skips the test where there is no PostgreSQL."""
+    """Start a server and yield its URL for SQLAlchemy; skips the test where PostgreSQL is not installed."""
     binaries = find_binaries()
     if binaries is None:
         pytest.skip("PostgreSQL is not installed (scripts/debian_for_tests.sh)")
@@ -84,4 +84,4 @@ def _wait_until_ready(server: subprocess.Popen[bytes], binaries: Path, port: int
         if subprocess.run(probe, check=False).returncode == 0:
             return
         time.sleep(0.1)
-    raise RuntimeError(f"PostgreSQL did not come up: {log.read_text()[-2000:]}")
+    raise RuntimeError(f"PostgreSQL did not start: {log.read_text()[-2000:]}")

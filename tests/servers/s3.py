@@ -1,4 +1,4 @@
-"""S3 servers in processes of their own, and a proxy in front of them that does what real services do on bad days."""
+"""S3 servers in processes of their own, and a proxy in front of them that injects the failures of real services."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def server_process(command: list[str], port: int, *, cwd: Path, env: dict[str, s
 
 @contextmanager
 def moto_server(folder: Path, *, port: int | None = None) -> Iterator[str]:
-    """moto's server in a process of its own, which forgets everything when it ends."""
+    """moto's server in a process of its own, which keeps its objects in memory."""
     port = port or free_port()
     command = [sys.executable, "-W", "ignore", "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     with server_process(command, port, cwd=folder) as url:
@@ -64,7 +64,7 @@ def moto_server(folder: Path, *, port: int | None = None) -> Iterator[str]:
 
 def installed_s3rver(folder: Path) -> Path | str:
     """The s3rver program of a private install, or why there is none."""
-    installed = folder / "whole"  # what npm has not brought to its end does not have this name
+    installed = folder / "whole"  # an install that npm did not finish does not have this name
     program = installed / "node_modules" / "s3rver" / "bin" / "s3rver.js"
     if program.exists():
         return program
@@ -105,12 +105,12 @@ class Seen:
 
 
 Fault = Callable[["ProxyHandler", bytes], bool]
-"""Deals with a request in the server's place; False lets it through."""
+"""Handles a request instead of the server; False forwards it."""
 
 
 @dataclass
 class FaultProxy:
-    """What the proxy does: faults are asked in order, each as often as it says; without one, requests pass."""
+    """The proxy's faults: the first that matches is used, as many times as it says; other requests are forwarded."""
 
     url: str = ""
     faults: list[tuple[Callable[[Seen], bool], Fault, list[int]]] = field(default_factory=list)
@@ -134,11 +134,13 @@ class FaultProxy:
 
 
 def answer(status: int, code: str, *, extra: str = "", headers: dict[str, str] | None = None) -> Fault:
-    """An error as S3 words it; the message repeats what a careless service might repeat."""
+    """An error in the form of S3; its message repeats the credentials, as that of a careless service may."""
 
     def fault(handler: ProxyHandler, body: bytes) -> bool:
-        said = handler.headers.get("authorization", "")
-        content = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>you sent {said}</Message>{extra}</Error>"
+        credentials = handler.headers.get("authorization", "")
+        content = (
+            f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>you sent {credentials}</Message>{extra}</Error>"
+        )
         handler.reply(status, content.encode(), {"content-type": "application/xml", **(headers or {})})
         return True
 
@@ -146,7 +148,7 @@ def answer(status: int, code: str, *, extra: str = "", headers: dict[str, str] |
 
 
 def cut_in_the_middle(handler: ProxyHandler, body: bytes) -> bool:
-    """Reset the connection; the body was read to its half only, see `ProxyHandler.read_body`."""
+    """Reset the connection; only half of the body was read, see `ProxyHandler.read_body`."""
     handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     handler.close_connection = True
     handler.connection.close()
@@ -154,13 +156,13 @@ def cut_in_the_middle(handler: ProxyHandler, body: bytes) -> bool:
 
 
 def damage(handler: ProxyHandler, body: bytes) -> bool:
-    """Flip a bit on the way to the server."""
+    """Forward the body with one bit flipped."""
     handler.forward(bytes([body[0] ^ 1]) + body[1:])
     return True
 
 
 class ProxyHandler(BaseHTTPRequestHandler):
-    """Passes a request on, Host and signature untouched, unless a fault says otherwise."""
+    """Forwards a request with Host and signature unchanged, unless a fault handles it."""
 
     protocol_version = "HTTP/1.1"
     server: Any
@@ -206,7 +208,7 @@ class ProxyHandler(BaseHTTPRequestHandler):
 
 
 class QuietServer(ThreadingHTTPServer):
-    """Cut connections are this server's trade."""
+    """Prints nothing when a connection is cut: that is what this server is for."""
 
     daemon_threads = True
 

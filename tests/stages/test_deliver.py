@@ -1,4 +1,4 @@
-"""Stage 4: uploads to the bucket, or to temporary storage until the bucket is back."""
+"""Stage 4: uploads to the bucket, or to temporary storage until the bucket is available again."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ class Clock:
 
 
 class FakeBucket:
-    """A `CustomerBucket` in memory that can be away."""
+    """A `CustomerBucket` in memory that can be unavailable."""
 
-    def __init__(self, *, trouble: str | None = None) -> None:
-        self.is_away = False
-        self.trouble = trouble
+    def __init__(self, *, public_url_warning: str | None = None) -> None:
+        self.is_unavailable = False
+        self.public_url_warning = public_url_warning
         self.objects: dict[str, bytes] = {}
 
     def store(self, files: Sequence[OutputFile], *, file_prefix: str) -> list[Artifact]:
-        if self.is_away:
+        if self.is_unavailable:
             raise DeliveryFailed("SlowDown on PutObject")
         for file in files:
             self.objects[file.path.name] = file.path.read_bytes()
@@ -50,7 +50,7 @@ class FakeBucket:
         ]
 
     def check_public_url(self, artifacts: Sequence[Artifact]) -> str | None:
-        return self.trouble
+        return self.public_url_warning
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def temporary(tmp_path: Path, clock: Clock) -> LocalStorage:
-    return LocalStorage(tmp_path / "temporary", signer=LinkSigner([b"a master secret, long enough"]), clock=clock)
+    return LocalStorage(tmp_path / "temporary", signer=LinkSigner([b"a master key, long enough"]), clock=clock)
 
 
 @pytest.fixture
@@ -113,7 +113,9 @@ def test_with_a_bucket_files_go_there_and_nowhere_else(
 
 
 def test_a_public_address_that_does_not_answer_is_a_warning_only(temporary: LocalStorage, files: list[OutputFile]):
-    delivery = deliver(files, file_prefix=PREFIX, temporary=temporary, bucket=FakeBucket(trouble="It answers 403."))
+    delivery = deliver(
+        files, file_prefix=PREFIX, temporary=temporary, bucket=FakeBucket(public_url_warning="It answers 403.")
+    )
 
     assert delivery.warnings == ("It answers 403.",)
     assert not delivery.upload_warning
@@ -123,7 +125,7 @@ def test_an_unreachable_bucket_leaves_files_in_temporary_storage_with_a_warning(
     temporary: LocalStorage, files: list[OutputFile]
 ):
     bucket = FakeBucket()
-    bucket.is_away = True
+    bucket.is_unavailable = True
 
     delivery = deliver(files, file_prefix=PREFIX, temporary=temporary, bucket=bucket)
 
@@ -135,7 +137,7 @@ def test_when_temporary_storage_fails_too_the_stage_fails(
     temporary: LocalStorage, files: list[OutputFile], tmp_path: Path
 ):
     bucket = FakeBucket()
-    bucket.is_away = True
+    bucket.is_unavailable = True
     (tmp_path / "temporary").write_bytes(b"a file where the folder should be")
 
     with pytest.raises(DeliveryFailed, match="the temporary storage did not accept 3 files"):
@@ -154,7 +156,7 @@ def test_files_keep_their_names_in_a_folder(files: list[OutputFile], tmp_path: P
         assert Path(artifact.url.removeprefix("file://")).read_bytes() == file.path.read_bytes()
 
 
-def test_a_name_with_blanks_and_umlauts_is_fine_in_a_folder(tmp_path: Path):
+def test_a_name_with_spaces_and_umlauts_is_accepted_in_a_folder(tmp_path: Path):
     (tmp_path / "mein Stühl.glb").write_bytes(b"glTF")
 
     file = OutputFile(tmp_path / "mein Stühl.glb", kind="model", content_type="model/gltf-binary")
@@ -193,7 +195,7 @@ def test_a_name_taken_by_a_folder_is_the_callers_error(files: list[OutputFile], 
 
 
 def ended_job(store: MemoryStore, delivery: Delivery) -> Job:
-    """A job that ended in success with its upload still to be made."""
+    """A job that ended in success with a pending upload."""
     key = store.list_keys()[0]
     store.submit(NewJob(api_key_id=key.id, file_prefix=PREFIX, request=b"{}", request_sha256="0"))
     job = store.claim("worker", lease_s=60)
@@ -211,9 +213,9 @@ def ended_job(store: MemoryStore, delivery: Delivery) -> Job:
 def waiting(
     store: MemoryStore, temporary: LocalStorage, files: list[OutputFile]
 ) -> tuple[Job, FakeBucket, Callable[[], int]]:
-    """A job whose bucket is away, that bucket, and one round of late uploads."""
+    """A job whose bucket is unavailable, that bucket, and one round of late uploads."""
     bucket = FakeBucket()
-    bucket.is_away = True
+    bucket.is_unavailable = True
     delivery = deliver(files, file_prefix=PREFIX, temporary=temporary, bucket=bucket)
     job = ended_job(store, delivery)
     rng = random.Random(1)
@@ -233,7 +235,7 @@ def test_a_late_upload_replaces_the_artifacts_and_removes_its_warning(
     waiting: tuple[Job, FakeBucket, Callable[[], int]], store: MemoryStore, files: list[OutputFile]
 ):
     job, bucket, retry = waiting
-    bucket.is_away = False
+    bucket.is_unavailable = False
 
     assert retry() == 1
 
@@ -249,7 +251,7 @@ def test_a_late_upload_replaces_the_artifacts_and_removes_its_warning(
     assert retry() == 0
 
 
-def test_no_upload_is_begun_after_the_time_that_a_round_has(
+def test_no_upload_starts_after_the_time_limit_of_a_round(
     waiting: tuple[Job, FakeBucket, Callable[[], int]], store: MemoryStore, temporary: LocalStorage
 ):
     job, bucket, _ = waiting
@@ -259,7 +261,7 @@ def test_no_upload_is_begun_after_the_time_that_a_round_has(
     assert retry_uploads(store, temporary=temporary, bucket_of=lambda api_key_id: bucket, for_s=60.0) == 1
 
 
-def test_a_bucket_that_stays_away_is_tried_with_growing_pauses_until_it_is_back(
+def test_an_unavailable_bucket_is_retried_with_growing_pauses_until_it_accepts_the_files(
     waiting: tuple[Job, FakeBucket, Callable[[], int]], store: MemoryStore, clock: Clock
 ):
     job, bucket, retry = waiting
@@ -275,12 +277,12 @@ def test_a_bucket_that_stays_away_is_tried_with_growing_pauses_until_it_is_back(
     assert [attempt.error for attempt in store.attempts_of(upload_of(store, job).id)] == ["SlowDown on PutObject"] * 6
     assert store.get(job.id, api_key_id=None).result == job.result
 
-    bucket.is_away = False
+    bucket.is_unavailable = False
     assert retry() == 1
     assert upload_of(store, job).state == "done"
 
 
-def test_a_bucket_that_never_comes_back_is_given_up_when_the_copy_expires(
+def test_an_upload_is_given_up_when_the_temporary_copy_expires(
     waiting: tuple[Job, FakeBucket, Callable[[], int]], store: MemoryStore, clock: Clock
 ):
     job, _, retry = waiting
@@ -298,7 +300,7 @@ def test_an_upload_whose_temporary_copy_is_gone_is_given_up(
     waiting: tuple[Job, FakeBucket, Callable[[], int]], store: MemoryStore, temporary: LocalStorage
 ):
     job, bucket, retry = waiting
-    bucket.is_away = False
+    bucket.is_unavailable = False
     temporary.delete(PREFIX)
 
     assert retry() == 1

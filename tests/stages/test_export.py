@@ -112,7 +112,7 @@ def test_the_front_looks_like_the_input_image() -> None:
     assert 10 * np.log10(255**2 / error) >= 26
 
 
-def test_files_come_in_the_promised_order_with_names_that_resolve(exported: Callable) -> None:
+def test_files_have_the_documented_order_and_names_that_resolve(exported: Callable) -> None:
     files = exported(output_format="obj", render=True)
     assert [(name, file.kind) for name, file in files.items()] == [
         ("toy.obj", "model"),
@@ -133,9 +133,9 @@ def test_a_turntable_plays_in_browsers(exported: Callable) -> None:
     assert "yuv420p" in stream and "512x512" in stream
     frames = np.frombuffer(decoded.stdout, np.uint8).reshape(-1, 512, 512, 3)
     assert len(frames) == 120
-    assert np.abs(frames[0].astype(int) - frames[30]).mean() > 1  # it turns
+    assert np.abs(frames[0].astype(int) - frames[30]).mean() > 1  # the subject turns
     content = path.read_bytes()
-    assert content.index(b"moov") < content.index(b"mdat")  # its index is in front
+    assert content.index(b"moov") < content.index(b"mdat")  # the index precedes the frames
 
 
 def test_the_same_request_gives_the_same_bytes(exported: Callable) -> None:
@@ -145,18 +145,18 @@ def test_the_same_request_gives_the_same_bytes(exported: Callable) -> None:
         assert {n: f.path.read_bytes() for n, f in first.items()} == {n: f.path.read_bytes() for n, f in second.items()}
 
 
-def test_without_texture_there_is_none(exported: Callable) -> None:
+def test_files_without_texture_do_not_refer_to_one(exported: Callable) -> None:
     files = exported(output_format="obj", no_texture=True)
     assert "toy_texture.png" not in files and "map_Kd" not in files["toy.mtl"].path.read_text()
 
 
-def test_an_export_stops_when_told_to_and_leaves_nothing(tmp_path: Path) -> None:
-    def stop_late(share: float) -> None:
+def test_a_cancelled_export_stops_and_leaves_no_files(tmp_path: Path) -> None:
+    def cancel_late(share: float) -> None:
         if share > 0.5:
             raise Cancelled("stop")
 
     with pytest.raises(Cancelled):
-        export(generation(), request=request_for(), file_prefix="toy", folder=tmp_path / "files", on_step=stop_late)
+        export(generation(), request=request_for(), file_prefix="toy", folder=tmp_path / "files", on_step=cancel_late)
     assert not (tmp_path / "files").exists()
 
 

@@ -35,7 +35,7 @@ def test_an_exception_of_an_engine_becomes_an_error_of_the_tree(
 
 
 @pytest.mark.parametrize("error", [ValueError("a shape"), EngineFailed("no voxel is occupied")])
-def test_a_failure_carries_the_seconds_that_were_used_on_an_accelerator(error: Exception) -> None:
+def test_a_failure_has_the_seconds_that_were_used_on_an_accelerator(error: Exception) -> None:
     began_s = time.perf_counter()
     with pytest.raises(EngineFailed) as raised:
         run_engine(ScriptedEngine(fails(error, after_s=0.05), gpu_seconds=1.0), [VIEW], OPTIONS)
@@ -43,7 +43,7 @@ def test_a_failure_carries_the_seconds_that_were_used_on_an_accelerator(error: E
     assert 0.05 <= raised.value.gpu_seconds <= time.perf_counter() - began_s
 
 
-def test_a_failure_on_a_cpu_carries_none() -> None:
+def test_a_failure_on_a_cpu_has_no_gpu_seconds() -> None:
     with pytest.raises(EngineFailed) as raised:
         run_engine(ScriptedEngine(fails(ValueError("a shape"), after_s=0.01)), [VIEW], OPTIONS)
 

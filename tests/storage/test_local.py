@@ -22,7 +22,7 @@ DAY_S = 24 * 3600.0
 
 
 class Clock:
-    """A clock that moves when told to."""
+    """A clock that tests set."""
 
     def __init__(self, now: float = 1_800_000_000.0) -> None:
         self.now = now
@@ -44,7 +44,7 @@ def storage(tmp_path: Path, clock: Clock) -> LocalStorage:
 
 @pytest.fixture
 def files(tmp_path: Path) -> list[OutputFile]:
-    """An OBJ with its companions, as the export stage leaves them."""
+    """An OBJ with its companions, as the export stage writes them."""
     made = tmp_path / "made"
     made.mkdir()
     contents = {"model": "model.obj", "companion": "model.mtl", "thumbnail": "thumb.png"}
@@ -54,7 +54,7 @@ def files(tmp_path: Path) -> list[OutputFile]:
 
 
 def opened(storage: LocalStorage, url: str) -> bytes:
-    """What the URL of a file leads to."""
+    """The stored file that a URL opens."""
     _, files, token, name = urlsplit(url).path.split("/")
     assert files == "files"
     return storage.open_file(token, name).path.read_bytes()
@@ -243,7 +243,7 @@ print(sorted(str(path) for path in (root / "disk").rglob("*")))
 
 
 def run_on_a_full_disk(root: Path, *, limit: int, shell: list[str]) -> list[str]:
-    """Store two files of which the second finds no room, in a process of its own; its words, then what was left."""
+    """Store two files, of which the second does not fit, in a process of its own; returns the lines that it prints."""
     (root / "disk").mkdir()
     (root / "small.glb").write_bytes(b"g" * 1000)
     (root / "big.png").write_bytes(b"p" * 3_000_000)
@@ -254,9 +254,9 @@ def run_on_a_full_disk(root: Path, *, limit: int, shell: list[str]) -> list[str]
 
 
 def test_a_file_above_the_size_limit_fails_with_a_message_and_leaves_no_partial_files(tmp_path: Path):
-    said = run_on_a_full_disk(tmp_path, limit=1_000_000, shell=[])
+    printed = run_on_a_full_disk(tmp_path, limit=1_000_000, shell=[])
 
-    assert said == ["the temporary storage has no space left for 2 files of 3.0 MB", "[]"]
+    assert printed == ["the temporary storage has no space left for 2 files of 3.0 MB", "[]"]
 
 
 def test_a_full_disk_fails_with_a_message_and_leaves_no_partial_files(tmp_path: Path):
@@ -265,11 +265,13 @@ def test_a_full_disk_fails_with_a_message_and_leaves_no_partial_files(tmp_path: 
     tried = subprocess.run(["unshare", "-Urm", "sh", "-c", mount], capture_output=True, text=True, check=False)
     (tmp_path / "disk").rmdir()
     if tried.returncode:
-        pytest.skip(f"this machine lets no test mount a small disk: {tried.stderr.strip()}")
+        pytest.skip(f"this machine does not let a test mount a small disk: {tried.stderr.strip()}")
 
-    said = run_on_a_full_disk(tmp_path, limit=0, shell=["unshare", "-Urm", "sh", "-c", f'{mount} && exec "$@"', "sh"])
+    printed = run_on_a_full_disk(
+        tmp_path, limit=0, shell=["unshare", "-Urm", "sh", "-c", f'{mount} && exec "$@"', "sh"]
+    )
 
-    assert said == ["the temporary storage has no space left for 2 files of 3.0 MB", "[]"]
+    assert printed == ["the temporary storage has no space left for 2 files of 3.0 MB", "[]"]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

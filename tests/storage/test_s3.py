@@ -1,4 +1,4 @@
-"""Customers' buckets, against S3 servers in processes of their own, on good days and on bad ones."""
+"""Customers' buckets, against S3 servers in processes of their own, in success and in failure."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def s3rver(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Iterator[str]:
     program = installed_s3rver(pytestconfig.cache.mkdir("s3rver"))
     if isinstance(program, str):
-        pytest.skip(f"no second S3 server: {program}")
+        pytest.skip(f"the second S3 server is not available: {program}")
     with s3rver_server(program, tmp_path_factory.mktemp("s3rver"), bucket="models") as url:
         yield url
 
@@ -111,7 +111,7 @@ def through(proxy: FaultProxy, bucket: Bucket) -> Bucket:
 
 
 def read_object(bucket: Bucket, http: httpx.Client, name: str) -> httpx.Response:
-    """What the bucket gives to somebody else: by a presigned URL, in a plain request."""
+    """The response to a plain request for an object, with a presigned URL."""
     params = {"Bucket": bucket.name, "Key": bucket.key_of(name)}
     return http.get(make_client(bucket, http).generate_presigned_url("get_object", Params=params)).raise_for_status()
 
@@ -128,7 +128,7 @@ def is_part(number: int) -> Callable[[Seen], bool]:
     return lambda seen: f"partNumber={number}&" in f"{seen.query}&"
 
 
-# ---- on good days ----
+# ---- uploads ----
 
 
 def test_every_url_answers_with_the_file_when_store_returns(
@@ -204,7 +204,7 @@ def test_the_model_is_uploaded_last(bucket: Bucket, http: httpx.Client, proxy: F
 
 
 class TowardsLoopback(httpx.BaseTransport):
-    """Stands in for the name service: every host name leads to one loopback server, the Host header stays."""
+    """Sends requests for every host to one loopback server, with the Host header unchanged."""
 
     def __init__(self, url: str) -> None:
         self._inner = httpx.HTTPTransport()
@@ -437,11 +437,11 @@ def test_a_probe_deletes_its_object_even_if_reading_is_refused(bucket: Bucket, h
 
 
 def test_a_probe_detects_a_server_that_accepts_everything(bucket: Bucket, http: httpx.Client, proxy: FaultProxy):
-    def welcome(handler: Any, body: bytes) -> bool:
+    def answer_everything(handler: Any, body: bytes) -> bool:
         handler.reply(200, b"<html>welcome</html>", {"content-type": "text/html"})
         return True
 
-    proxy.add(lambda seen: True, welcome)
+    proxy.add(lambda seen: True, answer_everything)
 
     with pytest.raises(InvalidRequest, match="GetObject returned other content than PutObject had stored"):
         S3Storage(through(proxy, bucket), http=http).probe()
@@ -469,7 +469,7 @@ def test_a_wrong_region_that_cannot_be_corrected_fails_with_a_message(
         S3Storage(through(proxy, bucket), http=http).store(files, file_prefix=PREFIX)
 
 
-# ---- on bad days ----
+# ---- failures ----
 
 
 def test_slow_down_is_retried(bucket: Bucket, http: httpx.Client, proxy: FaultProxy, files: list[OutputFile]):
@@ -554,12 +554,12 @@ def test_an_object_without_a_usable_etag_is_read_back(
 ):
     file = large_file if is_large else files[0]
 
-    def of_its_own(handler: Any, body: bytes) -> bool:
+    def unusable_etag(handler: Any, body: bytes) -> bool:
         handler.reply(200, b"", {"content-length": str(file.path.stat().st_size), "etag": '"of-its-own"'})
         return True
 
     proxy.add(lambda seen: seen.method == "HEAD", answer(404, "NotFound"), times=1)
-    proxy.add(lambda seen: seen.method == "HEAD", of_its_own)
+    proxy.add(lambda seen: seen.method == "HEAD", unusable_etag)
 
     S3Storage(through(proxy, bucket), http=http).store([file], file_prefix=PREFIX)
 
@@ -598,11 +598,11 @@ def test_a_key_that_may_write_but_not_read_still_delivers(
 def test_a_truncated_object_is_a_failure(
     bucket: Bucket, http: httpx.Client, proxy: FaultProxy, files: list[OutputFile]
 ):
-    def lie(handler: Any, body: bytes) -> bool:
+    def report_too_few_bytes(handler: Any, body: bytes) -> bool:
         handler.reply(200, b"", {"content-length": "7", "etag": '"x"'})
         return True
 
-    proxy.add(lambda seen: seen.method == "HEAD", lie)
+    proxy.add(lambda seen: seen.method == "HEAD", report_too_few_bytes)
 
     with pytest.raises(DeliveryFailed, match=r"^the bucket holds 7 bytes of 4500$"):
         S3Storage(through(proxy, bucket), http=http).store(files[:1], file_prefix=PREFIX)
@@ -697,7 +697,7 @@ def test_an_endpoint_that_is_not_an_address_fails_with_a_message(http: httpx.Cli
 # ---- the public address ----
 
 
-def test_a_public_url_that_answers_is_fine(bucket: Bucket, http: httpx.Client, files: list[OutputFile]):
+def test_a_public_url_that_answers_gives_no_warning(bucket: Bucket, http: httpx.Client, files: list[OutputFile]):
     storage = S3Storage(bucket, http=http)
 
     assert storage.check_public_url(storage.store(files, file_prefix=PREFIX)) is None
@@ -721,7 +721,7 @@ def test_a_public_url_that_does_not_support_head_is_requested_with_get(
         ("{moto}/no-such-bucket", "The files are in your bucket, but public_url answers 404."),
     ],
 )
-def test_a_public_url_that_does_not_answer_gives_a_sentence(
+def test_a_public_url_that_does_not_answer_gives_a_warning(
     moto: str, bucket: Bucket, http: httpx.Client, files: list[OutputFile], public_url: str, words: str
 ):
     storage = S3Storage(replace(bucket, public_url=public_url.format(moto=moto)), http=http)

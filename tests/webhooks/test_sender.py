@@ -30,12 +30,12 @@ from pipeline.webhooks.sender import Schedule, WebhookAttempt, WebhookDispatcher
 from pipeline.webhooks.signing import WebhookSigner
 from tests.reference.memory_store import MemoryStore
 
-SIGNER = WebhookSigner([b"a master secret, long enough"])
+SIGNER = WebhookSigner([b"a master key, long enough"])
 HOUR_S = 3600.0
 
 
 class Clock:
-    """A clock that moves when told to, and otherwise shows the true time, which signatures need."""
+    """The system's time, which signatures need, plus an offset that tests set."""
 
     def __init__(self) -> None:
         self.ahead_s = 0.0
@@ -46,7 +46,7 @@ class Clock:
 
 @dataclass
 class Receiver:
-    """A customer's server: what it got, and what it answers to each request in turn, 200 when nothing is left."""
+    """A customer's server: the requests that it got, and its answers in their order, 200 after the last one."""
 
     url: str = ""
     answers: deque[Any] = field(default_factory=deque)
@@ -84,7 +84,7 @@ class Handler(BaseHTTPRequestHandler):
             self.end_headers()
 
     def drip(self, receiver: Receiver) -> None:
-        """An answer's head, one byte at a time."""
+        """Send an answer's head, one byte at a time."""
         for byte in b"HTTP/1.1 200 OK\r\nx-slow: " + b"a" * 10_000:
             if receiver.release.wait(0.05):
                 return
@@ -98,7 +98,7 @@ class QuietServer(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A sender that hangs up is what these tests are about."""
+        """Print nothing: these tests close connections early."""
 
 
 @contextmanager
@@ -139,7 +139,7 @@ def sender(client: httpx.Client) -> WebhookSender:
 
 
 def ended_job(store: Store, webhook_url: str, *, key: str = "customer") -> Job:
-    """A job that ended just now, its webhook in the outbox."""
+    """A job that has just ended, with its webhook in the outbox."""
     record = store.add_key(key_record(f"key of {key}", name=key, limits=KeyLimits()))
     new = NewJob(api_key_id=record.id, file_prefix="p", request=b"{}", request_sha256="0", webhook_url=webhook_url)
     store.submit(new)
@@ -217,7 +217,7 @@ def test_any_other_answer_is_a_failed_attempt_on_record(
         job = ended_job(store, receiver.url)
         send_due_webhooks(store, sender, body_of)
 
-    assert len(receiver.got) == 1  # a redirect leads nowhere
+    assert len(receiver.got) == 1  # the redirect was not followed
     (attempt,) = store.attempts_of(webhook_of(store, job).id)
     assert (attempt.number, attempt.status, attempt.error) == (1, status, words)
     assert webhook_of(store, job).state == "pending"
@@ -263,7 +263,7 @@ def test_an_address_that_the_guard_blocks_is_a_failed_attempt_on_record(store: M
     assert errors_of(store, job) == ["169.254.169.254 is not an address for this service"]
 
 
-# ---- again and again ----
+# ---- retries ----
 
 
 def test_a_failed_webhook_is_sent_again_under_its_id_until_it_arrives(
@@ -299,18 +299,18 @@ def test_each_attempt_is_signed_at_its_own_time(store: MemoryStore, client: http
 def test_a_dead_receiver_is_given_up_after_ten_attempts_within_two_hours(store: MemoryStore, clock: Clock):
     job = ended_job(store, "http://dead.example/")
     began_at = clock()
-    deaf = dispatcher(store, lambda task, body: WebhookAttempt(None, "no answer within 30 s", 30.0))
+    retrying = dispatcher(store, lambda task, body: WebhookAttempt(None, "no answer within 30 s", 30.0))
 
     while webhook_of(store, job).state == "pending":
         clock.ahead_s += max(webhook_of(store, job).next_attempt_at - clock(), 0) + 30
-        assert deaf.send_due() == 1
+        assert retrying.send_due() == 1
 
     assert webhook_of(store, job).state == "given_up"
     assert webhook_of(store, job).attempts == 10
     assert 1.4 * HOUR_S < clock() - began_at < 2.05 * HOUR_S
 
 
-def test_a_redelivery_goes_out_under_the_old_id(store: MemoryStore, sender: WebhookSender):
+def test_a_redelivery_has_the_old_id(store: MemoryStore, sender: WebhookSender):
     with receiving() as receiver:
         job = ended_job(store, receiver.url)
         send_due_webhooks(store, sender, body_of)
@@ -388,7 +388,7 @@ def test_receivers_that_hang_do_not_delay_other_webhooks(store: MemoryStore, cli
 
 
 def test_a_key_whose_receiver_was_slow_to_fail_gets_one_sender_until_it_answers(store: MemoryStore):
-    """Attempts are told to have lasted long; how many run at once is counted."""
+    """Each attempt reports a long duration; the test counts how many run at once."""
     running, most, lock = 0, 0, threading.Lock()
 
     def slow(task: OutboxTask, body: bytes) -> WebhookAttempt:
@@ -411,11 +411,11 @@ def test_a_key_whose_receiver_was_slow_to_fail_gets_one_sender_until_it_answers(
     assert most == 1
 
 
-def test_a_backlog_that_no_sender_gets_to_comes_due_again(store: MemoryStore, clock: Clock):
+def test_claimed_webhooks_that_no_sender_took_in_time_are_due_again(store: MemoryStore, clock: Clock):
     started = threading.Event()
     release = threading.Event()
 
-    def held_up(task: OutboxTask, body: bytes) -> WebhookAttempt:
+    def blocked(task: OutboxTask, body: bytes) -> WebhookAttempt:
         started.set()
         release.wait(10)
         return WebhookAttempt(200, "", 0.0)
@@ -423,7 +423,7 @@ def test_a_backlog_that_no_sender_gets_to_comes_due_again(store: MemoryStore, cl
     for _ in range(3):
         ended_job(store, "http://slow.example/")
     stop = threading.Event()
-    sending = dispatcher(store, held_up, per_key=1, claim_s=0.2)
+    sending = dispatcher(store, blocked, per_key=1, claim_s=0.2)
     running = threading.Thread(target=sending.run, args=(stop,), kwargs={"poll_s": 0.01})
     running.start()
     started.wait(5)
@@ -438,41 +438,41 @@ def test_a_backlog_that_no_sender_gets_to_comes_due_again(store: MemoryStore, cl
     assert store.metrics().tasks_pending["webhook"] == 0
 
 
-def wait_until(is_so: Callable[[], bool]) -> None:
+def wait_until(condition: Callable[[], bool]) -> None:
     for _ in range(1000):
-        if is_so():
+        if condition():
             return
         time.sleep(0.01)
-    raise AssertionError("it did not come to be within 10 s")
+    raise AssertionError("the condition did not hold within 10 s")
 
 
-# ---- a store in trouble ----
+# ---- a store that fails ----
 
 
-class ShakyStore(MemoryStore):
-    """Away for the first few calls of each kind."""
+class FlakyStore(MemoryStore):
+    """Fails in the first calls of each method."""
 
     def __init__(self, clock: Clock) -> None:
         super().__init__(clock=clock)
-        self.away = {"claim": 2, "settle": 1}
+        self.failures = {"claim": 2, "settle": 1}
 
-    def _shake(self, what: str) -> None:
-        if self.away[what] > 0:
-            self.away[what] -= 1
-            is_last_claim = what == "claim" and self.away[what] == 0
+    def _fail_at_first(self, what: str) -> None:
+        if self.failures[what] > 0:
+            self.failures[what] -= 1
+            is_last_claim = what == "claim" and self.failures[what] == 0
             raise RuntimeError("unexpected") if is_last_claim else StoreUnavailable("the database is locked")
 
     def claim_task(self, *args: Any, **named: Any) -> OutboxTask | None:
-        self._shake("claim")
+        self._fail_at_first("claim")
         return super().claim_task(*args, **named)
 
     def settle_task(self, *args: Any, **named: Any) -> OutboxTask:
-        self._shake("settle")
+        self._fail_at_first("settle")
         return super().settle_task(*args, **named)
 
 
-def test_a_store_that_is_away_for_a_moment_delays_webhooks_and_repeats_none(clock: Clock, sender: WebhookSender):
-    store = ShakyStore(clock)
+def test_a_store_that_is_unavailable_for_a_moment_delays_webhooks_and_repeats_none(clock: Clock, sender: WebhookSender):
+    store = FlakyStore(clock)
     stop = threading.Event()
     with receiving() as receiver:
         job = ended_job(store, receiver.url)

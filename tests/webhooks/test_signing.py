@@ -1,4 +1,4 @@
-"""Webhook signatures, held against the verifier that receivers use."""
+"""Webhook signatures, checked with the verifier that receivers use."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from standardwebhooks import Webhook, WebhookVerificationError
 
 from pipeline.webhooks.signing import WebhookSigner
 
-OLD = b"the first master secret, long enough"
-NEW = b"the second master secret, long enough"
+OLD = b"the first master key, long enough"
+NEW = b"the second master key, long enough"
 BODY = '{"status": "success", "track_id": "ä€😀"}'.encode()
 
 
@@ -40,7 +40,7 @@ def test_a_signature_covers_body_id_and_time_and_belongs_to_one_key(what: str):
         Webhook(signer.secret_of("key-2" if what == "secret" else "key-1")).verify(body, headers)
 
 
-def test_while_the_master_changes_old_and_new_secrets_both_verify():
+def test_while_the_master_key_is_replaced_old_and_new_secrets_both_verify():
     old, both, new = WebhookSigner([OLD]), WebhookSigner([NEW, OLD]), WebhookSigner([NEW])
     headers = signed(both)
 

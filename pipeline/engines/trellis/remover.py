@@ -67,7 +67,7 @@ def fetch_remover(
     fetch_files(spec.repo_id, [path.name], path.parent, revision=spec.revision, endpoint=endpoint, on_bytes=on_bytes)
     digest = file_sha256(path)
     if digest != spec.sha256:
-        path.unlink()  # a worker uses whatever file is there
+        path.unlink()  # a worker uses any file that is there
         raise WeightsUnusable(f"{path.name} is not the published file: sha256 {digest}, published {spec.sha256}")
     report(f"{digest}  {path.name}, as published")
     return path

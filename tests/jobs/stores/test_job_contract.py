@@ -10,7 +10,19 @@ from dataclasses import replace
 import pytest
 
 from pipeline.errors import InvalidRequest, LeaseLost, NotFound, Unauthorized
-from pipeline.jobs.model import ApiKey, Job, JobMeta, JobResult, JobState, Lease, NewJob, Progress
+from pipeline.jobs.model import (
+    ApiKey,
+    AttemptResult,
+    Job,
+    JobFilter,
+    JobMeta,
+    JobResult,
+    JobState,
+    Lease,
+    LedgerFilter,
+    NewJob,
+    Progress,
+)
 from pipeline.jobs.store import Store
 from pipeline.jobs.transitions import MAX_ATTEMPTS
 from pipeline.storage.base import Artifact
@@ -86,7 +98,7 @@ def test_a_repeated_idempotency_key_returns_the_first_job(store: Store, add_key:
 
     assert second.job == first.job
     assert (first.is_new, second.is_new) == (True, False)
-    assert len(store.list_jobs(api_key_id=key.id)) == 1
+    assert len(store.list_jobs(JobFilter(key.id))) == 1
 
 
 def test_an_idempotency_key_with_another_body_is_refused(store: Store, add_key: AddKey) -> None:
@@ -121,7 +133,7 @@ def test_another_key_cannot_see_a_job(store: Store, add_key: AddKey) -> None:
     ):
         with pytest.raises(NotFound, match="There is no job with the id"):
             refused()
-    assert store.list_jobs(api_key_id=stranger.id) == []
+    assert store.list_jobs(JobFilter(stranger.id)) == []
     assert store.get(job.id, api_key_id=None) == job
 
 
@@ -131,17 +143,17 @@ def test_lists_are_newest_first_paged_and_filtered(store: Store, add_key: AddKey
     store.submit(new_job(add_key(), track_id="a"))
     store.request_cancel(jobs[1].id, api_key_id=key.id)
 
-    def ids(**filters: object) -> list[int]:
-        return [job.id for job in store.list_jobs(api_key_id=key.id, **filters)]  # pyright: ignore[reportArgumentType]
+    def ids(filters: JobFilter, *, before_seq: int | None = None, limit: int = 50) -> list[int]:
+        return [job.id for job in store.list_jobs(filters, before_seq=before_seq, limit=limit)]
 
-    newest_first = [job.id for job in reversed(jobs)]
-    assert ids() == newest_first
-    assert ids(limit=2) == newest_first[:2]
-    assert ids(limit=2, before_seq=jobs[3].seq) == newest_first[2:4]
-    assert ids(track_id="a") == [jobs[4].id, jobs[0].id]
-    assert ids(track_id="7") == ids(track_id=7) == [jobs[3].id, jobs[2].id]
-    assert ids(state=JobState.CANCELLED) == [jobs[1].id]
-    assert len(store.list_jobs(api_key_id=None)) == 6
+    newest_first, own = [job.id for job in reversed(jobs)], JobFilter(key.id)
+    assert ids(own) == newest_first
+    assert ids(own, limit=2) == newest_first[:2]
+    assert ids(own, limit=2, before_seq=jobs[3].seq) == newest_first[2:4]
+    assert ids(JobFilter(key.id, track_id="a")) == [jobs[4].id, jobs[0].id]
+    assert ids(JobFilter(key.id, track_id="7")) == ids(JobFilter(key.id, track_id=7)) == [jobs[3].id, jobs[2].id]
+    assert ids(JobFilter(key.id, JobState.CANCELLED)) == [jobs[1].id]
+    assert len(store.list_jobs(JobFilter(None))) == 6
 
 
 def test_get_many_finds_the_jobs_that_exist(store: Store, add_key: AddKey) -> None:
@@ -249,7 +261,7 @@ def test_a_job_whose_workers_keep_dying_fails_after_its_last_attempt(
     assert job.result is not None
     assert (job.state, job.result.error_code, job.result.retryable) == (JobState.FAILED, "interrupted", True)
     assert [task.kind for task in store.tasks_of(job_id)] == ["webhook"]
-    assert [row.job_id for row in store.usage_rows(api_key_id=key.id)] == [job_id]
+    assert [row.job_id for row in store.usage_rows(LedgerFilter(key.id))] == [job_id]
     assert store.key_use(key.id).running == 0
 
 
@@ -347,7 +359,7 @@ def test_a_job_ends_once(store: Store, add_key: AddKey, clock: Clock) -> None:
 
     assert store.get(job_id, api_key_id=None) == ended
     assert len(store.tasks_of(job_id)) == 1
-    assert len(store.usage_rows(api_key_id=None)) == 1
+    assert len(store.usage_rows(LedgerFilter(None))) == 1
 
 
 def test_repeated_completions_of_one_lease_write_one_usage_row(store: Store, add_key: AddKey) -> None:
@@ -358,7 +370,7 @@ def test_repeated_completions_of_one_lease_write_one_usage_row(store: Store, add
         jobs = list(pool.map(lambda number: store.complete(lease, (SUCCESS, FAILURE)[number % 2]), range(8)))
 
     assert len({job.state for job in jobs}) == 1
-    assert len(store.usage_rows(api_key_id=None)) == 1
+    assert len(store.usage_rows(LedgerFilter(None))) == 1
     assert len(store.tasks_of(lease.job_id)) == 1
 
 
@@ -411,9 +423,9 @@ def test_cancelling_the_queue_leaves_other_keys_and_running_jobs(store: Store, a
 
     assert store.cancel_queued(api_key_id=key.id) == 2
 
-    states = sorted(job.state for job in store.list_jobs(api_key_id=key.id))
+    states = sorted(job.state for job in store.list_jobs(JobFilter(key.id)))
     assert states == ["cancelled", "cancelled", "running"]
-    assert [job.state for job in store.list_jobs(api_key_id=other.id)] == ["queued"]
+    assert [job.state for job in store.list_jobs(JobFilter(other.id))] == ["queued"]
 
 
 def test_only_an_ended_job_can_be_deleted_and_the_ledger_stays(store: Store, add_key: AddKey) -> None:
@@ -433,7 +445,7 @@ def test_only_an_ended_job_can_be_deleted_and_the_ledger_stays(store: Store, add
         store.get(job_id, api_key_id=key.id)
     assert store.tasks_of(job_id) == []
     assert store.claim_task("webhook", claim_s=60) is None
-    assert [row.job_id for row in store.usage_rows(api_key_id=key.id)] == [job_id]
+    assert [row.job_id for row in store.usage_rows(LedgerFilter(key.id))] == [job_id]
 
 
 def test_records_expire_when_their_tasks_are_settled(store: Store, add_key: AddKey, clock: Clock) -> None:
@@ -449,7 +461,7 @@ def test_records_expire_when_their_tasks_are_settled(store: Store, add_key: AddK
     assert [job.id for job in store.expired()] == [plain]
     task = store.claim_task("webhook", claim_s=60)
     assert task is not None
-    store.settle_task(task, status=200, error="", seconds=0.1, retry_in_s=None)
+    store.settle_task(task, AttemptResult(status=200, error="", seconds=0.1, retry_in_s=None))
 
     assert [job.id for job in store.expired()] == [plain, with_webhook]
     assert [job.id for job in store.expired(limit=1)] == [plain]
@@ -465,7 +477,7 @@ def test_a_late_upload_replaces_the_artifacts_but_not_the_state(store: Store, ad
     assert store.get(job_id, api_key_id=None).result == moved
     with pytest.raises(InvalidRequest, match=f"Job {job_id} is success, not failed"):
         store.replace_result(job_id, FAILURE)
-    assert len(store.usage_rows(api_key_id=None)) == 1
+    assert len(store.usage_rows(LedgerFilter(None))) == 1
 
 
 def test_timings_are_means_over_the_last_twenty_successes(store: Store, add_key: AddKey, clock: Clock) -> None:

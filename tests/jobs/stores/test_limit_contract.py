@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.errors import InvalidRequest, LimitReached, NotFound, QuotaSpent, RateLimited, Unauthorized
 from pipeline.jobs.api_keys import authenticate, hash_key, key_record, make_key
-from pipeline.jobs.model import ApiKey, JobResult, JobState, KeyLimits, KeyUse
+from pipeline.jobs.model import ApiKey, JobFilter, JobResult, JobState, KeyLimits, KeyUse
 from pipeline.jobs.store import Store
 from tests.jobs.store_fixtures import NOON, Clock, new_job
 
@@ -40,7 +40,7 @@ def test_a_limit_admits_exactly_its_number_from_many_threads(
     answers = submit_all(store, key, 40)
 
     assert answers.count(refusal) == 30
-    assert len(store.list_jobs(api_key_id=key.id)) == 10
+    assert len(store.list_jobs(JobFilter(key.id))) == 10
     assert store.submit(new_job(other)).is_new
 
 

@@ -8,7 +8,18 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from pipeline.errors import InvalidRequest, NotFound
-from pipeline.jobs.model import ApiKey, Job, JobResult, JobState, OutboxTask, UsageDay, WorkerRecord
+from pipeline.jobs.model import (
+    ApiKey,
+    AttemptResult,
+    Job,
+    JobFilter,
+    JobResult,
+    JobState,
+    LedgerFilter,
+    OutboxTask,
+    UsageDay,
+    WorkerRecord,
+)
 from pipeline.jobs.store import Store
 from pipeline.jobs.transitions import MAX_SKEW_S
 from tests.jobs.store_fixtures import NOON, Clock, new_job
@@ -81,13 +92,13 @@ def test_a_failed_attempt_is_due_again_after_its_pause_under_the_same_id(
 ) -> None:
     job = ended(store, add_key(), JobResult(JobState.SUCCESS), webhook_url=HOOK)
     task = claimed(store)
-    store.settle_task(task, status=503, error="answered 503", seconds=0.2, retry_in_s=100)
+    store.settle_task(task, AttemptResult(status=503, error="answered 503", seconds=0.2, retry_in_s=100))
 
     clock.advance(99)
     assert store.claim_task("webhook", claim_s=60) is None
     clock.advance(1)
     again = claimed(store)
-    done = store.settle_task(again, status=200, error="", seconds=0.1, retry_in_s=None)
+    done = store.settle_task(again, AttemptResult(status=200, error="", seconds=0.1, retry_in_s=None))
 
     assert again.id == task.id
     assert (again.attempts, again.last_status, again.last_error) == (1, 503, "answered 503")
@@ -109,7 +120,9 @@ def test_a_task_is_given_up_without_a_retry_or_after_its_window(
 ) -> None:
     ended(store, add_key(), JobResult(JobState.SUCCESS), webhook_url=HOOK)
 
-    settled = store.settle_task(claimed(store), status=None, error="no answer", seconds=30, retry_in_s=retry_in_s)
+    settled = store.settle_task(
+        claimed(store), AttemptResult(status=None, error="no answer", seconds=30, retry_in_s=retry_in_s)
+    )
 
     assert (settled.state, settled.last_error) == ("given_up", "no answer")
 
@@ -117,14 +130,14 @@ def test_a_task_is_given_up_without_a_retry_or_after_its_window(
 def test_redelivery_starts_afresh_under_the_same_id(store: Store, add_key: AddKey, clock: Clock) -> None:
     job = ended(store, add_key(), JobResult(JobState.SUCCESS), webhook_url=HOOK)
     task = claimed(store)
-    store.settle_task(task, status=None, error="no answer", seconds=30, retry_in_s=None)
+    store.settle_task(task, AttemptResult(status=None, error="no answer", seconds=30, retry_in_s=None))
     clock.advance(9000)
 
     again = store.redeliver(job.id, api_key_id=job.api_key_id)
 
     assert (again.id, again.state, again.attempts, again.done_at) == (task.id, "pending", 0, None)
     assert (again.next_attempt_at, again.give_up_at) == (clock.now, clock.now + 7200)
-    store.settle_task(claimed(store), status=204, error="", seconds=0.1, retry_in_s=None)
+    store.settle_task(claimed(store), AttemptResult(status=204, error="", seconds=0.1, retry_in_s=None))
     assert [one.number for one in store.attempts_of(task.id)] == [1, 2]
 
 
@@ -140,12 +153,12 @@ def test_a_clock_that_steps_back_delays_no_task(store: Store, add_key: AddKey, c
 @pytest.mark.parametrize("step_s", [-120, -3600, -86400])
 def test_a_clock_that_steps_back_delays_no_retry(store: Store, add_key: AddKey, clock: Clock, step_s: float) -> None:
     ended(store, add_key(), JobResult(JobState.SUCCESS), webhook_url=HOOK)
-    store.settle_task(claimed(store), status=None, error="no answer", seconds=30, retry_in_s=13)
+    store.settle_task(claimed(store), AttemptResult(status=None, error="no answer", seconds=30, retry_in_s=13))
     clock.advance(step_s)
 
     again = claimed(store)
 
-    store.settle_task(again, status=None, error="no answer", seconds=30, retry_in_s=13)
+    store.settle_task(again, AttemptResult(status=None, error="no answer", seconds=30, retry_in_s=13))
     assert store.claim_task("webhook", claim_s=60) is None
     clock.advance(13)
     assert claimed(store).id == again.id
@@ -161,7 +174,7 @@ def test_a_machine_whose_clock_lags_a_little_respects_claims(store: Store, add_k
 
 def test_a_clock_that_steps_back_delays_no_redelivery(store: Store, add_key: AddKey, clock: Clock) -> None:
     job = ended(store, add_key(), JobResult(JobState.SUCCESS), webhook_url=HOOK)
-    store.settle_task(claimed(store), status=204, error="", seconds=0.1, retry_in_s=None)
+    store.settle_task(claimed(store), AttemptResult(status=204, error="", seconds=0.1, retry_in_s=None))
     clock.advance(7000)
     store.redeliver(job.id, api_key_id=job.api_key_id)
     clock.advance(-3600)
@@ -170,7 +183,9 @@ def test_a_clock_that_steps_back_delays_no_redelivery(store: Store, add_key: Add
 
 
 def test_a_late_upload_is_its_own_task(store: Store, add_key: AddKey, clock: Clock) -> None:
-    job = ended(store, add_key(), JobResult(JobState.SUCCESS, upload_warning="The bucket is away."), webhook_url=HOOK)
+    job = ended(
+        store, add_key(), JobResult(JobState.SUCCESS, upload_warning="The bucket is unavailable."), webhook_url=HOOK
+    )
 
     upload = store.claim_task("upload", claim_s=60)
 
@@ -186,7 +201,7 @@ def test_settling_a_task_of_a_deleted_job_is_not_found(store: Store, add_key: Ad
     store.delete(job.id, api_key_id=None)
 
     with pytest.raises(NotFound, match=f"There is no task {task.id}"):
-        store.settle_task(task, status=200, error="", seconds=0.1, retry_in_s=None)
+        store.settle_task(task, AttemptResult(status=200, error="", seconds=0.1, retry_in_s=None))
     assert store.attempts_of(task.id) == []
 
 
@@ -199,19 +214,19 @@ def test_usage_is_summed_by_day_and_key(store: Store, add_key: AddKey, clock: Cl
     clock.advance(86400)
     ended(store, one, JobResult(JobState.SUCCESS, **work))
 
-    days = store.usage_days(api_key_id=one.id)
+    days = store.usage_days(LedgerFilter(one.id))
 
     assert days == [
         UsageDay(one.id, "2026-06-01", calls=2, succeeded=1, failed=1, cancelled=0, seconds=4.0, gpu_seconds=3.0),
         UsageDay(one.id, "2026-06-02", calls=1, succeeded=1, failed=0, cancelled=0, seconds=4.0, gpu_seconds=2.5),
     ]
-    assert sum(day.calls for day in store.usage_days(api_key_id=None)) == 4
-    assert store.usage_days(api_key_id=one.id, since=NOON + 1) == days[1:]
-    assert store.usage_days(api_key_id=one.id, until=NOON + 86400) == days[:1]
-    first = store.usage_rows(api_key_id=one.id)[0]
+    assert sum(day.calls for day in store.usage_days(LedgerFilter(None))) == 4
+    assert store.usage_days(LedgerFilter(one.id, since=NOON + 1)) == days[1:]
+    assert store.usage_days(LedgerFilter(one.id, until=NOON + 86400)) == days[:1]
+    first = store.usage_rows(LedgerFilter(one.id))[0]
     assert (first.state, first.engine, first.seconds, first.gpu_seconds) == (JobState.SUCCESS, "preview", 4.0, 2.5)
     assert (first.track_id, first.finished_at) == ("t", NOON)
-    assert len(store.usage_rows(api_key_id=None, limit=3)) == 3
+    assert len(store.usage_rows(LedgerFilter(None), limit=3)) == 3
 
 
 def test_metrics_count_what_happened_and_outlive_the_records(store: Store, add_key: AddKey, clock: Clock) -> None:
@@ -220,9 +235,9 @@ def test_metrics_count_what_happened_and_outlive_the_records(store: Store, add_k
     first = ended(store, key, JobResult(JobState.SUCCESS, stage_seconds=stages, gpu_seconds=2.0), webhook_url=HOOK)
     ended(store, key, JobResult(JobState.FAILED, stage_seconds={"intake": 0.5}), webhook_url=HOOK)
     task = claimed(store)
-    store.settle_task(task, status=None, error="no answer", seconds=1, retry_in_s=100)
-    store.settle_task(task, status=200, error="", seconds=1, retry_in_s=None)
-    for job in store.list_jobs(api_key_id=None, state=JobState.SUCCESS):
+    store.settle_task(task, AttemptResult(status=None, error="no answer", seconds=1, retry_in_s=100))
+    store.settle_task(task, AttemptResult(status=200, error="", seconds=1, retry_in_s=None))
+    for job in store.list_jobs(JobFilter(None, state=JobState.SUCCESS)):
         store.delete(job.id, api_key_id=None)
     assert first.state is JobState.SUCCESS
     store.submit(new_job(key))

@@ -13,11 +13,14 @@ import pytest
 from pipeline.errors import ImageTo3DError
 from pipeline.jobs.api_keys import key_record
 from pipeline.jobs.model import (
+    AttemptResult,
     Job,
+    JobFilter,
     JobResult,
     JobState,
     KeyLimits,
     Lease,
+    LedgerFilter,
     NewJob,
     OutboxTask,
     Progress,
@@ -83,12 +86,12 @@ class Replica:
 
     def contents(self) -> Any:
         """Everything that can be read from the store."""
-        jobs = self.store.list_jobs(api_key_id=None, limit=10_000)
+        jobs = self.store.list_jobs(JobFilter(None), limit=10_000)
         plain = [self.plain(job) for job in jobs]
         tasks = sorted((self.plain(self.store.tasks_of(job.id)) for job in jobs), key=repr)
         uses = [self.store.key_use(key.id) for key in self.store.list_keys()]
         positions = [self.store.queue_position(job) for job in jobs]
-        rows = sorted((self.plain(row) for row in self.store.usage_rows(api_key_id=None)), key=repr)
+        rows = sorted((self.plain(row) for row in self.store.usage_rows(LedgerFilter(None))), key=repr)
         expired = [self.plain(job) for job in self.store.expired()]
         return (
             plain,
@@ -97,7 +100,7 @@ class Replica:
             positions,
             rows,
             expired,
-            self.store.usage_days(api_key_id=None),
+            self.store.usage_days(LedgerFilter(None)),
             self.store.timings(),
         )
 
@@ -127,7 +130,7 @@ def draw_operation(rng: random.Random, clock: Clock, seqs: list[int]) -> Callabl
     api_key_id, worker = str(rng.randrange(3)), f"w{rng.randrange(3)}"
     result, kind = rng.choice(RESULTS), rng.choice(("webhook", "upload"))
     error, pause_s = rng.choice((("", None), ("no answer", 60.0), ("no answer", 1000.0), ("no answer", None)))
-    result = replace(result, upload_warning=rng.choice(("", "The bucket is away.")))
+    result = replace(result, upload_warning=rng.choice(("", "The bucket is unavailable.")))
     new = NewJob(
         api_key_id=api_key_id,
         file_prefix=f"prefix-{rng.random()}",
@@ -140,7 +143,9 @@ def draw_operation(rng: random.Random, clock: Clock, seqs: list[int]) -> Callabl
 
     def settle(replica: Replica) -> Any:
         task = replica.tasks.get((seq, kind))
-        return task and replica.store.settle_task(task, status=None, error=error, seconds=1.0, retry_in_s=pause_s)
+        return task and replica.store.settle_task(
+            task, AttemptResult(status=None, error=error, seconds=1.0, retry_in_s=pause_s)
+        )
 
     def under_lease(act: Callable[[Store, Lease], Any]) -> Callable[[Replica], Any]:
         return lambda replica: replica.leases.get(seq) and act(replica.store, replica.leases[seq])
@@ -180,7 +185,7 @@ def test_both_stores_give_the_same_results_throughout_a_history(
             assert other.contents() == memory.contents(), f"operation {number}"
     assert other.contents() == memory.contents()
     assert other.store.metrics() == memory.store.metrics()
-    assert len(memory.store.usage_rows(api_key_id=None)) > 20
+    assert len(memory.store.usage_rows(LedgerFilter(None))) > 20
 
 
 def test_every_history_obeys_the_invariants(clock: Clock) -> None:
@@ -192,12 +197,12 @@ def test_every_history_obeys_the_invariants(clock: Clock) -> None:
     for _ in range(2000):
         replica.do(draw_operation(rng, clock, list(replica.ids)))
         clock.advance(rng.choice((0.0, 0.5, 7.0, 31.0)))
-        for job in store.list_jobs(api_key_id=None, limit=10_000):
+        for job in store.list_jobs(JobFilter(None), limit=10_000):
             if job.seq in ends:
                 assert job == ends[job.seq]
             elif job.state.is_final:
                 ends[job.seq] = job
         assert store.key_use("0").running <= 3
 
-    rows = [row.job_id for row in store.usage_rows(api_key_id=None)]
+    rows = [row.job_id for row in store.usage_rows(LedgerFilter(None))]
     assert len(rows) == len(set(rows)) == len(ends) > 50

@@ -12,7 +12,19 @@ import pytest
 
 from pipeline.errors import Unauthorized
 from pipeline.jobs.api_keys import authenticate
-from pipeline.jobs.model import Job, JobMeta, JobResult, JobState, KeyLimits, KeyUse, Progress, UsageDay
+from pipeline.jobs.model import (
+    AttemptResult,
+    Job,
+    JobFilter,
+    JobMeta,
+    JobResult,
+    JobState,
+    KeyLimits,
+    KeyUse,
+    LedgerFilter,
+    Progress,
+    UsageDay,
+)
 from pipeline.jobs.store import Store
 from pipeline.jobs.stores.kv.store import KvStore
 from pipeline.jobs.stores.sql.store import SqlStore
@@ -64,11 +76,11 @@ class Bucket:
 
 
 def job(store: Store, seq: int) -> Job:
-    return next(job for job in store.list_jobs(api_key_id=None) if job.seq == seq)
+    return next(job for job in store.list_jobs(JobFilter(None)) if job.seq == seq)
 
 
 def test_every_record_reads(old: Store) -> None:
-    states = [job.state for job in old.list_jobs(api_key_id=None)]
+    states = [job.state for job in old.list_jobs(JobFilter(None))]
     assert states == ["queued", "queued", "running", "cancelled", "failed", "success"]
     first, failed, running = job(old, 1), job(old, 2), job(old, 4)
     assert first.meta == JobMeta(
@@ -85,7 +97,7 @@ def test_every_record_reads(old: Store) -> None:
     assert (running.worker_id, running.attempts, running.progress) == ("w-dead", 1, Progress("generate", 20))
     assert json.loads(old.request_of(running.id)) == {"image": ["http://127.0.0.1/a.png"], "seed": 4}
 
-    metrics, usage = old.metrics(), old.usage_days(api_key_id=None)
+    metrics, usage = old.metrics(), old.usage_days(LedgerFilter(None))
     assert (metrics.submitted, dict(metrics.ended)) == (6, {"success": 1, "failed": 1, "cancelled": 1})
     assert dict(metrics.stage_runs) == {"intake": 2, "generate": 2, "export": 1, "deliver": 1, "notify": 1}
     shop = authenticate(old, SHOP_KEY)
@@ -117,14 +129,14 @@ def test_open_jobs_are_claimed_and_completed(old: Store) -> None:
 
     assert [(one.seq, one.attempts) for one in claimed] == [(4, 2), (5, 1), (6, 1)]
     assert old.key_use(authenticate(old, SHOP_KEY).id).running == 0
-    assert len(old.usage_rows(api_key_id=None)) == 6
+    assert len(old.usage_rows(LedgerFilter(None))) == 6
 
 
 def test_webhooks_are_sent_and_redelivered(old: Store, clock: Clock) -> None:
     sent: list[tuple[int, int]] = []
     while (task := old.claim_task("webhook", claim_s=60)) is not None:
         sent.append((old.get(task.job_id, api_key_id=None).seq, task.attempts))
-        old.settle_task(task, status=200, error="", seconds=0.1, retry_in_s=None)
+        old.settle_task(task, AttemptResult(status=200, error="", seconds=0.1, retry_in_s=None))
 
     assert sorted(sent) == [(1, 1), (2, 0)]
     first = old.redeliver(job(old, 1).id, api_key_id=None)
@@ -153,5 +165,5 @@ def test_old_records_can_be_deleted_and_maintained(old: Store, tmp_path: Path) -
     old.delete(cancelled.id, api_key_id=cancelled.api_key_id)
     old.maintain(tmp_path / "backup")
 
-    assert [job.seq for job in old.list_jobs(api_key_id=None)] == [6, 5, 4, 2, 1]
-    assert len(old.usage_rows(api_key_id=None)) == 3
+    assert [job.seq for job in old.list_jobs(JobFilter(None))] == [6, 5, 4, 2, 1]
+    assert len(old.usage_rows(LedgerFilter(None))) == 3

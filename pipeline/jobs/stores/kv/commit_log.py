@@ -10,7 +10,7 @@ by nobody, and `vacuum` deletes them.
 A deleted version must not be mistaken for one that was never written. Three rules prevent it:
 
 1. A version is deleted only when it is older than `RETAIN_S`, is not the newest, and all older ones are deleted.
-2. A snapshot is valid for `SNAPSHOT_VALID_S`: a commit whose create has not been sent by then is started anew.
+2. A snapshot is valid for `SNAPSHOT_VALID_S`: a commit whose create has not been sent by then starts again.
 3. A reader that finds entry u+1 missing, and did not know u as the newest within the last `SNAPSHOT_VALID_S`, reads u
    afterwards and trusts it only if it is still there.
 
@@ -24,8 +24,8 @@ names is deleted, the newest one is found by a scan.
 The protocol assumes that an operation takes effect within a minute of being sent or never, and that the clocks of two
 machines differ by less than 30 s. `RETAIN_S` exceeds the sum of `SNAPSHOT_VALID_S` and both.
 
-Each version carries a random token. An operation that failed without an answer may have taken effect: the token tells.
-Changes that threads of one process request at the same time share one commit.
+Each version carries a random token. An operation that failed without an answer may have taken effect; the token shows
+whether it did. Changes that threads of one process request at the same time share one commit.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ from pipeline.jobs.stores.kv.map import MAX_VALUE_BYTES, KeyValues
 SNAPSHOT_VALID_S = 10.0
 RETAIN_S = 120.0
 OPTIMISTIC_S = 0.25
-"""A change starts from a snapshot of this age without reading again; the create tells whether it was the newest."""
+"""A change starts from a snapshot of this age without reading again; the create shows whether it was the newest."""
 COMMIT_TIMEOUT_S = 30.0
 """How long a change is repeated while other processes commit first."""
 VACUUM_EVERY = 32
@@ -61,7 +61,7 @@ R = TypeVar("R")
 
 
 class SnapshotExpired(Exception):
-    """A snapshot is older than `SNAPSHOT_VALID_S`; the operation starts anew. Never leaves the store."""
+    """A snapshot is older than `SNAPSHOT_VALID_S`; the operation starts again. Never leaves the store."""
 
 
 @dataclass(frozen=True)
@@ -83,13 +83,17 @@ class Version(Generic[S]):
     value: S
     retained: tuple[tuple[int, float], ...]
 
+    def is_valid(self) -> bool:
+        """Whether it was read recently enough to be used: rule 2."""
+        return time.monotonic() - self.read_at_s <= SNAPSHOT_VALID_S
+
     def check(self) -> None:
-        """Refuse to go on with a version that was read too long ago.
+        """Refuse to continue with a version that is not valid any more.
 
         Raises:
-            SnapshotExpired: it was.
+            SnapshotExpired: it is not.
         """
-        if time.monotonic() - self.read_at_s > SNAPSHOT_VALID_S:
+        if not self.is_valid():
             raise SnapshotExpired
 
 
@@ -110,15 +114,6 @@ class _Request(Generic[S]):
     is_done: bool = False
     result: Any = None
     error: ImageTo3DError | None = None
-
-
-@dataclass
-class _Batch(Generic[S]):
-    """A draft with the changes of several requests, ready to commit."""
-
-    draft: Draft[S]
-    results: dict[_Request[S], Any]
-    errors: dict[_Request[S], ImageTo3DError]
 
 
 class CommitLog(Generic[S]):
@@ -163,7 +158,7 @@ class CommitLog(Generic[S]):
             max_age_s: accept a version that was the newest so long ago.
 
         Raises:
-            StoreUnavailable: the map is away.
+            StoreUnavailable: the map is unavailable.
         """
         known = self._known
         if known is not None and time.monotonic() - known.read_at_s <= max_age_s:
@@ -181,8 +176,7 @@ class CommitLog(Generic[S]):
             asked_at_s = time.monotonic()
             entry = self._entries.get(self._key(newest.number + 1))
             if entry is None:
-                is_good = time.monotonic() - known.read_at_s <= SNAPSHOT_VALID_S
-                return self._at(newest, asked_at_s) if is_good else None
+                return replace(newest, read_at_s=asked_at_s) if known.is_valid() else None
             newest, steps = self._open(newest.number + 1, entry, asked_at_s), steps + 1
             if steps == 2:  # far behind: the last commit on record is nearer
                 last = self._last_commit()
@@ -225,10 +219,6 @@ class CommitLog(Generic[S]):
         retained = tuple((int(number), float(at)) for number, at in fields["trail"])
         return Version(number, read_at_s, fields["token"], body, self._decode(body), retained)
 
-    @staticmethod
-    def _at(version: Version[S], read_at_s: float) -> Version[S]:
-        return replace(version, read_at_s=read_at_s)
-
     def _remember(self, version: Version[S]) -> Version[S]:
         known = self._known
         if known is None or (version.number, version.read_at_s) > (known.number, known.read_at_s):
@@ -245,7 +235,7 @@ class CommitLog(Generic[S]):
                 process commits first, so its other effects must be safe to repeat.
 
         Raises:
-            StoreUnavailable: the map is away, or other processes always committed first.
+            StoreUnavailable: the map is unavailable, or other processes always committed first.
             ImageTo3DError: what the change raised.
         """
         request: _Request[S] = _Request(change)
@@ -272,7 +262,7 @@ class CommitLog(Generic[S]):
         """Run the housekeeping and delete old versions.
 
         Raises:
-            StoreUnavailable: the map is away; the next vacuum deletes the rest.
+            StoreUnavailable: the map is unavailable; the next vacuum deletes the rest.
         """
 
         def change(draft: Draft[S]) -> None:
@@ -291,9 +281,7 @@ class CommitLog(Generic[S]):
     def _serve(self, requests: list[_Request[S]]) -> bool:
         """Commit the changes of all requests in one version; returns whether a vacuum is due."""
         try:
-            batch, number = self._commit(requests)
-            for request in requests:
-                request.result, request.error = batch.results.get(request), batch.errors.get(request)
+            number = self._commit(requests)
             return number > 0 and number % VACUUM_EVERY == 0
         except StoreUnavailable as error:
             for request in requests:
@@ -307,42 +295,42 @@ class CommitLog(Generic[S]):
             for request in requests:
                 request.is_done = True
 
-    def _commit(self, requests: list[_Request[S]]) -> tuple[_Batch[S], int]:
+    def _commit(self, requests: list[_Request[S]]) -> int:
         """Repeat the changes until they are committed; returns the version's number, 0 where nothing changed."""
         began_at_s, tries = time.monotonic(), 0
         while time.monotonic() - began_at_s < COMMIT_TIMEOUT_S:
             base = self.read(max_age_s=OPTIMISTIC_S if tries == 0 else 0.0)
             try:
-                batch = self._change(base, requests)
+                draft = self._change(base, requests)
                 tries += 1
-                if batch.draft.value == base.value and batch.draft.retained == base.retained:
+                if draft.value == base.value and draft.retained == base.retained:
                     if base.read_at_s >= began_at_s:
-                        return batch, 0
+                        return 0
                     continue  # with nothing to create, only another read tells whether the base is the newest
                 base.check()
             except SnapshotExpired:
                 continue
-            if self._write(batch.draft):
-                return batch, base.number + 1
+            if self._write(draft):
+                return base.number + 1
             time.sleep(random.uniform(0.0, 0.01 * min(tries, 20)))
         raise StoreUnavailable("The store is busy.")
 
-    def _change(self, base: Version[S], requests: list[_Request[S]]) -> _Batch[S]:
+    def _change(self, base: Version[S], requests: list[_Request[S]]) -> Draft[S]:
         """All changes on one draft. When one raises, the others are repeated without it, on a fresh draft."""
-        errors: dict[_Request[S], ImageTo3DError] = {}
+        for request in requests:
+            request.error = None
         while True:
             draft = Draft(base, self._decode(base.body), base.retained)
-            results: dict[_Request[S], Any] = {}
             for request in requests:
-                if request in errors:
+                if request.error is not None:
                     continue
                 try:
-                    results[request] = request.change(draft)
+                    request.result = request.change(draft)
                 except ImageTo3DError as error:
-                    errors[request] = error
+                    request.error = error
                     break
             else:
-                return _Batch(draft, results, errors)
+                return draft
 
     def _write(self, draft: Draft[S]) -> bool:
         """Create the next version; False where another process committed first."""
@@ -365,8 +353,8 @@ class CommitLog(Generic[S]):
         try:
             if self._entries.create(key, entry):
                 return True
-        except StoreUnavailable:  # it may have taken effect; a second create tells
-            if time.monotonic() - base.read_at_s > SNAPSHOT_VALID_S:
+        except StoreUnavailable:  # it may have taken effect; a second create shows whether it did
+            if not base.is_valid():
                 raise
             if self._entries.create(key, entry):
                 return True

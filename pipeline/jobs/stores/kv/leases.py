@@ -1,7 +1,7 @@
 """Heartbeats, and the search for a job to claim.
 
 A worker sends a heartbeat every second. It decides nothing, so it is not a commit but a plain write to an entry that
-only this worker writes. It counts as long as the head's lease has the epoch that the entry names. Whatever decides
+only this worker writes. It is valid as long as the head's lease has the epoch that the entry names. Every decision
 about a lease (a claim, a requeue, a completion, a heartbeat in the second half of the lease) is a commit.
 """
 
@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from pipeline.jobs import transitions
 from pipeline.jobs.model import Job, JobState, Lease
-from pipeline.jobs.stores.kv.completion import apply, save
+from pipeline.jobs.stores.kv.documents import apply, save
 from pipeline.jobs.stores.kv.map import KeyValues
 from pipeline.jobs.stores.kv.state import HEARTBEAT, Head, Heartbeat, OpenJob, heartbeat_key
 from pipeline.jobs.stores.kv.transaction import Snapshot, Transaction
@@ -38,10 +38,10 @@ def with_heartbeat(snapshot: Snapshot, open_job: OpenJob) -> Job:
 
 
 def held(head: Head, lease: Lease) -> OpenJob:
-    """The job of a lease that holds.
+    """The job of a valid lease.
 
     Raises:
-        LeaseLost: it does not hold.
+        LeaseLost: the lease is not valid.
     """
     found = head.open.get(lease.job_id)
     transitions.held(None if found is None else found.job, lease)
@@ -71,7 +71,7 @@ class HeartbeatWriter:
         self._last[lease] = (open_job.lease_epoch, heartbeat)
 
     def forget(self, lease: Lease) -> None:
-        """The lease is over."""
+        """Forget a lease that has ended."""
         self._last.pop(lease, None)
 
 

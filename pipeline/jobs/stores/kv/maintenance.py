@@ -14,17 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.jobs.stores.kv.completion import read_page
-from pipeline.jobs.stores.kv.state import (
-    HEAD,
-    Head,
-    bucket_key,
-    idempotency_key,
-    job_key,
-    pack,
-    page_key,
-    rows_key,
-)
+from pipeline.jobs.stores.kv.documents import read_page
+from pipeline.jobs.stores.kv.state import HEAD, Head, bucket_key, idempotency_key, job_key, pack, page_key, rows_key
 from pipeline.jobs.stores.kv.submission import chunks_of
 from pipeline.jobs.stores.kv.transaction import Database, Snapshot, Transaction
 
@@ -42,7 +33,7 @@ def run_maintenance(database: Database, *, today: str, wall_now: float) -> None:
         today: the current day, `2026-01-31`.
 
     Raises:
-        StoreUnavailable: the map is away; a repetition is safe and does the rest.
+        StoreUnavailable: the map is unavailable; a repetition is safe and completes the work.
     """
     database.vacuum()
     _sweep(database, wall_now)

@@ -1,18 +1,17 @@
-"""What head and documents say about many jobs together: lists, the ledger, timings, metrics. Reads only."""
+"""What head and documents say about many jobs together: lists, the ledger, metrics. Reads only."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from pipeline.jobs.limits import day_of
-from pipeline.jobs.model import Job, JobState, StoreMetrics, Timings, UsageRow
-from pipeline.jobs.stores.kv.completion import read_page
+from pipeline.jobs.model import Job, JobFilter, JobState, LedgerFilter, StoreMetrics, UsageRow
+from pipeline.jobs.stores.kv.documents import read_page
 from pipeline.jobs.stores.kv.leases import with_heartbeats
 from pipeline.jobs.stores.kv.state import JOB, PAGE_JOBS, ROWS, ListedJob, job_key, page_key, rows_key
 from pipeline.jobs.stores.kv.transaction import Snapshot
-from pipeline.jobs.transitions import is_expired, mean_timings, oldest_queued_s
+from pipeline.jobs.transitions import attempts_by_outcome, is_expired, oldest_queued_s
 
 PAGES_AT_ONCE = 8
 
@@ -29,40 +28,31 @@ def read_jobs(snapshot: Snapshot, job_ids: Iterable[int]) -> list[Job]:
     return [jobs[job_id] for job_id in ids if job_id in jobs]
 
 
-@dataclass(frozen=True)
-class JobFilter:
-    """The filters of a list; None is no filter. A `track_id` that is a number matches its digits."""
-
-    api_key_id: str | None
-    state: JobState | None
-    track_id: str | None
-
-    def matches(self, job: Job | ListedJob) -> bool:
-        """Whether a job belongs on the list."""
-        return (
-            self.api_key_id in (None, job.api_key_id)
-            and self.state in (None, job.state)
-            and (self.track_id is None or (job.track_id is not None and str(job.track_id) == self.track_id))
-        )
-
-
 def list_jobs(snapshot: Snapshot, filters: JobFilter, *, before_seq: int | None, limit: int) -> list[Job]:
     """Jobs, newest first. Reads pages until there are enough jobs."""
     end = snapshot.head.seq + 1 if before_seq is None else before_seq
     jobs = [open_job.job for open_job in snapshot.head.open.values()]
-    found = [(job.seq, job.id) for job in jobs if job.seq < end and filters.matches(job)]
+    found = [(job.seq, job.id) for job in jobs if job.seq < end and _matches(job, filters)]
     numbers = sorted((number for number in snapshot.head.pages if number * PAGE_JOBS < end), reverse=True)
     for start in range(0, len(numbers), PAGES_AT_ONCE):
         some = numbers[start : start + PAGES_AT_ONCE]
         for page in snapshot.get_many(map(page_key, some)):
-            found += [(seq, job.id) for seq, job in read_page(page).items() if seq < end and filters.matches(job)]
+            found += [(seq, job.id) for seq, job in read_page(page).items() if seq < end and _matches(job, filters)]
         if sum(seq >= some[-1] * PAGE_JOBS for seq, _ in found) >= limit:
             break
     return read_jobs(snapshot, [job_id for _, job_id in sorted(found, reverse=True)[:limit]])
 
 
+def _matches(job: Job | ListedJob, filters: JobFilter) -> bool:
+    return (
+        filters.api_key_id in (None, job.api_key_id)
+        and filters.state in (None, job.state)
+        and (filters.track_id is None or (job.track_id is not None and str(job.track_id) == str(filters.track_id)))
+    )
+
+
 def expired_jobs(snapshot: Snapshot, *, now: float, limit: int) -> list[Job]:
-    """Ended jobs whose retention is over and whose tasks are settled, oldest first."""
+    """Ended jobs whose retention has ended and whose tasks are settled, oldest first."""
     unsettled = {task.job_id for task in snapshot.head.tasks.values()}
     found: list[int] = []
     for number in sorted(number for number, soonest in snapshot.head.pages.items() if is_expired(soonest, now=now)):
@@ -73,23 +63,6 @@ def expired_jobs(snapshot: Snapshot, *, now: float, limit: int) -> list[Job]:
         if len(found) >= limit:
             break
     return read_jobs(snapshot, found[:limit])
-
-
-@dataclass(frozen=True)
-class LedgerFilter:
-    """The part of the ledger with `since <= finished_at < until`; None is no bound."""
-
-    api_key_id: str | None
-    since: float | None
-    until: float | None
-
-    def matches(self, row: UsageRow) -> bool:
-        """Whether a row belongs to this part."""
-        return (
-            self.api_key_id in (None, row.api_key_id)
-            and (self.since is None or row.finished_at >= self.since)
-            and (self.until is None or row.finished_at < self.until)
-        )
 
 
 def read_usage_rows(snapshot: Snapshot, filters: LedgerFilter) -> list[UsageRow]:
@@ -110,11 +83,6 @@ def queue_position_of(snapshot: Snapshot, job: Job) -> int:
     return sum(other.state is JobState.QUEUED and other.seq <= job.seq for other in jobs)
 
 
-def read_timings(snapshot: Snapshot) -> Timings:
-    """Means over the last few successful jobs."""
-    return mean_timings(success.stage_seconds for success in snapshot.head.successes)
-
-
 def read_metrics(snapshot: Snapshot, *, now: float) -> StoreMetrics:
     """Counters and gauges."""
     head, totals = snapshot.head, snapshot.head.totals
@@ -129,11 +97,6 @@ def read_metrics(snapshot: Snapshot, *, now: float) -> StoreMetrics:
         stage_seconds=totals.stage_seconds,
         stage_runs=totals.stage_runs,
         gpu_seconds=totals.gpu_seconds,
-        task_attempts={_pair(label): count for label, count in totals.task_attempts.items()},
+        task_attempts=attempts_by_outcome(totals.task_attempts),
         tasks_pending=Counter(task.kind for task in head.tasks.values()),
     )
-
-
-def _pair(label: str) -> tuple[str, str]:
-    kind, _, outcome = label.partition(" ")
-    return kind, outcome

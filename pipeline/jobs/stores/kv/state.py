@@ -16,11 +16,13 @@ from typing import Annotated, Any, Generic, TypeVar
 
 from pydantic import Field, TypeAdapter
 
+from pipeline.jobs.limits import month_of, submits_this_minute
 from pipeline.jobs.model import (
     ApiKey,
     ApiKeyId,
     Job,
     JobState,
+    KeyUse,
     OutboxTask,
     Progress,
     TaskAttempt,
@@ -28,6 +30,7 @@ from pipeline.jobs.model import (
     UsageRow,
     WorkerRecord,
 )
+from pipeline.jobs.transitions import UsageChange
 
 PAGE_JOBS = 256
 """Jobs by `seq` on one page of the list of ended jobs."""
@@ -45,6 +48,18 @@ class Account:
     minute: int = 0
     minute_calls: int = 0
     months: dict[str, int] = field(default_factory=dict[str, int])
+
+    def use(self, *, now: float) -> KeyUse:
+        """What the key has in use now."""
+        this_minute = submits_this_minute(self.minute, self.minute_calls, now=now)
+        return KeyUse(self.queued, self.running, this_minute, this_month=self.months.get(month_of(now), 0))
+
+    def count(self, change: UsageChange) -> None:
+        """Apply a transition's change of the counters."""
+        self.queued += change.queued
+        self.running += change.running
+        if change.month_calls:
+            self.months[change.month] = self.months.get(change.month, 0) + change.month_calls
 
 
 @dataclass(frozen=True)

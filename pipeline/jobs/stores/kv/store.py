@@ -19,17 +19,20 @@ from pathlib import Path
 
 import structlog
 
-from pipeline.errors import ImageTo3DError, LeaseLost, StoreUnavailable
+from pipeline.errors import ImageTo3DError, InvalidRequest, LeaseLost, NotFound, StoreUnavailable
 from pipeline.jobs import transitions
-from pipeline.jobs.limits import day_of
+from pipeline.jobs.limits import NOT_USED, day_of
 from pipeline.jobs.model import (
     ApiKey,
+    AttemptResult,
     Job,
+    JobFilter,
     JobResult,
     JobState,
     KeyLimits,
     KeyUse,
     Lease,
+    LedgerFilter,
     NewJob,
     OutboxTask,
     Progress,
@@ -42,20 +45,13 @@ from pipeline.jobs.model import (
     UsageRow,
     WorkerRecord,
 )
-from pipeline.jobs.stores.kv import api_keys, leases, outbox, reports, submission
+from pipeline.jobs.stores.kv import documents, leases, maintenance, reports, submission
 from pipeline.jobs.stores.kv.commit_log import CommitLog
-from pipeline.jobs.stores.kv.completion import apply, find_document, forget_job, put_job, save
 from pipeline.jobs.stores.kv.leases import HeartbeatWriter, held, with_heartbeat, with_heartbeats
-from pipeline.jobs.stores.kv.maintenance import (
-    backup_age_s,
-    restore_backup,
-    run_maintenance,
-    write_backup,
-)
 from pipeline.jobs.stores.kv.map import KeyValues
-from pipeline.jobs.stores.kv.state import WORKERS, OpenJob, bucket_key
+from pipeline.jobs.stores.kv.state import WORKERS, Account, OpenJob, bucket_key
 from pipeline.jobs.stores.kv.transaction import Database, Snapshot, Transaction
-from pipeline.jobs.transitions import DEFAULT_RETENTION, AttemptResult, Decision, Retention, usage_by_day, usage_group
+from pipeline.jobs.transitions import DEFAULT_RETENTION, Decision, Retention, usage_by_day, usage_group
 
 ESTIMATE_AGE_S = 1.0
 """How old queue positions, timings and the list of workers may be: they feed estimates."""
@@ -73,7 +69,7 @@ class KvStore:
     Args:
         entries: the map, for this store alone.
         clock: seconds since 1970.
-        retention: how long things go on after a job has ended.
+        retention: how long records, webhook retries and late uploads last after a job has ended.
         wall_clock: seconds since 1970 for the age of commits and documents; machines' clocks agree within 30 s.
     """
 
@@ -108,34 +104,22 @@ class KvStore:
     def maintain(self, backup_dir: Path) -> None:
         if self.restore_backup(backup_dir):
             log.warning("the shared map was empty: restored keys and ledger from the backup")
-        if backup_age_s(backup_dir) >= MAINTENANCE_INTERVAL_S:
+        if maintenance.backup_age_s(backup_dir) >= MAINTENANCE_INTERVAL_S:
             self.run_maintenance()
             self.write_backup(backup_dir)
 
     def run_maintenance(self) -> None:
-        """Vacuum, sweep, and read every entry that must not expire. Due at least every few days, best once a day.
-
-        Raises:
-            StoreUnavailable: the map is away.
-        """
+        """Vacuum, sweep, and read every entry that must not expire. Due at least every few days, best once a day."""
         self._workers.vacuum()
-        run_maintenance(self._database, today=day_of(self._clock()), wall_now=self._wall_clock())
+        maintenance.run_maintenance(self._database, today=day_of(self._clock()), wall_now=self._wall_clock())
 
     def write_backup(self, folder: Path) -> None:
-        """Back up keys, buckets and the ledger to a folder, as JSON.
-
-        Raises:
-            StoreUnavailable: the map is away.
-        """
-        write_backup(self._database, folder)
+        """Back up keys, buckets and the ledger to a folder, as JSON."""
+        maintenance.write_backup(self._database, folder)
 
     def restore_backup(self, folder: Path) -> bool:
-        """Restore a backup if the map holds nothing; returns whether it did.
-
-        Raises:
-            StoreUnavailable: the map is away.
-        """
-        return restore_backup(self._database, folder)
+        """Restore a backup if the map holds nothing; returns whether it did."""
+        return maintenance.restore_backup(self._database, folder)
 
     # ---- submit and read ----
 
@@ -184,16 +168,7 @@ class KvStore:
     def request_of(self, job_id: int) -> bytes:
         return self._database.read(lambda snapshot: submission.read_request(snapshot, job_id))
 
-    def list_jobs(
-        self,
-        *,
-        api_key_id: str | None,
-        state: JobState | None = None,
-        track_id: str | int | None = None,
-        before_seq: int | None = None,
-        limit: int = 50,
-    ) -> list[Job]:
-        filters = reports.JobFilter(api_key_id, state, None if track_id is None else str(track_id))
+    def list_jobs(self, filters: JobFilter, *, before_seq: int | None = None, limit: int = 50) -> list[Job]:
         return self._database.read(
             lambda snapshot: reports.list_jobs(snapshot, filters, before_seq=before_seq, limit=limit)
         )
@@ -202,9 +177,9 @@ class KvStore:
         def delete(transaction: Transaction) -> Job:
             job = submission.visible_job(transaction, job_id, api_key_id)
             transitions.check_deletable(job)
-            document = find_document(transaction, job_id)
+            document = documents.find_document(transaction, job_id)
             assert document is not None
-            forget_job(transaction, document)
+            documents.forget_job(transaction, document)
             return job
 
         return self._database.commit(delete)
@@ -213,7 +188,8 @@ class KvStore:
         return self._database.read(lambda snapshot: reports.queue_position_of(snapshot, job), max_age_s=ESTIMATE_AGE_S)
 
     def timings(self) -> Timings:
-        return self._database.read(reports.read_timings, max_age_s=ESTIMATE_AGE_S)
+        last = self._database.read(lambda snapshot: snapshot.head.successes, max_age_s=ESTIMATE_AGE_S)
+        return transitions.mean_timings(success.stage_seconds for success in last)
 
     # ---- cancel ----
 
@@ -238,7 +214,7 @@ class KvStore:
         return cancelled
 
     def _apply(self, transaction: Transaction, job: Job, decision: Decision) -> Job:
-        return apply(transaction, job, decision, now=self._clock(), retention=self._retention)
+        return documents.apply(transaction, job, decision, now=self._clock(), retention=self._retention)
 
     # ---- leases ----
 
@@ -259,7 +235,7 @@ class KvStore:
 
         def renew(transaction: Transaction) -> bool:  # another worker may be about to claim the job: the head decides
             job = with_heartbeat(transaction, held(transaction.head, lease))
-            save(transaction, job, transitions.renewed(job, now=self._clock(), lease_s=lease_s))
+            documents.save(transaction, job, transitions.renewed(job, now=self._clock(), lease_s=lease_s))
             return job.is_cancel_requested
 
         return self._database.commit(renew)
@@ -289,7 +265,7 @@ class KvStore:
             mine = [open_job for open_job in transaction.head.open.values() if open_job.job.worker_id == worker_id]
             running = [open_job for open_job in mine if open_job.job.state is JobState.RUNNING]
             for job in with_heartbeats(transaction, running):
-                save(transaction, job, transitions.expired_now(job))
+                documents.save(transaction, job, transitions.expired_now(job))
             return len(running)
 
         self.deregister_worker(worker_id)
@@ -311,10 +287,10 @@ class KvStore:
     def replace_result(self, job_id: int, result: JobResult) -> Job:
         def replace_result(transaction: Transaction) -> Job:
             job = transitions.result_replaced(submission.visible_job(transaction, job_id, None), result)
-            document = find_document(transaction, job_id)
+            document = documents.find_document(transaction, job_id)
             assert document is not None
             document.job = job
-            put_job(transaction, document)
+            documents.put_job(transaction, document)
             return job
 
         return self._database.commit(replace_result)
@@ -328,28 +304,44 @@ class KvStore:
     # ---- keys ----
 
     def add_key(self, key: ApiKey) -> ApiKey:
-        return self._database.commit(lambda transaction: api_keys.add_key(transaction.head, key))
+        def add(transaction: Transaction) -> ApiKey:
+            accounts = transaction.head.accounts
+            known = [account.key for account in accounts.values()]
+            for other in known:
+                if other.sha256 == key.sha256:
+                    return other
+            if any(other.name == key.name and other.revoked_at is None for other in known):
+                raise InvalidRequest(f"There is a key named {key.name!r} already.")
+            accounts[key.id] = Account(key)
+            return key
+
+        return self._database.commit(add)
 
     def find_key(self, sha256: str) -> ApiKey | None:
-        return self._database.read(lambda snapshot: api_keys.find_key(snapshot.head, sha256))
+        return next((key for key in self.list_keys() if key.sha256 == sha256), None)
 
     def list_keys(self) -> list[ApiKey]:
         return self._database.read(lambda snapshot: [account.key for account in snapshot.head.accounts.values()])
 
     def revoke_key(self, api_key_id: str) -> ApiKey:
-        return self._database.commit(
-            lambda transaction: api_keys.change_key(transaction.head, api_key_id, revoked_at=self._clock())
-        )
+        return self._change_key(api_key_id, lambda key: replace(key, revoked_at=key.revoked_at or self._clock()))
 
     def limit_key(self, api_key_id: str, limits: KeyLimits) -> ApiKey:
-        return self._database.commit(
-            lambda transaction: api_keys.change_key(transaction.head, api_key_id, limits=limits)
-        )
+        return self._change_key(api_key_id, lambda key: replace(key, limits=limits))
+
+    def _change_key(self, api_key_id: str, changed: Callable[[ApiKey], ApiKey]) -> ApiKey:
+        def change(transaction: Transaction) -> ApiKey:
+            account = transaction.head.accounts.get(api_key_id)
+            if account is None:
+                raise NotFound(f"There is no key with the id {api_key_id}.")
+            account.key = changed(account.key)
+            return account.key
+
+        return self._database.commit(change)
 
     def key_use(self, api_key_id: str) -> KeyUse:
-        return self._database.read(
-            lambda snapshot: api_keys.use_of(snapshot.head.accounts.get(api_key_id), now=self._clock())
-        )
+        account = self._database.read(lambda snapshot: snapshot.head.accounts.get(api_key_id))
+        return NOT_USED if account is None else account.use(now=self._clock())
 
     def save_s3(self, api_key_id: str, encrypted: bytes) -> None:
         text = base64.b64encode(encrypted).decode()
@@ -372,44 +364,50 @@ class KvStore:
 
     def claim_task(self, kind: TaskKind, *, claim_s: float) -> OutboxTask | None:
         return self._database.commit(
-            lambda transaction: outbox.claim_task(transaction, kind, now=self._clock(), claim_s=claim_s)
+            lambda transaction: documents.claim_task(transaction, kind, now=self._clock(), claim_s=claim_s)
         )
 
-    def settle_task(
-        self, task: OutboxTask, *, status: int | None, error: str, seconds: float, retry_in_s: float | None
-    ) -> OutboxTask:
-        attempt = AttemptResult(status, error, seconds, retry_in_s)
-        return self._database.commit(
-            lambda transaction: outbox.settle_task(transaction, task.id, attempt, now=self._clock())
-        )
+    def settle_task(self, task: OutboxTask, result: AttemptResult) -> OutboxTask:
+        def settle(transaction: Transaction) -> OutboxTask:
+            found = documents.find_task(transaction, task.id)
+            if found is None:
+                raise NotFound(f"There is no task {task.id}.")
+            document, known = found
+            attempts_before = sum(attempt.task_id == task.id for attempt in document.attempts)
+            settled, attempt = transitions.task_settled(
+                known, result, attempts_before=attempts_before, now=self._clock()
+            )
+            document.attempts.append(attempt)
+            documents.add_to_totals(transaction.head.totals, transitions.attempt_sums(settled, attempt))
+            return documents.put_task(transaction, document, settled)
+
+        return self._database.commit(settle)
 
     def tasks_of(self, job_id: int) -> list[OutboxTask]:
-        document = self._database.read(lambda snapshot: find_document(snapshot, job_id))
+        document = self._database.read(lambda snapshot: documents.find_document(snapshot, job_id))
         return [] if document is None else document.tasks
 
     def attempts_of(self, task_id: str) -> list[TaskAttempt]:
-        found = self._database.read(lambda snapshot: outbox.find_task(snapshot, task_id))
+        found = self._database.read(lambda snapshot: documents.find_task(snapshot, task_id))
         return [] if found is None else [attempt for attempt in found[0].attempts if attempt.task_id == task_id]
 
     def redeliver(self, job_id: int, *, api_key_id: str | None) -> OutboxTask:
         def redeliver(transaction: Transaction) -> OutboxTask:
             submission.visible_job(transaction, job_id, api_key_id)
-            return outbox.redeliver(transaction, job_id, now=self._clock(), retention=self._retention)
+            document = documents.find_document(transaction, job_id)
+            tasks = [] if document is None else document.tasks
+            again = transitions.redelivered(tasks, job_id, now=self._clock(), retention=self._retention)
+            assert document is not None
+            return documents.put_task(transaction, document, again)
 
         return self._database.commit(redeliver)
 
     # ---- ledger ----
 
-    def usage_rows(
-        self, *, api_key_id: str | None, since: float | None = None, until: float | None = None, limit: int = 10_000
-    ) -> list[UsageRow]:
-        filters = reports.LedgerFilter(api_key_id, since, until)
+    def usage_rows(self, filters: LedgerFilter, *, limit: int = 10_000) -> list[UsageRow]:
         return self._database.read(lambda snapshot: reports.read_usage_rows(snapshot, filters))[:limit]
 
-    def usage_days(
-        self, *, api_key_id: str | None, since: float | None = None, until: float | None = None
-    ) -> list[UsageDay]:
-        filters = reports.LedgerFilter(api_key_id, since, until)
+    def usage_days(self, filters: LedgerFilter) -> list[UsageDay]:
         rows = self._database.read(lambda snapshot: reports.read_usage_rows(snapshot, filters))
         return usage_by_day(map(usage_group, rows))
 

@@ -6,10 +6,9 @@ import secrets
 
 from pipeline.errors import NotFound
 from pipeline.jobs import limits, transitions
-from pipeline.jobs.limits import minute_of
+from pipeline.jobs.limits import NOT_USED, minute_of
 from pipeline.jobs.model import MAX_JOB_ID, Job, NewJob, RateWindow
-from pipeline.jobs.stores.kv.api_keys import count, use_of
-from pipeline.jobs.stores.kv.completion import find_document
+from pipeline.jobs.stores.kv.documents import find_document
 from pipeline.jobs.stores.kv.leases import with_heartbeat
 from pipeline.jobs.stores.kv.map import MAX_VALUE_BYTES, KeyValues
 from pipeline.jobs.stores.kv.state import OpenJob, RequestPlace, chunk_key, idempotency_key, job_key
@@ -77,7 +76,9 @@ def find_by_idempotency_key(snapshot: Snapshot, new: NewJob) -> Job | None:
 def check_submit(snapshot: Snapshot, new: NewJob, *, now: float) -> RateWindow | None:
     """Refuse a submit that its key does not allow; returns the key's minute after it."""
     account = snapshot.head.accounts.get(new.api_key_id)
-    return limits.check_submit(None if account is None else account.key, use_of(account, now=now), now=now)
+    if account is None:
+        return limits.check_submit(None, NOT_USED, now=now)
+    return limits.check_submit(account.key, account.use(now=now), now=now)
 
 
 def draw_id(snapshot: Snapshot) -> int:
@@ -96,12 +97,12 @@ def is_free(snapshot: Snapshot, job_id: int) -> bool:
 def add_job(transaction: Transaction, new: NewJob, request: RequestPlace, job_id: int, *, now: float) -> Job:
     """Queue a job that its key allows, and count it."""
     head, account = transaction.head, transaction.head.accounts[new.api_key_id]
-    account.minute_calls = use_of(account, now=now).this_minute + 1
+    account.minute_calls = account.use(now=now).this_minute + 1
     account.minute = minute_of(now)
     head.totals.submitted += 1
     head.seq += 1
     job = transitions.queued(new, job_id=job_id, seq=head.seq, now=now)
-    count(account, transitions.usage_change(None, job))
+    account.count(transitions.usage_change(None, job))
     head.open[job_id] = OpenJob(job, request)
     if new.idempotency_key is not None:
         transaction.put(idempotency_key(new.api_key_id, new.idempotency_key), job_id)

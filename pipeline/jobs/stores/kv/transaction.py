@@ -2,10 +2,10 @@
 
 A transaction puts documents into the head, under `written`; readers look there first. When a document has been there
 for `RETAIN_S`, housekeeping writes it to its own entry and then, as part of its own commit, drops it from the head. So
-the entry of a document is never written while a snapshot or a transaction from before the change is still valid: that
-would be older than `SNAPSHOT_VALID_S` (`pipeline.jobs.stores.kv.commit_log`), and starts anew. Nor does a late
-housekeeper overwrite a newer document: it read a head without it, so its write is over long before the newer document
-has been in the head for `RETAIN_S`.
+the entry of a document is never written while a snapshot or a transaction from before the change is still valid: one
+that is older than `SNAPSHOT_VALID_S` (`pipeline.jobs.stores.kv.commit_log`) starts again. Delayed housekeeping does not
+overwrite a newer document either: it read a head without that document, so its write ends long before the newer
+document has been in the head for `RETAIN_S`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Snapshot:
         self.entries = entries
         self.head = head
         self._version = version
-        self._read: dict[str, Any] = dict(before._read) if before is not None and before._is_valid() else {}
+        self._read: dict[str, Any] = dict(before._read) if before is not None and before._version.is_valid() else {}
 
     def get(self, key: str) -> Any:
         """A document as plain data; None where there is none."""
@@ -52,21 +52,6 @@ class Snapshot:
             self._read[key] = None if value is None else unpack(value)
         self._version.check()
         return [written[key].document if key in written else self._read[key] for key in wanted]
-
-    def check(self) -> None:
-        """Refuse to go on with a snapshot that is too old.
-
-        Raises:
-            SnapshotExpired: it is; the operation starts anew.
-        """
-        self._version.check()
-
-    def _is_valid(self) -> bool:
-        try:
-            self._version.check()
-        except SnapshotExpired:
-            return False
-        return True
 
 
 class Transaction(Snapshot):
@@ -100,7 +85,7 @@ class Transaction(Snapshot):
         for key, written in list(self.head.written.items()):
             if self._wall_now - written.at < RETAIN_S:
                 continue
-            self.check()
+            self._version.check()
             if written.document is None:
                 self.entries.delete(key)
             else:

@@ -21,7 +21,7 @@ from sqlalchemy import event, exc
 from pipeline.errors import StoreUnavailable
 from pipeline.jobs.stores.sql.schema import SCHEMA_REVISION
 
-BUSY = "The service's database is busy or away; try again."
+BUSY = "The service's database is busy or unavailable; try again."
 BUSY_TIMEOUT_S = 10.0
 LOCK_POLL_S = 0.001
 """How often a process asks for SQLite's write lock: SQLite's own busy handler backs off to 100 ms and starves."""
@@ -136,15 +136,15 @@ class Database:
         self._pieces: deque[_Piece[Any]] = deque()
         if self.is_sqlite:
             event.listen(self.engine, "connect", _prepare_sqlite)
-            event.listen(self._durable_engine, "begin", _begin_durable)
-            event.listen(self._light_engine, "begin", _begin_light)
+            for engine in (self._durable_engine, self._light_engine):
+                event.listen(engine, "begin", _begin_immediate)
 
     @contextmanager
     def read(self) -> Generator[sa.Connection]:
         """A connection to read from; on SQLite each statement reads its own snapshot.
 
         Raises:
-            StoreUnavailable: the database is locked, full or away.
+            StoreUnavailable: the database is locked, full or unavailable.
         """
         with _translated(), self.engine.connect() as connection:
             yield connection
@@ -158,7 +158,7 @@ class Database:
                 not a crash of the process, may lose it together with all later commits.
 
         Raises:
-            StoreUnavailable: the database is locked, full or away; nothing was changed.
+            StoreUnavailable: the database is locked, full or unavailable; nothing was changed.
         """
         if not self.is_sqlite:
             with _translated(), self.engine.begin() as connection:
@@ -175,7 +175,7 @@ class Database:
         the next one (group commit). Work that raises is undone alone. Postgres commits in groups by itself.
 
         Raises:
-            StoreUnavailable: the database is locked, full or away; nothing was changed.
+            StoreUnavailable: the database is locked, full or unavailable; nothing was changed.
         """
         if not self.is_sqlite:
             with self.write() as connection:
@@ -210,7 +210,7 @@ class Database:
         """Migrate the schema to this version; of several processes, one does it and the others wait.
 
         Raises:
-            StoreUnavailable: the database is away, or newer than this version of the service.
+            StoreUnavailable: the database is unavailable, or newer than this version of the service.
         """
         with self.read() as connection:
             if _revision(connection) == SCHEMA_REVISION:
@@ -239,15 +239,7 @@ def _prepare_sqlite(connection: Any, record: object) -> None:
         connection.execute(f"PRAGMA {pragma}").close()
 
 
-def _begin_durable(connection: sa.Connection) -> None:
-    _begin_immediate(connection, synchronous="FULL")  # a submit that was answered survives a power cut
-
-
-def _begin_light(connection: sa.Connection) -> None:
-    _begin_immediate(connection, synchronous="NORMAL")
-
-
-def _begin_immediate(connection: sa.Connection, *, synchronous: str) -> None:
+def _begin_immediate(connection: sa.Connection) -> None:
     """Begin a write transaction as soon as no other process holds one.
 
     Raises:
@@ -255,7 +247,8 @@ def _begin_immediate(connection: sa.Connection, *, synchronous: str) -> None:
     """
     cursor = connection.connection.cursor()
     cursor.execute("PRAGMA busy_timeout = 0")
-    cursor.execute(f"PRAGMA synchronous = {synchronous}")
+    # FULL: what was committed survives a power cut.
+    cursor.execute(f"PRAGMA synchronous = {'FULL' if connection.get_execution_options()['is_durable'] else 'NORMAL'}")
     deadline_s = time.monotonic() + BUSY_TIMEOUT_S
     try:
         while True:

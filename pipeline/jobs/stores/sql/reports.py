@@ -8,9 +8,16 @@ from typing import Any, cast
 
 import sqlalchemy as sa
 
-from pipeline.jobs.model import FinalState, JobState, StoreMetrics, Timings, UsageDay, UsageRow
+from pipeline.jobs.model import FinalState, JobState, LedgerFilter, StoreMetrics, Timings, UsageDay, UsageRow
 from pipeline.jobs.stores.sql.schema import IS_PENDING, IS_QUEUED, by_key, jobs, key_months, tasks, totals, usage
-from pipeline.jobs.transitions import TIMED_JOBS, UsageGroup, mean_timings, oldest_queued_s, usage_by_day
+from pipeline.jobs.transitions import (
+    TIMED_JOBS,
+    UsageGroup,
+    attempts_by_outcome,
+    mean_timings,
+    oldest_queued_s,
+    usage_by_day,
+)
 
 _LAST_SUCCESSES = (
     sa.select(usage.c.stage_seconds)
@@ -34,7 +41,6 @@ def read_metrics(connection: sa.Connection, *, now: float) -> StoreMetrics:
     pending = connection.execute(sa.select(tasks.c.kind, sa.func.count()).where(IS_PENDING).group_by(tasks.c.kind))
     queued = connection.execute(sa.select(jobs.c.seq, jobs.c.created_at).where(IS_QUEUED).order_by(jobs.c.seq).limit(1))
     oldest_s = oldest_queued_s(((row.seq, row.created_at) for row in queued), now=now)
-    attempts = {tuple(label.split(" ")): int(count) for label, count in sums["task_attempts"].items()}
     return StoreMetrics(
         submitted=connection.execute(sa.select(sa.func.coalesce(sa.func.sum(key_months.c.accepted), 0))).scalar_one(),
         ended={state: int(count) for state, count in sums["ended"].items()},
@@ -43,17 +49,15 @@ def read_metrics(connection: sa.Connection, *, now: float) -> StoreMetrics:
         stage_seconds=sums["stage_seconds"],
         stage_runs={stage: int(count) for stage, count in sums["stage_runs"].items()},
         gpu_seconds=sums["gpu_seconds"].get("", 0.0),
-        task_attempts={(kind, outcome): count for (kind, outcome), count in attempts.items()},
+        task_attempts=attempts_by_outcome(sums["task_attempts"]),
         tasks_pending={row[0]: row[1] for row in pending},
     )
 
 
-def read_usage_rows(
-    connection: sa.Connection, *, api_key_id: str | None, since: float | None, until: float | None, limit: int
-) -> list[UsageRow]:
+def read_usage_rows(connection: sa.Connection, filters: LedgerFilter, *, limit: int) -> list[UsageRow]:
     """Ended jobs, oldest first."""
     query = sa.select(usage).order_by(usage.c.finished_at, usage.c.job_seq).limit(limit)
-    return [_usage_row(row) for row in connection.execute(_between(query, api_key_id, since, until))]
+    return [_usage_row(row) for row in connection.execute(_matching(query, filters))]
 
 
 def _usage_row(row: sa.Row[Any]) -> UsageRow:
@@ -65,23 +69,19 @@ def _usage_row(row: sa.Row[Any]) -> UsageRow:
     return UsageRow(**columns)
 
 
-def read_usage_days(
-    connection: sa.Connection, *, api_key_id: str | None, since: float | None, until: float | None
-) -> list[UsageDay]:
+def read_usage_days(connection: sa.Connection, filters: LedgerFilter) -> list[UsageDay]:
     """Ended jobs by day and key, oldest first."""
     by = (usage.c.api_key_id, usage.c.day, usage.c.state)
     query = sa.select(*by, sa.func.count(), sa.func.sum(usage.c.seconds), sa.func.sum(usage.c.gpu_seconds)).group_by(
         *by
     )
-    groups = connection.execute(_between(query, api_key_id, since, until))
+    groups = connection.execute(_matching(query, filters))
     return usage_by_day(UsageGroup(*group) for group in groups)
 
 
-def _between(
-    query: sa.Select[*tuple[Any, ...]], api_key_id: str | None, since: float | None, until: float | None
-) -> sa.Select[*tuple[Any, ...]]:
-    if api_key_id is not None:
-        query = query.where(usage.c.api_key_id == api_key_id)
-    if since is not None:
-        query = query.where(usage.c.finished_at >= since)
-    return query if until is None else query.where(usage.c.finished_at < until)
+def _matching(query: sa.Select[*tuple[Any, ...]], filters: LedgerFilter) -> sa.Select[*tuple[Any, ...]]:
+    if filters.api_key_id is not None:
+        query = query.where(usage.c.api_key_id == filters.api_key_id)
+    if filters.since is not None:
+        query = query.where(usage.c.finished_at >= filters.since)
+    return query if filters.until is None else query.where(usage.c.finished_at < filters.until)

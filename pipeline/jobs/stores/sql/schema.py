@@ -31,6 +31,8 @@ IS_PENDING = sa.text("state = 'pending'")
 # SQLite assigns growing row ids only to a column whose type is exactly INTEGER.
 RowId = sa.BigInteger().with_variant(Integer(), "sqlite")
 
+_RESULT = TypeAdapter(JobResult)
+
 metadata = MetaData()
 
 keys = Table(
@@ -192,14 +194,6 @@ def as_text(value: Any) -> str | None:
     return None if value is None else json.dumps(value, separators=(",", ":"))
 
 
-_RESULT = TypeAdapter(JobResult)
-
-
-def result_as_text(result: JobResult) -> str:
-    """A job's result as JSON text."""
-    return _RESULT.dump_json(result, by_alias=True).decode()
-
-
 def by_key(row: sa.Row[Any], table: Table) -> dict[str, Any]:
     """A row's values by the columns' keys: a row names them by the stored names, from which two columns differ."""
     values = row._mapping  # pyright: ignore[reportPrivateUsage]  # public in SQLAlchemy, in spite of its name
@@ -222,7 +216,7 @@ def job_columns(job: Job, *, before: Job | None = None) -> dict[str, Any]:
         elif isinstance(value, JobMeta):
             columns[name] = json.dumps(value.to_stored())
         elif isinstance(value, JobResult):
-            columns[name] = result_as_text(value)
+            columns[name] = _RESULT.dump_json(value, by_alias=True).decode()
         elif isinstance(value, JobState):
             columns[name] = str(value)
         else:

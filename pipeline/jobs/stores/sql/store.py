@@ -18,15 +18,17 @@ from sqlalchemy import exc
 
 from pipeline.errors import InvalidRequest, NotFound
 from pipeline.jobs import transitions
-from pipeline.jobs.limits import check_submit
+from pipeline.jobs.limits import NOT_USED, check_submit
 from pipeline.jobs.model import (
     ApiKey,
+    AttemptResult,
     Job,
+    JobFilter,
     JobResult,
-    JobState,
     KeyLimits,
     KeyUse,
     Lease,
+    LedgerFilter,
     NewJob,
     OutboxTask,
     Progress,
@@ -39,19 +41,8 @@ from pipeline.jobs.model import (
     UsageRow,
     WorkerRecord,
 )
-from pipeline.jobs.stores.sql import outbox
-from pipeline.jobs.stores.sql.completion import add_to_totals, apply
+from pipeline.jobs.stores.sql import reports, statements
 from pipeline.jobs.stores.sql.connection import Database
-from pipeline.jobs.stores.sql.leases import (
-    find_job,
-    is_held,
-    jobs_with_due_leases,
-    lock_first,
-    queue_position_of,
-    queued_jobs,
-    save,
-)
-from pipeline.jobs.stores.sql.reports import read_metrics, read_timings, read_usage_days, read_usage_rows
 from pipeline.jobs.stores.sql.schema import (
     IS_PENDING,
     IS_QUEUED,
@@ -71,8 +62,7 @@ from pipeline.jobs.stores.sql.schema import (
     totals,
     workers,
 )
-from pipeline.jobs.stores.sql.submission import find_by_idempotency_key, insert_job, key_use_of
-from pipeline.jobs.transitions import DEFAULT_RETENTION, AttemptResult, Decision, Retention
+from pipeline.jobs.transitions import DEFAULT_RETENTION, Decision, Retention
 
 ID_DRAWS = 8
 """How often a submit draws an id before it gives up; with a million jobs on record one id in 2,000 is in use."""
@@ -84,10 +74,10 @@ class SqlStore:
     Args:
         url: as SQLAlchemy reads it.
         clock: seconds since 1970.
-        retention: how long things go on after a job has ended.
+        retention: how long records, webhook retries and late uploads last after a job has ended.
 
     Raises:
-        StoreUnavailable: the database is away, or of a newer version.
+        StoreUnavailable: the database is unavailable, or of a newer version.
     """
 
     def __init__(
@@ -117,18 +107,18 @@ class SqlStore:
     def _submit(self, connection: sa.Connection, new: NewJob) -> Submitted:
         now = self._clock()
         key = connection.execute(sa.select(keys).where(keys.c.id == new.api_key_id).with_for_update()).one_or_none()
-        first = find_by_idempotency_key(connection, new)
+        first = statements.find_by_idempotency_key(connection, new)
         if first is not None:
-            return Submitted(first, is_new=False, queue_position=queue_position_of(connection, first))
-        use = KeyUse(0, 0, 0, 0) if key is None else key_use_of(connection, key, now)
+            return Submitted(first, is_new=False, queue_position=statements.queue_position_of(connection, first))
+        use = NOT_USED if key is None else statements.key_use_of(connection, key, now)
         rate = check_submit(None if key is None else key_from_row(key), use, now=now)
-        job = insert_job(connection, new, use, now)
+        job = statements.insert_job(connection, new, use, now)
         waiting = connection.execute(sa.select(sa.func.sum(keys.c.queued))).scalar_one()
         return Submitted(job, is_new=True, queue_position=int(waiting), rate=rate)
 
     def get(self, job_id: int, *, api_key_id: str | None) -> Job:
         with self._database.read() as connection:
-            return transitions.visible(find_job(connection, job_id), job_id, api_key_id=api_key_id)
+            return transitions.visible(statements.find_job(connection, job_id), job_id, api_key_id=api_key_id)
 
     def get_many(self, job_ids: Sequence[int]) -> list[Job]:
         if not job_ids:
@@ -145,23 +135,15 @@ class SqlStore:
             raise NotFound(f"There is no request of a job with the id {job_id}.")
         return body
 
-    def list_jobs(
-        self,
-        *,
-        api_key_id: str | None,
-        state: JobState | None = None,
-        track_id: str | int | None = None,
-        before_seq: int | None = None,
-        limit: int = 50,
-    ) -> list[Job]:
+    def list_jobs(self, filters: JobFilter, *, before_seq: int | None = None, limit: int = 50) -> list[Job]:
         query = sa.select(jobs).order_by(jobs.c.seq.desc()).limit(limit)
-        if api_key_id is not None:
-            query = query.where(jobs.c.api_key_id == api_key_id)
-        if state is not None:
-            query = query.where(jobs.c.state == str(state))
-        if track_id is not None:
+        if filters.api_key_id is not None:
+            query = query.where(jobs.c.api_key_id == filters.api_key_id)
+        if filters.state is not None:
+            query = query.where(jobs.c.state == str(filters.state))
+        if filters.track_id is not None:
             # A number and its digits match each other: callers filter by the text of a query string.
-            query = query.where(jobs.c.track_id.in_({as_text(str(track_id)), str(track_id)}))
+            query = query.where(jobs.c.track_id.in_({as_text(str(filters.track_id)), str(filters.track_id)}))
         if before_seq is not None:
             query = query.where(jobs.c.seq < before_seq)
         with self._database.read() as connection:
@@ -171,23 +153,27 @@ class SqlStore:
         with self._database.write() as connection:
             job = self._lock_visible(connection, job_id, api_key_id)
             transitions.check_deletable(job)
-            outbox.delete_tasks(connection, job_id)
+            task_ids = sa.select(tasks.c.id).where(tasks.c.job_id == job_id)
+            connection.execute(task_attempts.delete().where(task_attempts.c.task_id.in_(task_ids)))
+            connection.execute(tasks.delete().where(tasks.c.job_id == job_id))
             connection.execute(jobs.delete().where(jobs.c.seq == job.seq))
             return job
 
     def _lock_visible(self, connection: sa.Connection, job_id: int, api_key_id: str | None) -> Job:
-        return transitions.visible(find_job(connection, job_id, for_update=True), job_id, api_key_id=api_key_id)
+        return transitions.visible(
+            statements.find_job(connection, job_id, for_update=True), job_id, api_key_id=api_key_id
+        )
 
     def _apply(self, connection: sa.Connection, job: Job, decision: Decision) -> Job:
-        return apply(connection, job, decision, now=self._clock(), retention=self._retention)
+        return statements.apply(connection, job, decision, now=self._clock(), retention=self._retention)
 
     def queue_position(self, job: Job) -> int:
         with self._database.read() as connection:
-            return queue_position_of(connection, job)
+            return statements.queue_position_of(connection, job)
 
     def timings(self) -> Timings:
         with self._database.read() as connection:
-            return read_timings(connection)
+            return reports.read_timings(connection)
 
     # ---- cancel ----
 
@@ -200,7 +186,9 @@ class SqlStore:
         cancelled = 0
         while True:  # one job per transaction, so that a long queue never blocks the other writers
             with self._database.write() as connection:
-                job = lock_first(connection, sa.select(jobs).where(IS_QUEUED, jobs.c.api_key_id == api_key_id))
+                job = statements.lock_first(
+                    connection, sa.select(jobs).where(IS_QUEUED, jobs.c.api_key_id == api_key_id)
+                )
                 if job is None:
                     return cancelled
                 self._apply(connection, job, transitions.cancel_requested(job))
@@ -212,7 +200,10 @@ class SqlStore:
         full_keys: set[str] = set()
         while True:
             now = self._clock()
-            due, queued = jobs_with_due_leases(now, lease_s, job_id), queued_jobs(full_keys, job_id)
+            due, queued = (
+                statements.jobs_with_due_leases(now, lease_s, job_id),
+                statements.queued_jobs(full_keys, job_id),
+            )
             with self._database.read() as connection:  # an idle worker asks often and must not take the write lock
                 is_due = connection.execute(due.limit(1)).first() is not None
                 if not is_due and connection.execute(queued.limit(1)).first() is None:
@@ -220,25 +211,25 @@ class SqlStore:
             # A claim from the queue may be lost in a power cut: the job is queued again. A job whose lease expired may
             # end here, which must last.
             with self._database.write(is_durable=is_due) as connection:
-                job = lock_first(connection, due) if is_due else None
+                job = statements.lock_first(connection, due) if is_due else None
                 if job is not None:
                     decision = transitions.lease_checked(job, worker_id, now=now, lease_s=lease_s)
                     after = self._apply(connection, job, decision)
                     if transitions.is_claim(job, decision):
                         return after
                     continue
-                job = lock_first(connection, queued)
+                job = statements.lock_first(connection, queued)
                 if job is None:
                     return None  # other workers claimed them meanwhile
                 key = connection.execute(sa.select(keys).where(keys.c.id == job.api_key_id).with_for_update()).one()
                 if transitions.may_run_more(key_from_row(key).limits, running=key.running):
                     after = transitions.claimed(job, worker_id, now=now, lease_s=lease_s)
-                    return save(connection, job, after)
+                    return statements.save(connection, job, after)
                 full_keys.add(job.api_key_id)
 
     def renew(self, lease: Lease, *, lease_s: float) -> bool:
         end = transitions.lease_end(self._clock(), lease_s)
-        renewal = jobs.update().where(is_held(lease)).values(lease_expires_at=end)
+        renewal = jobs.update().where(transitions.is_held(jobs.c, lease)).values(lease_expires_at=end)
         with self._database.write(is_durable=False) as connection:
             flag = connection.execute(renewal.returning(jobs.c.is_cancel_requested)).scalar_one_or_none()
         if flag is None:
@@ -246,14 +237,18 @@ class SqlStore:
         return bool(flag)
 
     def report(self, lease: Lease, progress: Progress) -> None:
-        report = jobs.update().where(is_held(lease)).values(stage=progress.stage, percent=progress.percent)
+        report = (
+            jobs.update()
+            .where(transitions.is_held(jobs.c, lease))
+            .values(stage=progress.stage, percent=progress.percent)
+        )
         with self._database.write(is_durable=False) as connection:
             if connection.execute(report).rowcount != 1:
                 raise transitions.lease_lost(lease)
 
     def requeue(self, lease: Lease) -> Job:
         with self._database.write() as connection:
-            job = transitions.held(find_job(connection, lease.job_id, for_update=True), lease)
+            job = transitions.held(statements.find_job(connection, lease.job_id, for_update=True), lease)
             return self._apply(connection, job, transitions.requeued(job))
 
     def expire_leases(self, worker_id: str) -> int:
@@ -262,14 +257,14 @@ class SqlStore:
             connection.execute(workers.delete().where(workers.c.worker_id == worker_id))
             found = [job_from_row(row) for row in connection.execute(running.with_for_update())]
             for job in found:
-                save(connection, job, transitions.expired_now(job))
+                statements.save(connection, job, transitions.expired_now(job))
             return len(found)
 
     # ---- completion ----
 
     def complete(self, lease: Lease, result: JobResult) -> Job:
         with self._database.write() as connection:
-            job = find_job(connection, lease.job_id, for_update=True)
+            job = statements.find_job(connection, lease.job_id, for_update=True)
             if job is None:
                 raise transitions.lease_lost(lease)
             return self._apply(connection, job, transitions.completion(job, lease, result))
@@ -277,7 +272,7 @@ class SqlStore:
     def replace_result(self, job_id: int, result: JobResult) -> Job:
         with self._database.write() as connection:
             job = self._lock_visible(connection, job_id, None)
-            return save(connection, job, transitions.result_replaced(job, result))
+            return statements.save(connection, job, transitions.result_replaced(job, result))
 
     def expired(self, *, limit: int = 100) -> list[Job]:
         unsettled = sa.select(tasks.c.job_id).where(IS_PENDING)
@@ -292,7 +287,7 @@ class SqlStore:
 
     def metrics(self) -> StoreMetrics:
         with self._database.read() as connection:
-            return read_metrics(connection, now=self._clock())
+            return reports.read_metrics(connection, now=self._clock())
 
     # ---- keys ----
 
@@ -339,7 +334,7 @@ class SqlStore:
     def key_use(self, api_key_id: str) -> KeyUse:
         with self._database.read() as connection:
             key = connection.execute(sa.select(keys).where(keys.c.id == api_key_id)).one_or_none()
-            return KeyUse(0, 0, 0, 0) if key is None else key_use_of(connection, key, self._clock())
+            return NOT_USED if key is None else statements.key_use_of(connection, key, self._clock())
 
     def save_s3(self, api_key_id: str, encrypted: bytes) -> None:
         upsert = sa.text(
@@ -362,19 +357,31 @@ class SqlStore:
 
     def claim_task(self, kind: TaskKind, *, claim_s: float) -> OutboxTask | None:
         now = self._clock()
-        due = outbox.due_tasks(kind, now)
+        due = statements.due_tasks(kind, now)
         with self._database.read() as connection:
             if connection.execute(due).first() is None:
                 return None
         with self._database.write(is_durable=False) as connection:
-            return outbox.claim_task(connection, due, now=now, claim_s=claim_s)
+            row = connection.execute(due.with_for_update(skip_locked=True)).one_or_none()
+            if row is None:
+                return None  # other senders claimed them meanwhile
+            return statements.save_task(
+                connection, transitions.task_claimed(task_from_row(row), now=now, claim_s=claim_s)
+            )
 
-    def settle_task(
-        self, task: OutboxTask, *, status: int | None, error: str, seconds: float, retry_in_s: float | None
-    ) -> OutboxTask:
-        attempt = AttemptResult(status, error, seconds, retry_in_s)
+    def settle_task(self, task: OutboxTask, result: AttemptResult) -> OutboxTask:
         with self._database.write() as connection:
-            return outbox.settle_task(connection, task.id, attempt, now=self._clock())
+            row = connection.execute(sa.select(tasks).where(tasks.c.id == task.id).with_for_update()).one_or_none()
+            if row is None:
+                raise NotFound(f"There is no task {task.id}.")
+            attempts = sa.select(sa.func.count()).where(task_attempts.c.task_id == task.id)
+            attempts_before = connection.execute(attempts).scalar_one()
+            settled, attempt = transitions.task_settled(
+                task_from_row(row), result, attempts_before=attempts_before, now=self._clock()
+            )
+            connection.execute(task_attempts.insert().values(asdict(attempt)))
+            statements.add_to_totals(connection, transitions.attempt_sums(settled, attempt))
+            return statements.save_task(connection, settled)
 
     def tasks_of(self, job_id: int) -> list[OutboxTask]:
         with self._database.read() as connection:
@@ -388,22 +395,21 @@ class SqlStore:
 
     def redeliver(self, job_id: int, *, api_key_id: str | None) -> OutboxTask:
         with self._database.write() as connection:
-            transitions.visible(find_job(connection, job_id), job_id, api_key_id=api_key_id)
-            return outbox.redeliver(connection, job_id, now=self._clock(), retention=self._retention)
+            transitions.visible(statements.find_job(connection, job_id), job_id, api_key_id=api_key_id)
+            rows = connection.execute(sa.select(tasks).where(tasks.c.job_id == job_id).with_for_update())
+            found = [task_from_row(row) for row in rows]
+            again = transitions.redelivered(found, job_id, now=self._clock(), retention=self._retention)
+            return statements.save_task(connection, again)
 
     # ---- ledger ----
 
-    def usage_rows(
-        self, *, api_key_id: str | None, since: float | None = None, until: float | None = None, limit: int = 10_000
-    ) -> list[UsageRow]:
+    def usage_rows(self, filters: LedgerFilter, *, limit: int = 10_000) -> list[UsageRow]:
         with self._database.read() as connection:
-            return read_usage_rows(connection, api_key_id=api_key_id, since=since, until=until, limit=limit)
+            return reports.read_usage_rows(connection, filters, limit=limit)
 
-    def usage_days(
-        self, *, api_key_id: str | None, since: float | None = None, until: float | None = None
-    ) -> list[UsageDay]:
+    def usage_days(self, filters: LedgerFilter) -> list[UsageDay]:
         with self._database.read() as connection:
-            return read_usage_days(connection, api_key_id=api_key_id, since=since, until=until)
+            return reports.read_usage_days(connection, filters)
 
     # ---- workers ----
 
@@ -430,7 +436,7 @@ class SqlStore:
 
     def request_restart(self) -> int:
         with self._database.write() as connection:
-            add_to_totals(connection, [("restarts", "", 1.0)])
+            statements.add_to_totals(connection, [("restarts", "", 1.0)])
             return _restarts(connection)
 
     def restarts_requested(self) -> int:

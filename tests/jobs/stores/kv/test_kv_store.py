@@ -16,8 +16,19 @@ import pytest
 
 from pipeline.errors import LimitReached, StoreUnavailable
 from pipeline.jobs.api_keys import make_key
-from pipeline.jobs.model import ApiKey, Job, JobResult, JobState, KeyLimits, OutboxTask, Progress
-from pipeline.jobs.stores.kv import completion
+from pipeline.jobs.model import (
+    ApiKey,
+    AttemptResult,
+    Job,
+    JobFilter,
+    JobResult,
+    JobState,
+    KeyLimits,
+    LedgerFilter,
+    OutboxTask,
+    Progress,
+)
+from pipeline.jobs.stores.kv import documents
 from pipeline.jobs.stores.kv.map import MAX_VALUE_BYTES
 from pipeline.jobs.stores.kv.store import KvStore
 from tests.fakes.key_values import MemoryKeyValues
@@ -49,7 +60,7 @@ class FaultyKeyValues:
             if not (is_first or is_later) or (is_first and self.is_done):
                 result = getattr(self._entries, name)(*arguments)
             if is_first or is_later:
-                raise StoreUnavailable("The store is busy or away.")
+                raise StoreUnavailable("The store is busy or unavailable.")
             return result
 
         return operate
@@ -85,7 +96,7 @@ class Scenario:
 
     def settle(self) -> None:
         assert self.task is not None
-        self.store.settle_task(self.task, status=500, error="no", seconds=1, retry_in_s=None)
+        self.store.settle_task(self.task, AttemptResult(status=500, error="no", seconds=1, retry_in_s=None))
 
     def steps(self) -> list[Callable[[], object]]:
         jobs, store, key = self.jobs, self.store, self.key
@@ -115,20 +126,20 @@ STEPS = 17
 
 def contents(store: KvStore, key: ApiKey) -> object:
     """Everything that can be read from the store."""
-    jobs = store.list_jobs(api_key_id=None, limit=1000)
+    jobs = store.list_jobs(JobFilter(None), limit=1000)
     tasks = [store.tasks_of(job.id) for job in jobs]
     attempts = [store.attempts_of(task.id) for some in tasks for task in some]
-    rest = store.key_use(key.id), store.usage_rows(api_key_id=None), store.s3_of(key.id), store.restarts_requested()
+    rest = store.key_use(key.id), store.usage_rows(LedgerFilter(None)), store.s3_of(key.id), store.restarts_requested()
     return jobs, tasks, attempts, store.list_keys(), rest
 
 
 def check_sums(store: KvStore, key: ApiKey) -> None:
     """Counters, ledger and outbox agree with the jobs; every open job has its request."""
-    jobs = store.list_jobs(api_key_id=key.id, limit=1000)
+    jobs = store.list_jobs(JobFilter(key.id), limit=1000)
     states = Counter(job.state for job in jobs)
     use = store.key_use(key.id)
     assert (use.queued, use.running) == (states[JobState.QUEUED], states[JobState.RUNNING])
-    rows = [row.job_id for row in store.usage_rows(api_key_id=key.id)]
+    rows = [row.job_id for row in store.usage_rows(LedgerFilter(key.id))]
     assert len(rows) == len(set(rows)) == sum(store.metrics().ended.values())
     assert {job.id for job in jobs if job.state.is_final} <= set(rows)
     for job in jobs:
@@ -233,7 +244,7 @@ def test_several_processes_share_limits_and_the_queue() -> None:
         done.append(job.id)
     assert len(done) == len(set(done)) == 27
     assert stores[3].key_use(key.id).queued == stores[2].key_use(key.id).running == 0
-    assert len(stores[1].usage_rows(api_key_id=key.id)) == 30
+    assert len(stores[1].usage_rows(LedgerFilter(key.id))) == 30
 
 
 def test_one_idempotency_key_in_several_processes_creates_one_job() -> None:
@@ -262,7 +273,7 @@ def test_a_large_request_is_stored_in_chunks(clock: Clock) -> None:
 
 
 def test_maintenance_keeps_every_record_and_deletes_the_rest(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(completion, "PAGE_ROWS", 4)
+    monkeypatch.setattr(documents, "PAGE_ROWS", 4)
     entries = MemoryKeyValues()
     store = KvStore(entries, clock=clock, wall_clock=clock)
     key = add_key(store)
@@ -299,7 +310,7 @@ def test_a_lost_map_is_restored_from_the_backup_of_keys_buckets_and_ledger(tmp_p
     assert fresh.restore_backup(tmp_path) is True
 
     assert (fresh.list_keys(), fresh.s3_of(key.id)) == ([key], b"encrypted\xff")
-    assert fresh.usage_rows(api_key_id=key.id) == store.usage_rows(api_key_id=key.id)
+    assert fresh.usage_rows(LedgerFilter(key.id)) == store.usage_rows(LedgerFilter(key.id))
     assert fresh.key_use(key.id).this_month == 1
     assert fresh.submit(new_job(key)).job.seq == 2
     with pytest.raises(LimitReached):

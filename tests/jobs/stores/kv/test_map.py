@@ -60,7 +60,7 @@ def test_an_entry_is_created_once(entries: KeyValues) -> None:
 def test_a_network_error_becomes_store_unavailable() -> None:
     entries = DictKeyValues(AwayDict(), errors=(ConnectionError,))
 
-    with pytest.raises(StoreUnavailable, match=r"busy or away \(ConnectionError\)"):
+    with pytest.raises(StoreUnavailable, match=r"busy or unavailable \(ConnectionError\)"):
         entries.get("a")
 
 

@@ -100,7 +100,7 @@ def test_a_full_disk_rolls_back_the_whole_group(database: Database) -> None:
     futures = do_together(database, [put(1), put(2, text="x" * 100_000), put(3)])
 
     for future in futures:
-        with pytest.raises(StoreUnavailable, match="busy or away"):
+        with pytest.raises(StoreUnavailable, match="busy or unavailable"):
             future.result(10)
     assert numbers(database) == []
 
@@ -110,7 +110,7 @@ def test_work_that_waited_too_long_is_not_done_later(database: Database, monkeyp
 
     with ThreadPoolExecutor(1) as pool, database._write_lock.held(timeout_s=10):
         late = pool.submit(database.write_together, put(1))
-        with pytest.raises(StoreUnavailable, match="busy or away"):
+        with pytest.raises(StoreUnavailable, match="busy or unavailable"):
             late.result(10)
     database.write_together(put(2))
 

@@ -15,7 +15,7 @@ from alembic.migration import MigrationContext
 
 from pipeline.errors import StoreUnavailable
 from pipeline.jobs.api_keys import make_key
-from pipeline.jobs.model import ApiKey, JobResult, JobState, KeyLimits
+from pipeline.jobs.model import ApiKey, JobFilter, JobResult, JobState, KeyLimits, LedgerFilter
 from pipeline.jobs.stores.sql import connection as database
 from pipeline.jobs.stores.sql.connection import Database, FairLock
 from pipeline.jobs.stores.sql.schema import SCHEMA_REVISION, metadata
@@ -135,7 +135,7 @@ def test_two_stores_on_one_database_share_the_queue(database_url: str) -> None:
 
     assert len(ids) == len(set(ids)) == 30
     assert set(ids) == jobs
-    assert len(stores[1].usage_rows(api_key_id=None)) == 30
+    assert len(stores[1].usage_rows(LedgerFilter(None))) == 30
     for store in stores:
         store.close()
 
@@ -150,9 +150,9 @@ def test_a_locked_database_raises_store_unavailable_and_nothing_is_changed(
     blocker = sqlite3.connect(path, isolation_level=None)
     blocker.execute("BEGIN IMMEDIATE")
 
-    with pytest.raises(StoreUnavailable, match="busy or away"):
+    with pytest.raises(StoreUnavailable, match="busy or unavailable"):
         store.submit(new_job(key))
-    assert store.list_jobs(api_key_id=key.id) == []  # reading goes on
+    assert store.list_jobs(JobFilter(key.id)) == []  # reads still succeed
 
     blocker.execute("ROLLBACK")
     blocker.close()
@@ -177,7 +177,7 @@ def test_a_full_disk_raises_store_unavailable_and_nothing_is_changed(tmp_path: P
     with pytest.raises(StoreUnavailable):
         store.submit(new_job(key, request=bytes(1_000_000)))
 
-    assert store.list_jobs(api_key_id=key.id) == []
+    assert store.list_jobs(JobFilter(key.id)) == []
     assert store.key_use(key.id).queued == 0
     store.close()
 
@@ -250,7 +250,7 @@ def test_the_fair_lock_times_out() -> None:
     with ThreadPoolExecutor(2) as pool:
         with lock.held(timeout_s=10):
             patient = pool.submit(enter, 10)
-            with pytest.raises(StoreUnavailable, match="busy or away"):
+            with pytest.raises(StoreUnavailable, match="busy or unavailable"):
                 pool.submit(enter, 0.01).result(10)
         assert patient.result(10) == "in"
         assert enter(0.01) == "in"

@@ -1,15 +1,16 @@
-"""Decisions about a job, written to the head; most of it is what the end of a job writes, in head and documents."""
+"""Writes decisions to the head and to the documents of ended jobs, which hold their outbox tasks too."""
 
 from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from operator import attrgetter
 from typing import Any
 
+from pipeline.jobs import transitions
 from pipeline.jobs.limits import day_of
-from pipeline.jobs.model import Job, JobResult, JobState, OutboxTask, UsageRow
-from pipeline.jobs.stores.kv.api_keys import count
+from pipeline.jobs.model import Job, JobResult, JobState, OutboxTask, TaskKind, UsageRow
 from pipeline.jobs.stores.kv.state import (
     JOB,
     LISTED,
@@ -29,55 +30,48 @@ from pipeline.jobs.stores.kv.state import (
     rows_key,
 )
 from pipeline.jobs.stores.kv.transaction import Snapshot, Transaction
-from pipeline.jobs.transitions import TIMED_JOBS, Decision, Retention, completed, completion_sums, usage_change
+from pipeline.jobs.transitions import TIMED_JOBS, Decision, Retention
+
+_lease_fields = attrgetter("state", "attempts", "lease_expires_at")
 
 
 def save(transaction: Transaction, before: Job, after: Job) -> Job:
-    """Write what a transition changed of a job that goes on, and its key's counters.
+    """Write what a transition changed of a job that has not ended, and its key's counters.
 
     Args:
         before: the job with its heartbeat.
     """
     open_job = transaction.head.open[before.id]
     open_job.job = after
-    if (after.state, after.attempts, after.lease_expires_at) != (
-        before.state,
-        before.attempts,
-        before.lease_expires_at,
-    ):
+    if _lease_fields(after) != _lease_fields(before):
         transaction.forget(heartbeat_key(before.id, open_job.lease_epoch))
         open_job.lease_epoch += 1
-    count(transaction.head.accounts[before.api_key_id], usage_change(before, after))
+    transaction.head.accounts[before.api_key_id].count(transitions.usage_change(before, after))
     return after
 
 
 def apply(transaction: Transaction, job: Job, decision: Decision, *, now: float, retention: Retention) -> Job:
-    """Write a decision about an open job; returns the job as it is then."""
-    if isinstance(decision, JobResult):
-        return complete_job(transaction, job, decision, now=now, retention=retention)
-    return save(transaction, job, decision) if decision is not job else job
-
-
-def complete_job(transaction: Transaction, job: Job, result: JobResult, *, now: float, retention: Retention) -> Job:
-    """The final transition of a job with all that it writes."""
+    """Write a decision about a job: its next record, or its end. Returns the job as it is then."""
+    if not isinstance(decision, JobResult):
+        return save(transaction, job, decision) if decision is not job else job
     head = transaction.head
     open_job = head.open.pop(job.id)
     for number in range(open_job.request.chunks):
         transaction.forget(chunk_key(open_job.request.token, number))
     transaction.forget(heartbeat_key(job.id, open_job.lease_epoch))
     # A task's id names its job, so that it is found without an index.
-    end = completed(
-        job, result, now=now, retention=retention, draw_task_id=lambda: f"msg_{job.id:08x}{secrets.token_hex(12)}"
+    end = transitions.completed(
+        job, decision, now=now, retention=retention, draw_task_id=lambda: f"msg_{job.id:08x}{secrets.token_hex(12)}"
     )
-    count(head.accounts[job.api_key_id], usage_change(job, end.job))
+    head.accounts[job.api_key_id].count(transitions.usage_change(job, end.job))
     document = JobDocument(end.job, number=2 * sum(head.totals.ended.values()), tasks=list(end.tasks))
     for number, task in enumerate(document.tasks, start=document.number):
         head.tasks[task.id] = pending_task(task, number)
     put_job(transaction, document)
     _list(transaction, end.job)
-    add_to_totals(head.totals, completion_sums(result))
-    if result.state is JobState.SUCCESS:
-        head.successes = [*head.successes, Success(result.seconds, dict(result.stage_seconds))][-TIMED_JOBS:]
+    add_to_totals(head.totals, transitions.completion_sums(decision))
+    if decision.state is JobState.SUCCESS:
+        head.successes = [*head.successes, Success(decision.seconds, dict(decision.stage_seconds))][-TIMED_JOBS:]
     _write_usage(transaction, end.usage)
     return end.job
 
@@ -161,3 +155,52 @@ def _write_usage(transaction: Transaction, row: UsageRow) -> None:
         rows, pages = [], pages + 1
         transaction.head.days[day] = pages
     transaction.put(rows_key(day, pages - 1), [*rows, ROWS.to_plain([row])[0]])
+
+
+# ---- outbox ----
+
+
+def claim_task(transaction: Transaction, kind: TaskKind, *, now: float, claim_s: float) -> OutboxTask | None:
+    """The task of this kind that has been due longest; only the head changes."""
+    pending = transaction.head.tasks
+    due = [
+        task_id
+        for task_id, task in pending.items()
+        if task.kind == kind and transitions.is_task_due(task.next_attempt_at, scheduled_at=task.scheduled_at, now=now)
+    ]
+    for task_id in sorted(due, key=lambda task_id: (pending[task_id].next_attempt_at, pending[task_id].number)):
+        found = find_task(transaction, task_id)
+        if found is not None:
+            claimed = transitions.task_claimed(found[1], now=now, claim_s=claim_s)
+            pending[task_id] = pending_task(claimed, pending[task_id].number)
+            return claimed
+        del pending[task_id]  # the map has lost its document
+    return None
+
+
+def find_task(snapshot: Snapshot, task_id: str) -> tuple[JobDocument, OutboxTask] | None:
+    """A task and the document of its job."""
+    document = find_document(snapshot, _job_id_of(task_id))
+    if document is None:
+        return None
+    return next(((document, task) for task in document.tasks if task.id == task_id), None)
+
+
+def _job_id_of(task_id: str) -> int:
+    """The job that a task belongs to; 0 for text that is not the id of a task."""
+    try:
+        return int(task_id.removeprefix("msg_")[:8], 16)
+    except ValueError:
+        return 0
+
+
+def put_task(transaction: Transaction, document: JobDocument, task: OutboxTask) -> OutboxTask:
+    """Write a changed task to its document, and its schedule to the head while it is pending."""
+    place = next(place for place, known in enumerate(document.tasks) if known.id == task.id)
+    document.tasks[place] = task
+    if task.state == "pending":
+        transaction.head.tasks[task.id] = pending_task(task, document.number + place)
+    else:
+        transaction.head.tasks.pop(task.id, None)
+    put_job(transaction, document)
+    return task
