@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from pipeline.api.problems import error_response
 from pipeline.errors import HeadTooLarge, ImageTo3DError, InvalidRequest
 
+FRAMING = (b"content-length", b"transfer-encoding")
 MAX_HEADERS = 100
 MAX_HEAD_BYTES = 32 << 10
 
@@ -33,11 +34,13 @@ def with_head_limits(app: ASGIApp) -> ASGIApp:
 def _error_of(scope: Scope) -> ImageTo3DError | None:
     """Why a head is refused; None for one that is fine."""
     headers: list[tuple[bytes, bytes]] = scope["headers"]
-    names = [name for name, _ in headers]
-    if b"transfer-encoding" in names and b"content-length" in names:
-        return InvalidRequest("The request has both Content-Length and Transfer-Encoding.")
-    size_bytes = sum(len(name) + len(value) for name, value in headers)
-    size_bytes += len(scope.get("raw_path") or b"") + len(scope.get("query_string") or b"")
+    size_bytes = len(scope.get("raw_path") or b"") + len(scope.get("query_string") or b"")
+    framing = 0
+    for name, value in headers:
+        size_bytes += len(name) + len(value)
+        framing += name in FRAMING
+    if framing > 1:
+        return InvalidRequest("The request has more than one of Content-Length and Transfer-Encoding.")
     if len(headers) > MAX_HEADERS or size_bytes > MAX_HEAD_BYTES:
         limits = f"at most {MAX_HEADERS} headers and {MAX_HEAD_BYTES >> 10} KiB are accepted"
         return HeadTooLarge(f"The request's head is too large: {limits}.")
