@@ -52,9 +52,7 @@ def serve(settings: Settings, *, announce: Callable[[str], None], open_browser: 
         if created is not None:
             announce(f"API key for development, shown this once: {created}")
             announce("Create further keys with: image-to-3d keys create NAME")
-        threading.Thread(
-            target=_announce_when_ready, args=(settings, announce, open_browser, stop), daemon=True
-        ).start()
+        threading.Thread(target=announce_when_ready, args=(settings, announce, open_browser, stop), daemon=True).start()
         run_id = f"{socket.gethostname()}-{secrets.token_hex(4)}"
         workers = (_worker(settings, store, run_id, number) for number in range(settings.workers))
         Supervisor([_web(settings), *workers], stop_s=settings.stop_grace_s + STOP_MARGIN_S).run(stop)
@@ -94,14 +92,17 @@ def _common(settings: Settings) -> list[str]:
     return ["--data", str(settings.data_dir), *address, "--parent-pid", str(os.getpid())]
 
 
-def _announce_when_ready(
+def announce_when_ready(
     settings: Settings, announce: Callable[[str], None], open_browser: bool, stop: threading.Event
 ) -> None:
+    """Wait for the web process, then announce the service's address; give up after `READY_WAIT_S`."""
     address = settings.model_copy(update={"public_url": None}).base_url
+    # Without the environment's proxy, which would answer for this machine's own address.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     deadline_s = time.monotonic() + READY_WAIT_S
     while not stop.is_set():
         try:
-            with urllib.request.urlopen(f"{address}/health", timeout=2):
+            with opener.open(f"{address}/health", timeout=2):
                 break
         except (urllib.error.URLError, OSError):
             if time.monotonic() > deadline_s:
