@@ -154,18 +154,27 @@ def _errors_as_exit_codes(as_json: bool) -> Iterator[None]:
     """Print an error as one sentence and exit with its code; SIGTERM acts like Ctrl-C."""
     from pipeline.errors import CallerError, DiskFull, ImageTo3DError
 
+    is_interrupted = False
+
     def interrupt(*_: object) -> None:
+        nonlocal is_interrupted
+        is_interrupted = True
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    numbers = [number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, interrupt) for number in numbers}
     try:
         yield
-    except ImageTo3DError as error:
-        _fail(str(error), REFUSED if isinstance(error, CallerError | DiskFull) else FAILED, as_json=as_json)
-    except KeyboardInterrupt:
-        _fail("interrupted; nothing was written", REFUSED, as_json=as_json)
+    except (KeyboardInterrupt, Exception) as error:
+        # Python turns a KeyboardInterrupt inside the import of a C extension into an ImportError.
+        if is_interrupted or isinstance(error, KeyboardInterrupt):
+            _fail("interrupted; nothing was written", REFUSED, as_json=as_json)
+        if isinstance(error, ImageTo3DError):
+            _fail(str(error), REFUSED if isinstance(error, CallerError | DiskFull) else FAILED, as_json=as_json)
+        raise
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _fail(message: str, code: int, *, as_json: bool) -> NoReturn:

@@ -41,6 +41,7 @@ def encode_mp4(frames: Iterable[NDArray[np.uint8]], *, fps: int, width: int, hei
             pix_fmt_out="yuv420p",
             macro_block_size=2,
             output_params=OUTPUT + REPEATABLE,
+            ffmpeg_log_level="error",  # it shares our stderr: a warning of its own would stand beside our refusals
         )
         writer.send(None)
         count = 0

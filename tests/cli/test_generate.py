@@ -217,7 +217,7 @@ def test_a_redirect_to_a_private_address_is_refused(tmp_path: Path) -> None:
     assert done.returncode == REFUSED and "169.254.169.254 leads to an address that is not public" in done.stderr
 
 
-@pytest.mark.parametrize("after_s", [0.6, 1.4, 2.2, 3.0])
+@pytest.mark.parametrize("after_s", [0.6, 1.0, 1.4, 2.2, 3.0])
 def test_ctrl_c_at_any_moment_leaves_no_files(image: Path, tmp_path: Path, after_s: float) -> None:
     scratch = tmp_path / "scratch"
     scratch.mkdir()
