@@ -16,15 +16,18 @@ SERVICES = ("cli", "e2e", "fakes", "local", "parity")
 """Folders whose tests start a service, a browser, a command of ours in a process, or compute for seconds."""
 SERVICE_FILES = frozenset(
     {
+        "api/test_head_limits.py",
         "api/test_isolation.py",
         "engines/preview/test_hull.py",
         "engines/trellis/test_engine.py",
         "engines/triposr/test_engine.py",
         "engines/triposr/test_delivered_files.py",
+        "jobs/stores/test_stores_agree.py",
         "mesh/test_bake.py",
         "on_modal/test_prewarm.py",
         "ops/test_flexicubes.py",
         "ops/test_isosurface.py",
+        "scripts/test_cost_model.py",
         "stages/test_export.py",
         "test_imports.py",
         "test_python_api.py",
