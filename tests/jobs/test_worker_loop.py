@@ -126,11 +126,11 @@ def test_heartbeats_keep_a_job_that_takes_longer_than_its_lease(opened: SqlStore
 
     def work(job: Job, keeper: LeaseKeeper) -> JobResult:
         for _ in range(12):
-            time.sleep(0.1)
-            rivals.append(opened.claim("rival", lease_s=0.4))
+            time.sleep(0.25)
+            rivals.append(opened.claim("rival", lease_s=2.0))
         return DONE
 
-    worker_for(opened, work, lease_s=0.4).run_one(threading.Event())
+    worker_for(opened, work, lease_s=2.0).run_one(threading.Event())
 
     assert rivals == [None] * 12
     assert opened.get(job_id, api_key_id=None).attempts == 1
