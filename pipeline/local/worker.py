@@ -88,10 +88,11 @@ def run_worker(settings: Settings, *, worker_id: str, stop: threading.Event) -> 
         thread.start()
     worker = QueueWorker(
         service.store,
-        JobHandler(service, outputs, lambda job, engine: partial(engines.generate, engine)),
+        JobHandler(service, outputs, lambda job, engine: partial(engines.generate, engine or job.engine or None)),
         WorkerOptions(
             worker_id=worker_id,
-            engine=settings.engine,
+            engine=",".join(settings.engines_of_worker),
+            engines=settings.engines_of_worker,
             lease_s=settings.lease_s,
             stop_grace_s=settings.stop_grace_s,
             timeout_s=settings.call_timeout_s,

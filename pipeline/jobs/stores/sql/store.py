@@ -8,7 +8,7 @@ locks only its key's row, which serializes the submits of a key, and inserts.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -203,13 +203,15 @@ class SqlStore:
 
     # ---- leases ----
 
-    def claim(self, worker_id: str, *, lease_s: float, job_id: int | None = None) -> Job | None:
+    def claim(
+        self, worker_id: str, *, lease_s: float, job_id: int | None = None, engines: Collection[str] | None = None
+    ) -> Job | None:
         full_keys: set[str] = set()
         while True:
             now = self._clock()
             due, queued = (
                 statements.jobs_with_due_leases(now, lease_s, job_id),
-                statements.queued_jobs(full_keys, job_id),
+                statements.queued_jobs(full_keys, job_id, engines),
             )
             with self._database.read() as connection:  # an idle worker asks often and must not take the write lock
                 is_due = connection.execute(due.limit(1)).first() is not None
@@ -220,7 +222,7 @@ class SqlStore:
             with self._database.write(is_durable=is_due) as connection:
                 job = statements.lock_first(connection, due) if is_due else None
                 if job is not None:
-                    decision = transitions.lease_checked(job, worker_id, now=now, lease_s=lease_s)
+                    decision = transitions.lease_checked(job, worker_id, now=now, lease_s=lease_s, engines=engines)
                     after = self._apply(connection, job, decision)
                     if transitions.is_claim(job, decision):
                         return after
