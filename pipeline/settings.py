@@ -7,7 +7,7 @@ folder and no file. Settings for Modal's containers alone are in `pipeline.on_mo
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -226,6 +226,11 @@ def split_list(text: str) -> tuple[str, ...]:
 def variable_of(name: str) -> str:
     """The environment variable of a setting."""
     return f"{PREFIX}{name.upper()}"
+
+
+def environment_with(variables: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a child process: that of this process, and these variables."""
+    return {**os.environ, **variables}
 
 
 def present_variables(names: Iterable[str]) -> dict[str, str]:

@@ -84,6 +84,10 @@ async def ready(context: Context = Depends(context_of)) -> JSONResponse:
             reasons.append("no worker is running; jobs wait in the queue")
         elif not any(worker.is_ready for worker in workers):
             reasons.append("no worker is ready for a job; jobs wait in the queue")
+        else:
+            present = {engine for worker in workers if worker.is_ready for engine in worker.engines}
+            lacking = [engine for engine in context.settings.offered_engines if engine not in present]
+            reasons += [f"no worker has the engine {engine}; its jobs wait in the queue" for engine in lacking]
     except ImageTo3DError as error:
         return JSONResponse({"status": "unavailable", "reasons": [str(error)]}, UNAVAILABLE)
     return JSONResponse({"status": "ok", "reasons": reasons})

@@ -231,9 +231,7 @@ def test_a_dead_workers_job_goes_back_to_the_queue_where_the_next_worker_lacks_i
     assert (again.id, again.attempts) == (job_id, 2)
 
 
-def test_any_worker_ends_a_job_that_is_to_be_given_up_or_cancelled(
-    store: Store, add_key: AddKey, clock: Clock
-) -> None:
+def test_any_worker_ends_a_job_that_is_to_be_given_up_or_cancelled(store: Store, add_key: AddKey, clock: Clock) -> None:
     key = add_key()
     cancelled = store.submit(new_job(key, engine="trellis")).job.id
     claimed(store, "dead")

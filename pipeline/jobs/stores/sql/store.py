@@ -64,6 +64,8 @@ from pipeline.jobs.stores.sql.schema import (
 )
 from pipeline.jobs.transitions import DEFAULT_RETENTION, Decision, Retention
 
+SECRET = "secret"
+"""The name under which `totals` has the ids of the deployment's master keys, as labels."""
 ID_DRAWS = 8
 """How often a submit draws an id before it gives up; with a million jobs on record one id in 2,000 is in use."""
 
@@ -100,6 +102,23 @@ class SqlStore:
 
     def maintain(self, backup_dir: Path) -> None:
         """Nothing to do: rows do not expire, and backups of the database are the operator's."""
+
+    def knows_secret(self, ids: Sequence[str], *, adopt: bool = False) -> bool:
+        """Whether one of these ids of master keys is on record; with the first of them the store has none yet.
+
+        The first id, that of the current key, is recorded with one that is known already, so that keys can be rotated.
+
+        Args:
+            adopt: record it in any case.
+        """
+        known_ids = sa.select(totals.c.label).where(totals.c.name == SECRET)
+        with self._database.write() as connection:
+            self._database.take_turns(connection)
+            known = {*connection.execute(known_ids).scalars()}
+            is_known = adopt or not known or not known.isdisjoint(ids)
+            if is_known and ids[0] not in known:
+                statements.add_to_totals(connection, [(SECRET, ids[0], 1.0)])
+            return is_known
 
     # ---- submit and read ----
 
