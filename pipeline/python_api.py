@@ -470,12 +470,10 @@ def _deliver_to_memory(files: Sequence[OutputFile], contents: dict[str, bytes]) 
     contents.update((file.path.name, file.path.read_bytes()) for file in files)
     return Delivery(
         tuple(
-            Artifact(
-                name=file.path.name,
-                kind=file.kind,
+            Artifact.of(
+                file,
                 url="",
                 size_bytes=len(contents[file.path.name]),
-                content_type=file.content_type,
                 sha256=hashlib.sha256(contents[file.path.name]).hexdigest(),
             )
             for file in files

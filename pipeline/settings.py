@@ -102,6 +102,8 @@ class Settings(BaseSettings):
     allow_private_addresses: bool = False
     """Allow loopback and private addresses for images, webhooks and buckets; never link-local or metadata addresses."""
     output_lifetime_s: float = Field(default=DAY_S, ge=1)
+    max_retention_s: float = Field(default=7 * DAY_S, ge=60)
+    """The longest lifetime of temporary outputs that a request may ask for."""
     record_lifetime_s: float = Field(default=7 * DAY_S, ge=1)
     """How long the record of a finished job is kept."""
     webhook_attempts: int = Field(default=10, ge=1)
@@ -147,6 +149,11 @@ class Settings(BaseSettings):
                 "slat_rescale_t": self.trellis_slat_rescale_t,
             }
         }
+
+    @property
+    def longest_retention_s(self) -> int:
+        """The upper bound of `retention_s`: files are deleted with their job's record at the latest."""
+        return int(min(self.max_retention_s, self.record_lifetime_s))
 
     @property
     def is_traced(self) -> bool:

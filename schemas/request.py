@@ -32,6 +32,8 @@ from schemas.errors import InvalidRequest
 
 MAX_VIEWS = 8
 MULTI_IMAGE_MODES = ("stochastic", "multidiffusion")
+MIN_RETENTION_S, MAX_RETENTION_S = 60, 365 * 86400
+"""Bounds of `retention_s` for every deployment; one may allow less."""
 LEGACY_NAMES = {"init_image": "image"}
 """Field names of earlier versions of the documented API, and their present names."""
 NOT_PARAMETERS = {"key", "image", "webhook", "track_id"}
@@ -100,6 +102,12 @@ class ImageTo3DRequest(BaseModel):
     )
     splat: Annotated[bool, LenientBool()] = Field(
         default=False, description="also deliver the Gaussians as a splat `.ply`, if the engine has them (extension)"
+    )
+
+    retention_s: Annotated[int | None, BoundedInt(MIN_RETENTION_S, MAX_RETENTION_S, optional=True)] = Field(
+        default=None,
+        description="seconds for which temporary outputs can be downloaded, at most what the deployment allows "
+        "(extension)",
     )
 
     def effective_parameters(self) -> dict[str, Any]:
