@@ -149,6 +149,7 @@ class _Run:
         self._timer = StageTimer()
         self._engine = request.engine or ""
         self.warnings: tuple[str, ...] = ()
+        self._generated: dict[str, Any] = {}
         self._gpu_seconds = 0.0
 
     def prepare(self) -> None:
@@ -213,6 +214,7 @@ class _Run:
             engine=self._engine,
             meta={
                 **self._request.effective_parameters(),
+                **self._generated,
                 "seed": self.seed,
                 "engine": self._engine,
                 "file_prefix": self._file_prefix,
@@ -223,7 +225,10 @@ class _Run:
         """Record engine, GPU seconds and warnings of a generation: the next `on_step` may cancel the job."""
         if isinstance(result, Generation):
             self._engine, self._gpu_seconds = result.engine, result.gpu_seconds
-            self.warnings = result.warnings
+            self.warnings = (result.draft, *result.warnings) if result.draft else result.warnings
+            self._generated = {"draft": bool(result.draft), "draft_notice": result.draft}
+            if result.depth is not None:
+                self._generated["depth"] = result.depth
 
     def _read_checkpoint(self, name: str) -> Any:
         """The checkpoint of an earlier attempt, None where there is none that this version can read.

@@ -133,6 +133,20 @@ class BoundedFloat(_Reader):
 
 
 @dataclass(frozen=True)
+class BoundedFloatOrNothing(_Reader):
+    """A finite number between two bounds, also as text, or null."""
+
+    low: float
+    high: float
+
+    def read(self, value: object) -> float | None:
+        return None if value is None else BoundedFloat(self.low, self.high).read(value)
+
+    def describe(self) -> dict[str, Any]:
+        return {"anyOf": [BoundedFloat(self.low, self.high).describe(), {"type": "null"}]}
+
+
+@dataclass(frozen=True)
 class BoundedInt(_Reader):
     """A whole number between two bounds, also as text; a float only where it is integral."""
 

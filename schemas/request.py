@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 from schemas.contract import (
     BoundedFloat,
+    BoundedFloatOrNothing,
     BoundedInt,
     EchoedId,
     HttpUrl,
@@ -100,6 +101,11 @@ class ImageTo3DRequest(BaseModel):
     )
     splat: Annotated[bool, LenientBool()] = Field(
         default=False, description="also deliver the Gaussians as a splat `.ply`, if the engine has them (extension)"
+    )
+    depth: Annotated[float | None, BoundedFloatOrNothing(0, 1)] = Field(
+        default=None,
+        description="depth of the preview engine's solid: 0 is a thin plate, 1 is round, as deep as wide; by default "
+        "guessed from the contour and returned as `meta.depth` (extension)",
     )
 
     def effective_parameters(self) -> dict[str, Any]:

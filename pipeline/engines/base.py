@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -43,6 +43,20 @@ class GenerationOptions:
     no_texture: bool = False
     multi_image_mode: str | None = None
     splat: bool = False
+    depth: float | None = None
+
+
+def ignored_options(engine: str, options: GenerationOptions, unused: Iterable[str]) -> tuple[str, ...]:
+    """Return a warning about the options that a request sets and its engine does not use, if there are any.
+
+    Args:
+        engine: name of the engine.
+        options: of the request.
+        unused: names of the options that the engine does not use for this request.
+    """
+    default = GenerationOptions(seed=options.seed)
+    ignored = [name for name in unused if getattr(options, name) != getattr(default, name)]
+    return (f"The {engine} engine ignores {', '.join(ignored)}.",) if ignored else ()
 
 
 class ColourSource(Protocol):
@@ -78,6 +92,8 @@ class Generation:
         gpu_seconds: seconds of accelerator time, 0 on a CPU.
         turntable_mp4: a turntable rendered from the engine's own field; None if it has no field or none was requested.
         extra_files: further files by extension (`"splat.ply"`), delivered beside the asset.
+        draft: a sentence that says what the engine invented, if the result is a draft; "" otherwise.
+        depth: the depth that the engine used, 0 to 1; None if it has no such option.
     """
 
     mesh: TriMesh
@@ -88,6 +104,8 @@ class Generation:
     gpu_seconds: float = 0.0
     turntable_mp4: bytes | None = None
     extra_files: Mapping[str, bytes] = field(default_factory=dict)
+    draft: str = ""
+    depth: float | None = None
 
 
 class Engine(Protocol):

@@ -91,6 +91,7 @@ def test_defaults_are_the_documented_ones() -> None:
         "no_texture": False,
         "multi_image_mode": None,
         "splat": False,
+        "depth": None,
     }
 
 

@@ -16,7 +16,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.engines.base import ForegroundImage, Generation, GenerationOptions, OnStep, ignore_steps
+from pipeline.engines.base import (
+    ForegroundImage,
+    Generation,
+    GenerationOptions,
+    OnStep,
+    ignore_steps,
+    ignored_options,
+)
 from pipeline.engines.registry import TINY_WEIGHTS
 from pipeline.engines.trellis import decode
 from pipeline.engines.trellis.cuda_warm_up import warm_up_cuda
@@ -298,6 +305,7 @@ class _GenerationRun:
             colour_source=source,
             engine=TrellisEngine.name,
             seed=options.seed,
+            warnings=ignored_options(TrellisEngine.name, options, ("depth",)),
             turntable_mp4=turntable,
             extra_files=files,
         )

@@ -11,7 +11,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.engines.base import ForegroundImage, Generation, GenerationOptions, OnStep, ignore_steps
+from pipeline.engines.base import (
+    ForegroundImage,
+    Generation,
+    GenerationOptions,
+    OnStep,
+    ignore_steps,
+    ignored_options,
+)
 from pipeline.engines.registry import TINY_WEIGHTS
 from pipeline.engines.triposr.colours import TriplaneColours
 from pipeline.engines.triposr.field import TriplaneField
@@ -25,6 +32,17 @@ from pipeline.errors import EngineFailed, InvalidRequest, OutOfMemory
 
 AFTER_ENCODING, AFTER_MESH = 0.7, 0.9
 """Fraction of the work done after each part; a turntable, if requested, takes the rest."""
+
+UNUSED = (
+    "ss_guidance_strength",
+    "ss_sampling_steps",
+    "slat_guidance_strength",
+    "slat_sampling_steps",
+    "multi_image_mode",
+    "splat",
+    "depth",
+)
+"""Options that affect only engines that sample, join views, keep Gaussians or inflate a silhouette."""
 
 
 class TripoSREngine:
@@ -159,6 +177,7 @@ class _GenerationRun:
             colour_source=colours_of(field),
             engine=TripoSREngine.name,
             seed=self.options.seed,
+            warnings=ignored_options(TripoSREngine.name, self.options, UNUSED),
             turntable_mp4=turntable,
         )
 
