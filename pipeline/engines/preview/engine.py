@@ -12,7 +12,14 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.engines.base import ForegroundImage, Generation, GenerationOptions, OnStep, ignore_steps
+from pipeline.engines.base import (
+    ForegroundImage,
+    Generation,
+    GenerationOptions,
+    OnStep,
+    ignore_steps,
+    ignored_options,
+)
 from pipeline.engines.preview.colours import ProjectedViews, Projector, depth_map
 from pipeline.engines.preview.hull import carve, place_silhouettes
 from pipeline.engines.preview.inflate import inflate
@@ -21,8 +28,16 @@ from pipeline.mesh.tri_mesh import TriMesh
 
 NAME = "preview"
 MAX_SIDE_PX = 1024
-UNUSED = ("ss_guidance_strength", "ss_sampling_steps", "slat_guidance_strength", "slat_sampling_steps")
-"""Options that affect only engines that sample."""
+UNUSED = (
+    "ss_guidance_strength",
+    "ss_sampling_steps",
+    "slat_guidance_strength",
+    "slat_sampling_steps",
+    "multi_image_mode",
+    "view_angles",
+    "splat",
+)
+"""Options that affect only engines that sample, or that have Gaussians."""
 
 
 class PreviewEngine:
@@ -44,7 +59,7 @@ class PreviewEngine:
             Cancelled: raised by `on_step`.
         """
         on_step(0.0)
-        warnings = _unused_options(options)
+        warnings = ignored_options(NAME, options, UNUSED)
         is_axis_known = have_common_frame(views)
         images = [crop_subject(view, max_side_px=MAX_SIDE_PX, is_axis_known=is_axis_known) for view in views]
         on_step(0.1)
@@ -110,14 +125,3 @@ def _assumption(views: int) -> str:
         f"The preview engine assumes {views} views evenly spaced around the subject, {360 / views:g} degrees "
         "apart, counter-clockwise seen from above."
     )
-
-
-def _unused_options(options: GenerationOptions) -> tuple[str, ...]:
-    """Return a warning about requested options that this engine ignores."""
-    default = GenerationOptions(seed=options.seed)
-    unused = [name for name in UNUSED if getattr(options, name) != getattr(default, name)]
-    if options.multi_image_mode is not None:
-        unused.append("multi_image_mode")
-    if options.splat:
-        unused.append("splat")
-    return (f"The preview engine ignores {', '.join(unused)}.",) if unused else ()
