@@ -135,6 +135,7 @@ def generate(
     engine: str | Engine | None = None,
     multi_image: bool = False,
     multi_image_mode: Literal["stochastic", "multidiffusion"] | None = None,
+    view_angles: Sequence[float | str] | str | None = None,
     resolution: int = 256,
     mesh_simplify: float = 0.90,
     texture_size: int = 1024,
@@ -170,6 +171,9 @@ def generate(
             whose `load()` is called once.
         multi_image: a single image is a sheet of several views. A list of several images needs no flag.
         multi_image_mode: how an engine joins several views.
+        view_angles: where each view was taken from: degrees around the subject, or `front`, `right`, `back`, `left`,
+            `top`, `bottom`. Seen from above, degrees grow counter-clockwise, and `right` (90) is to the right of
+            somebody who looks at the front. Guessed if not given; see `meta["view_angles"]`.
         resolution: the grid that the surface is extracted on, 64 to 512.
         mesh_simplify: share of the extracted triangles that is removed, 0.9 to 0.98.
         texture_size: side of the texture in pixels, 512 to 4096.
@@ -203,6 +207,7 @@ def generate(
         "engine": engine if isinstance(engine, str) else None,
         "multi_image": True if len(sources) > 1 else multi_image,
         "multi_image_mode": multi_image_mode,
+        "view_angles": view_angles,
         "resolution": resolution,
         "mesh_simplify": mesh_simplify,
         "texture_size": texture_size,
@@ -300,7 +305,9 @@ def run_request(
 
     def load_views(request: ImageTo3DRequest) -> list[ForegroundImage]:
         images = (_decode(source, fetch=lambda url: fetch(url, policy)) for source in sources)
-        return foreground_images(images, multi_image=request.multi_image, remover=remover)
+        views = foreground_images(images, multi_image=request.multi_image, remover=remover)
+        request.check_view_angles(len(views))
+        return views
 
     def run(views: Sequence[ForegroundImage], options: GenerationOptions, on_step: OnStep) -> Generation:
         prepare_weights()

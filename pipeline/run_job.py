@@ -149,8 +149,8 @@ class _Run:
         self._timer = StageTimer()
         self._engine = request.engine or ""
         self.warnings: tuple[str, ...] = ()
-        self._generated: dict[str, Any] = {}
         self._gpu_seconds = 0.0
+        self._decided: dict[str, Any] = {}
 
     def prepare(self) -> None:
         """Make the work folder and draw the seed, which is the same on every attempt."""
@@ -214,7 +214,7 @@ class _Run:
             engine=self._engine,
             meta={
                 **self._request.effective_parameters(),
-                **self._generated,
+                **self._decided,
                 "seed": self.seed,
                 "engine": self._engine,
                 "file_prefix": self._file_prefix,
@@ -222,13 +222,17 @@ class _Run:
         )
 
     def _note_cost(self, result: object) -> None:
-        """Record engine, GPU seconds and warnings of a generation: the next `on_step` may cancel the job."""
+        """Record what is known of a generation besides its mesh: the next `on_step` may cancel the job."""
         if isinstance(result, Generation):
             self._engine, self._gpu_seconds = result.engine, result.gpu_seconds
             self.warnings = (result.draft, *result.warnings) if result.draft else result.warnings
-            self._generated = {"draft": bool(result.draft), "draft_notice": result.draft}
+            self._decided = {"draft": bool(result.draft), "draft_notice": result.draft}
             if result.depth is not None:
-                self._generated["depth"] = result.depth
+                self._decided["depth"] = result.depth
+            if result.view_angles is not None:
+                self._decided["view_angles"] = list(result.view_angles)
+            if result.view_angles_confidence is not None:
+                self._decided["view_angles_confidence"] = round(result.view_angles_confidence, 2)
 
     def _read_checkpoint(self, name: str) -> Any:
         """The checkpoint of an earlier attempt, None where there is none that this version can read.

@@ -24,6 +24,8 @@ from schemas.contract import (
     OneOfOrNothing,
     OutputFormat,
     Secret,
+    ViewAngle,
+    ViewAngles,
     first_error_message,
     json_type_name,
     one_of,
@@ -99,6 +101,11 @@ class ImageTo3DRequest(BaseModel):
     multi_image_mode: Annotated[Literal["stochastic", "multidiffusion"] | None, OneOfOrNothing(MULTI_IMAGE_MODES)] = (
         Field(default=None, description="how the engine combines several views (extension)")
     )
+    view_angles: Annotated[tuple[ViewAngle, ...] | None, ViewAngles(MAX_VIEWS)] = Field(
+        default=None,
+        description="where each view was taken from, in the order of the views: degrees, or `front`, `right`, `back`, "
+        "`left`, `top`, `bottom`; guessed if not given (extension)",
+    )
     splat: Annotated[bool, LenientBool()] = Field(
         default=False, description="also deliver the Gaussians as a splat `.ply`, if the engine has them (extension)"
     )
@@ -111,6 +118,16 @@ class ImageTo3DRequest(BaseModel):
     def effective_parameters(self) -> dict[str, Any]:
         """Every parameter that shapes the result, with its effective value: the `meta` of responses."""
         return self.model_dump(mode="json", exclude=NOT_PARAMETERS)
+
+    def check_view_angles(self, views: int) -> None:
+        """Check that every view has an angle, if angles are given.
+
+        Raises:
+            InvalidRequest: their number is another.
+        """
+        angles = self.view_angles
+        if angles is not None and len(angles) != views:
+            raise InvalidRequest(f"view_angles must be one angle for each view, got {len(angles)} for {views}")
 
 
 @dataclass(frozen=True)
@@ -146,6 +163,8 @@ def parse_request(body: object, *, default_output_format: OutputFormat = "glb") 
         raise InvalidRequest(first_error_message(error)) from None
     if len(request.image) > 1 and not request.multi_image:
         raise InvalidRequest(f"image must be one image unless multi_image is true, got a list of {len(request.image)}")
+    if len(request.image) > 1 or not request.multi_image:  # how many views a sheet has is known when it is split
+        request.check_view_angles(len(request.image))
     return ParsedRequest(request, _mention(ignored))
 
 

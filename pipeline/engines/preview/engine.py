@@ -36,9 +36,10 @@ UNUSED = (
     "slat_guidance_strength",
     "slat_sampling_steps",
     "multi_image_mode",
+    "view_angles",
     "splat",
 )
-"""Options that affect only engines that sample."""
+"""Options that affect only engines that sample, or that have Gaussians."""
 INVENTED = {1: "the back and the thickness are invented", 2: "the sides and the thickness are invented"}
 """What is invented, by the number of views."""
 INVENTED_FROM_SEVERAL = "hollows that no silhouette shows are filled"

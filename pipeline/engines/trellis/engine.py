@@ -181,6 +181,8 @@ class TrellisEngine:
                 generation = run.generate(images)
             except torch.cuda.OutOfMemoryError:
                 generation = self._retry_with_less_memory(run, images)
+        # Several images condition one sample; the released model has no input for where they were taken from.
+        generation = replace(generation, warnings=ignored_options("TRELLIS", options, ("view_angles", "depth")))
         if not self.is_on_accelerator:
             return generation
         torch.cuda.synchronize(device)
@@ -305,7 +307,6 @@ class _GenerationRun:
             colour_source=source,
             engine=TrellisEngine.name,
             seed=options.seed,
-            warnings=ignored_options(TrellisEngine.name, options, ("depth",)),
             turntable_mp4=turntable,
             extra_files=files,
         )

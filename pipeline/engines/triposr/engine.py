@@ -30,19 +30,19 @@ from pipeline.engines.triposr.surface import extract_surface, to_mesh
 from pipeline.engines.triposr.weights import WEIGHTS_FOLDER
 from pipeline.errors import EngineFailed, InvalidRequest, OutOfMemory
 
-AFTER_ENCODING, AFTER_MESH = 0.7, 0.9
-"""Fraction of the work done after each part; a turntable, if requested, takes the rest."""
-
 UNUSED = (
     "ss_guidance_strength",
     "ss_sampling_steps",
     "slat_guidance_strength",
     "slat_sampling_steps",
     "multi_image_mode",
+    "view_angles",
     "splat",
     "depth",
 )
-"""Options that affect only engines that sample, join views, keep Gaussians or inflate a silhouette."""
+"""Options that a single pass over one image has no use for."""
+AFTER_ENCODING, AFTER_MESH = 0.7, 0.9
+"""Fraction of the work done after each part; a turntable, if requested, takes the rest."""
 
 
 class TripoSREngine:
@@ -177,8 +177,8 @@ class _GenerationRun:
             colour_source=colours_of(field),
             engine=TripoSREngine.name,
             seed=self.options.seed,
-            warnings=ignored_options(TripoSREngine.name, self.options, UNUSED),
             turntable_mp4=turntable,
+            warnings=ignored_options("TripoSR", self.options, UNUSED),
         )
 
     def _encode(self, image: NDArray[np.uint8]) -> torch.Tensor:
