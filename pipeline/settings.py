@@ -43,6 +43,10 @@ class Settings(BaseSettings):
         default=None, validation_alias=AliasChoices("IMAGE_TO_3D_DATABASE_URL", "DATABASE_URL")
     )
     """Postgres as `postgresql://…`; None is an SQLite file in `data_dir`."""
+    database_pool_size: int = Field(default=8, ge=1, le=1000)
+    """Connections to the database that a process keeps open."""
+    database_pool_overflow: int = Field(default=8, ge=0, le=1000)
+    """Further connections that a process opens under load."""
 
     # Access, and the default limits of a key. 0 or less means no limit.
     api_key: SecretStr | None = None
