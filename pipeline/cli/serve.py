@@ -118,7 +118,7 @@ def _started(data: Path | None, **given: Any) -> Iterator[Settings]:
     try:
         for name in (*settings.offered_engines, *settings.worker_engines):
             find_spec(name)
-        configure_logging(settings.log_level)
+        configure_logging(settings.log_level, settings.log_format)
         yield settings
     except ImageTo3DError as error:
         typer.echo(str(error), err=True)
