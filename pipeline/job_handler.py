@@ -26,6 +26,7 @@ from pipeline.stages.deliver import Delivery, deliver
 from pipeline.stages.intake import load_views
 from pipeline.storage.base import OutputFile
 from pipeline.storage.local import LocalStorage
+from pipeline.storage.shared_work import SharedWork
 from pipeline.webhooks.sender import WebhookDispatcher
 from schemas.request import ImageTo3DRequest
 
@@ -42,6 +43,7 @@ class JobHandler:
             nothing itself: an engine that is not offered is an error of `generate`.
         prepare: called with the engine's name before a job's images are loaded, so that later stages can get ready.
         on_checkpoint: as for `run_job`.
+        shared_work: where machines share checkpoints; None where `on_checkpoint` does all that is needed.
     """
 
     def __init__(
@@ -52,8 +54,10 @@ class JobHandler:
         *,
         prepare: Callable[[str | None], None] = lambda engine: None,
         on_checkpoint: Callable[[], None] = lambda: None,
+        shared_work: SharedWork | None = None,
     ) -> None:
         self._service = service
+        self._shared_work = shared_work
         self._outputs = outputs
         self._generate_for = generate_for
         self._prepare = prepare
@@ -67,17 +71,25 @@ class JobHandler:
             StoreUnavailable: the store did not answer in the middle of the job.
         """
         request = ImageTo3DRequest.model_validate_json(self._service.store.request_of(job.id))
+        folder = folder_of(job, self._service.settings.work_dir)
+        if self._shared_work is not None:
+            self._shared_work.restore(folder)
         return run_job(
             request,
             file_prefix=job.file_prefix,
-            work_dir=folder_of(job, self._service.settings.work_dir),
+            work_dir=folder,
             load_views=self._load_views,
             generate=self._generate_for(job, request.engine),
             deliver=partial(self._deliver, job, request),
             on_progress=lease.report,
             is_cancelled=lease.is_cancelled,
-            on_checkpoint=self._on_checkpoint,
+            on_checkpoint=partial(self._share_checkpoint, folder),
         )
+
+    def _share_checkpoint(self, folder: Path) -> None:
+        self._on_checkpoint()
+        if self._shared_work is not None:
+            self._shared_work.save(folder)
 
     def _load_views(self, request: ImageTo3DRequest) -> list[ForegroundImage]:
         self._prepare(request.engine)
@@ -103,11 +115,13 @@ def webhook_dispatcher(service: Service) -> WebhookDispatcher:
     return service.webhook_dispatcher(body_of)
 
 
-def clean(store: JobStore, temporary: LocalStorage, work_dir: Path) -> None:
+def clean(store: JobStore, temporary: LocalStorage, work_dir: Path, *, shared: SharedWork | None = None) -> None:
     """Delete outputs whose links have expired, expired records, and the work folders of dead workers.
 
     Several processes may clean at the same time.
     """
+    if shared is not None:
+        shared.clean(partial(_is_of_ended_job, store))
     temporary.clean()
     for job in store.expired():
         temporary.delete(job.file_prefix)
@@ -122,6 +136,14 @@ def clean(store: JobStore, temporary: LocalStorage, work_dir: Path) -> None:
     for folder in folders.keys() - running:
         if _age_s(folder) > STALE_FOLDER_S:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_of_ended_job(store: JobStore, folder: str, changed_at: float) -> bool:
+    """Whether a folder of checkpoints belongs to no open job, and not to one that is just ending."""
+    job_id = folder.partition("-")[0]
+    if not job_id.isdigit() or time.time() - changed_at < STALE_FOLDER_S:
+        return False
+    return all(job.state.is_final for job in store.get_many([int(job_id)]))
 
 
 def _age_s(path: Path) -> float:

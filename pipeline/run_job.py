@@ -100,6 +100,8 @@ def run_job(
             folder=work_dir / "files",
             on_step=run.on_step,
         )
+        # A checkpoint of another machine names the files in the work folder that this machine had given it.
+        files = [replace(file, path=work_dir / "files" / file.path.name) for file in files]
         delivery = run.stage("deliver", deliver, files)
     except StoreUnavailable:
         raise
