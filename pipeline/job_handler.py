@@ -15,17 +15,19 @@ from pathlib import Path
 from pipeline.answers import final_body
 from pipeline.engines.base import ForegroundImage
 from pipeline.errors import NotFound
+from pipeline.imaging.inline import at_most
 from pipeline.imaging.rembg_remover import select_background_remover
 from pipeline.jobs.model import Job, JobResult, OutboxTask
 from pipeline.jobs.store import JobStore
 from pipeline.jobs.worker_loop import LeaseKeeper
-from pipeline.net.egress import fetch
+from pipeline.net.egress import MAX_BYTES, fetch
 from pipeline.run_job import Generate, run_job
 from pipeline.service import Service
 from pipeline.stages.deliver import Delivery, deliver
 from pipeline.stages.intake import load_views
 from pipeline.storage.base import OutputFile
 from pipeline.storage.local import LocalStorage
+from pipeline.storage.own_links import OwnLinks
 from pipeline.webhooks.sender import WebhookDispatcher
 from schemas.request import ImageTo3DRequest
 
@@ -81,7 +83,13 @@ class JobHandler:
 
     def _load_views(self, request: ImageTo3DRequest) -> list[ForegroundImage]:
         self._prepare(request.engine)
-        return load_views(request, fetch=partial(fetch, policy=self._service.settings), remover=self._remover)
+        return load_views(request, fetch=self._download, remover=self._remover)
+
+    def _download(self, url: str) -> bytes:
+        """The image behind a URL; one that is stored here is read without the network."""
+        links = OwnLinks(self._outputs, base_url=self._service.settings.base_url)
+        own = links.read(url, most_bytes=MAX_BYTES + 1)
+        return fetch(url, policy=self._service.settings) if own is None else at_most(own)
 
     def _deliver(self, job: Job, request: ImageTo3DRequest, files: Sequence[OutputFile]) -> Delivery:
         bucket = None if request.temp else self._service.bucket_of(job.api_key_id)

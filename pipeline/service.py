@@ -18,6 +18,7 @@ from pipeline.storage.base import LinkedFiles
 from pipeline.storage.encrypted_bucket import EncryptedBucket
 from pipeline.storage.links import LinkSigner
 from pipeline.storage.local import LocalStorage
+from pipeline.storage.own_links import OwnLinks
 from pipeline.storage.secret_box import SecretBox
 from pipeline.webhooks.sender import Schedule, WebhookDispatcher, WebhookSender
 from pipeline.webhooks.signing import WebhookSigner
@@ -45,6 +46,11 @@ class Service:
     http: httpx.Client
     dispatch: Callable[[int], None] = lambda job_id: None
     starts_workers_on_demand: bool = False
+
+    @property
+    def own_links(self) -> OwnLinks:
+        """Opens images that a request names by a link of this deployment."""
+        return OwnLinks(self.temporary, base_url=self.settings.base_url)
 
     def bucket_of(self, key_id: str) -> EncryptedBucket | None:
         """The bucket that is saved for a key now; None if there is none."""
