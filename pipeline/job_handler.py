@@ -19,7 +19,8 @@ from pipeline.imaging.rembg_remover import select_background_remover
 from pipeline.jobs.model import Job, JobResult, OutboxTask
 from pipeline.jobs.store import JobStore
 from pipeline.jobs.worker_loop import LeaseKeeper
-from pipeline.net.egress import fetch
+from pipeline.net.deadline import IsCancelled
+from pipeline.net.download import fetch
 from pipeline.run_job import Generate, run_job
 from pipeline.service import Service
 from pipeline.stages.deliver import Delivery, deliver
@@ -71,7 +72,7 @@ class JobHandler:
             request,
             file_prefix=job.file_prefix,
             work_dir=folder_of(job, self._service.settings.work_dir),
-            load_views=self._load_views,
+            load_views=partial(self._load_views, lease.is_cancelled),
             generate=self._generate_for(job, request.engine),
             deliver=partial(self._deliver, job, request),
             on_progress=lease.report,
@@ -79,9 +80,10 @@ class JobHandler:
             on_checkpoint=self._on_checkpoint,
         )
 
-    def _load_views(self, request: ImageTo3DRequest) -> list[ForegroundImage]:
+    def _load_views(self, is_cancelled: IsCancelled, request: ImageTo3DRequest) -> list[ForegroundImage]:
         self._prepare(request.engine)
-        return load_views(request, fetch=partial(fetch, policy=self._service.settings), remover=self._remover)
+        download = partial(fetch, policy=self._service.settings, is_cancelled=is_cancelled)
+        return load_views(request, fetch=download, remover=self._remover)
 
     def _deliver(self, job: Job, request: ImageTo3DRequest, files: Sequence[OutputFile]) -> Delivery:
         bucket = None if request.temp else self._service.bucket_of(job.api_key_id)

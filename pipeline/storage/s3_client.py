@@ -90,7 +90,7 @@ def make_client(bucket: Bucket, http: httpx.Client, *, attempts: int = 4, timeou
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
         ignore_configured_endpoint_urls=True,
-        user_agent="image-to-3d",
+        user_agent=http.headers["user-agent"],
     )
     customer: Any = boto3.session.Session(
         botocore_session=session,

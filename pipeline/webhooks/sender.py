@@ -31,6 +31,8 @@ JITTER = 0.15
 """Pauses are shortened at random by up to this share, so that a receiver that was down does not get all at once."""
 MAX_WAITING_PER_KEY = 100
 SLOW_ATTEMPT_S = 5.0
+GONE = 410
+"""With this status a receiver asks for no further attempt, as Standard Webhooks describes."""
 
 log = structlog.get_logger()
 
@@ -91,12 +93,11 @@ class WebhookSender:
         headers = {
             "connection": "close",
             "content-type": "application/json",
-            "user-agent": "image-to-3d",
             **self._signer.headers(api_key_id=task.api_key_id, webhook_id=task.id, timestamp=self._clock(), body=body),
         }
         started_s = time.monotonic()
         status, error = None, ""
-        with deadline(self._connect_timeout_s + self._answer_timeout_s) as limit:
+        with deadline(self._connect_timeout_s + self._answer_timeout_s):
             try:
                 request = self._client.build_request(
                     "POST",
@@ -104,7 +105,6 @@ class WebhookSender:
                     content=body,
                     headers=headers,
                     timeout=httpx.Timeout(self._answer_timeout_s, connect=self._connect_timeout_s),
-                    extensions=limit.extensions,
                 )
                 response = self._client.send(request, stream=True, follow_redirects=False)
                 response.close()
@@ -113,17 +113,15 @@ class WebhookSender:
             except ImageTo3DError as blocked:
                 error = str(blocked)
             except (httpx.HTTPError, httpx.InvalidURL) as failure:
-                error = self._describe(failure, is_late=limit.has_passed)
+                error = self._describe(failure)
         return WebhookAttempt(status, error, time.monotonic() - started_s)
 
-    def _describe(self, failure: Exception, *, is_late: bool) -> str:
+    def _describe(self, failure: Exception) -> str:
         """Why a receiver did not answer, in words and without its URL, which may contain a secret."""
         match failure:
             case httpx.ConnectTimeout() | httpx.PoolTimeout():
                 return f"no connection within {self._connect_timeout_s:g} s"
             case httpx.TimeoutException():
-                return f"no answer within {self._answer_timeout_s:g} s"
-            case _ if is_late:
                 return f"no answer within {self._answer_timeout_s:g} s"
             case httpx.ConnectError():
                 return f"no connection: {why_unreachable(failure)}"
@@ -260,7 +258,8 @@ class WebhookDispatcher:
         attempt = self._send(task, body)
         with self._changed:
             self._sent += 1
-            pause_s = self._schedule.pause_s(task.attempts + 1, self._rng)
+            is_refused = attempt.status == GONE
+            pause_s = None if is_refused else self._schedule.pause_s(task.attempts + 1, self._rng)
             if attempt.error and attempt.seconds > SLOW_ATTEMPT_S:
                 self._slow_keys.add(task.api_key_id)
             else:
@@ -301,6 +300,8 @@ def _settle(outbox: Outbox, task: OutboxTask, result: AttemptResult) -> None:
 
 
 def _describe_status(status: int) -> str:
+    if status == GONE:
+        return "answered 410: the receiver takes no webhooks any more"
     if 300 <= status < 400:
         return f"answered {status}; redirects are not followed"
     return f"answered {status}"
