@@ -155,7 +155,12 @@ class Context:
             bucket = decrypt_bucket(encrypted, owner=job.api_key_id, secret_box=self.service.secret_box)
             return [bucket.url_of(name) for name in names]
         temporary = self.service.temporary
-        return temporary.predict_urls(names, file_prefix=job.file_prefix, created_at=job.created_at)
+        return temporary.predict_urls(
+            names,
+            file_prefix=job.file_prefix,
+            created_at=job.created_at,
+            lifetime_s=parameters.get("retention_s"),
+        )
 
 
 def context_of(request: Request) -> Context:
