@@ -61,26 +61,27 @@ def _gzip(content: bytes, max_bytes: int) -> bytes:
         return content
     decoded = bytearray()
     while content.startswith(GZIP_MAGIC) and len(decoded) <= max_bytes:  # a gzip file may have several members
-        decoder = zlib.decompressobj(zlib.MAX_WBITS | 16)
-        decoded += _inflate(decoder, content, max_bytes - len(decoded))
-        content = decoder.unused_data
+        member, content = _inflate(content, max_bytes - len(decoded), wbits=zlib.MAX_WBITS | 16)
+        decoded += member
     return bytes(decoded)
 
 
 def _deflate(content: bytes, max_bytes: int) -> bytes:
     """The zlib format or, as some servers send it, bare deflate data."""
     is_zlib = len(content) > 1 and content[0] & 0x0F == 8 and int.from_bytes(content[:2]) % 31 == 0
-    return _inflate(zlib.decompressobj(zlib.MAX_WBITS if is_zlib else -zlib.MAX_WBITS), content, max_bytes)
+    return _inflate(content, max_bytes, wbits=zlib.MAX_WBITS if is_zlib else -zlib.MAX_WBITS)[0]
 
 
-def _inflate(decoder: zlib._Decompress, content: bytes, max_bytes: int) -> bytes:
+def _inflate(content: bytes, max_bytes: int, *, wbits: int) -> tuple[bytes, bytes]:
+    """The decoded data, at most one byte more than `max_bytes`, and what follows the end of the encoded data."""
+    decoder = zlib.decompressobj(wbits)
     try:
         decoded = decoder.decompress(content, max_bytes + 1)
     except zlib.error as error:
         raise BadEncoding from error
     if len(decoded) <= max_bytes and not decoder.eof:
         raise BadEncoding
-    return decoded
+    return decoded, decoder.unused_data
 
 
 def _brotli(content: bytes, max_bytes: int) -> bytes:
