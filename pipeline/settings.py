@@ -15,6 +15,7 @@ from pydantic import AliasChoices, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from pipeline.jobs.model import KeyLimits
+from pipeline.telemetry import LogFormat
 from pipeline.version import user_agent
 from schemas.contract import is_http_url
 
@@ -120,6 +121,8 @@ class Settings(BaseSettings):
     webhook_timeout_s: float = Field(default=30.0, gt=0)
 
     log_level: str = "INFO"
+    log_format: LogFormat = "auto"
+    """JSON lines, or lines for people; `auto` is the latter on a terminal."""
     otlp_endpoint: str | None = Field(
         default=None,
         repr=False,
