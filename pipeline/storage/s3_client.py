@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, cast
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit, urlunsplit
 
 import httpx
 
@@ -28,6 +28,8 @@ TIMEOUT = httpx.Timeout(30.0, connect=10.0)
 MAX_ANSWER_BYTES = 16 << 20
 """Far above the size of any answer that this service requests from a bucket."""
 
+_URL_SAFE = "/%!$&'()*+,;=:@~"
+"""Signs that the path of a URL may hold as they are (RFC 3986, section 3.3), and that of an escape."""
 _CODE = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}", re.ASCII)
 
 
@@ -39,7 +41,7 @@ class Bucket:
         endpoint_url: the service without the bucket; None means AWS, at the address of the region.
         is_path_style: the bucket's name is in the path, not in the host.
         directory: the prefix of object keys, without leading and trailing slashes; may be empty.
-        public_url: the start of the URLs of files, without a trailing slash.
+        public_url: the start of the URLs of files, without a trailing slash; a query follows the file's name.
     """
 
     endpoint_url: str | None
@@ -57,7 +59,9 @@ class Bucket:
 
     def url_of(self, name: str) -> str:
         """The URL of the file of this name."""
-        return f"{self.public_url}/{quote(name)}"
+        parts = urlsplit(self.public_url)
+        path = quote(parts.path, safe=_URL_SAFE).rstrip("/")
+        return urlunsplit(parts._replace(path=f"{path}/{quote(name)}"))
 
 
 def make_client(bucket: Bucket, http: httpx.Client, *, attempts: int = 4, timeout: httpx.Timeout = TIMEOUT) -> Any:
