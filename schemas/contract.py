@@ -9,13 +9,15 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NoReturn, cast, get_args
 from urllib.parse import quote, urlsplit
 
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, SecretStr, ValidationError
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+from schemas.errors import InvalidRequest
 
 SHOWN_CHARS = 60
 """The longest part of a sender's value that a message repeats."""
@@ -73,6 +75,18 @@ def first_error_message(error: ValidationError) -> str:
     field = ".".join(str(part) for part in problem["loc"])
     reason = "is required" if problem["type"] == "missing" else problem["msg"]
     return f"{field} {reason}".strip()
+
+
+def given_fields(body: object) -> dict[str, object]:
+    """The fields of a body that are given: null and "" stand for a field that is left out, in every body alike.
+
+    Raises:
+        InvalidRequest: the body is not an object.
+    """
+    if not isinstance(body, Mapping):
+        raise InvalidRequest(f"the body must be a JSON object, got {json_type_name(body)}")
+    fields = cast(Mapping[object, object], body)
+    return {str(name): value for name, value in fields.items() if value is not None and value != ""}
 
 
 def is_plain_text(text: str) -> bool:
