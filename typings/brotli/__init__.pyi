@@ -1,6 +1,6 @@
 """What this project uses of brotli, which ships no types."""
 
-class error(Exception): ...
+class error(Exception): ...  # noqa: N801  # its name there
 
 class Decompressor:
     def process(self, string: bytes, output_buffer_limit: int = ...) -> bytes: ...
