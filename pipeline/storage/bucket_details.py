@@ -117,7 +117,7 @@ def _read_endpoint(url: str, details: S3Details) -> _Endpoint:
     if parts.query:
         raise InvalidRequest("endpoint_url must not have a query")
     path = _segments(unquote(parts.path), "endpoint_url")
-    known = next((known for known in SERVICE_PATHS if path[: len(known)] == known), [])
+    known = next((known for known in SERVICE_PATHS if path[: len(known)] == known), list[str]())
     behind = path[len(known) :]
     if not details.bucket:
         before, path_bucket, directory = known, behind[0] if behind else "", behind[1:]
