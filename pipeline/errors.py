@@ -32,6 +32,7 @@ ImageTo3DError
 ├── StoreUnavailable        the database is locked, full or unreachable; nothing was changed
 ├── ServiceBusy             too many large requests are arriving at once
 ├── LeaseLost               a worker wrote to a job that is no longer its own
+├── CannotStart             a process of the service cannot start on this machine, for its operator
 └── Cancelled               the caller asked for the job to stop
 
 `ImageTo3DError`, `CallerError` and `InvalidRequest` are defined in `schemas.errors`, because the contract raises
@@ -260,6 +261,13 @@ class LeaseLost(ImageTo3DError):
 
     code = "lease_lost"
     retryable = False  # the job is another worker's
+
+
+class CannotStart(ImageTo3DError):
+    """A process of the service cannot start on this machine: its port is taken, or its secret is another one."""
+
+    code = "cannot_start"
+    retryable = False  # its operator has to change something
 
 
 class Cancelled(ImageTo3DError):

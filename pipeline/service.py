@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import httpx
 
-from pipeline.deployment import open_store
+from pipeline.deployment import check_secret, open_store
 from pipeline.errors import DeliveryFailed
 from pipeline.jobs.model import OutboxTask
 from pipeline.jobs.store import KeyStore, Store
@@ -108,11 +108,15 @@ def open_service(
 
     Raises:
         StoreUnavailable: the database cannot be reached, or its schema is newer than this version.
+        CannotStart: this machine's master keys are not those of the deployment.
     """
     master_keys = load_master_keys(settings) if master_keys is None else master_keys
+    if store is None:
+        store = opened = open_store(settings)
+        check_secret(opened, settings, master_keys)
     return Service(
         settings=settings,
-        store=open_store(settings) if store is None else store,
+        store=store,
         temporary=local_outputs(settings, master_keys) if temporary is None else temporary,
         secret_box=SecretBox(master_keys),
         signer=WebhookSigner(master_keys),

@@ -89,7 +89,7 @@ async def system_details(request: Request, context: Context = Depends(context_of
         is_free = any(worker.job_id is None for worker in workers)
         ahead = queued if is_free else queued + 1
         wait_s = 0 if ahead == 0 else mean_s * ahead / max(1, len(workers))
-        engines = {worker.engine for worker in workers if worker.is_ready}
+        engines = {engine for worker in workers if worker.is_ready for engine in worker.engines}
         return SystemDetailsBody(model_count=len(engines), queue_time=math.ceil(wait_s))
 
     return JSONResponse((await context.in_thread(read)).to_json())

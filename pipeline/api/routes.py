@@ -166,6 +166,7 @@ def _read_submission(
         track_id=parsed.request.track_id,
         webhook_url=parsed.request.webhook,
         idempotency_key=idempotency_key(request),
+        engine=parsed.request.engine or context.settings.engine,
     )
     webhook = () if parsed.request.webhook is None else (parsed.request.webhook,)
     return _Submission(job, (*filter(is_http_url, parsed.request.image), *webhook))
