@@ -142,6 +142,7 @@ def generate(
     no_texture: bool = False,
     render: bool = False,
     splat: bool = False,
+    depth: float | None = None,
     ss_sampling_steps: int = 12,
     ss_guidance_strength: float = 7.5,
     slat_sampling_steps: int = 12,
@@ -179,6 +180,8 @@ def generate(
         no_texture: leave the texture out.
         render: also make an mp4 turntable.
         splat: also give the Gaussians as a splat `.ply`, where the engine has them.
+        depth: depth of the preview engine's solid, 0 (a thin plate) to 1 (round); by default guessed from the contour,
+            see `meta["depth"]`.
         ss_sampling_steps, ss_guidance_strength: stage 1 of TRELLIS, the sparse structure: 1 to 50, 0 to 10.
         slat_sampling_steps, slat_guidance_strength: stage 2 of TRELLIS, the structured latent: 1 to 50, 0 to 10.
         chunk_size: points evaluated at once, 1 to 12000: peak memory falls with it, the result stays.
@@ -211,6 +214,7 @@ def generate(
         "no_texture": no_texture,
         "render": render,
         "splat": splat,
+        "depth": depth,
         "ss_sampling_steps": ss_sampling_steps,
         "ss_guidance_strength": ss_guidance_strength,
         "slat_sampling_steps": slat_sampling_steps,
@@ -477,12 +481,10 @@ def _deliver_to_memory(files: Sequence[OutputFile], contents: dict[str, bytes]) 
     contents.update((file.path.name, file.path.read_bytes()) for file in files)
     return Delivery(
         tuple(
-            Artifact(
-                name=file.path.name,
-                kind=file.kind,
+            Artifact.of(
+                file,
                 url="",
                 size_bytes=len(contents[file.path.name]),
-                content_type=file.content_type,
                 sha256=hashlib.sha256(contents[file.path.name]).hexdigest(),
             )
             for file in files

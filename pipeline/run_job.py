@@ -225,7 +225,10 @@ class _Run:
         """Record what is known of a generation besides its mesh: the next `on_step` may cancel the job."""
         if isinstance(result, Generation):
             self._engine, self._gpu_seconds = result.engine, result.gpu_seconds
-            self.warnings = result.warnings
+            self.warnings = (result.draft, *result.warnings) if result.draft else result.warnings
+            self._decided = {"draft": bool(result.draft), "draft_notice": result.draft}
+            if result.depth is not None:
+                self._decided["depth"] = result.depth
             if result.view_angles is not None:
                 self._decided["view_angles"] = list(result.view_angles)
             if result.view_angles_confidence is not None:

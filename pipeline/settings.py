@@ -15,6 +15,7 @@ from pydantic import AliasChoices, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from pipeline.jobs.model import KeyLimits
+from pipeline.telemetry import LogFormat
 
 MIB = 2**20
 HOUR_S = 3600.0
@@ -106,6 +107,8 @@ class Settings(BaseSettings):
     allow_private_addresses: bool = False
     """Allow loopback and private addresses for images, webhooks and buckets; never link-local or metadata addresses."""
     output_lifetime_s: float = Field(default=DAY_S, ge=1)
+    max_retention_s: float = Field(default=7 * DAY_S, ge=60)
+    """The longest lifetime of temporary outputs that a request may ask for."""
     record_lifetime_s: float = Field(default=7 * DAY_S, ge=1)
     """How long the record of a finished job is kept."""
     webhook_attempts: int = Field(default=10, ge=1)
@@ -114,6 +117,8 @@ class Settings(BaseSettings):
     webhook_timeout_s: float = Field(default=30.0, gt=0)
 
     log_level: str = "INFO"
+    log_format: LogFormat = "auto"
+    """JSON lines, or lines for people; `auto` is the latter on a terminal."""
     otlp_endpoint: str | None = Field(
         default=None,
         repr=False,
@@ -151,6 +156,11 @@ class Settings(BaseSettings):
                 "slat_rescale_t": self.trellis_slat_rescale_t,
             }
         }
+
+    @property
+    def longest_retention_s(self) -> int:
+        """The upper bound of `retention_s`: files are deleted with their job's record at the latest."""
+        return int(min(self.max_retention_s, self.record_lifetime_s))
 
     @property
     def is_traced(self) -> bool:

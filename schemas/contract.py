@@ -134,13 +134,30 @@ class BoundedFloat(_Reader):
 
 
 @dataclass(frozen=True)
+class BoundedFloatOrNothing(_Reader):
+    """A finite number between two bounds, also as text, or null."""
+
+    low: float
+    high: float
+
+    def read(self, value: object) -> float | None:
+        return None if value is None else BoundedFloat(self.low, self.high).read(value)
+
+    def describe(self) -> dict[str, Any]:
+        return {"anyOf": [BoundedFloat(self.low, self.high).describe(), {"type": "null"}]}
+
+
+@dataclass(frozen=True)
 class BoundedInt(_Reader):
-    """A whole number between two bounds, also as text; a float only where it is integral."""
+    """A whole number between two bounds, also as text; a float only where it is integral. `optional` allows null."""
 
     low: int
     high: int
+    optional: bool = False
 
-    def read(self, value: object) -> int:
+    def read(self, value: object) -> int | None:
+        if self.optional and value is None:
+            return None
         number = _number(value)
         if number is None or (math.isfinite(number) and number != int(number)):
             fail(f"must be a whole number between {self.low} and {self.high}, got {truncate_for_message(value)}")
@@ -149,7 +166,8 @@ class BoundedInt(_Reader):
         return int(number)
 
     def describe(self) -> dict[str, Any]:
-        return {"type": "integer", "minimum": self.low, "maximum": self.high}
+        number = {"type": "integer", "minimum": self.low, "maximum": self.high}
+        return {"anyOf": [number, {"type": "null"}]} if self.optional else number
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 from schemas.contract import (
     BoundedFloat,
+    BoundedFloatOrNothing,
     BoundedInt,
     EchoedId,
     HttpUrl,
@@ -34,6 +35,8 @@ from schemas.errors import InvalidRequest
 
 MAX_VIEWS = 8
 MULTI_IMAGE_MODES = ("stochastic", "multidiffusion")
+MIN_RETENTION_S, MAX_RETENTION_S = 60, 365 * 86400
+"""Bounds of `retention_s` for every deployment; one may allow less."""
 LEGACY_NAMES = {"init_image": "image"}
 """Field names of earlier versions of the documented API, and their present names."""
 NOT_PARAMETERS = {"key", "image", "webhook", "track_id"}
@@ -107,6 +110,17 @@ class ImageTo3DRequest(BaseModel):
     )
     splat: Annotated[bool, LenientBool()] = Field(
         default=False, description="also deliver the Gaussians as a splat `.ply`, if the engine has them (extension)"
+    )
+    depth: Annotated[float | None, BoundedFloatOrNothing(0, 1)] = Field(
+        default=None,
+        description="depth of the preview engine's solid: 0 is a thin plate, 1 is round, as deep as wide; by default "
+        "guessed from the contour and returned as `meta.depth` (extension)",
+    )
+
+    retention_s: Annotated[int | None, BoundedInt(MIN_RETENTION_S, MAX_RETENTION_S, optional=True)] = Field(
+        default=None,
+        description="seconds for which temporary outputs can be downloaded, at most what the deployment allows "
+        "(extension)",
     )
 
     def effective_parameters(self) -> dict[str, Any]:

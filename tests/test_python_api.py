@@ -56,7 +56,8 @@ def test_three_lines_make_files(path: Path, tmp_path: Path) -> None:
     assert [file.name for file in written] == list(result.files) == ["robot.glb", "robot_thumbnail.png"]
     assert {file.name: file.read_bytes() for file in (tmp_path / "out").iterdir()} == result.files
     assert result.meta["seed"] == 3 and result.meta["engine"] == result.engine == "preview"
-    assert result.warnings == ()
+    assert result.warnings == (result.meta["draft_notice"],)  # a preview invents the back, and says so
+    assert result.meta["draft"] is True and result.warnings[0].startswith("This is a draft: ")
     assert set(result.stage_seconds) == {"intake", "generate", "export", "deliver"}
     assert repr(result).startswith("<GenerationResult of engine preview: robot.glb (")
 

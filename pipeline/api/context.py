@@ -12,6 +12,7 @@ from starlette.concurrency import run_in_threadpool
 
 from pipeline.answers import final_body, processing_body, webhook_status
 from pipeline.api.queue_stats import QueueStatsReader
+from pipeline.api.refusals import Refusals
 from pipeline.api.request_body import BodyReader
 from pipeline.api.requests import header_key, presented_key
 from pipeline.api.waiting import CompletionWaiter
@@ -40,6 +41,7 @@ class Context:
         self.store = service.store
         self.completions = CompletionWaiter(service.store)
         self.queue_stats = QueueStatsReader(service.store)
+        self.refusals = Refusals()
         # Work that outsiders can slow down has threads of its own, so that it cannot occupy those of other requests.
         self._resolve_limiter = anyio.CapacityLimiter(MAX_RESOLVE_THREADS)
         self._probe_limiter = anyio.CapacityLimiter(MAX_PROBE_THREADS)
@@ -155,7 +157,12 @@ class Context:
             bucket = decrypt_bucket(encrypted, owner=job.api_key_id, secret_box=self.service.secret_box)
             return [bucket.url_of(name) for name in names]
         temporary = self.service.temporary
-        return temporary.predict_urls(names, file_prefix=job.file_prefix, created_at=job.created_at)
+        return temporary.predict_urls(
+            names,
+            file_prefix=job.file_prefix,
+            created_at=job.created_at,
+            lifetime_s=parameters.get("retention_s"),
+        )
 
 
 def context_of(request: Request) -> Context:

@@ -100,6 +100,14 @@ def error_response(error: Exception) -> JSONResponse:
     return JSONResponse(ErrorBody(message=message, error_code=code).to_json(), status, headers)
 
 
+def count_refusal(request: Request, error: Exception) -> None:
+    """Count a refusal for `/metrics`, and log a sample; an internal error is always logged, with its traceback."""
+    code = error.code if isinstance(error, ImageTo3DError) else InternalError.code
+    route = getattr(request.scope.get("route"), "path", "unknown")
+    if status_of(error) != INTERNAL:
+        request.app.state.context.refusals.add(code, method=request.method, route=route)
+
+
 def install(app: FastAPI, *, errors_as_200: bool) -> None:
     """Answer every error of the app in the contract's form.
 
@@ -110,6 +118,7 @@ def install(app: FastAPI, *, errors_as_200: bool) -> None:
 
     def respond(request: Request, error: Exception) -> JSONResponse:
         response = error_response(error)
+        count_refusal(request, error)
         if errors_as_200 and request.url.path.startswith("/api/"):
             response.status_code = OK
         return response

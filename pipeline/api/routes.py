@@ -25,7 +25,7 @@ from pipeline.jobs.model import Job, JobFilter, JobMeta, JobState, NewJob, Submi
 from pipeline.net.egress import check_url
 from pipeline.telemetry import current_traceparent, note_on_span
 from schemas.contract import OutputFormat, is_http_url
-from schemas.request import ImageTo3DRequest, parse_request
+from schemas.request import MIN_RETENTION_S, ImageTo3DRequest, parse_request
 from schemas.responses import ErrorBody, FailedBody, ProcessingBody, ServerActionBody, SuccessBody
 
 ENTERPRISE, V6 = "/api/v1/enterprise/3d", "/api/v6/3d"
@@ -167,6 +167,7 @@ def _read_submission(
     key = context.authenticate(request, body)
     parsed = parse_request(body, default_output_format=default_output_format)
     _check_engine(parsed.request, context)
+    _check_retention(parsed.request, context)
     for image in parsed.request.image:
         if not is_http_url(image):
             check_beginning(read_inline(image))
@@ -197,6 +198,19 @@ def _check_engine(request: ImageTo3DRequest, context: Context) -> None:
     if name not in offered:
         raise InvalidRequest(f"engine must be one of {', '.join(offered)}, got {name!r}")
     check_views(find_spec(name), len(request.image), offered=offered)
+
+
+def _check_retention(request: ImageTo3DRequest, context: Context) -> None:
+    """Refuse a longer lifetime of temporary outputs than the deployment allows.
+
+    Raises:
+        InvalidRequest: it is longer.
+    """
+    longest_s = context.settings.longest_retention_s
+    if request.retention_s is not None and request.retention_s > longest_s:
+        raise InvalidRequest(
+            f"retention_s must be between {MIN_RETENTION_S} and {longest_s}, got {request.retention_s}"
+        )
 
 
 def _check_urls(urls: tuple[str, ...], context: Context) -> None:

@@ -46,6 +46,7 @@ class GenerationOptions:
     multi_image_mode: str | None = None
     splat: bool = False
     view_angles: tuple[ViewAngle, ...] | None = None
+    depth: float | None = None
 
 
 def ignored_options(engine: str, options: GenerationOptions, names: Iterable[str]) -> tuple[str, ...]:
@@ -94,6 +95,8 @@ class Generation:
         gpu_seconds: seconds of accelerator time, 0 on a CPU.
         turntable_mp4: a turntable rendered from the engine's own field; None if it has no field or none was requested.
         extra_files: further files by extension (`"splat.ply"`), delivered beside the asset.
+        draft: a sentence that says what the engine invented, if the result is a draft; "" otherwise.
+        depth: the depth that the engine used, 0 to 1; None if it has no such option.
         view_angles: where the engine took the views to be from; None if it does not use angles.
         view_angles_confidence: 0 to 1, how sure the engine is of angles that it guessed; None if it did not guess.
     """
@@ -106,6 +109,8 @@ class Generation:
     gpu_seconds: float = 0.0
     turntable_mp4: bytes | None = None
     extra_files: Mapping[str, bytes] = field(default_factory=dict)
+    draft: str = ""
+    depth: float | None = None
     view_angles: tuple[ViewAngle, ...] | None = None
     view_angles_confidence: float | None = None
 

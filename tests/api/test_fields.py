@@ -22,6 +22,7 @@ NUMBERS: dict[str, tuple[float, float, float, float]] = {
     "chunk_size": (1, 12000, 0, 12001),
     "seed": (0, 2**32 - 1, -1, 2**32),
     "texture_size": (512, 4096, 511, 4097),
+    "depth": (0, 1, -0.001, 1.001),
 }
 BOOLEANS = ("render", "multi_image", "temp", "no_texture", "splat")
 PUBLIC = "http://93.184.215.14"  # an address, so that no test resolves a name

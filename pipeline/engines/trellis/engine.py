@@ -182,7 +182,7 @@ class TrellisEngine:
             except torch.cuda.OutOfMemoryError:
                 generation = self._retry_with_less_memory(run, images)
         # Several images condition one sample; the released model has no input for where they were taken from.
-        generation = replace(generation, warnings=ignored_options("TRELLIS", options, ("view_angles",)))
+        generation = replace(generation, warnings=ignored_options("TRELLIS", options, ("view_angles", "depth")))
         if not self.is_on_accelerator:
             return generation
         torch.cuda.synchronize(device)

@@ -38,6 +38,7 @@ UNUSED = (
     "multi_image_mode",
     "view_angles",
     "splat",
+    "depth",
 )
 """Options that a single pass over one image has no use for."""
 AFTER_ENCODING, AFTER_MESH = 0.7, 0.9
