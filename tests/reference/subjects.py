@@ -98,11 +98,7 @@ SUBJECTS: dict[str, Subject] = {
             Part((0.0, 0.0, 0.02), (0.18, 0.03, 0.2), RED, is_box=True),
             Part((0.22, 0.1, -0.02), (0.03, 0.03, 0.2), WHITE, is_box=True),
             Part((0.22, 0.02, 0.15), (0.025, 0.08, 0.025), WHITE, is_box=True),
-            *(
-                Part((x, -0.26, z), (0.03, 0.2, 0.03), BROWN, is_box=True)
-                for x in (-0.22, 0.22)
-                for z in (-0.22, 0.22)
-            ),
+            *(Part((x, -0.26, z), (0.03, 0.2, 0.03), BROWN, is_box=True) for x in (-0.22, 0.22) for z in (-0.22, 0.22)),
         )
     ),
     # A car seen from its front: long in z, the cabin behind the middle, one mirror.

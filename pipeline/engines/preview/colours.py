@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.engines.base import ColourSource
 from pipeline.engines.preview.subject_image import sample_bilinear
 from pipeline.engines.preview.view_direction import ViewDirection
 
@@ -92,6 +93,27 @@ class ProjectedViews:
             chosen = np.flatnonzero(weights[:, k] > 1e-3)
             colours[chosen] += weights[chosen, k, None] * projector.sample(points[chosen])
         return np.clip(colours, 0, 1)
+
+
+@dataclass(frozen=True, eq=False)
+class TurnedColours:
+    """A `ColourSource` for a body that was turned so that its front is toward a direction."""
+
+    source: ColourSource
+    direction: ViewDirection
+
+    def colours_at(
+        self,
+        points: NDArray[np.float32],  # (P, 3)
+        normals: NDArray[np.float32],  # (P, 3)
+    ) -> NDArray[np.float32]:  # (P, 3)
+        """See `ColourSource.colours_at`."""
+        axes = [
+            axis.astype(np.float32)
+            for axis in (self.direction.rightward, self.direction.upward, self.direction.toward_camera)
+        ]
+        turned = [np.stack([along(vectors, axis) for axis in axes], axis=1) for vectors in (points, normals)]
+        return self.source.colours_at(turned[0].astype(np.float32), turned[1].astype(np.float32))
 
 
 def along(vectors: NDArray[np.floating], direction: NDArray[np.float32]) -> NDArray[np.floating]:

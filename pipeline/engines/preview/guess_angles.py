@@ -98,13 +98,15 @@ def hypotheses(views: int) -> dict[Angles, float]:
             if step * (views - 1) < 360 - step:
                 add([sign * step * k for k in range(views)], ARC * weight / EVEN)
     if views <= MOST_PERMUTED:
-        for rest in itertools.permutations((90, 180, 270, "top"), views - 1):
-            level = tuple(angle for angle in (0, *rest) if angle != "top")
-            weight = COMMON_ORDERS.get(level, RARE_ORDER)
-            add((0, *rest), COMMON_ORDERS.get((0, *rest), weight * VERTICAL_FACTOR if "top" in rest else weight))
+        sides: tuple[ViewAngle, ...] = (90.0, 180.0, 270.0, "top")
+        for rest in itertools.permutations(sides, views - 1):
+            angles: Angles = (0.0, *rest)
+            level: Angles = tuple(angle for angle in angles if not isinstance(angle, str))
+            factor = 1.0 if level == angles else VERTICAL_FACTOR
+            add(angles, COMMON_ORDERS.get(angles, factor * COMMON_ORDERS.get(level, RARE_ORDER)))
         return found
     for order, weight in COMMON_ORDERS.items():
-        vertical = ("top", "bottom")[: views - len(order)]
+        vertical: Angles = ("top", "bottom")[: views - len(order)]
         if len(order) == 4 and len(order) + len(vertical) == views:
             add((*order, *vertical), weight)
             add((*order, *reversed(vertical)), weight * 0.1)

@@ -105,9 +105,7 @@ def _fit_vertical_views(images: Sequence[SubjectImage], directions: Sequence[Vie
     Seen from the side of a level view, the subject in a vertical view spans an interval, which is as wide as the level
     view and has its middle at the same place.
     """
-    level = [
-        (image, direction) for image, direction in zip(images, directions, strict=True) if direction.is_level
-    ]
+    level = [(image, direction) for image, direction in zip(images, directions, strict=True) if direction.is_level]
     fitted = []
     for image, direction in zip(images, directions, strict=True):
         if direction.is_level:

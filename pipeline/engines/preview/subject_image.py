@@ -114,6 +114,11 @@ def guess_back_colours(image: SubjectImage) -> NDArray[np.float32]:
     return np.where(total > 1e-3, blurred / np.maximum(total, 1e-3), image.colours)
 
 
+def as_bytes(colours: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Convert colours in [0, 1] to 0 to 255."""
+    return np.round(colours * 255).astype(np.uint8)
+
+
 def sample_bilinear(
     image: NDArray[np.float32] | NDArray[np.uint8],  # (H, W) or (H, W, C)
     x_px: NDArray[np.floating],  # (P,)

@@ -65,7 +65,7 @@ def test_the_surface_is_closed_and_oriented_outward() -> None:
 
 
 def test_a_warning_states_the_assumed_view_directions() -> None:
-    assert "8 views evenly spaced around the subject, 45 degrees apart" in carved("vase", 8).warnings[-1]
+    assert "from front, 45 degrees, right, 135 degrees, back, " in carved("vase", 8).warnings[-1]
 
 
 def test_each_side_takes_the_colours_of_its_own_image() -> None:
