@@ -16,7 +16,7 @@ from pipeline.engines.preview.placement import Silhouette, place_silhouettes
 from pipeline.engines.preview.subject_image import SOLID_ALPHA, SubjectImage, sample_bilinear
 from pipeline.engines.preview.view_direction import ViewDirection
 
-CELLS = 64
+CELLS = 48
 """Cells along the unit cube."""
 ROWS, POSITIONS, SAMPLES = 48, 33, 12
 FAR_COLOURS = 50.0
@@ -58,7 +58,7 @@ def unexplained_shares(images: Sequence[SubjectImage], directions: Sequence[View
         masks.append(mask)
         columns.append(column)
     shares = [
-        _unexplained(mask, _projection(hull, column) if len(column) else hull.any(axis=0))
+        _unexplained(mask, _projection(hull, column) if len(column) else np.asarray(hull.any(axis=0)))
         for mask, column in zip(masks, columns, strict=True)
     ]
     return np.array(shares)

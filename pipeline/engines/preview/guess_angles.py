@@ -12,6 +12,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 
@@ -52,6 +53,7 @@ RARE_ORDER = 0.05
 EVEN, EVEN_BACKWARD, ARC = 0.4, 0.2, 0.04
 ARC_STEPS = (45.0, 60.0, 30.0)
 VERTICAL_FACTOR = 0.1
+"""Of a set with one view from above, which usually comes last."""
 MOST_PERMUTED = 4
 """More views than this are tried only in their usual orders."""
 
@@ -98,11 +100,11 @@ def hypotheses(views: int) -> dict[Angles, float]:
             if step * (views - 1) < 360 - step:
                 add([sign * step * k for k in range(views)], ARC * weight / EVEN)
     if views <= MOST_PERMUTED:
-        sides: tuple[ViewAngle, ...] = (90.0, 180.0, 270.0, "top")
+        sides: list[ViewAngle] = [90.0, 180.0, 270.0, "top"]
         for rest in itertools.permutations(sides, views - 1):
-            angles: Angles = (0.0, *rest)
-            level: Angles = tuple(angle for angle in angles if not isinstance(angle, str))
-            factor = 1.0 if level == angles else VERTICAL_FACTOR
+            angles = cast(Angles, (0.0, *rest))
+            level = cast(Angles, tuple(angle for angle in angles if not isinstance(angle, str)))
+            factor = 1.0 if level == angles else VERTICAL_FACTOR if angles[-1] == "top" else VERTICAL_FACTOR / 5
             add(angles, COMMON_ORDERS.get(angles, factor * COMMON_ORDERS.get(level, RARE_ORDER)))
         return found
     for order, weight in COMMON_ORDERS.items():
