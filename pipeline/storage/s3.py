@@ -59,7 +59,9 @@ class Patience:
 
 PROBE_PATIENCE = Patience(attempts=1, timeout=httpx.Timeout(15.0, connect=10.0), base_s=30.0)
 """Of `update_s3`, while its caller waits."""
-JOB_PATIENCE = Patience(attempts=3, timeout=httpx.Timeout(10.0, connect=5.0), base_s=15.0, min_bytes_per_s=1 << 20, most_s=60.0)
+JOB_PATIENCE = Patience(
+    attempts=3, timeout=httpx.Timeout(10.0, connect=5.0), base_s=15.0, min_bytes_per_s=1 << 20, most_s=60.0
+)
 """Of a job's own delivery: other jobs wait for the worker, and a bucket that is slower gets the files afterwards."""
 LATE_PATIENCE = Patience(attempts=4, timeout=TIMEOUT, base_s=120.0)
 """Of an upload after the job has ended."""
