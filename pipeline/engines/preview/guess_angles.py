@@ -12,7 +12,6 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
 
 import numpy as np
 
@@ -90,7 +89,7 @@ def hypotheses(views: int) -> dict[Angles, float]:
     found: dict[Angles, float] = {}
 
     def add(angles: Sequence[ViewAngle], weight: float) -> None:
-        whole = tuple(angle if isinstance(angle, str) else round(angle % 360, 6) for angle in angles)
+        whole: Angles = tuple([angle if isinstance(angle, str) else round(angle % 360, 6) for angle in angles])
         if len(set(whole)) == views:
             found[whole] = max(weight, found.get(whole, 0.0))
 
@@ -102,8 +101,8 @@ def hypotheses(views: int) -> dict[Angles, float]:
     if views <= MOST_PERMUTED:
         sides: list[ViewAngle] = [90.0, 180.0, 270.0, "top"]
         for rest in itertools.permutations(sides, views - 1):
-            angles = cast(Angles, (0.0, *rest))
-            level = cast(Angles, tuple(angle for angle in angles if not isinstance(angle, str)))
+            angles: Angles = (0.0, *rest)
+            level: Angles = tuple(angle for angle in angles if not isinstance(angle, str))
             factor = 1.0 if level == angles else VERTICAL_FACTOR if angles[-1] == "top" else VERTICAL_FACTOR / 5
             add(angles, COMMON_ORDERS.get(angles, factor * COMMON_ORDERS.get(level, RARE_ORDER)))
         return found
