@@ -1,14 +1,13 @@
 """The body of a submit: every documented field, its default and bounds. Knows nothing of how a job runs.
 
-Lenient in form, strict in meaning: numbers may be sent as text, booleans as yes and no, null means "not given"; a value
-out of bounds is refused, never clamped; unknown fields are ignored with a warning.
+Lenient in form, strict in meaning: numbers may be sent as text, booleans as yes and no, null and "" mean "not given"; a
+value out of bounds is refused, never clamped; unknown fields are ignored with a warning.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
@@ -27,7 +26,7 @@ from schemas.contract import (
     ViewAngle,
     ViewAngles,
     first_error_message,
-    json_type_name,
+    given_fields,
     one_of,
     truncate_for_message,
 )
@@ -156,11 +155,7 @@ def parse_request(body: object, *, default_output_format: OutputFormat = "glb") 
     Raises:
         InvalidRequest: one sentence that names the first invalid field, its value and what is accepted.
     """
-    if not isinstance(body, Mapping):
-        raise InvalidRequest(f"the body must be a JSON object, got {json_type_name(body)}")
-    given: dict[str, object] = {
-        str(name): value for name, value in cast(Mapping[object, object], body).items() if value is not None
-    }
+    given = given_fields(body)
     for legacy, name in LEGACY_NAMES.items():
         if legacy in given:
             given.setdefault(name, given.pop(legacy))

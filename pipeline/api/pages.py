@@ -87,6 +87,10 @@ async def ready(context: Context = Depends(context_of)) -> JSONResponse:
         reasons.append(f"{problem}; jobs wait in the queue")
     if reasons and not context.service.starts_workers_on_demand:
         return JSONResponse({"status": "unavailable", "reasons": reasons}, UNAVAILABLE)
+    if not context.service.starts_workers_on_demand:
+        present = {engine for worker in workers if worker.is_ready for engine in worker.engines}
+        lacking = [engine for engine in context.settings.offered_engines if engine not in present]
+        reasons += [f"no worker has the engine {engine}; its jobs wait in the queue" for engine in lacking]
     return JSONResponse({"status": "ok", "reasons": reasons})
 
 

@@ -151,6 +151,7 @@ class NewJob:
         track_id: the caller's own identifier, echoed in the type that it was sent in.
         webhook_url: receives the result, None without a webhook.
         idempotency_key: the caller's header, None without one.
+        engine: only workers that have this engine claim it; "" is any worker.
     """
 
     api_key_id: ApiKeyId
@@ -161,6 +162,7 @@ class NewJob:
     track_id: str | int | None = None
     webhook_url: str | None = None
     idempotency_key: str | None = None
+    engine: str = ""
 
 
 @dataclass(frozen=True)
@@ -186,6 +188,7 @@ class Job:
         is_cancel_requested: the caller asked for it to stop.
         started_at: when it was first claimed.
         expires_at: when the record and its files may be deleted; None unless final.
+        engine: as for `NewJob`; "" in records of version 0.1.0 too.
     """
 
     id: int
@@ -208,6 +211,7 @@ class Job:
     finished_at: float | None = None
     expires_at: float | None = None
     result: Annotated[JobResult | None, Field(alias="ending")] = None
+    engine: str = ""
 
     @property
     def lease(self) -> Lease:
@@ -422,13 +426,22 @@ class UsageDay:
 
 @dataclass(frozen=True)
 class WorkerRecord:
-    """A worker process as of its last heartbeat."""
+    """A worker process as of its last heartbeat.
+
+    Attributes:
+        engine: its engines, separated by commas.
+    """
 
     worker_id: str
     engine: str
     seen_at: float
     is_ready: bool
     job_id: int | None = None
+
+    @property
+    def engines(self) -> tuple[str, ...]:
+        """Names of the engines that it has."""
+        return tuple(self.engine.split(",")) if self.engine else ()
 
 
 @dataclass(frozen=True)

@@ -158,6 +158,29 @@ def test_a_service_is_ready_when_a_worker_is(deployment: Deployment) -> None:
     assert deployment.client.get("/ready").json() == {"status": "ok", "reasons": []}
 
 
+def test_readiness_names_the_engines_that_no_worker_has(deploy: Callable[..., Deployment]) -> None:
+    deployment = deploy(engine="preview", engines="triposr,trellis")
+    registry = deployment.service.store
+
+    registry.heartbeat_worker(WorkerRecord("cpu", "preview", 0.0, is_ready=True))
+    registry.heartbeat_worker(WorkerRecord("full", "trellis", 0.0, is_ready=False))
+    waiting = [f"no worker has the engine {name}; its jobs wait in the queue" for name in ("triposr", "trellis")]
+    assert deployment.client.get("/ready").json() == {"status": "ok", "reasons": waiting}
+
+    registry.heartbeat_worker(WorkerRecord("gpu", "trellis,triposr", 0.0, is_ready=True))
+    assert deployment.client.get("/ready").json() == {"status": "ok", "reasons": []}
+
+
+def test_a_job_is_recorded_with_the_engine_that_it_needs(deploy: Callable[..., Deployment]) -> None:
+    deployment = deploy(engine="preview", engines="triposr")
+
+    for fields in ({}, {"engine": "triposr"}, {"engine": "preview"}):
+        deployment.submit(**fields)
+
+    jobs = deployment.service.store.list_jobs(JobFilter(None))
+    assert [job.engine for job in reversed(jobs)] == ["preview", "triposr", "preview"]
+
+
 def test_a_service_that_starts_workers_on_demand_is_ready_without_one(deployment: Deployment) -> None:
     service = replace(deployment.service, starts_workers_on_demand=True)
     client = TestClient(create_app(service.settings, service=service))

@@ -11,7 +11,7 @@ import threading
 import time
 import uuid
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -162,19 +162,25 @@ class MemoryStore:
                 self._apply(job, transitions.cancel_requested(job))
             return len(jobs)
 
-    def claim(self, worker_id: str, *, lease_s: float, job_id: int | None = None) -> Job | None:
+    def claim(
+        self, worker_id: str, *, lease_s: float, job_id: int | None = None, engines: Collection[str] | None = None
+    ) -> Job | None:
         with self._lock:
             now = self._clock()
             for job in sorted(self._jobs.values(), key=lambda job: (job.state is JobState.QUEUED, job.seq)):
                 if job_id not in (None, job.id):
                     continue
                 if job.state is JobState.RUNNING:
-                    decision = transitions.lease_checked(job, worker_id, now=now, lease_s=lease_s)
+                    decision = transitions.lease_checked(job, worker_id, now=now, lease_s=lease_s, engines=engines)
                     after = self._apply(job, decision)
                     if transitions.is_claim(job, decision):
                         return after
-                elif job.state is JobState.QUEUED and transitions.may_run_more(
-                    self._keys[job.api_key_id].limits, running=self.key_use(job.api_key_id).running
+                elif (
+                    job.state is JobState.QUEUED
+                    and transitions.has_engine(job, engines)
+                    and transitions.may_run_more(
+                        self._keys[job.api_key_id].limits, running=self.key_use(job.api_key_id).running
+                    )
                 ):
                     return self._put(job, transitions.claimed(job, worker_id, now=now, lease_s=lease_s))
             return None

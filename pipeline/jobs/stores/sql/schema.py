@@ -98,6 +98,7 @@ jobs = Table(
     Column("finished_at", Double),
     Column("expires_at", Double),
     Column("ending", Text, key="result"),
+    Column("engine", String(64), nullable=False, server_default=""),
     sqlite_autoincrement=True,
 )
 Index("jobs_queued", jobs.c.seq, jobs.c.api_key_id, sqlite_where=IS_QUEUED, postgresql_where=IS_QUEUED)
