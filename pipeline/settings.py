@@ -16,12 +16,15 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from pipeline.jobs.model import KeyLimits
 from pipeline.telemetry import LogFormat
+from pipeline.version import user_agent
+from schemas.contract import is_http_url
 
 MIB = 2**20
 HOUR_S = 3600.0
 DAY_S = 24 * HOUR_S
 MIN_SECRET_CHARS = 16
 PREFIX = "IMAGE_TO_3D_"
+DATABASE_NAME = "jobs.sqlite"
 
 Time = Annotated[float, Field(ge=0, le=1)]
 
@@ -88,6 +91,8 @@ class Settings(BaseSettings):
     submit_wait_s: float = Field(default=20.0, ge=0, le=120)
     fetch_wait_s: float = Field(default=20.0, ge=0, le=120)
     max_body_bytes: int = Field(default=32 * MIB, ge=1024)
+    max_upload_bytes: int = Field(default=2048 * MIB, ge=0)
+    """Uploads that a key may have in temporary storage, as each web process counts them; 0 is no limit."""
     restart_pause_s: float = Field(default=60.0, ge=0)
     """For how long after a restart of the workers another restart request is ignored: any caller may send one."""
     errors_as_200: bool = False
@@ -129,6 +134,8 @@ class Settings(BaseSettings):
     # Addresses, outputs, webhooks.
     allow_private_addresses: bool = False
     """Allow loopback and private addresses for images, webhooks and buckets; never link-local or metadata addresses."""
+    contact_url: str | None = None
+    """Where the operator can be reached, in the User-Agent of outgoing requests; None means `public_url`."""
     output_lifetime_s: float = Field(default=DAY_S, ge=1)
     max_retention_s: float = Field(default=7 * DAY_S, ge=60)
     """The longest lifetime of temporary outputs that a request may ask for."""
@@ -169,6 +176,19 @@ class Settings(BaseSettings):
             raise ValueError(f"each secret needs at least {MIN_SECRET_CHARS} characters")
         return value
 
+    @field_validator("contact_url")
+    @classmethod
+    def _check_contact(cls, value: str | None) -> str | None:
+        if value is not None and not (value.isascii() and (is_http_url(value) or value.startswith("mailto:"))):
+            raise ValueError("it must be an http, https or mailto address")
+        return value
+
+    @property
+    def user_agent(self) -> str:
+        """What this deployment calls itself in outgoing requests."""
+        address = self.contact_url or self.public_url
+        return user_agent(address if address is not None and address.isascii() else None)
+
     @property
     def offered_engines(self) -> tuple[str, ...]:
         """Names of the engines that requests may name, the default first."""
@@ -207,7 +227,7 @@ class Settings(BaseSettings):
     def sql_url(self) -> str:
         """The database's address as SQLAlchemy reads it; it may hold a password, so it is never logged."""
         if self.database_url is None:
-            return f"sqlite:///{(self.data_dir / 'jobs.sqlite').absolute()}"
+            return f"sqlite:///{(self.data_dir / DATABASE_NAME).absolute()}"
         url = self.database_url.get_secret_value()
         for scheme in ("postgres://", "postgresql://"):
             if url.startswith(scheme):

@@ -24,6 +24,7 @@ FILES, WORK = "files", "work"
 class _OperatorsPolicy:
     """The operator may have the bucket in a private network; callers' addresses have the policy of the settings."""
 
+    user_agent: str
     allow_private_addresses: bool = True
 
 
@@ -81,4 +82,4 @@ def own_bucket(settings: Settings) -> OwnBucket | None:
         bucket = bucket_of_details(parse_s3_details(given))
     except InvalidRequest as error:
         raise CannotStart(f"OUTPUTS_URL and its credentials cannot be used: {error}.") from error
-    return OwnBucket(bucket, http=guarded_client(_OperatorsPolicy()))
+    return OwnBucket(bucket, http=guarded_client(_OperatorsPolicy(settings.user_agent)))

@@ -21,20 +21,20 @@ from pathlib import Path
 import structlog
 
 from pipeline.errors import CannotStart, ImageTo3DError
-from pipeline.job_handler import JobHandler, clean, folder_of, webhook_dispatcher
+from pipeline.job_handler import JobHandler, clean, folder_of, late_uploads, webhook_dispatcher
 from pipeline.jobs.model import Job
 from pipeline.jobs.worker_loop import QueueWorker, WorkerOptions
 from pipeline.local.supervisor import call_when_orphaned, stop_on_signals
+from pipeline.private_files import OF_OTHERS
 from pipeline.secrets import load_master_keys
 from pipeline.service import open_service, temporary_outputs
 from pipeline.settings import Settings
 from pipeline.shared_storage import shared_work
-from pipeline.stages.deliver import retry_uploads
 from pipeline.stages.generate import LocalEngines
 from pipeline.telemetry import configure_logging, start_tracing
 
 CLEAN_EVERY_S = 60.0
-UPLOAD_EVERY_S = 5.0
+UPLOAD_POLL_S = 5.0
 MIN_FREE_BYTES = 64 << 20
 """With less free space, no job is claimed: it could not store its files and would fail, as would the whole queue."""
 EX_SOFTWARE = 70
@@ -74,8 +74,7 @@ def run_worker(settings: Settings, *, worker_id: str, stop: threading.Event) -> 
     engines = LocalEngines(settings.engine, weights=settings.weights, arguments=settings.engine_arguments)
     is_finished = threading.Event()
 
-    def retry_late_uploads() -> None:
-        retry_uploads(service.store, temporary=outputs, bucket_of=service.bucket_of)
+    uploads = late_uploads(service, outputs, is_cancelled=is_finished.is_set)
 
     def clean_up() -> None:
         clean(service.store, outputs, settings.work_dir, shared=shared)
@@ -87,9 +86,7 @@ def run_worker(settings: Settings, *, worker_id: str, stop: threading.Event) -> 
 
     threads = [
         threading.Thread(target=webhook_dispatcher(service).run, args=(is_finished,), name="webhooks"),
-        threading.Thread(
-            target=repeat, args=(retry_late_uploads,), kwargs={"every_s": UPLOAD_EVERY_S, "stop": is_finished}
-        ),
+        threading.Thread(target=uploads.run, args=(is_finished,), kwargs={"poll_s": UPLOAD_POLL_S}, name="uploads"),
         threading.Thread(target=repeat, args=(clean_up,), kwargs={"every_s": CLEAN_EVERY_S, "stop": is_finished}),
     ]
     for thread in threads:
@@ -139,6 +136,7 @@ def main(argv: list[str] | None = None) -> None:
     given |= {"engine": options.engine, "worker_engines": options.engines, "weights": options.weights}
     settings = Settings(**{name: value for name, value in given.items() if value is not None})
     configure_logging(settings.log_level, settings.log_format)
+    os.umask(OF_OTHERS)  # for the files that libraries write into the work folder
     stop = stop_on_signals()
     call_when_orphaned(stop.set, parent_pid=options.parent_pid)
     worker_id = options.worker_id or f"{socket.gethostname()}-{secrets.token_hex(4)}"
