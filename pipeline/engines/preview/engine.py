@@ -21,6 +21,7 @@ from pipeline.engines.base import (
     ignored_options,
 )
 from pipeline.engines.preview.colours import ProjectedViews, Projector, depth_map
+from pipeline.engines.preview.contour import measure_contour
 from pipeline.engines.preview.hull import carve, place_silhouettes
 from pipeline.engines.preview.inflate import inflate
 from pipeline.engines.preview.subject_image import SubjectImage, crop_subject, guess_back_colours, have_common_frame
@@ -29,7 +30,6 @@ from pipeline.mesh.tri_mesh import TriMesh
 
 NAME = "preview"
 MAX_SIDE_PX = 1024
-ROUND = 1.0
 UNUSED = (
     "ss_guidance_strength",
     "ss_sampling_steps",
@@ -70,8 +70,10 @@ class PreviewEngine:
         on_step(0.1)
         depth = None
         if len(images) <= 2:
-            depth = ROUND if options.depth is None else options.depth
-            mesh, projectors = _from_front(images, options, depth=depth)
+            shape = measure_contour(images[0].alpha)
+            depth = round(shape.depth, 2) if options.depth is None else options.depth
+            mesh = inflate(images[0].alpha, resolution=options.resolution, depth=depth, is_symmetric=shape.is_symmetric)
+            projectors = _front_and_back(images)
         else:
             mesh, projectors = _from_several(images, options, on_step)
         if len(images) > 1:
@@ -88,10 +90,8 @@ class PreviewEngine:
         )
 
 
-def _from_front(
-    images: Sequence[SubjectImage], options: GenerationOptions, *, depth: float
-) -> tuple[TriMesh, tuple[Projector, ...]]:
-    """Inflate the first view; the second, if given, colours the back, otherwise its colours are guessed."""
+def _front_and_back(images: Sequence[SubjectImage]) -> tuple[Projector, ...]:
+    """The first view colours the front; the second, if given, the back, otherwise its colours are guessed."""
     front = images[0]
     px_per_metre = float(max(front.alpha.shape))
     near = Projector(0.0, _as_bytes(front.colours), px_per_metre, _middle_px(front))
@@ -101,7 +101,7 @@ def _from_front(
         back = images[1]
         scale = px_per_metre * back.alpha.shape[0] / front.alpha.shape[0]
         far = Projector(np.pi, _as_bytes(back.colours), scale, _middle_px(back))
-    return inflate(front.alpha, resolution=options.resolution, depth=depth), (near, far)
+    return near, far
 
 
 def _from_several(
