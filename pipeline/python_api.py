@@ -290,10 +290,10 @@ def run_request(
     with _needs_extra(f"the {name} engine" if engine is None else "an engine", name if engine is None else None):
         from pipeline.imaging.background_removal import grabcut_foreground
         from pipeline.imaging.rembg_remover import select_background_remover
-        from pipeline.net.egress import fetch
+        from pipeline.net.download import fetch
         from pipeline.stages.generate import run_engine
         from pipeline.stages.intake import foreground_images
-    policy = _AddressPolicy(allow_private_addresses)
+    policy = _AddressPolicy(allow_private_addresses, settings.user_agent)
 
     def prepare_weights() -> None:
         if engine is None and before_weights is not None:
@@ -420,6 +420,7 @@ class _AddressPolicy:
     """An `AddressPolicy` of the caller's choice."""
 
     allow_private_addresses: bool
+    user_agent: str
 
 
 class _Progress:
@@ -481,12 +482,10 @@ def _deliver_to_memory(files: Sequence[OutputFile], contents: dict[str, bytes]) 
     contents.update((file.path.name, file.path.read_bytes()) for file in files)
     return Delivery(
         tuple(
-            Artifact(
-                name=file.path.name,
-                kind=file.kind,
+            Artifact.of(
+                file,
                 url="",
                 size_bytes=len(contents[file.path.name]),
-                content_type=file.content_type,
                 sha256=hashlib.sha256(contents[file.path.name]).hexdigest(),
             )
             for file in files

@@ -1,14 +1,13 @@
 """The body of a submit: every documented field, its default and bounds. Knows nothing of how a job runs.
 
-Lenient in form, strict in meaning: numbers may be sent as text, booleans as yes and no, null means "not given"; a value
-out of bounds is refused, never clamped; unknown fields are ignored with a warning.
+Lenient in form, strict in meaning: numbers may be sent as text, booleans as yes and no, null and "" mean "not given"; a
+value out of bounds is refused, never clamped; unknown fields are ignored with a warning.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
@@ -27,7 +26,7 @@ from schemas.contract import (
     ViewAngle,
     ViewAngles,
     first_error_message,
-    json_type_name,
+    given_fields,
     one_of,
     truncate_for_message,
 )
@@ -35,6 +34,8 @@ from schemas.errors import InvalidRequest
 
 MAX_VIEWS = 8
 MULTI_IMAGE_MODES = ("stochastic", "multidiffusion")
+MIN_RETENTION_S, MAX_RETENTION_S = 60, 365 * 86400
+"""Bounds of `retention_s` for every deployment; one may allow less."""
 LEGACY_NAMES = {"init_image": "image"}
 """Field names of earlier versions of the documented API, and their present names."""
 NOT_PARAMETERS = {"key", "image", "webhook", "track_id"}
@@ -115,6 +116,12 @@ class ImageTo3DRequest(BaseModel):
         "guessed from the contour and returned as `meta.depth` (extension)",
     )
 
+    retention_s: Annotated[int | None, BoundedInt(MIN_RETENTION_S, MAX_RETENTION_S, optional=True)] = Field(
+        default=None,
+        description="seconds for which temporary outputs can be downloaded, at most what the deployment allows "
+        "(extension)",
+    )
+
     def effective_parameters(self) -> dict[str, Any]:
         """Every parameter that shapes the result, with its effective value: the `meta` of responses."""
         return self.model_dump(mode="json", exclude=NOT_PARAMETERS)
@@ -148,11 +155,7 @@ def parse_request(body: object, *, default_output_format: OutputFormat = "glb") 
     Raises:
         InvalidRequest: one sentence that names the first invalid field, its value and what is accepted.
     """
-    if not isinstance(body, Mapping):
-        raise InvalidRequest(f"the body must be a JSON object, got {json_type_name(body)}")
-    given: dict[str, object] = {
-        str(name): value for name, value in cast(Mapping[object, object], body).items() if value is not None
-    }
+    given = given_fields(body)
     for legacy, name in LEGACY_NAMES.items():
         if legacy in given:
             given.setdefault(name, given.pop(legacy))

@@ -92,6 +92,7 @@ def test_defaults_are_the_documented_ones() -> None:
         "multi_image_mode": None,
         "view_angles": None,
         "splat": False,
+        "retention_s": None,
         "depth": None,
     }
 
