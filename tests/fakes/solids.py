@@ -225,7 +225,7 @@ HELD_OUT: dict[str, Solid] = {
     ),
     "star": _solid((star(5, 0.48, 0.2, 0.1), SAND), is_flat=True),
     "table": _solid(*_table(), yaw=20, pitch=15, is_flat=True),
-    "house": _solid(
+    "cottage": _solid(
         (box((0, -0.15, 0), (0.6, 0.5, 0.45)), SAND),
         (pyramid((0, 0.1, 0), 0.74, 0.35), RED),
         yaw=25,
