@@ -14,7 +14,7 @@ LEVEL = 0.5
 
 CHORD = 0.16  # of the longer side: the piece of contour whose straightness is measured
 SAGITTA = 0.02  # of the chord: a circle as wide as the subject has 0.04, a digitised line up to 0.015
-STRAIGHT_FROM, STRAIGHT_TO = 0.35, 0.7  # straight share of the contour below which nothing, above which all is flat
+STRAIGHT_FROM, STRAIGHT_TO = 0.35, 0.6  # straight share of the contour below which nothing, above which all is flat
 SYMMETRIC = 0.92  # overlap of the mask with its mirror image
 ONE_RUN = 0.85  # share of the rows that hold a single run of the mask
 RECTANGULAR = 0.88  # area relative to the bounding rectangle
