@@ -13,18 +13,19 @@ from functools import partial
 from pathlib import Path
 
 from pipeline.answers import final_body
-from pipeline.engines.base import ForegroundImage
+from pipeline.engines.base import ForegroundImage, Generation
 from pipeline.errors import NotFound
 from pipeline.imaging.rembg_remover import select_background_remover
-from pipeline.jobs.model import Job, JobResult, OutboxTask
+from pipeline.jobs.model import ExportSource, Job, JobResult, OutboxTask
 from pipeline.jobs.store import JobStore
 from pipeline.jobs.worker_loop import LeaseKeeper
 from pipeline.net.egress import fetch
-from pipeline.run_job import Generate, run_job
-from pipeline.service import Service
+from pipeline.run_job import GENERATION, Generate, load_generation, run_export, run_job
+from pipeline.service import Service, generation_gone, kept_generations
 from pipeline.stages.deliver import Delivery, deliver
 from pipeline.stages.intake import load_views
 from pipeline.storage.base import OutputFile
+from pipeline.storage.generations import KeptGenerations
 from pipeline.storage.local import LocalStorage
 from pipeline.webhooks.sender import WebhookDispatcher
 from schemas.request import ImageTo3DRequest
@@ -58,6 +59,7 @@ class JobHandler:
         self._generate_for = generate_for
         self._prepare = prepare
         self._on_checkpoint = on_checkpoint
+        self._generations = kept_generations(service.settings)
         self._remover = select_background_remover(service.settings.matting_model, service.settings.weights)
 
     def __call__(self, job: Job, lease: LeaseKeeper) -> JobResult:
@@ -67,17 +69,45 @@ class JobHandler:
             StoreUnavailable: the store did not answer in the middle of the job.
         """
         request = ImageTo3DRequest.model_validate_json(self._service.store.request_of(job.id))
+        if job.meta.export_of is not None:
+            return run_export(
+                request,
+                file_prefix=job.file_prefix,
+                work_dir=folder_of(job, self._service.settings.work_dir),
+                load=partial(self._load_generation, job.meta.export_of),
+                deliver=partial(self._deliver, job, request),
+                on_progress=lease.report,
+                is_cancelled=lease.is_cancelled,
+                on_checkpoint=self._on_checkpoint,
+            )
         return run_job(
             request,
             file_prefix=job.file_prefix,
             work_dir=folder_of(job, self._service.settings.work_dir),
             load_views=self._load_views,
             generate=self._generate_for(job, request.engine),
-            deliver=partial(self._deliver, job, request),
+            deliver=partial(self._deliver_and_keep, job, request),
             on_progress=lease.report,
             is_cancelled=lease.is_cancelled,
             on_checkpoint=self._on_checkpoint,
         )
+
+    def _load_generation(self, source: ExportSource) -> Generation:
+        """The kept generation of an earlier job.
+
+        Raises:
+            GenerationGone: it is not kept any more.
+        """
+        kept = self._generations.find(source.file_prefix)
+        if kept is None:
+            raise generation_gone(source.job_id, self._service.settings)
+        return load_generation(kept)
+
+    def _deliver_and_keep(self, job: Job, request: ImageTo3DRequest, files: Sequence[OutputFile]) -> Delivery:
+        delivery = self._deliver(job, request, files)
+        folder = folder_of(job, self._service.settings.work_dir)
+        self._generations.keep(job.file_prefix, folder / GENERATION)  # before the end is written: a kill loses neither
+        return delivery
 
     def _load_views(self, request: ImageTo3DRequest) -> list[ForegroundImage]:
         self._prepare(request.engine)
@@ -103,12 +133,16 @@ def webhook_dispatcher(service: Service) -> WebhookDispatcher:
     return service.webhook_dispatcher(body_of)
 
 
-def clean(store: JobStore, temporary: LocalStorage, work_dir: Path) -> None:
-    """Delete outputs whose links have expired, expired records, and the work folders of dead workers.
+def clean(
+    store: JobStore, temporary: LocalStorage, work_dir: Path, *, generations: KeptGenerations | None = None
+) -> None:
+    """Delete outputs whose links have expired, expired records, old generations, and the work folders of dead workers.
 
     Several processes may clean at the same time.
     """
     temporary.clean()
+    if generations is not None:
+        generations.clean()
     for job in store.expired():
         temporary.delete(job.file_prefix)
         try:

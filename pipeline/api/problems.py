@@ -20,6 +20,7 @@ from pipeline.errors import (
     BodyTooLarge,
     BodyTooSlow,
     CallerError,
+    GenerationGone,
     HeadTooLarge,
     ImageTo3DError,
     InternalError,
@@ -39,7 +40,7 @@ from schemas.responses import ErrorBody, RateLimitedBody
 log = structlog.get_logger()
 
 OK, PARTIAL_CONTENT, NOT_MODIFIED = 200, 206, 304
-BAD_REQUEST, UNAUTHORIZED, QUOTA_SPENT, NOT_FOUND, NOT_ALLOWED = 400, 401, 402, 404, 405
+BAD_REQUEST, UNAUTHORIZED, QUOTA_SPENT, NOT_FOUND, NOT_ALLOWED, GONE = 400, 401, 402, 404, 405, 410
 TIMEOUT, TOO_LARGE, NOT_SATISFIABLE, TOO_MANY, HEAD_TOO_LARGE, INTERNAL, UNAVAILABLE = 408, 413, 416, 429, 431, 500, 503
 STORE_RETRY_S = 2
 
@@ -53,6 +54,8 @@ def status_of(error: Exception) -> int:
             return QUOTA_SPENT
         case NotFound():
             return NOT_FOUND
+        case GenerationGone():
+            return GONE
         case MethodNotAllowed():
             return NOT_ALLOWED
         case BodyTooLarge():
@@ -154,6 +157,7 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
         UNAUTHORIZED: "The API key is missing, unknown or revoked.",
         QUOTA_SPENT: "The key's quota for the month is used up.",
         NOT_FOUND: "This key has no such job.",
+        GONE: "The job's generation is not kept any more.",
         TIMEOUT: "The body did not arrive in time.",
         TOO_LARGE: "The body is too long.",
         TOO_MANY: "Too many jobs are queued, or too many were submitted in one minute.",

@@ -24,7 +24,7 @@ from pipeline.job_handler import JobHandler, clean, folder_of, webhook_dispatche
 from pipeline.jobs.worker_loop import QueueWorker, WorkerOptions
 from pipeline.local.supervisor import call_when_orphaned, stop_on_signals
 from pipeline.secrets import load_master_keys
-from pipeline.service import local_outputs, open_service
+from pipeline.service import kept_generations, local_outputs, open_service
 from pipeline.settings import Settings
 from pipeline.stages.deliver import retry_uploads
 from pipeline.stages.generate import LocalEngines
@@ -75,7 +75,7 @@ def run_worker(settings: Settings, *, worker_id: str, stop: threading.Event) -> 
         retry_uploads(service.store, temporary=outputs, bucket_of=service.bucket_of)
 
     def clean_up() -> None:
-        clean(service.store, outputs, settings.work_dir)
+        clean(service.store, outputs, settings.work_dir, generations=kept_generations(settings))
 
     threads = [
         threading.Thread(target=webhook_dispatcher(service).run, args=(is_finished,), name="webhooks"),
