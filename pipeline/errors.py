@@ -5,13 +5,15 @@ ImageTo3DError
 │   ├── InvalidRequest      a field is missing, malformed or out of bounds
 │   ├── UnreadableImage     an image cannot be decoded, or shows no subject
 │   ├── BlockedAddress      a URL leads to an address that this deployment does not connect to
-│   ├── DownloadFailed      an image's URL answered with an error, too slowly, or with too much data
+│   ├── DownloadFailed      an image's URL answered with an error, or with something else than an image
+│   │   └── DownloadInterrupted     for a reason that may pass: no answer in time, 429, 5xx, a broken connection
 │   ├── UnwritableOutput    the output path that the caller named cannot be written
 │   ├── Unauthorized        the API key is missing, unknown or revoked
 │   ├── NotFound            nothing has this id or path, or it belongs to another key
 │   ├── MethodNotAllowed    the path exists, but does not take this HTTP method
 │   ├── BodyTooLarge        the request's body is longer than this deployment accepts
 │   ├── BodyTooSlow         the request's body did not arrive in time
+│   ├── UnsupportedMediaType the request's body has a type or an encoding that is not taken
 │   ├── HeadTooLarge        the request has too many or too long headers
 │   ├── LimitReached        base of the refusals by a key's limits
 │   │   ├── QuotaSpent      the key's jobs of the month are used up
@@ -30,6 +32,7 @@ ImageTo3DError
 ├── StoreUnavailable        the database is locked, full or unreachable; nothing was changed
 ├── ServiceBusy             too many large requests are arriving at once
 ├── LeaseLost               a worker wrote to a job that is no longer its own
+├── CannotStart             a process of the service cannot start on this machine, for its operator
 └── Cancelled               the caller asked for the job to stop
 
 `ImageTo3DError`, `CallerError` and `InvalidRequest` are defined in `schemas.errors`, because the contract raises
@@ -60,9 +63,23 @@ class BlockedAddress(CallerError):
 
 
 class DownloadFailed(CallerError):
-    """An image's URL answered with an error, too slowly, or with too much data."""
+    """An image's URL answered with an error, or with something else than an image."""
 
     code = "download_failed"
+
+
+class DownloadInterrupted(DownloadFailed):
+    """An image's URL failed for a reason that may pass: no answer in time, 429, 5xx, a connection that broke off.
+
+    Attributes:
+        retry_after_s: seconds that the host asks to wait; None where it does not say.
+    """
+
+    retryable = True  # several attempts failed, but the host may be in order again later
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class UnwritableOutput(CallerError):
@@ -106,6 +123,12 @@ class BodyTooSlow(CallerError):
 
     code = "body_too_slow"
     retryable = True  # the connection may be faster the next time
+
+
+class UnsupportedMediaType(CallerError):
+    """The request's body has a type or an encoding that this path does not take."""
+
+    code = "unsupported_media_type"
 
 
 class HeadTooLarge(CallerError):
@@ -244,6 +267,13 @@ class LeaseLost(ImageTo3DError):
 
     code = "lease_lost"
     retryable = False  # the job is another worker's
+
+
+class CannotStart(ImageTo3DError):
+    """A process of the service cannot start on this machine: its port is taken, or its secret is another one."""
+
+    code = "cannot_start"
+    retryable = False  # its operator has to change something
 
 
 class Cancelled(ImageTo3DError):

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import httpx
 
-from pipeline.deployment import open_store
+from pipeline.deployment import check_secret, open_store
 from pipeline.errors import DeliveryFailed, GenerationGone
 from pipeline.jobs.model import OutboxTask
 from pipeline.jobs.store import KeyStore, Store
+from pipeline.net.deadline import IsCancelled
 from pipeline.net.egress import guarded_client
 from pipeline.secrets import load_master_keys
 from pipeline.settings import Settings
@@ -20,6 +21,7 @@ from pipeline.storage.generations import FOLDER as GENERATIONS_FOLDER
 from pipeline.storage.generations import GenerationIndex, KeptGenerations
 from pipeline.storage.links import LinkSigner
 from pipeline.storage.local import LocalStorage
+from pipeline.storage.s3 import LATE_PATIENCE, Patience
 from pipeline.storage.secret_box import SecretBox
 from pipeline.webhooks.sender import Schedule, WebhookDispatcher, WebhookSender
 from pipeline.webhooks.signing import WebhookSigner
@@ -37,6 +39,7 @@ class Service:
         http: the client of every outgoing request; connects only to addresses that this deployment allows.
         generations: which finished jobs can be exported again.
         dispatch: called with the id of each new job, where no worker polls the queue.
+        starts_workers_on_demand: `dispatch` starts one where none is running.
     """
 
     settings: Settings
@@ -47,13 +50,27 @@ class Service:
     http: httpx.Client
     generations: GenerationIndex
     dispatch: Callable[[int], None] = lambda job_id: None
+    starts_workers_on_demand: bool = False
 
-    def bucket_of(self, key_id: str) -> EncryptedBucket | None:
-        """The bucket that is saved for a key now; None if there is none."""
+    def bucket_of(
+        self, key_id: str, *, patience: Patience = LATE_PATIENCE, is_cancelled: IsCancelled | None = None
+    ) -> EncryptedBucket | None:
+        """The bucket that is saved for a key now; None if there is none.
+
+        Args:
+            patience, is_cancelled: as for `S3Storage`.
+        """
         encrypted = self.store.s3_of(key_id)
         if encrypted is None:
             return None
-        return EncryptedBucket(encrypted, owner=key_id, secret_box=self.secret_box, http=self.http)
+        return EncryptedBucket(
+            encrypted,
+            owner=key_id,
+            secret_box=self.secret_box,
+            http=self.http,
+            patience=patience,
+            is_cancelled=is_cancelled,
+        )
 
     def webhook_dispatcher(self, body_of: Callable[[OutboxTask], bytes]) -> WebhookDispatcher:
         """The sender of webhooks.
@@ -84,7 +101,7 @@ def open_service(
     store: Store | None = None,
     temporary: LinkedFiles | None = None,
     generations: GenerationIndex | None = None,
-    dispatch: Callable[[int], None] = lambda job_id: None,
+    dispatch: Callable[[int], None] | None = None,
 ) -> Service:
     """Build everything that a process of the service works with.
 
@@ -93,21 +110,26 @@ def open_service(
         store: jobs, keys, outbox, ledger; the database of the settings by default. Closed with the service.
         temporary: outputs of callers without a bucket; the folder of the settings by default.
         generations: as `Service.generations`; the folder of the settings by default.
-        dispatch: as `Service.dispatch`.
+        dispatch: as `Service.dispatch`, which then starts workers on demand; None where workers poll the queue.
 
     Raises:
         StoreUnavailable: the database cannot be reached, or its schema is newer than this version.
+        CannotStart: this machine's master keys are not those of the deployment.
     """
     master_keys = load_master_keys(settings) if master_keys is None else master_keys
+    if store is None:
+        store = opened = open_store(settings)
+        check_secret(opened, settings, master_keys)
     return Service(
         settings=settings,
-        store=open_store(settings) if store is None else store,
+        store=store,
         temporary=local_outputs(settings, master_keys) if temporary is None else temporary,
         secret_box=SecretBox(master_keys),
         signer=WebhookSigner(master_keys),
         http=guarded_client(settings),
         generations=kept_generations(settings) if generations is None else generations,
-        dispatch=dispatch,
+        dispatch=dispatch or (lambda job_id: None),
+        starts_workers_on_demand=dispatch is not None,
     )
 
 

@@ -1,14 +1,14 @@
 """The body of a submit: every documented field, its default and bounds. Knows nothing of how a job runs.
 
-Lenient in form, strict in meaning: numbers may be sent as text, booleans as yes and no, null means "not given"; a value
-out of bounds is refused, never clamped; unknown fields are ignored with a warning.
+Lenient in form, strict in meaning: numbers may be sent as text, booleans as yes and no, null and "" mean "not given"; a
+value out of bounds is refused, never clamped; unknown fields are ignored with a warning.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
@@ -27,7 +27,7 @@ from schemas.contract import (
     ViewAngle,
     ViewAngles,
     first_error_message,
-    json_type_name,
+    given_fields,
     one_of,
     truncate_for_message,
 )
@@ -182,11 +182,7 @@ def read_fields(body: object) -> dict[str, object]:
     Raises:
         InvalidRequest: it is not an object.
     """
-    if not isinstance(body, Mapping):
-        raise InvalidRequest(f"the body must be a JSON object, got {json_type_name(body)}")
-    given: dict[str, object] = {
-        str(name): value for name, value in cast(Mapping[object, object], body).items() if value is not None
-    }
+    given = given_fields(body)
     for legacy, name in LEGACY_NAMES.items():
         if legacy in given:
             given.setdefault(name, given.pop(legacy))

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, cast
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
-from schemas.contract import HttpUrl, OneOf, Secret, Text, first_error_message, json_type_name
+from schemas.contract import HttpUrl, OneOf, Secret, Text, first_error_message, given_fields
 from schemas.errors import InvalidRequest
 
 DEPLOY_TYPES = ("image_to_3d", "text_to_3d", "3d", "realtime")
@@ -25,6 +24,11 @@ class S3Details(BaseModel):
     aws_access_key_id: Annotated[SecretStr, Secret(is_token=True)] = Field(repr=False)
     aws_secret_access_key: Annotated[SecretStr, Secret(is_token=True)] = Field(repr=False)
     image_directory: Annotated[str, Text(512)] = Field(default="", description="folder in the bucket")
+    addressing_style: Annotated[str, OneOf(("auto", "path", "virtual"))] = Field(
+        default="auto",
+        description="where the bucket's name goes: in the path, in front of the host, or as the service is known to "
+        "take it (extension)",
+    )
     bucket: Annotated[str, Text(255)] = Field(
         default="", description="name of the bucket, if the endpoint does not contain it"
     )
@@ -36,14 +40,7 @@ def parse_s3_details(body: object) -> S3Details:
     Raises:
         InvalidRequest: one sentence about the first invalid field; it contains no secret.
     """
-    if not isinstance(body, Mapping):
-        raise InvalidRequest(f"the body must be a JSON object, got {json_type_name(body)}")
-    given = {
-        str(name): value
-        for name, value in cast(Mapping[object, object], body).items()
-        if value is not None and value != ""
-    }
     try:
-        return S3Details.model_validate(given)
+        return S3Details.model_validate(given_fields(body))
     except ValidationError as error:
         raise InvalidRequest(first_error_message(error)) from None

@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse
 
+from pipeline.api.body_schema import IDEMPOTENCY_KEY, PREFER, body_schema
 from pipeline.api.context import Context, context_of
 from pipeline.api.problems import (
     BAD_REQUEST,
@@ -24,7 +25,6 @@ from pipeline.api.routes import (
     V6,
     Submission,
     accept,
-    body_schema,
     check_retention,
     submission_of,
 )
@@ -35,7 +35,15 @@ from schemas.export import export_schema, parse_export
 
 router = APIRouter(tags=["jobs"])
 
-EXPORT_BODY = body_schema(export_schema(), example={"key": "…", "output_format": "stl", "target_faces": 20000})
+EXPORT_BODY = body_schema(
+    export_schema(),
+    example={"key": "…", "output_format": "stl", "target_faces": 20000},
+    headers=(IDEMPOTENCY_KEY, PREFER),
+)
+    export_schema(),
+    example={"key": "…", "output_format": "stl", "target_faces": 20000},
+    headers=(IDEMPOTENCY_KEY, PREFER),
+)
 
 
 async def export(call_id: str, request: Request, context: Context = Depends(context_of)) -> JSONResponse:

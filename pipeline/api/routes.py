@@ -15,6 +15,7 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse
 from sse_starlette import EventSourceResponse
 
+from pipeline.api.body_schema import IDEMPOTENCY_KEY, PREFER, body_schema
 from pipeline.api.context import Context, context_of
 from pipeline.api.problems import BAD_REQUEST, NOT_FOUND, OK, QUOTA_SPENT, TOO_LARGE, TOO_MANY, UNAUTHORIZED, documented
 from pipeline.api.requests import idempotency_key, read_bounded_int, read_id, read_track_id, requested_wait_s
@@ -24,7 +25,7 @@ from pipeline.imaging.inline import check_beginning, read_inline
 from pipeline.jobs.model import ExportSource, Job, JobFilter, JobMeta, JobState, NewJob, Submitted
 from pipeline.net.egress import check_url
 from pipeline.telemetry import current_traceparent, note_on_span
-from schemas.contract import OutputFormat, is_http_url
+from schemas.contract import OutputFormat, given_fields, is_http_url
 from schemas.request import MIN_RETENTION_S, ImageTo3DRequest, ParsedRequest, parse_request
 from schemas.responses import ErrorBody, FailedBody, ProcessingBody, ServerActionBody, SuccessBody
 
@@ -61,39 +62,17 @@ JOB_BODY = SuccessBody | ProcessingBody | FailedBody
 router = APIRouter(tags=["jobs"])
 
 
-def body_schema(
-    schema: dict[str, Any], *, example: dict[str, Any], working_example: dict[str, Any] | None = None
-) -> dict[str, Any]:
-    """The OpenAPI description of a JSON body.
-
-    Args:
-        example: a body as clients send it, with its key.
-        working_example: the body that `/docs` offers first; the example without its key by default. A key in the body
-            takes precedence over the one that the page was given, so a made-up one must not be in it.
-    """
-    keyless = {name: value for name, value in example.items() if name != "key"}
-    examples = {
-        "header": {
-            "summary": "The key in a header",
-            "value": keyless if working_example is None else working_example,
-        },
-        "body": {"summary": "The key in the body", "value": example},
-    }
-    return {
-        "requestBody": {"content": {"application/json": {"schema": schema, "examples": examples}}, "required": True}
-    }
-
-
-KEY_BODY = body_schema(
-    {"type": "object", "properties": {"key": {"type": "string", "description": "API key"}}}, example={"key": "…"}
-)
-FETCH_BODY = body_schema(
+KEY_SCHEMA = {"type": "object", "properties": {"key": {"type": "string", "description": "API key"}}}
+KEY_BODY = body_schema(KEY_SCHEMA, example={"key": "…"})
+FETCH_BODY = body_schema(KEY_SCHEMA, example={"key": "…"}, headers=(PREFER,))
+FETCH_BY_BODY = body_schema(
     {
         "type": "object",
         "properties": {"key": {"type": "string"}, "request_id": {"type": "string"}},
         "required": ["request_id"],
     },
     example={"key": "…", "request_id": "1207959551"},
+    headers=(PREFER,),
 )
 LIST_BODY = body_schema(
     {
@@ -108,7 +87,12 @@ LIST_BODY = body_schema(
     },
     example={"key": "…", "status": "success", "limit": 20},
 )
-SUBMIT_BODY = body_schema(ImageTo3DRequest.model_json_schema(), example=EXAMPLE, working_example=WORKING_EXAMPLE)
+SUBMIT_BODY = body_schema(
+    ImageTo3DRequest.model_json_schema(),
+    example=EXAMPLE,
+    working_example=WORKING_EXAMPLE,
+    headers=(PREFER, IDEMPOTENCY_KEY),
+)
 
 
 def prefix_of(request: Request) -> str:
@@ -180,7 +164,10 @@ def read_submission(
     for image in parsed.request.image:
         if not is_http_url(image):
             check_beginning(read_inline(image))
-    return submission_of(request, parsed, api_key_id=key.id, sent=body, path_decides=default_output_format)
+    engine = parsed.request.engine or context.settings.engine
+    return submission_of(
+        request, parsed, api_key_id=key.id, sent=body, path_decides=default_output_format, engine=engine
+    )
 
 
 def submission_of(
@@ -190,6 +177,7 @@ def submission_of(
     api_key_id: str,
     sent: dict[str, Any],
     path_decides: str,
+    engine: str = "",
     export_of: ExportSource | None = None,
 ) -> Submission:
     """A validated request as a job to record.
@@ -197,6 +185,7 @@ def submission_of(
     Args:
         sent: the body as it was sent.
         path_decides: what the path adds to the body: with another one, a repeated idempotency key is refused.
+        engine: as for `NewJob`.
         export_of: the job whose files are made anew, None for a job that generates.
 
     Raises:
@@ -214,6 +203,7 @@ def submission_of(
         track_id=parsed.request.track_id,
         webhook_url=parsed.request.webhook,
         idempotency_key=idempotency_key(request),
+        engine=engine,
     )
     webhook = () if parsed.request.webhook is None else (parsed.request.webhook,)
     return Submission(job, (*filter(is_http_url, parsed.request.image), *webhook))
@@ -293,7 +283,8 @@ async def fetch(call_id: str, request: Request, context: Context = Depends(conte
 async def fetch_by_body(request: Request, context: Context = Depends(context_of)) -> JSONResponse:
     """The state or the result of the job that the body's `request_id` names; waits a while for the result."""
     key, body = await context.caller(request)
-    return await _fetch(request, context, api_key_id=key.id, job_id=body.get("request_id", body.get("id")))
+    given = given_fields(body)
+    return await _fetch(request, context, api_key_id=key.id, job_id=given.get("request_id", given.get("id")))
 
 
 async def _fetch(request: Request, context: Context, *, api_key_id: str, job_id: object) -> JSONResponse:
@@ -322,7 +313,7 @@ for _prefix, _format in DEFAULT_FORMATS.items():
         name=f"fetch{_suffix}",
         response_model=JOB_BODY,
         responses=JOB_REFUSALS,
-        openapi_extra=KEY_BODY,
+        openapi_extra=FETCH_BODY,
     )
     router.add_api_route(
         f"{_prefix}/fetch",
@@ -331,7 +322,7 @@ for _prefix, _format in DEFAULT_FORMATS.items():
         name=f"fetch_by_body{_suffix}",
         response_model=JOB_BODY,
         responses=JOB_REFUSALS,
-        openapi_extra=FETCH_BODY,
+        openapi_extra=FETCH_BY_BODY,
     )
 
 
@@ -363,13 +354,16 @@ async def delete(call_id: str, request: Request, context: Context = Depends(cont
 @router.post(
     f"{ENTERPRISE}/redeliver/{{call_id}}",
     response_model=ServerActionBody,
-    responses=JOB_REFUSALS,
+    responses={**JOB_REFUSALS, **documented(TOO_MANY)},
     openapi_extra=KEY_BODY,
 )
 async def redeliver(call_id: str, request: Request, context: Context = Depends(context_of)) -> JSONResponse:
     """Send the webhook of a job that has ended again, under its original id."""
     key, _ = await context.caller(request)
-    task = await context.in_thread(context.store.redeliver, read_id(call_id), api_key_id=key.id)
+    job = await context.in_thread(context.store.get, read_id(call_id), api_key_id=key.id)
+    context.redeliveries_of_job.count(job.id)
+    context.redeliveries_of_key.count(key.id)
+    task = await context.in_thread(context.store.redeliver, job.id, api_key_id=key.id)
     return JSONResponse(ServerActionBody(message=f"The webhook of job {task.job_id} is sent again.").to_json())
 
 
@@ -383,6 +377,7 @@ async def redeliver(call_id: str, request: Request, context: Context = Depends(c
 async def list_jobs(request: Request, context: Context = Depends(context_of)) -> JSONResponse:
     """The caller's jobs, newest first, a page at a time."""
     key, body = await context.caller(request)
+    body = given_fields(body)
     state = body.get("status")
     if state is not None and state not in [known.value for known in JobState]:
         raise InvalidRequest(f"status must be one of {', '.join(known.value for known in JobState)}")

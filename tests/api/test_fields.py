@@ -73,7 +73,7 @@ def test_every_field_is_tested_here() -> None:
 
 
 def test_a_track_id_is_returned_unchanged(deployment: Deployment) -> None:
-    for mark in ("x" * 255, "ü 12", 12, -3, ""):
+    for mark in ("x" * 255, "ü 12", 12, -3):
         assert deployment.submit(track_id=mark)["track_id"] == mark
     for mark in ("x" * 256, 10**255, 1.5, True, ["a"], "a\0b", "\ud800"):
         assert refusal(deployment, track_id=mark).startswith("track_id must be ")
