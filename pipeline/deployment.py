@@ -13,8 +13,9 @@ from pipeline.jobs.api_keys import hash_key, key_record, make_key
 from pipeline.jobs.store import KeyStore, Store
 from pipeline.jobs.stores.kv.map import KeyValues
 from pipeline.jobs.transitions import Retention
-from pipeline.secrets import derive_keys
-from pipeline.settings import Settings
+from pipeline.private_files import close_to_others
+from pipeline.secrets import SECRET_NAME, derive_keys
+from pipeline.settings import DATABASE_NAME, Settings
 
 if TYPE_CHECKING:
     from pipeline.jobs.stores.sql.store import SqlStore
@@ -28,12 +29,24 @@ def open_store(settings: Settings) -> SqlStore:
     """
     from pipeline.jobs.stores.sql.store import SqlStore  # SQLAlchemy takes a third of the start; not all need it
 
+    _close_data_to_others(settings)
     return SqlStore(
         settings.sql_url,
         retention=_retention_of(settings),
         pool_size=settings.database_pool_size,
         pool_overflow=settings.database_pool_overflow,
     )
+
+
+def _close_data_to_others(settings: Settings) -> None:
+    """Take the permissions of others from what earlier versions made with the umask's.
+
+    The folder of data itself is closed only if it is recognizably one: `DATA_DIR` may be any folder of the machine.
+    """
+    folder, database = settings.data_dir, settings.data_dir / DATABASE_NAME
+    files = [database, database.with_name(f"{DATABASE_NAME}-wal"), database.with_name(f"{DATABASE_NAME}-shm")]
+    own = [folder] if database.exists() or (folder / SECRET_NAME).exists() else []
+    close_to_others([*own, *files, settings.files_dir, settings.work_dir])
 
 
 def check_secret(store: SqlStore, settings: Settings, master_keys: Sequence[bytes]) -> None:

@@ -24,6 +24,7 @@ HOUR_S = 3600.0
 DAY_S = 24 * HOUR_S
 MIN_SECRET_CHARS = 16
 PREFIX = "IMAGE_TO_3D_"
+DATABASE_NAME = "jobs.sqlite"
 
 Time = Annotated[float, Field(ge=0, le=1)]
 
@@ -209,7 +210,7 @@ class Settings(BaseSettings):
     def sql_url(self) -> str:
         """The database's address as SQLAlchemy reads it; it may hold a password, so it is never logged."""
         if self.database_url is None:
-            return f"sqlite:///{(self.data_dir / 'jobs.sqlite').absolute()}"
+            return f"sqlite:///{(self.data_dir / DATABASE_NAME).absolute()}"
         url = self.database_url.get_secret_value()
         for scheme in ("postgres://", "postgresql://"):
             if url.startswith(scheme):

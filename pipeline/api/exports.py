@@ -40,10 +40,6 @@ EXPORT_BODY = body_schema(
     example={"key": "…", "output_format": "stl", "target_faces": 20000},
     headers=(IDEMPOTENCY_KEY, PREFER),
 )
-    export_schema(),
-    example={"key": "…", "output_format": "stl", "target_faces": 20000},
-    headers=(IDEMPOTENCY_KEY, PREFER),
-)
 
 
 async def export(call_id: str, request: Request, context: Context = Depends(context_of)) -> JSONResponse:

@@ -17,6 +17,7 @@ from typing import Protocol
 
 import structlog
 
+from pipeline.private_files import make_private_file, make_private_folder
 from pipeline.storage.links import SAFE_NAME
 
 FOLDER = "generations"
@@ -60,11 +61,12 @@ class KeptGenerations:
         try:
             if self._lifetime_s <= 0 or checkpoint.stat().st_size > self._max_bytes:
                 return
-            self._folder.mkdir(parents=True, exist_ok=True)
+            make_private_folder(self._folder)
             arriving = self._folder / f".arriving-{secrets.token_hex(8)}"
             try:
                 os.link(checkpoint, arriving)
             except OSError:  # a file system without hard links
+                make_private_file(arriving)
                 shutil.copyfile(checkpoint, arriving)
             now = self._clock()
             os.utime(arriving, (now, now))
