@@ -21,6 +21,7 @@ from pipeline.storage.generations import FOLDER as GENERATIONS_FOLDER
 from pipeline.storage.generations import GenerationIndex, KeptGenerations
 from pipeline.storage.links import LinkSigner
 from pipeline.storage.local import LocalStorage
+from pipeline.storage.own_links import OwnLinks
 from pipeline.storage.s3 import LATE_PATIENCE, Patience
 from pipeline.storage.secret_box import SecretBox
 from pipeline.webhooks.sender import Schedule, WebhookDispatcher, WebhookSender
@@ -52,6 +53,11 @@ class Service:
     dispatch: Callable[[int], None] = lambda job_id: None
     starts_workers_on_demand: bool = False
 
+    @property
+    def own_links(self) -> OwnLinks:
+        """Opens images that a request names by a link of this deployment."""
+        return OwnLinks(self.temporary, base_url=self.settings.base_url)
+
     def bucket_of(
         self, key_id: str, *, patience: Patience = LATE_PATIENCE, is_cancelled: IsCancelled | None = None
     ) -> EncryptedBucket | None:
@@ -82,6 +88,7 @@ class Service:
         send = WebhookSender(
             self.http,
             signer=self.signer,
+            key_of=self.store.get_key,
             connect_timeout_s=settings.webhook_connect_timeout_s,
             answer_timeout_s=settings.webhook_timeout_s,
         )

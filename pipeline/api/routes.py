@@ -240,11 +240,17 @@ async def check_urls(submission: Submission, context: Context) -> None:
 
     Raises:
         BlockedAddress: a URL leads to such an address.
+        InvalidRequest: a link of this deployment opens no file.
+        UnreadableImage: it opens a file that is no image.
     """
 
     def check() -> None:
         for url in submission.urls:
-            check_url(url, context.settings)
+            beginning = context.service.own_links.read(url, most_bytes=32)
+            if beginning is None:
+                check_url(url, context.settings)
+            else:
+                check_beginning(beginning)
 
     if submission.urls:
         await context.resolve(check)
