@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import httpx
 
 from pipeline.deployment import check_secret, open_store
-from pipeline.errors import DeliveryFailed
+from pipeline.errors import DeliveryFailed, GenerationGone
 from pipeline.jobs.model import OutboxTask
 from pipeline.jobs.store import KeyStore, Store
 from pipeline.net.deadline import IsCancelled
@@ -18,6 +18,8 @@ from pipeline.settings import Settings
 from pipeline.shared_storage import shared_outputs
 from pipeline.storage.base import LinkedFiles
 from pipeline.storage.encrypted_bucket import EncryptedBucket
+from pipeline.storage.generations import FOLDER as GENERATIONS_FOLDER
+from pipeline.storage.generations import GenerationIndex, KeptGenerations
 from pipeline.storage.links import LinkSigner
 from pipeline.storage.local import LocalStorage
 from pipeline.storage.own_links import OwnLinks
@@ -37,6 +39,7 @@ class Service:
         secret_box: encrypts and decrypts customers' secrets.
         signer: signs webhooks.
         http: the client of every outgoing request; connects only to addresses that this deployment allows.
+        generations: which finished jobs can be exported again.
         dispatch: called with the id of each new job, where no worker polls the queue.
         starts_workers_on_demand: `dispatch` starts one where none is running.
     """
@@ -47,6 +50,7 @@ class Service:
     secret_box: SecretBox
     signer: WebhookSigner
     http: httpx.Client
+    generations: GenerationIndex
     dispatch: Callable[[int], None] = lambda job_id: None
     starts_workers_on_demand: bool = False
 
@@ -104,6 +108,7 @@ def open_service(
     master_keys: Sequence[bytes] | None = None,
     store: Store | None = None,
     temporary: LinkedFiles | None = None,
+    generations: GenerationIndex | None = None,
     dispatch: Callable[[int], None] | None = None,
 ) -> Service:
     """Build everything that a process of the service works with.
@@ -112,6 +117,7 @@ def open_service(
         master_keys: as `load_master_keys` returned them; loaded here by default.
         store: jobs, keys, outbox, ledger; the database of the settings by default. Closed with the service.
         temporary: outputs of callers without a bucket; `temporary_outputs` by default.
+        generations: as `Service.generations`; the folder of the settings by default.
         dispatch: as `Service.dispatch`, which then starts workers on demand; None where workers poll the queue.
 
     Raises:
@@ -129,6 +135,7 @@ def open_service(
         secret_box=SecretBox(master_keys),
         signer=WebhookSigner(master_keys),
         http=guarded_client(settings),
+        generations=kept_generations(settings) if generations is None else generations,
         dispatch=dispatch or (lambda job_id: None),
         starts_workers_on_demand=dispatch is not None,
     )
@@ -190,6 +197,25 @@ def temporary_outputs(settings: Settings, master_keys: Sequence[bytes]) -> Local
         CannotStart: the settings name no bucket that can be used.
     """
     return shared_outputs(settings, master_keys) or local_outputs(settings, master_keys)
+
+
+def kept_generations(settings: Settings) -> KeptGenerations:
+    """The kept generations in the folder of the settings."""
+    return KeptGenerations(
+        settings.work_dir / GENERATIONS_FOLDER,
+        lifetime_s=settings.generation_lifetime_s,
+        max_bytes=settings.max_generations_bytes,
+    )
+
+
+def generation_gone(job_id: int, settings: Settings) -> GenerationGone:
+    """The error of an export whose generation is not kept any more."""
+    if settings.generation_lifetime_s <= 0:
+        return GenerationGone("This deployment keeps no generations; submit the image again.")
+    return GenerationGone(
+        f"The generation of job {job_id} is not kept any more: generations are kept for at most "
+        f"{settings.generation_lifetime_s:g} s, or until later ones need their space. Submit the image again."
+    )
 
 
 def local_outputs(

@@ -27,7 +27,7 @@ from pipeline.jobs.worker_loop import QueueWorker, WorkerOptions
 from pipeline.local.supervisor import call_when_orphaned, stop_on_signals
 from pipeline.private_files import OF_OTHERS
 from pipeline.secrets import load_master_keys
-from pipeline.service import open_service, temporary_outputs
+from pipeline.service import kept_generations, open_service, temporary_outputs
 from pipeline.settings import Settings
 from pipeline.shared_storage import shared_work
 from pipeline.stages.generate import LocalEngines
@@ -77,7 +77,7 @@ def run_worker(settings: Settings, *, worker_id: str, stop: threading.Event) -> 
     uploads = late_uploads(service, outputs, is_cancelled=is_finished.is_set)
 
     def clean_up() -> None:
-        clean(service.store, outputs, settings.work_dir, shared=shared)
+        clean(service.store, outputs, settings.work_dir, generations=kept_generations(settings), shared=shared)
 
     def forget(job: Job) -> None:
         shutil.rmtree(folder_of(job, settings.work_dir), ignore_errors=True)

@@ -20,6 +20,7 @@ from pathlib import Path
 import structlog
 
 from pipeline.errors import DeliveryFailed, NotFound, StoreUnavailable
+from pipeline.private_files import make_private_folder
 from pipeline.storage.base import Artifact, FileKind, OutputFile, StoredFile
 from pipeline.storage.links import SAFE_NAME, LinkSigner
 from pipeline.storage.local import EXPIRY_FILE, RUN_ALLOWANCE_S, LocalStorage
@@ -181,10 +182,10 @@ class SharedOutputs(LocalStorage):
             path.unlink(missing_ok=True)
             return False
         arriving = self._folder / f".arriving-{secrets.token_hex(8)}"
-        self._folder.mkdir(parents=True, exist_ok=True)
+        make_private_folder(self._folder)
         try:
             bucket.fetch(path.name, arriving)
-            path.parent.mkdir(exist_ok=True)
+            make_private_folder(path.parent)
             arriving.replace(path)
         except FileNotFoundError:
             return False

@@ -20,6 +20,7 @@ from pathlib import Path
 import structlog
 
 from pipeline.errors import ImageTo3DError
+from pipeline.private_files import make_private_folder
 from pipeline.secrets import derive_keys
 from pipeline.storage.base import OutputFile
 from pipeline.storage.own_bucket import OwnBucket
@@ -52,7 +53,7 @@ class SharedWork:
         if folder.is_dir():
             return
         arriving = folder.with_name(f".arriving-{secrets.token_hex(8)}")
-        arriving.mkdir(parents=True)
+        make_private_folder(arriving)
         try:
             bucket = self._bucket.within(folder.name)
             for name, digest in self._read_manifest(bucket, arriving, name=folder.name).items():
@@ -127,7 +128,7 @@ class SharedWork:
 
     def _fetch(self, bucket: OwnBucket, name: str, digest: str, folder: Path) -> None:
         path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_private_folder(path.parent)
         parent, _, last = name.rpartition("/")
         (bucket.within(parent) if parent else bucket).fetch(last, path)
         if _sha256(path) != digest:  # a later save was interrupted

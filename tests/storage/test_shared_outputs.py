@@ -331,6 +331,7 @@ def test_the_bucket_is_named_by_the_settings_or_the_usual_variables(
 
     opened.store([OutputFile(tmp_path / "x.txt", "extra", "text/plain")], file_prefix="")
 
+    opened._http.close()
     assert {seen.path for seen in proxy.seen} == {"/models/a%20b/c/x.txt"}
 
 
