@@ -25,7 +25,12 @@ def open_store(settings: Settings) -> SqlStore:
     """
     from pipeline.jobs.stores.sql.store import SqlStore  # SQLAlchemy takes a third of the start; not all need it
 
-    return SqlStore(settings.sql_url, retention=_retention_of(settings))
+    return SqlStore(
+        settings.sql_url,
+        retention=_retention_of(settings),
+        pool_size=settings.database_pool_size,
+        pool_overflow=settings.database_pool_overflow,
+    )
 
 
 def open_shared_store(settings: Settings, entries: KeyValues) -> Store:

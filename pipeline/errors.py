@@ -12,6 +12,7 @@ ImageTo3DError
 │   ├── MethodNotAllowed    the path exists, but does not take this HTTP method
 │   ├── BodyTooLarge        the request's body is longer than this deployment accepts
 │   ├── BodyTooSlow         the request's body did not arrive in time
+│   ├── UnsupportedMediaType the request's body has a type or an encoding that is not taken
 │   ├── HeadTooLarge        the request has too many or too long headers
 │   ├── LimitReached        base of the refusals by a key's limits
 │   │   ├── QuotaSpent      the key's jobs of the month are used up
@@ -100,6 +101,12 @@ class BodyTooSlow(CallerError):
 
     code = "body_too_slow"
     retryable = True  # the connection may be faster the next time
+
+
+class UnsupportedMediaType(CallerError):
+    """The request's body has a type or an encoding that this path does not take."""
+
+    code = "unsupported_media_type"
 
 
 class HeadTooLarge(CallerError):

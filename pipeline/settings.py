@@ -15,6 +15,7 @@ from pydantic import AliasChoices, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from pipeline.jobs.model import KeyLimits
+from pipeline.telemetry import LogFormat
 
 MIB = 2**20
 HOUR_S = 3600.0
@@ -43,6 +44,10 @@ class Settings(BaseSettings):
         default=None, validation_alias=AliasChoices("IMAGE_TO_3D_DATABASE_URL", "DATABASE_URL")
     )
     """Postgres as `postgresql://…`; None is an SQLite file in `data_dir`."""
+    database_pool_size: int = Field(default=8, ge=1, le=1000)
+    """Connections to the database that a process keeps open."""
+    database_pool_overflow: int = Field(default=8, ge=0, le=1000)
+    """Further connections that a process opens under load."""
 
     # Access, and the default limits of a key. 0 or less means no limit.
     api_key: SecretStr | None = None
@@ -102,6 +107,8 @@ class Settings(BaseSettings):
     allow_private_addresses: bool = False
     """Allow loopback and private addresses for images, webhooks and buckets; never link-local or metadata addresses."""
     output_lifetime_s: float = Field(default=DAY_S, ge=1)
+    max_retention_s: float = Field(default=7 * DAY_S, ge=60)
+    """The longest lifetime of temporary outputs that a request may ask for."""
     record_lifetime_s: float = Field(default=7 * DAY_S, ge=1)
     """How long the record of a finished job is kept."""
     webhook_attempts: int = Field(default=10, ge=1)
@@ -110,6 +117,8 @@ class Settings(BaseSettings):
     webhook_timeout_s: float = Field(default=30.0, gt=0)
 
     log_level: str = "INFO"
+    log_format: LogFormat = "auto"
+    """JSON lines, or lines for people; `auto` is the latter on a terminal."""
     otlp_endpoint: str | None = Field(
         default=None,
         repr=False,
@@ -147,6 +156,11 @@ class Settings(BaseSettings):
                 "slat_rescale_t": self.trellis_slat_rescale_t,
             }
         }
+
+    @property
+    def longest_retention_s(self) -> int:
+        """The upper bound of `retention_s`: files are deleted with their job's record at the latest."""
+        return int(min(self.max_retention_s, self.record_lifetime_s))
 
     @property
     def is_traced(self) -> bool:

@@ -12,9 +12,10 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 
 from pipeline.answers import DEFAULT_JOB_S
+from pipeline.api.body_schema import body_schema
 from pipeline.api.context import Context, context_of
 from pipeline.api.problems import BAD_REQUEST, OK, TOO_LARGE, UNAUTHORIZED, documented
-from pipeline.api.routes import ENTERPRISE, KEY_BODY, V6, body_schema
+from pipeline.api.routes import ENTERPRISE, KEY_BODY, V6
 from pipeline.errors import InvalidRequest
 from pipeline.jobs.model import JobState, LedgerFilter
 from pipeline.storage.bucket_details import bucket_of_details

@@ -32,7 +32,7 @@ def serve(
     settings = settings_for(data, host=host, port=port, workers=workers, engine=engine, weights=weights)
     try:
         find_spec(settings.engine)
-        configure_logging(settings.log_level)
+        configure_logging(settings.log_level, settings.log_format)
         run(settings, announce=typer.echo, open_browser=open_browser)
     except ImageTo3DError as error:
         typer.echo(str(error), err=True)

@@ -1,7 +1,8 @@
 """The records that the service stores: jobs, API keys, the outbox, usage. Frozen, plain data.
 
 Knows nothing of HTTP, databases or what the stages of a job do. Times are seconds since 1970, as the store's clock
-reads; durations come from monotonic clocks and never from subtracting two of these.
+reads; durations come from monotonic clocks and never from subtracting two of these, except for one metric, the time
+from the submit of a job to its end.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PlainSerializer, PlainValidator, TypeAdapter
 
+from pipeline.jobs.histograms import Histogram, Series
 from pipeline.storage.base import Artifact
 
 ApiKeyId = Annotated[str, Field(alias="key_id")]
@@ -450,6 +452,7 @@ class StoreMetrics:
         gpu_seconds: the sum over all jobs.
         task_attempts: by (kind, `ok` or `error`).
         tasks_pending: by kind.
+        durations: histograms of jobs, from submit to end, and of stages.
     """
 
     submitted: int
@@ -461,6 +464,7 @@ class StoreMetrics:
     gpu_seconds: float
     task_attempts: Mapping[tuple[str, str], int]
     tasks_pending: Mapping[str, int]
+    durations: Mapping[Series, Histogram]
 
 
 def as_stored(record: object) -> dict[str, Any]:

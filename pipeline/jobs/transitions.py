@@ -16,6 +16,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pipeline.errors import InvalidRequest, LeaseLost, NotFound
+from pipeline.jobs import histograms
+from pipeline.jobs.histograms import Series
 from pipeline.jobs.limits import day_of, month_of
 from pipeline.jobs.model import (
     AttemptResult,
@@ -373,13 +375,19 @@ Sums = list[tuple[str, str, float]]
 """Additions to counters that outlive the records: name, label, value."""
 
 
-def completion_sums(result: JobResult) -> Sums:
+def completion_sums(end: Completion, result: JobResult) -> Sums:
     """What the end of a job adds to the counters of `/metrics`."""
+    engine = result.engine or "none"
+    turnaround_s = end.usage.finished_at - end.usage.created_at
+    durations = histograms.additions(Series("job", str(result.state), engine), turnaround_s)
+    for stage, seconds in result.stage_seconds.items():
+        durations += histograms.additions(Series("stage", stage, engine), seconds)
     return [
         ("ended", str(result.state), 1),
         ("gpu_seconds", "", result.gpu_seconds),
         *(("stage_seconds", stage, seconds) for stage, seconds in result.stage_seconds.items()),
         *(("stage_runs", stage, 1) for stage in result.stage_seconds),
+        *durations,
     ]
 
 

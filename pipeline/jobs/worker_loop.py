@@ -157,6 +157,16 @@ class LeaseKeeper:
 Work = Callable[[Job, LeaseKeeper], JobResult]
 
 
+def _why(result: JobResult) -> dict[str, str]:
+    """What an operator looks for first in the log of a failed job. The stage is the last one that ran."""
+    return {
+        "error_code": result.error_code,
+        "reason": result.message,
+        "stage": next(iter([*result.stage_seconds][-1:]), ""),
+        "engine": result.engine,
+    }
+
+
 class QueueWorker:
     """Claims one job at a time and runs it.
 
@@ -210,7 +220,7 @@ class QueueWorker:
             return None
         traced = {"job.id": job.id, "job.attempt": job.attempts}
         with (
-            structlog.contextvars.bound_contextvars(job_id=job.id, attempt=job.attempts),
+            structlog.contextvars.bound_contextvars(job_id=job.id, key_id=job.api_key_id, attempt=job.attempts),
             span("call", traced, kind="consumer", parent=job.meta.traceparent) as note,
         ):
             log.info("job started")
@@ -222,7 +232,11 @@ class QueueWorker:
                 result = self._try(job, keeper)
                 outcome = self._conclude(job, keeper, result)
             note({"job.outcome": outcome, "job.engine": result.engine})
-            log.info("job finished", outcome=outcome, seconds=round(time.monotonic() - started_s, 3))
+            seconds = round(time.monotonic() - started_s, 3)
+            if outcome == JobState.FAILED:
+                log.warning("job failed", seconds=seconds, **_why(result))
+            else:
+                log.info("job finished", outcome=outcome, engine=result.engine, seconds=seconds)
         return job
 
     def run_dispatched(

@@ -26,7 +26,7 @@ def main(argv: list[str] | None = None) -> None:
     options = parser.parse_args(argv)
     given = {"data_dir": options.data, "host": options.host, "port": options.port}
     settings = Settings(**{name: value for name, value in given.items() if value is not None})
-    configure_logging(settings.log_level)
+    configure_logging(settings.log_level, settings.log_format)
     config = uvicorn.Config(
         create_app(settings),
         host=settings.host,

@@ -123,7 +123,7 @@ def main(argv: list[str] | None = None) -> None:
     given = {"data_dir": options.data, "host": options.host, "port": options.port}
     given |= {"engine": options.engine, "weights": options.weights}
     settings = Settings(**{name: value for name, value in given.items() if value is not None})
-    configure_logging(settings.log_level)
+    configure_logging(settings.log_level, settings.log_format)
     stop = stop_on_signals()
     call_when_orphaned(stop.set, parent_pid=options.parent_pid)
     worker_id = options.worker_id or f"{socket.gethostname()}-{secrets.token_hex(4)}"

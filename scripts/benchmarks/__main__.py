@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import pkgutil
 import signal
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ HELPERS = ("__init__", "__main__", "measuring")
 
 def main(argv: list[str]) -> int:
     """Run one benchmark and return its exit code."""
-    names = sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem not in HELPERS)
+    names = sorted({module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)])} - {*HELPERS})
     if not argv or argv[0] not in names:
         print(f"usage: python -m scripts.benchmarks {{{','.join(names)}}} [options]", file=sys.stderr)
         return 2

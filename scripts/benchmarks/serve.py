@@ -1,7 +1,7 @@
 """The service's throughput: submits and health checks per second, latencies, lost and duplicated jobs, memory.
 
-Web process, SQLite, signatures and the worker loop are real; the engine does nothing. Prints a table; `main` returns 0
-when every target of the table is met.
+Web process, database, signatures and the worker loop are real; the engine does nothing. The database is SQLite or, with
+`--pooled`, Postgres behind pgbouncer in transaction mode. Prints a table; `main` returns 0 when every target is met.
 """
 
 from __future__ import annotations
@@ -17,11 +17,16 @@ import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pydantic import SecretStr
+
 from pipeline.jobs.model import LedgerFilter
 from tests.fakes.images import disc_as_base64
+from tests.servers.pgbouncer import pooler
+from tests.servers.postgres import running_server
 
 ROOT = Path(__file__).resolve().parents[2]
 SUBMIT = "/api/v1/enterprise/3d/image_to_3d"
@@ -160,18 +165,25 @@ def run_idle_worker(data: Path, worker_id: str) -> None:
 
 
 class Service:
-    """`image-to-3d serve` without workers of its own, and a worker that does nothing, on a fresh data folder."""
+    """`image-to-3d serve` without workers of its own, and workers that do nothing, on a fresh data folder.
 
-    def __init__(self, data: Path) -> None:
+    Args:
+        database_url: Postgres; None is an SQLite file in the folder.
+    """
+
+    def __init__(self, data: Path, database_url: str | None = None) -> None:
         self.data = data
+        self.database_url = database_url
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
         self.key = "bench-key-with-some-length"
         settings = ["API_KEY=" + self.key, "LOG_LEVEL=WARNING", "MAX_QUEUED=0", "MAX_PER_MINUTE=0"]
-        environment = ["env", "-u", "DATABASE_URL", *(f"IMAGE_TO_3D_{setting}" for setting in settings)]
+        if database_url is not None:
+            settings.append(f"DATABASE_URL={database_url}")
+        self._environment = ["env", "-u", "DATABASE_URL", *(f"IMAGE_TO_3D_{setting}" for setting in settings)]
         serve = [sys.executable, "-m", "pipeline.cli", "serve", "--data", str(data), "--workers", "0"]
-        command = [*environment, *serve, "--port", str(self.port)]
+        command = [*self._environment, *serve, "--port", str(self.port)]
         self._processes = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)]
 
     def wait_until_ready(self) -> None:
@@ -187,7 +199,7 @@ class Service:
 
     def start_worker(self) -> None:
         command = [sys.executable, "-m", "scripts.benchmarks", "serve", "--worker", str(self.data)]
-        self._processes.append(subprocess.Popen(command, cwd=ROOT))
+        self._processes.append(subprocess.Popen([*self._environment, *command], cwd=ROOT))
 
     def web_memory_mb(self) -> float:
         """Resident megabytes of the web process."""
@@ -217,12 +229,12 @@ def cpu_s_of(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def wait_until_drained(data: Path) -> tuple[dict[str, int], list[int]]:
+def wait_until_drained(data: Path, database_url: str | None) -> tuple[dict[str, int], list[int]]:
     """Jobs by state once none is queued or running, and the ids in the ledger."""
     from pipeline.deployment import open_store
     from pipeline.settings import Settings
 
-    store = open_store(Settings(data_dir=data))
+    store = open_store(Settings(data_dir=data, database_url=None if database_url is None else SecretStr(database_url)))
     deadline_s = time.monotonic() + DRAIN_WAIT_S
     while time.monotonic() < deadline_s:
         states = dict(store.metrics().states)
@@ -234,12 +246,15 @@ def wait_until_drained(data: Path) -> tuple[dict[str, int], list[int]]:
     return states, ledger
 
 
-def measure(service: Service, *, clients: int, seconds: float, jobs: int) -> list[tuple[str, str, str, bool]]:
+def measure(
+    service: Service, *, clients: int, seconds: float, jobs: int, workers: int
+) -> list[tuple[str, str, str, bool]]:
     """Rows of the table: what, measured, target, whether it is met."""
     service.wait_until_ready()
     asyncio.run(load_submits(service.port, service.key, clients=4, seconds=2, at_most=200))  # warm
     health = asyncio.run(load_health(service.port, clients=16, seconds=min(seconds, 10)))
-    service.start_worker()
+    for _ in range(workers):
+        service.start_worker()
     memory, cpu_before = [service.web_memory_mb()], service.cpu_s()
     load = asyncio.run(load_submits(service.port, service.key, clients=clients, seconds=seconds, at_most=10**9))
     memory.append(service.web_memory_mb())
@@ -250,7 +265,7 @@ def measure(service: Service, *, clients: int, seconds: float, jobs: int) -> lis
         load_submits(service.port, service.key, clients=clients, seconds=3600, at_most=max(0, jobs - len(load.ids)))
     )
     memory.append(service.web_memory_mb())
-    states, ledger = wait_until_drained(service.data)
+    states, ledger = wait_until_drained(service.data, service.database_url)
     accepted = {*load.ids, *rest.ids}
     lost = len(accepted - set(ledger)) + len(accepted) - len(load.ids) - len(rest.ids)
     duplicated = len(ledger) - len(set(ledger))
@@ -291,15 +306,20 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--jobs", type=int, default=20_000, help="total submits, to measure the memory's growth")
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--pooled", action="store_true", help="Postgres behind pgbouncer instead of SQLite")
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     if options.worker is not None:
         run_idle_worker(options.worker, f"bench-{os.getpid()}")
         return 0
-    with tempfile.TemporaryDirectory() as folder:
-        service = Service(Path(folder) / "data")
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as servers:
+        url = servers.enter_context(pooler(servers.enter_context(running_server()))) if options.pooled else None
+        service = Service(Path(folder) / "data", url)
         try:
-            rows = measure(service, clients=options.clients, seconds=options.seconds, jobs=options.jobs)
+            rows = measure(
+                service, clients=options.clients, seconds=options.seconds, jobs=options.jobs, workers=options.workers
+            )
         finally:
             service.stop()
     for what, measured, target, is_met in rows:

@@ -19,6 +19,7 @@ from pipeline.jobs.stores.sql.store import SqlStore
 from pipeline.jobs.transitions import Retention
 from tests.fakes.key_values import MemoryKeyValues
 from tests.reference.memory_store import MemoryStore
+from tests.servers.pgbouncer import pooler
 from tests.servers.postgres import running_server
 
 NOON = 1_780_315_200.0  # 2026-06-01 12:00:00 UTC, the beginning of a minute
@@ -56,16 +57,24 @@ def postgres_url() -> Iterator[str]:
         yield url
 
 
+@pytest.fixture(scope="session")
+def pooled_postgres_url(postgres_url: str) -> Iterator[str]:
+    """The same database through pgbouncer in transaction mode."""
+    with pooler(postgres_url) as url:
+        yield url
+
+
 POSTGRES = pytest.param("postgres", marks=pytest.mark.xdist_group("postgres"))
+POOLED = pytest.param("pooled-postgres", marks=pytest.mark.xdist_group("postgres"))
 
 
-@pytest.fixture(params=["sqlite", POSTGRES])
+@pytest.fixture(params=["sqlite", POSTGRES, POOLED])
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """An empty database of each kind."""
     return _database_url(request, tmp_path)
 
 
-@pytest.fixture(params=["memory", "sqlite", POSTGRES, "key-value"])
+@pytest.fixture(params=["memory", "sqlite", POSTGRES, POOLED, "key-value"])
 def store(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> Iterator[Store]:
     """An empty store of each kind."""
     retention = Retention(record_lifetime_s=1000.0, webhook_window_s=7200.0)
@@ -83,12 +92,11 @@ def store(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> Itera
 def _database_url(request: pytest.FixtureRequest, folder: Path) -> str:
     if request.param == "sqlite":
         return f"sqlite:///{folder / 'jobs.sqlite'}"
-    url = request.getfixturevalue("postgres_url")
-    engine = sa.create_engine(url)
+    engine = sa.create_engine(request.getfixturevalue("postgres_url"))
     with engine.begin() as connection:
         connection.execute(sa.text(f"TRUNCATE {', '.join(metadata.tables)} RESTART IDENTITY"))
     engine.dispose()
-    return url
+    return request.getfixturevalue("postgres_url" if request.param == "postgres" else "pooled_postgres_url")
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from pipeline.errors import InvalidRequest, NotFound
 from pipeline.jobs import limits, transitions
+from pipeline.jobs.histograms import COUNTER, histograms_of
 from pipeline.jobs.limits import minute_of, month_of
 from pipeline.jobs.model import (
     MAX_JOB_ID,
@@ -240,6 +241,7 @@ class MemoryStore:
                 gpu_seconds=self._sums["gpu_seconds"][""],
                 task_attempts={(kind, outcome): count for (kind, _, outcome), count in attempts.items()},
                 tasks_pending=Counter(task.kind for task in self._tasks.values() if task.state == "pending"),
+                durations=histograms_of(self._sums[COUNTER]),
             )
 
     def _put(self, before: Job | None, after: Job) -> Job:
@@ -262,7 +264,7 @@ class MemoryStore:
         del self._requests[job.id]
         self._tasks |= {task.id: task for task in end.tasks}
         self._usage.append(end.usage)
-        self._add(transitions.completion_sums(decision))
+        self._add(transitions.completion_sums(end, decision))
         if decision.state is JobState.SUCCESS:
             self._successes.append(decision)
         return end.job

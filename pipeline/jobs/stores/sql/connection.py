@@ -16,12 +16,14 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import sqlalchemy as sa
+import structlog
 from sqlalchemy import event, exc
 
 from pipeline.errors import StoreUnavailable
 from pipeline.jobs.stores.sql.schema import SCHEMA_REVISION
 
 BUSY = "The service's database is busy or unavailable; try again."
+REFUSED = "The service's database refused a statement ({}); the service's log says which."
 BUSY_TIMEOUT_S = 10.0
 LOCK_POLL_S = 0.001
 """How often a process asks for SQLite's write lock: SQLite's own busy handler backs off to 100 ms and starves."""
@@ -30,7 +32,12 @@ MAX_TOGETHER = 64
 MIGRATION_LOCK = 0x1243D
 """Postgres advisory lock under which one process migrates and the others wait."""
 
+POOLER_OPTIONS = frozenset({"pgbouncer", "connection_limit", "pool_timeout"})
+"""Options that hosters add to the address of their pooler for other clients; libpq refuses an address with them."""
+
 Result = TypeVar("Result")
+
+log = structlog.get_logger()
 
 
 class FairLock:
@@ -109,23 +116,30 @@ class _Piece(Generic[Result]):
 class Database:
     """Connections to one database, safe to share between threads, not across a fork.
 
+    Postgres may be behind a pooler that gives each transaction another session (pgbouncer's transaction mode). So
+    nothing outlives its transaction: no prepared statement, no session lock, no SET, no LISTEN, no temporary table.
+
     Args:
         url: as SQLAlchemy reads it, `sqlite:///…` or `postgresql+psycopg://…`.
+        pool_size: connections that stay open once they were needed.
+        pool_overflow: further connections under load.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, pool_size: int = 8, pool_overflow: int = 8) -> None:
         address = sa.make_url(url)
         self.is_sqlite = address.get_backend_name() == "sqlite"
         if self.is_sqlite:
             Path(address.database or "").parent.mkdir(parents=True, exist_ok=True)
             options: dict[str, Any] = {"connect_args": {"timeout": BUSY_TIMEOUT_S, "check_same_thread": False}}
         else:
-            options = {"pool_pre_ping": True, "connect_args": {"connect_timeout": 10}}
+            address = address.difference_update_query(POOLER_OPTIONS)
+            # psycopg would prepare a statement that is repeated, in a session that is another client's a moment later.
+            options = {"pool_pre_ping": True, "connect_args": {"connect_timeout": 10, "prepare_threshold": None}}
         # A read waits for a pooled connection instead of opening one per thread.
         self.engine = sa.create_engine(
             address,
-            pool_size=8,
-            max_overflow=8,
+            pool_size=pool_size,
+            max_overflow=pool_overflow,
             pool_timeout=BUSY_TIMEOUT_S,
             hide_parameters=True,  # keeps requests and hashes out of tracebacks
             **options,
@@ -190,7 +204,8 @@ class Database:
             with suppress(ValueError):  # another thread runs it already, and will settle it
                 self._pieces.remove(piece)
                 raise
-        return piece.outcome()
+        with _translated():
+            return piece.outcome()
 
     def _run_pieces(self) -> None:
         """Run the waiting work in one transaction; the caller holds the write lock."""
@@ -269,8 +284,14 @@ def _begin_immediate(connection: sa.Connection) -> None:
 def _translated() -> Generator[None]:
     try:
         yield
+    except (exc.IntegrityError, exc.DataError):
+        raise  # the statement's own: a key that is taken, a value out of range
     except (exc.OperationalError, exc.InterfaceError, exc.TimeoutError, sqlite3.OperationalError) as error:
         raise StoreUnavailable(BUSY) from error
+    except exc.DBAPIError as error:  # a missing table or right, a pooler that breaks sessions, a read-only replica
+        reason = type(error.orig).__name__
+        log.error("database refused a statement", reason=reason, statement=error.statement)
+        raise StoreUnavailable(REFUSED.format(reason)) from error
 
 
 def _revision(connection: sa.Connection) -> str | None:

@@ -185,7 +185,7 @@ def apply(connection: sa.Connection, job: Job, decision: Decision, *, now: float
         "track_id": as_text(end.usage.track_id),
     }
     connection.execute(usage.insert().values(row))
-    add_to_totals(connection, transitions.completion_sums(decision))
+    add_to_totals(connection, transitions.completion_sums(end, decision))
     return end.job
 
 

@@ -75,17 +75,24 @@ class SqlStore:
         url: as SQLAlchemy reads it.
         clock: seconds since 1970.
         retention: how long records, webhook retries and late uploads last after a job has ended.
+        pool_size, pool_overflow: as for `Database`.
 
     Raises:
         StoreUnavailable: the database is unavailable, or of a newer version.
     """
 
     def __init__(
-        self, url: str, *, clock: Callable[[], float] = time.time, retention: Retention = DEFAULT_RETENTION
+        self,
+        url: str,
+        *,
+        clock: Callable[[], float] = time.time,
+        retention: Retention = DEFAULT_RETENTION,
+        pool_size: int = 8,
+        pool_overflow: int = 8,
     ) -> None:
         self._clock = clock
         self._retention = retention
-        self._database = Database(url)
+        self._database = Database(url, pool_size=pool_size, pool_overflow=pool_overflow)
         self._database.migrate()
 
     def close(self) -> None:

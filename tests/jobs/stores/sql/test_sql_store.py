@@ -197,6 +197,49 @@ def test_database_errors_contain_no_values(tmp_path: Path) -> None:
     base.close()
 
 
+@pytest.mark.xdist_group("postgres")
+def test_a_pooler_may_give_each_transaction_another_session(pooled_postgres_url: str) -> None:
+    base = Database(f"{pooled_postgres_url}?pgbouncer=true&connection_limit=1", pool_size=2, pool_overflow=0)
+    sessions: set[int] = set()
+
+    def ask(_: int) -> None:
+        for _ in range(10):  # twice as often as psycopg repeats a statement before it prepares it
+            with base.read() as connection:
+                sessions.add(connection.execute(sa.text("SELECT pg_backend_pid()")).scalar_one())
+
+    with ThreadPoolExecutor(4) as pool:
+        [*pool.map(ask, range(4))]
+
+    assert len(sessions) > 1
+    with base.read() as connection:
+        assert connection.execute(sa.text("SELECT count(*) FROM pg_prepared_statements")).scalar_one() == 0
+    base.close()
+
+
+@pytest.mark.xdist_group("postgres")
+@pytest.mark.parametrize(
+    ("setup", "statement", "reason"),
+    [
+        (None, "SELECT * FROM nowhere", "UndefinedTable"),
+        ("SET TRANSACTION READ ONLY", "DELETE FROM totals", "ReadOnlySqlTransaction"),
+        ("SET LOCAL ROLE pg_monitor", "SELECT * FROM keys", "InsufficientPrivilege"),
+        ("PREPARE twice AS SELECT 1", "PREPARE twice AS SELECT 1", "DuplicatePreparedStatement"),
+        (None, "EXECUTE of_another_session", "InvalidSqlStatementName"),
+    ],
+)
+def test_a_statement_that_postgres_refuses_raises_store_unavailable(
+    postgres_url: str, setup: str | None, statement: str, reason: str
+) -> None:
+    base = Database(postgres_url)
+
+    with pytest.raises(StoreUnavailable, match=rf"refused a statement \({reason}\)"), base.write() as connection:
+        if setup is not None:
+            connection.execute(sa.text(setup))
+        connection.execute(sa.text(statement))
+
+    base.close()
+
+
 @pytest.mark.parametrize(
     ("statement", "index"),
     [
