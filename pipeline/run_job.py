@@ -29,6 +29,7 @@ from pipeline.jobs.model import FinalState, JobResult, JobState
 from pipeline.stages.deliver import Delivery
 from pipeline.stages.export import export
 from pipeline.stages.generate import draw_seed, options_of
+from pipeline.stages.intake import LoadedViews
 from pipeline.storage.base import OutputFile
 from pipeline.telemetry import StageTimer
 from schemas.request import ImageTo3DRequest
@@ -90,7 +91,7 @@ def run_job(
         run.prepare()
         views = run.stage("intake", load_views, request)
         options = options_of(request, seed=run.seed)
-        generation = run.stage("generate", generate, views, options, run.on_step)
+        generation = run.stage("generate", generate, list(views), options, run.on_step)
         files = run.stage(
             "export",
             export,
@@ -99,6 +100,7 @@ def run_job(
             file_prefix=file_prefix,
             folder=work_dir / "files",
             on_step=run.on_step,
+            cutouts=views.cutouts if isinstance(views, LoadedViews) else (),
         )
         delivery = run.stage("deliver", deliver, files)
     except StoreUnavailable:
@@ -126,7 +128,7 @@ class _Run:
     Attributes:
         current_stage: the stage that runs, or ran last.
         seed: the effective seed, once `prepare` has run.
-        warnings: those of the generation.
+        warnings: those of intake and of the generation.
     """
 
     def __init__(
@@ -149,6 +151,7 @@ class _Run:
         self._timer = StageTimer()
         self._engine = request.engine or ""
         self.warnings: tuple[str, ...] = ()
+        self._intake_warnings: tuple[str, ...] = ()
         self._gpu_seconds = 0.0
         self._decided: dict[str, Any] = {}
 
@@ -222,11 +225,14 @@ class _Run:
         )
 
     def _note_cost(self, result: object) -> None:
-        """Record what is known of a generation besides its mesh: the next `on_step` may cancel the job."""
+        """Record what is known of views and of a generation beside them: the next `on_step` may cancel the job."""
+        if isinstance(result, LoadedViews):
+            self._intake_warnings = self.warnings = result.warnings
+            self._decided = {"cutout_confidence": result.confidences}
         if isinstance(result, Generation):
             self._engine, self._gpu_seconds = result.engine, result.gpu_seconds
-            self.warnings = (result.draft, *result.warnings) if result.draft else result.warnings
-            self._decided = {"draft": bool(result.draft), "draft_notice": result.draft}
+            self.warnings = tuple(each for each in (result.draft, *self._intake_warnings, *result.warnings) if each)
+            self._decided |= {"draft": bool(result.draft), "draft_notice": result.draft}
             if result.depth is not None:
                 self._decided["depth"] = result.depth
             if result.view_angles is not None:

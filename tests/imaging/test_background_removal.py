@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from pipeline.errors import UnreadableImage
-from pipeline.imaging.background_removal import grabcut_foreground, remove_background
+from pipeline.imaging.background_removal import remove_background
+from pipeline.imaging.cutout import Separation, separate
 from tests.fakes.images import draw_figure, mask_iou
 
 
@@ -38,14 +39,16 @@ def test_a_gradient_with_noise_is_removed_too() -> None:
 
 def test_removing_a_background_gives_the_same_mask_every_time() -> None:
     image = draw_figure(200, background=(90, 120, 150))[..., :3]
-    assert np.array_equal(grabcut_foreground(image), grabcut_foreground(image))
+    first, second = separate(image), separate(image)
+
+    assert np.array_equal(first.alpha, second.alpha) and first.confidence == second.confidence
 
 
-def test_a_model_replaces_grabcut() -> None:
+def test_a_model_replaces_the_hypotheses() -> None:
     image = draw_figure(64, background=(255, 255, 255))
     alpha = np.zeros((64, 64), np.uint8)
     alpha[16:48, 16:48] = 200
-    assert np.array_equal(remove_background(image, remover=lambda rgb: alpha)[..., 3], alpha)
+    assert np.array_equal(remove_background(image, remover=lambda rgb: Separation(alpha))[..., 3], alpha)
 
 
 def opaque(side: int, colour: int) -> np.ndarray:

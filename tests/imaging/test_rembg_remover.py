@@ -47,7 +47,7 @@ def test_the_downloaded_file_removes_backgrounds(tmp_path: Path) -> None:
     remover = select_background_remover(None, str(tmp_path))
 
     assert remover is not None
-    alpha = remover(rgb)
+    alpha = remover(rgb).alpha
     assert alpha.shape == (40, 60)
     assert (alpha[:, :25] == 0).all()
     assert (alpha[:, 35:] == 255).all()
@@ -61,7 +61,7 @@ def test_the_model_is_loaded_for_the_first_image_and_then_cached(tmp_path: Path)
     rgb = np.zeros((8, 8, 3), np.uint8)
     rgb[:, 4:] = 255
 
-    alpha = first(rgb)
+    alpha = first(rgb).alpha
     (tmp_path / REMOVER_FILE).unlink()
 
-    assert np.array_equal(second(rgb), alpha)
+    assert np.array_equal(second(rgb).alpha, alpha)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.engines.trellis.remover import RemoverSpec, fetch_remover, missing_remover_bytes
+from pipeline.nn.remover_weights import RemoverSpec, fetch_remover, missing_remover_bytes
 from pipeline.errors import WeightsUnusable
 from pipeline.imaging.rembg_remover import REMOVER_FILE
 from tests.fakes.model_hub import CONTENT, REVISION, Hub, serving
