@@ -107,10 +107,8 @@ def _filled(image: Rgba, clear: NDArray[np.bool_]) -> NDArray[np.uint8]:
     rgb = np.ascontiguousarray(image[..., :3])
     if not clear.any() or clear.all():
         return rgb
-    _, labels = cv2.distanceTransformWithLabels(
-        clear.astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
-    )
-    labels = np.asarray(labels)
+    _, labels = cv2.distanceTransformWithLabels(clear.astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
+    labels = np.asarray(labels, np.int32)
     colours = np.zeros((int(labels.max()) + 1, 3), np.uint8)
     colours[labels[~clear]] = rgb[~clear]
     return np.where(clear[..., None], colours[labels], rgb)

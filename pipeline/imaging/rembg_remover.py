@@ -45,14 +45,14 @@ class RembgRemover:
             raise ValueError(f"a file holds {' or '.join(reversed(FETCHED_FILES))}, not {model}")
         if importlib.util.find_spec("rembg") is None:
             raise MissingExtra("background removal by a model", extra="matting")
-        self._model = model
-        self._file = file
+        self.model = model
+        self.file = file
 
     def __call__(self, rgb: NDArray[np.uint8]) -> Separation:
         """Alpha of the subject: (H, W, 3) uint8 sRGB -> (H, W) uint8. The models give no confidence."""
         import rembg  # optional
 
-        alpha = rembg.remove(Image.fromarray(rgb), session=_session(self._model, self._file), only_mask=True)
+        alpha = rembg.remove(Image.fromarray(rgb), session=_session(self.model, self.file), only_mask=True)
         return Separation(np.asarray(alpha, np.uint8))
 
 

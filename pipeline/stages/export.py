@@ -133,7 +133,7 @@ def _reduced_cutout(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
         premultiplied = np.asarray(cv2.resize(premultiplied, size, interpolation=cv2.INTER_AREA), np.float32)
     alpha = premultiplied[..., 3:]
-    colours = np.where(alpha > 0, premultiplied[..., :3] * 255 / np.maximum(alpha, 1e-3), 0)
+    colours = np.where(alpha >= 0.5, premultiplied[..., :3] * 255 / np.maximum(alpha, 1e-3), 0)
     return np.dstack([np.clip(colours, 0, 255), alpha]).round().astype(np.uint8)
 
 

@@ -16,6 +16,7 @@ BORDER_SHARE = 0.025  # width of the border that is assumed to be background, re
 MAX_SAMPLES = 4000  # pixels that a fit reads
 LEAST_SPREAD, MOST_SPREAD = 3.0, 25.0  # levels; a flat background has a spread too, a texture not any
 LEAST_CLUSTER = 0.08  # share of the border; a smaller cluster may be the subject, where it touches the border
+LEAST_SHARP = 1.2  # levels per pixel by which an edge is steeper than at three times the scale
 DARKEST_SHADOW, BRIGHTEST_SHADOW = 0.3, 1.05  # brightness of a shadowed ground relative to the lit one
 LIT, SHADOWED = 2.5, 2.2  # distances up to which a pixel counts as ground, in spreads
 
@@ -104,7 +105,7 @@ def palette_ground(image: Rgb) -> Ground:
     return _ground(values, kept[distances.argmin(axis=0)], band)
 
 
-def _ground(values: Field, colours: Field, area: Area) -> Ground:
+def _ground(values: Field, colours: NDArray[np.floating], area: Area) -> Ground:
     colours = np.clip(colours, 1, 255).astype(np.float32)
     residual = np.sqrt(((values - colours) ** 2).sum(axis=2))[area]
     return Ground(colours, float(np.clip(1.48 * np.median(residual), LEAST_SPREAD, MOST_SPREAD)))
@@ -146,11 +147,16 @@ def explain(image: Rgb, ground: Ground, edge_limit: float) -> Explained:
     too_bright = np.maximum(0, brightness - 1) * np.sqrt(square) / ground.spread
     shadowed = np.maximum(off_colour / np.clip(brightness, 0.45, 1), too_bright)
     shadowed = np.where(brightness > DARKEST_SHADOW - 0.02, shadowed, 9).astype(np.float32)
-    lit, shadowed = cv2.blur(lit, (3, 3)), cv2.blur(shadowed, (3, 3))
-    edges = edge_strength(values - colours)
+    lit, shadowed = (np.asarray(cv2.blur(each, (3, 3)), np.float32) for each in (lit, shadowed))
+    residual = values - colours
+    edges = edge_strength(residual)
+    # A soft shadow is as steep at a coarser scale; the outline of a pale subject on a pale ground is not.
+    sharpness = edges - edge_strength(np.asarray(cv2.GaussianBlur(residual, (0, 0), 3.0), np.float32))
+    sharp_limit = max(LEAST_SHARP, 0.5 + 1.1 * noise_of(image))
     in_shadow = (shadowed < SHADOWED) & (brightness > DARKEST_SHADOW) & (brightness < BRIGHTEST_SHADOW)
     candidates = ((lit < LIT) | in_shadow) & (edges < edge_limit)
     candidates |= ((lit < 1.5) | in_shadow & (shadowed < 1.0)) & (edges < 1.6 * edge_limit)
+    candidates &= sharpness < sharp_limit
     candidates |= _edge_of_ground(values, ground)
     area = touching_border(candidates)
     for _ in range(2):  # an edge is some pixels wide, and its outer side is ground

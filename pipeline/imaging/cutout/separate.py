@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pipeline.errors import UnreadableImage
 from pipeline.imaging.cutout.confidence import Evidence, confidence_of, evidence_of
 from pipeline.imaging.cutout.ground import (
+    LIT,
     Area,
     Explained,
     Rgb,
@@ -67,7 +68,7 @@ def separate(rgb: Rgb) -> Separation:
     Raises:
         UnreadableImage: no part of the image differs enough from its border, or almost all of it does.
     """
-    small = _reduced(rgb)
+    small = reduced(rgb)
     found = hypotheses(small)
     if not found:
         raise UnreadableImage(NO_SUBJECT)
@@ -75,7 +76,8 @@ def separate(rgb: Rgb) -> Separation:
     return Separation(_at_full_size(best.mask, rgb), round(best.confidence, 3))
 
 
-def _reduced(rgb: Rgb) -> Rgb:
+def reduced(rgb: Rgb) -> Rgb:
+    """The image at the working size: (H, W, 3) -> (h, w, 3)."""
     height, width = rgb.shape[:2]
     scale = min(1.0, WORKING_SIDE_PX / max(height, width))
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
@@ -96,7 +98,7 @@ def hypotheses(image: Rgb) -> list[Hypothesis]:
         parts = subject_parts(mask, image, edges, noise)
         if not LEAST_SHARE <= parts.mask.mean() <= MOST_SHARE:
             continue
-        made.append(Hypothesis(name, parts.mask, evidence_of(image, edges, parts, explained, ground)))
+        made.append(Hypothesis(name, parts.mask, evidence_of(image, edges, parts, ground)))
     masks = [each.mask for each in made]
     return [
         Hypothesis(each.name, each.mask, each.evidence, confidence_of(each.evidence, each.mask, masks)) for each in made
@@ -122,8 +124,12 @@ def _grabcut(image: Rgb, explained: Explained) -> Area:
     same = np.flatnonzero((areas >= 2 * LEAST_HOLE_PX) & (distance < SAME_AS_GROUND))
     sure = np.isin(labels, same[same > 0])
     seeds[sure] = cv2.GC_BGD
+    shaded = np.flatnonzero((areas >= 2 * LEAST_HOLE_PX) & (distance > LIT))
+    is_shaded = np.isin(labels, shaded[shaded > 0])
     inside = cv2.erode((~area).astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
     seeds[(nearest > 4) & inside] = cv2.GC_FGD
+    if is_shaded.sum() > 2 * (seeds == cv2.GC_FGD).sum():  # a grey subject on a grey ground, and no shadow in a gap
+        seeds[is_shaded] = cv2.GC_FGD
     seeds[area] = cv2.GC_PR_BGD
     seeds[cv2.erode(area.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0] = cv2.GC_BGD
     seeds[[0, -1]], seeds[:, [0, -1]] = cv2.GC_BGD, cv2.GC_BGD
@@ -149,7 +155,7 @@ def _at_full_size(mask: Area, rgb: Rgb) -> NDArray[np.uint8]:
     reach = 2 * round(EDGE_REACH_PX * scale) + 1  # of the band in which the edge may move
     kernel = np.ones((reach, reach), np.uint8)
     solid = (large > 0.5).astype(np.uint8)
-    inner, outer = cv2.erode(solid, kernel), 1 - cv2.dilate(solid, kernel)
+    inner, outer = (np.asarray(each, np.uint8) for each in (cv2.erode(solid, kernel), 1 - cv2.dilate(solid, kernel)))
     band = (inner == 0) & (outer == 0)
     subject, ground = (_mean_nearby(rgb, each, radius=2 * reach) for each in (inner, outer))
     towards = subject[0] - ground[0]
@@ -166,4 +172,4 @@ def _mean_nearby(rgb: Rgb, area: NDArray[np.uint8], *, radius: int) -> tuple[NDA
     size = (2 * radius + 1, 2 * radius + 1)
     weight = cv2.boxFilter(area.astype(np.float32), -1, size)
     colours = cv2.boxFilter(rgb.astype(np.float32) * area[..., None], -1, size)
-    return colours / np.maximum(weight, 1e-4)[..., None], weight > 1e-3
+    return np.asarray(colours / np.maximum(weight, 1e-4)[..., None], np.float32), np.asarray(weight > 1e-3)
