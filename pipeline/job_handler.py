@@ -13,19 +13,25 @@ from functools import partial
 from pathlib import Path
 
 from pipeline.answers import final_body
-from pipeline.engines.base import ForegroundImage
+from pipeline.engines.base import ForegroundImage, Generation
 from pipeline.errors import NotFound
+from pipeline.imaging.inline import at_most
 from pipeline.imaging.rembg_remover import select_background_remover
-from pipeline.jobs.model import Job, JobResult, OutboxTask
+from pipeline.jobs.model import ExportSource, Job, JobResult, OutboxTask
+from pipeline.jobs.outbox_dispatcher import OutboxDispatcher
 from pipeline.jobs.store import JobStore
 from pipeline.jobs.worker_loop import LeaseKeeper
-from pipeline.net.egress import fetch
-from pipeline.run_job import Generate, run_job
-from pipeline.service import Service
-from pipeline.stages.deliver import Delivery, deliver
+from pipeline.net.deadline import IsCancelled
+from pipeline.net.download import MAX_BYTES, fetch
+from pipeline.run_job import GENERATION, Generate, load_generation, run_export, run_job
+from pipeline.service import Service, generation_gone, kept_generations
+from pipeline.stages.deliver import Delivery, SlowBuckets, deliver, upload_dispatcher
 from pipeline.stages.intake import load_views
-from pipeline.storage.base import OutputFile
+from pipeline.storage.base import CustomerBucket, OutputFile
+from pipeline.storage.generations import KeptGenerations
 from pipeline.storage.local import LocalStorage
+from pipeline.storage.own_links import OwnLinks
+from pipeline.storage.s3 import JOB_PATIENCE
 from pipeline.webhooks.sender import WebhookDispatcher
 from schemas.request import ImageTo3DRequest
 
@@ -58,6 +64,8 @@ class JobHandler:
         self._generate_for = generate_for
         self._prepare = prepare
         self._on_checkpoint = on_checkpoint
+        self._generations = kept_generations(service.settings)
+        self._slow_buckets = SlowBuckets()
         self._remover = select_background_remover(service.settings.matting_model, service.settings.weights)
 
     def __call__(self, job: Job, lease: LeaseKeeper) -> JobResult:
@@ -67,24 +75,67 @@ class JobHandler:
             StoreUnavailable: the store did not answer in the middle of the job.
         """
         request = ImageTo3DRequest.model_validate_json(self._service.store.request_of(job.id))
+        if job.meta.export_of is not None:
+            return run_export(
+                request,
+                file_prefix=job.file_prefix,
+                work_dir=folder_of(job, self._service.settings.work_dir),
+                load=partial(self._load_generation, job.meta.export_of),
+                deliver=partial(self._deliver, job, request, lease.is_cancelled),
+                on_progress=lease.report,
+                is_cancelled=lease.is_cancelled,
+                on_checkpoint=self._on_checkpoint,
+            )
         return run_job(
             request,
             file_prefix=job.file_prefix,
             work_dir=folder_of(job, self._service.settings.work_dir),
-            load_views=self._load_views,
+            load_views=partial(self._load_views, lease.is_cancelled),
             generate=self._generate_for(job, request.engine),
-            deliver=partial(self._deliver, job, request),
+            deliver=partial(self._deliver_and_keep, job, request, lease.is_cancelled),
             on_progress=lease.report,
             is_cancelled=lease.is_cancelled,
             on_checkpoint=self._on_checkpoint,
         )
 
-    def _load_views(self, request: ImageTo3DRequest) -> list[ForegroundImage]:
-        self._prepare(request.engine)
-        return load_views(request, fetch=partial(fetch, policy=self._service.settings), remover=self._remover)
+    def _load_generation(self, source: ExportSource) -> Generation:
+        """The kept generation of an earlier job.
 
-    def _deliver(self, job: Job, request: ImageTo3DRequest, files: Sequence[OutputFile]) -> Delivery:
-        bucket = None if request.temp else self._service.bucket_of(job.api_key_id)
+        Raises:
+            GenerationGone: it is not kept any more.
+        """
+        kept = self._generations.find(source.file_prefix)
+        if kept is None:
+            raise generation_gone(source.job_id, self._service.settings)
+        return load_generation(kept)
+
+    def _deliver_and_keep(
+        self, job: Job, request: ImageTo3DRequest, is_cancelled: IsCancelled, files: Sequence[OutputFile]
+    ) -> Delivery:
+        delivery = self._deliver(job, request, is_cancelled, files)
+        folder = folder_of(job, self._service.settings.work_dir)
+        self._generations.keep(job.file_prefix, folder / GENERATION)  # before the end is written: a kill loses neither
+        return delivery
+
+    def _load_views(self, is_cancelled: IsCancelled, request: ImageTo3DRequest) -> list[ForegroundImage]:
+        self._prepare(request.engine)
+        return load_views(request, fetch=partial(self._download, is_cancelled), remover=self._remover)
+
+    def _download(self, is_cancelled: IsCancelled, url: str) -> bytes:
+        """The image behind a URL; one that is stored here is read without the network."""
+        links = OwnLinks(self._outputs, base_url=self._service.settings.base_url)
+        own = links.read(url, most_bytes=MAX_BYTES + 1)
+        if own is not None:
+            return at_most(own)
+        return fetch(url, policy=self._service.settings, is_cancelled=is_cancelled)
+
+    def _deliver(
+        self, job: Job, request: ImageTo3DRequest, is_cancelled: IsCancelled, files: Sequence[OutputFile]
+    ) -> Delivery:
+        bucket: CustomerBucket | None = None
+        if not request.temp:
+            saved = self._service.bucket_of(job.api_key_id, patience=JOB_PATIENCE, is_cancelled=is_cancelled)
+            bucket = saved and self._slow_buckets.watched(saved, bucket_id=saved.encrypted)
         temporary = self._outputs.for_job(created_at=job.created_at, lifetime_s=request.retention_s)
         return deliver(files, file_prefix=job.file_prefix, temporary=temporary, bucket=bucket)
 
@@ -103,18 +154,33 @@ def webhook_dispatcher(service: Service) -> WebhookDispatcher:
     return service.webhook_dispatcher(body_of)
 
 
-def clean(store: JobStore, temporary: LocalStorage, work_dir: Path) -> None:
-    """Delete outputs whose links have expired, expired records, and the work folders of dead workers.
+def late_uploads(service: Service, outputs: LocalStorage, *, is_cancelled: IsCancelled) -> OutboxDispatcher:
+    """The late uploads of a service, from temporary storage to the buckets that are saved at the time.
+
+    Args:
+        is_cancelled: asked during an upload, which is then made again later.
+    """
+    bucket_of = partial(service.bucket_of, is_cancelled=is_cancelled)
+    return upload_dispatcher(service.store, temporary=outputs, bucket_of=bucket_of)
+
+
+def clean(
+    store: JobStore, temporary: LocalStorage, work_dir: Path, *, generations: KeptGenerations | None = None
+) -> None:
+    """Delete outputs whose links have expired, expired records and requests, old generations, dead workers' folders.
 
     Several processes may clean at the same time.
     """
     temporary.clean()
+    if generations is not None:
+        generations.clean()
     for job in store.expired():
         temporary.delete(job.file_prefix)
         try:
             store.delete(job.id, api_key_id=None)
         except NotFound:  # another process has deleted it
             continue
+    store.expire_requests()
     if not work_dir.is_dir():
         return
     folders = {folder: int(folder.name.split("-")[0]) for folder in work_dir.iterdir() if folder.name[:1].isdigit()}

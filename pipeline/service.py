@@ -7,17 +7,22 @@ from dataclasses import dataclass
 
 import httpx
 
-from pipeline.deployment import open_store
-from pipeline.errors import DeliveryFailed
+from pipeline.deployment import check_secret, open_store
+from pipeline.errors import DeliveryFailed, GenerationGone
 from pipeline.jobs.model import OutboxTask
 from pipeline.jobs.store import KeyStore, Store
+from pipeline.net.deadline import IsCancelled
 from pipeline.net.egress import guarded_client
 from pipeline.secrets import load_master_keys
 from pipeline.settings import Settings
 from pipeline.storage.base import LinkedFiles
 from pipeline.storage.encrypted_bucket import EncryptedBucket
+from pipeline.storage.generations import FOLDER as GENERATIONS_FOLDER
+from pipeline.storage.generations import GenerationIndex, KeptGenerations
 from pipeline.storage.links import LinkSigner
 from pipeline.storage.local import LocalStorage
+from pipeline.storage.own_links import OwnLinks
+from pipeline.storage.s3 import LATE_PATIENCE, Patience
 from pipeline.storage.secret_box import SecretBox
 from pipeline.webhooks.sender import Schedule, WebhookDispatcher, WebhookSender
 from pipeline.webhooks.signing import WebhookSigner
@@ -33,6 +38,7 @@ class Service:
         secret_box: encrypts and decrypts customers' secrets.
         signer: signs webhooks.
         http: the client of every outgoing request; connects only to addresses that this deployment allows.
+        generations: which finished jobs can be exported again.
         dispatch: called with the id of each new job, where no worker polls the queue.
         starts_workers_on_demand: `dispatch` starts one where none is running.
     """
@@ -43,15 +49,34 @@ class Service:
     secret_box: SecretBox
     signer: WebhookSigner
     http: httpx.Client
+    generations: GenerationIndex
     dispatch: Callable[[int], None] = lambda job_id: None
     starts_workers_on_demand: bool = False
 
-    def bucket_of(self, key_id: str) -> EncryptedBucket | None:
-        """The bucket that is saved for a key now; None if there is none."""
+    @property
+    def own_links(self) -> OwnLinks:
+        """Opens images that a request names by a link of this deployment."""
+        return OwnLinks(self.temporary, base_url=self.settings.base_url)
+
+    def bucket_of(
+        self, key_id: str, *, patience: Patience = LATE_PATIENCE, is_cancelled: IsCancelled | None = None
+    ) -> EncryptedBucket | None:
+        """The bucket that is saved for a key now; None if there is none.
+
+        Args:
+            patience, is_cancelled: as for `S3Storage`.
+        """
         encrypted = self.store.s3_of(key_id)
         if encrypted is None:
             return None
-        return EncryptedBucket(encrypted, owner=key_id, secret_box=self.secret_box, http=self.http)
+        return EncryptedBucket(
+            encrypted,
+            owner=key_id,
+            secret_box=self.secret_box,
+            http=self.http,
+            patience=patience,
+            is_cancelled=is_cancelled,
+        )
 
     def webhook_dispatcher(self, body_of: Callable[[OutboxTask], bytes]) -> WebhookDispatcher:
         """The sender of webhooks.
@@ -63,6 +88,7 @@ class Service:
         send = WebhookSender(
             self.http,
             signer=self.signer,
+            key_of=self.store.get_key,
             connect_timeout_s=settings.webhook_connect_timeout_s,
             answer_timeout_s=settings.webhook_timeout_s,
         )
@@ -81,6 +107,7 @@ def open_service(
     master_keys: Sequence[bytes] | None = None,
     store: Store | None = None,
     temporary: LinkedFiles | None = None,
+    generations: GenerationIndex | None = None,
     dispatch: Callable[[int], None] | None = None,
 ) -> Service:
     """Build everything that a process of the service works with.
@@ -89,19 +116,25 @@ def open_service(
         master_keys: as `load_master_keys` returned them; loaded here by default.
         store: jobs, keys, outbox, ledger; the database of the settings by default. Closed with the service.
         temporary: outputs of callers without a bucket; the folder of the settings by default.
+        generations: as `Service.generations`; the folder of the settings by default.
         dispatch: as `Service.dispatch`, which then starts workers on demand; None where workers poll the queue.
 
     Raises:
         StoreUnavailable: the database cannot be reached, or its schema is newer than this version.
+        CannotStart: this machine's master keys are not those of the deployment.
     """
     master_keys = load_master_keys(settings) if master_keys is None else master_keys
+    if store is None:
+        store = opened = open_store(settings)
+        check_secret(opened, settings, master_keys)
     return Service(
         settings=settings,
-        store=open_store(settings) if store is None else store,
+        store=store,
         temporary=local_outputs(settings, master_keys) if temporary is None else temporary,
         secret_box=SecretBox(master_keys),
         signer=WebhookSigner(master_keys),
         http=guarded_client(settings),
+        generations=kept_generations(settings) if generations is None else generations,
         dispatch=dispatch or (lambda job_id: None),
         starts_workers_on_demand=dispatch is not None,
     )
@@ -154,6 +187,25 @@ def reencrypt_buckets(store: KeyStore, master_keys: Sequence[bytes]) -> Rotation
             store.save_s3(key.id, renewed)
         reencrypted += 1
     return Rotation(reencrypted, current, tuple(unreadable))
+
+
+def kept_generations(settings: Settings) -> KeptGenerations:
+    """The kept generations in the folder of the settings."""
+    return KeptGenerations(
+        settings.work_dir / GENERATIONS_FOLDER,
+        lifetime_s=settings.generation_lifetime_s,
+        max_bytes=settings.max_generations_bytes,
+    )
+
+
+def generation_gone(job_id: int, settings: Settings) -> GenerationGone:
+    """The error of an export whose generation is not kept any more."""
+    if settings.generation_lifetime_s <= 0:
+        return GenerationGone("This deployment keeps no generations; submit the image again.")
+    return GenerationGone(
+        f"The generation of job {job_id} is not kept any more: generations are kept for at most "
+        f"{settings.generation_lifetime_s:g} s, or until later ones need their space. Submit the image again."
+    )
 
 
 def local_outputs(

@@ -7,7 +7,7 @@ folder and no file. Settings for Modal's containers alone are in `pipeline.on_mo
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,12 +16,15 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from pipeline.jobs.model import KeyLimits
 from pipeline.telemetry import LogFormat
+from pipeline.version import user_agent
+from schemas.contract import is_http_url
 
 MIB = 2**20
 HOUR_S = 3600.0
 DAY_S = 24 * HOUR_S
 MIN_SECRET_CHARS = 16
 PREFIX = "IMAGE_TO_3D_"
+DATABASE_NAME = "jobs.sqlite"
 
 Time = Annotated[float, Field(ge=0, le=1)]
 
@@ -69,6 +72,8 @@ class Settings(BaseSettings):
     submit_wait_s: float = Field(default=20.0, ge=0, le=120)
     fetch_wait_s: float = Field(default=20.0, ge=0, le=120)
     max_body_bytes: int = Field(default=32 * MIB, ge=1024)
+    max_upload_bytes: int = Field(default=2048 * MIB, ge=0)
+    """Uploads that a key may have in temporary storage, as each web process counts them; 0 is no limit."""
     restart_pause_s: float = Field(default=60.0, ge=0)
     """For how long after a restart of the workers another restart request is ignored: any caller may send one."""
     errors_as_200: bool = False
@@ -96,6 +101,10 @@ class Settings(BaseSettings):
     matting_model: str | None = None
     """The background removal model, by rembg's name for it; None means the best fetched one, if there is one."""
     workers: int = Field(default=1, ge=0, le=256)
+    worker_engines: Annotated[tuple[str, ...], NoDecode] = ()
+    """The engines of this machine's workers, separated by commas; none means all that the deployment offers."""
+    worker_gpus: Annotated[tuple[str, ...], NoDecode] = ()
+    """This machine's GPUs by index or UUID, separated by commas: one worker process for each, instead of `workers`."""
     lease_s: float = Field(default=30.0, ge=1)
     """How long a worker keeps its job without a heartbeat."""
     call_timeout_s: float = Field(default=HOUR_S, ge=1)
@@ -106,9 +115,15 @@ class Settings(BaseSettings):
     # Addresses, outputs, webhooks.
     allow_private_addresses: bool = False
     """Allow loopback and private addresses for images, webhooks and buckets; never link-local or metadata addresses."""
+    contact_url: str | None = None
+    """Where the operator can be reached, in the User-Agent of outgoing requests; None means `public_url`."""
     output_lifetime_s: float = Field(default=DAY_S, ge=1)
     max_retention_s: float = Field(default=7 * DAY_S, ge=60)
     """The longest lifetime of temporary outputs that a request may ask for."""
+    generation_lifetime_s: float = Field(default=HOUR_S, ge=0)
+    """How long the generation of a finished job is kept, for further exports; 0 keeps none."""
+    max_generations_bytes: int = Field(default=4096 * MIB, ge=0)
+    """What all kept generations together may occupy; the oldest are deleted first."""
     record_lifetime_s: float = Field(default=7 * DAY_S, ge=1)
     """How long the record of a finished job is kept."""
     webhook_attempts: int = Field(default=10, ge=1)
@@ -126,7 +141,15 @@ class Settings(BaseSettings):
     )
     """Where traces are sent (extra `tracing`); OpenTelemetry itself reads the other OTEL_* variables."""
 
-    @field_validator("secret_keys", "engines", "trellis_ss_cfg_interval", "trellis_slat_cfg_interval", mode="before")
+    @field_validator(
+        "secret_keys",
+        "engines",
+        "worker_engines",
+        "worker_gpus",
+        "trellis_ss_cfg_interval",
+        "trellis_slat_cfg_interval",
+        mode="before",
+    )
     @classmethod
     def _split(cls, value: object) -> object:
         return split_list(value) if isinstance(value, str) else value
@@ -138,10 +161,28 @@ class Settings(BaseSettings):
             raise ValueError(f"each secret needs at least {MIN_SECRET_CHARS} characters")
         return value
 
+    @field_validator("contact_url")
+    @classmethod
+    def _check_contact(cls, value: str | None) -> str | None:
+        if value is not None and not (value.isascii() and (is_http_url(value) or value.startswith("mailto:"))):
+            raise ValueError("it must be an http, https or mailto address")
+        return value
+
+    @property
+    def user_agent(self) -> str:
+        """What this deployment calls itself in outgoing requests."""
+        address = self.contact_url or self.public_url
+        return user_agent(address if address is not None and address.isascii() else None)
+
     @property
     def offered_engines(self) -> tuple[str, ...]:
         """Names of the engines that requests may name, the default first."""
         return tuple(dict.fromkeys((self.engine, *self.engines)))
+
+    @property
+    def engines_of_worker(self) -> tuple[str, ...]:
+        """Names of the engines that this machine's workers have; they leave jobs of others to other machines."""
+        return self.worker_engines or self.offered_engines
 
     @property
     def engine_arguments(self) -> dict[str, dict[str, Any]]:
@@ -171,7 +212,7 @@ class Settings(BaseSettings):
     def sql_url(self) -> str:
         """The database's address as SQLAlchemy reads it; it may hold a password, so it is never logged."""
         if self.database_url is None:
-            return f"sqlite:///{(self.data_dir / 'jobs.sqlite').absolute()}"
+            return f"sqlite:///{(self.data_dir / DATABASE_NAME).absolute()}"
         url = self.database_url.get_secret_value()
         for scheme in ("postgres://", "postgresql://"):
             if url.startswith(scheme):
@@ -219,6 +260,11 @@ def split_list(text: str) -> tuple[str, ...]:
 def variable_of(name: str) -> str:
     """The environment variable of a setting."""
     return f"{PREFIX}{name.upper()}"
+
+
+def environment_with(variables: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a child process: that of this process, and these variables."""
+    return {**os.environ, **variables}
 
 
 def present_variables(names: Iterable[str]) -> dict[str, str]:

@@ -125,11 +125,15 @@ def _order(item: tuple[Series, Histogram]) -> tuple[str, str, str]:
 
 
 def _workers(workers: Iterable[WorkerRecord], engines: Iterable[str]) -> GaugeMetricFamily:
-    alive = Counter((worker.engine, "yes" if worker.is_ready else "no") for worker in workers)
+    alive = Counter(
+        (engine, "yes" if worker.is_ready else "no") for worker in workers for engine in worker.engines or ("",)
+    )
     known = dict.fromkeys([*engines, *(engine for engine, _ in alive)])
     return _family(
         GaugeMetricFamily(
-            "image_to_3d_workers", "Workers alive, and whether they claim jobs", labels=["engine", "ready"]
+            "image_to_3d_workers",
+            "Workers alive that have the engine, and whether they claim jobs",
+            labels=["engine", "ready"],
         ),
         {(engine, ready): alive[engine, ready] for engine in known for ready in ("yes", "no")},
     )

@@ -31,7 +31,6 @@ PAGE_HEADERS = {
     "cache-control": "no-cache",
     "cross-origin-opener-policy": "same-origin",
     "referrer-policy": "no-referrer",
-    "x-content-type-options": "nosniff",
 }
 
 
@@ -87,6 +86,10 @@ async def ready(context: Context = Depends(context_of)) -> JSONResponse:
         reasons.append(f"{problem}; jobs wait in the queue")
     if reasons and not context.service.starts_workers_on_demand:
         return JSONResponse({"status": "unavailable", "reasons": reasons}, UNAVAILABLE)
+    if not context.service.starts_workers_on_demand:
+        present = {engine for worker in workers if worker.is_ready for engine in worker.engines}
+        lacking = [engine for engine in context.settings.offered_engines if engine not in present]
+        reasons += [f"no worker has the engine {engine}; its jobs wait in the queue" for engine in lacking]
     return JSONResponse({"status": "ok", "reasons": reasons})
 
 
@@ -99,7 +102,7 @@ async def ready(context: Context = Depends(context_of)) -> JSONResponse:
 )
 async def metrics(request: Request, context: Context = Depends(context_of)) -> Response:
     """Counters and gauges of the whole deployment in Prometheus' text format, for its operator."""
-    check_operator(request, context.settings.metrics_token)
+    check_operator(request, context.settings)
     counted = await context.in_thread(context.store.metrics)
     workers = await context.in_thread(context.store.workers)
     settings = context.settings

@@ -8,7 +8,7 @@ from the submit of a job to its end.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
@@ -57,6 +57,19 @@ def may_follow(before: JobState, after: JobState) -> bool:
 
 
 @dataclass(frozen=True)
+class ExportSource:
+    """The finished job whose files an export makes anew.
+
+    Attributes:
+        job_id: the job that the caller named.
+        file_prefix: of the job that generated: the name of the kept generation.
+    """
+
+    job_id: int
+    file_prefix: str
+
+
+@dataclass(frozen=True)
 class JobMeta:
     """What a submit records for the answers and for the worker. Stored as one flat JSON object.
 
@@ -64,24 +77,34 @@ class JobMeta:
         parameters: every effective parameter, by name.
         notes: sentences for the caller about the request.
         traceparent: the trace that the submit belongs to (W3C Trace Context), None where traces are off.
+        export_of: what an export is made from, None for a job that generates.
     """
 
     parameters: Mapping[str, Any] = field(default_factory=dict[str, Any])
     notes: tuple[str, ...] = ()
     traceparent: str | None = None
+    export_of: ExportSource | None = None
 
     def to_stored(self) -> dict[str, Any]:
-        """The parameters with `notes` and `traceparent` beside them, as version 0.1.0 wrote them."""
+        """The parameters with the other fields beside them, as version 0.1.0 wrote them."""
         trace = {} if self.traceparent is None else {"traceparent": self.traceparent}
-        return {**self.parameters, "notes": list(self.notes), **trace}
+        source = {} if self.export_of is None else {"export_source": asdict(self.export_of)}
+        return {**self.parameters, "notes": list(self.notes), **trace, **source}
 
     @staticmethod
     def from_stored(stored: Mapping[str, Any] | JobMeta) -> JobMeta:
         """The record that `to_stored` wrote."""
         if isinstance(stored, JobMeta):
             return stored
-        parameters = {name: value for name, value in stored.items() if name not in ("notes", "traceparent")}
-        return JobMeta(parameters, tuple(stored.get("notes", ())), stored.get("traceparent"))
+        beside = ("notes", "traceparent", "export_source")
+        parameters = {name: value for name, value in stored.items() if name not in beside}
+        source = stored.get("export_source")
+        return JobMeta(
+            parameters,
+            tuple(stored.get("notes", ())),
+            stored.get("traceparent"),
+            None if source is None else ExportSource(**source),
+        )
 
 
 StoredMeta = Annotated[JobMeta, PlainValidator(JobMeta.from_stored), PlainSerializer(JobMeta.to_stored)]
@@ -144,12 +167,14 @@ class NewJob:
     Attributes:
         api_key_id: whose job it is.
         file_prefix: the names of all its files begin with it.
-        request: the validated request as JSON, without the key; deleted with its images when the job ends.
+        request: the validated request as JSON, without the key; deleted with its images when the job ends,
+            unless it failed through no fault of its caller.
         request_sha256: hex digest of the body as sent, to tell a repeated request from another one.
         meta: effective parameters, and what the answers need before the job has ended.
         track_id: the caller's own identifier, echoed in the type that it was sent in.
         webhook_url: receives the result, None without a webhook.
         idempotency_key: the caller's header, None without one.
+        engine: only workers that have this engine claim it; "" is any worker.
     """
 
     api_key_id: ApiKeyId
@@ -160,6 +185,7 @@ class NewJob:
     track_id: str | int | None = None
     webhook_url: str | None = None
     idempotency_key: str | None = None
+    engine: str = ""
 
 
 @dataclass(frozen=True)
@@ -185,6 +211,7 @@ class Job:
         is_cancel_requested: the caller asked for it to stop.
         started_at: when it was first claimed.
         expires_at: when the record and its files may be deleted; None unless final.
+        engine: as for `NewJob`; "" in records of version 0.1.0 too.
     """
 
     id: int
@@ -207,6 +234,7 @@ class Job:
     finished_at: float | None = None
     expires_at: float | None = None
     result: Annotated[JobResult | None, Field(alias="ending")] = None
+    engine: str = ""
 
     @property
     def lease(self) -> Lease:
@@ -274,7 +302,12 @@ class KeyLimits:
 
 @dataclass(frozen=True)
 class ApiKey:
-    """A caller. The key itself is stored nowhere: only its SHA-256, and its first characters to tell keys apart."""
+    """A caller. The key itself is stored nowhere: only its SHA-256, and its first characters to tell keys apart.
+
+    Attributes:
+        secret_number: how often its webhook secret was rotated; the secret is derived from it.
+        secret_rotated_at: when that was last; webhooks carry the signature of the secret before for a while.
+    """
 
     id: str
     name: str
@@ -283,6 +316,8 @@ class ApiKey:
     created_at: float
     limits: KeyLimits = KeyLimits()
     revoked_at: float | None = None
+    secret_number: int = 0
+    secret_rotated_at: float | None = None
 
 
 @dataclass(frozen=True)
@@ -414,13 +449,22 @@ class UsageDay:
 
 @dataclass(frozen=True)
 class WorkerRecord:
-    """A worker process as of its last heartbeat."""
+    """A worker process as of its last heartbeat.
+
+    Attributes:
+        engine: its engines, separated by commas.
+    """
 
     worker_id: str
     engine: str
     seen_at: float
     is_ready: bool
     job_id: int | None = None
+
+    @property
+    def engines(self) -> tuple[str, ...]:
+        """Names of the engines that it has."""
+        return tuple(self.engine.split(",")) if self.engine else ()
 
 
 @dataclass(frozen=True)

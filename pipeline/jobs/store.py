@@ -10,7 +10,7 @@ Any method may raise `StoreUnavailable`: nothing was changed, and the same metho
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -70,7 +70,8 @@ class JobStore(Protocol):
         """The job's request as it was submitted.
 
         Raises:
-            NotFound: there is no such job, or it has ended and its request was deleted.
+            NotFound: there is no such job, or it has ended and its request was deleted; a job that failed through no
+                fault of its caller keeps it for a while.
         """
         ...
 
@@ -102,7 +103,9 @@ class JobStore(Protocol):
         """Cancel all queued jobs of a key; returns how many."""
         ...
 
-    def claim(self, worker_id: str, *, lease_s: float, job_id: int | None = None) -> Job | None:
+    def claim(
+        self, worker_id: str, *, lease_s: float, job_id: int | None = None, engines: Collection[str] | None = None
+    ) -> Job | None:
         """Claim a job: one whose lease has expired, else the oldest queued one whose key may run more.
 
         A job whose lease expired in its last attempt fails, and one with a cancellation request is cancelled.
@@ -110,6 +113,7 @@ class JobStore(Protocol):
         Args:
             lease_s: how long the worker holds the job without a `renew`.
             job_id: claim this job or none, for deployments that dispatch jobs themselves.
+            engines: leave jobs that need another engine to other workers; None is every engine.
 
         Returns:
             The job, now running, or None where there is nothing to do.
@@ -153,13 +157,17 @@ class JobStore(Protocol):
         """Ended jobs whose retention has ended and whose tasks are settled, for the cleaner to `delete`."""
         ...
 
+    def expire_requests(self) -> int:
+        """Delete requests of failed jobs that were kept long enough; returns how many."""
+        ...
+
     def metrics(self) -> StoreMetrics:
         """Counters and gauges for `/metrics`."""
         ...
 
 
 class KeyStore(Protocol):
-    """API keys, their limits, and the bucket of each key. Changing a key that does not exist raises `NotFound`."""
+    """API keys, their limits, and the bucket of each key. A key that does not exist raises `NotFound`."""
 
     def add_key(self, key: ApiKey) -> ApiKey:
         """Add a key; one with the same SHA-256 that exists is returned as it is.
@@ -173,6 +181,10 @@ class KeyStore(Protocol):
         """The key with this hash, revoked ones included."""
         ...
 
+    def get_key(self, api_key_id: str) -> ApiKey:
+        """The key with this id, revoked ones included."""
+        ...
+
     def list_keys(self) -> list[ApiKey]:
         """All keys, oldest first."""
         ...
@@ -183,6 +195,10 @@ class KeyStore(Protocol):
 
     def limit_key(self, api_key_id: str, limits: KeyLimits) -> ApiKey:
         """Replace a key's limits from now on."""
+        ...
+
+    def rotate_secret(self, api_key_id: str) -> ApiKey:
+        """Give a key its next webhook secret."""
         ...
 
     def key_use(self, api_key_id: str) -> KeyUse:

@@ -11,11 +11,11 @@ values, so that the SQL store builds its WHERE clauses from the same rule. Their
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pipeline.errors import InvalidRequest, LeaseLost, NotFound
+from pipeline.errors import InvalidRequest, LeaseLost, NotFound, is_caller_error
 from pipeline.jobs import histograms
 from pipeline.jobs.histograms import Series
 from pipeline.jobs.limits import day_of, month_of
@@ -39,10 +39,14 @@ from pipeline.jobs.model import (
 
 MAX_ATTEMPTS = 3
 """How often a job is claimed without progress before it is given up as failed."""
+REQUEST_LIFETIME_S = 86400.0
+"""How long the request of a job that failed through no fault of its caller is kept, with its images."""
 MAX_PAUSE_S = 7200.0
 """No outbox task is scheduled further ahead: a later due time was written before the clock stepped back."""
 MAX_SKEW_S = 60.0
 """Clocks of one deployment differ by less: a task scheduled further in the future predates a step of the clock."""
+EXPORT_STAGE = "load"
+"""The stage that only exports have."""
 TIMED_JOBS = 20
 """How many successful jobs the estimate of a wait is averaged over."""
 
@@ -95,6 +99,7 @@ def queued(new: NewJob, *, job_id: int, seq: int, now: float) -> Job:
         track_id=new.track_id,
         webhook_url=new.webhook_url,
         idempotency_key=new.idempotency_key,
+        engine=new.engine,
     )
 
 
@@ -138,6 +143,11 @@ def may_run_more(limits: KeyLimits, *, running: int) -> bool:
     return limits.running is None or running < limits.running
 
 
+def has_engine(job: Job, engines: Collection[str] | None) -> bool:
+    """Whether a worker with these engines can run a job; None is every engine."""
+    return engines is None or not job.engine or job.engine in engines
+
+
 def lease_end(now: float, lease_s: float) -> float:
     """When a lease that is granted or renewed now expires."""
     return now + lease_s
@@ -160,12 +170,15 @@ def is_lease_due(expires_at: Any, *, now: float, lease_s: float) -> Any:
     return (expires_at <= now) | (expires_at > now + 2 * lease_s)
 
 
-def lease_checked(job: Job, worker_id: str, *, now: float, lease_s: float) -> Decision:
-    """What becomes of a running job when `worker_id` looks for work.
+def lease_checked(
+    job: Job, worker_id: str, *, now: float, lease_s: float, engines: Collection[str] | None = None
+) -> Decision:
+    """What becomes of a running job when `worker_id`, which has these engines, looks for work.
 
     Returns:
         The job as it is while its lease holds; with its lease cut where the clock stepped back since it was written, so
-        that it expires after one `lease_s` from now; the job claimed by `worker_id`; or the result that ends it.
+        that it expires after one `lease_s` from now; the job claimed by `worker_id`; queued again, its attempts kept,
+        where that worker lacks the engine; or the result that ends it.
     """
     expires_at = job.lease_expires_at or 0.0
     if not is_lease_due(expires_at, now=now, lease_s=lease_s):
@@ -176,6 +189,8 @@ def lease_checked(job: Job, worker_id: str, *, now: float, lease_s: float) -> De
         return CANCELLED
     if job.attempts >= MAX_ATTEMPTS:
         return GIVEN_UP
+    if not has_engine(job, engines):
+        return replace(job, state=JobState.QUEUED, lease_expires_at=None)
     return claimed(job, worker_id, now=now, lease_s=lease_s)
 
 
@@ -251,11 +266,16 @@ def completion(job: Job, lease: Lease, result: JobResult) -> Decision:
 
 @dataclass(frozen=True)
 class Completion:
-    """All that the end of a job writes: the record, its outbox, its row of the ledger."""
+    """All that the end of a job writes: the record, its outbox, its row of the ledger.
+
+    Attributes:
+        keeps_request: whether the request is kept for a while, so that the operator can submit it again.
+    """
 
     job: Job
     tasks: tuple[OutboxTask, ...]
     usage: UsageRow
+    keeps_request: bool
 
 
 def completed(
@@ -309,7 +329,26 @@ def completed(
         finished_at=now,
         track_id=job.track_id,
     )
-    return Completion(ended, tasks, usage)
+    keeps_request = result.state is JobState.FAILED and not is_caller_error(result.error_code)
+    return Completion(ended, tasks, usage, keeps_request)
+
+
+def is_request_expired(finished_at: Any, *, now: float) -> Any:
+    """Whether the request that a failed job kept is to be deleted."""
+    return finished_at <= now - REQUEST_LIFETIME_S
+
+
+def resubmission(job: Job, request: bytes, *, file_prefix: str) -> NewJob:
+    """A failed job's request as a new job of the same key, with the same webhook and track_id."""
+    return NewJob(
+        api_key_id=job.api_key_id,
+        file_prefix=file_prefix,
+        request=request,
+        request_sha256=job.request_sha256,
+        meta=job.meta,
+        track_id=job.track_id,
+        webhook_url=job.webhook_url,
+    )
 
 
 def result_replaced(job: Job, result: JobResult) -> Job:
@@ -347,7 +386,8 @@ class UsageChange:
 
     Attributes:
         month: the month (UTC) that `month_calls` belongs to: the one in which the job was created.
-        month_calls: 1 for a submit; -1 for a job that ends without success, which gives its part of the quota back.
+        month_calls: 1 for a submit; -1 for a job that ends without success, which gives its part of the quota back;
+            0 for an export, which generates nothing.
     """
 
     queued: int
@@ -368,6 +408,8 @@ def usage_change(before: Job | None, after: Job) -> UsageChange:
         is_same = after.state is before.state
         assert is_same or may_follow(before.state, after.state), f"{before.state} -> {after.state}"
         month_calls = -1 if after.state in (JobState.FAILED, JobState.CANCELLED) and not is_same else 0
+    if after.meta.export_of is not None:
+        month_calls = 0
     return UsageChange(change(JobState.QUEUED), change(JobState.RUNNING), month_of(after.created_at), month_calls)
 
 
@@ -500,6 +542,11 @@ def usage_by_day(groups: Iterable[UsageGroup]) -> list[UsageDay]:
         )
         for (day, api_key_id), groups in sorted(days.items())
     ]
+
+
+def is_timed(stage_seconds: Mapping[str, float]) -> bool:
+    """Whether a successful job says how long a generation takes; an export does not."""
+    return EXPORT_STAGE not in stage_seconds
 
 
 def mean_timings(runs: Iterable[Mapping[str, float]]) -> Timings:

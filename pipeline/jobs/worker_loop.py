@@ -43,7 +43,8 @@ class WorkerOptions:
 
     Attributes:
         worker_id: unique over all workers ever started.
-        engine: as shown in the list of workers.
+        engine: as shown in the list of workers; several names are separated by commas.
+        engines: leave jobs that need another engine in the queue; None claims every job.
         lease_s: how long a job stays with a worker that sends no heartbeat.
         heartbeat_interval_s: longest pause between two heartbeats: also the delay of progress and cancellation.
         stop_grace_s: how long work may go on after the service was told to stop.
@@ -56,6 +57,7 @@ class WorkerOptions:
 
     worker_id: str
     engine: str = ""
+    engines: tuple[str, ...] | None = None
     lease_s: float = 30.0
     heartbeat_interval_s: float = MAX_HEARTBEAT_INTERVAL_S
     stop_grace_s: float = 20.0
@@ -215,7 +217,8 @@ class QueueWorker:
         Raises:
             StoreUnavailable: the store was unavailable before a job was claimed.
         """
-        job = self._store.claim(self._worker_id, lease_s=self._options.lease_s, job_id=job_id)
+        options = self._options
+        job = self._store.claim(self._worker_id, lease_s=options.lease_s, job_id=job_id, engines=options.engines)
         if job is None:
             return None
         traced = {"job.id": job.id, "job.attempt": job.attempts}

@@ -11,13 +11,15 @@ import tempfile
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
 from pipeline.errors import DeliveryFailed, NotFound, StoreUnavailable
-from pipeline.storage.base import OutputFile, StoredFile, content_type_of
+from pipeline.storage.base import Artifact, OutputFile, StoredFile, content_type_of
+from pipeline.storage.generations import FOLDER, generation_name
 from pipeline.storage.links import SAFE_NAME
 from pipeline.storage.local import LocalStorage
 
@@ -25,6 +27,14 @@ COPY_LIFETIME_S = 300.0
 """How long a copy is served without asking the volume; a file that was deleted elsewhere may be served so long."""
 COPIES_KEPT_S = 3 * COPY_LIFETIME_S
 """Longer than a copy is served, so that none is deleted during a download."""
+
+
+class Batch(Protocol):
+    """Files to write to a volume."""
+
+    def put_file(self, local_file: Path, remote_path: str) -> None:
+        """Add a file."""
+        ...
 
 
 class Volume(Protocol):
@@ -36,6 +46,10 @@ class Volume(Protocol):
         Raises:
             FileNotFoundError: it does not exist; possibly raised only when the first chunk is read.
         """
+        ...
+
+    def batch_upload(self, force: bool = False) -> AbstractContextManager[Batch]:
+        """Files that are written together when the context ends; with `force` they replace existing ones."""
         ...
 
     def remove_file(self, path: str, recursive: bool = False) -> None:
@@ -80,6 +94,24 @@ class VolumeStorage:
     ) -> list[str]:
         """As `LinkedFiles.predict_urls`."""
         return self._copies.predict_urls(names, file_prefix=file_prefix, created_at=created_at, lifetime_s=lifetime_s)
+
+    def store(self, files: Sequence[OutputFile], *, file_prefix: str) -> list[Artifact]:
+        """As `Storage.store`.
+
+        Raises:
+            DeliveryFailed: the volume did not accept the files.
+        """
+        copies = self._copies.store(files, file_prefix=file_prefix)  # signs their links; serves the first downloads
+        try:
+            with self._volume.batch_upload(force=True) as batch:
+                for file in files:
+                    batch.put_file(file.path, f"{self._folder}/{file_prefix}/{file.path.name}")
+        except Exception as error:  # any error of Modal's client
+            self._copies.delete(file_prefix)
+            raise DeliveryFailed("temporary storage does not accept files at the moment") from error
+        for copy in copies:
+            self._copied[file_prefix, copy.name] = (self._clock(), copy.sha256)
+        return copies
 
     def open_file(self, token: str, name: str) -> StoredFile:
         """As `LinkedFiles.open_file`; the ETag is the content's digest, so it is the same in all web processes.
@@ -157,3 +189,46 @@ class VolumeStorage:
             self._copied.pop(key, None)
             self._locks.pop(key, None)
         self._copies.delete(file_prefix)
+
+
+class VolumeGenerations:
+    """Kept generations on a volume, as a `pipeline.storage.generations.GenerationIndex`.
+
+    Args:
+        volume: where the containers of jobs keep them.
+        missing: as for `VolumeStorage`.
+    """
+
+    def __init__(self, volume: Volume, *, missing: tuple[type[Exception], ...] = (FileNotFoundError,)) -> None:
+        self._volume = volume
+        self._missing = missing
+
+    def has(self, file_prefix: str) -> bool:
+        """As `GenerationIndex.has`: whether the cleaner has left the file; its first chunk alone is read.
+
+        Raises:
+            StoreUnavailable: the volume cannot be read.
+        """
+        try:
+            return any(True for _ in self._volume.read_file(_generation_path(file_prefix)))
+        except self._missing:
+            return False
+        except Exception as error:  # any error of Modal's client
+            raise StoreUnavailable("kept generations cannot be read at the moment") from error
+
+    def delete(self, file_prefix: str) -> None:
+        """As `GenerationIndex.delete`.
+
+        Raises:
+            StoreUnavailable: the volume cannot be written.
+        """
+        try:
+            self._volume.remove_file(_generation_path(file_prefix))
+        except self._missing:
+            return
+        except Exception as error:  # any error of Modal's client
+            raise StoreUnavailable("kept generations cannot be deleted at the moment") from error
+
+
+def _generation_path(file_prefix: str) -> str:
+    return f"{FOLDER}/{generation_name(file_prefix)}"

@@ -20,7 +20,7 @@ from schemas.table import field_rows
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "docs" / "examples"
 LANGUAGES = {".sh": "sh", ".py": "python", ".mjs": "js"}
-NOT_FOR_CALLERS = {"error", "caller_error", "limit_reached", "lease_lost", "unwritable_output"}
+NOT_FOR_CALLERS = {"error", "caller_error", "limit_reached", "lease_lost", "cannot_start", "unwritable_output"}
 """Codes of base classes, and of errors that no caller of the service meets."""
 
 

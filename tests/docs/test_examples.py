@@ -81,18 +81,18 @@ class Endpoint:
 @pytest.fixture(scope="module")
 def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
     data = tmp_path_factory.mktemp("docs") / "data"
-    made = subprocess.run(
-        [sys.executable, "-m", "pipeline.cli", "keys", "create", "shop", "--data", str(data)],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    secret = re.search(r"whsec_\S+", made.stderr)
-    assert secret is not None
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("IMAGE_TO_3D_ALLOW_PRIVATE_ADDRESSES", "yes")
         with serving(data) as (_, port, _said):
+            made = subprocess.run(
+                [sys.executable, "-m", "pipeline.cli", "keys", "create", "shop", "--data", str(data)],
+                env={**os.environ, "PYTHONPATH": str(ROOT)},
+                capture_output=True,
+                text=True,
+                check=True,
+            )
+            secret = re.search(r"whsec_\S+", made.stderr)
+            assert secret is not None
             yield Endpoint(f"http://127.0.0.1:{port}", made.stdout.strip(), secret[0])
 
 
@@ -129,6 +129,12 @@ def test_the_shell_examples_submit_wait_and_manage_a_job(endpoint: Endpoint, tmp
     assert json.loads(cancelled)["status"] == "success"
     assert json.loads(deleted)["status"] == "success"
     assert usage[0].startswith("day,calls,")
+
+
+def test_the_upload_example_submits_an_image_by_its_url(endpoint: Endpoint) -> None:
+    job = json.loads(endpoint.run("upload.sh", IMAGE))
+
+    assert endpoint.result_of(job["id"])["status"] == "success"
 
 
 @pytest.mark.parametrize("name", ["events.sh", "events.py", pytest.param("events.mjs", marks=needs_node)])

@@ -11,7 +11,7 @@ import threading
 import time
 import uuid
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -90,7 +90,9 @@ class MemoryStore:
                 first = transitions.repeated(known, new)
                 return Submitted(first, is_new=False, queue_position=self.queue_position(first))
             use = self.key_use(new.api_key_id)
-            rate = limits.check_submit(self._keys.get(new.api_key_id), use, now=now)
+            rate = limits.check_submit(
+                self._keys.get(new.api_key_id), use, now=now, is_export=new.meta.export_of is not None
+            )
             self._submits += 1
             job_id = secrets.randbelow(MAX_JOB_ID) + 1
             while job_id in self._jobs:
@@ -135,6 +137,7 @@ class MemoryStore:
             for task in self.tasks_of(job_id):
                 del self._tasks[task.id]
                 self._attempts.pop(task.id, None)
+            self._requests.pop(job_id, None)
             return self._jobs.pop(job_id)
 
     def queue_position(self, job: Job) -> int:
@@ -161,19 +164,25 @@ class MemoryStore:
                 self._apply(job, transitions.cancel_requested(job))
             return len(jobs)
 
-    def claim(self, worker_id: str, *, lease_s: float, job_id: int | None = None) -> Job | None:
+    def claim(
+        self, worker_id: str, *, lease_s: float, job_id: int | None = None, engines: Collection[str] | None = None
+    ) -> Job | None:
         with self._lock:
             now = self._clock()
             for job in sorted(self._jobs.values(), key=lambda job: (job.state is JobState.QUEUED, job.seq)):
                 if job_id not in (None, job.id):
                     continue
                 if job.state is JobState.RUNNING:
-                    decision = transitions.lease_checked(job, worker_id, now=now, lease_s=lease_s)
+                    decision = transitions.lease_checked(job, worker_id, now=now, lease_s=lease_s, engines=engines)
                     after = self._apply(job, decision)
                     if transitions.is_claim(job, decision):
                         return after
-                elif job.state is JobState.QUEUED and transitions.may_run_more(
-                    self._keys[job.api_key_id].limits, running=self.key_use(job.api_key_id).running
+                elif (
+                    job.state is JobState.QUEUED
+                    and transitions.has_engine(job, engines)
+                    and transitions.may_run_more(
+                        self._keys[job.api_key_id].limits, running=self.key_use(job.api_key_id).running
+                    )
                 ):
                     return self._put(job, transitions.claimed(job, worker_id, now=now, lease_s=lease_s))
             return None
@@ -226,6 +235,21 @@ class MemoryStore:
             ]
             return sorted(jobs, key=lambda job: job.seq)[:limit]
 
+    def expire_requests(self) -> int:
+        with self._lock:
+            now = self._clock()
+            expired = [
+                job.id
+                for job in self._jobs.values()
+                if job.id in self._requests
+                and job.state is JobState.FAILED
+                and job.finished_at is not None
+                and transitions.is_request_expired(job.finished_at, now=now)
+            ]
+            for job_id in expired:
+                del self._requests[job_id]
+            return len(expired)
+
     def metrics(self) -> StoreMetrics:
         with self._lock:
             now = self._clock()
@@ -261,11 +285,12 @@ class MemoryStore:
             draw_task_id=lambda: f"msg_{uuid.uuid4().hex}",
         )
         self._put(job, end.job)
-        del self._requests[job.id]
+        if not end.keeps_request:
+            del self._requests[job.id]
         self._tasks |= {task.id: task for task in end.tasks}
         self._usage.append(end.usage)
         self._add(transitions.completion_sums(end, decision))
-        if decision.state is JobState.SUCCESS:
+        if decision.state is JobState.SUCCESS and transitions.is_timed(decision.stage_seconds):
             self._successes.append(decision)
         return end.job
 
@@ -289,6 +314,10 @@ class MemoryStore:
         with self._lock:
             return next((key for key in self._keys.values() if key.sha256 == sha256), None)
 
+    def get_key(self, api_key_id: str) -> ApiKey:
+        with self._lock:
+            return self._key(api_key_id)
+
     def list_keys(self) -> list[ApiKey]:
         with self._lock:
             return list(self._keys.values())
@@ -304,9 +333,15 @@ class MemoryStore:
             self._keys[api_key_id] = replace(self._key(api_key_id), limits=limits)
             return self._keys[api_key_id]
 
+    def rotate_secret(self, api_key_id: str) -> ApiKey:
+        with self._lock:
+            key = self._key(api_key_id)
+            self._keys[api_key_id] = replace(key, secret_number=key.secret_number + 1, secret_rotated_at=self._clock())
+            return self._keys[api_key_id]
+
     def _key(self, api_key_id: str) -> ApiKey:
         if api_key_id not in self._keys:
-            raise NotFound(f"There is no key with the id {api_key_id}.")
+            raise limits.no_such_key(api_key_id)
         return self._keys[api_key_id]
 
     def key_use(self, api_key_id: str) -> KeyUse:

@@ -24,7 +24,7 @@ from pipeline.jobs.model import (
     Progress,
 )
 from pipeline.jobs.store import Store
-from pipeline.jobs.transitions import MAX_ATTEMPTS
+from pipeline.jobs.transitions import MAX_ATTEMPTS, REQUEST_LIFETIME_S
 from pipeline.storage.base import Artifact
 from tests.jobs.store_fixtures import Clock, new_job
 
@@ -202,6 +202,47 @@ def test_a_job_can_be_claimed_by_its_id(store: Store, add_key: AddKey) -> None:
     assert store.queue_position(store.get(older.id, api_key_id=None)) == 1
 
 
+def test_a_worker_leaves_jobs_of_engines_that_it_lacks(store: Store, add_key: AddKey) -> None:
+    key = add_key()
+    large, small, of_any = (store.submit(new_job(key, engine=engine)).job for engine in ("trellis", "preview", ""))
+
+    claims = [store.claim("w1", lease_s=30, engines=("preview",)) for _ in range(3)]
+
+    assert [None if job is None else job.id for job in claims] == [small.id, of_any.id, None]
+    found = store.claim("w2", lease_s=30, engines=("preview", "trellis"))
+    assert found is not None and (found.id, found.engine) == (large.id, "trellis")
+
+
+def test_a_dead_workers_job_goes_back_to_the_queue_where_the_next_worker_lacks_its_engine(
+    store: Store, add_key: AddKey, clock: Clock
+) -> None:
+    key = add_key()
+    job_id = store.submit(new_job(key, engine="trellis")).job.id
+    lost = claimed(store, "dead").lease
+    clock.advance(31)
+
+    assert store.claim("w2", lease_s=30, engines=("preview",)) is None
+
+    job = store.get(job_id, api_key_id=None)
+    assert (job.state, job.attempts, store.key_use(key.id).queued) == (JobState.QUEUED, 1, 1)
+    with pytest.raises(LeaseLost):
+        store.complete(lost, SUCCESS)
+    again = claimed(store, "w3")
+    assert (again.id, again.attempts) == (job_id, 2)
+
+
+def test_any_worker_ends_a_job_that_is_to_be_given_up_or_cancelled(store: Store, add_key: AddKey, clock: Clock) -> None:
+    key = add_key()
+    cancelled = store.submit(new_job(key, engine="trellis")).job.id
+    claimed(store, "dead")
+    store.request_cancel(cancelled, api_key_id=key.id)
+    clock.advance(31)
+
+    assert store.claim("w2", lease_s=30, engines=("preview",)) is None
+
+    assert store.get(cancelled, api_key_id=None).state is JobState.CANCELLED
+
+
 def test_the_queue_position_counts_all_keys_and_is_zero_once_claimed(store: Store, add_key: AddKey) -> None:
     submits = [store.submit(new_job(add_key())) for _ in range(3)]
 
@@ -319,7 +360,9 @@ def test_progress_is_readable_while_running(store: Store, add_key: AddKey) -> No
 
 
 @pytest.mark.parametrize(
-    "result", [SUCCESS, FAILURE, JobResult(JobState.CANCELLED)], ids=lambda result: str(result.state)
+    "result",
+    [SUCCESS, replace(FAILURE, error_code="unreadable_image"), JobResult(JobState.CANCELLED)],
+    ids=lambda result: str(result.state),
 )
 def test_an_ended_job_has_its_result_and_no_request(
     store: Store, add_key: AddKey, clock: Clock, result: JobResult
@@ -336,6 +379,39 @@ def test_an_ended_job_has_its_result_and_no_request(
     assert (job.finished_at, job.expires_at, job.lease_expires_at) == (clock.now, clock.now + 1000, None)
     with pytest.raises(NotFound, match="There is no request"):
         store.request_of(job_id)
+
+
+@pytest.mark.parametrize(
+    ("error_code", "is_kept"), [("engine_failed", True), ("interrupted", True), ("download_failed", False)]
+)
+def test_a_job_that_failed_through_no_fault_of_its_caller_keeps_its_request_for_a_day(
+    store: Store, add_key: AddKey, clock: Clock, error_code: str, is_kept: bool
+) -> None:
+    store.submit(new_job(add_key(), request=b"x" * 5000))
+    job = claimed(store)
+    store.complete(job.lease, JobResult(JobState.FAILED, error_code=error_code))
+
+    if is_kept:
+        assert store.request_of(job.id) == b"x" * 5000
+    clock.advance(REQUEST_LIFETIME_S - 1)
+    assert store.expire_requests() == 0
+    clock.advance(2)
+    assert store.expire_requests() == int(is_kept)
+
+    with pytest.raises(NotFound, match="There is no request"):
+        store.request_of(job.id)
+    assert store.get(job.id, api_key_id=None).state is JobState.FAILED
+
+
+def test_a_kept_request_is_deleted_with_its_job(store: Store, add_key: AddKey, clock: Clock) -> None:
+    store.submit(new_job(add_key()))
+    job = claimed(store)
+    store.complete(job.lease, JobResult(JobState.FAILED, error_code="engine_failed"))
+
+    store.delete(job.id, api_key_id=None)
+
+    clock.advance(2 * REQUEST_LIFETIME_S)
+    assert store.expire_requests() == 0
 
 
 def test_a_job_ends_once(store: Store, add_key: AddKey, clock: Clock) -> None:

@@ -21,6 +21,7 @@ from sqlalchemy import event, exc
 
 from pipeline.errors import StoreUnavailable
 from pipeline.jobs.stores.sql.schema import SCHEMA_REVISION
+from pipeline.private_files import make_private_file, make_private_folder
 
 BUSY = "The service's database is busy or unavailable; try again."
 REFUSED = "The service's database refused a statement ({}); the service's log says which."
@@ -29,8 +30,8 @@ LOCK_POLL_S = 0.001
 """How often a process asks for SQLite's write lock: SQLite's own busy handler backs off to 100 ms and starves."""
 MAX_TOGETHER = 64
 """Pieces of work in one shared transaction; bounds how long the other writers wait."""
-MIGRATION_LOCK = 0x1243D
-"""Postgres advisory lock under which one process migrates and the others wait."""
+START_LOCK = 0x1243D
+"""Postgres advisory lock, held to the end of a transaction, under which processes that start take turns."""
 
 POOLER_OPTIONS = frozenset({"pgbouncer", "connection_limit", "pool_timeout"})
 """Options that hosters add to the address of their pooler for other clients; libpq refuses an address with them."""
@@ -129,7 +130,10 @@ class Database:
         address = sa.make_url(url)
         self.is_sqlite = address.get_backend_name() == "sqlite"
         if self.is_sqlite:
-            Path(address.database or "").parent.mkdir(parents=True, exist_ok=True)
+            if address.database and address.database != ":memory:":
+                make_private_folder(Path(address.database).parent)
+                with suppress(OSError):  # SQLite says it in its own words
+                    make_private_file(Path(address.database))  # its -wal and -shm files get the same mode
             options: dict[str, Any] = {"connect_args": {"timeout": BUSY_TIMEOUT_S, "check_same_thread": False}}
         else:
             address = address.difference_update_query(POOLER_OPTIONS)
@@ -231,16 +235,34 @@ class Database:
             if _revision(connection) == SCHEMA_REVISION:
                 return
         with self.write() as connection:
-            if not self.is_sqlite:
-                connection.execute(sa.text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": MIGRATION_LOCK})
+            self.take_turns(connection)
             found = _revision(connection)
             if found is not None and found > SCHEMA_REVISION:
                 raise StoreUnavailable(f"the database has revision {found}; this version knows {SCHEMA_REVISION}")
             _upgrade(connection)
 
+    def take_turns(self, connection: sa.Connection) -> None:
+        """Wait in a write transaction until no other process is in one that took its turn here too."""
+        if not self.is_sqlite:  # where every write transaction waits for the others
+            connection.execute(sa.text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": START_LOCK})
+
     def close(self) -> None:
         """Close all connections."""
         self.engine.dispose()
+
+
+def has_schema(url: str) -> bool:
+    """Whether a database holds this service's tables, of any version.
+
+    Raises:
+        StoreUnavailable: it cannot be reached.
+    """
+    database = Database(url)
+    try:
+        with database.read() as connection:
+            return _revision(connection) is not None
+    finally:
+        database.close()
 
 
 def _prepare_sqlite(connection: Any, record: object) -> None:

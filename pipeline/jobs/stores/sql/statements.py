@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import uuid
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -134,14 +134,16 @@ def jobs_with_due_leases(now: float, lease_s: float, job_id: int | None) -> sa.S
     return query if job_id is None else query.where(jobs.c.id == job_id)
 
 
-def queued_jobs(full_keys: set[str], job_id: int | None) -> sa.Select[Any]:
-    """Queued jobs, without those of some keys, and of keys that `may_run_more` would refuse."""
+def queued_jobs(full_keys: set[str], job_id: int | None, engines: Collection[str] | None) -> sa.Select[Any]:
+    """Queued jobs that `has_engine`, without those of some keys, and of keys that `may_run_more` would refuse."""
     has_capacity = keys.c.max_running.is_(None) | (keys.c.running < keys.c.max_running)
     query = sa.select(jobs).where(
         IS_QUEUED, jobs.c.api_key_id.in_(sa.select(keys.c.id).where(keys.c.queued > 0, has_capacity))
     )
     if full_keys:
         query = query.where(jobs.c.api_key_id.not_in(full_keys))
+    if engines is not None:
+        query = query.where(jobs.c.engine.in_({"", *engines}))
     return query if job_id is None else query.where(jobs.c.id == job_id)
 
 
@@ -174,7 +176,8 @@ def apply(connection: sa.Connection, job: Job, decision: Decision, *, now: float
         job, decision, now=now, retention=retention, draw_task_id=lambda: f"msg_{uuid.uuid4().hex}"
     )
     save(connection, job, end.job)
-    connection.execute(job_requests.delete().where(job_requests.c.job_id == job.id))
+    if not end.keeps_request:
+        connection.execute(job_requests.delete().where(job_requests.c.job_id == job.id))
     if end.tasks:
         connection.execute(tasks.insert(), [asdict(task) for task in end.tasks])
     row = asdict(end.usage) | {

@@ -8,7 +8,7 @@ locks only its key's row, which serializes the submits of a key, and inserts.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,14 @@ from sqlalchemy import exc
 
 from pipeline.errors import InvalidRequest, NotFound
 from pipeline.jobs import transitions
-from pipeline.jobs.limits import NOT_USED, check_submit
+from pipeline.jobs.limits import NOT_USED, check_submit, no_such_key
 from pipeline.jobs.model import (
     ApiKey,
     AttemptResult,
     Job,
     JobFilter,
     JobResult,
+    JobState,
     KeyLimits,
     KeyUse,
     Lease,
@@ -64,6 +65,8 @@ from pipeline.jobs.stores.sql.schema import (
 )
 from pipeline.jobs.transitions import DEFAULT_RETENTION, Decision, Retention
 
+SECRET = "secret"
+"""The name under which `totals` has the ids of the deployment's master keys, as labels."""
 ID_DRAWS = 8
 """How often a submit draws an id before it gives up; with a million jobs on record one id in 2,000 is in use."""
 
@@ -101,6 +104,23 @@ class SqlStore:
     def maintain(self, backup_dir: Path) -> None:
         """Nothing to do: rows do not expire, and backups of the database are the operator's."""
 
+    def knows_secret(self, ids: Sequence[str], *, adopt: bool = False) -> bool:
+        """Whether one of these ids of master keys is on record; with the first of them the store has none yet.
+
+        The first id, that of the current key, is recorded with one that is known already, so that keys can be rotated.
+
+        Args:
+            adopt: record it in any case.
+        """
+        known_ids = sa.select(totals.c.label).where(totals.c.name == SECRET)
+        with self._database.write() as connection:
+            self._database.take_turns(connection)
+            known = {*connection.execute(known_ids).scalars()}
+            is_known = adopt or not known or not known.isdisjoint(ids)
+            if is_known and ids[0] not in known:
+                statements.add_to_totals(connection, [(SECRET, ids[0], 1.0)])
+            return is_known
+
     # ---- submit and read ----
 
     def submit(self, new: NewJob) -> Submitted:
@@ -118,7 +138,9 @@ class SqlStore:
         if first is not None:
             return Submitted(first, is_new=False, queue_position=statements.queue_position_of(connection, first))
         use = NOT_USED if key is None else statements.key_use_of(connection, key, now)
-        rate = check_submit(None if key is None else key_from_row(key), use, now=now)
+        rate = check_submit(
+            None if key is None else key_from_row(key), use, now=now, is_export=new.meta.export_of is not None
+        )
         job = statements.insert_job(connection, new, use, now)
         waiting = connection.execute(sa.select(sa.func.sum(keys.c.queued))).scalar_one()
         return Submitted(job, is_new=True, queue_position=int(waiting), rate=rate)
@@ -163,6 +185,7 @@ class SqlStore:
             task_ids = sa.select(tasks.c.id).where(tasks.c.job_id == job_id)
             connection.execute(task_attempts.delete().where(task_attempts.c.task_id.in_(task_ids)))
             connection.execute(tasks.delete().where(tasks.c.job_id == job_id))
+            connection.execute(job_requests.delete().where(job_requests.c.job_id == job_id))
             connection.execute(jobs.delete().where(jobs.c.seq == job.seq))
             return job
 
@@ -203,13 +226,15 @@ class SqlStore:
 
     # ---- leases ----
 
-    def claim(self, worker_id: str, *, lease_s: float, job_id: int | None = None) -> Job | None:
+    def claim(
+        self, worker_id: str, *, lease_s: float, job_id: int | None = None, engines: Collection[str] | None = None
+    ) -> Job | None:
         full_keys: set[str] = set()
         while True:
             now = self._clock()
             due, queued = (
                 statements.jobs_with_due_leases(now, lease_s, job_id),
-                statements.queued_jobs(full_keys, job_id),
+                statements.queued_jobs(full_keys, job_id, engines),
             )
             with self._database.read() as connection:  # an idle worker asks often and must not take the write lock
                 is_due = connection.execute(due.limit(1)).first() is not None
@@ -220,7 +245,7 @@ class SqlStore:
             with self._database.write(is_durable=is_due) as connection:
                 job = statements.lock_first(connection, due) if is_due else None
                 if job is not None:
-                    decision = transitions.lease_checked(job, worker_id, now=now, lease_s=lease_s)
+                    decision = transitions.lease_checked(job, worker_id, now=now, lease_s=lease_s, engines=engines)
                     after = self._apply(connection, job, decision)
                     if transitions.is_claim(job, decision):
                         return after
@@ -292,6 +317,12 @@ class SqlStore:
         with self._database.read() as connection:
             return [job_from_row(row) for row in connection.execute(query)]
 
+    def expire_requests(self) -> int:
+        is_expired = transitions.is_request_expired(jobs.c.finished_at, now=self._clock())
+        with self._database.write() as connection:
+            ended = sa.select(jobs.c.id).where(jobs.c.state == str(JobState.FAILED), is_expired)
+            return connection.execute(job_requests.delete().where(job_requests.c.job_id.in_(ended))).rowcount
+
     def metrics(self) -> StoreMetrics:
         with self._database.read() as connection:
             return reports.read_metrics(connection, now=self._clock())
@@ -319,6 +350,13 @@ class SqlStore:
             row = connection.execute(sa.select(keys).where(keys.c.sha256 == sha256)).one_or_none()
             return None if row is None else key_from_row(row)
 
+    def get_key(self, api_key_id: str) -> ApiKey:
+        with self._database.read() as connection:
+            row = connection.execute(sa.select(keys).where(keys.c.id == api_key_id)).one_or_none()
+            if row is None:
+                raise no_such_key(api_key_id)
+            return key_from_row(row)
+
     def list_keys(self) -> list[ApiKey]:
         with self._database.read() as connection:
             rows = connection.execute(sa.select(keys).order_by(keys.c.created_at, keys.c.id))
@@ -330,12 +368,17 @@ class SqlStore:
     def limit_key(self, api_key_id: str, limits: KeyLimits) -> ApiKey:
         return self._change_key(api_key_id, **limit_columns(limits))
 
+    def rotate_secret(self, api_key_id: str) -> ApiKey:
+        return self._change_key(
+            api_key_id, secret_number=keys.c.secret_number + 1, secret_rotated_at=sa.literal(self._clock())
+        )
+
     def _change_key(self, api_key_id: str, **columns: Any) -> ApiKey:
         with self._database.write() as connection:
             change = keys.update().where(keys.c.id == api_key_id).values(columns).returning(*keys.c)
             row = connection.execute(change).one_or_none()
             if row is None:
-                raise NotFound(f"There is no key with the id {api_key_id}.")
+                raise no_such_key(api_key_id)
             return key_from_row(row)
 
     def key_use(self, api_key_id: str) -> KeyUse:
@@ -433,6 +476,12 @@ class SqlStore:
     def deregister_worker(self, worker_id: str) -> None:
         with self._database.write() as connection:
             connection.execute(workers.delete().where(workers.c.worker_id == worker_id))
+
+    def database_time(self) -> float:
+        """The time of the database's machine, seconds since 1970."""
+        expression = "strftime('%s', 'now')" if self._database.is_sqlite else "extract(epoch from clock_timestamp())"
+        with self._database.read() as connection:
+            return float(connection.execute(sa.text(f"SELECT {expression}")).scalar_one())
 
     def workers(self, *, seen_within_s: float = 30.0) -> list[WorkerRecord]:
         now = self._clock()
