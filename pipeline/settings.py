@@ -118,7 +118,7 @@ class Settings(BaseSettings):
     trellis_slat_cfg_interval: Annotated[tuple[Time, Time], NoDecode] = (0.5, 1.0)
     trellis_slat_rescale_t: float = Field(default=3.0, gt=0)
     matting_model: str | None = None
-    """The background removal model, by rembg's name for it; None means the fetched one, if there is one."""
+    """The background removal model, by rembg's name for it; None means the best fetched one, if there is one."""
     workers: int = Field(default=1, ge=0, le=256)
     worker_engines: Annotated[tuple[str, ...], NoDecode] = ()
     """The engines of this machine's workers, separated by commas; none means all that the deployment offers."""
