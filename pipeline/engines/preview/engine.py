@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.engines.base import ForegroundImage, Generation, GenerationOptions, OnStep, ignore_steps
+from pipeline.engines.preview.back_colours import invent_back_colours
 from pipeline.engines.preview.colours import ProjectedViews, Projector, depth_map
 from pipeline.engines.preview.hull import carve, place_silhouettes
 from pipeline.engines.preview.inflate import inflate
-from pipeline.engines.preview.subject_image import SubjectImage, crop_subject, guess_back_colours, have_common_frame
+from pipeline.engines.preview.subject_image import SubjectImage, crop_subject, have_common_frame
 from pipeline.mesh.tri_mesh import TriMesh
 
 NAME = "preview"
@@ -65,12 +66,13 @@ class PreviewEngine:
 
 
 def _from_front(images: Sequence[SubjectImage], options: GenerationOptions) -> tuple[TriMesh, tuple[Projector, ...]]:
-    """Inflate the first view; the second, if given, colours the back, otherwise its colours are guessed."""
+    """Inflate the first view; the second, if given, colours the back, otherwise its colours are invented."""
     front = images[0]
     px_per_metre = float(max(front.alpha.shape))
     near = Projector(0.0, _as_bytes(front.colours), px_per_metre, _middle_px(front))
     if len(images) == 1:
-        far = Projector(np.pi, _as_bytes(guess_back_colours(front)[:, ::-1]), px_per_metre, _middle_px(front))
+        back_colours = invent_back_colours(front, seed=options.seed)
+        far = Projector(np.pi, _as_bytes(back_colours[:, ::-1]), px_per_metre, _middle_px(front))
     else:
         back = images[1]
         scale = px_per_metre * back.alpha.shape[0] / front.alpha.shape[0]

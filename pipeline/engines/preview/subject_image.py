@@ -91,19 +91,6 @@ def _without_fringe(crop: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return colour_of_label[labels]
 
 
-def guess_back_colours(image: SubjectImage) -> NDArray[np.float32]:
-    """Guess the colours of the back, (H, W, 3): those of the front without its details.
-
-    A blur that is normalised by the mask, wide enough to remove writing and narrow enough to keep stripes.
-    """
-    sigma_px = 0.03 * max(image.alpha.shape)
-    weight = (image.alpha >= 0.5).astype(np.float32)
-    # Normalised convolution: background pixels have weight 0 in both blurs.
-    blurred = cv2.GaussianBlur(image.colours * weight[..., None], (0, 0), sigma_px)
-    total = cv2.GaussianBlur(weight, (0, 0), sigma_px)[..., None]
-    return np.where(total > 1e-3, blurred / np.maximum(total, 1e-3), image.colours)
-
-
 def sample_bilinear(
     image: NDArray[np.float32] | NDArray[np.uint8],  # (H, W) or (H, W, C)
     x_px: NDArray[np.floating],  # (P,)
