@@ -94,7 +94,7 @@ class EngineContainer:
         from pipeline.on_modal.engine_server import EngineServer
         from pipeline.telemetry import configure_logging
 
-        configure_logging(SETTINGS.log_level)
+        configure_logging(SETTINGS.log_level, SETTINGS.log_format)
         self.server = EngineServer(self.engine, weights=SETTINGS.weights, arguments=SETTINGS.engine_arguments)
         self.server.load_weights()
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from datetime import UTC, datetime
+from pathlib import PurePath
+from typing import Any, overload
 
 from pipeline.jobs.model import Job, JobState, OutboxTask, Timings
-from schemas.responses import FailedBody, ProcessingBody, SuccessBody
+from pipeline.storage.base import Artifact, FileRole, role_of
+from schemas.responses import FailedBody, FileEntry, ProcessingBody, SuccessBody
 
 DEFAULT_JOB_S = 20.0
 """The expected seconds of a job where none has succeeded yet."""
@@ -23,6 +26,12 @@ def final_body(job: Job, *, webhook_status: str = "") -> dict[str, Any]:
     if result is None:
         raise ValueError(f"job {job.id} has not ended")
     meta = {**job.meta.parameters, **result.meta}
+    ends = [artifact.expires_at for artifact in result.artifacts]
+    times: dict[str, Any] = {
+        "created_at": iso_time(job.created_at),
+        "finished_at": iso_time(job.finished_at),
+        "expires_at": iso_time(min((end for end in [job.expires_at, *ends] if end is not None), default=None)),
+    }
     if result.state is not JobState.SUCCESS:
         return FailedBody(
             id=job.id,
@@ -31,11 +40,13 @@ def final_body(job: Job, *, webhook_status: str = "") -> dict[str, Any]:
             error_code=result.error_code,
             retryable=result.retryable,
             webhook_status=webhook_status,
+            **times,
             meta=meta,
         ).to_json()
-    output = [artifact.url for artifact in result.artifacts if artifact.kind in ("model", "companion")]
-    output += [artifact.url for artifact in result.artifacts if artifact.kind == "turntable"]
-    extra = [artifact.url for artifact in result.artifacts if artifact.kind in ("extra", "thumbnail")]
+    roles = [(artifact, role_of(artifact.kind, artifact.name)) for artifact in result.artifacts]
+    # The turntable is the last of `output`.
+    output = [artifact.url for artifact, role in roles if role.listed_in == "output" and role.kind != "turntable"]
+    output += [artifact.url for artifact, role in roles if role.kind == "turntable"]
     return SuccessBody(
         warning=" ".join([*job.meta.notes, *result.all_warnings]),
         id=job.id,
@@ -44,9 +55,36 @@ def final_body(job: Job, *, webhook_status: str = "") -> dict[str, Any]:
         proxy_links=output,
         webhook_status=webhook_status,
         track_id=job.track_id,
-        extra_assets=extra,
+        extra_assets=[artifact.url for artifact, role in roles if role.listed_in == "extra_assets"],
+        files=[_file_entry(artifact, role) for artifact, role in roles],
+        **times,
         meta=meta,
     ).to_json()
+
+
+def _file_entry(artifact: Artifact, role: FileRole) -> FileEntry:
+    return FileEntry(
+        kind=role.kind,
+        format=PurePath(artifact.name).suffix.removeprefix("."),
+        url=artifact.url,
+        content_type=artifact.content_type,
+        bytes=artifact.size_bytes,
+        faces=artifact.faces,
+        expires_at=iso_time(artifact.expires_at),
+    )
+
+
+@overload
+def iso_time(seconds: float) -> str: ...
+@overload
+def iso_time(seconds: None) -> None: ...
+@overload
+def iso_time(seconds: float | None) -> str | None: ...
+def iso_time(seconds: float | None) -> str | None:
+    """A time in seconds since 1970 as ISO 8601 in UTC, `2026-01-31T12:00:00.000Z`; None as None."""
+    if seconds is None:
+        return None
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def processing_body(
@@ -68,6 +106,7 @@ def processing_body(
         progress=job.progress.percent,
         stage=job.progress.stage or ("running" if job.state is JobState.RUNNING else "queued"),
         queue_position=queue_position,
+        created_at=iso_time(job.created_at),
     ).to_json()
 
 

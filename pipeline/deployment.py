@@ -5,12 +5,15 @@ Separate from `pipeline.service`, so that operator commands and the supervisor s
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from pipeline.errors import CannotStart
 from pipeline.jobs.api_keys import hash_key, key_record, make_key
 from pipeline.jobs.store import KeyStore, Store
 from pipeline.jobs.stores.kv.map import KeyValues
 from pipeline.jobs.transitions import Retention
+from pipeline.secrets import derive_keys
 from pipeline.settings import Settings
 
 if TYPE_CHECKING:
@@ -31,6 +34,30 @@ def open_store(settings: Settings) -> SqlStore:
         pool_size=settings.database_pool_size,
         pool_overflow=settings.database_pool_overflow,
     )
+
+
+def check_secret(store: SqlStore, settings: Settings, master_keys: Sequence[bytes]) -> None:
+    """Check that this machine has the master keys of the deployment's other machines.
+
+    The first process that opens a shared database leaves a value there that is derived from its master keys; a process
+    with other ones would sign links and webhooks that the rest of the deployment does not recognize. One SQLite file
+    belongs to one machine, and is not checked.
+
+    Raises:
+        CannotStart: none of the keys is one that the deployment uses.
+    """
+    if settings.database_url is None:
+        return
+    if not store.knows_secret(secret_ids(master_keys)):
+        raise CannotStart(
+            "This machine's secret is not that of the deployment's other machines: set IMAGE_TO_3D_SECRET_KEYS to the "
+            "same value everywhere. If the old secret is lost, run: image-to-3d secrets adopt"
+        )
+
+
+def secret_ids(master_keys: Sequence[bytes]) -> list[str]:
+    """What the database may know of the master keys: it tells them apart and reveals nothing else."""
+    return [key.hex() for key in derive_keys(master_keys, purpose="check of the deployment")]
 
 
 def open_shared_store(settings: Settings, entries: KeyValues) -> Store:

@@ -12,6 +12,7 @@ ImageTo3DError
 │   ├── MethodNotAllowed    the path exists, but does not take this HTTP method
 │   ├── BodyTooLarge        the request's body is longer than this deployment accepts
 │   ├── BodyTooSlow         the request's body did not arrive in time
+│   ├── UnsupportedMediaType the request's body has a type or an encoding that is not taken
 │   ├── HeadTooLarge        the request has too many or too long headers
 │   ├── LimitReached        base of the refusals by a key's limits
 │   │   ├── QuotaSpent      the key's jobs of the month are used up
@@ -30,6 +31,7 @@ ImageTo3DError
 ├── StoreUnavailable        the database is locked, full or unreachable; nothing was changed
 ├── ServiceBusy             too many large requests are arriving at once
 ├── LeaseLost               a worker wrote to a job that is no longer its own
+├── CannotStart             a process of the service cannot start on this machine, for its operator
 └── Cancelled               the caller asked for the job to stop
 
 `ImageTo3DError`, `CallerError` and `InvalidRequest` are defined in `schemas.errors`, because the contract raises
@@ -100,6 +102,12 @@ class BodyTooSlow(CallerError):
 
     code = "body_too_slow"
     retryable = True  # the connection may be faster the next time
+
+
+class UnsupportedMediaType(CallerError):
+    """The request's body has a type or an encoding that this path does not take."""
+
+    code = "unsupported_media_type"
 
 
 class HeadTooLarge(CallerError):
@@ -238,6 +246,13 @@ class LeaseLost(ImageTo3DError):
 
     code = "lease_lost"
     retryable = False  # the job is another worker's
+
+
+class CannotStart(ImageTo3DError):
+    """A process of the service cannot start on this machine: its port is taken, or its secret is another one."""
+
+    code = "cannot_start"
+    retryable = False  # its operator has to change something
 
 
 class Cancelled(ImageTo3DError):

@@ -85,7 +85,7 @@ class JobHandler:
 
     def _deliver(self, job: Job, request: ImageTo3DRequest, files: Sequence[OutputFile]) -> Delivery:
         bucket = None if request.temp else self._service.bucket_of(job.api_key_id)
-        temporary = self._outputs.for_job(created_at=job.created_at)
+        temporary = self._outputs.for_job(created_at=job.created_at, lifetime_s=request.retention_s)
         return deliver(files, file_prefix=job.file_prefix, temporary=temporary, bucket=bucket)
 
 

@@ -135,12 +135,14 @@ def generate(
     engine: str | Engine | None = None,
     multi_image: bool = False,
     multi_image_mode: Literal["stochastic", "multidiffusion"] | None = None,
+    view_angles: Sequence[float | str] | str | None = None,
     resolution: int = 256,
     mesh_simplify: float = 0.90,
     texture_size: int = 1024,
     no_texture: bool = False,
     render: bool = False,
     splat: bool = False,
+    depth: float | None = None,
     ss_sampling_steps: int = 12,
     ss_guidance_strength: float = 7.5,
     slat_sampling_steps: int = 12,
@@ -169,12 +171,17 @@ def generate(
             whose `load()` is called once.
         multi_image: a single image is a sheet of several views. A list of several images needs no flag.
         multi_image_mode: how an engine joins several views.
+        view_angles: where each view was taken from: degrees around the subject, or `front`, `right`, `back`, `left`,
+            `top`, `bottom`. Seen from above, degrees grow counter-clockwise, and `right` (90) is to the right of
+            somebody who looks at the front. Guessed if not given; see `meta["view_angles"]`.
         resolution: the grid that the surface is extracted on, 64 to 512.
         mesh_simplify: share of the extracted triangles that is removed, 0.9 to 0.98.
         texture_size: side of the texture in pixels, 512 to 4096.
         no_texture: leave the texture out.
         render: also make an mp4 turntable.
         splat: also give the Gaussians as a splat `.ply`, where the engine has them.
+        depth: depth of the preview engine's solid, 0 (a thin plate) to 1 (round); by default guessed from the contour,
+            see `meta["depth"]`.
         ss_sampling_steps, ss_guidance_strength: stage 1 of TRELLIS, the sparse structure: 1 to 50, 0 to 10.
         slat_sampling_steps, slat_guidance_strength: stage 2 of TRELLIS, the structured latent: 1 to 50, 0 to 10.
         chunk_size: points evaluated at once, 1 to 12000: peak memory falls with it, the result stays.
@@ -200,12 +207,14 @@ def generate(
         "engine": engine if isinstance(engine, str) else None,
         "multi_image": True if len(sources) > 1 else multi_image,
         "multi_image_mode": multi_image_mode,
+        "view_angles": view_angles,
         "resolution": resolution,
         "mesh_simplify": mesh_simplify,
         "texture_size": texture_size,
         "no_texture": no_texture,
         "render": render,
         "splat": splat,
+        "depth": depth,
         "ss_sampling_steps": ss_sampling_steps,
         "ss_guidance_strength": ss_guidance_strength,
         "slat_sampling_steps": slat_sampling_steps,
@@ -296,7 +305,9 @@ def run_request(
 
     def load_views(request: ImageTo3DRequest) -> list[ForegroundImage]:
         images = (_decode(source, fetch=lambda url: fetch(url, policy)) for source in sources)
-        return foreground_images(images, multi_image=request.multi_image, remover=remover)
+        views = foreground_images(images, multi_image=request.multi_image, remover=remover)
+        request.check_view_angles(len(views))
+        return views
 
     def run(views: Sequence[ForegroundImage], options: GenerationOptions, on_step: OnStep) -> Generation:
         prepare_weights()
@@ -470,12 +481,10 @@ def _deliver_to_memory(files: Sequence[OutputFile], contents: dict[str, bytes]) 
     contents.update((file.path.name, file.path.read_bytes()) for file in files)
     return Delivery(
         tuple(
-            Artifact(
-                name=file.path.name,
-                kind=file.kind,
+            Artifact.of(
+                file,
                 url="",
                 size_bytes=len(contents[file.path.name]),
-                content_type=file.content_type,
                 sha256=hashlib.sha256(contents[file.path.name]).hexdigest(),
             )
             for file in files

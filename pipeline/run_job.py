@@ -150,6 +150,7 @@ class _Run:
         self._engine = request.engine or ""
         self.warnings: tuple[str, ...] = ()
         self._gpu_seconds = 0.0
+        self._decided: dict[str, Any] = {}
 
     def prepare(self) -> None:
         """Make the work folder and draw the seed, which is the same on every attempt."""
@@ -213,6 +214,7 @@ class _Run:
             engine=self._engine,
             meta={
                 **self._request.effective_parameters(),
+                **self._decided,
                 "seed": self.seed,
                 "engine": self._engine,
                 "file_prefix": self._file_prefix,
@@ -220,10 +222,17 @@ class _Run:
         )
 
     def _note_cost(self, result: object) -> None:
-        """Record engine, GPU seconds and warnings of a generation: the next `on_step` may cancel the job."""
+        """Record what is known of a generation besides its mesh: the next `on_step` may cancel the job."""
         if isinstance(result, Generation):
             self._engine, self._gpu_seconds = result.engine, result.gpu_seconds
-            self.warnings = result.warnings
+            self.warnings = (result.draft, *result.warnings) if result.draft else result.warnings
+            self._decided = {"draft": bool(result.draft), "draft_notice": result.draft}
+            if result.depth is not None:
+                self._decided["depth"] = result.depth
+            if result.view_angles is not None:
+                self._decided["view_angles"] = list(result.view_angles)
+            if result.view_angles_confidence is not None:
+                self._decided["view_angles_confidence"] = round(result.view_angles_confidence, 2)
 
     def _read_checkpoint(self, name: str) -> Any:
         """The checkpoint of an earlier attempt, None where there is none that this version can read.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import httpx
 
-from pipeline.deployment import open_store
+from pipeline.deployment import check_secret, open_store
 from pipeline.errors import DeliveryFailed
 from pipeline.jobs.model import OutboxTask
 from pipeline.jobs.store import KeyStore, Store
@@ -34,6 +34,7 @@ class Service:
         signer: signs webhooks.
         http: the client of every outgoing request; connects only to addresses that this deployment allows.
         dispatch: called with the id of each new job, where no worker polls the queue.
+        starts_workers_on_demand: `dispatch` starts one where none is running.
     """
 
     settings: Settings
@@ -43,6 +44,7 @@ class Service:
     signer: WebhookSigner
     http: httpx.Client
     dispatch: Callable[[int], None] = lambda job_id: None
+    starts_workers_on_demand: bool = False
 
     def bucket_of(self, key_id: str) -> EncryptedBucket | None:
         """The bucket that is saved for a key now; None if there is none."""
@@ -79,7 +81,7 @@ def open_service(
     master_keys: Sequence[bytes] | None = None,
     store: Store | None = None,
     temporary: LinkedFiles | None = None,
-    dispatch: Callable[[int], None] = lambda job_id: None,
+    dispatch: Callable[[int], None] | None = None,
 ) -> Service:
     """Build everything that a process of the service works with.
 
@@ -87,20 +89,25 @@ def open_service(
         master_keys: as `load_master_keys` returned them; loaded here by default.
         store: jobs, keys, outbox, ledger; the database of the settings by default. Closed with the service.
         temporary: outputs of callers without a bucket; the folder of the settings by default.
-        dispatch: as `Service.dispatch`.
+        dispatch: as `Service.dispatch`, which then starts workers on demand; None where workers poll the queue.
 
     Raises:
         StoreUnavailable: the database cannot be reached, or its schema is newer than this version.
+        CannotStart: this machine's master keys are not those of the deployment.
     """
     master_keys = load_master_keys(settings) if master_keys is None else master_keys
+    if store is None:
+        store = opened = open_store(settings)
+        check_secret(opened, settings, master_keys)
     return Service(
         settings=settings,
-        store=open_store(settings) if store is None else store,
+        store=store,
         temporary=local_outputs(settings, master_keys) if temporary is None else temporary,
         secret_box=SecretBox(master_keys),
         signer=WebhookSigner(master_keys),
         http=guarded_client(settings),
-        dispatch=dispatch,
+        dispatch=dispatch or (lambda job_id: None),
+        starts_workers_on_demand=dispatch is not None,
     )
 
 

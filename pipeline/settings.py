@@ -7,7 +7,7 @@ folder and no file. Settings for Modal's containers alone are in `pipeline.on_mo
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,6 +15,7 @@ from pydantic import AliasChoices, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from pipeline.jobs.model import KeyLimits
+from pipeline.telemetry import LogFormat
 
 MIB = 2**20
 HOUR_S = 3600.0
@@ -95,6 +96,10 @@ class Settings(BaseSettings):
     matting_model: str | None = None
     """The background removal model, by rembg's name for it; None means the fetched one, if there is one."""
     workers: int = Field(default=1, ge=0, le=256)
+    worker_engines: Annotated[tuple[str, ...], NoDecode] = ()
+    """The engines of this machine's workers, separated by commas; none means all that the deployment offers."""
+    worker_gpus: Annotated[tuple[str, ...], NoDecode] = ()
+    """This machine's GPUs by index or UUID, separated by commas: one worker process for each, instead of `workers`."""
     lease_s: float = Field(default=30.0, ge=1)
     """How long a worker keeps its job without a heartbeat."""
     call_timeout_s: float = Field(default=HOUR_S, ge=1)
@@ -106,6 +111,8 @@ class Settings(BaseSettings):
     allow_private_addresses: bool = False
     """Allow loopback and private addresses for images, webhooks and buckets; never link-local or metadata addresses."""
     output_lifetime_s: float = Field(default=DAY_S, ge=1)
+    max_retention_s: float = Field(default=7 * DAY_S, ge=60)
+    """The longest lifetime of temporary outputs that a request may ask for."""
     record_lifetime_s: float = Field(default=7 * DAY_S, ge=1)
     """How long the record of a finished job is kept."""
     webhook_attempts: int = Field(default=10, ge=1)
@@ -114,6 +121,8 @@ class Settings(BaseSettings):
     webhook_timeout_s: float = Field(default=30.0, gt=0)
 
     log_level: str = "INFO"
+    log_format: LogFormat = "auto"
+    """JSON lines, or lines for people; `auto` is the latter on a terminal."""
     otlp_endpoint: str | None = Field(
         default=None,
         repr=False,
@@ -121,7 +130,15 @@ class Settings(BaseSettings):
     )
     """Where traces are sent (extra `tracing`); OpenTelemetry itself reads the other OTEL_* variables."""
 
-    @field_validator("secret_keys", "engines", "trellis_ss_cfg_interval", "trellis_slat_cfg_interval", mode="before")
+    @field_validator(
+        "secret_keys",
+        "engines",
+        "worker_engines",
+        "worker_gpus",
+        "trellis_ss_cfg_interval",
+        "trellis_slat_cfg_interval",
+        mode="before",
+    )
     @classmethod
     def _split(cls, value: object) -> object:
         return split_list(value) if isinstance(value, str) else value
@@ -139,6 +156,11 @@ class Settings(BaseSettings):
         return tuple(dict.fromkeys((self.engine, *self.engines)))
 
     @property
+    def engines_of_worker(self) -> tuple[str, ...]:
+        """Names of the engines that this machine's workers have; they leave jobs of others to other machines."""
+        return self.worker_engines or self.offered_engines
+
+    @property
     def engine_arguments(self) -> dict[str, dict[str, Any]]:
         """Constructor arguments of an engine's class beyond the weights, by the engine's name."""
         return {
@@ -151,6 +173,11 @@ class Settings(BaseSettings):
                 "slat_rescale_t": self.trellis_slat_rescale_t,
             }
         }
+
+    @property
+    def longest_retention_s(self) -> int:
+        """The upper bound of `retention_s`: files are deleted with their job's record at the latest."""
+        return int(min(self.max_retention_s, self.record_lifetime_s))
 
     @property
     def is_traced(self) -> bool:
@@ -209,6 +236,11 @@ def split_list(text: str) -> tuple[str, ...]:
 def variable_of(name: str) -> str:
     """The environment variable of a setting."""
     return f"{PREFIX}{name.upper()}"
+
+
+def environment_with(variables: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a child process: that of this process, and these variables."""
+    return {**os.environ, **variables}
 
 
 def present_variables(names: Iterable[str]) -> dict[str, str]:

@@ -60,11 +60,17 @@ QUIET_LOGGERS = (
 """Loggers of libraries that would write addresses, and with them customers' tokens, for every request."""
 
 
-def configure_logging(level: str, *, stream: TextIO = sys.stderr) -> None:
-    """Write every log message of this process, those of libraries included, as one JSON object per line.
+LogFormat = Literal["auto", "json", "text"]
+
+
+def configure_logging(level: str, log_format: LogFormat = "auto", *, stream: TextIO = sys.stderr) -> None:
+    """Write every log message of this process, those of libraries included, as one line.
 
     Each line contains what `structlog.contextvars` binds, such as the job's id. Tracebacks contain no local variables.
     For the service's processes; the command line keeps Python's defaults.
+
+    Args:
+        log_format: `json` writes one JSON object per line, `text` a line for people, `auto` the latter on a terminal.
     """
     import structlog  # not needed by the command line
 
@@ -78,15 +84,20 @@ def configure_logging(level: str, *, stream: TextIO = sys.stderr) -> None:
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.make_filtering_bound_logger(level),
     )
+    is_terminal = stream.isatty()
+    if log_format == "text" or (log_format == "auto" and is_terminal):
+        rendering: list[structlog.typing.Processor] = [
+            structlog.dev.ConsoleRenderer(
+                colors=is_terminal, exception_formatter=structlog.dev.plain_traceback, pad_event_to=24
+            )
+        ]
+    else:
+        rendering = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     handler = logging.StreamHandler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
-            processors=[
-                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                structlog.processors.format_exc_info,
-                structlog.processors.JSONRenderer(),
-            ],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *rendering],
         )
     )
     logging.basicConfig(level=level, handlers=[handler], force=True)
@@ -143,12 +154,12 @@ def start_tracing(*, exporter: SpanExporter | None = None) -> Callable[[], None]
 
 
 @cache
-def start_telemetry(log_level: str, *, is_traced: bool) -> None:
+def start_telemetry(log_level: str, log_format: LogFormat, *, is_traced: bool) -> None:
     """Configure the log and, if wanted, start tracing; once per process, for a container that handles many inputs.
 
     Spans are sent every few seconds; the remaining ones are sent when the process exits.
     """
-    configure_logging(log_level)
+    configure_logging(log_level, log_format)
     if is_traced:
         atexit.register(start_tracing())
 

@@ -6,15 +6,18 @@ what the JSON schema states. Knows no particular field.
 
 from __future__ import annotations
 
+import json
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NoReturn, cast, get_args
 from urllib.parse import urlsplit
 
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, SecretStr, ValidationError
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+from schemas.errors import InvalidRequest
 
 SHOWN_CHARS = 60
 """The longest part of a sender's value that a message repeats."""
@@ -69,6 +72,18 @@ def first_error_message(error: ValidationError) -> str:
     field = ".".join(str(part) for part in problem["loc"])
     reason = "is required" if problem["type"] == "missing" else problem["msg"]
     return f"{field} {reason}".strip()
+
+
+def given_fields(body: object) -> dict[str, object]:
+    """The fields of a body that are given: null and "" stand for a field that is left out, in every body alike.
+
+    Raises:
+        InvalidRequest: the body is not an object.
+    """
+    if not isinstance(body, Mapping):
+        raise InvalidRequest(f"the body must be a JSON object, got {json_type_name(body)}")
+    fields = cast(Mapping[object, object], body)
+    return {str(name): value for name, value in fields.items() if value is not None and value != ""}
 
 
 def is_plain_text(text: str) -> bool:
@@ -133,13 +148,30 @@ class BoundedFloat(_Reader):
 
 
 @dataclass(frozen=True)
+class BoundedFloatOrNothing(_Reader):
+    """A finite number between two bounds, also as text, or null."""
+
+    low: float
+    high: float
+
+    def read(self, value: object) -> float | None:
+        return None if value is None else BoundedFloat(self.low, self.high).read(value)
+
+    def describe(self) -> dict[str, Any]:
+        return {"anyOf": [BoundedFloat(self.low, self.high).describe(), {"type": "null"}]}
+
+
+@dataclass(frozen=True)
 class BoundedInt(_Reader):
-    """A whole number between two bounds, also as text; a float only where it is integral."""
+    """A whole number between two bounds, also as text; a float only where it is integral. `optional` allows null."""
 
     low: int
     high: int
+    optional: bool = False
 
-    def read(self, value: object) -> int:
+    def read(self, value: object) -> int | None:
+        if self.optional and value is None:
+            return None
         number = _number(value)
         if number is None or (math.isfinite(number) and number != int(number)):
             fail(f"must be a whole number between {self.low} and {self.high}, got {truncate_for_message(value)}")
@@ -148,7 +180,8 @@ class BoundedInt(_Reader):
         return int(number)
 
     def describe(self) -> dict[str, Any]:
-        return {"type": "integer", "minimum": self.low, "maximum": self.high}
+        number = {"type": "integer", "minimum": self.low, "maximum": self.high}
+        return {"anyOf": [number, {"type": "null"}]} if self.optional else number
 
 
 @dataclass(frozen=True)
@@ -336,6 +369,70 @@ class EchoedId(_Reader):
     def describe(self) -> dict[str, Any]:
         text = {"type": "string", "maxLength": self.max_chars}
         return {"anyOf": [text, {"type": "integer"}, {"type": "null"}]}
+
+
+ViewAngle = float | Literal["top", "bottom"]
+"""Where a view was taken from: degrees around the subject, 0 to 360, or from straight above or below."""
+
+VIEW_NAMES: dict[str, ViewAngle] = {
+    "front": 0.0,
+    "right": 90.0,
+    "back": 180.0,
+    "left": 270.0,
+    "top": "top",
+    "bottom": "bottom",
+}
+"""Names for angles. Seen from above, they grow counter-clockwise: 0 is the front, and 90 is the right-hand side of
+somebody who stands before the subject and looks at its front."""
+
+
+@dataclass(frozen=True)
+class ViewAngles(_Reader):
+    """The angle of each view, as a list, as JSON text or as text between commas; "" and null mean "not given".
+
+    An angle is a number of degrees, also as text, or one of `VIEW_NAMES`.
+    """
+
+    most: int
+
+    def read(self, value: object) -> tuple[ViewAngle, ...] | None:
+        if value is None or (isinstance(value, str) and not value.strip()):
+            return None
+        angles = self._split(value)
+        if not 1 <= len(angles) <= self.most:
+            fail(f"must be one angle for each view, at most {self.most}, got {len(angles)}")
+        return tuple(self._angle(angle) for angle in angles)
+
+    def _split(self, value: object) -> Sequence[object]:
+        if isinstance(value, str):
+            text = value.strip()
+            if len(text) > self.most * SHOWN_CHARS:
+                self._refuse(value)
+            if not text.startswith("["):
+                return text.split(",")
+            try:
+                value = json.loads(text)
+            except (ValueError, RecursionError):
+                self._refuse(text)
+        return tuple(cast(Sequence[object], value)) if isinstance(value, list | tuple) else (value,)
+
+    def _angle(self, value: object) -> ViewAngle:
+        if isinstance(value, str) and value.strip().lower() in VIEW_NAMES:
+            return VIEW_NAMES[value.strip().lower()]
+        degrees = _number(value)
+        if degrees is None or not -360 <= degrees <= 360:
+            self._refuse(value)
+        return round(degrees % 360, 6) % 360
+
+    @staticmethod
+    def _refuse(value: object) -> NoReturn:
+        names = ", ".join(VIEW_NAMES)
+        fail(f"must be numbers of degrees between -360 and 360, or {names}, got {truncate_for_message(value)}")
+
+    def describe(self) -> dict[str, Any]:
+        degrees = {"type": "number", "minimum": -360, "maximum": 360}
+        angles = {"type": "array", "items": {"anyOf": [degrees, {"type": "string"}]}, "minItems": 1}
+        return {"anyOf": [angles | {"maxItems": self.most}, degrees, {"type": "string"}, {"type": "null"}]}
 
 
 OutputFormat = Literal["glb", "obj", "stl", "ply"]

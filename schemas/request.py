@@ -1,19 +1,19 @@
 """The body of a submit: every documented field, its default and bounds. Knows nothing of how a job runs.
 
-Lenient in form, strict in meaning: numbers may be sent as text, booleans as yes and no, null means "not given"; a value
-out of bounds is refused, never clamped; unknown fields are ignored with a warning.
+Lenient in form, strict in meaning: numbers may be sent as text, booleans as yes and no, null and "" mean "not given"; a
+value out of bounds is refused, never clamped; unknown fields are ignored with a warning.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 from schemas.contract import (
     BoundedFloat,
+    BoundedFloatOrNothing,
     BoundedInt,
     EchoedId,
     HttpUrl,
@@ -23,8 +23,10 @@ from schemas.contract import (
     OneOfOrNothing,
     OutputFormat,
     Secret,
+    ViewAngle,
+    ViewAngles,
     first_error_message,
-    json_type_name,
+    given_fields,
     one_of,
     truncate_for_message,
 )
@@ -32,6 +34,8 @@ from schemas.errors import InvalidRequest
 
 MAX_VIEWS = 8
 MULTI_IMAGE_MODES = ("stochastic", "multidiffusion")
+MIN_RETENTION_S, MAX_RETENTION_S = 60, 365 * 86400
+"""Bounds of `retention_s` for every deployment; one may allow less."""
 LEGACY_NAMES = {"init_image": "image"}
 """Field names of earlier versions of the documented API, and their present names."""
 NOT_PARAMETERS = {"key", "image", "webhook", "track_id"}
@@ -98,13 +102,39 @@ class ImageTo3DRequest(BaseModel):
     multi_image_mode: Annotated[Literal["stochastic", "multidiffusion"] | None, OneOfOrNothing(MULTI_IMAGE_MODES)] = (
         Field(default=None, description="how the engine combines several views (extension)")
     )
+    view_angles: Annotated[tuple[ViewAngle, ...] | None, ViewAngles(MAX_VIEWS)] = Field(
+        default=None,
+        description="where each view was taken from, in the order of the views: degrees, or `front`, `right`, `back`, "
+        "`left`, `top`, `bottom`; guessed if not given (extension)",
+    )
     splat: Annotated[bool, LenientBool()] = Field(
         default=False, description="also deliver the Gaussians as a splat `.ply`, if the engine has them (extension)"
+    )
+    depth: Annotated[float | None, BoundedFloatOrNothing(0, 1)] = Field(
+        default=None,
+        description="depth of the preview engine's solid: 0 is a thin plate, 1 is round, as deep as wide; by default "
+        "guessed from the contour and returned as `meta.depth` (extension)",
+    )
+
+    retention_s: Annotated[int | None, BoundedInt(MIN_RETENTION_S, MAX_RETENTION_S, optional=True)] = Field(
+        default=None,
+        description="seconds for which temporary outputs can be downloaded, at most what the deployment allows "
+        "(extension)",
     )
 
     def effective_parameters(self) -> dict[str, Any]:
         """Every parameter that shapes the result, with its effective value: the `meta` of responses."""
         return self.model_dump(mode="json", exclude=NOT_PARAMETERS)
+
+    def check_view_angles(self, views: int) -> None:
+        """Check that every view has an angle, if angles are given.
+
+        Raises:
+            InvalidRequest: their number is another.
+        """
+        angles = self.view_angles
+        if angles is not None and len(angles) != views:
+            raise InvalidRequest(f"view_angles must be one angle for each view, got {len(angles)} for {views}")
 
 
 @dataclass(frozen=True)
@@ -125,11 +155,7 @@ def parse_request(body: object, *, default_output_format: OutputFormat = "glb") 
     Raises:
         InvalidRequest: one sentence that names the first invalid field, its value and what is accepted.
     """
-    if not isinstance(body, Mapping):
-        raise InvalidRequest(f"the body must be a JSON object, got {json_type_name(body)}")
-    given: dict[str, object] = {
-        str(name): value for name, value in cast(Mapping[object, object], body).items() if value is not None
-    }
+    given = given_fields(body)
     for legacy, name in LEGACY_NAMES.items():
         if legacy in given:
             given.setdefault(name, given.pop(legacy))
@@ -140,6 +166,8 @@ def parse_request(body: object, *, default_output_format: OutputFormat = "glb") 
         raise InvalidRequest(first_error_message(error)) from None
     if len(request.image) > 1 and not request.multi_image:
         raise InvalidRequest(f"image must be one image unless multi_image is true, got a list of {len(request.image)}")
+    if len(request.image) > 1 or not request.multi_image:  # how many views a sheet has is known when it is split
+        request.check_view_angles(len(request.image))
     return ParsedRequest(request, _mention(ignored))
 
 

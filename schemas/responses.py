@@ -7,6 +7,13 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 JobId = int
+ISO = "ISO 8601 in UTC"
+CREATED_AT = Field(default="", description=f"when the job was submitted, {ISO}")
+FINISHED_AT = Field(default=None, description=f"when the job ended, {ISO}; null before")
+EXPIRES_AT = Field(
+    default=None,
+    description=f"when the first of these ends, {ISO}: the job's record, the URLs of its files; null before its end",
+)
 
 
 class _Body(BaseModel):
@@ -15,6 +22,20 @@ class _Body(BaseModel):
     def to_json(self) -> dict[str, Any]:
         """The body as it is sent: plain JSON values, null included."""
         return self.model_dump(mode="json", exclude_none=False)
+
+
+class FileEntry(_Body):
+    """One delivered file."""
+
+    kind: str = Field(description="model, material, texture, turntable, thumbnail, splat, cutout or extra")
+    format: str = Field(description="the file's extension, such as `glb`")
+    url: str = Field(description="where the file can be downloaded")
+    content_type: str = Field(description="its MIME type")
+    bytes: int = Field(description="its size")
+    faces: int | None = Field(default=None, description="the number of faces of a model, null for other files")
+    expires_at: str | None = Field(
+        default=None, description=f"when the URL ends, {ISO}; null for a file in your own bucket"
+    )
 
 
 class SuccessBody(_Body):
@@ -30,6 +51,10 @@ class SuccessBody(_Body):
     webhook_status: str = ""
     track_id: str | int | None = None
     extra_assets: list[str] = []
+    files: list[FileEntry] = Field(default=[], description="every file of `output` and `extra_assets`, with its type")
+    created_at: str = CREATED_AT
+    finished_at: str | None = FINISHED_AT
+    expires_at: str | None = EXPIRES_AT
     meta: dict[str, Any] = {}
 
 
@@ -51,6 +76,9 @@ class ProcessingBody(_Body):
     progress: int = Field(ge=0, le=100)
     stage: str
     queue_position: int
+    created_at: str = CREATED_AT
+    finished_at: None = FINISHED_AT
+    expires_at: None = EXPIRES_AT
 
 
 class FailedBody(_Body):
@@ -63,6 +91,9 @@ class FailedBody(_Body):
     error_code: str = Field(default="", description="as in `ErrorBody`")
     retryable: bool = Field(default=False, description="whether the same request may succeed when it is sent again")
     webhook_status: str = ""
+    created_at: str = CREATED_AT
+    finished_at: str | None = FINISHED_AT
+    expires_at: str | None = EXPIRES_AT
     meta: dict[str, Any] = {}
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, cast
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
-from schemas.contract import HttpUrl, OneOf, Secret, Text, first_error_message, json_type_name
+from schemas.contract import HttpUrl, OneOf, Secret, Text, first_error_message, given_fields
 from schemas.errors import InvalidRequest
 
 DEPLOY_TYPES = ("image_to_3d", "text_to_3d", "3d", "realtime")
@@ -36,14 +35,7 @@ def parse_s3_details(body: object) -> S3Details:
     Raises:
         InvalidRequest: one sentence about the first invalid field; it contains no secret.
     """
-    if not isinstance(body, Mapping):
-        raise InvalidRequest(f"the body must be a JSON object, got {json_type_name(body)}")
-    given = {
-        str(name): value
-        for name, value in cast(Mapping[object, object], body).items()
-        if value is not None and value != ""
-    }
     try:
-        return S3Details.model_validate(given)
+        return S3Details.model_validate(given_fields(body))
     except ValidationError as error:
         raise InvalidRequest(first_error_message(error)) from None

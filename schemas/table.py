@@ -11,7 +11,7 @@ from typing import Any, get_args
 from schemas.contract import OutputFormat
 from schemas.request import ImageTo3DRequest
 
-SERVICE_FIELDS = frozenset({"key", "temp", "webhook", "track_id"})
+SERVICE_FIELDS = frozenset({"key", "temp", "webhook", "track_id", "retention_s"})
 """Fields that only a service acts on: who pays, where files are stored, who is notified."""
 NOT_OPTIONS = SERVICE_FIELDS | {"image", "output_format"}
 """Fields that are no options of a command: those of the service, the image, which every command takes in its own way,

@@ -56,7 +56,8 @@ def test_three_lines_make_files(path: Path, tmp_path: Path) -> None:
     assert [file.name for file in written] == list(result.files) == ["robot.glb", "robot_thumbnail.png"]
     assert {file.name: file.read_bytes() for file in (tmp_path / "out").iterdir()} == result.files
     assert result.meta["seed"] == 3 and result.meta["engine"] == result.engine == "preview"
-    assert result.warnings == ()
+    assert result.warnings == (result.meta["draft_notice"],)  # a preview invents the back, and says so
+    assert result.meta["draft"] is True and result.warnings[0].startswith("This is a draft: ")
     assert set(result.stage_seconds) == {"intake", "generate", "export", "deliver"}
     assert repr(result).startswith("<GenerationResult of engine preview: robot.glb (")
 
@@ -312,7 +313,7 @@ def test_every_field_of_a_request_is_a_keyword_with_the_same_default() -> None:
 def test_every_field_of_a_request_is_a_keyword_of_the_same_type() -> None:
     annotations = python_inspect.get_annotations(generate)
     for name, field in ImageTo3DRequest.model_fields.items():
-        if name not in {*SERVICE_FIELDS, "image", "engine"}:  # those two take objects as well
+        if name not in {*SERVICE_FIELDS, "image", "engine", "view_angles"}:  # those three take other forms as well
             assert eval(annotations[name], vars(python_api)) == field.annotation, name
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ from tests.on_modal.containers import TETRAHEDRON, VIEW, Grey
 
 REQUEST = ImageTo3DRequest(image=("none",), texture_size=512, no_texture=True, output_format="stl")
 
+GENERATION = Generation(TETRAHEDRON, Grey(), engine="grey", seed=1, gpu_seconds=2.5, warnings=("grey",))
+
 
 @dataclass
 class Job:
@@ -33,6 +35,7 @@ class Job:
     progress: list[tuple[str, int]] = field(default_factory=list)
     errors: list[ImageTo3DError] = field(default_factory=list)
     is_cancelled: Callable[[], bool] = lambda: False
+    generation: Generation = GENERATION
 
     def run(self) -> JobResult:
         return run_job(
@@ -58,7 +61,7 @@ class Job:
 
     def _generate(self, views: Sequence[ForegroundImage], options: GenerationOptions, on_step: OnStep) -> Generation:
         self._start("generate")
-        return Generation(TETRAHEDRON, Grey(), engine="grey", seed=options.seed, gpu_seconds=2.5, warnings=("grey",))
+        return replace(self.generation, seed=options.seed)
 
     def _deliver(self, files: Sequence[OutputFile]) -> Delivery:
         self._start("deliver")
@@ -78,8 +81,18 @@ def test_the_four_stages_run_in_a_row_and_leave_one_result(job: Job) -> None:
     assert (result.engine, result.gpu_seconds) == ("grey", 2.5)
     assert (result.warnings, result.upload_warning) == (("grey", "slow"), "later")
     assert result.meta["seed"] > 0 and result.meta["file_prefix"] == "model"
+    assert (result.meta["draft"], result.meta["draft_notice"]) == (False, "")
     percents = [percent for _, percent in job.progress]
     assert percents == sorted(percents) and job.progress[-1] == ("deliver", 100)
+
+
+def test_what_the_engine_invented_and_guessed_is_in_the_warnings_and_in_meta(job: Job) -> None:
+    job.generation = replace(job.generation, draft="This is a draft.", depth=0.25)
+
+    result = job.run()
+
+    assert result.warnings == ("This is a draft.", "grey", "slow")
+    assert {"draft": True, "draft_notice": "This is a draft.", "depth": 0.25}.items() <= result.meta.items()
 
 
 @pytest.mark.parametrize(

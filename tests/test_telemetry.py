@@ -1,13 +1,16 @@
-"""Traces: one from the request through the job to its stages, across processes, and none unless configured."""
+"""Traces: one from the request through the job to its stages, across processes; none unless configured. Log formats."""
 
 from __future__ import annotations
 
+import io
+import json
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 
 import pytest
+import structlog
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind
@@ -19,8 +22,17 @@ from pipeline.jobs.model import Job, JobResult, JobState, KeyLimits
 from pipeline.jobs.worker_loop import LeaseKeeper, QueueWorker, WorkerOptions
 from pipeline.service import open_service
 from pipeline.settings import Settings
-from pipeline.telemetry import StageTimer, current_traceparent, note_on_span, span, start_tracing
+from pipeline.telemetry import (
+    LogFormat,
+    StageTimer,
+    configure_logging,
+    current_traceparent,
+    note_on_span,
+    span,
+    start_tracing,
+)
 from tests.fakes.otlp_collector import trace_receiver
+from tests.test_secrets_in_logs import restored_logging
 
 SUBMIT = "/api/v1/enterprise/3d/image_to_3d"
 IMAGE = "data:image/png;base64,iVBORw0KGgo="
@@ -131,3 +143,37 @@ def test_spans_reach_the_receiver_that_the_environment_names(monkeypatch: pytest
     described = {pair.key: pair.value.string_value for pair in resource.resource.attributes}
     assert receiver.paths == ["/v1/traces"] and [one.name for one in receiver.spans] == ["call"]
     assert described["service.name"] == "image-to-3d" and described["deployment.environment.name"] == "test"
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("log_format", "stream", "is_json"),
+    [
+        ("auto", io.StringIO, True),
+        ("auto", Terminal, False),
+        ("json", Terminal, True),
+        ("text", io.StringIO, False),
+    ],
+)
+def test_a_terminal_gets_lines_for_people_and_everything_else_json(
+    log_format: LogFormat, stream: type[io.StringIO], is_json: bool
+) -> None:
+    written = stream()
+    with restored_logging():
+        configure_logging("INFO", log_format, stream=written)
+        try:
+            raise ValueError("no such thing")
+        except ValueError:
+            structlog.get_logger().exception("job failed", stage="export")
+
+    text = written.getvalue()
+    if is_json:
+        line = json.loads(text)
+        assert (line["event"], line["stage"], line["level"]) == ("job failed", "export", "error")
+    else:
+        assert "job failed" in text and "export" in text and not text.startswith("{")
+    assert "ValueError: no such thing" in text

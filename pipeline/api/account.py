@@ -12,9 +12,10 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 
 from pipeline.answers import DEFAULT_JOB_S
+from pipeline.api.body_schema import body_schema
 from pipeline.api.context import Context, context_of
 from pipeline.api.problems import BAD_REQUEST, OK, TOO_LARGE, UNAUTHORIZED, documented
-from pipeline.api.routes import ENTERPRISE, KEY_BODY, V6, body_schema
+from pipeline.api.routes import ENTERPRISE, KEY_BODY, V6
 from pipeline.errors import InvalidRequest
 from pipeline.jobs.model import JobState, LedgerFilter
 from pipeline.storage.bucket_details import bucket_of_details
@@ -81,7 +82,7 @@ async def system_details(request: Request, context: Context = Depends(context_of
         is_free = any(worker.job_id is None for worker in workers)
         ahead = queued if is_free else queued + 1
         wait_s = 0 if ahead == 0 else mean_s * ahead / max(1, len(workers))
-        engines = {worker.engine for worker in workers if worker.is_ready}
+        engines = {engine for worker in workers if worker.is_ready for engine in worker.engines}
         return SystemDetailsBody(model_count=len(engines), queue_time=math.ceil(wait_s))
 
     return JSONResponse((await context.in_thread(read)).to_json())

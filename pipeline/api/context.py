@@ -11,7 +11,9 @@ from fastapi import Request
 from starlette.concurrency import run_in_threadpool
 
 from pipeline.answers import final_body, processing_body, webhook_status
+from pipeline.api.form_fields import FilePart, images_of, inline_files
 from pipeline.api.queue_stats import QueueStatsReader
+from pipeline.api.refusals import Refusals
 from pipeline.api.request_body import BodyReader
 from pipeline.api.requests import header_key, presented_key
 from pipeline.api.waiting import CompletionWaiter
@@ -40,6 +42,7 @@ class Context:
         self.store = service.store
         self.completions = CompletionWaiter(service.store)
         self.queue_stats = QueueStatsReader(service.store)
+        self.refusals = Refusals()
         # Work that outsiders can slow down has threads of its own, so that it cannot occupy those of other requests.
         self._resolve_limiter = anyio.CapacityLimiter(MAX_RESOLVE_THREADS)
         self._probe_limiter = anyio.CapacityLimiter(MAX_PROBE_THREADS)
@@ -76,15 +79,27 @@ class Context:
         return True
 
     async def body(self, request: Request) -> dict[str, Any]:
-        """The body of the request.
+        """The fields of the request's body, as JSON has them; the files of a form as base64 in `image`.
 
         Raises:
-            InvalidRequest: it is not a JSON object.
+            InvalidRequest: it is neither a JSON object nor a form.
             BodyTooLarge: it is too long.
             BodyTooSlow: it did not arrive in time.
+            UnsupportedMediaType: it has another type.
             Unauthorized: it is a large one without a known key.
         """
-        return await self._bodies.read(request, header_key=header_key(request))
+        body = await self.body_with_files(request)
+        if any(isinstance(part, FilePart) for part in images_of(body)):
+            return await self.in_thread(inline_files, body)
+        return body
+
+    async def body_with_files(self, request: Request, *, takes_raw: bool = False) -> dict[str, Any]:
+        """The body, with the files of a form as `FilePart` in `image`.
+
+        Args:
+            takes_raw: the bytes of an image are accepted as the whole body.
+        """
+        return await self._bodies.read(request, header_key=header_key(request), takes_raw=takes_raw)
 
     async def _is_known_key(self, key: str) -> bool:
         """Whether an API key exists and may be used."""
@@ -155,7 +170,12 @@ class Context:
             bucket = decrypt_bucket(encrypted, owner=job.api_key_id, secret_box=self.service.secret_box)
             return [bucket.url_of(name) for name in names]
         temporary = self.service.temporary
-        return temporary.predict_urls(names, file_prefix=job.file_prefix, created_at=job.created_at)
+        return temporary.predict_urls(
+            names,
+            file_prefix=job.file_prefix,
+            created_at=job.created_at,
+            lifetime_s=parameters.get("retention_s"),
+        )
 
 
 def context_of(request: Request) -> Context:

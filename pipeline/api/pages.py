@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
 
 from pipeline.api.assets import answer_asset, read_asset
 from pipeline.api.context import Context, context_of
+from pipeline.api.metrics import metrics_text
 from pipeline.api.problems import OK, UNAUTHORIZED, UNAVAILABLE, documented
 from pipeline.api.requests import check_operator
 from pipeline.errors import ImageTo3DError
-from pipeline.jobs.model import StoreMetrics
 
 router = APIRouter(tags=["service"])
 
@@ -74,18 +71,26 @@ async def health() -> JSONResponse:
     return JSONResponse({"status": "ok"})
 
 
-@router.get("/ready", responses={**documented(), UNAVAILABLE: {"description": "Why jobs are not accepted."}})
+@router.get("/ready", responses={**documented(), UNAVAILABLE: {"description": "Why no job would run."}})
 async def ready(context: Context = Depends(context_of)) -> JSONResponse:
-    """Whether jobs are accepted, with reasons; starts no GPU."""
+    """Whether a job would run now, with reasons if not; starts no GPU.
+
+    Submits are accepted and queued without a worker too. Where workers start on demand, none is needed to be ready.
+    """
     reasons: list[str] = []
     try:
         workers = await context.in_thread(context.store.workers)
-        if not workers:
-            reasons.append("no worker is running; jobs wait in the queue")
-        elif not any(worker.is_ready for worker in workers):
-            reasons.append("no worker is ready for a job; jobs wait in the queue")
     except ImageTo3DError as error:
         return JSONResponse({"status": "unavailable", "reasons": [str(error)]}, UNAVAILABLE)
+    if not any(worker.is_ready for worker in workers):
+        problem = "no worker is ready for a job" if workers else "no worker is running"
+        reasons.append(f"{problem}; jobs wait in the queue")
+    if reasons and not context.service.starts_workers_on_demand:
+        return JSONResponse({"status": "unavailable", "reasons": reasons}, UNAVAILABLE)
+    if not context.service.starts_workers_on_demand:
+        present = {engine for worker in workers if worker.is_ready for engine in worker.engines}
+        lacking = [engine for engine in context.settings.offered_engines if engine not in present]
+        reasons += [f"no worker has the engine {engine}; its jobs wait in the queue" for engine in lacking]
     return JSONResponse({"status": "ok", "reasons": reasons})
 
 
@@ -100,44 +105,14 @@ async def metrics(request: Request, context: Context = Depends(context_of)) -> R
     """Counters and gauges of the whole deployment in Prometheus' text format, for its operator."""
     check_operator(request, context.settings.metrics_token)
     counted = await context.in_thread(context.store.metrics)
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(_StoreCollector(counted))
-    return Response(generate_latest(registry), media_type="text/plain; version=0.0.4; charset=utf-8")
-
-
-class _StoreCollector(Collector):
-    """The store's counters as Prometheus metric families."""
-
-    def __init__(self, counted: StoreMetrics) -> None:
-        self._counted = counted
-
-    def collect(self) -> list[Metric]:
-        counted = self._counted
-        submitted = CounterMetricFamily("image_to_3d_submits", "Jobs accepted", value=counted.submitted)
-        gpu = CounterMetricFamily("image_to_3d_gpu_seconds", "Accelerator seconds", value=counted.gpu_seconds)
-        age = GaugeMetricFamily(
-            "image_to_3d_oldest_queued_seconds", "Age of the job that has waited longest", value=counted.oldest_queued_s
-        )
-        ended = CounterMetricFamily("image_to_3d_ended", "Jobs ended, by state", labels=["state"])
-        for state, count in counted.ended.items():
-            ended.add_metric([state], count)
-        states = GaugeMetricFamily("image_to_3d_calls", "Jobs on record, by state", labels=["state"])
-        for state, count in counted.states.items():
-            states.add_metric([state], count)
-        stages = CounterMetricFamily("image_to_3d_stage_seconds", "Wall seconds, by stage", labels=["stage"])
-        runs = CounterMetricFamily("image_to_3d_stage_runs", "Runs, by stage", labels=["stage"])
-        for stage, seconds in counted.stage_seconds.items():
-            stages.add_metric([stage], seconds)
-        for stage, count in counted.stage_runs.items():
-            runs.add_metric([stage], count)
-        attempts = CounterMetricFamily(
-            "image_to_3d_task_attempts", "Attempts of webhooks and late uploads", labels=["kind", "result"]
-        )
-        for (kind, result), count in counted.task_attempts.items():
-            attempts.add_metric([kind, result], count)
-        pending = GaugeMetricFamily(
-            "image_to_3d_tasks_pending", "Webhooks and late uploads that are pending", labels=["kind"]
-        )
-        for kind, count in counted.tasks_pending.items():
-            pending.add_metric([kind], count)
-        return [submitted, gpu, age, ended, states, stages, runs, attempts, pending]
+    workers = await context.in_thread(context.store.workers)
+    settings = context.settings
+    text = await context.in_thread(
+        metrics_text,
+        counted,
+        workers,
+        context.refusals.counts,
+        engines=settings.offered_engines,
+        data_dir=settings.data_dir,
+    )
+    return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")

@@ -32,6 +32,7 @@ from pipeline.errors import (
     ServiceBusy,
     StoreUnavailable,
     Unauthorized,
+    UnsupportedMediaType,
     error_classes,
 )
 from schemas.responses import ErrorBody, RateLimitedBody
@@ -40,7 +41,8 @@ log = structlog.get_logger()
 
 OK, PARTIAL_CONTENT, NOT_MODIFIED = 200, 206, 304
 BAD_REQUEST, UNAUTHORIZED, QUOTA_SPENT, NOT_FOUND, NOT_ALLOWED = 400, 401, 402, 404, 405
-TIMEOUT, TOO_LARGE, NOT_SATISFIABLE, TOO_MANY, HEAD_TOO_LARGE, INTERNAL, UNAVAILABLE = 408, 413, 416, 429, 431, 500, 503
+TIMEOUT, TOO_LARGE, UNSUPPORTED_TYPE, NOT_SATISFIABLE, TOO_MANY, HEAD_TOO_LARGE = 408, 413, 415, 416, 429, 431
+INTERNAL, UNAVAILABLE = 500, 503
 STORE_RETRY_S = 2
 
 
@@ -59,6 +61,8 @@ def status_of(error: Exception) -> int:
             return TOO_LARGE
         case BodyTooSlow():
             return TIMEOUT
+        case UnsupportedMediaType():
+            return UNSUPPORTED_TYPE
         case HeadTooLarge():
             return HEAD_TOO_LARGE
         case RateLimited():
@@ -100,6 +104,14 @@ def error_response(error: Exception) -> JSONResponse:
     return JSONResponse(ErrorBody(message=message, error_code=code).to_json(), status, headers)
 
 
+def count_refusal(request: Request, error: Exception) -> None:
+    """Count a refusal for `/metrics`, and log a sample; an internal error is always logged, with its traceback."""
+    code = error.code if isinstance(error, ImageTo3DError) else InternalError.code
+    route = getattr(request.scope.get("route"), "path", "unknown")
+    if status_of(error) != INTERNAL:
+        request.app.state.context.refusals.add(code, method=request.method, route=route)
+
+
 def install(app: FastAPI, *, errors_as_200: bool) -> None:
     """Answer every error of the app in the contract's form.
 
@@ -110,6 +122,7 @@ def install(app: FastAPI, *, errors_as_200: bool) -> None:
 
     def respond(request: Request, error: Exception) -> JSONResponse:
         response = error_response(error)
+        count_refusal(request, error)
         if errors_as_200 and request.url.path.startswith("/api/"):
             response.status_code = OK
         return response
@@ -156,12 +169,13 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
         NOT_FOUND: "This key has no such job.",
         TIMEOUT: "The body did not arrive in time.",
         TOO_LARGE: "The body is too long.",
+        UNSUPPORTED_TYPE: "The body has a type or an encoding that is not taken; the message names those that are.",
         TOO_MANY: "Too many jobs are queued, or too many were submitted in one minute.",
         INTERNAL: "An internal error, with a request id.",
         UNAVAILABLE: "The database is unavailable at the moment, or too many large requests are arriving.",
     }
     models = {TOO_MANY: RateLimitedBody, QUOTA_SPENT: RateLimitedBody}
-    of_bodies = (TIMEOUT,) if TOO_LARGE in statuses else ()
+    of_bodies = (TIMEOUT, UNSUPPORTED_TYPE) if TOO_LARGE in statuses else ()
     return {
         status: {"model": models.get(status, ErrorBody), "description": descriptions[status]}
         for status in (*statuses, *of_bodies, INTERNAL, UNAVAILABLE)

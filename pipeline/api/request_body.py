@@ -1,32 +1,28 @@
-"""Reads a request's JSON body within bounds of memory, structure and time, before the caller is authenticated.
+"""Reads a request's body within bounds of memory, structure and time, before the caller is authenticated.
 
-A small body is read and parsed at once. A larger one is received only for a caller whose key is known: the key in a
-header is checked first; where the key stands in the body, all such bodies together share a byte budget, and the body is
-parsed only once a known key was found in its bytes. Counts of JSON's structural characters stop a body of millions of
-tiny values while it arrives. Knows nothing of routes.
+A small body is read at once. A larger one is received only for a caller whose key is known: from a header, or from the
+beginning of the body; where the key stands further down, all such bodies together share a byte budget, and the body is
+used only once a known key was found in it. What the body holds is up to `body_formats`. Knows nothing of routes.
 """
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any, cast
+from typing import Any, NoReturn
 
 import anyio
 from fastapi import Request
 from starlette.concurrency import run_in_threadpool
 
-from pipeline.errors import BodyTooLarge, BodyTooSlow, InvalidRequest, ServiceBusy, Unauthorized
-from schemas.contract import json_type_name
+from pipeline.api.body_formats import BodyFormat, choose_format
+from pipeline.api.content_coding import Decoder, decoder_of
+from pipeline.errors import BodyTooLarge, BodyTooSlow, CallerError, ServiceBusy, Unauthorized
 
 SMALL_BYTES = 64 << 10
-"""A body up to this size is parsed on the event loop, before its key is checked: the cost is negligible."""
-MAX_STRUCTURE = 20_000
-"""Brackets, braces, commas and colons in one body. A request has some hundred; every parsed value needs one of them."""
-MAX_NUMBER_CHARS = 300
-"""Python's integers have no bound, and text of thousands of digits takes seconds to convert."""
+"""A body up to this size is read before its key is checked: the cost is negligible."""
+PIECE_BYTES = 1 << 20
+"""A larger body is handed on in pieces of about this size, most of them in a thread."""
 UNKNOWN_CALLERS_BYTES = 48 << 20
 """What all larger bodies together may hold in memory while no key of theirs is known."""
 BUDGET_WAIT_S = 20.0
@@ -38,10 +34,6 @@ GRACE_S = 60.0
 DRAINED_BODIES, DRAIN_S = 3, 10.0
 """How much of a body that is too long is read and dropped, and for how long: a client that is still sending when the
 connection closes never reads the refusal."""
-
-_STRUCTURE = b"[{,:"
-_KEY = re.compile(rb'"key"\s*:\s*"((?:[^"\\]|\\.){1,512})"')
-_MAX_KEYS = 4
 
 IsKnownKey = Callable[[str], Awaitable[bool]]
 
@@ -78,10 +70,10 @@ class ByteBudget:
 
 
 class BodyReader:
-    """Reads JSON bodies of one web process.
+    """Reads the bodies of one web process.
 
     Args:
-        max_bytes: length of the longest body that is read.
+        max_bytes: length of the longest body that is read, and of the longest that a compressed one may become.
         is_known_key: whether an API key exists and may be used.
     """
 
@@ -90,103 +82,111 @@ class BodyReader:
         self._is_known_key = is_known_key
         self._budget = ByteBudget(UNKNOWN_CALLERS_BYTES)
 
-    async def read(self, request: Request, *, header_key: str | None) -> dict[str, Any]:
-        """The body as a JSON object; an absent body is an empty one.
+    async def read(self, request: Request, *, header_key: str | None, takes_raw: bool = False) -> dict[str, Any]:
+        """The body's fields, as JSON has them; an absent body has none. Files are `form_fields.FilePart`.
 
         Args:
             header_key: the API key that the request's headers present, None without one.
+            takes_raw: the bytes of an image are accepted as the whole body, as the field `image`.
 
         Raises:
             BodyTooLarge: it has more than `max_bytes`.
             BodyTooSlow: it did not arrive in time.
-            InvalidRequest: it is not JSON, not an object, or has too many values.
+            InvalidRequest: it is malformed, or has too many values.
+            UnsupportedMediaType: it has a type or an encoding that is not taken.
             Unauthorized: it is larger than `SMALL_BYTES`, and neither its headers nor its bytes hold a known key.
             ServiceBusy: too many bodies of callers without a known key are arriving.
         """
         received = _Received(request, max_bytes=self._max_bytes)
-        await received.until(SMALL_BYTES)
-        if received.is_complete:
-            return parse_object(bytes(received.content))
-        if header_key is not None and await self._is_known_key(header_key):
-            await received.until(None)
-        else:
-            announced = received.announced_bytes or self._max_bytes
-            async with self._budget.reserve(announced, wait_s=BUDGET_WAIT_S):
-                await received.until(None)
-                await self._check_key(received.content)
-        return await run_in_threadpool(parse_object, bytes(received.content))
+        try:
+            received.decoder = decoder_of(request.headers.get("content-encoding", ""))
+            beginning = await received.next(SMALL_BYTES + 1)
+            body = choose_format(request.headers.get("content-type", ""), beginning, takes_raw=takes_raw)
+            body.feed(beginning)
+            if received.is_complete:
+                return body.finish()
+            if await self._is_known(header_key, body):
+                await _receive(received, body)
+            elif not body.may_hold_key:
+                await self._check_key(body)
+            else:
+                announced = received.announced_bytes or self._max_bytes
+                async with self._budget.reserve(announced, wait_s=BUDGET_WAIT_S):
+                    await _receive(received, body)
+                    await self._check_key(body)
+        except CallerError:
+            await received.drain()
+            raise
+        return await run_in_threadpool(body.finish)
 
-    async def _check_key(self, content: bytearray) -> None:
-        """Look for a known key in the bytes of a body.
+    async def _is_known(self, header_key: str | None, body: BodyFormat) -> bool:
+        """Whether a known key is in the headers, or in what has arrived of the body."""
+        for key in (header_key, *body.keys()):
+            if key is not None and await self._is_known_key(key):
+                return True
+        return False
+
+    async def _check_key(self, body: BodyFormat) -> None:
+        """Look for a known key in a body.
 
         Raises:
             Unauthorized: there is none.
         """
-        for number, found in enumerate(_KEY.finditer(content)):
-            try:
-                key = json.loads(b'"' + found[1] + b'"')
-            except ValueError:
-                continue
+        keys = list(body.keys())
+        for key in keys:
             if await self._is_known_key(key):
                 return
-            if number + 1 >= _MAX_KEYS:
-                break
-        raise Unauthorized("API key required" if _KEY.search(content) is None else "Invalid API key")
+        raise Unauthorized("Invalid API key" if keys else "API key required")
+
+
+async def _receive(received: _Received, body: BodyFormat) -> None:
+    """Hand the rest of a body on to its format."""
+    while piece := await received.next(SMALL_BYTES if body.is_cheap else PIECE_BYTES):
+        if body.is_cheap:
+            body.feed(piece)
+        else:
+            await run_in_threadpool(body.feed, piece)
 
 
 class _Received:
-    """What has arrived of one body."""
+    """What arrives of one body, decoded."""
 
     def __init__(self, request: Request, *, max_bytes: int) -> None:
         announced = request.headers.get("content-length", "")
         self.announced_bytes = int(announced) if announced.isdecimal() else None
-        self.content = bytearray()
+        self.decoder: Decoder | None = None
         self.is_complete = False
+        self._size_bytes = 0
         self._max_bytes = max_bytes
         self._is_client_waiting = "expect" in request.headers  # for the status 100, before it sends the body
         self._pieces = request.stream()
-        self._structure = 0
         self._started_s = anyio.current_time()
+        self._wire_bytes = 0
+        self._is_read = False
 
-    async def until(self, size_bytes: int | None) -> None:
-        """Receive until the body is complete or longer than `size_bytes`; None receives all of it."""
-        if self.announced_bytes is not None and self.announced_bytes > self._max_bytes:
-            await self._refuse_as_too_large()
-        while not self.is_complete and (size_bytes is None or len(self.content) <= size_bytes):
-            piece = await self._next_piece()
-            if piece is None:
-                self.is_complete = True
-                return
-            self.content += piece
-            if len(self.content) > self._max_bytes:
-                await self._refuse_as_too_large()
-            self._structure += sum(piece.count(character) for character in _STRUCTURE)
-            if self._structure > MAX_STRUCTURE:
-                self.content.clear()
-                await self._drain()
-                raise InvalidRequest(f"the body has more than {MAX_STRUCTURE} values")
-
-    async def _next_piece(self) -> bytes | None:
-        """The next bytes, None at the end of the body.
+    async def next(self, size_bytes: int) -> bytes:
+        """At least so many further bytes, or what is left of the body.
 
         Raises:
+            BodyTooLarge: the body has more than it may have.
             BodyTooSlow: they did not come in time.
+            InvalidRequest: the body is not encoded as it says.
         """
-        spent_s = anyio.current_time() - self._started_s
-        left_s = GRACE_S + len(self.content) / MIN_BYTES_PER_S - spent_s
-        with anyio.move_on_after(max(0.0, min(STALL_S, left_s))):
-            return await anext(self._pieces, None)
-        self.content.clear()
-        raise BodyTooSlow("The body did not arrive in time.")
+        if self.announced_bytes is not None and self.announced_bytes > self._max_bytes:
+            self._refuse_as_too_large()
+        content = bytearray()
+        while not self.is_complete and len(content) < size_bytes:
+            content += await self._next_decoded()
+            if self._size_bytes + len(content) > self._max_bytes:
+                content.clear()
+                self._refuse_as_too_large()
+        self._size_bytes += len(content)
+        return bytes(content)
 
-    async def _refuse_as_too_large(self) -> None:
-        self.content.clear()
-        if not self._is_client_waiting:
-            await self._drain()
-        raise BodyTooLarge(f"The body is larger than {self._max_bytes / 2**20:g} MiB.")
-
-    async def _drain(self) -> None:
-        """Read and discard what still arrives, up to a limit."""
+    async def drain(self) -> None:
+        """Read and discard what still arrives, up to a limit: a client that is still sending reads no refusal."""
+        if self.is_complete or (self._is_client_waiting and not self._is_read):
+            return
         drained_bytes = 0
         with anyio.move_on_after(DRAIN_S):
             async for piece in self._pieces:
@@ -194,38 +194,34 @@ class _Received:
                 if drained_bytes > DRAINED_BODIES * self._max_bytes:
                     return
 
+    async def _next_decoded(self) -> bytes:
+        """The next bytes; none at the end of the body, or where a compressed one needs more input."""
+        if self.decoder is not None and (decoded := await run_in_threadpool(self.decoder.step)):
+            return decoded
+        piece = await self._next_piece()
+        if self.decoder is None or piece is None:
+            self.is_complete = piece is None
+            if self.is_complete and self.decoder is not None and self._wire_bytes:
+                self.decoder.finish()
+            return piece or b""
+        self.decoder.feed(piece)
+        return b""
 
-def parse_object(content: bytes) -> dict[str, Any]:
-    """A body's bytes as a JSON object; blank ones are an empty object.
+    async def _next_piece(self) -> bytes | None:
+        """The next bytes as they were sent, None at the end of the body.
 
-    Raises:
-        InvalidRequest: they are not JSON, not an object, or hold a number of too many digits.
-    """
-    if not content.strip():
-        return {}
-    try:
-        body = json.loads(content, parse_int=_integer, parse_float=_float)
-    except (ValueError, RecursionError):
-        raise InvalidRequest("the body is not valid JSON") from None
-    if not isinstance(body, dict):
-        raise InvalidRequest(f"the body must be a JSON object, got {json_type_name(body)}")
-    return cast(dict[str, Any], body)
+        Raises:
+            BodyTooSlow: they did not come in time.
+        """
+        self._is_read = True
+        spent_s = anyio.current_time() - self._started_s
+        left_s = GRACE_S + self._wire_bytes / MIN_BYTES_PER_S - spent_s
+        with anyio.move_on_after(max(0.0, min(STALL_S, left_s))):
+            piece = await anext(self._pieces, None)
+            self._wire_bytes += len(piece or b"")
+            return piece
+        self.is_complete = True  # nothing more is read: the connection is as good as dead
+        raise BodyTooSlow("The body did not arrive in time.")
 
-
-def _integer(text: str) -> int:
-    return int(_short(text))
-
-
-def _float(text: str) -> float:
-    return float(_short(text))
-
-
-def _short(text: str) -> str:
-    """The text of a number.
-
-    Raises:
-        InvalidRequest: it has more than `MAX_NUMBER_CHARS`.
-    """
-    if len(text) > MAX_NUMBER_CHARS:
-        raise InvalidRequest(f"the body has a number of {len(text)} characters; at most {MAX_NUMBER_CHARS} are read")
-    return text
+    def _refuse_as_too_large(self) -> NoReturn:
+        raise BodyTooLarge(f"The body is larger than {self._max_bytes / 2**20:g} MiB.")

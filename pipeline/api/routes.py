@@ -15,6 +15,7 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse
 from sse_starlette import EventSourceResponse
 
+from pipeline.api.body_schema import IDEMPOTENCY_KEY, PREFER, body_schema
 from pipeline.api.context import Context, context_of
 from pipeline.api.problems import BAD_REQUEST, NOT_FOUND, OK, QUOTA_SPENT, TOO_LARGE, TOO_MANY, UNAUTHORIZED, documented
 from pipeline.api.requests import idempotency_key, read_bounded_int, read_id, read_track_id, requested_wait_s
@@ -24,8 +25,8 @@ from pipeline.imaging.inline import check_beginning, read_inline
 from pipeline.jobs.model import Job, JobFilter, JobMeta, JobState, NewJob, Submitted
 from pipeline.net.egress import check_url
 from pipeline.telemetry import current_traceparent, note_on_span
-from schemas.contract import OutputFormat, is_http_url
-from schemas.request import ImageTo3DRequest, parse_request
+from schemas.contract import OutputFormat, given_fields, is_http_url
+from schemas.request import MIN_RETENTION_S, ImageTo3DRequest, parse_request
 from schemas.responses import ErrorBody, FailedBody, ProcessingBody, ServerActionBody, SuccessBody
 
 ENTERPRISE, V6 = "/api/v1/enterprise/3d", "/api/v6/3d"
@@ -61,39 +62,17 @@ JOB_BODY = SuccessBody | ProcessingBody | FailedBody
 router = APIRouter(tags=["jobs"])
 
 
-def body_schema(
-    schema: dict[str, Any], *, example: dict[str, Any], working_example: dict[str, Any] | None = None
-) -> dict[str, Any]:
-    """The OpenAPI description of a JSON body.
-
-    Args:
-        example: a body as clients send it, with its key.
-        working_example: the body that `/docs` offers first; the example without its key by default. A key in the body
-            takes precedence over the one that the page was given, so a made-up one must not be in it.
-    """
-    keyless = {name: value for name, value in example.items() if name != "key"}
-    examples = {
-        "header": {
-            "summary": "The key in a header",
-            "value": keyless if working_example is None else working_example,
-        },
-        "body": {"summary": "The key in the body", "value": example},
-    }
-    return {
-        "requestBody": {"content": {"application/json": {"schema": schema, "examples": examples}}, "required": True}
-    }
-
-
-KEY_BODY = body_schema(
-    {"type": "object", "properties": {"key": {"type": "string", "description": "API key"}}}, example={"key": "…"}
-)
-FETCH_BODY = body_schema(
+KEY_SCHEMA = {"type": "object", "properties": {"key": {"type": "string", "description": "API key"}}}
+KEY_BODY = body_schema(KEY_SCHEMA, example={"key": "…"})
+FETCH_BODY = body_schema(KEY_SCHEMA, example={"key": "…"}, headers=(PREFER,))
+FETCH_BY_BODY = body_schema(
     {
         "type": "object",
         "properties": {"key": {"type": "string"}, "request_id": {"type": "string"}},
         "required": ["request_id"],
     },
     example={"key": "…", "request_id": "1207959551"},
+    headers=(PREFER,),
 )
 LIST_BODY = body_schema(
     {
@@ -108,7 +87,12 @@ LIST_BODY = body_schema(
     },
     example={"key": "…", "status": "success", "limit": 20},
 )
-SUBMIT_BODY = body_schema(ImageTo3DRequest.model_json_schema(), example=EXAMPLE, working_example=WORKING_EXAMPLE)
+SUBMIT_BODY = body_schema(
+    ImageTo3DRequest.model_json_schema(),
+    example=EXAMPLE,
+    working_example=WORKING_EXAMPLE,
+    headers=(PREFER, IDEMPOTENCY_KEY),
+)
 
 
 def prefix_of(request: Request) -> str:
@@ -167,6 +151,7 @@ def _read_submission(
     key = context.authenticate(request, body)
     parsed = parse_request(body, default_output_format=default_output_format)
     _check_engine(parsed.request, context)
+    _check_retention(parsed.request, context)
     for image in parsed.request.image:
         if not is_http_url(image):
             check_beginning(read_inline(image))
@@ -181,6 +166,7 @@ def _read_submission(
         track_id=parsed.request.track_id,
         webhook_url=parsed.request.webhook,
         idempotency_key=idempotency_key(request),
+        engine=parsed.request.engine or context.settings.engine,
     )
     webhook = () if parsed.request.webhook is None else (parsed.request.webhook,)
     return _Submission(job, (*filter(is_http_url, parsed.request.image), *webhook))
@@ -197,6 +183,19 @@ def _check_engine(request: ImageTo3DRequest, context: Context) -> None:
     if name not in offered:
         raise InvalidRequest(f"engine must be one of {', '.join(offered)}, got {name!r}")
     check_views(find_spec(name), len(request.image), offered=offered)
+
+
+def _check_retention(request: ImageTo3DRequest, context: Context) -> None:
+    """Refuse a longer lifetime of temporary outputs than the deployment allows.
+
+    Raises:
+        InvalidRequest: it is longer.
+    """
+    longest_s = context.settings.longest_retention_s
+    if request.retention_s is not None and request.retention_s > longest_s:
+        raise InvalidRequest(
+            f"retention_s must be between {MIN_RETENTION_S} and {longest_s}, got {request.retention_s}"
+        )
 
 
 def _check_urls(urls: tuple[str, ...], context: Context) -> None:
@@ -242,7 +241,8 @@ async def fetch(call_id: str, request: Request, context: Context = Depends(conte
 async def fetch_by_body(request: Request, context: Context = Depends(context_of)) -> JSONResponse:
     """The state or the result of the job that the body's `request_id` names; waits a while for the result."""
     key, body = await context.caller(request)
-    return await _fetch(request, context, api_key_id=key.id, job_id=body.get("request_id", body.get("id")))
+    given = given_fields(body)
+    return await _fetch(request, context, api_key_id=key.id, job_id=given.get("request_id", given.get("id")))
 
 
 async def _fetch(request: Request, context: Context, *, api_key_id: str, job_id: object) -> JSONResponse:
@@ -271,7 +271,7 @@ for _prefix, _format in DEFAULT_FORMATS.items():
         name=f"fetch{_suffix}",
         response_model=JOB_BODY,
         responses=JOB_REFUSALS,
-        openapi_extra=KEY_BODY,
+        openapi_extra=FETCH_BODY,
     )
     router.add_api_route(
         f"{_prefix}/fetch",
@@ -280,7 +280,7 @@ for _prefix, _format in DEFAULT_FORMATS.items():
         name=f"fetch_by_body{_suffix}",
         response_model=JOB_BODY,
         responses=JOB_REFUSALS,
-        openapi_extra=FETCH_BODY,
+        openapi_extra=FETCH_BY_BODY,
     )
 
 
@@ -331,6 +331,7 @@ async def redeliver(call_id: str, request: Request, context: Context = Depends(c
 async def list_jobs(request: Request, context: Context = Depends(context_of)) -> JSONResponse:
     """The caller's jobs, newest first, a page at a time."""
     key, body = await context.caller(request)
+    body = given_fields(body)
     state = body.get("status")
     if state is not None and state not in [known.value for known in JobState]:
         raise InvalidRequest(f"status must be one of {', '.join(known.value for known in JobState)}")

@@ -12,6 +12,7 @@ import typer
 if TYPE_CHECKING:
     from pipeline.jobs.model import ApiKey
     from pipeline.jobs.store import Store
+    from pipeline.jobs.stores.sql.store import SqlStore
     from pipeline.settings import Settings
 
 DataOption = Annotated[
@@ -40,7 +41,7 @@ def settings_for(data: Path | None, **given: Any) -> Settings:
 
 
 @contextmanager
-def opened_store(data: Path | None) -> Iterator[Store]:
+def opened_store(data: Path | None) -> Iterator[SqlStore]:
     """The store of a deployment. An `ImageTo3DError` is printed as one sentence, with exit code 1."""
     from pipeline.deployment import open_store
     from pipeline.errors import ImageTo3DError

@@ -35,3 +35,18 @@ def rotate(data: DataOption = None) -> None:
         typer.echo(unreadable_bucket(name), err=True)
     if rotation.unreadable:
         raise typer.Exit(1)
+
+
+@secrets.command()
+def adopt(data: DataOption = None) -> None:
+    """Let this machine's master key be one of the deployment's, where the deployment's own is lost.
+
+    The machines of a deployment with a shared database have to have the same IMAGE_TO_3D_SECRET_KEYS; one that has
+    another does not start. After the old key is lost, run this once with the new one.
+    """
+    from pipeline.deployment import secret_ids
+    from pipeline.secrets import load_master_keys
+
+    with opened_store(data) as store:
+        store.knows_secret(secret_ids(load_master_keys(settings_for(data))), adopt=True)
+    typer.echo("This machine's master key is now one of the deployment's.")

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.mesh.tri_mesh import TriMesh
+from schemas.contract import ViewAngle
 
 ForegroundImage = NDArray[np.uint8]
 """One view of the subject without its background: (H, W, 4) uint8 RGBA, straight alpha; alpha is the mask."""
@@ -29,7 +30,8 @@ def ignore_steps(share: float) -> None:
 class GenerationOptions:
     """The part of a request that an engine may use; every value is already validated.
 
-    `seed` is never 0: in a request 0 means "draw a seed", and the options hold the drawn one.
+    `seed` is never 0: in a request 0 means "draw a seed", and the options hold the drawn one. `view_angles`, if given,
+    has one angle for each view.
     """
 
     seed: int
@@ -43,6 +45,21 @@ class GenerationOptions:
     no_texture: bool = False
     multi_image_mode: str | None = None
     splat: bool = False
+    view_angles: tuple[ViewAngle, ...] | None = None
+    depth: float | None = None
+
+
+def ignored_options(engine: str, options: GenerationOptions, names: Iterable[str]) -> tuple[str, ...]:
+    """Return a warning about the requested options that an engine ignores, if any was requested.
+
+    Args:
+        engine: the engine's name in sentences, such as "preview".
+        options: of the request.
+        names: options that the engine ignores.
+    """
+    default = GenerationOptions(seed=options.seed)
+    ignored = [name for name in names if getattr(options, name) != getattr(default, name)]
+    return (f"The {engine} engine ignores {', '.join(ignored)}.",) if ignored else ()
 
 
 class ColourSource(Protocol):
@@ -78,6 +95,10 @@ class Generation:
         gpu_seconds: seconds of accelerator time, 0 on a CPU.
         turntable_mp4: a turntable rendered from the engine's own field; None if it has no field or none was requested.
         extra_files: further files by extension (`"splat.ply"`), delivered beside the asset.
+        draft: a sentence that says what the engine invented, if the result is a draft; "" otherwise.
+        depth: the depth that the engine used, 0 to 1; None if it has no such option.
+        view_angles: where the engine took the views to be from; None if it does not use angles.
+        view_angles_confidence: 0 to 1, how sure the engine is of angles that it guessed; None if it did not guess.
     """
 
     mesh: TriMesh
@@ -88,6 +109,10 @@ class Generation:
     gpu_seconds: float = 0.0
     turntable_mp4: bytes | None = None
     extra_files: Mapping[str, bytes] = field(default_factory=dict)
+    draft: str = ""
+    depth: float | None = None
+    view_angles: tuple[ViewAngle, ...] | None = None
+    view_angles_confidence: float | None = None
 
 
 class Engine(Protocol):

@@ -32,6 +32,7 @@ class EngineSpec:
         has_weights: its class takes `weights`, the folder that `fetch-weights` fills.
         summary: one line of description.
         gpus: GPU types for a deployment on Modal, by Modal's names, best first; empty for an engine without a GPU.
+        needs: what it needs beyond a CPU and its packages, as words that follow "needs"; "" if nothing.
     """
 
     name: str
@@ -43,6 +44,7 @@ class EngineSpec:
     has_weights: bool
     summary: str
     gpus: tuple[str, ...] = ()
+    needs: str = ""
 
 
 TINY_WEIGHTS = "tiny"
@@ -70,6 +72,7 @@ ENGINES: tuple[EngineSpec, ...] = (
         has_weights=True,
         summary="the released TRELLIS model",
         gpus=("H100", "A100-80GB", "A100-40GB"),
+        needs="4.4 GB of weights and a GPU with 16 GB",
     ),
     EngineSpec(
         name="triposr",
@@ -81,6 +84,7 @@ ENGINES: tuple[EngineSpec, ...] = (
         has_weights=True,
         summary="the released TripoSR model: drafts, also on a laptop's CPU",
         gpus=("L4", "A10", "T4"),
+        needs="1.7 GB of weights",
     ),
 )
 
@@ -115,6 +119,17 @@ def check_views(spec: EngineSpec, views: int, *, offered: Iterable[str] = ()) ->
     hint = f"; {', '.join(accepting)} would take them" if accepting else ""
     limit = f"at most {spec.max_views} views" if spec.max_views > 1 else "one view"
     raise InvalidRequest(f"engine {spec.name} takes {limit}, got {views}{hint}")
+
+
+def draft_notice(what: str, *, views: int) -> str:
+    """Return the sentence that calls a result a draft, and names the engines that see more and what they need.
+
+    Args:
+        what: what the engine invented, as a clause with subject and verb.
+        views: number of views of the job; only engines that accept as many are named.
+    """
+    better = [f"{spec.name} (needs {spec.needs})" for spec in ENGINES if spec.has_weights and spec.max_views >= views]
+    return f"This is a draft: {what}. Engines that see more: {', '.join(better)}."
 
 
 def is_installed(spec: EngineSpec) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+from collections.abc import Iterator
 
 from pipeline.errors import InvalidRequest, UnreadableImage
 from pipeline.net.egress import MAX_BYTES
@@ -19,14 +20,15 @@ _BAD_ESCAPE = re.compile("%(?![0-9A-Fa-f]{2})")
 _STANDARD_ALPHABET = str.maketrans("-_", "+/")
 
 ACCEPTED = "PNG, JPEG, WebP, BMP, GIF, TIFF or AVIF"
-_BEGINNINGS = (
-    b"\x89PNG\r\n\x1a\n",
-    b"\xff\xd8\xff",  # JPEG
-    b"GIF87a",
-    b"GIF89a",
-    b"BM",
-    *(b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),  # TIFF and BigTIFF, in both byte orders
-)
+_ENDINGS = {
+    b"\x89PNG\r\n\x1a\n": "png",
+    b"\xff\xd8\xff": "jpg",
+    b"GIF87a": "gif",
+    b"GIF89a": "gif",
+    b"BM": "bmp",
+    **dict.fromkeys((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), "tif"),  # TIFF and BigTIFF, in both byte orders
+}
+"""The beginnings of the formats' files, and the extensions of their names."""
 
 
 def read_inline(source: str) -> bytes:
@@ -49,10 +51,17 @@ def check_beginning(content: bytes) -> None:
     """
     if not content:
         raise UnreadableImage(f"the image is empty; {ACCEPTED} is accepted")
-    is_webp = content[:4] == b"RIFF" and content[8:12] == b"WEBP"
-    is_avif_or_heif = content[4:8] == b"ftyp"
-    if not (content.startswith(_BEGINNINGS) or is_webp or is_avif_or_heif):
+    if image_extension(content) is None:
         raise UnreadableImage(f"the file is not a readable image; {ACCEPTED} is accepted")
+
+
+def image_extension(beginning: bytes) -> str | None:
+    """The extension of an image's name by its first 12 bytes; None for what is no accepted format."""
+    if beginning[:4] == b"RIFF" and beginning[8:12] == b"WEBP":
+        return "webp"
+    if beginning[4:8] == b"ftyp":
+        return "heic" if beginning[8:12] in (b"heic", b"heix", b"mif1", b"msf1") else "avif"
+    return next((ending for start, ending in _ENDINGS.items() if beginning.startswith(start)), None)
 
 
 def at_most(content: bytes) -> bytes:
@@ -76,7 +85,7 @@ def _from_data_uri(uri: str) -> bytes:
 
 
 def _unquote(text: str) -> bytes:
-    """Percent-decoding, in pieces and in C: `urllib.parse.unquote_to_bytes` makes an object for every escape.
+    """Percent-decoding of a data URI's content.
 
     Raises:
         InvalidRequest: a percent sign is followed by something else than two hexadecimal digits.
@@ -85,17 +94,27 @@ def _unquote(text: str) -> bytes:
     if _BAD_ESCAPE.search(text):
         raise InvalidRequest("image is a data URI with a percent sign that begins no escape")
     decoded = bytearray()
+    for piece in percent_decoded(text):
+        decoded += piece
+        if len(decoded) > MAX_TEXT_CHARS:
+            raise UnreadableImage(_too_large())
+    return bytes(decoded)
+
+
+def percent_decoded(text: str) -> Iterator[bytes]:
+    """Percent-decoding, in pieces and in C: `urllib.parse.unquote_to_bytes` makes an object for every escape.
+
+    Args:
+        text: every percent sign in it is followed by two hexadecimal digits.
+    """
     start = 0
     while start < len(text):
         end = start + UNQUOTED_CHARS
         # An escape of three characters is not cut: the piece ends before it.
         end -= next((back for back in (1, 2) if text[end - back : end - back + 1] == "%"), 0) if end < len(text) else 0
         # Quoted-printable is the same escape with another sign.
-        decoded += binascii.a2b_qp(text[start:end].encode().replace(b"=", b"%3D").replace(b"%", b"="))
-        if len(decoded) > MAX_TEXT_CHARS:
-            raise UnreadableImage(_too_large())
+        yield binascii.a2b_qp(text[start:end].encode().replace(b"=", b"%3D").replace(b"%", b"="))
         start = end
-    return bytes(decoded)
 
 
 def _from_base64(text: str) -> bytes:

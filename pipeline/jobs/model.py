@@ -1,7 +1,8 @@
 """The records that the service stores: jobs, API keys, the outbox, usage. Frozen, plain data.
 
 Knows nothing of HTTP, databases or what the stages of a job do. Times are seconds since 1970, as the store's clock
-reads; durations come from monotonic clocks and never from subtracting two of these.
+reads; durations come from monotonic clocks and never from subtracting two of these, except for one metric, the time
+from the submit of a job to its end.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PlainSerializer, PlainValidator, TypeAdapter
 
+from pipeline.jobs.histograms import Histogram, Series
 from pipeline.storage.base import Artifact
 
 ApiKeyId = Annotated[str, Field(alias="key_id")]
@@ -148,6 +150,7 @@ class NewJob:
         track_id: the caller's own identifier, echoed in the type that it was sent in.
         webhook_url: receives the result, None without a webhook.
         idempotency_key: the caller's header, None without one.
+        engine: only workers that have this engine claim it; "" is any worker.
     """
 
     api_key_id: ApiKeyId
@@ -158,6 +161,7 @@ class NewJob:
     track_id: str | int | None = None
     webhook_url: str | None = None
     idempotency_key: str | None = None
+    engine: str = ""
 
 
 @dataclass(frozen=True)
@@ -183,6 +187,7 @@ class Job:
         is_cancel_requested: the caller asked for it to stop.
         started_at: when it was first claimed.
         expires_at: when the record and its files may be deleted; None unless final.
+        engine: as for `NewJob`; "" in records of version 0.1.0 too.
     """
 
     id: int
@@ -205,6 +210,7 @@ class Job:
     finished_at: float | None = None
     expires_at: float | None = None
     result: Annotated[JobResult | None, Field(alias="ending")] = None
+    engine: str = ""
 
     @property
     def lease(self) -> Lease:
@@ -412,13 +418,22 @@ class UsageDay:
 
 @dataclass(frozen=True)
 class WorkerRecord:
-    """A worker process as of its last heartbeat."""
+    """A worker process as of its last heartbeat.
+
+    Attributes:
+        engine: its engines, separated by commas.
+    """
 
     worker_id: str
     engine: str
     seen_at: float
     is_ready: bool
     job_id: int | None = None
+
+    @property
+    def engines(self) -> tuple[str, ...]:
+        """Names of the engines that it has."""
+        return tuple(self.engine.split(",")) if self.engine else ()
 
 
 @dataclass(frozen=True)
@@ -450,6 +465,7 @@ class StoreMetrics:
         gpu_seconds: the sum over all jobs.
         task_attempts: by (kind, `ok` or `error`).
         tasks_pending: by kind.
+        durations: histograms of jobs, from submit to end, and of stages.
     """
 
     submitted: int
@@ -461,6 +477,7 @@ class StoreMetrics:
     gpu_seconds: float
     task_attempts: Mapping[tuple[str, str], int]
     tasks_pending: Mapping[str, int]
+    durations: Mapping[Series, Histogram]
 
 
 def as_stored(record: object) -> dict[str, Any]:

@@ -10,7 +10,7 @@ Any method may raise `StoreUnavailable`: nothing was changed, and the same metho
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -102,7 +102,9 @@ class JobStore(Protocol):
         """Cancel all queued jobs of a key; returns how many."""
         ...
 
-    def claim(self, worker_id: str, *, lease_s: float, job_id: int | None = None) -> Job | None:
+    def claim(
+        self, worker_id: str, *, lease_s: float, job_id: int | None = None, engines: Collection[str] | None = None
+    ) -> Job | None:
         """Claim a job: one whose lease has expired, else the oldest queued one whose key may run more.
 
         A job whose lease expired in its last attempt fails, and one with a cancellation request is cancelled.
@@ -110,6 +112,7 @@ class JobStore(Protocol):
         Args:
             lease_s: how long the worker holds the job without a `renew`.
             job_id: claim this job or none, for deployments that dispatch jobs themselves.
+            engines: leave jobs that need another engine to other workers; None is every engine.
 
         Returns:
             The job, now running, or None where there is nothing to do.

@@ -11,11 +11,13 @@ values, so that the SQL store builds its WHERE clauses from the same rule. Their
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from pipeline.errors import InvalidRequest, LeaseLost, NotFound
+from pipeline.jobs import histograms
+from pipeline.jobs.histograms import Series
 from pipeline.jobs.limits import day_of, month_of
 from pipeline.jobs.model import (
     AttemptResult,
@@ -93,6 +95,7 @@ def queued(new: NewJob, *, job_id: int, seq: int, now: float) -> Job:
         track_id=new.track_id,
         webhook_url=new.webhook_url,
         idempotency_key=new.idempotency_key,
+        engine=new.engine,
     )
 
 
@@ -136,6 +139,11 @@ def may_run_more(limits: KeyLimits, *, running: int) -> bool:
     return limits.running is None or running < limits.running
 
 
+def has_engine(job: Job, engines: Collection[str] | None) -> bool:
+    """Whether a worker with these engines can run a job; None is every engine."""
+    return engines is None or not job.engine or job.engine in engines
+
+
 def lease_end(now: float, lease_s: float) -> float:
     """When a lease that is granted or renewed now expires."""
     return now + lease_s
@@ -158,12 +166,15 @@ def is_lease_due(expires_at: Any, *, now: float, lease_s: float) -> Any:
     return (expires_at <= now) | (expires_at > now + 2 * lease_s)
 
 
-def lease_checked(job: Job, worker_id: str, *, now: float, lease_s: float) -> Decision:
-    """What becomes of a running job when `worker_id` looks for work.
+def lease_checked(
+    job: Job, worker_id: str, *, now: float, lease_s: float, engines: Collection[str] | None = None
+) -> Decision:
+    """What becomes of a running job when `worker_id`, which has these engines, looks for work.
 
     Returns:
         The job as it is while its lease holds; with its lease cut where the clock stepped back since it was written, so
-        that it expires after one `lease_s` from now; the job claimed by `worker_id`; or the result that ends it.
+        that it expires after one `lease_s` from now; the job claimed by `worker_id`; queued again, its attempts kept,
+        where that worker lacks the engine; or the result that ends it.
     """
     expires_at = job.lease_expires_at or 0.0
     if not is_lease_due(expires_at, now=now, lease_s=lease_s):
@@ -174,6 +185,8 @@ def lease_checked(job: Job, worker_id: str, *, now: float, lease_s: float) -> De
         return CANCELLED
     if job.attempts >= MAX_ATTEMPTS:
         return GIVEN_UP
+    if not has_engine(job, engines):
+        return replace(job, state=JobState.QUEUED, lease_expires_at=None)
     return claimed(job, worker_id, now=now, lease_s=lease_s)
 
 
@@ -373,13 +386,19 @@ Sums = list[tuple[str, str, float]]
 """Additions to counters that outlive the records: name, label, value."""
 
 
-def completion_sums(result: JobResult) -> Sums:
+def completion_sums(end: Completion, result: JobResult) -> Sums:
     """What the end of a job adds to the counters of `/metrics`."""
+    engine = result.engine or "none"
+    turnaround_s = end.usage.finished_at - end.usage.created_at
+    durations = histograms.additions(Series("job", str(result.state), engine), turnaround_s)
+    for stage, seconds in result.stage_seconds.items():
+        durations += histograms.additions(Series("stage", stage, engine), seconds)
     return [
         ("ended", str(result.state), 1),
         ("gpu_seconds", "", result.gpu_seconds),
         *(("stage_seconds", stage, seconds) for stage, seconds in result.stage_seconds.items()),
         *(("stage_runs", stage, 1) for stage in result.stage_seconds),
+        *durations,
     ]
 
 

@@ -43,7 +43,8 @@ class WorkerOptions:
 
     Attributes:
         worker_id: unique over all workers ever started.
-        engine: as shown in the list of workers.
+        engine: as shown in the list of workers; several names are separated by commas.
+        engines: leave jobs that need another engine in the queue; None claims every job.
         lease_s: how long a job stays with a worker that sends no heartbeat.
         heartbeat_interval_s: longest pause between two heartbeats: also the delay of progress and cancellation.
         stop_grace_s: how long work may go on after the service was told to stop.
@@ -56,6 +57,7 @@ class WorkerOptions:
 
     worker_id: str
     engine: str = ""
+    engines: tuple[str, ...] | None = None
     lease_s: float = 30.0
     heartbeat_interval_s: float = MAX_HEARTBEAT_INTERVAL_S
     stop_grace_s: float = 20.0
@@ -157,6 +159,16 @@ class LeaseKeeper:
 Work = Callable[[Job, LeaseKeeper], JobResult]
 
 
+def _why(result: JobResult) -> dict[str, str]:
+    """What an operator looks for first in the log of a failed job. The stage is the last one that ran."""
+    return {
+        "error_code": result.error_code,
+        "reason": result.message,
+        "stage": next(iter([*result.stage_seconds][-1:]), ""),
+        "engine": result.engine,
+    }
+
+
 class QueueWorker:
     """Claims one job at a time and runs it.
 
@@ -205,12 +217,13 @@ class QueueWorker:
         Raises:
             StoreUnavailable: the store was unavailable before a job was claimed.
         """
-        job = self._store.claim(self._worker_id, lease_s=self._options.lease_s, job_id=job_id)
+        options = self._options
+        job = self._store.claim(self._worker_id, lease_s=options.lease_s, job_id=job_id, engines=options.engines)
         if job is None:
             return None
         traced = {"job.id": job.id, "job.attempt": job.attempts}
         with (
-            structlog.contextvars.bound_contextvars(job_id=job.id, attempt=job.attempts),
+            structlog.contextvars.bound_contextvars(job_id=job.id, key_id=job.api_key_id, attempt=job.attempts),
             span("call", traced, kind="consumer", parent=job.meta.traceparent) as note,
         ):
             log.info("job started")
@@ -222,7 +235,11 @@ class QueueWorker:
                 result = self._try(job, keeper)
                 outcome = self._conclude(job, keeper, result)
             note({"job.outcome": outcome, "job.engine": result.engine})
-            log.info("job finished", outcome=outcome, seconds=round(time.monotonic() - started_s, 3))
+            seconds = round(time.monotonic() - started_s, 3)
+            if outcome == JobState.FAILED:
+                log.warning("job failed", seconds=seconds, **_why(result))
+            else:
+                log.info("job finished", outcome=outcome, engine=result.engine, seconds=seconds)
         return job
 
     def run_dispatched(

@@ -1,7 +1,8 @@
-"""The service on one machine: this process supervises a web process and worker processes.
+"""The service on one machine: supervises a web process and worker processes, or one kind of them.
 
 Knows nothing of what they do: it starts `python -m pipeline.local.web` and `python -m pipeline.local.worker`, restarts
-them when they exit, and expires the leases of a dead worker at once.
+them when they exit, and expires the leases of a dead worker at once. Machines of one deployment know nothing of each
+other: they share the database and the storage of outputs.
 """
 
 from __future__ import annotations
@@ -15,16 +16,21 @@ import time
 import urllib.error
 import urllib.request
 import webbrowser
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import structlog
 
-from pipeline.deployment import ensure_key, open_store
+from pipeline.deployment import check_secret, ensure_key, open_store
 from pipeline.errors import StoreUnavailable
 from pipeline.jobs.store import JobStore
+from pipeline.local.listener import open_listener
 from pipeline.local.supervisor import ProcessSlot, Supervisor, stop_on_signals
 from pipeline.secrets import load_master_keys
 from pipeline.settings import Settings
+
+if TYPE_CHECKING:
+    from pipeline.jobs.stores.sql.store import SqlStore
 
 READY_WAIT_S = 60.0
 STOP_MARGIN_S = 10.0
@@ -34,42 +40,87 @@ log = structlog.get_logger()
 
 
 def serve(settings: Settings, *, announce: Callable[[str], None], open_browser: bool = False) -> None:
-    """Run the service until SIGTERM or SIGINT; no process is left when this returns.
+    """Run a web process and workers until SIGTERM or SIGINT; no process is left when this returns.
 
     Args:
         announce: prints a line for the operator.
         open_browser: open the playground in a browser when the service is ready.
 
     Raises:
+        CannotStart: the port is taken, this machine's secret is not the deployment's, or a process cannot start.
         StoreUnavailable: the database cannot be reached.
     """
     stop = stop_on_signals()
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
-    load_master_keys(settings)  # generated, if need be, before several processes start
-    store = open_store(settings)
+    with open_listener(settings.host, settings.port) as listener:
+        store = _open_deployment(settings)
+        try:
+            created = ensure_key(store, settings)
+            if created is not None:
+                announce(f"API key for development, shown this once: {created}")
+                announce("Create further keys with: image-to-3d keys create NAME")
+            ready = threading.Thread(
+                target=announce_when_ready, args=(settings, announce, open_browser, stop), daemon=True
+            )
+            ready.start()
+            slots = [_web(settings, listener), *_workers(settings, store)]
+            # Closed first: a request that arrives while the processes stop is refused, not left waiting.
+            _supervisor(settings, slots, on_stop=listener.close).run(stop)
+        finally:
+            store.close()
+
+
+def run_workers(settings: Settings) -> None:
+    """Run this machine's workers until SIGTERM or SIGINT; no process is left when this returns.
+
+    Raises:
+        CannotStart: this machine's secret is not the deployment's, or the workers cannot start.
+        StoreUnavailable: the database cannot be reached.
+    """
+    stop = stop_on_signals()
+    store = _open_deployment(settings)
     try:
-        created = ensure_key(store, settings)
-        if created is not None:
-            announce(f"API key for development, shown this once: {created}")
-            announce("Create further keys with: image-to-3d keys create NAME")
-        threading.Thread(target=announce_when_ready, args=(settings, announce, open_browser, stop), daemon=True).start()
-        run_id = f"{socket.gethostname()}-{secrets.token_hex(4)}"
-        workers = (_worker(settings, store, run_id, number) for number in range(settings.workers))
-        Supervisor([_web(settings), *workers], stop_s=settings.stop_grace_s + STOP_MARGIN_S).run(stop)
+        _supervisor(settings, _workers(settings, store)).run(stop)
     finally:
         store.close()
 
 
-def _web(settings: Settings) -> ProcessSlot:
-    command = [sys.executable, "-m", "pipeline.local.web", *_common(settings)]
-    return ProcessSlot("web", command=lambda _: command, on_exit=lambda _: None)
+def _open_deployment(settings: Settings) -> SqlStore:
+    """The store, and the secret in the folder of data, which is made before several processes look for it."""
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    master_keys = load_master_keys(settings)
+    store = open_store(settings)
+    try:
+        check_secret(store, settings, master_keys)
+    except BaseException:
+        store.close()
+        raise
+    return store
 
 
-def _worker(settings: Settings, store: JobStore, run_id: str, number: int) -> ProcessSlot:
+def _supervisor(
+    settings: Settings, slots: Sequence[ProcessSlot], *, on_stop: Callable[[], None] = lambda: None
+) -> Supervisor:
+    return Supervisor(slots, stop_s=settings.stop_grace_s + STOP_MARGIN_S, on_stop=on_stop)
+
+
+def _web(settings: Settings, listener: socket.socket) -> ProcessSlot:
+    descriptor = listener.fileno()
+    command = [sys.executable, "-m", "pipeline.local.web", *_common(settings), "--listener", str(descriptor)]
+    return ProcessSlot("web", command=lambda _: command, on_exit=lambda _: None, descriptors=(descriptor,))
+
+
+def _workers(settings: Settings, store: JobStore) -> list[ProcessSlot]:
+    """The slots of this machine's workers: one for each GPU, or as many as the settings say."""
+    run_id = f"{socket.gethostname()}-{secrets.token_hex(4)}"
+    gpus = settings.worker_gpus or (None,) * settings.workers
+    return [_worker(settings, store, f"{run_id}-{number}", gpu) for number, gpu in enumerate(gpus)]
+
+
+def _worker(settings: Settings, store: JobStore, slot_id: str, gpu: str | None) -> ProcessSlot:
     """The slot of one worker; each process in it has its own id, so that a lease names one process."""
 
     def name(start: int) -> str:
-        return f"{run_id}-{number}-{start}"
+        return f"{slot_id}-{start}"
 
     def expire_leases(start: int) -> None:
         try:
@@ -80,10 +131,13 @@ def _worker(settings: Settings, store: JobStore, run_id: str, number: int) -> Pr
             if expired:
                 log.warning("leases of a dead worker expired", worker_id=name(start), jobs=expired)
 
-    engine = ["--engine", settings.engine, "--weights", settings.weights]
-    base = [sys.executable, "-m", "pipeline.local.worker", *_common(settings), *engine]
+    engine = ["--engine", settings.engine, "--engines", ",".join(settings.engines_of_worker)]
+    base = [sys.executable, "-m", "pipeline.local.worker", *_common(settings), *engine, "--weights", settings.weights]
     return ProcessSlot(
-        f"worker {number}", command=lambda start: [*base, "--worker-id", name(start)], on_exit=expire_leases
+        f"worker {slot_id.rpartition('-')[2]}" + ("" if gpu is None else f" on GPU {gpu}"),
+        command=lambda start: [*base, "--worker-id", name(start)],
+        on_exit=expire_leases,
+        environment={} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu},
     )
 
 

@@ -12,6 +12,7 @@ import os
 import secrets
 import shutil
 import socket
+import sys
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -19,7 +20,7 @@ from pathlib import Path
 
 import structlog
 
-from pipeline.errors import ImageTo3DError
+from pipeline.errors import CannotStart, ImageTo3DError
 from pipeline.job_handler import JobHandler, clean, folder_of, webhook_dispatcher
 from pipeline.jobs.worker_loop import QueueWorker, WorkerOptions
 from pipeline.local.supervisor import call_when_orphaned, stop_on_signals
@@ -88,10 +89,11 @@ def run_worker(settings: Settings, *, worker_id: str, stop: threading.Event) -> 
         thread.start()
     worker = QueueWorker(
         service.store,
-        JobHandler(service, outputs, lambda job, engine: partial(engines.generate, engine)),
+        JobHandler(service, outputs, lambda job, engine: partial(engines.generate, engine or job.engine or None)),
         WorkerOptions(
             worker_id=worker_id,
-            engine=settings.engine,
+            engine=",".join(settings.engines_of_worker),
+            engines=settings.engines_of_worker,
             lease_s=settings.lease_s,
             stop_grace_s=settings.stop_grace_s,
             timeout_s=settings.call_timeout_s,
@@ -116,21 +118,24 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--host", help="where the web process listens, for the URLs of files")
     parser.add_argument("--port", type=int)
     parser.add_argument("--engine", help="engine of requests that name none")
+    parser.add_argument("--engines", help="engines of this worker, separated by commas; all by default")
     parser.add_argument("--weights", help="folder of the engines' weights")
     parser.add_argument("--worker-id", help="unique among all workers ever started; random by default")
     parser.add_argument("--parent-pid", type=int, help="exit when this process, the parent, exits")
     options = parser.parse_args(argv)
     given = {"data_dir": options.data, "host": options.host, "port": options.port}
-    given |= {"engine": options.engine, "weights": options.weights}
+    given |= {"engine": options.engine, "worker_engines": options.engines, "weights": options.weights}
     settings = Settings(**{name: value for name, value in given.items() if value is not None})
-    configure_logging(settings.log_level)
+    configure_logging(settings.log_level, settings.log_format)
     stop = stop_on_signals()
     call_when_orphaned(stop.set, parent_pid=options.parent_pid)
     worker_id = options.worker_id or f"{socket.gethostname()}-{secrets.token_hex(4)}"
-    log.info("worker started", worker_id=worker_id, engine=settings.engine)
+    log.info("worker started", worker_id=worker_id, engine=",".join(settings.engines_of_worker))
     stop_tracing = start_tracing() if settings.is_traced else lambda: None
     try:
         run_worker(settings, worker_id=worker_id, stop=stop)
+    except CannotStart as error:
+        sys.exit(str(error))
     finally:
         stop_tracing()
 

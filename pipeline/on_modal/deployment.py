@@ -42,7 +42,7 @@ class Deployment:
 
     def open_service(self) -> tuple[Service, LocalStorage]:
         """Start the log and tracing; build the objects for one input, and the temporary outputs."""
-        start_telemetry(self.settings.log_level, is_traced=self.settings.is_traced)
+        start_telemetry(self.settings.log_level, self.settings.log_format, is_traced=self.settings.is_traced)
         outputs = local_outputs(self.settings, self.master_keys, commit=self.commit_outputs)
         service = open_service(self.settings, master_keys=self.master_keys, store=self.store, temporary=outputs)
         return service, outputs

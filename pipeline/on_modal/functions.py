@@ -75,7 +75,7 @@ def run_job(
         handler,
         WorkerOptions(
             worker_id=worker_id,
-            engine=settings.engine,
+            engine=",".join(settings.offered_engines),
             lease_s=settings.lease_s,
             heartbeat_interval_s=HEARTBEAT_INTERVAL_S,
         ),

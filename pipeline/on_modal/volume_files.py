@@ -1,7 +1,8 @@
 """Temporary outputs on a shared volume, for a web process that does not mount it. Knows nothing of Modal.
 
 A mounted volume shows its state at the time of mounting and cannot be reloaded while a file on it is open. So a file
-that a link names is copied to this machine, from which ranges of it are served.
+that a link names is copied to this machine, from which ranges of it are served. Files with a lifetime of their own end
+when the cleaner has deleted them from the volume, since the volume tells nothing but their content.
 """
 
 from __future__ import annotations
@@ -74,9 +75,11 @@ class VolumeStorage:
         self._copied: dict[tuple[str, str], tuple[float, str]] = {}  # time of the copy, SHA-256
         self._locks: defaultdict[tuple[str, str], threading.Lock] = defaultdict(threading.Lock)
 
-    def predict_urls(self, names: Iterable[str], *, file_prefix: str, created_at: float) -> list[str]:
+    def predict_urls(
+        self, names: Iterable[str], *, file_prefix: str, created_at: float, lifetime_s: float | None = None
+    ) -> list[str]:
         """As `LinkedFiles.predict_urls`."""
-        return self._copies.predict_urls(names, file_prefix=file_prefix, created_at=created_at)
+        return self._copies.predict_urls(names, file_prefix=file_prefix, created_at=created_at, lifetime_s=lifetime_s)
 
     def open_file(self, token: str, name: str) -> StoredFile:
         """As `LinkedFiles.open_file`; the ETag is the content's digest, so it is the same in all web processes.

@@ -26,7 +26,7 @@ def web_app(deployment: Deployment, *, outputs: Volume, missing: tuple[type[Exce
         StoreUnavailable: the store cannot be reached.
     """
     settings, master_keys, store = deployment.settings, deployment.master_keys, deployment.store
-    start_telemetry(settings.log_level, is_traced=settings.is_traced)
+    start_telemetry(settings.log_level, settings.log_format, is_traced=settings.is_traced)
     copies = Path(tempfile.mkdtemp(prefix="image-to-3d-"))
     copy_settings = settings.model_copy(update={"data_dir": copies})
     temporary = VolumeStorage(outputs, copies=local_outputs(copy_settings, master_keys), missing=missing)

@@ -89,14 +89,7 @@ def deliver_to_folder(files: Sequence[OutputFile], folder: Path) -> Delivery:
         raise UnwritableOutput(f"cannot write to {folder}: {error.strerror or type(error).__name__}") from error
     return Delivery(
         tuple(
-            Artifact(
-                name=file.path.name,
-                kind=file.kind,
-                url=(folder / file.path.name).absolute().as_uri(),
-                size_bytes=size_bytes,
-                content_type=file.content_type,
-                sha256=sha256,
-            )
+            Artifact.of(file, url=(folder / file.path.name).absolute().as_uri(), size_bytes=size_bytes, sha256=sha256)
             for file, (size_bytes, sha256) in zip(files, digests, strict=True)
         )
     )
@@ -159,7 +152,8 @@ def _upload(store: UploadStore, task: OutboxTask, *, temporary: LocalStorage, bu
     if job.result is None:
         return "the job has no outputs"
     contents: list[tuple[str, FileKind]] = [(artifact.name, artifact.kind) for artifact in job.result.artifacts]
-    files = temporary.stored_files(contents, file_prefix=job.file_prefix)
+    stored = temporary.stored_files(contents, file_prefix=job.file_prefix)
+    files = [replace(file, faces=artifact.faces) for file, artifact in zip(stored, job.result.artifacts, strict=True)]
     artifacts = tuple(bucket.store(files, file_prefix=job.file_prefix))
     problem = bucket.check_public_url(artifacts)
     # Records of version 0.1.0 have no `upload_warning`: they keep it as the last of `warnings`.

@@ -98,7 +98,8 @@ def export(
     ):
         path = folder / name
         path.write_bytes(contents[name])
-        files.append(OutputFile(path, kind, content_type_of(name)))
+        faces = len(asset.mesh.faces) if kind == "model" else None
+        files.append(OutputFile(path, kind, content_type_of(name), faces))
     return files
 
 

@@ -43,6 +43,8 @@ def options_of(request: ImageTo3DRequest, *, seed: int) -> GenerationOptions:
         no_texture=request.no_texture,
         multi_image_mode=request.multi_image_mode,
         splat=request.splat,
+        depth=request.depth,
+        view_angles=request.view_angles,
     )
 
 

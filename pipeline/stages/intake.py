@@ -42,7 +42,9 @@ def load_views(
         CallerError: one sentence about the first invalid image.
     """
     images = (decode_image(read_image(source, fetch=fetch, allow_paths=allow_paths)) for source in request.image)
-    return foreground_images(images, multi_image=request.multi_image, remover=remover)
+    views = foreground_images(images, multi_image=request.multi_image, remover=remover)
+    request.check_view_angles(len(views))
+    return views
 
 
 def foreground_images(

@@ -8,6 +8,43 @@ from pathlib import Path, PurePath
 from typing import Literal, Protocol
 
 FileKind = Literal["model", "companion", "turntable", "extra", "thumbnail"]
+"""What the export says of a file; stored with the job."""
+AnswerList = Literal["output", "extra_assets"]
+"""The lists of URLs in a success body."""
+
+
+@dataclass(frozen=True)
+class FileRole:
+    """A file as answers name it.
+
+    Attributes:
+        kind: the `kind` of an entry of `files`.
+        listed_in: the list of URLs that the file is in too.
+        meaning: one phrase for the documentation.
+    """
+
+    kind: str
+    listed_in: AnswerList
+    meaning: str
+
+
+ROLES: tuple[tuple[FileKind, str, FileRole], ...] = (
+    ("model", "", FileRole("model", "output", "the asset in a requested format")),
+    ("companion", ".mtl", FileRole("material", "output", "the material of an OBJ")),
+    ("companion", "", FileRole("texture", "output", "an image that the material names")),
+    ("turntable", "", FileRole("turntable", "output", "a video of one turn (mp4)")),
+    ("extra", "splat.ply", FileRole("splat", "extra_assets", "the Gaussians of the engine")),
+    ("extra", "cutout.png", FileRole("cutout", "extra_assets", "the image without its background")),
+    ("extra", "", FileRole("extra", "extra_assets", "any other file")),
+    ("thumbnail", "", FileRole("thumbnail", "extra_assets", "a rendered image of the asset (PNG)")),
+)
+"""What a file is for the caller, by its `FileKind` and the end of its name; the first row that fits decides."""
+
+
+def role_of(kind: FileKind, name: str) -> FileRole:
+    """The role of a file."""
+    return next(role for known, ending, role in ROLES if known == kind and name.endswith(ending))
+
 
 CONTENT_TYPES = {
     ".glb": "model/gltf-binary",
@@ -35,16 +72,24 @@ class OutputFile:
         path: its location; the file is delivered under the same name.
         kind: `model` is the requested file, `companion` belongs to it (an OBJ's .mtl and texture).
         content_type: MIME type.
+        faces: how many faces a model has; None for other files.
     """
 
     path: Path
     kind: FileKind
     content_type: str
+    faces: int | None = None
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """A delivered file, available at its URL."""
+    """A delivered file, available at its URL.
+
+    Attributes:
+        faces: as for `OutputFile`.
+        expires_at: when the URL ends, seconds since 1970; None where the service does not end it, and in records of
+            version 0.1.0.
+    """
 
     name: str
     kind: FileKind
@@ -52,6 +97,22 @@ class Artifact:
     size_bytes: int
     content_type: str
     sha256: str
+    faces: int | None = None
+    expires_at: float | None = None
+
+    @staticmethod
+    def of(file: OutputFile, *, url: str, size_bytes: int, sha256: str, expires_at: float | None = None) -> Artifact:
+        """The artifact that a file became."""
+        return Artifact(
+            name=file.path.name,
+            kind=file.kind,
+            url=url,
+            size_bytes=size_bytes,
+            content_type=file.content_type,
+            sha256=sha256,
+            faces=file.faces,
+            expires_at=expires_at,
+        )
 
 
 class Storage(Protocol):
@@ -93,11 +154,14 @@ class StoredFile:
 class LinkedFiles(Protocol):
     """Temporary outputs as the web process uses them: by their links."""
 
-    def predict_urls(self, names: Iterable[str], *, file_prefix: str, created_at: float) -> list[str]:
+    def predict_urls(
+        self, names: Iterable[str], *, file_prefix: str, created_at: float, lifetime_s: float | None = None
+    ) -> list[str]:
         """The links of files that may not exist yet.
 
         Args:
             created_at: when the job was submitted, seconds since 1970.
+            lifetime_s: how long the job's files are kept after they are stored; None is the deployment's lifetime.
         """
         ...
 

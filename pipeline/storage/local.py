@@ -1,6 +1,7 @@
 """Temporary outputs in a local folder, behind signed links that expire. Knows nothing of the store and of HTTP.
 
-The layout is `<folder>/<file_prefix>/<name>`; entries that start with a dot are being written or deleted.
+The layout is `<folder>/<file_prefix>/<name>`; entries that start with a dot are being written or deleted. Where a
+job's files have a lifetime of their own, its folder holds the time of their end in `.expires`, which no link opens.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pipeline.storage.links import SAFE_NAME, LinkSigner
 
 RUN_ALLOWANCE_S = 3600.0
 """How long after its submit a job may finish and still get exactly the links that were predicted."""
+EXPIRY_FILE = ".expires"
 
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
@@ -54,17 +56,21 @@ class LocalStorage:
         self._commit = commit
         self._clock = clock
 
-    def predict_urls(self, names: Iterable[str], *, file_prefix: str, created_at: float) -> list[str]:
-        """The links of files that may not exist yet.
-
-        Args:
-            created_at: when the job was submitted, seconds since 1970.
-        """
-        token = self._signer.token(file_prefix, expires_at=created_at + RUN_ALLOWANCE_S + self._lifetime_s)
+    def predict_urls(
+        self, names: Iterable[str], *, file_prefix: str, created_at: float, lifetime_s: float | None = None
+    ) -> list[str]:
+        """The links of files that may not exist yet; the arguments are those of `LinkedFiles.predict_urls`."""
+        lifetime_s = self._lifetime_s if lifetime_s is None else lifetime_s
+        token = self._signer.token(file_prefix, expires_at=created_at + RUN_ALLOWANCE_S + lifetime_s)
         return [self._url(token, name) for name in names]
 
     def store(
-        self, files: Sequence[OutputFile], *, file_prefix: str, created_at: float | None = None
+        self,
+        files: Sequence[OutputFile],
+        *,
+        file_prefix: str,
+        created_at: float | None = None,
+        lifetime_s: float | None = None,
     ) -> list[Artifact]:
         """Copy the files into the folder and flush them to the disk.
 
@@ -73,6 +79,8 @@ class LocalStorage:
         Args:
             created_at: when the job was submitted; links are then those of `predict_urls`, unless that was
                 more than `RUN_ALLOWANCE_S` ago.
+            lifetime_s: how long these files are kept from now on; None is the lifetime of the storage, which begins
+                up to `RUN_ALLOWANCE_S` later.
 
         Raises:
             DeliveryFailed: the disk is full or cannot be written, a source does not exist, or a name is not safe.
@@ -86,30 +94,37 @@ class LocalStorage:
 
         try:
             digests = copy_atomically(files, self._folder / file_prefix, staging=self._folder)
-            os.utime(self._folder / file_prefix, (self._clock(), self._clock()))
+            now = self._clock()
+            if lifetime_s is not None:
+                self._write_expiry(file_prefix, now + lifetime_s)
+            os.utime(self._folder / file_prefix, (now, now))
         except OSError as error:
             raise _as_delivery_failed(error, files) from error
         self._commit()
 
-        now = self._clock()
         is_predicted = created_at is not None and created_at <= now <= created_at + RUN_ALLOWANCE_S
         starts_at = created_at + RUN_ALLOWANCE_S if is_predicted and created_at is not None else now
-        token = self._signer.token(file_prefix, expires_at=starts_at + self._lifetime_s)
+        link_ends_at = starts_at + (self._lifetime_s if lifetime_s is None else lifetime_s)
+        token = self._signer.token(file_prefix, expires_at=link_ends_at)
+        expires_at = link_ends_at if lifetime_s is None else now + lifetime_s
         return [
-            Artifact(
-                name=file.path.name,
-                kind=file.kind,
+            Artifact.of(
+                file,
                 url=self._url(token, file.path.name),
                 size_bytes=size_bytes,
-                content_type=file.content_type,
                 sha256=sha256,
+                expires_at=float(int(expires_at)),  # as the token holds it
             )
             for file, (size_bytes, sha256) in zip(files, digests, strict=True)
         ]
 
-    def for_job(self, *, created_at: float) -> Storage:
-        """This storage for one job, with the links that were predicted at its submit."""
-        return _JobStorage(self, created_at)
+    def for_job(self, *, created_at: float, lifetime_s: float | None = None) -> Storage:
+        """This storage for one job, with the links that were predicted at its submit.
+
+        Args:
+            lifetime_s: as for `store`.
+        """
+        return _JobStorage(self, created_at, lifetime_s)
 
     def open_file(self, token: str, name: str) -> StoredFile:
         """The file behind a link.
@@ -117,7 +132,11 @@ class LocalStorage:
         Raises:
             NotFound: the token is not signed here, was altered or has expired, or the file does not exist.
         """
-        path = self._stored_path(self.prefix_of(token), name)
+        file_prefix = self.prefix_of(token)
+        expires_at = self.expiry_of(file_prefix)
+        if expires_at is not None and self._clock() >= expires_at:
+            raise NotFound("this link has expired")
+        path = self._stored_path(file_prefix, name)
         try:
             stat = path.stat(follow_symlinks=False)
         except OSError as error:
@@ -137,6 +156,19 @@ class LocalStorage:
             NotFound: the token is not signed here, was altered or has expired.
         """
         return self._signer.check(token, now=self._clock())
+
+    def expiry_of(self, file_prefix: str) -> float | None:
+        """When a job's files end, where they have a lifetime of their own; seconds since 1970."""
+        try:
+            return float((self._folder / file_prefix / EXPIRY_FILE).read_bytes())
+        except (OSError, ValueError):
+            return None
+
+    def _write_expiry(self, file_prefix: str, expires_at: float) -> None:
+        """Replace a job's expiry, atomically: a reader finds the old one or the new one."""
+        unfinished = self._folder / file_prefix / f"{EXPIRY_FILE}-{secrets.token_hex(8)}"
+        unfinished.write_text(f"{expires_at:.0f}")
+        unfinished.replace(self._folder / file_prefix / EXPIRY_FILE)
 
     def stored_files(self, contents: Iterable[tuple[str, FileKind]], *, file_prefix: str) -> list[OutputFile]:
         """Stored files as files to deliver, for a late upload.
@@ -174,7 +206,10 @@ class LocalStorage:
             if entry.name.startswith("."):
                 if age_s > RUN_ALLOWANCE_S:
                     shutil.rmtree(entry, ignore_errors=True)
-            elif age_s > self._lifetime_s + RUN_ALLOWANCE_S:
+                continue
+            expires_at = self.expiry_of(entry.name)
+            has_expired = age_s > self._lifetime_s + RUN_ALLOWANCE_S
+            if has_expired if expires_at is None else self._clock() >= expires_at:
                 removed += self._remove(entry)
         self._commit()
         return removed
@@ -204,13 +239,14 @@ class LocalStorage:
 
 @dataclass(frozen=True)
 class _JobStorage:
-    """A `LocalStorage` that knows when the job was submitted."""
+    """A `LocalStorage` that knows when the job was submitted, and how long its files are kept."""
 
     local: LocalStorage
     created_at: float
+    lifetime_s: float | None
 
     def store(self, files: Sequence[OutputFile], *, file_prefix: str) -> list[Artifact]:
-        return self.local.store(files, file_prefix=file_prefix, created_at=self.created_at)
+        return self.local.store(files, file_prefix=file_prefix, created_at=self.created_at, lifetime_s=self.lifetime_s)
 
 
 def _as_delivery_failed(error: OSError, files: Sequence[OutputFile]) -> DeliveryFailed:

@@ -127,14 +127,8 @@ class S3Storage:
             else:
                 self._put_in_parts(key, file, sha256=digest.sha256)
             self._verify(key, digest)
-        return Artifact(
-            name=file.path.name,
-            kind=file.kind,
-            url=self._bucket.url_of(file.path.name),
-            size_bytes=digest.size_bytes,
-            content_type=file.content_type,
-            sha256=digest.sha256,
-        )
+        url = self._bucket.url_of(file.path.name)
+        return Artifact.of(file, url=url, size_bytes=digest.size_bytes, sha256=digest.sha256)
 
     def _put(self, key: str, content: bytes, *, content_type: str, sha256: str) -> None:
         self._with_acl(

@@ -55,8 +55,10 @@ class Deployment:
             for name, kind in ((f"{job.file_prefix}.glb", "model"), (f"{job.file_prefix}_thumbnail.png", "thumbnail")):
                 path = self.folder / name
                 path.write_bytes(b"0123456789" * 10)
-                files.append(OutputFile(path, kind, content_type_of(name)))  # type: ignore[arg-type]
-            storage = self.service.temporary.for_job(created_at=job.created_at)
+                faces = 12 if kind == "model" else None
+                files.append(OutputFile(path, kind, content_type_of(name), faces))  # type: ignore[arg-type]
+            lifetime_s = job.meta.parameters.get("retention_s")
+            storage = self.service.temporary.for_job(created_at=job.created_at, lifetime_s=lifetime_s)
             stored = storage.store(files, file_prefix=job.file_prefix)
             artifacts = tuple(stored)
         result = JobResult(

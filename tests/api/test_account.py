@@ -6,9 +6,12 @@ import csv
 import io
 import re
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
+from starlette.testclient import TestClient
 
+from pipeline.api.app import create_app
 from pipeline.jobs.model import JobFilter, WorkerRecord
 from pipeline.storage.bucket_details import bucket_of_details
 from schemas.s3 import parse_s3_details
@@ -141,19 +144,54 @@ def test_a_file_is_served_with_ranges_and_validators(deployment: Deployment) -> 
     assert deployment.client.get(altered).status_code == 404
 
 
-def test_readiness_says_when_no_worker_is_ready(deployment: Deployment) -> None:
+def test_a_service_is_ready_when_a_worker_is(deployment: Deployment) -> None:
     board = deployment.service.store
+    none = deployment.client.get("/ready")
+    assert none.status_code == 503
+    assert none.json() == {"status": "unavailable", "reasons": ["no worker is running; jobs wait in the queue"]}
     board.heartbeat_worker(WorkerRecord("full", "preview", 0.0, is_ready=False))
     reasons = ["no worker is ready for a job; jobs wait in the queue"]
 
-    assert deployment.client.get("/ready").json() == {"status": "ok", "reasons": reasons}
+    unready = deployment.client.get("/ready")
+    assert (unready.status_code, unready.json()) == (503, {"status": "unavailable", "reasons": reasons})
     board.heartbeat_worker(WorkerRecord("roomy", "preview", 0.0, is_ready=True))
     assert deployment.client.get("/ready").json() == {"status": "ok", "reasons": []}
 
 
+def test_readiness_names_the_engines_that_no_worker_has(deploy: Callable[..., Deployment]) -> None:
+    deployment = deploy(engine="preview", engines="triposr,trellis")
+    registry = deployment.service.store
+
+    registry.heartbeat_worker(WorkerRecord("cpu", "preview", 0.0, is_ready=True))
+    registry.heartbeat_worker(WorkerRecord("full", "trellis", 0.0, is_ready=False))
+    waiting = [f"no worker has the engine {name}; its jobs wait in the queue" for name in ("triposr", "trellis")]
+    assert deployment.client.get("/ready").json() == {"status": "ok", "reasons": waiting}
+
+    registry.heartbeat_worker(WorkerRecord("gpu", "trellis,triposr", 0.0, is_ready=True))
+    assert deployment.client.get("/ready").json() == {"status": "ok", "reasons": []}
+
+
+def test_a_job_is_recorded_with_the_engine_that_it_needs(deploy: Callable[..., Deployment]) -> None:
+    deployment = deploy(engine="preview", engines="triposr")
+
+    for fields in ({}, {"engine": "triposr"}, {"engine": "preview"}):
+        deployment.submit(**fields)
+
+    jobs = deployment.service.store.list_jobs(JobFilter(None))
+    assert [job.engine for job in reversed(jobs)] == ["preview", "triposr", "preview"]
+
+
+def test_a_service_that_starts_workers_on_demand_is_ready_without_one(deployment: Deployment) -> None:
+    service = replace(deployment.service, starts_workers_on_demand=True)
+    client = TestClient(create_app(service.settings, service=service))
+
+    answer = client.get("/ready")
+
+    assert (answer.status_code, answer.json()["status"]) == (200, "ok")
+
+
 def test_pages_answer_without_a_key(deployment: Deployment) -> None:
     assert deployment.client.get("/health").json() == {"status": "ok"}
-    assert deployment.client.get("/ready").json()["reasons"] == ["no worker is running; jobs wait in the queue"]
     page = deployment.client.get("/")
     assert "image-to-3d" in page.text and "default-src 'none'" in page.headers["content-security-policy"]
     for name in ("playground.js", "playground.css", "model-viewer.min.js"):

@@ -22,6 +22,7 @@ NUMBERS: dict[str, tuple[float, float, float, float]] = {
     "chunk_size": (1, 12000, 0, 12001),
     "seed": (0, 2**32 - 1, -1, 2**32),
     "texture_size": (512, 4096, 511, 4097),
+    "depth": (0, 1, -0.001, 1.001),
 }
 BOOLEANS = ("render", "multi_image", "temp", "no_texture", "splat")
 PUBLIC = "http://93.184.215.14"  # an address, so that no test resolves a name
@@ -67,12 +68,12 @@ def test_null_is_the_same_as_not_given(deployment: Deployment, field: str) -> No
 
 
 def test_every_field_is_tested_here() -> None:
-    others = {"key", "image", "output_format", "webhook", "track_id", "engine", "multi_image_mode"}
+    others = {"key", "image", "output_format", "webhook", "track_id", "engine", "multi_image_mode", "view_angles"}
     assert {*NUMBERS, *BOOLEANS} | others == ImageTo3DRequest.model_fields.keys()
 
 
 def test_a_track_id_is_returned_unchanged(deployment: Deployment) -> None:
-    for mark in ("x" * 255, "ü 12", 12, -3, ""):
+    for mark in ("x" * 255, "ü 12", 12, -3):
         assert deployment.submit(track_id=mark)["track_id"] == mark
     for mark in ("x" * 256, 10**255, 1.5, True, ["a"], "a\0b", "\ud800"):
         assert refusal(deployment, track_id=mark).startswith("track_id must be ")
@@ -108,6 +109,16 @@ def test_views_are_a_list_of_at_most_eight(deployment: Deployment) -> None:
     assert deployment.submit(image=[IMAGE] * MAX_VIEWS, multi_image=True)["status"] == "processing"
     assert refusal(deployment, image=[IMAGE] * 9, multi_image=True) == "image must be at most 8 images, got 9"
     assert refusal(deployment, image=[IMAGE] * 2).startswith("image must be one image unless multi_image is true")
+
+
+def test_the_angles_of_views_are_in_meta_and_counted_at_submit(deployment: Deployment) -> None:
+    two = {"image": [IMAGE] * 2, "multi_image": True}
+    for form in (["front", 90], "front,right", "0, 90", '["0", "right"]'):
+        assert deployment.submit(view_angles=form, **two)["meta"]["view_angles"] == [0, 90]
+    assert deployment.submit(view_angles="", **two)["meta"]["view_angles"] is None
+    assert refusal(deployment, view_angles="front", **two) == (
+        "view_angles must be one angle for each view, got 1 for 2"
+    )
 
 
 def as_base64(content: bytes) -> str:

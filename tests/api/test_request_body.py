@@ -10,8 +10,9 @@ import anyio
 import pytest
 from starlette.requests import Request
 
-from pipeline.api import request_body
-from pipeline.api.request_body import MAX_STRUCTURE, SMALL_BYTES, BodyReader, ByteBudget
+from pipeline.api import body_formats, request_body
+from pipeline.api.body_formats import MAX_STRUCTURE
+from pipeline.api.request_body import SMALL_BYTES, BodyReader, ByteBudget
 from pipeline.errors import BodyTooLarge, BodyTooSlow, InvalidRequest, ServiceBusy, Unauthorized
 
 KNOWN = "i3d_known"
@@ -37,12 +38,15 @@ class Sender:
         return {"type": "http.request", "body": b"", "more_body": False}
 
 
-def read(sender: Sender, *, header_key: str | None = None, max_bytes: int = 4 * MIB) -> dict[str, Any]:
+def read(
+    sender: Sender, *, header_key: str | None = None, max_bytes: int = 4 * MIB, takes_raw: bool = False
+) -> dict[str, Any]:
     async def is_known(key: str) -> bool:
         return key == KNOWN
 
     async def run() -> dict[str, Any]:
-        return await BodyReader(max_bytes=max_bytes, is_known_key=is_known).read(sender.request, header_key=header_key)
+        reader = BodyReader(max_bytes=max_bytes, is_known_key=is_known)
+        return await reader.read(sender.request, header_key=header_key, takes_raw=takes_raw)
 
     return anyio.run(run)
 
@@ -60,8 +64,8 @@ def endless(piece: bytes) -> Iterable[bytes]:
 def parsed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The length of every body that was parsed."""
     lengths: list[int] = []
-    parse = request_body.parse_object
-    monkeypatch.setattr(request_body, "parse_object", lambda content: lengths.append(len(content)) or parse(content))
+    parse = body_formats.parse_object
+    monkeypatch.setattr(body_formats, "parse_object", lambda content: lengths.append(len(content)) or parse(content))
     return lengths
 
 

@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Callable
+from datetime import datetime
 
 import pytest
 
@@ -62,7 +63,51 @@ def test_a_failed_job_is_a_200_with_its_message(deployment: Deployment) -> None:
         "retryable": False,
         "webhook_status": "",
         "meta": 0,
+    } | {name: answer.json()[name] for name in ("created_at", "finished_at", "expires_at")}
+
+
+def test_answers_state_types_sizes_and_times_of_the_files(deployment: Deployment) -> None:
+    submitted = deployment.submit(output_format="glb", retention_s=600)
+    job = deployment.finish(submitted["id"])
+    body = deployment.post(f"{FETCH}/{job.id}").json()
+
+    model, thumbnail = body["files"]
+    assert model | {"expires_at": 0} == {
+        "kind": "model",
+        "format": "glb",
+        "url": body["output"][0],
+        "content_type": "model/gltf-binary",
+        "bytes": 100,
+        "faces": 12,
+        "expires_at": 0,
     }
+    assert (thumbnail["kind"], thumbnail["format"], thumbnail["faces"]) == ("thumbnail", "png", None)
+    created, finished, expires = (seconds(body[name]) for name in ("created_at", "finished_at", "expires_at"))
+    assert (created, finished) == (pytest.approx(job.created_at, abs=1e-3), pytest.approx(job.finished_at, abs=1e-3))
+    assert expires == seconds(model["expires_at"]) < finished + deployment.service.settings.record_lifetime_s
+    assert (submitted["created_at"], submitted["finished_at"], submitted["expires_at"]) == (
+        body["created_at"],
+        None,
+        None,
+    )
+    (listed,) = deployment.post("/api/v1/enterprise/3d/list").json()["calls"]
+    assert listed == body
+
+
+def seconds(iso: str) -> float:
+    """A time of an answer, in seconds since 1970."""
+    assert iso.endswith("Z")
+    return datetime.fromisoformat(iso).timestamp()
+
+
+def test_a_lifetime_of_outputs_beyond_the_deployments_longest_is_refused(deploy: Callable[..., Deployment]) -> None:
+    deployment = deploy(max_retention_s=3600)
+
+    for retention_s in (59, 3601):
+        answer = deployment.post(SUBMIT, {"image": IMAGE, "retention_s": retention_s})
+        assert answer.status_code == 400
+        assert answer.json()["message"].startswith("retention_s must be between 60 and ")
+    assert deployment.submit(retention_s="3600")["meta"]["retention_s"] == 3600
 
 
 def test_a_submit_waits_for_a_result_that_comes_in_time(deploy: Callable[..., Deployment]) -> None:

@@ -14,12 +14,13 @@ from pathlib import Path
 import pipeline.api.app  # noqa: F401  # defines errors of its own
 from pipeline.api.problems import status_of
 from pipeline.errors import CallerError, ImageTo3DError, StageError, error_classes
+from pipeline.storage.base import ROLES
 from schemas.table import field_rows
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "docs" / "examples"
 LANGUAGES = {".sh": "sh", ".py": "python", ".mjs": "js"}
-NOT_FOR_CALLERS = {"error", "caller_error", "limit_reached", "lease_lost", "unwritable_output"}
+NOT_FOR_CALLERS = {"error", "caller_error", "limit_reached", "lease_lost", "cannot_start", "unwritable_output"}
 """Codes of base classes, and of errors that no caller of the service meets."""
 
 
@@ -57,6 +58,13 @@ def _first_sentence(error_class: type[ImageTo3DError]) -> str:
     return " ".join((error_class.__doc__ or "").split("\n\n")[0].split())
 
 
+def kind_table() -> str:
+    """The kinds of files in answers, as a Markdown table without a line break at its end."""
+    lines = ["| `kind` | also in | what |", "| --- | --- | --- |"]
+    lines += [f"| `{role.kind}` | `{role.listed_in}` | {role.meaning} |" for _, _, role in ROLES]
+    return "\n".join(lines)
+
+
 def layers() -> str:
     """The layers that import-linter holds, the highest first, as one paragraph."""
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
@@ -65,7 +73,12 @@ def layers() -> str:
     return " > ".join(f"`{name}`" for name in names)
 
 
-TABLES: dict[str, Callable[[], str]] = {"fields": field_table, "errors": error_table, "layers": layers}
+TABLES: dict[str, Callable[[], str]] = {
+    "fields": field_table,
+    "errors": error_table,
+    "kinds": kind_table,
+    "layers": layers,
+}
 
 
 def documents() -> list[Path]:

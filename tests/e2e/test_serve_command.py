@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 from pipeline.deployment import open_store
 from pipeline.jobs.api_keys import authenticate
 from pipeline.settings import Settings
@@ -92,6 +94,21 @@ def test_stopping_leaves_no_process_and_deregisters_the_workers(tmp_path: Path) 
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
     assert store.workers() == []
     store.close()
+
+
+@pytest.mark.parametrize("command", ["serve", "web"])
+def test_a_port_that_is_taken_is_one_sentence_and_nothing_is_announced(tmp_path: Path, command: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        arguments = [sys.executable, "-m", "pipeline.cli", command, "--data", str(tmp_path), "--port", str(port)]
+
+        ended = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, timeout=WAIT_S, check=False)
+
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr.splitlines() == [
+        f"Cannot listen on port {port} of 127.0.0.1: another process uses it; choose another with --port or "
+        "IMAGE_TO_3D_PORT."
+    ]
 
 
 def test_all_processes_exit_if_the_supervisor_is_killed(tmp_path: Path) -> None:

@@ -252,7 +252,14 @@ def test_redelivery_starts_a_webhook_afresh_under_its_id() -> None:
 
 
 def test_sums_of_a_completion_and_of_an_attempt() -> None:
-    assert sorted(transitions.completion_sums(SUCCESS)) == [
+    end = completed(RUNNING, SUCCESS, now=RUNNING.created_at + 7.0)
+    assert sorted(transitions.completion_sums(end, SUCCESS)) == [
+        ("durations", "job success preview 6", 1.0),
+        ("durations", "job success preview sum", 7.0),
+        ("durations", "stage generate preview 5", 1.0),
+        ("durations", "stage generate preview sum", 3.0),
+        ("durations", "stage intake preview 3", 1.0),
+        ("durations", "stage intake preview sum", 1.0),
         ("ended", "success", 1),
         ("gpu_seconds", "", 2.5),
         ("stage_runs", "generate", 1),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -12,6 +13,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
+from pipeline.errors import CannotStart
+from pipeline.local import supervisor as module
+from pipeline.local.listener import open_listener
 from pipeline.local.supervisor import ProcessSlot, Supervisor
 
 WAIT_S = 20.0  # far longer than anything takes here; only a failing test waits this long
@@ -81,6 +87,52 @@ def test_a_process_that_fails_at_once_is_restarted_with_growing_pauses() -> None
 
     assert exits[:3] == [0, 1, 2]
     assert one.pause_s >= 0.8
+
+
+def test_a_process_that_never_starts_ends_the_supervisor_and_the_other_processes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "FIRST_PAUSE_S", 0.01)
+    failing, other = slot("raise SystemExit(3)"), slot(SLEEPER)
+    failing.pause_s = 0.01
+
+    with pytest.raises(CannotStart, match=r"'test' cannot start: it failed 5 times \(exit code 3\)"):
+        Supervisor([other, failing], stop_s=WAIT_S).run(threading.Event())
+
+    assert other.process is not None and other.process.returncode is not None
+
+
+def test_a_process_that_is_killed_again_and_again_is_restarted() -> None:
+    one = slot("import os; os.kill(os.getpid(), 9)")
+    one.pause_s = 0.01
+
+    with supervised(one):
+        wait_until(lambda: one.starts > module.FAILED_STARTS)
+
+
+def test_a_process_has_its_own_variables_and_inherits_the_socket(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
+    code = (
+        "import os, socket, sys; listener = socket.socket(fileno=int(sys.argv[1]));"
+        "connection, _ = listener.accept(); connection.sendall(os.environ['CUDA_VISIBLE_DEVICES'].encode())"
+    )
+    with open_listener("127.0.0.1", 0) as listener:
+        number = listener.fileno()
+        slots = [
+            ProcessSlot(
+                f"worker on GPU {gpu}",
+                command=lambda _: [sys.executable, "-c", code, str(number)],
+                on_exit=lambda _: None,
+                environment={"CUDA_VISIBLE_DEVICES": gpu},
+                descriptors=(number,),
+            )
+            for gpu in ("0", "1")
+        ]
+        with supervised(*slots):
+            said = set()
+            while said != {"0", "1"}:
+                with socket.create_connection(listener.getsockname(), WAIT_S) as connection:
+                    said.add(connection.recv(10).decode())
 
 
 def test_a_process_that_exits_successfully_is_restarted_at_once() -> None:

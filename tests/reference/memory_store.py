@@ -11,12 +11,13 @@ import threading
 import time
 import uuid
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from pipeline.errors import InvalidRequest, NotFound
 from pipeline.jobs import limits, transitions
+from pipeline.jobs.histograms import COUNTER, histograms_of
 from pipeline.jobs.limits import minute_of, month_of
 from pipeline.jobs.model import (
     MAX_JOB_ID,
@@ -160,19 +161,25 @@ class MemoryStore:
                 self._apply(job, transitions.cancel_requested(job))
             return len(jobs)
 
-    def claim(self, worker_id: str, *, lease_s: float, job_id: int | None = None) -> Job | None:
+    def claim(
+        self, worker_id: str, *, lease_s: float, job_id: int | None = None, engines: Collection[str] | None = None
+    ) -> Job | None:
         with self._lock:
             now = self._clock()
             for job in sorted(self._jobs.values(), key=lambda job: (job.state is JobState.QUEUED, job.seq)):
                 if job_id not in (None, job.id):
                     continue
                 if job.state is JobState.RUNNING:
-                    decision = transitions.lease_checked(job, worker_id, now=now, lease_s=lease_s)
+                    decision = transitions.lease_checked(job, worker_id, now=now, lease_s=lease_s, engines=engines)
                     after = self._apply(job, decision)
                     if transitions.is_claim(job, decision):
                         return after
-                elif job.state is JobState.QUEUED and transitions.may_run_more(
-                    self._keys[job.api_key_id].limits, running=self.key_use(job.api_key_id).running
+                elif (
+                    job.state is JobState.QUEUED
+                    and transitions.has_engine(job, engines)
+                    and transitions.may_run_more(
+                        self._keys[job.api_key_id].limits, running=self.key_use(job.api_key_id).running
+                    )
                 ):
                     return self._put(job, transitions.claimed(job, worker_id, now=now, lease_s=lease_s))
             return None
@@ -240,6 +247,7 @@ class MemoryStore:
                 gpu_seconds=self._sums["gpu_seconds"][""],
                 task_attempts={(kind, outcome): count for (kind, _, outcome), count in attempts.items()},
                 tasks_pending=Counter(task.kind for task in self._tasks.values() if task.state == "pending"),
+                durations=histograms_of(self._sums[COUNTER]),
             )
 
     def _put(self, before: Job | None, after: Job) -> Job:
@@ -262,7 +270,7 @@ class MemoryStore:
         del self._requests[job.id]
         self._tasks |= {task.id: task for task in end.tasks}
         self._usage.append(end.usage)
-        self._add(transitions.completion_sums(decision))
+        self._add(transitions.completion_sums(end, decision))
         if decision.state is JobState.SUCCESS:
             self._successes.append(decision)
         return end.job

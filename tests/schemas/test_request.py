@@ -90,7 +90,10 @@ def test_defaults_are_the_documented_ones() -> None:
         "engine": None,
         "no_texture": False,
         "multi_image_mode": None,
+        "view_angles": None,
         "splat": False,
+        "retention_s": None,
+        "depth": None,
     }
 
 
@@ -117,6 +120,12 @@ def test_the_path_decides_the_format_that_a_body_leaves_out() -> None:
         ("track_id", 12, 12),
         ("track_id", "12", "12"),
         ("engine", "TripoSR", "triposr"),
+        ("view_angles", [90], (90.0,)),
+        ("view_angles", "-90", (270.0,)),
+        ("view_angles", 360, (0.0,)),
+        ("view_angles", " Back ", (180.0,)),
+        ("view_angles", '["top"]', ("top",)),
+        ("view_angles", " ", None),
     ],
 )
 def test_values_are_read_leniently(field: str, given_as: object, means: object) -> None:
@@ -141,11 +150,46 @@ def test_values_are_read_leniently(field: str, given_as: object, means: object) 
         ({"image": []}, "image must be an image or a list of images, got an empty list"),
         ({"image": ["a", "b"]}, "image must be one image unless multi_image is true, got a list of 2"),
         ({"image": ["a"] * 9, "multi_image": True}, "image must be at most 8 images, got 9"),
+        (
+            {"view_angles": ["front", "side"], "image": ["a", "b"], "multi_image": True},
+            "view_angles must be numbers of degrees between -360 and 360, or front, right, back, left, top, bottom, "
+            "got 'side'",
+        ),
+        (
+            {"view_angles": "[1"},
+            "view_angles must be numbers of degrees between -360 and 360, or front, right, back, left, top, bottom, "
+            "got '[1'",
+        ),
+        ({"view_angles": []}, "view_angles must be one angle for each view, at most 8, got 0"),
+        ({"view_angles": "0,90"}, "view_angles must be one angle for each view, got 2 for 1"),
+        (
+            {"view_angles": [0, 90, 180], "image": ["a", "b"], "multi_image": "yes"},
+            "view_angles must be one angle for each view, got 3 for 2",
+        ),
         ({"image": 7}, "image must be an http(s) URL, a data URI or base64, got a number"),
     ],
 )
 def test_a_refusal_names_field_value_and_bounds(fields: dict[str, Any], sentence: str) -> None:
     assert refusal_of(**fields) == sentence
+
+
+@pytest.mark.parametrize("value", [["front", 90.0, "180", "TOP"], "front, right,180,top", '[0, "90", "back", "top"]'])
+def test_the_angles_of_views_are_read_from_a_list_or_from_text(value: object) -> None:
+    request = parsed(view_angles=value, image=["a", "b", "c", "d"], multi_image=True)
+    assert request.view_angles == (0.0, 90.0, 180.0, "top")
+    assert request.effective_parameters()["view_angles"] == [0.0, 90.0, 180.0, "top"]
+
+
+@pytest.mark.parametrize("value", [361, float("nan"), "1e400", True, [None], [[0]], {"a": 1}, "[" * 10_000, "0," * 600])
+def test_other_values_are_no_angles(value: object) -> None:
+    assert refusal_of(view_angles=value).startswith("view_angles must be ")
+
+
+def test_the_angles_of_a_sheet_are_counted_when_it_is_split() -> None:
+    request = parsed(view_angles="0,90", multi_image=True)
+    request.check_view_angles(2)
+    with pytest.raises(InvalidRequest, match="one angle for each view, got 2 for 3"):
+        request.check_view_angles(3)
 
 
 def test_a_missing_image_is_refused() -> None:

@@ -80,6 +80,18 @@ def test_a_list_keeps_its_order_and_a_sheet_is_split() -> None:
     assert len(views_of(sheet)) == 1
 
 
+def test_a_sheet_has_as_many_views_as_angles() -> None:
+    sheet = base64.b64encode(encode(np.concatenate([FIGURE, FIGURE], axis=1))).decode()
+
+    def load(angles: str) -> int:
+        request = parse_request({"image": sheet, "multi_image": True, "view_angles": angles}).request
+        return len(load_views(request, fetch=no_network))
+
+    assert load("front, back") == 2
+    with pytest.raises(CallerError, match="view_angles must be one angle for each view, got 3 for 2"):
+        load("front, back, top")
+
+
 @pytest.mark.parametrize(
     ("source", "words"),
     [

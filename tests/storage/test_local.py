@@ -330,6 +330,43 @@ def test_the_cleaner_deletes_old_files_of_a_killed_writer(
     assert opened(storage, artifact.url)
 
 
+@pytest.mark.parametrize("lifetime_s", [60.0, 3 * DAY_S])
+def test_files_with_a_lifetime_of_their_own_end_with_it(
+    storage: LocalStorage, files: list[OutputFile], clock: Clock, lifetime_s: float
+):
+    names = [file.path.name for file in files]
+    predicted = storage.predict_urls(names, file_prefix=PREFIX, created_at=clock.now, lifetime_s=lifetime_s)
+    storage.store(files, file_prefix="others")
+    submitted_at = clock.now
+    clock.now += 100
+    of_job = storage.for_job(created_at=submitted_at, lifetime_s=lifetime_s)
+    artifacts = of_job.store(files, file_prefix=PREFIX)
+    assert [artifact.url for artifact in artifacts] == predicted
+    assert {artifact.expires_at for artifact in artifacts} == {clock.now + lifetime_s}
+
+    clock.now += lifetime_s - 1
+    storage.clean()
+    assert opened(storage, artifacts[0].url)
+    clock.now += 1
+    with pytest.raises(NotFound, match="this link has expired"):
+        opened(storage, artifacts[0].url)
+    storage.clean()
+
+    assert everything_under(storage._folder / PREFIX) == []
+    assert (storage._folder / "others").exists() == (lifetime_s < DAY_S)
+
+
+def test_the_stated_end_of_a_file_is_that_of_its_link(storage: LocalStorage, files: list[OutputFile], clock: Clock):
+    (artifact, *_) = storage.for_job(created_at=clock.now).store(files, file_prefix=PREFIX)
+    assert artifact.expires_at is not None
+
+    clock.now = artifact.expires_at - 1
+    assert opened(storage, artifact.url)
+    clock.now += 1
+    with pytest.raises(NotFound, match="this link has expired"):
+        opened(storage, artifact.url)
+
+
 def test_the_cleaner_works_without_a_folder(storage: LocalStorage):
     assert storage.clean() == 0
 

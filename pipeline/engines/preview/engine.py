@@ -12,18 +12,38 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.engines.base import ForegroundImage, Generation, GenerationOptions, OnStep, ignore_steps
+from pipeline.engines.base import (
+    ForegroundImage,
+    Generation,
+    GenerationOptions,
+    OnStep,
+    ignore_steps,
+    ignored_options,
+)
 from pipeline.engines.preview.back_colours import invent_back_colours
 from pipeline.engines.preview.colours import ProjectedViews, Projector, depth_map
 from pipeline.engines.preview.hull import carve, place_silhouettes
 from pipeline.engines.preview.inflate import inflate
 from pipeline.engines.preview.subject_image import SubjectImage, crop_subject, have_common_frame
+from pipeline.engines.registry import draft_notice
 from pipeline.mesh.tri_mesh import TriMesh
 
 NAME = "preview"
 MAX_SIDE_PX = 1024
-UNUSED = ("ss_guidance_strength", "ss_sampling_steps", "slat_guidance_strength", "slat_sampling_steps")
-"""Options that affect only engines that sample."""
+ROUND = 1.0
+UNUSED = (
+    "ss_guidance_strength",
+    "ss_sampling_steps",
+    "slat_guidance_strength",
+    "slat_sampling_steps",
+    "multi_image_mode",
+    "view_angles",
+    "splat",
+)
+"""Options that affect only engines that sample, or that have Gaussians."""
+INVENTED = {1: "the back and the thickness are invented", 2: "the sides and the thickness are invented"}
+"""What is invented, by the number of views."""
+INVENTED_FROM_SEVERAL = "hollows that no silhouette shows are filled"
 
 
 class PreviewEngine:
@@ -45,12 +65,14 @@ class PreviewEngine:
             Cancelled: raised by `on_step`.
         """
         on_step(0.0)
-        warnings = _unused_options(options)
+        warnings = ignored_options(NAME, options, UNUSED if len(views) <= 2 else (*UNUSED, "depth"))
         is_axis_known = have_common_frame(views)
         images = [crop_subject(view, max_side_px=MAX_SIDE_PX, is_axis_known=is_axis_known) for view in views]
         on_step(0.1)
+        depth = None
         if len(images) <= 2:
-            mesh, projectors = _from_front(images, options)
+            depth = ROUND if options.depth is None else options.depth
+            mesh, projectors = _from_front(images, options, depth=depth)
         else:
             mesh, projectors = _from_several(images, options, on_step)
         if len(images) > 1:
@@ -62,10 +84,14 @@ class PreviewEngine:
             engine=NAME,
             seed=options.seed,
             warnings=warnings,
+            draft=draft_notice(INVENTED.get(len(images), INVENTED_FROM_SEVERAL), views=len(images)),
+            depth=depth,
         )
 
 
-def _from_front(images: Sequence[SubjectImage], options: GenerationOptions) -> tuple[TriMesh, tuple[Projector, ...]]:
+def _from_front(
+    images: Sequence[SubjectImage], options: GenerationOptions, *, depth: float
+) -> tuple[TriMesh, tuple[Projector, ...]]:
     """Inflate the first view; the second, if given, colours the back, otherwise its colours are invented."""
     front = images[0]
     px_per_metre = float(max(front.alpha.shape))
@@ -77,7 +103,7 @@ def _from_front(images: Sequence[SubjectImage], options: GenerationOptions) -> t
         back = images[1]
         scale = px_per_metre * back.alpha.shape[0] / front.alpha.shape[0]
         far = Projector(np.pi, _as_bytes(back.colours), scale, _middle_px(back))
-    return inflate(front.alpha, resolution=options.resolution), (near, far)
+    return inflate(front.alpha, resolution=options.resolution, depth=depth), (near, far)
 
 
 def _from_several(
@@ -112,14 +138,3 @@ def _assumption(views: int) -> str:
         f"The preview engine assumes {views} views evenly spaced around the subject, {360 / views:g} degrees "
         "apart, counter-clockwise seen from above."
     )
-
-
-def _unused_options(options: GenerationOptions) -> tuple[str, ...]:
-    """Return a warning about requested options that this engine ignores."""
-    default = GenerationOptions(seed=options.seed)
-    unused = [name for name in UNUSED if getattr(options, name) != getattr(default, name)]
-    if options.multi_image_mode is not None:
-        unused.append("multi_image_mode")
-    if options.splat:
-        unused.append("splat")
-    return (f"The preview engine ignores {', '.join(unused)}.",) if unused else ()

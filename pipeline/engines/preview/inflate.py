@@ -21,14 +21,16 @@ from pipeline.errors import UnreadableImage
 from pipeline.mesh.tri_mesh import TriMesh
 
 HALF_DEPTH = 0.5  # metres; keeps the body inside the unit cube
+THINNEST = 0.01  # metres; half the depth of a plate
 
 
-def inflate(alpha: NDArray[np.float32], *, resolution: int) -> TriMesh:
+def inflate(alpha: NDArray[np.float32], *, resolution: int, depth: float = 1.0) -> TriMesh:
     """Inflate a mask to a closed mesh.
 
     Args:
         alpha: (H, W) float32, 0 to 1, cropped to the subject; row 0 is the top.
         resolution: cells along the longer side.
+        depth: 0 makes a thin plate, 1 the full inflation; see `limit_heights`.
 
     Returns:
         A closed mesh in the unit cube; the longer side of its silhouette is 1, and its front faces +Z.
@@ -41,7 +43,23 @@ def inflate(alpha: NDArray[np.float32], *, resolution: int) -> TriMesh:
         raise UnreadableImage("the image holds no subject that is wide enough to inflate")
     heights = np.sqrt(solve_poisson(grid)) * grid.cell_m
     heights *= min(1.0, HALF_DEPTH / heights.max())
-    return mesh_between_sheets(grid, heights)
+    return mesh_between_sheets(grid, limit_heights(heights, depth))
+
+
+def limit_heights(heights: NDArray[np.float64], depth: float) -> NDArray[np.float64]:
+    """Flatten a height field: h becomes T·tanh(h/T), which caps wide parts and keeps thin parts round.
+
+    The cap is T = max(h) · depth / (2 - 2·depth): the greatest height becomes about `depth` / 2 of what it was, and all
+    of it as `depth` nears 1.
+
+    Args:
+        heights: (rows, columns) metres, with a positive maximum.
+        depth: 0 to 1; 1 changes nothing.
+    """
+    if depth >= 1:
+        return heights
+    cap = max(heights.max() * depth / (2 - 2 * depth), THINNEST)
+    return cap * np.tanh(heights / cap)
 
 
 def solve_poisson(grid: MaskGrid) -> NDArray[np.float64]:

@@ -16,7 +16,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.engines.base import ForegroundImage, Generation, GenerationOptions, OnStep, ignore_steps
+from pipeline.engines.base import (
+    ForegroundImage,
+    Generation,
+    GenerationOptions,
+    OnStep,
+    ignore_steps,
+    ignored_options,
+)
 from pipeline.engines.registry import TINY_WEIGHTS
 from pipeline.engines.trellis import decode
 from pipeline.engines.trellis.cuda_warm_up import warm_up_cuda
@@ -174,6 +181,8 @@ class TrellisEngine:
                 generation = run.generate(images)
             except torch.cuda.OutOfMemoryError:
                 generation = self._retry_with_less_memory(run, images)
+        # Several images condition one sample; the released model has no input for where they were taken from.
+        generation = replace(generation, warnings=ignored_options("TRELLIS", options, ("view_angles", "depth")))
         if not self.is_on_accelerator:
             return generation
         torch.cuda.synchronize(device)

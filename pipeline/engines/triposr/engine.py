@@ -11,7 +11,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.engines.base import ForegroundImage, Generation, GenerationOptions, OnStep, ignore_steps
+from pipeline.engines.base import (
+    ForegroundImage,
+    Generation,
+    GenerationOptions,
+    OnStep,
+    ignore_steps,
+    ignored_options,
+)
 from pipeline.engines.registry import TINY_WEIGHTS
 from pipeline.engines.triposr.colours import TriplaneColours
 from pipeline.engines.triposr.field import TriplaneField
@@ -23,6 +30,17 @@ from pipeline.engines.triposr.surface import extract_surface, to_mesh
 from pipeline.engines.triposr.weights import WEIGHTS_FOLDER
 from pipeline.errors import EngineFailed, InvalidRequest, OutOfMemory
 
+UNUSED = (
+    "ss_guidance_strength",
+    "ss_sampling_steps",
+    "slat_guidance_strength",
+    "slat_sampling_steps",
+    "multi_image_mode",
+    "view_angles",
+    "splat",
+    "depth",
+)
+"""Options that a single pass over one image has no use for."""
 AFTER_ENCODING, AFTER_MESH = 0.7, 0.9
 """Fraction of the work done after each part; a turntable, if requested, takes the rest."""
 
@@ -160,6 +178,7 @@ class _GenerationRun:
             engine=TripoSREngine.name,
             seed=self.options.seed,
             turntable_mp4=turntable,
+            warnings=ignored_options("TripoSR", self.options, UNUSED),
         )
 
     def _encode(self, image: NDArray[np.uint8]) -> torch.Tensor:

@@ -202,6 +202,47 @@ def test_a_job_can_be_claimed_by_its_id(store: Store, add_key: AddKey) -> None:
     assert store.queue_position(store.get(older.id, api_key_id=None)) == 1
 
 
+def test_a_worker_leaves_jobs_of_engines_that_it_lacks(store: Store, add_key: AddKey) -> None:
+    key = add_key()
+    large, small, of_any = (store.submit(new_job(key, engine=engine)).job for engine in ("trellis", "preview", ""))
+
+    claims = [store.claim("w1", lease_s=30, engines=("preview",)) for _ in range(3)]
+
+    assert [None if job is None else job.id for job in claims] == [small.id, of_any.id, None]
+    found = store.claim("w2", lease_s=30, engines=("preview", "trellis"))
+    assert found is not None and (found.id, found.engine) == (large.id, "trellis")
+
+
+def test_a_dead_workers_job_goes_back_to_the_queue_where_the_next_worker_lacks_its_engine(
+    store: Store, add_key: AddKey, clock: Clock
+) -> None:
+    key = add_key()
+    job_id = store.submit(new_job(key, engine="trellis")).job.id
+    lost = claimed(store, "dead").lease
+    clock.advance(31)
+
+    assert store.claim("w2", lease_s=30, engines=("preview",)) is None
+
+    job = store.get(job_id, api_key_id=None)
+    assert (job.state, job.attempts, store.key_use(key.id).queued) == (JobState.QUEUED, 1, 1)
+    with pytest.raises(LeaseLost):
+        store.complete(lost, SUCCESS)
+    again = claimed(store, "w3")
+    assert (again.id, again.attempts) == (job_id, 2)
+
+
+def test_any_worker_ends_a_job_that_is_to_be_given_up_or_cancelled(store: Store, add_key: AddKey, clock: Clock) -> None:
+    key = add_key()
+    cancelled = store.submit(new_job(key, engine="trellis")).job.id
+    claimed(store, "dead")
+    store.request_cancel(cancelled, api_key_id=key.id)
+    clock.advance(31)
+
+    assert store.claim("w2", lease_s=30, engines=("preview",)) is None
+
+    assert store.get(cancelled, api_key_id=None).state is JobState.CANCELLED
+
+
 def test_the_queue_position_counts_all_keys_and_is_zero_once_claimed(store: Store, add_key: AddKey) -> None:
     submits = [store.submit(new_job(add_key())) for _ in range(3)]
 

@@ -139,6 +139,7 @@ def draw_operation(rng: random.Random, clock: Clock, seqs: list[int]) -> Callabl
         track_id=rng.choice((None, 7, "7")),
         webhook_url=rng.choice((None, "http://127.0.0.1/h")),
         idempotency_key=rng.choice((None, None, "a", "b")),
+        engine=rng.choice(("", "preview", "trellis")),
     )
 
     def settle(replica: Replica) -> Any:
@@ -153,6 +154,7 @@ def draw_operation(rng: random.Random, clock: Clock, seqs: list[int]) -> Callabl
     operations: list[tuple[int, Callable[[Replica], Any]]] = [
         (20, lambda replica: replica.store.submit(new)),
         (20, lambda replica: replica.store.claim(worker, lease_s=LEASE_S)),
+        (6, lambda replica: replica.store.claim(worker, lease_s=LEASE_S, engines=("preview",))),
         (3, lambda replica: replica.store.claim(worker, lease_s=LEASE_S, job_id=replica.ids.get(seq))),
         (16, under_lease(lambda store, lease: store.complete(lease, result))),
         (8, under_lease(lambda store, lease: store.renew(lease, lease_s=LEASE_S))),

@@ -69,7 +69,7 @@ def apply(transaction: Transaction, job: Job, decision: Decision, *, now: float,
         head.tasks[task.id] = pending_task(task, number)
     put_job(transaction, document)
     _list(transaction, end.job)
-    add_to_totals(head.totals, transitions.completion_sums(decision))
+    add_to_totals(head.totals, transitions.completion_sums(end, decision))
     if decision.state is JobState.SUCCESS:
         head.successes = [*head.successes, Success(decision.seconds, dict(decision.stage_seconds))][-TIMED_JOBS:]
     _write_usage(transaction, end.usage)

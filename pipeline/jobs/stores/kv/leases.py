@@ -7,7 +7,7 @@ about a lease (a claim, a requeue, a completion, a heartbeat in the second half 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 
 from pipeline.jobs import transitions
@@ -76,25 +76,35 @@ class HeartbeatWriter:
 
 
 def claim(
-    transaction: Transaction, worker_id: str, *, now: float, lease_s: float, job_id: int | None, retention: Retention
+    transaction: Transaction,
+    worker_id: str,
+    *,
+    now: float,
+    lease_s: float,
+    job_id: int | None,
+    engines: Collection[str] | None,
+    retention: Retention,
 ) -> Job | None:
     """A job for a worker: one whose lease has expired, else the oldest queued one whose key may run more.
 
     Args:
         job_id: this job or none.
+        engines: those of the worker; None is every engine.
     """
     head = transaction.head
     open_jobs = sorted(head.open.values(), key=lambda found: found.job.seq)
     candidates = [found for found in open_jobs if job_id in (None, found.job.id)]
     running = [found for found in candidates if _may_be_due(found.job, now, lease_s)]
     for job in with_heartbeats(transaction, running):
-        decision = transitions.lease_checked(job, worker_id, now=now, lease_s=lease_s)
+        decision = transitions.lease_checked(job, worker_id, now=now, lease_s=lease_s, engines=engines)
         after = apply(transaction, job, decision, now=now, retention=retention)
         if transitions.is_claim(job, decision):
             return after
     for job in (found.job for found in candidates if found.job.state is JobState.QUEUED):
         account = head.accounts[job.api_key_id]
-        if transitions.may_run_more(account.key.limits, running=account.running):
+        if transitions.has_engine(job, engines) and transitions.may_run_more(
+            account.key.limits, running=account.running
+        ):
             return save(transaction, job, transitions.claimed(job, worker_id, now=now, lease_s=lease_s))
     return None
 

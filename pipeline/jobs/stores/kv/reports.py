@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
+from pipeline.jobs.histograms import histograms_of
 from pipeline.jobs.limits import day_of
 from pipeline.jobs.model import Job, JobFilter, JobState, LedgerFilter, StoreMetrics, UsageRow
 from pipeline.jobs.stores.kv.documents import read_page
@@ -98,5 +99,6 @@ def read_metrics(snapshot: Snapshot, *, now: float) -> StoreMetrics:
         stage_runs=totals.stage_runs,
         gpu_seconds=totals.gpu_seconds,
         task_attempts=attempts_by_outcome(totals.task_attempts),
+        durations=histograms_of(totals.durations),
         tasks_pending=Counter(task.kind for task in head.tasks.values()),
     )

@@ -109,7 +109,8 @@ class PendingTask:
 
 @dataclass
 class Totals:
-    """Counters that outlive the records; `task_attempts` by kind and outcome, separated by a space."""
+    """Counters that outlive the records; `task_attempts` by kind and outcome, separated by a space, `durations` as in
+    `pipeline.jobs.histograms`."""
 
     submitted: int = 0
     ended: dict[str, int] = field(default_factory=dict[str, int])
@@ -117,6 +118,7 @@ class Totals:
     stage_runs: dict[str, int] = field(default_factory=dict[str, int])
     gpu_seconds: float = 0.0
     task_attempts: dict[str, int] = field(default_factory=dict[str, int])
+    durations: dict[str, float] = field(default_factory=dict[str, float])
     restarts: int = 0
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import base64
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -218,10 +218,18 @@ class KvStore:
 
     # ---- leases ----
 
-    def claim(self, worker_id: str, *, lease_s: float, job_id: int | None = None) -> Job | None:
+    def claim(
+        self, worker_id: str, *, lease_s: float, job_id: int | None = None, engines: Collection[str] | None = None
+    ) -> Job | None:
         return self._database.commit(
             lambda transaction: leases.claim(
-                transaction, worker_id, now=self._clock(), lease_s=lease_s, job_id=job_id, retention=self._retention
+                transaction,
+                worker_id,
+                now=self._clock(),
+                lease_s=lease_s,
+                job_id=job_id,
+                engines=engines,
+                retention=self._retention,
             )
         )
 

@@ -29,8 +29,8 @@ LOCK_POLL_S = 0.001
 """How often a process asks for SQLite's write lock: SQLite's own busy handler backs off to 100 ms and starves."""
 MAX_TOGETHER = 64
 """Pieces of work in one shared transaction; bounds how long the other writers wait."""
-MIGRATION_LOCK = 0x1243D
-"""Postgres advisory lock under which one process migrates and the others wait."""
+START_LOCK = 0x1243D
+"""Postgres advisory lock, held to the end of a transaction, under which processes that start take turns."""
 
 POOLER_OPTIONS = frozenset({"pgbouncer", "connection_limit", "pool_timeout"})
 """Options that hosters add to the address of their pooler for other clients; libpq refuses an address with them."""
@@ -231,12 +231,16 @@ class Database:
             if _revision(connection) == SCHEMA_REVISION:
                 return
         with self.write() as connection:
-            if not self.is_sqlite:
-                connection.execute(sa.text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": MIGRATION_LOCK})
+            self.take_turns(connection)
             found = _revision(connection)
             if found is not None and found > SCHEMA_REVISION:
                 raise StoreUnavailable(f"the database has revision {found}; this version knows {SCHEMA_REVISION}")
             _upgrade(connection)
+
+    def take_turns(self, connection: sa.Connection) -> None:
+        """Wait in a write transaction until no other process is in one that took its turn here too."""
+        if not self.is_sqlite:  # where every write transaction waits for the others
+            connection.execute(sa.text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": START_LOCK})
 
     def close(self) -> None:
         """Close all connections."""

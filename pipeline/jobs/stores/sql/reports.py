@@ -8,6 +8,8 @@ from typing import Any, cast
 
 import sqlalchemy as sa
 
+from pipeline.jobs import histograms
+from pipeline.jobs.histograms import histograms_of
 from pipeline.jobs.model import FinalState, JobState, LedgerFilter, StoreMetrics, Timings, UsageDay, UsageRow
 from pipeline.jobs.stores.sql.schema import IS_PENDING, IS_QUEUED, by_key, jobs, key_months, tasks, totals, usage
 from pipeline.jobs.transitions import (
@@ -50,6 +52,7 @@ def read_metrics(connection: sa.Connection, *, now: float) -> StoreMetrics:
         stage_runs={stage: int(count) for stage, count in sums["stage_runs"].items()},
         gpu_seconds=sums["gpu_seconds"].get("", 0.0),
         task_attempts=attempts_by_outcome(sums["task_attempts"]),
+        durations=histograms_of(sums[histograms.COUNTER]),
         tasks_pending={row[0]: row[1] for row in pending},
     )
 

@@ -18,7 +18,7 @@ from sqlalchemy import Boolean, Column, Double, Index, Integer, LargeBinary, Met
 
 from pipeline.jobs.model import ApiKey, Job, JobMeta, JobResult, JobState, KeyLimits, OutboxTask, Progress
 
-SCHEMA_REVISION = "0002"
+SCHEMA_REVISION = "0003"
 """The newest migration; a store opens only a database of this revision."""
 
 IS_QUEUED = sa.text("state = 'queued'")
@@ -96,6 +96,7 @@ jobs = Table(
     Column("finished_at", Double),
     Column("expires_at", Double),
     Column("ending", Text, key="result"),
+    Column("engine", String(64), nullable=False, server_default=""),
     sqlite_autoincrement=True,
 )
 Index("jobs_queued", jobs.c.seq, jobs.c.api_key_id, sqlite_where=IS_QUEUED, postgresql_where=IS_QUEUED)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import uuid
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -134,14 +134,16 @@ def jobs_with_due_leases(now: float, lease_s: float, job_id: int | None) -> sa.S
     return query if job_id is None else query.where(jobs.c.id == job_id)
 
 
-def queued_jobs(full_keys: set[str], job_id: int | None) -> sa.Select[Any]:
-    """Queued jobs, without those of some keys, and of keys that `may_run_more` would refuse."""
+def queued_jobs(full_keys: set[str], job_id: int | None, engines: Collection[str] | None) -> sa.Select[Any]:
+    """Queued jobs that `has_engine`, without those of some keys, and of keys that `may_run_more` would refuse."""
     has_capacity = keys.c.max_running.is_(None) | (keys.c.running < keys.c.max_running)
     query = sa.select(jobs).where(
         IS_QUEUED, jobs.c.api_key_id.in_(sa.select(keys.c.id).where(keys.c.queued > 0, has_capacity))
     )
     if full_keys:
         query = query.where(jobs.c.api_key_id.not_in(full_keys))
+    if engines is not None:
+        query = query.where(jobs.c.engine.in_({"", *engines}))
     return query if job_id is None else query.where(jobs.c.id == job_id)
 
 
@@ -185,7 +187,7 @@ def apply(connection: sa.Connection, job: Job, decision: Decision, *, now: float
         "track_id": as_text(end.usage.track_id),
     }
     connection.execute(usage.insert().values(row))
-    add_to_totals(connection, transitions.completion_sums(decision))
+    add_to_totals(connection, transitions.completion_sums(end, decision))
     return end.job
 
 

@@ -8,7 +8,7 @@ locks only its key's row, which serializes the submits of a key, and inserts.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,8 @@ from pipeline.jobs.stores.sql.schema import (
 )
 from pipeline.jobs.transitions import DEFAULT_RETENTION, Decision, Retention
 
+SECRET = "secret"
+"""The name under which `totals` has the ids of the deployment's master keys, as labels."""
 ID_DRAWS = 8
 """How often a submit draws an id before it gives up; with a million jobs on record one id in 2,000 is in use."""
 
@@ -100,6 +102,23 @@ class SqlStore:
 
     def maintain(self, backup_dir: Path) -> None:
         """Nothing to do: rows do not expire, and backups of the database are the operator's."""
+
+    def knows_secret(self, ids: Sequence[str], *, adopt: bool = False) -> bool:
+        """Whether one of these ids of master keys is on record; with the first of them the store has none yet.
+
+        The first id, that of the current key, is recorded with one that is known already, so that keys can be rotated.
+
+        Args:
+            adopt: record it in any case.
+        """
+        known_ids = sa.select(totals.c.label).where(totals.c.name == SECRET)
+        with self._database.write() as connection:
+            self._database.take_turns(connection)
+            known = {*connection.execute(known_ids).scalars()}
+            is_known = adopt or not known or not known.isdisjoint(ids)
+            if is_known and ids[0] not in known:
+                statements.add_to_totals(connection, [(SECRET, ids[0], 1.0)])
+            return is_known
 
     # ---- submit and read ----
 
@@ -203,13 +222,15 @@ class SqlStore:
 
     # ---- leases ----
 
-    def claim(self, worker_id: str, *, lease_s: float, job_id: int | None = None) -> Job | None:
+    def claim(
+        self, worker_id: str, *, lease_s: float, job_id: int | None = None, engines: Collection[str] | None = None
+    ) -> Job | None:
         full_keys: set[str] = set()
         while True:
             now = self._clock()
             due, queued = (
                 statements.jobs_with_due_leases(now, lease_s, job_id),
-                statements.queued_jobs(full_keys, job_id),
+                statements.queued_jobs(full_keys, job_id, engines),
             )
             with self._database.read() as connection:  # an idle worker asks often and must not take the write lock
                 is_due = connection.execute(due.limit(1)).first() is not None
@@ -220,7 +241,7 @@ class SqlStore:
             with self._database.write(is_durable=is_due) as connection:
                 job = statements.lock_first(connection, due) if is_due else None
                 if job is not None:
-                    decision = transitions.lease_checked(job, worker_id, now=now, lease_s=lease_s)
+                    decision = transitions.lease_checked(job, worker_id, now=now, lease_s=lease_s, engines=engines)
                     after = self._apply(connection, job, decision)
                     if transitions.is_claim(job, decision):
                         return after

@@ -69,6 +69,7 @@ def test_a_database_of_the_first_revision_goes_on_with_its_tasks(tmp_path: Path)
     store.close()
     with sqlite3.connect(tmp_path / "jobs.sqlite") as connection:
         connection.execute("ALTER TABLE tasks DROP COLUMN planned_at")
+        connection.execute("ALTER TABLE jobs DROP COLUMN engine")
         connection.execute("UPDATE alembic_version SET version_num = '0001'")
     connection.close()
 
@@ -238,6 +239,23 @@ def test_a_statement_that_postgres_refuses_raises_store_unavailable(
         connection.execute(sa.text(statement))
 
     base.close()
+
+
+def test_the_first_process_decides_which_secret_the_deployment_has(database_url: str) -> None:
+    stores = [SqlStore(database_url) for _ in range(2)]
+
+    with ThreadPoolExecutor(2) as pool:
+        answers = [*pool.map(lambda number: stores[number].knows_secret([f"secret {number}"]), range(2))]
+
+    assert sorted(answers) == [False, True]  # whichever came first
+    first, second = (f"secret {number}" for number in (answers.index(True), answers.index(False)))
+    assert stores[0].knows_secret([first])
+    assert stores[0].knows_secret([second, first])  # both are configured while the key is replaced
+    assert stores[1].knows_secret([second])
+    assert not stores[1].knows_secret(["another"])
+    assert stores[1].knows_secret(["another"], adopt=True) and stores[0].knows_secret(["another"])
+    for store in stores:
+        store.close()
 
 
 @pytest.mark.parametrize(
