@@ -32,7 +32,7 @@ RIM = 0.015
 RARITY_COST = 100.0
 """Cost of a source for each unit of rarity beyond 0.5."""
 PLAINNESS_COST = 120.0
-"""Cost of a source without detail. Plain patches match anything moderately well: without it, the back would be plain."""
+"""Cost of a source without detail: plain patches match anything moderately well, and would make a plain back."""
 DETAIL_QUANTILE = 0.85
 """A patch with more detail than 85 % of the front counts as fully detailed."""
 ANALYSIS_PX = 80
@@ -158,7 +158,7 @@ def _mean_difference(
 
 
 def find_detail(colours: NDArray[np.float32], mask: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Return the mean gradient of the lightness around each pixel, relative to that of detailed parts: (H, W), 0 to 1."""
+    """Return the fine contrast around each pixel, relative to that of detailed parts: (H, W), 0 to 1."""
     lightness = cv2.cvtColor(colours, cv2.COLOR_RGB2LAB)[..., 0]
     px = max(mask.shape) / FINEST_PX
     texture = np.abs(lightness - cv2.GaussianBlur(lightness, (0, 0), 1.5 * px)) * mask

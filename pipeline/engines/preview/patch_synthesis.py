@@ -157,7 +157,7 @@ class _Search:
 
     def start(self) -> None:
         """Fill the region from the start columns."""
-        row, column = np.indices(self.target.shape)
+        row = np.indices(self.target.shape)[0]
         start = np.round(self.start_columns).astype(np.int32)
         self._set_sources(np.stack([row, start], axis=2))
         self.canvas = np.where(self.target[..., None], self.exemplar[row, start], self.exemplar)
@@ -200,7 +200,17 @@ class _Search:
         cost = np.where(self.allowed, cost, FORBIDDEN).astype(np.float32)
         height_weight = np.float32(HEIGHT_COST / height**2)
         flat = (height, -1)
-        _search(self.canvas.reshape(flat), self.exemplar.reshape(flat), self.targets, cost, self.sources, self.costs, height_weight, SWEEPS, seed)
+        _search(
+            self.canvas.reshape(flat),
+            self.exemplar.reshape(flat),
+            self.targets,
+            cost,
+            self.sources,
+            self.costs,
+            height_weight,
+            SWEEPS,
+            seed,
+        )
 
     def vote(self) -> None:
         """Give every pixel of the region the weighted mean of what the patches over it say."""
@@ -214,7 +224,7 @@ class _Search:
         """Return what to add to the colours of each source so that no border shows between patches: (h, w, 3) Lab.
 
         Solves Poisson's equation for the colours, whose gradients are those of the sources. Where neighbouring pixels
-        have different sources, the gradient is the mean of what both say.
+        have different sources, the gradient is the smaller of the two if they agree in sign, otherwise 0.
         Source: Pérez, Gangnet, Blake, "Poisson image editing", ACM TOG 22 (2003).
         """
         height, width = self.target.shape
@@ -242,7 +252,8 @@ class _Search:
             known &= inside[at]
             theirs = sources[at]
             step = colour_at(theirs) - copied
-            smooth = (colour_at(source + direction) - copied + colour_at(theirs) - colour_at(theirs - direction)) / 2
+            here, there = colour_at(source + direction) - copied, colour_at(theirs) - colour_at(theirs - direction)
+            smooth = np.where(here * there > 0, np.where(np.abs(here) < np.abs(there), here, there), 0)
             seam = np.linalg.norm((step - smooth) * LIGHT, axis=1)
             keep = np.clip(seam / SEAM_DELTA_E - 1, 0, 1)[:, None]
             diagonal += known

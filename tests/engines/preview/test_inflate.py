@@ -84,7 +84,7 @@ def test_the_front_shows_the_image_and_the_back_its_colours_without_the_badge() 
     near = source.colours_at(points, front)
     assert near[40, 2] > near[40, 0] and near[2, 0] > near[2, 2]  # a blue badge on a red body
     far = source.colours_at(points * np.float32([1, 1, -1]), -front)
-    np.testing.assert_allclose(far, np.broadcast_to(near[2], far.shape), atol=0.1)
+    assert (far[:, 0] > far[:, 2] + 0.3).all()
 
 
 def test_a_view_without_a_solid_pixel_is_refused() -> None:
