@@ -125,6 +125,8 @@ def webhook_status(tasks: Sequence[OutboxTask]) -> str:
     last = f"answered {task.last_status}" if task.last_status is not None else task.last_error
     if task.state == "done":
         return f"delivered ({last})" if last else "delivered"
+    if task.state == "given_up" and task.last_status == 410:
+        return f"given up: {task.last_error}"
     if task.state == "given_up":
         return f"given up after {task.attempts} attempts ({last})"
     return f"pending after {task.attempts} attempts ({last})" if task.attempts else "pending"

@@ -5,7 +5,8 @@ ImageTo3DError
 │   ├── InvalidRequest      a field is missing, malformed or out of bounds
 │   ├── UnreadableImage     an image cannot be decoded, or shows no subject
 │   ├── BlockedAddress      a URL leads to an address that this deployment does not connect to
-│   ├── DownloadFailed      an image's URL answered with an error, too slowly, or with too much data
+│   ├── DownloadFailed      an image's URL answered with an error, or with something else than an image
+│   │   └── DownloadInterrupted     for a reason that may pass: no answer in time, 429, 5xx, a broken connection
 │   ├── UnwritableOutput    the output path that the caller named cannot be written
 │   ├── Unauthorized        the API key is missing, unknown or revoked
 │   ├── NotFound            nothing has this id or path, or it belongs to another key
@@ -62,9 +63,23 @@ class BlockedAddress(CallerError):
 
 
 class DownloadFailed(CallerError):
-    """An image's URL answered with an error, too slowly, or with too much data."""
+    """An image's URL answered with an error, or with something else than an image."""
 
     code = "download_failed"
+
+
+class DownloadInterrupted(DownloadFailed):
+    """An image's URL failed for a reason that may pass: no answer in time, 429, 5xx, a connection that broke off.
+
+    Attributes:
+        retry_after_s: seconds that the host asks to wait; None where it does not say.
+    """
+
+    retryable = True  # several attempts failed, but the host may be in order again later
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class UnwritableOutput(CallerError):

@@ -17,15 +17,18 @@ from pipeline.engines.base import ForegroundImage
 from pipeline.errors import NotFound
 from pipeline.imaging.rembg_remover import select_background_remover
 from pipeline.jobs.model import Job, JobResult, OutboxTask
+from pipeline.jobs.outbox_dispatcher import OutboxDispatcher
 from pipeline.jobs.store import JobStore
 from pipeline.jobs.worker_loop import LeaseKeeper
-from pipeline.net.egress import fetch
+from pipeline.net.deadline import IsCancelled
+from pipeline.net.download import fetch
 from pipeline.run_job import Generate, run_job
 from pipeline.service import Service
-from pipeline.stages.deliver import Delivery, deliver
+from pipeline.stages.deliver import Delivery, SlowBuckets, deliver, upload_dispatcher
 from pipeline.stages.intake import load_views
-from pipeline.storage.base import OutputFile
+from pipeline.storage.base import CustomerBucket, OutputFile
 from pipeline.storage.local import LocalStorage
+from pipeline.storage.s3 import JOB_PATIENCE
 from pipeline.webhooks.sender import WebhookDispatcher
 from schemas.request import ImageTo3DRequest
 
@@ -58,6 +61,7 @@ class JobHandler:
         self._generate_for = generate_for
         self._prepare = prepare
         self._on_checkpoint = on_checkpoint
+        self._slow_buckets = SlowBuckets()
         self._remover = select_background_remover(service.settings.matting_model, service.settings.weights)
 
     def __call__(self, job: Job, lease: LeaseKeeper) -> JobResult:
@@ -71,20 +75,26 @@ class JobHandler:
             request,
             file_prefix=job.file_prefix,
             work_dir=folder_of(job, self._service.settings.work_dir),
-            load_views=self._load_views,
+            load_views=partial(self._load_views, lease.is_cancelled),
             generate=self._generate_for(job, request.engine),
-            deliver=partial(self._deliver, job, request),
+            deliver=partial(self._deliver, job, request, lease.is_cancelled),
             on_progress=lease.report,
             is_cancelled=lease.is_cancelled,
             on_checkpoint=self._on_checkpoint,
         )
 
-    def _load_views(self, request: ImageTo3DRequest) -> list[ForegroundImage]:
+    def _load_views(self, is_cancelled: IsCancelled, request: ImageTo3DRequest) -> list[ForegroundImage]:
         self._prepare(request.engine)
-        return load_views(request, fetch=partial(fetch, policy=self._service.settings), remover=self._remover)
+        download = partial(fetch, policy=self._service.settings, is_cancelled=is_cancelled)
+        return load_views(request, fetch=download, remover=self._remover)
 
-    def _deliver(self, job: Job, request: ImageTo3DRequest, files: Sequence[OutputFile]) -> Delivery:
-        bucket = None if request.temp else self._service.bucket_of(job.api_key_id)
+    def _deliver(
+        self, job: Job, request: ImageTo3DRequest, is_cancelled: IsCancelled, files: Sequence[OutputFile]
+    ) -> Delivery:
+        bucket: CustomerBucket | None = None
+        if not request.temp:
+            saved = self._service.bucket_of(job.api_key_id, patience=JOB_PATIENCE, is_cancelled=is_cancelled)
+            bucket = saved and self._slow_buckets.watched(saved, bucket_id=saved.encrypted)
         temporary = self._outputs.for_job(created_at=job.created_at, lifetime_s=request.retention_s)
         return deliver(files, file_prefix=job.file_prefix, temporary=temporary, bucket=bucket)
 
@@ -101,6 +111,16 @@ def webhook_dispatcher(service: Service) -> WebhookDispatcher:
         return json.dumps(final_body(service.store.get(task.job_id, api_key_id=None))).encode()
 
     return service.webhook_dispatcher(body_of)
+
+
+def late_uploads(service: Service, outputs: LocalStorage, *, is_cancelled: IsCancelled) -> OutboxDispatcher:
+    """The late uploads of a service, from temporary storage to the buckets that are saved at the time.
+
+    Args:
+        is_cancelled: asked during an upload, which is then made again later.
+    """
+    bucket_of = partial(service.bucket_of, is_cancelled=is_cancelled)
+    return upload_dispatcher(service.store, temporary=outputs, bucket_of=bucket_of)
 
 
 def clean(store: JobStore, temporary: LocalStorage, work_dir: Path) -> None:

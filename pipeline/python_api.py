@@ -290,10 +290,10 @@ def run_request(
     with _needs_extra(f"the {name} engine" if engine is None else "an engine", name if engine is None else None):
         from pipeline.imaging.background_removal import grabcut_foreground
         from pipeline.imaging.rembg_remover import select_background_remover
-        from pipeline.net.egress import fetch
+        from pipeline.net.download import fetch
         from pipeline.stages.generate import run_engine
         from pipeline.stages.intake import foreground_images
-    policy = _AddressPolicy(allow_private_addresses)
+    policy = _AddressPolicy(allow_private_addresses, settings.user_agent)
 
     def prepare_weights() -> None:
         if engine is None and before_weights is not None:
@@ -420,6 +420,7 @@ class _AddressPolicy:
     """An `AddressPolicy` of the caller's choice."""
 
     allow_private_addresses: bool
+    user_agent: str
 
 
 class _Progress:

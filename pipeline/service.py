@@ -11,6 +11,7 @@ from pipeline.deployment import check_secret, open_store
 from pipeline.errors import DeliveryFailed
 from pipeline.jobs.model import OutboxTask
 from pipeline.jobs.store import KeyStore, Store
+from pipeline.net.deadline import IsCancelled
 from pipeline.net.egress import guarded_client
 from pipeline.secrets import load_master_keys
 from pipeline.settings import Settings
@@ -18,6 +19,7 @@ from pipeline.storage.base import LinkedFiles
 from pipeline.storage.encrypted_bucket import EncryptedBucket
 from pipeline.storage.links import LinkSigner
 from pipeline.storage.local import LocalStorage
+from pipeline.storage.s3 import LATE_PATIENCE, Patience
 from pipeline.storage.secret_box import SecretBox
 from pipeline.webhooks.sender import Schedule, WebhookDispatcher, WebhookSender
 from pipeline.webhooks.signing import WebhookSigner
@@ -46,12 +48,25 @@ class Service:
     dispatch: Callable[[int], None] = lambda job_id: None
     starts_workers_on_demand: bool = False
 
-    def bucket_of(self, key_id: str) -> EncryptedBucket | None:
-        """The bucket that is saved for a key now; None if there is none."""
+    def bucket_of(
+        self, key_id: str, *, patience: Patience = LATE_PATIENCE, is_cancelled: IsCancelled | None = None
+    ) -> EncryptedBucket | None:
+        """The bucket that is saved for a key now; None if there is none.
+
+        Args:
+            patience, is_cancelled: as for `S3Storage`.
+        """
         encrypted = self.store.s3_of(key_id)
         if encrypted is None:
             return None
-        return EncryptedBucket(encrypted, owner=key_id, secret_box=self.secret_box, http=self.http)
+        return EncryptedBucket(
+            encrypted,
+            owner=key_id,
+            secret_box=self.secret_box,
+            http=self.http,
+            patience=patience,
+            is_cancelled=is_cancelled,
+        )
 
     def webhook_dispatcher(self, body_of: Callable[[OutboxTask], bytes]) -> WebhookDispatcher:
         """The sender of webhooks.

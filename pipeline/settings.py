@@ -16,6 +16,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from pipeline.jobs.model import KeyLimits
 from pipeline.telemetry import LogFormat
+from pipeline.version import user_agent
+from schemas.contract import is_http_url
 
 MIB = 2**20
 HOUR_S = 3600.0
@@ -110,6 +112,8 @@ class Settings(BaseSettings):
     # Addresses, outputs, webhooks.
     allow_private_addresses: bool = False
     """Allow loopback and private addresses for images, webhooks and buckets; never link-local or metadata addresses."""
+    contact_url: str | None = None
+    """Where the operator can be reached, in the User-Agent of outgoing requests; None means `public_url`."""
     output_lifetime_s: float = Field(default=DAY_S, ge=1)
     max_retention_s: float = Field(default=7 * DAY_S, ge=60)
     """The longest lifetime of temporary outputs that a request may ask for."""
@@ -149,6 +153,19 @@ class Settings(BaseSettings):
         if any(len(secret) < MIN_SECRET_CHARS for secret in value):
             raise ValueError(f"each secret needs at least {MIN_SECRET_CHARS} characters")
         return value
+
+    @field_validator("contact_url")
+    @classmethod
+    def _check_contact(cls, value: str | None) -> str | None:
+        if value is not None and not (value.isascii() and (is_http_url(value) or value.startswith("mailto:"))):
+            raise ValueError("it must be an http, https or mailto address")
+        return value
+
+    @property
+    def user_agent(self) -> str:
+        """What this deployment calls itself in outgoing requests."""
+        address = self.contact_url or self.public_url
+        return user_agent(address if address is not None and address.isascii() else None)
 
     @property
     def offered_engines(self) -> tuple[str, ...]:

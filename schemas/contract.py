@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NoReturn, cast, get_args
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, SecretStr, ValidationError
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
@@ -25,6 +25,9 @@ SHOWN_CHARS = 60
 _PROBLEM = "contract"
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _TOKEN = "[!-~]+"
+_DROPPED = re.compile(r"[\t\r\n]")
+_URL_PARTS = re.compile(r"(https?://[^/?#]*)(.*)", re.IGNORECASE)
+_URL_START = re.compile(r"\s*https?://", re.IGNORECASE)
 _SWITCH = {"yes": True, "true": True, "on": True, "1": True, "no": False, "false": False, "off": False, "0": False}
 
 
@@ -109,6 +112,22 @@ def is_http_url(text: str) -> bool:
     except ValueError:
         return False
     return parts.scheme in {"http", "https"} and bool(parts.hostname) and port != 0
+
+
+def read_http_url(text: str) -> str | None:
+    """A sender's http or https URL as it is requested; None where the text is none.
+
+    As in browsers: blanks around it are dropped, as are line breaks and tabs inside; other blanks and control
+    characters behind the host are escaped. Source: https://url.spec.whatwg.org/#concept-basic-url-parser.
+    """
+    if not is_plain_text(text):
+        return None
+    found = _URL_PARTS.fullmatch(_DROPPED.sub("", text.strip()))
+    if found is None:
+        return None
+    host, rest = found.groups()
+    url = host + "".join(quote(sign) if sign == " " or not sign.isprintable() else sign for sign in rest)
+    return url if is_http_url(url) else None
 
 
 @dataclass(frozen=True)
@@ -301,7 +320,16 @@ class ImageList(_Reader):
                 fail("must be an http(s) URL, a data URI or base64, got an empty text")
             if not is_plain_text(image):
                 fail("must be plain text without NUL characters or lone surrogates")
-        return tuple(str(image).strip() for image in images)
+        return tuple(self._read_one(str(image)) for image in images)
+
+    @staticmethod
+    def _read_one(image: str) -> str:
+        if not _URL_START.match(image):
+            return image.strip()
+        url = read_http_url(image)
+        if url is None:
+            fail(f"must be an http(s) URL, a data URI or base64, got {_url_without_secrets(image)}")
+        return url
 
     def describe(self) -> dict[str, Any]:
         image = {"type": "string", "minLength": 1}
@@ -317,10 +345,10 @@ class HttpUrl(_Reader):
     def read(self, value: object) -> str | None:
         if self.optional and value is None:
             return None
-        text = value.strip() if isinstance(value, str) else ""
-        if not is_http_url(text):
+        url = read_http_url(value) if isinstance(value, str) else None
+        if url is None:
             fail(f"must be an http or https URL, got {_url_without_secrets(value)}")
-        return text
+        return url
 
     def describe(self) -> dict[str, Any]:
         url = {"type": "string", "format": "uri", "pattern": "^https?://", "maxLength": 4096}

@@ -24,6 +24,11 @@ class S3Details(BaseModel):
     aws_access_key_id: Annotated[SecretStr, Secret(is_token=True)] = Field(repr=False)
     aws_secret_access_key: Annotated[SecretStr, Secret(is_token=True)] = Field(repr=False)
     image_directory: Annotated[str, Text(512)] = Field(default="", description="folder in the bucket")
+    addressing_style: Annotated[str, OneOf(("auto", "path", "virtual"))] = Field(
+        default="auto",
+        description="where the bucket's name goes: in the path, in front of the host, or as the service is known to "
+        "take it (extension)",
+    )
     bucket: Annotated[str, Text(255)] = Field(
         default="", description="name of the bucket, if the endpoint does not contain it"
     )

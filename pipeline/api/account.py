@@ -14,13 +14,14 @@ from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from pipeline.answers import DEFAULT_JOB_S
 from pipeline.api.body_schema import body_schema
 from pipeline.api.context import Context, context_of
-from pipeline.api.problems import BAD_REQUEST, OK, TOO_LARGE, UNAUTHORIZED, documented
+from pipeline.api.problems import BAD_REQUEST, OK, TOO_LARGE, TOO_MANY, UNAUTHORIZED, documented
 from pipeline.api.routes import ENTERPRISE, KEY_BODY, V6
 from pipeline.errors import InvalidRequest
 from pipeline.jobs.model import JobState, LedgerFilter
+from pipeline.net.deadline import IsCancelled
 from pipeline.storage.bucket_details import bucket_of_details
 from pipeline.storage.encrypted_bucket import encrypt_bucket
-from pipeline.storage.s3 import S3Storage
+from pipeline.storage.s3 import PROBE_PATIENCE, S3Storage
 from schemas.contract import truncate_for_message
 from schemas.responses import ServerActionBody, SystemDetailsBody
 from schemas.s3 import S3Details, parse_s3_details
@@ -42,17 +43,23 @@ S3_BODY = body_schema(S3Details.model_json_schema(), example=S3_EXAMPLE)
 router = APIRouter(tags=["account"])
 
 
-@router.post(f"{ACCOUNT}/update_s3", response_model=ServerActionBody, responses=REFUSALS, openapi_extra=S3_BODY)
+@router.post(
+    f"{ACCOUNT}/update_s3",
+    response_model=ServerActionBody,
+    responses={**REFUSALS, **documented(TOO_MANY)},
+    openapi_extra=S3_BODY,
+)
 async def update_s3(request: Request, context: Context = Depends(context_of)) -> JSONResponse:
     """Save the bucket that outputs are uploaded to, after a test object was put, read back and deleted there."""
     key, body = await context.caller(request)
     bucket = bucket_of_details(parse_s3_details({name: value for name, value in body.items() if name != "key"}))
 
-    def save() -> None:
-        S3Storage(bucket, http=context.service.http, attempts=1).probe()
+    def save(is_cancelled: IsCancelled) -> None:
+        http = context.service.http
+        S3Storage(bucket, http=http, patience=PROBE_PATIENCE, is_cancelled=is_cancelled).probe()
         context.store.save_s3(key.id, encrypt_bucket(bucket, owner=key.id, secret_box=context.service.secret_box))
 
-    await context.probe(save)
+    await context.probe(request, key, save)
     return JSONResponse(
         ServerActionBody(message=f"Outputs are uploaded to bucket {bucket.name} from now on.").to_json()
     )

@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+import math
+import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
 import anyio
 from fastapi import Request
 from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
 
 from pipeline.answers import final_body, processing_body, webhook_status
+from pipeline.api.call_limits import CallLimit
 from pipeline.api.form_fields import FilePart, images_of, inline_files
 from pipeline.api.queue_stats import QueueStatsReader
 from pipeline.api.refusals import Refusals
 from pipeline.api.request_body import BodyReader
 from pipeline.api.requests import header_key, presented_key
 from pipeline.api.waiting import CompletionWaiter
-from pipeline.errors import Unauthorized
+from pipeline.errors import RateLimited, Unauthorized
 from pipeline.jobs.api_keys import authenticate
 from pipeline.jobs.model import ApiKey, Job
+from pipeline.net.deadline import IsCancelled
 from pipeline.service import Service
 from pipeline.storage.base import output_names
 from pipeline.storage.encrypted_bucket import decrypt_bucket
+from pipeline.storage.s3 import PROBE_PATIENCE
 
 Args = ParamSpec("Args")
 Result = TypeVar("Result")
@@ -30,7 +37,11 @@ Result = TypeVar("Result")
 MAX_RESOLVE_THREADS = 16
 RESOLVE_TIMEOUT_S = 5.0
 """How long a submit waits for names to resolve; names that take longer are checked when the job connects to them."""
-MAX_PROBE_THREADS = 8
+MAX_PROBE_THREADS = 32
+MAX_PROBES_PER_KEY = 2
+CLIENT_POLL_S = 0.25
+REDELIVERIES_PER_JOB, REDELIVERIES_PER_KEY = 5, 60
+"""Per minute: each sends a request to a third party."""
 
 
 class Context:
@@ -46,7 +57,10 @@ class Context:
         # Work that outsiders can slow down has threads of its own, so that it cannot occupy those of other requests.
         self._resolve_limiter = anyio.CapacityLimiter(MAX_RESOLVE_THREADS)
         self._probe_limiter = anyio.CapacityLimiter(MAX_PROBE_THREADS)
+        self._probing: Counter[str] = Counter()
         self._bodies = BodyReader(max_bytes=self.settings.max_body_bytes, is_known_key=self._is_known_key)
+        self.redeliveries_of_job = CallLimit(REDELIVERIES_PER_JOB, what="Sending a job's webhook again")
+        self.redeliveries_of_key = CallLimit(REDELIVERIES_PER_KEY, what="Sending webhooks again with one key")
         self._restarted_at_s: float | None = None
 
     async def in_thread(self, work: Callable[Args, Result], *args: Args.args, **kwargs: Args.kwargs) -> Result:
@@ -58,9 +72,50 @@ class Context:
         with anyio.move_on_after(RESOLVE_TIMEOUT_S):
             await anyio.to_thread.run_sync(work, limiter=self._resolve_limiter, abandon_on_cancel=True)
 
-    async def probe(self, work: Callable[[], Result]) -> Result:
-        """Run work that connects to a customer's server."""
-        return await anyio.to_thread.run_sync(work, limiter=self._probe_limiter)
+    async def probe(self, request: Request, key: ApiKey, work: Callable[[IsCancelled], Result]) -> Result:
+        """Run work that connects to a customer's server, while the caller waits.
+
+        Args:
+            work: called with what tells it that the caller has hung up.
+
+        Raises:
+            RateLimited: the key has `MAX_PROBES_PER_KEY` of these running.
+            ClientDisconnect: the caller has hung up.
+        """
+        if self._probing[key.id] >= MAX_PROBES_PER_KEY:
+            raise RateLimited(
+                f"Rate limit exceeded. {MAX_PROBES_PER_KEY} buckets of this key are being tried already.",
+                limit=MAX_PROBES_PER_KEY,
+                remaining=0,
+                reset_at=time.time() + PROBE_PATIENCE.base_s,
+                retry_after_s=math.ceil(PROBE_PATIENCE.base_s),
+            )
+        has_hung_up = threading.Event()
+        results: list[Result] = []
+        errors: list[Exception] = []
+
+        async def run() -> None:
+            try:
+                results.append(await anyio.to_thread.run_sync(work, has_hung_up.is_set, limiter=self._probe_limiter))
+            except Exception as error:  # noqa: BLE001  # raised again below, outside of the task group
+                errors.append(error)
+            tasks.cancel_scope.cancel()
+
+        self._probing[key.id] += 1
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(run)
+                while not await request.is_disconnected():
+                    await anyio.sleep(CLIENT_POLL_S)
+                has_hung_up.set()
+                tasks.cancel_scope.cancel()
+        finally:
+            self._probing[key.id] -= 1
+        if has_hung_up.is_set():
+            raise ClientDisconnect
+        if errors:
+            raise errors[0]
+        return results[0]
 
     async def restart_workers(self) -> bool:
         """Request a restart of the workers; returns False, and does nothing, where one was requested a moment ago.

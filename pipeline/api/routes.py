@@ -311,13 +311,16 @@ async def delete(call_id: str, request: Request, context: Context = Depends(cont
 @router.post(
     f"{ENTERPRISE}/redeliver/{{call_id}}",
     response_model=ServerActionBody,
-    responses=JOB_REFUSALS,
+    responses={**JOB_REFUSALS, **documented(TOO_MANY)},
     openapi_extra=KEY_BODY,
 )
 async def redeliver(call_id: str, request: Request, context: Context = Depends(context_of)) -> JSONResponse:
     """Send the webhook of a job that has ended again, under its original id."""
     key, _ = await context.caller(request)
-    task = await context.in_thread(context.store.redeliver, read_id(call_id), api_key_id=key.id)
+    job = await context.in_thread(context.store.get, read_id(call_id), api_key_id=key.id)
+    context.redeliveries_of_job.count(job.id)
+    context.redeliveries_of_key.count(key.id)
+    task = await context.in_thread(context.store.redeliver, job.id, api_key_id=key.id)
     return JSONResponse(ServerActionBody(message=f"The webhook of job {task.job_id} is sent again.").to_json())
 
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 
 from pipeline.errors import InvalidRequest, UnreadableImage
-from pipeline.net.egress import MAX_BYTES
+from pipeline.net.download import MAX_BYTES
 
 MAX_TEXT_CHARS = MAX_BYTES * 3 // 2
 """Of base64 with its line breaks: 4 characters for 3 bytes, and some for the breaks."""

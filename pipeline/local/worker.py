@@ -21,18 +21,17 @@ from pathlib import Path
 import structlog
 
 from pipeline.errors import CannotStart, ImageTo3DError
-from pipeline.job_handler import JobHandler, clean, folder_of, webhook_dispatcher
+from pipeline.job_handler import JobHandler, clean, folder_of, late_uploads, webhook_dispatcher
 from pipeline.jobs.worker_loop import QueueWorker, WorkerOptions
 from pipeline.local.supervisor import call_when_orphaned, stop_on_signals
 from pipeline.secrets import load_master_keys
 from pipeline.service import local_outputs, open_service
 from pipeline.settings import Settings
-from pipeline.stages.deliver import retry_uploads
 from pipeline.stages.generate import LocalEngines
 from pipeline.telemetry import configure_logging, start_tracing
 
 CLEAN_EVERY_S = 60.0
-UPLOAD_EVERY_S = 5.0
+UPLOAD_POLL_S = 5.0
 MIN_FREE_BYTES = 64 << 20
 """With less free space, no job is claimed: it could not store its files and would fail, as would the whole queue."""
 EX_SOFTWARE = 70
@@ -72,17 +71,14 @@ def run_worker(settings: Settings, *, worker_id: str, stop: threading.Event) -> 
     engines = LocalEngines(settings.engine, weights=settings.weights, arguments=settings.engine_arguments)
     is_finished = threading.Event()
 
-    def retry_late_uploads() -> None:
-        retry_uploads(service.store, temporary=outputs, bucket_of=service.bucket_of)
+    uploads = late_uploads(service, outputs, is_cancelled=is_finished.is_set)
 
     def clean_up() -> None:
         clean(service.store, outputs, settings.work_dir)
 
     threads = [
         threading.Thread(target=webhook_dispatcher(service).run, args=(is_finished,), name="webhooks"),
-        threading.Thread(
-            target=repeat, args=(retry_late_uploads,), kwargs={"every_s": UPLOAD_EVERY_S, "stop": is_finished}
-        ),
+        threading.Thread(target=uploads.run, args=(is_finished,), kwargs={"poll_s": UPLOAD_POLL_S}, name="uploads"),
         threading.Thread(target=repeat, args=(clean_up,), kwargs={"every_s": CLEAN_EVERY_S, "stop": is_finished}),
     ]
     for thread in threads:

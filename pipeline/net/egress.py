@@ -18,19 +18,14 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, Protocol
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urlsplit
 
 import httpcore
 import httpx
 
-from pipeline.errors import BlockedAddress, DownloadFailed
+from pipeline.errors import BlockedAddress
 from pipeline.net.addresses import is_private, is_public
-from pipeline.net.deadline import deadline
-
-MAX_BYTES = 20 * 2**20
-TIMEOUT_S = 30.0
-CONNECT_TIMEOUT_S = 10.0
-MAX_REDIRECTS = 5
+from pipeline.net.deadline import LimitedStream, current_deadline
 
 Resolve = Callable[[str, int], list[str]]
 
@@ -43,11 +38,17 @@ class AddressPolicy(Protocol):
         """Also allow loopback and private networks, for tests and development."""
         ...
 
+    @property
+    def user_agent(self) -> str:
+        """What this deployment calls itself in outgoing requests."""
+        ...
+
 
 def guarded_client(policy: AddressPolicy, *, resolve: Resolve | None = None) -> httpx.Client:
     """An HTTP client that connects only where the policy allows; proxy settings of the environment are ignored.
 
-    Its requests raise `BlockedAddress` in addition to httpx's errors.
+    Its requests keep to the `deadline` of the thread that sends them, and raise `BlockedAddress` in addition to httpx's
+    errors.
 
     Args:
         resolve: host and port to addresses; by default the system's.
@@ -56,6 +57,7 @@ def guarded_client(policy: AddressPolicy, *, resolve: Resolve | None = None) -> 
         transport=_GuardedTransport(policy, resolve or resolve_host),
         trust_env=False,
         follow_redirects=False,
+        headers={"user-agent": policy.user_agent},
         # One client serves all customers: a cookie that one's receiver sets must not reach another's.
         cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
     )
@@ -75,55 +77,13 @@ def check_url(url: str, policy: AddressPolicy, *, resolve: Resolve | None = None
     except ValueError:
         parts, port = urlsplit(""), 0
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise BlockedAddress(f"{_host_of(url)} is not a usable http or https address")
+        raise BlockedAddress(f"{host_of(url)} is not a usable http or https address")
     try:
         addresses = (resolve or resolve_host)(parts.hostname, port)
     except (OSError, UnicodeError):  # a label that is too long is a UnicodeError
         return
     for address in addresses:
         check_address(address, policy, host=parts.hostname)
-
-
-def fetch(
-    url: str,
-    policy: AddressPolicy,
-    *,
-    max_bytes: int = MAX_BYTES,
-    timeout_s: float = TIMEOUT_S,
-    max_redirects: int = MAX_REDIRECTS,
-    resolve: Resolve | None = None,
-) -> bytes:
-    """GET a URL and follow redirects, each checked like the first URL.
-
-    Args:
-        timeout_s: for everything together, redirects included.
-
-    Raises:
-        BlockedAddress: it leads to an address that this deployment does not allow.
-        DownloadFailed: no answer in time, a status other than 200, or too long a body.
-    """
-    end_s = time.monotonic() + timeout_s
-    with guarded_client(policy, resolve=resolve) as client:
-        for _ in range(max_redirects + 1):
-            host = _host_of(url)
-            left_s = end_s - time.monotonic()
-            if left_s <= 0:
-                raise DownloadFailed(f"{host} did not send the image within {timeout_s:g} s")
-            with deadline(left_s) as limit:
-                try:
-                    found = _get(client, url, max_bytes=max_bytes, within_s=left_s, extensions=limit.extensions)
-                    if limit.has_passed:  # a body without a length ends where the connection was closed
-                        raise httpx.ReadTimeout("cut")
-                except (httpx.UnsupportedProtocol, httpx.LocalProtocolError, httpx.InvalidURL) as failure:
-                    raise BlockedAddress(f"{host} is not a usable http or https address") from failure
-                except httpx.HTTPError as failure:
-                    if limit.has_passed or isinstance(failure, httpx.TimeoutException):
-                        raise DownloadFailed(f"{host} did not send the image within {timeout_s:g} s") from failure
-                    raise DownloadFailed(f"{host} cannot be reached: {why_unreachable(failure)}") from failure
-            if isinstance(found, bytes):
-                return found
-            url = urljoin(url, found)
-    raise DownloadFailed(f"{_host_of(url)} redirects more than {max_redirects} times")
 
 
 def check_address(address: str, policy: AddressPolicy, *, host: str) -> None:
@@ -171,37 +131,7 @@ def why_unreachable(failure: BaseException) -> str:
     return "it cannot be reached"
 
 
-def _get(client: httpx.Client, url: str, *, max_bytes: int, within_s: float, extensions: dict[str, Any]) -> bytes | str:
-    """One GET: the body, or where a redirect leads.
-
-    Raises:
-        DownloadFailed: another answer than 200, or too long a body.
-        httpx.HTTPError: no answer.
-    """
-    host = _host_of(url)
-    headers = {"connection": "close", "user-agent": "image-to-3d", "accept": "image/*", "accept-encoding": "identity"}
-    timeout = httpx.Timeout(within_s, connect=min(within_s, CONNECT_TIMEOUT_S))
-    with client.stream("GET", url, headers=headers, timeout=timeout, extensions=extensions) as answer:
-        if answer.has_redirect_location:
-            return answer.headers["location"]
-        if answer.status_code != 200:
-            raise DownloadFailed(f"{host} answered {answer.status_code} instead of an image")
-        announced = answer.headers.get("content-length", "")
-        if announced.isdecimal() and int(announced) > max_bytes:
-            raise DownloadFailed(_too_long(host, max_bytes))
-        content = bytearray()
-        for piece in answer.iter_raw():
-            content += piece
-            if len(content) > max_bytes:
-                raise DownloadFailed(_too_long(host, max_bytes))
-    return bytes(content)
-
-
-def _too_long(host: str, max_bytes: int) -> str:
-    return f"{host} sends more than {max_bytes / 2**20:g} MiB"
-
-
-def _host_of(url: str) -> str:
+def host_of(url: str) -> str:
     """The host of a URL for messages; the rest of it may be secret."""
     try:
         return urlsplit(url).hostname or "the address"
@@ -225,6 +155,10 @@ class GuardedBackend(httpcore.NetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.NetworkStream:
+        limit = current_deadline()
+        if limit is not None:
+            limit.check()
+            timeout = limit.left_s if timeout is None else min(timeout, limit.left_s)
         end_s = None if timeout is None else time.monotonic() + timeout
         try:
             addresses = _resolve_within(timeout, self._resolve, host, port)
@@ -239,7 +173,7 @@ class GuardedBackend(httpcore.NetworkBackend):
             if left_s is not None and left_s <= 0:
                 raise httpcore.ConnectTimeout("no connection in time")
             try:
-                return self.system.connect_tcp(address, port, left_s, local_address, socket_options)
+                return LimitedStream(self.system.connect_tcp(address, port, left_s, local_address, socket_options))
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
                 failure = error
         raise failure

@@ -19,7 +19,7 @@ from pipeline.errors import CallerError, ImageTo3DError, InvalidRequest, StageEr
 from pipeline.on_modal.control_channel import ControlChannel, ProgressReporter
 from pipeline.on_modal.shared_dict import SharedDict
 from pipeline.python_api import run_in_memory, write_files
-from schemas.contract import is_http_url
+from schemas.contract import read_http_url
 from schemas.request import ImageTo3DRequest, parse_request
 from schemas.table import OUTPUT_FORMATS, option_rows
 
@@ -62,7 +62,7 @@ def read_body(images: str, out: Path, fields: Mapping[str, Any]) -> dict[str, An
     if not out.parent.is_dir():
         raise InvalidRequest(f"--out: there is no folder {out.parent}")
     given = {name: value for name, value in fields.items() if value not in ("", False)}
-    image = [source if is_http_url(source) else _encoded(Path(source)) for source in images.split(",")]
+    image = [source if read_http_url(source) else _encoded(Path(source)) for source in images.split(",")]
     body = {**given, "image": image if len(image) > 1 else image[0], "output_format": extension}
     parse_request(body)
     return body
@@ -93,7 +93,7 @@ def generate_once(
         The `JobResult` as plain data, and under `files` the content of the files by name.
     """
     from pipeline.imaging.rembg_remover import select_background_remover
-    from pipeline.net.egress import fetch
+    from pipeline.net.download import fetch
     from pipeline.on_modal.prewarm import start_prewarm
     from pipeline.stages.intake import load_views
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -17,6 +16,7 @@ import structlog
 
 from pipeline.errors import DeliveryFailed, NotFound, UnwritableOutput
 from pipeline.jobs.model import AttemptResult, OutboxTask
+from pipeline.jobs.outbox_dispatcher import OutboxDispatcher
 from pipeline.jobs.store import JobStore, Outbox
 from pipeline.storage.atomic_copy import copy_atomically
 from pipeline.storage.base import Artifact, CustomerBucket, FileKind, OutputFile, Storage
@@ -24,10 +24,72 @@ from pipeline.storage.local import LocalStorage
 
 UPLOAD_CLAIM_S = 900.0
 """How long one process holds the claim on an upload; after a crash another process can claim it then."""
+UPLOAD_THREADS = 8
+SLOW_S = 5.0
+"""A bucket that takes longer than this to fail is skipped for a while."""
 FIRST_PAUSE_S = 5.0
 LONGEST_PAUSE_S = 3600.0
 
 log = structlog.get_logger()
+
+
+class SlowBuckets:
+    """The buckets that were slow to fail lately: files for these go to temporary storage at once.
+
+    A job's worker makes no other model while it waits for a bucket. So a bucket that hangs is waited for once, and
+    then gets its files by late uploads, which wait beside the jobs.
+
+    Args:
+        for_s: how long a bucket is skipped.
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, *, for_s: float = 300.0, clock: Callable[[], float] = time.monotonic) -> None:
+        self._for_s = for_s
+        self._clock = clock
+        self._until_s: dict[bytes, float] = {}
+
+    def watched(self, bucket: CustomerBucket, *, bucket_id: bytes) -> CustomerBucket:
+        """The bucket, which refuses files while it is skipped.
+
+        Args:
+            bucket_id: other bytes whenever the bucket's details change.
+        """
+        return _WatchedBucket(self, bucket, bucket_id)
+
+    def store(
+        self, bucket: CustomerBucket, bucket_id: bytes, files: Sequence[OutputFile], *, file_prefix: str
+    ) -> list[Artifact]:
+        """As `CustomerBucket.store`.
+
+        Raises:
+            DeliveryFailed: the bucket did not accept the files, or is skipped.
+        """
+        started_s = self._clock()
+        self._until_s = {known: until_s for known, until_s in self._until_s.items() if until_s > started_s}
+        if bucket_id in self._until_s:
+            raise DeliveryFailed("it took too long a moment ago")
+        try:
+            return bucket.store(files, file_prefix=file_prefix)
+        except DeliveryFailed:
+            if self._clock() - started_s > SLOW_S:
+                self._until_s[bucket_id] = self._clock() + self._for_s
+            raise
+
+
+@dataclass(frozen=True)
+class _WatchedBucket:
+    """A bucket whose failures `SlowBuckets` learns of."""
+
+    slow: SlowBuckets
+    bucket: CustomerBucket
+    bucket_id: bytes
+
+    def store(self, files: Sequence[OutputFile], *, file_prefix: str) -> list[Artifact]:
+        return self.slow.store(self.bucket, self.bucket_id, files, file_prefix=file_prefix)
+
+    def check_public_url(self, artifacts: Sequence[Artifact]) -> str | None:
+        return self.bucket.check_public_url(artifacts)
 
 
 @dataclass(frozen=True)
@@ -107,23 +169,36 @@ def retry_uploads(
     for_s: float = float("inf"),
     rng: random.Random | None = None,
 ) -> int:
-    """Try the uploads that are due: from temporary storage to the bucket that did not accept the files.
-
-    After a success the job's artifacts are those in the bucket, and the warning about it is gone. Uploads are tried
-    one after another; the store ends them when the temporary copy expires.
+    """Try the uploads that are due and wait for their ends, see `upload_dispatcher`.
 
     Args:
-        bucket_of: the present bucket of a key; None when it has been removed.
         for_s: no upload starts after so many seconds.
-        rng: for the jitter of the pauses.
 
     Returns:
         How many uploads were tried.
     """
+    return upload_dispatcher(store, temporary=temporary, bucket_of=bucket_of, rng=rng).send_due(for_s=for_s)
+
+
+def upload_dispatcher(
+    store: UploadStore,
+    *,
+    temporary: LocalStorage,
+    bucket_of: Callable[[str], CustomerBucket | None],
+    rng: random.Random | None = None,
+) -> OutboxDispatcher:
+    """Makes the late uploads: from temporary storage to the bucket that did not accept the files.
+
+    After a success the job's artifacts are those in the bucket, and the warning about it is gone. One upload per key
+    runs at a time; the store ends them when the temporary copy expires.
+
+    Args:
+        bucket_of: the present bucket of a key; None when it has been removed.
+        rng: for the jitter of the pauses.
+    """
     rng = rng or random.Random()
-    tried, deadline_s = 0, time.monotonic() + for_s
-    while time.monotonic() < deadline_s and (task := store.claim_task("upload", claim_s=UPLOAD_CLAIM_S)) is not None:
-        tried += 1
+
+    def attempt(task: OutboxTask) -> AttemptResult:
         started_s = time.monotonic()
         pause_s: float | None = None
         try:
@@ -134,9 +209,9 @@ def retry_uploads(
             error = "the temporary copy is gone"
         seconds = time.monotonic() - started_s
         log.info("late upload", job_id=task.job_id, number=task.attempts + 1, error=error, seconds=round(seconds, 3))
-        with suppress(NotFound):  # the job was deleted meanwhile
-            store.settle_task(task, AttemptResult(status=None, error=error, seconds=seconds, retry_in_s=pause_s))
-    return tried
+        return AttemptResult(status=None, error=error, seconds=seconds, retry_in_s=pause_s)
+
+    return OutboxDispatcher(store, "upload", attempt=attempt, threads=UPLOAD_THREADS, per_key=1, claim_s=UPLOAD_CLAIM_S)
 
 
 def upload_pause_s(attempts_made: int, rng: random.Random) -> float:

@@ -18,7 +18,8 @@ from pipeline.imaging.background_removal import BackgroundRemover, remove_backgr
 from pipeline.imaging.decode import decode_image
 from pipeline.imaging.inline import at_most, read_inline
 from pipeline.imaging.views import split_sheet
-from pipeline.net.egress import MAX_BYTES
+from pipeline.net.download import MAX_BYTES
+from schemas.contract import read_http_url
 from schemas.request import MAX_VIEWS, ImageTo3DRequest
 
 Fetch = Callable[[str], bytes]
@@ -77,7 +78,7 @@ def read_image(source: str, *, fetch: Fetch, allow_paths: bool = False) -> bytes
     """
     scheme = source[:8].lower()
     if scheme.startswith(("http://", "https://")):
-        return fetch(source)
+        return fetch(read_http_url(source) or source)
     if allow_paths and not scheme.startswith("data:"):
         return read_path(Path(source))
     return read_inline(source)

@@ -9,8 +9,9 @@ from dataclasses import asdict
 import httpx
 
 from pipeline.errors import DeliveryFailed
+from pipeline.net.deadline import IsCancelled
 from pipeline.storage.base import Artifact, OutputFile
-from pipeline.storage.s3 import S3Storage
+from pipeline.storage.s3 import LATE_PATIENCE, Patience, S3Storage
 from pipeline.storage.s3_client import Bucket
 from pipeline.storage.secret_box import SecretBox
 
@@ -38,12 +39,23 @@ class EncryptedBucket:
     So any error in it is a failed delivery, after which the files go to temporary storage, as for any other bucket.
 
     Args:
-        encrypted: what `encrypt_bucket` returned.
-        http: as for `S3Storage`.
+        encrypted: what `encrypt_bucket` returned; other details, or the same saved again, are other bytes.
+        http, patience, is_cancelled: as for `S3Storage`.
     """
 
-    def __init__(self, encrypted: bytes, *, owner: str, secret_box: SecretBox, http: httpx.Client) -> None:
-        self._encrypted = encrypted
+    def __init__(
+        self,
+        encrypted: bytes,
+        *,
+        owner: str,
+        secret_box: SecretBox,
+        http: httpx.Client,
+        patience: Patience = LATE_PATIENCE,
+        is_cancelled: IsCancelled | None = None,
+    ) -> None:
+        self.encrypted = encrypted
+        self._patience = patience
+        self._is_cancelled = is_cancelled
         self._owner = owner
         self._secret_box = secret_box
         self._http = http
@@ -63,6 +75,6 @@ class EncryptedBucket:
 
     def _decrypted(self) -> S3Storage:
         if self._storage is None:
-            bucket = decrypt_bucket(self._encrypted, owner=self._owner, secret_box=self._secret_box)
-            self._storage = S3Storage(bucket, http=self._http)
+            bucket = decrypt_bucket(self.encrypted, owner=self._owner, secret_box=self._secret_box)
+            self._storage = S3Storage(bucket, http=self._http, patience=self._patience, is_cancelled=self._is_cancelled)
         return self._storage

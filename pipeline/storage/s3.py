@@ -16,7 +16,8 @@ from typing import Any
 import httpx
 import structlog
 
-from pipeline.errors import DeliveryFailed, ImageTo3DError, InvalidRequest
+from pipeline.errors import Cancelled, DeliveryFailed, ImageTo3DError, InvalidRequest
+from pipeline.net.deadline import IsCancelled, deadline
 from pipeline.storage.base import Artifact, OutputFile
 from pipeline.storage.s3_client import TIMEOUT, Bucket, explain, failures, make_client, status_and_code
 
@@ -25,10 +26,41 @@ PART_BYTES = 8 << 20
 MULTIPART_FROM_BYTES = 16 << 20
 SHA256_KEY = "sha256"
 """The metadata entry of an object that contains the digest of its content."""
-PUBLIC_TIMEOUT = httpx.Timeout(10.0)
+PUBLIC_S = 10.0
+ABORT_S = 5.0
+"""How long a failed upload may still take to delete its parts."""
 NO_PUBLIC_ANSWER = "The files are in your bucket, but public_url does not answer."
 
 log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long a bucket may take.
+
+    Attributes:
+        attempts: per request.
+        timeout: of each network operation of a request.
+        base_s: for all requests of a transfer together, beside what its bytes take.
+        min_bytes_per_s: the slowest rate of the bytes.
+    """
+
+    attempts: int
+    timeout: httpx.Timeout
+    base_s: float
+    min_bytes_per_s: float = 64 << 10
+
+    def limit_s(self, size_bytes: int) -> float:
+        """The deadline of a transfer of so many bytes."""
+        return self.base_s + size_bytes / self.min_bytes_per_s
+
+
+PROBE_PATIENCE = Patience(attempts=1, timeout=httpx.Timeout(15.0, connect=10.0), base_s=30.0)
+"""Of `update_s3`, while its caller waits."""
+JOB_PATIENCE = Patience(attempts=3, timeout=httpx.Timeout(10.0, connect=5.0), base_s=15.0, min_bytes_per_s=1 << 20)
+"""Of a job's own delivery: other jobs wait for the worker, and a bucket that is slower gets the files afterwards."""
+LATE_PATIENCE = Patience(attempts=4, timeout=TIMEOUT, base_s=120.0)
+"""Of an upload after the job has ended."""
 
 
 class S3Storage:
@@ -37,17 +69,22 @@ class S3Storage:
     Args:
         bucket: the customer's.
         http: sends all requests; its transport decides which addresses may be reached.
-        attempts: per request.
-        timeout: of each network operation of a request.
+        patience: how long it may take.
+        is_cancelled: asked during a transfer, which then raises `Cancelled`.
     """
 
     def __init__(
-        self, bucket: Bucket, *, http: httpx.Client, attempts: int = 4, timeout: httpx.Timeout = TIMEOUT
+        self,
+        bucket: Bucket,
+        *,
+        http: httpx.Client,
+        patience: Patience = LATE_PATIENCE,
+        is_cancelled: IsCancelled | None = None,
     ) -> None:
         self._bucket = bucket
         self._http = http
-        self._attempts = attempts
-        self._timeout = timeout
+        self._patience = patience
+        self._is_cancelled = is_cancelled
         self._accepts_acl = True
         self._made: Any = None
 
@@ -58,12 +95,17 @@ class S3Storage:
         so that a reader who sees it also finds its companions.
 
         Raises:
-            DeliveryFailed: the bucket did not accept them; the message says why.
+            DeliveryFailed: the bucket did not accept them, or not in time; the message says why.
+            Cancelled: the transfer was cancelled.
         """
         stored: dict[Path, Artifact] = {}
         try:
-            for file in sorted(files, key=lambda file: (file.kind == "model", file.path.stat().st_size)):
-                stored[file.path] = self._store_one(file)
+            limit_s = self._patience.limit_s(sum(file.path.stat().st_size for file in files))
+            with deadline(limit_s, is_cancelled=self._is_cancelled):
+                for file in sorted(files, key=lambda file: (file.kind == "model", file.path.stat().st_size)):
+                    stored[file.path] = self._store_one(file)
+        except Cancelled:
+            raise
         except failures() as error:  # before OSError, because some of them are OSErrors too
             raise DeliveryFailed(explain(error, bucket=self._bucket.name)) from error
         except OSError as error:
@@ -77,6 +119,13 @@ class S3Storage:
             InvalidRequest: says what failed: `AccessDenied on PutObject: ...`.
             BlockedAddress: the endpoint leads to an address that this deployment does not allow.
         """
+        try:
+            with deadline(self._patience.base_s, is_cancelled=self._is_cancelled):
+                self._probe()
+        except DeliveryFailed as error:
+            raise InvalidRequest(str(error)) from error
+
+    def _probe(self) -> None:
         name = f"image-to-3d-probe-{secrets.token_hex(8)}.txt"
         key, content = self._bucket.key_of(name), secrets.token_hex(32).encode()
         try:
@@ -84,7 +133,8 @@ class S3Storage:
             try:
                 read = self._client.get_object(Bucket=self._bucket.name, Key=key)["Body"].read()
             except failures():
-                self._try(self._client.delete_object, key)
+                with deadline(ABORT_S):
+                    self._try(self._client.delete_object, key)
                 raise
             self._client.delete_object(Bucket=self._bucket.name, Key=key)
         except ImageTo3DError:
@@ -101,10 +151,13 @@ class S3Storage:
         """
         url = artifacts[0].url
         try:
-            status = self._http.head(url, timeout=PUBLIC_TIMEOUT, follow_redirects=False).status_code
-            if status in (403, 405, 501):  # some services and gateways do not support HEAD
-                with self._http.stream("GET", url, timeout=PUBLIC_TIMEOUT, follow_redirects=False) as answer:
-                    status = answer.status_code
+            with deadline(PUBLIC_S, is_cancelled=self._is_cancelled):
+                status = self._http.head(url, timeout=PUBLIC_S, follow_redirects=False).status_code
+                if status in (403, 405, 501):  # some services and gateways do not support HEAD
+                    with self._http.stream("GET", url, timeout=PUBLIC_S, follow_redirects=False) as answer:
+                        status = answer.status_code
+        except Cancelled:
+            raise
         except (httpx.HTTPError, httpx.InvalidURL, ImageTo3DError):
             return NO_PUBLIC_ANSWER
         if 200 <= status < 300:
@@ -114,7 +167,8 @@ class S3Storage:
     @property
     def _client(self) -> Any:
         if self._made is None:
-            self._made = make_client(self._bucket, self._http, attempts=self._attempts, timeout=self._timeout)
+            patience = self._patience
+            self._made = make_client(self._bucket, self._http, attempts=patience.attempts, timeout=patience.timeout)
         return self._made
 
     def _store_one(self, file: OutputFile) -> Artifact:
@@ -157,7 +211,8 @@ class S3Storage:
                 parts.append({"PartNumber": number, "ETag": answer.get("ETag", "")})
             self._client.complete_multipart_upload(**upload, MultipartUpload={"Parts": parts})
         except BaseException:
-            self._try(self._client.abort_multipart_upload, key, UploadId=begun.get("UploadId"))
+            with deadline(ABORT_S):  # the transfer's own may have passed
+                self._try(self._client.abort_multipart_upload, key, UploadId=begun.get("UploadId"))
             raise
 
     def _with_acl(self, request: Callable[..., Any], **arguments: Any) -> Any:

@@ -15,19 +15,28 @@ import io
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, cast
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit, urlunsplit
+from xml.parsers import expat
 
 import httpx
 
-from pipeline.errors import ImageTo3DError, InvalidRequest
+from pipeline.errors import DeliveryFailed, ImageTo3DError, InvalidRequest
+from pipeline.net.deadline import DeadlinePassed
 
 TIMEOUT = httpx.Timeout(30.0, connect=10.0)
-MAX_ANSWER_BYTES = 16 << 20
-"""Far above the size of any answer that this service requests from a bucket."""
+MAX_CONTENT_BYTES = 16 << 20
+"""Far above the size of any part of an object that this service requests."""
+MAX_XML_BYTES = 256 << 10
+MAX_XML_DEPTH = 32
+"""Bounds of every other answer; those of S3 are far below."""
+READ_BYTES = 64 << 10
 
+_URL_SAFE = "/%!$&'()*+,;=:@~"
+"""Signs that the path of a URL may hold as they are (RFC 3986, section 3.3), and that of an escape."""
 _CODE = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}", re.ASCII)
 
 
@@ -39,7 +48,7 @@ class Bucket:
         endpoint_url: the service without the bucket; None means AWS, at the address of the region.
         is_path_style: the bucket's name is in the path, not in the host.
         directory: the prefix of object keys, without leading and trailing slashes; may be empty.
-        public_url: the start of the URLs of files, without a trailing slash.
+        public_url: the start of the URLs of files, without a trailing slash; a query follows the file's name.
     """
 
     endpoint_url: str | None
@@ -57,7 +66,9 @@ class Bucket:
 
     def url_of(self, name: str) -> str:
         """The URL of the file of this name."""
-        return f"{self.public_url}/{quote(name)}"
+        parts = urlsplit(self.public_url)
+        path = quote(parts.path, safe=_URL_SAFE).rstrip("/")
+        return urlunsplit(parts._replace(path=f"{path}/{quote(name)}"))
 
 
 def make_client(bucket: Bucket, http: httpx.Client, *, attempts: int = 4, timeout: httpx.Timeout = TIMEOUT) -> Any:
@@ -90,7 +101,7 @@ def make_client(bucket: Bucket, http: httpx.Client, *, attempts: int = 4, timeou
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
         ignore_configured_endpoint_urls=True,
-        user_agent="image-to-3d",
+        user_agent=http.headers["user-agent"],
     )
     customer: Any = boto3.session.Session(
         botocore_session=session,
@@ -207,6 +218,7 @@ def _sender(http: httpx.Client, timeout: httpx.Timeout) -> Callable[..., Any]:
         EndpointConnectionError,
         ReadTimeoutError,
     )
+    from botocore.parsers import ResponseParserError
 
     def send(request: Any, **_: Any) -> Any:
         headers: dict[str, str] = {"accept-encoding": "identity"}
@@ -223,6 +235,8 @@ def _sender(http: httpx.Client, timeout: httpx.Timeout) -> Callable[..., Any]:
                 follow_redirects=False,
             ) as answer:
                 content = _read_bounded(answer)
+        except DeadlinePassed as error:  # before TimeoutException, which botocore retries
+            raise DeliveryFailed("the bucket's endpoint takes too long") from error
         except httpx.ConnectTimeout as error:
             raise ConnectTimeoutError(endpoint_url=request.url, error=error) from error
         except httpx.TimeoutException as error:
@@ -233,6 +247,8 @@ def _sender(http: httpx.Client, timeout: httpx.Timeout) -> Callable[..., Any]:
             raise ConnectionClosedError(endpoint_url=request.url, error=error) from error
         except httpx.InvalidURL as error:
             raise InvalidRequest("endpoint_url does not hold a host that can be reached") from error
+        except _UnreadableAnswer as error:
+            raise ResponseParserError(str(error)) from error
         return AWSResponse(request.url, answer.status_code, dict(answer.headers), _Body(content))
 
     return send
@@ -245,13 +261,60 @@ def _answer_not_found(request: Any, **_: Any) -> Any:
     return AWSResponse(request.url, 404, headers, _Body(b""))
 
 
+class _UnreadableAnswer(Exception):
+    """An answer that is longer, or nested deeper, than any of an S3 service."""
+
+
 def _read_bounded(answer: httpx.Response) -> bytes:
+    """The body of an answer. That of a refusal is dropped if it is out of bounds: its status says enough.
+
+    Raises:
+        _UnreadableAnswer: the body of a success is out of bounds.
+    """
+    is_content = answer.is_success and answer.request.method == "GET"
+    max_bytes = MAX_CONTENT_BYTES if is_content else MAX_XML_BYTES
     content = bytearray()
-    for chunk in answer.iter_raw():
+    for chunk in answer.iter_raw(READ_BYTES):
         content += chunk
-        if len(content) > MAX_ANSWER_BYTES:
-            raise httpx.ReadError(f"an answer of more than {MAX_ANSWER_BYTES} bytes")
-    return bytes(content)
+        if len(content) > max_bytes:
+            break
+    if len(content) <= max_bytes and (is_content or _is_flat_xml(content)):
+        return bytes(content)
+    if answer.is_success:
+        raise _UnreadableAnswer("an answer that is out of bounds")
+    return b""
+
+
+def _is_flat_xml(content: bytes | bytearray) -> bool:
+    """Whether botocore can parse an answer: it recurses into elements, and would expand entities.
+
+    What is no XML at all is left to botocore, which says so.
+    """
+    depth = 0
+    is_flat = True
+    parser = expat.ParserCreate()
+
+    def on_start(name: str, attributes: dict[str, str]) -> None:
+        nonlocal depth, is_flat
+        depth += 1
+        if depth > MAX_XML_DEPTH:
+            is_flat = False
+            raise StopIteration
+
+    def on_end(name: str) -> None:
+        nonlocal depth
+        depth -= 1
+
+    def on_doctype(*_: object) -> None:
+        nonlocal is_flat
+        is_flat = False
+        raise StopIteration
+
+    parser.StartElementHandler, parser.EndElementHandler = on_start, on_end
+    parser.StartDoctypeDeclHandler = on_doctype
+    with suppress(expat.ExpatError, StopIteration):
+        parser.Parse(bytes(content), True)
+    return is_flat
 
 
 class _Body(io.BytesIO):

@@ -6,18 +6,16 @@ Knows nothing of what a webhook contains, nor of how a job ends: the outbox row 
 from __future__ import annotations
 
 import random
-import threading
 import time
-from collections import Counter, defaultdict, deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import httpx
 import structlog
 
-from pipeline.errors import ImageTo3DError, NotFound, StoreUnavailable
+from pipeline.errors import ImageTo3DError
 from pipeline.jobs.model import AttemptResult, OutboxTask
+from pipeline.jobs.outbox_dispatcher import OutboxDispatcher
 from pipeline.jobs.store import Outbox
 from pipeline.net.deadline import deadline
 from pipeline.net.egress import why_unreachable
@@ -29,8 +27,8 @@ WINDOW_SHARE = 0.9
 """The pauses' share of the window; the rest is for receivers that are slow to fail."""
 JITTER = 0.15
 """Pauses are shortened at random by up to this share, so that a receiver that was down does not get all at once."""
-MAX_WAITING_PER_KEY = 100
-SLOW_ATTEMPT_S = 5.0
+GONE = 410
+"""With this status a receiver asks for no further attempt, as Standard Webhooks describes."""
 
 log = structlog.get_logger()
 
@@ -91,12 +89,11 @@ class WebhookSender:
         headers = {
             "connection": "close",
             "content-type": "application/json",
-            "user-agent": "image-to-3d",
             **self._signer.headers(api_key_id=task.api_key_id, webhook_id=task.id, timestamp=self._clock(), body=body),
         }
         started_s = time.monotonic()
         status, error = None, ""
-        with deadline(self._connect_timeout_s + self._answer_timeout_s) as limit:
+        with deadline(self._connect_timeout_s + self._answer_timeout_s):
             try:
                 request = self._client.build_request(
                     "POST",
@@ -104,7 +101,6 @@ class WebhookSender:
                     content=body,
                     headers=headers,
                     timeout=httpx.Timeout(self._answer_timeout_s, connect=self._connect_timeout_s),
-                    extensions=limit.extensions,
                 )
                 response = self._client.send(request, stream=True, follow_redirects=False)
                 response.close()
@@ -113,17 +109,15 @@ class WebhookSender:
             except ImageTo3DError as blocked:
                 error = str(blocked)
             except (httpx.HTTPError, httpx.InvalidURL) as failure:
-                error = self._describe(failure, is_late=limit.has_passed)
+                error = self._describe(failure)
         return WebhookAttempt(status, error, time.monotonic() - started_s)
 
-    def _describe(self, failure: Exception, *, is_late: bool) -> str:
+    def _describe(self, failure: Exception) -> str:
         """Why a receiver did not answer, in words and without its URL, which may contain a secret."""
         match failure:
             case httpx.ConnectTimeout() | httpx.PoolTimeout():
                 return f"no connection within {self._connect_timeout_s:g} s"
             case httpx.TimeoutException():
-                return f"no answer within {self._answer_timeout_s:g} s"
-            case _ if is_late:
                 return f"no answer within {self._answer_timeout_s:g} s"
             case httpx.ConnectError():
                 return f"no connection: {why_unreachable(failure)}"
@@ -133,12 +127,8 @@ class WebhookSender:
                 return "the connection broke before there was an answer"
 
 
-class WebhookDispatcher:
-    """Sends what is due in an outbox, several at a time, so that a receiver that hangs delays no other key's webhooks.
-
-    Each key has a few senders at once, and only one while its receiver was slow to fail last. Further tasks wait in
-    memory while their claims last; then they are dropped, and are due again when the claims end. A dispatcher that
-    crashes loses nothing for the same reason; a receiver may then get a webhook twice, under one id.
+class WebhookDispatcher(OutboxDispatcher):
+    """Sends the webhooks that are due in an outbox.
 
     Args:
         outbox: where tasks are claimed and settled.
@@ -146,9 +136,7 @@ class WebhookDispatcher:
         body_of: the body of a task's webhook, UTF-8 JSON; raises `NotFound` when its job is gone.
         schedule: the pauses between attempts.
         rng: for the jitter of the pauses.
-        threads: senders at once.
-        per_key: senders at once for one key.
-        claim_s: how long a claimed task is hidden from other dispatchers; longer than any attempt takes.
+        threads, per_key, claim_s: as for `OutboxDispatcher`.
     """
 
     def __init__(
@@ -163,108 +151,20 @@ class WebhookDispatcher:
         per_key: int = 4,
         claim_s: float = 90.0,
     ) -> None:
-        self._outbox = outbox
         self._send = send
         self._body_of = body_of
         self._schedule = schedule or Schedule()
         self._rng = rng or random.Random()
-        self._threads = threads
-        self._per_key = per_key
-        self._claim_s = claim_s
-        self._changed = threading.Condition()
-        self._in_flight: Counter[str] = Counter()
-        self._waiting: defaultdict[str, deque[_Claim]] = defaultdict(deque)
-        self._slow_keys: set[str] = set()
-        self._sent = 0
+        super().__init__(outbox, "webhook", attempt=self._attempt, threads=threads, per_key=per_key, claim_s=claim_s)
 
-    def run(self, stop: threading.Event, *, poll_s: float = 0.5) -> None:
-        """Send until `stop` is set; attempts in flight are finished.
+    def _attempt(self, task: OutboxTask) -> AttemptResult:
+        """Make one attempt.
 
-        Args:
-            poll_s: pause after nothing was due.
+        Raises:
+            NotFound: the job was deleted, and its tasks with it.
         """
-        with ThreadPoolExecutor(self._threads, thread_name_prefix="webhook") as pool:
-            while not stop.is_set():
-                with self._changed:
-                    is_free = self._changed.wait_for(self._has_sender, timeout=poll_s)
-                try:
-                    if is_free and not self._start_one(pool):
-                        stop.wait(poll_s)
-                except StoreUnavailable as error:
-                    log.warning("webhooks wait: the store is unavailable", reason=str(error))
-                    stop.wait(poll_s)
-                except Exception:
-                    log.exception(
-                        "webhook dispatch failed"
-                    )  # and continue: a dispatcher that stops would be noticed too late
-                    stop.wait(poll_s)
-            with self._changed:
-                self._waiting.clear()
-
-    def send_due(self) -> int:
-        """Send everything that is due now and wait for the responses; returns the number of attempts."""
-        sent_before = self._sent
-        with ThreadPoolExecutor(self._threads, thread_name_prefix="webhook") as pool:
-            while True:
-                with self._changed:
-                    self._changed.wait_for(self._has_sender)
-                if not self._start_one(pool):
-                    with self._changed:
-                        if not self._in_flight.total():
-                            return self._sent - sent_before
-                        self._changed.wait()
-
-    def _start_one(self, pool: ThreadPoolExecutor) -> bool:
-        """Claim the next due task and start it, or let it wait in memory; False when nothing is due."""
-        task = self._outbox.claim_task("webhook", claim_s=self._claim_s)
-        if task is None:
-            return False
-        claim = _Claim(task, ends_at_s=time.monotonic() + self._claim_s)
-        with self._changed:
-            if self._has_sender_for(task.api_key_id):
-                self._launch(pool, claim)
-            elif len(self._waiting[task.api_key_id]) < MAX_WAITING_PER_KEY:
-                self._waiting[task.api_key_id].append(claim)
-        return True
-
-    def _has_sender(self) -> bool:
-        return self._in_flight.total() < self._threads
-
-    def _has_sender_for(self, api_key_id: str) -> bool:
-        allowed = 1 if api_key_id in self._slow_keys else self._per_key
-        return self._in_flight[api_key_id] < allowed and self._has_sender()
-
-    def _launch(self, pool: ThreadPoolExecutor, claim: _Claim) -> None:
-        self._in_flight[claim.task.api_key_id] += 1
-        pool.submit(self._deliver, claim.task).add_done_callback(lambda done: self._after(pool, claim.task, done))
-
-    def _after(self, pool: ThreadPoolExecutor, task: OutboxTask, done: Future[None]) -> None:
-        """Free the sender and start the tasks that waited for it."""
-        if (error := done.exception()) is not None:
-            log.error("webhook not settled", job_id=task.job_id, exc_info=error)
-        with self._changed:
-            self._in_flight[task.api_key_id] -= 1
-            waiting = self._waiting[task.api_key_id]
-            while waiting and self._has_sender_for(task.api_key_id):
-                claim = waiting.popleft()
-                if claim.ends_at_s - time.monotonic() > self._claim_s / 2:
-                    self._launch(pool, claim)
-            self._changed.notify_all()
-
-    def _deliver(self, task: OutboxTask) -> None:
-        """Make one attempt and record it."""
-        try:
-            body = self._body_of(task)
-        except NotFound:
-            return  # the job was deleted, and its tasks with it
-        attempt = self._send(task, body)
-        with self._changed:
-            self._sent += 1
-            pause_s = self._schedule.pause_s(task.attempts + 1, self._rng)
-            if attempt.error and attempt.seconds > SLOW_ATTEMPT_S:
-                self._slow_keys.add(task.api_key_id)
-            else:
-                self._slow_keys.discard(task.api_key_id)
+        attempt = self._send(task, self._body_of(task))
+        pause_s = None if attempt.status == GONE else self._schedule.pause_s(task.attempts + 1, self._rng)
         log.info(
             "webhook attempt",
             job_id=task.job_id,
@@ -274,33 +174,12 @@ class WebhookDispatcher:
             error=attempt.error,
             seconds=round(attempt.seconds, 3),
         )
-        _settle(self._outbox, task, AttemptResult(attempt.status, attempt.error, attempt.seconds, pause_s))
-
-
-@dataclass(frozen=True)
-class _Claim:
-    """A claimed task and when its claim ends, on the monotonic clock."""
-
-    task: OutboxTask
-    ends_at_s: float
-
-
-def _settle(outbox: Outbox, task: OutboxTask, result: AttemptResult) -> None:
-    """Record an attempt, with retries: an unrecorded attempt is sent again when the claim ends."""
-    for pause_s in (0.2, 1.0, 3.0, None):
-        try:
-            outbox.settle_task(task, result)
-        except StoreUnavailable:
-            if pause_s is None:
-                raise
-            time.sleep(pause_s)
-        except NotFound:
-            return
-        else:
-            return
+        return AttemptResult(attempt.status, attempt.error, attempt.seconds, pause_s)
 
 
 def _describe_status(status: int) -> str:
+    if status == GONE:
+        return "answered 410: the receiver takes no webhooks any more"
     if 300 <= status < 400:
         return f"answered {status}; redirects are not followed"
     return f"answered {status}"

@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.errors import InvalidRequest, UnreadableImage
 from pipeline.imaging.inline import UNQUOTED_CHARS, at_most, check_beginning, read_inline
-from pipeline.net.egress import MAX_BYTES
+from pipeline.net.download import MAX_BYTES
 from tests.fakes.images import draw_figure, encode
 
 CONTENT = bytes(range(256)) * 3

@@ -4,81 +4,16 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import httpcore
 import httpx
 import pytest
 
 from pipeline.errors import BlockedAddress, DownloadFailed
-from pipeline.net.egress import GuardedBackend, check_address, check_url, fetch, guarded_client
-
-
-@dataclass(frozen=True)
-class Policy:
-    allow_private_addresses: bool
-
-
-STRICT, LAPTOP = Policy(False), Policy(True)
-
-
-class Answers(BaseHTTPRequestHandler):
-    """Serves `/image`, `/to/N` (N redirects to it), and what `routes` adds."""
-
-    def do_GET(self) -> None:
-        assert isinstance(self.server, Server)
-        server = self.server
-        server.asked.append(self.path)
-        if self.path in server.routes:
-            server.routes[self.path](self)
-        elif self.path.startswith("/to/"):
-            left = int(self.path.rsplit("/", 1)[1])
-            self.redirect("/image" if left == 1 else f"/to/{left - 1}")
-        elif self.path == "/image":
-            self.answer(b"an image")
-        else:
-            self.send_error(404)
-
-    def answer(self, content: bytes) -> None:
-        self.send_response(200)
-        self.send_header("content-length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def redirect(self, to: str) -> None:
-        self.send_response(302)
-        self.send_header("location", to)
-        self.send_header("content-length", "0")
-        self.end_headers()
-
-    def log_message(self, *arguments: object) -> None:
-        """Say nothing."""
-
-
-class Server(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Answers)
-        self.routes: dict[str, Callable[[Answers], None]] = {}
-        self.asked: list[str] = []
-        self.url = f"http://127.0.0.1:{self.server_port}"
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """Print nothing: a client that disconnects is no error here."""
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    server = Server()
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
+from pipeline.net.download import fetch
+from pipeline.net.egress import GuardedBackend, check_address, check_url, guarded_client
+from tests.net.image_host import Answers, Server
+from tests.net.policies import LAPTOP, STRICT
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ import pytest
 
 from pipeline.errors import BlockedAddress, DeliveryFailed, InvalidRequest
 from pipeline.storage.base import OutputFile, content_type_of
-from pipeline.storage.s3 import MULTIPART_FROM_BYTES, PART_BYTES, S3Storage
+from pipeline.storage.s3 import LATE_PATIENCE, MULTIPART_FROM_BYTES, PART_BYTES, Patience, S3Storage
 from pipeline.storage.s3_client import Bucket, make_client
 from tests.servers.s3 import (
     FaultProxy,
@@ -487,7 +487,9 @@ def test_a_service_that_stays_overloaded_fails_with_a_message(
     proxy.add(is_put, answer(503, "SlowDown"))
 
     with pytest.raises(DeliveryFailed, match=r"^SlowDown on PutObject: the service asks for fewer requests$"):
-        S3Storage(through(proxy, bucket), http=http, attempts=2).store(files, file_prefix=PREFIX)
+        S3Storage(through(proxy, bucket), http=http, patience=replace(LATE_PATIENCE, attempts=2)).store(
+            files, file_prefix=PREFIX
+        )
 
 
 def test_a_connection_that_is_cut_during_a_part_is_retried(
@@ -506,7 +508,9 @@ def test_a_failed_upload_leaves_no_parts(bucket: Bucket, http: httpx.Client, pro
     proxy.add(is_part(2), cut_in_the_middle)
 
     with pytest.raises(DeliveryFailed, match=r"^the connection to the bucket's endpoint was cut$"):
-        S3Storage(through(proxy, bucket), http=http, attempts=2).store([large_file], file_prefix=PREFIX)
+        S3Storage(through(proxy, bucket), http=http, patience=replace(LATE_PATIENCE, attempts=2)).store(
+            [large_file], file_prefix=PREFIX
+        )
 
     client = make_client(bucket, http)
     assert "Uploads" not in client.list_multipart_uploads(Bucket=bucket.name)
@@ -612,9 +616,9 @@ def test_an_unreachable_endpoint_fails_with_a_message(http: httpx.Client, files:
     bucket = a_bucket("http://127.0.0.1:1")
 
     with pytest.raises(DeliveryFailed, match=r"^the bucket's endpoint cannot be reached$"):
-        S3Storage(bucket, http=http, attempts=2).store(files, file_prefix=PREFIX)
+        S3Storage(bucket, http=http, patience=replace(LATE_PATIENCE, attempts=2)).store(files, file_prefix=PREFIX)
     with pytest.raises(InvalidRequest, match=r"^the bucket's endpoint cannot be reached$"):
-        S3Storage(bucket, http=http, attempts=1).probe()
+        S3Storage(bucket, http=http, patience=replace(LATE_PATIENCE, attempts=1)).probe()
 
 
 def test_an_endpoint_that_hangs_fails_with_a_message(
@@ -625,7 +629,9 @@ def test_an_endpoint_that_hangs_fails_with_a_message(
     hasty = httpx.Timeout(0.3)
 
     with pytest.raises(DeliveryFailed, match=r"^the bucket's endpoint does not answer$"):
-        S3Storage(through(proxy, bucket), http=http, attempts=2, timeout=hasty).store(files, file_prefix=PREFIX)
+        S3Storage(through(proxy, bucket), http=http, patience=Patience(2, hasty, base_s=60)).store(
+            files, file_prefix=PREFIX
+        )
     assert proxy.count("PUT") == 2
     release.set()
 
@@ -678,7 +684,9 @@ def test_redirects_of_an_endpoint_are_not_followed(
         )
 
         with pytest.raises(DeliveryFailed, match="wrong region for the bucket"):
-            S3Storage(through(proxy, bucket), http=http, attempts=2).store(files, file_prefix=PREFIX)
+            S3Storage(through(proxy, bucket), http=http, patience=replace(LATE_PATIENCE, attempts=2)).store(
+                files, file_prefix=PREFIX
+            )
 
         assert elsewhere.seen == []
 
@@ -691,7 +699,7 @@ def test_the_repr_of_a_bucket_contains_neither_key_nor_secret(bucket: Bucket):
 @pytest.mark.parametrize("endpoint_url", ["http://[", "nonsense", "ftp://x.example"])
 def test_an_endpoint_that_is_not_an_address_fails_with_a_message(http: httpx.Client, endpoint_url: str):
     with pytest.raises(InvalidRequest, match=r"do not make an address of a bucket|cannot be reached|cannot be used"):
-        S3Storage(a_bucket(endpoint_url), http=http, attempts=1).probe()
+        S3Storage(a_bucket(endpoint_url), http=http, patience=replace(LATE_PATIENCE, attempts=1)).probe()
 
 
 # ---- the public address ----
@@ -736,4 +744,4 @@ def test_an_endpoint_whose_host_is_not_an_address_is_refused_with_a_message(http
     bucket = a_bucket(f"http://{host}:9")
 
     with pytest.raises(InvalidRequest, match="endpoint_url does not hold a host that can be reached"):
-        S3Storage(bucket, http=http, attempts=1).probe()
+        S3Storage(bucket, http=http, patience=replace(LATE_PATIENCE, attempts=1)).probe()

@@ -21,13 +21,16 @@ import httpx
 import pytest
 from standardwebhooks import Webhook
 
+from pipeline.answers import webhook_status
 from pipeline.errors import BlockedAddress, NotFound, StoreUnavailable
 from pipeline.jobs.api_keys import key_record
 from pipeline.jobs.model import Job, JobResult, JobState, KeyLimits, NewJob, OutboxTask
 from pipeline.jobs.store import Store
 from pipeline.jobs.stores.sql.store import SqlStore
+from pipeline.net.egress import guarded_client
 from pipeline.webhooks.sender import Schedule, WebhookAttempt, WebhookDispatcher, WebhookSender
 from pipeline.webhooks.signing import WebhookSigner
+from tests.net.policies import LAPTOP
 from tests.reference.memory_store import MemoryStore
 
 SIGNER = WebhookSigner([b"a master key, long enough"])
@@ -129,7 +132,7 @@ def store(clock: Clock) -> MemoryStore:
 
 @pytest.fixture
 def client() -> Iterator[httpx.Client]:
-    with httpx.Client() as client:
+    with guarded_client(LAPTOP) as client:
         yield client
 
 
@@ -203,7 +206,6 @@ def test_any_2xx_is_success(store: MemoryStore, sender: WebhookSender, status: i
     [
         (500, 500, "answered 500"),
         (404, 404, "answered 404"),
-        (410, 410, "answered 410"),
         (302, 302, "answered 302; redirects are not followed"),
         ("hang", None, "no answer within 0.5 s"),
         ("drip", None, "no answer within 0.5 s"),
@@ -221,6 +223,25 @@ def test_any_other_answer_is_a_failed_attempt_on_record(
     (attempt,) = store.attempts_of(webhook_of(store, job).id)
     assert (attempt.number, attempt.status, attempt.error) == (1, status, words)
     assert webhook_of(store, job).state == "pending"
+
+
+def test_a_receiver_that_is_gone_gets_no_further_attempt_until_it_is_asked_for(
+    store: MemoryStore, clock: Clock, sender: WebhookSender
+):
+    with receiving(410) as receiver:
+        job = ended_job(store, receiver.url)
+        for _ in range(5):
+            send_due_webhooks(store, sender, body_of)
+            clock.ahead_s += 1200
+
+        assert len(receiver.got) == 1
+        assert (
+            webhook_status(store.tasks_of(job.id)) == "given up: answered 410: the receiver takes no webhooks any more"
+        )
+
+        store.redeliver(job.id, api_key_id=job.api_key_id)
+        send_due_webhooks(store, sender, body_of)
+        assert len(receiver.got) == 2
 
 
 def test_an_answer_without_end_is_not_read(store: MemoryStore, sender: WebhookSender):

@@ -1,0 +1,9 @@
+"""What this project uses of brotli, which ships no types."""
+
+class error(Exception): ...  # noqa: N801  # its name there
+
+class Decompressor:
+    def process(self, string: bytes, output_buffer_limit: int = ...) -> bytes: ...
+    def is_finished(self) -> bool: ...
+
+def compress(string: bytes, quality: int = ...) -> bytes: ...
