@@ -16,8 +16,9 @@ import cv2
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
-from scipy import sparse
-from scipy.sparse.linalg import splu
+
+from pipeline.engines.preview.seams import seam_correction
+from pipeline.engines.preview.subject_image import nearest_position
 
 RADIUS = 3
 """Patches are 7 pixels wide: enough for the direction of an edge, few enough for a second of work."""
@@ -31,12 +32,8 @@ HEIGHT_COST = 8e3
 """Cost of a source that lies higher or lower by the whole image, in squared Lab units."""
 USAGE_COST = 12.0
 """Cost of a source for each time that it was used beyond its share."""
-SEAM_DELTA_E = 12.0
-"""Steps between patches of up to this colour difference are shading and disappear; twice as much is a real border."""
-SHADING_PX = 16
-"""Over this distance the colours return to those of the sources; without it, gradients of the rim would add up."""
-LIGHT = (0.6, 1.0, 1.0)
-"""Weights of L, a and b in that difference: shading changes the lightness."""
+MOST_USAGE = 5
+"""Uses beyond its share that a source pays for."""
 FORBIDDEN = np.float32(1e6)
 """Source cost of patches that are never used."""
 
@@ -67,24 +64,21 @@ def synthesize(
     scale = max(1.0, max(height, width) / FINEST_PX)
     steps = max(0, int(np.ceil(np.log2(max(height, width) / scale / COARSEST_PX))))
     search: _Search | None = None
-    canvas = np.zeros((0, 0, 3), np.float32)
     for level in range(steps, -1, -1):
         factor = scale * 2**level
         finer = _Search.at_level(lab, target, source_cost, start_columns, factor)
-        if len(finer.targets) == 0 or not finer.allowed.any():
+        if not finer.is_solvable:
             continue
-        if search is None:
-            finer.start()
-        else:
-            finer.take_over(search, canvas)
+        if search is not None:
+            finer.take_over(search)
         rounds = ROUNDS[min(steps - level, len(ROUNDS) - 1)]
         for k in range(rounds):
             finer.improve(seed + 1000 * level + k)
             finer.vote()
-        search, canvas = finer, finer.canvas
+        search = finer
     if search is None:
         return colours
-    filled = cv2.cvtColor(search.full_size(lab, target, search.seam_correction(inside)), cv2.COLOR_LAB2RGB)
+    filled = cv2.cvtColor(search.full_size(lab, target, inside), cv2.COLOR_LAB2RGB)
     return np.where(target[..., None], np.clip(filled, 0, 1), colours)
 
 
@@ -98,10 +92,8 @@ class _Search:
         target: (h, w) pixels to fill.
         targets: (T, 2) rows and columns of the patches that touch the region.
         source_cost: (h, w).
-        start_columns: (h, w).
         sources: (h, w, 2) row and column of the source of each patch.
         costs: (h, w) of these sources.
-        usage: (h, w) how often a source is used, relative to its share.
     """
 
     exemplar: NDArray[np.float32]
@@ -109,10 +101,8 @@ class _Search:
     target: NDArray[np.bool_]
     targets: NDArray[np.int32]
     source_cost: NDArray[np.float32]
-    start_columns: NDArray[np.float32]
     sources: NDArray[np.int32]
     costs: NDArray[np.float32]
-    usage: NDArray[np.float32]
 
     @classmethod
     def at_level(
@@ -123,46 +113,43 @@ class _Search:
         start_columns: NDArray[np.float32],
         factor: float,
     ) -> _Search:
-        """Reduce the image by a factor."""
+        """Reduce the image by a factor, and fill the region from the start columns."""
         height, width = target.shape
-        size = (max(SIDE, round(width / factor)), max(SIDE, round(height / factor)))  # columns, rows
-
-        def reduced(array: NDArray) -> NDArray[np.float32]:
-            return np.asarray(cv2.resize(array.astype(np.float32), size, interpolation=cv2.INTER_AREA), np.float32)
-
-        exemplar = reduced(lab)
-        small_target = reduced(target) > 0.5
+        shape = (max(SIDE, round(height / factor)), max(SIDE, round(width / factor)))
+        exemplar, small_target = _reduced(lab, shape), _reduced(target, shape) > 0.5
         touching = cv2.dilate(small_target.astype(np.uint8), np.ones((SIDE, SIDE), np.uint8)) > 0
-        border = np.zeros_like(touching)
-        border[RADIUS:-RADIUS, RADIUS:-RADIUS] = True
-        cost = np.where(border, reduced(source_cost), FORBIDDEN).astype(np.float32)
+        is_whole = np.zeros_like(touching)  # patches that lie in the image as a whole
+        is_whole[RADIUS:-RADIUS, RADIUS:-RADIUS] = True
+        cost = np.where(is_whole, _reduced(source_cost, shape), FORBIDDEN).astype(np.float32)
         cost[cost > 0.02 * FORBIDDEN] = FORBIDDEN  # a reduced pixel that contains excluded ones
-        columns = np.clip((reduced(start_columns) + 0.5) * size[0] / width - 0.5, 0, size[0] - 1)
-        return cls(
+        level = cls(
             exemplar=exemplar,
             canvas=exemplar.copy(),
             target=small_target,
-            targets=np.argwhere(touching & border).astype(np.int32),
+            targets=_positions(touching & is_whole),
             source_cost=cost,
-            start_columns=columns.astype(np.float32),
-            sources=np.zeros((*small_target.shape, 2), np.int32),
-            costs=np.full(small_target.shape, FORBIDDEN, np.float32),
-            usage=np.zeros(small_target.shape, np.float32),
+            sources=np.zeros((*shape, 2), np.int32),
+            costs=np.full(shape, FORBIDDEN, np.float32),
         )
+        column = np.round((_reduced(start_columns, shape) + 0.5) * shape[1] / width - 0.5).astype(np.int32)
+        column = np.clip(column, 0, shape[1] - 1)
+        row = np.indices(shape)[0]
+        if level.is_solvable:
+            level._set_sources(np.stack([row, column], axis=2))
+        level.canvas = np.where(small_target[..., None], exemplar[row, column], exemplar)
+        return level
 
     @property
     def allowed(self) -> NDArray[np.bool_]:
         """(h, w), the pixels whose patches may be used."""
         return self.source_cost < FORBIDDEN
 
-    def start(self) -> None:
-        """Fill the region from the start columns."""
-        row = np.indices(self.target.shape)[0]
-        start = np.round(self.start_columns).astype(np.int32)
-        self._set_sources(np.stack([row, start], axis=2))
-        self.canvas = np.where(self.target[..., None], self.exemplar[row, start], self.exemplar)
+    @property
+    def is_solvable(self) -> bool:
+        """Whether there is a patch to fill and one to take."""
+        return len(self.targets) > 0 and bool(self.allowed.any())
 
-    def take_over(self, coarser: _Search, canvas: NDArray[np.float32]) -> None:
+    def take_over(self, coarser: _Search) -> None:
         """Start from the result of the coarser level."""
         height, width = self.target.shape
         coarse_height, coarse_width = coarser.target.shape
@@ -178,7 +165,7 @@ class _Search:
     def _set_sources(self, sources: NDArray[np.int32]) -> None:
         """Set the sources, each moved to the nearest allowed one."""
         height, width = self.target.shape
-        nearest = _nearest(self.allowed)
+        nearest = nearest_position(self.allowed)
         row = np.clip(sources[..., 0], 0, height - 1)
         column = np.clip(sources[..., 1], 0, width - 1)
         self.sources = np.ascontiguousarray(nearest[row, column], np.int32)
@@ -195,83 +182,19 @@ class _Search:
         at_height[:, 1] = self.allowed.sum(axis=1)
         at_height = cv2.blur(at_height, (1, 2 * (height // 10) + 1))
         share = np.maximum(at_height[:, 0] / np.maximum(at_height[:, 1], 1), 1e-3)
-        self.usage = np.asarray(cv2.blur(counts, (SIDE, SIDE)), np.float32) / share[:, None]
-        cost = self.source_cost + USAGE_COST * np.clip(self.usage - 1, 0, 5)
+        usage = np.asarray(cv2.blur(counts, (SIDE, SIDE)), np.float32) / share[:, None]
+        cost = self.source_cost + USAGE_COST * np.clip(usage - 1, 0, MOST_USAGE)
         cost = np.where(self.allowed, cost, FORBIDDEN).astype(np.float32)
         height_weight = np.float32(HEIGHT_COST / height**2)
-        flat = (height, -1)
-        _search(
-            self.canvas.reshape(flat),
-            self.exemplar.reshape(flat),
-            self.targets,
-            cost,
-            self.sources,
-            self.costs,
-            height_weight,
-            SWEEPS,
-            seed,
-        )
+        canvas, exemplar = self.canvas.reshape(height, -1), self.exemplar.reshape(height, -1)
+        _search(canvas, exemplar, self.targets, cost, self.sources, self.costs, height_weight, SWEEPS, seed)
 
     def vote(self) -> None:
         """Give every pixel of the region the weighted mean of what the patches over it say."""
         weights = self._weights()
         self.canvas = self.exemplar.copy()
-        pixels = np.argwhere(self.target).astype(np.int32)
         none = np.zeros_like(self.exemplar)
-        _vote(self.exemplar, self.canvas, pixels, self.sources, weights, none, 1.0, 1.0, RADIUS)
-
-    def seam_correction(self, inside: NDArray[np.bool_]) -> NDArray[np.float32]:
-        """Return what to add to the colours of each source so that no border shows between patches: (h, w, 3) Lab.
-
-        Solves Poisson's equation for the colours, whose gradients are those of the sources. Where neighbouring pixels
-        have different sources, the gradient is the smaller of the two if they agree in sign, otherwise 0.
-        Source: Pérez, Gangnet, Blake, "Poisson image editing", ACM TOG 22 (2003).
-        """
-        height, width = self.target.shape
-        inside = cv2.resize(inside.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA) > 0.5
-        own = np.stack(np.indices(self.target.shape), axis=2)
-        sources = np.where(self.target[..., None], self.sources, own)
-        number = np.full(self.target.shape, -1)
-        pixels = np.argwhere(self.target)
-        number[self.target] = np.arange(len(pixels))
-
-        def colour_at(position: NDArray[np.integer]) -> NDArray[np.float64]:
-            row, column = np.clip(position[:, 0], 0, height - 1), np.clip(position[:, 1], 0, width - 1)
-            return self.exemplar[row, column].astype(np.float64)
-
-        source = sources[pixels[:, 0], pixels[:, 1]]
-        copied = colour_at(source)
-        diagonal = np.full(len(pixels), 1 / SHADING_PX**2)
-        right = copied / SHADING_PX**2
-        rows, columns = [], []
-        for direction in ((0, 1), (0, -1), (1, 0), (-1, 0)):
-            neighbour = pixels + direction
-            known = ((neighbour >= 0) & (neighbour < (height, width))).all(axis=1)
-            neighbour = np.clip(neighbour, 0, (height - 1, width - 1))
-            at = (neighbour[:, 0], neighbour[:, 1])
-            known &= inside[at]
-            theirs = sources[at]
-            step = colour_at(theirs) - copied
-            here, there = colour_at(source + direction) - copied, colour_at(theirs) - colour_at(theirs - direction)
-            smooth = np.where(here * there > 0, np.where(np.abs(here) < np.abs(there), here, there), 0)
-            seam = np.linalg.norm((step - smooth) * LIGHT, axis=1)
-            keep = np.clip(seam / SEAM_DELTA_E - 1, 0, 1)[:, None]
-            diagonal += known
-            right -= (keep * step + (1 - keep) * smooth) * known[:, None]
-            is_unknown = known & self.target[at]
-            fixed = known & ~self.target[at]
-            right[fixed] += colour_at(neighbour[fixed])
-            rows.append(np.flatnonzero(is_unknown))
-            columns.append(number[at][is_unknown])
-        row, column = np.concatenate(rows), np.concatenate(columns)
-        shape = (len(pixels), len(pixels))
-        matrix = sparse.coo_matrix((-np.ones(len(row)), (row, column)), shape=shape) + sparse.diags(diagonal)
-        solver = splu(
-            matrix.tocsc(), permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True}
-        )
-        correction = np.zeros_like(self.exemplar)
-        correction[self.target] = solver.solve(right) - copied
-        return correction
+        _vote(self.exemplar, self.canvas, _positions(self.target), self.sources, weights, none, 1.0, 1.0, RADIUS)
 
     def _weights(self) -> NDArray[np.float32]:
         weights = np.zeros(self.target.shape, np.float32)
@@ -283,27 +206,27 @@ class _Search:
         return weights
 
     def full_size(
-        self, lab: NDArray[np.float32], target: NDArray[np.bool_], correction: NDArray[np.float32]
+        self, lab: NDArray[np.float32], target: NDArray[np.bool_], inside: NDArray[np.bool_]
     ) -> NDArray[np.float32]:
-        """Copy the patches from the full image: (H, W, 3) Lab."""
-        height, width = target.shape
+        """Fill the region of the full image with the patches that were found: (H, W, 3) Lab."""
         filled = lab.copy()
-        pixels = np.argwhere(target).astype(np.int32)
+        small_inside = _reduced(inside, self.target.shape) > 0.5
+        correction = seam_correction(self.exemplar, self.target, small_inside, self.sources)
         weights = np.where(self.target, self._weights(), 0).astype(np.float32)
-        scale = (height / self.target.shape[0], width / self.target.shape[1])
-        _vote(lab, filled, pixels, self.sources, weights, correction, scale[0], scale[1], 1)
+        scale = (target.shape[0] / self.target.shape[0], target.shape[1] / self.target.shape[1])
+        _vote(lab, filled, _positions(target), self.sources, weights, correction, scale[0], scale[1], 1)
         return filled
 
 
-def _nearest(allowed: NDArray[np.bool_]) -> NDArray[np.int32]:
-    """Return the row and column of the nearest True of each pixel: (h, w) -> (h, w, 2)."""
-    labels = cv2.distanceTransformWithLabels(
-        (~allowed).astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
-    )[1]
-    position = np.zeros((int(labels.max()) + 1, 2), np.int32)
-    found = np.argwhere(allowed)
-    position[labels[allowed]] = found
-    return position[labels]
+def _reduced(array: NDArray, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Reduce an image to a number of rows and columns."""
+    size = (shape[1], shape[0])
+    return np.asarray(cv2.resize(array.astype(np.float32), size, interpolation=cv2.INTER_AREA), np.float32)
+
+
+def _positions(mask: NDArray[np.bool_]) -> NDArray[np.int32]:
+    """Return the rows and columns of a mask: (H, W) -> (P, 2)."""
+    return np.argwhere(mask).astype(np.int32)
 
 
 # Reassociation lets the compiler use vector instructions; the order that it chooses is the same in every run.
@@ -313,7 +236,7 @@ def _row_difference(
     first_start: int,
     second: NDArray[np.float32],  # (3 w,)
     second_start: int,
-) -> float:
+) -> np.float32:
     """Return the squared difference of one row of two patches."""
     total = np.float32(0)
     for k in range(21):

@@ -84,11 +84,19 @@ def _without_fringe(crop: NDArray[np.uint8]) -> NDArray[np.uint8]:
         return crop[..., :3]
     if not pure.any():
         pure = crop[..., 3] >= crop[..., 3].max()
-    impure = (~pure).astype(np.uint8)
-    labels = np.asarray(cv2.distanceTransformWithLabels(impure, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)[1], int)
-    colour_of_label = np.zeros((labels.max() + 1, 3), np.uint8)
-    colour_of_label[labels[pure]] = crop[..., :3][pure]
-    return colour_of_label[labels]
+    nearest = nearest_position(pure)
+    return crop[nearest[..., 0], nearest[..., 1], :3]
+
+
+def nearest_position(chosen: NDArray[np.bool_]) -> NDArray[np.int32]:
+    """Return the row and column of the chosen pixel nearest to each pixel: (H, W) -> (H, W, 2); one must be chosen."""
+    unchosen = (~chosen).astype(np.uint8)
+    labels = np.asarray(
+        cv2.distanceTransformWithLabels(unchosen, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)[1], int
+    )
+    position = np.zeros((labels.max() + 1, 2), np.int32)
+    position[labels[chosen]] = np.argwhere(chosen)
+    return position[labels]
 
 
 def sample_bilinear(
