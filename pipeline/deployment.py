@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pipeline.errors import CannotStart
+from pipeline.errors import CannotStart, NotFound
 from pipeline.jobs.api_keys import hash_key, key_record, make_key
 from pipeline.jobs.store import KeyStore, Store
 from pipeline.jobs.stores.kv.map import KeyValues
 from pipeline.jobs.transitions import Retention
-from pipeline.secrets import derive_keys
-from pipeline.settings import Settings
+from pipeline.private_files import close_to_others
+from pipeline.secrets import SECRET_NAME, derive_keys
+from pipeline.settings import DATABASE_NAME, Settings
 
 if TYPE_CHECKING:
     from pipeline.jobs.stores.sql.store import SqlStore
@@ -28,12 +29,44 @@ def open_store(settings: Settings) -> SqlStore:
     """
     from pipeline.jobs.stores.sql.store import SqlStore  # SQLAlchemy takes a third of the start; not all need it
 
+    _close_data_to_others(settings)
     return SqlStore(
         settings.sql_url,
         retention=_retention_of(settings),
         pool_size=settings.database_pool_size,
         pool_overflow=settings.database_pool_overflow,
     )
+
+
+def check_store_exists(settings: Settings) -> None:
+    """Refuse to go on where `open_store` would create a database: an operator's command runs in the wrong folder.
+
+    Raises:
+        NotFound: there is no SQLite file, or the database holds no tables of this service.
+        StoreUnavailable: the database cannot be reached.
+    """
+    if settings.database_url is None:
+        if not (settings.data_dir / DATABASE_NAME).is_file():
+            raise NotFound(
+                f"There is no service's data in {settings.data_dir.absolute()}. Run this in the folder where the"
+                " service was started, or name its data folder by --data."
+            )
+        return
+    from pipeline.jobs.stores.sql.connection import has_schema
+
+    if not has_schema(settings.sql_url):
+        raise NotFound("The database holds no service's data yet. Start the service once, or check DATABASE_URL.")
+
+
+def _close_data_to_others(settings: Settings) -> None:
+    """Take the permissions of others from what earlier versions made with the umask's.
+
+    The folder of data itself is closed only if it is recognizably one: `DATA_DIR` may be any folder of the machine.
+    """
+    folder, database = settings.data_dir, settings.data_dir / DATABASE_NAME
+    files = [database, database.with_name(f"{DATABASE_NAME}-wal"), database.with_name(f"{DATABASE_NAME}-shm")]
+    own = [folder] if database.exists() or (folder / SECRET_NAME).exists() else []
+    close_to_others([*own, *files, settings.files_dir, settings.work_dir])
 
 
 def check_secret(store: SqlStore, settings: Settings, master_keys: Sequence[bytes]) -> None:

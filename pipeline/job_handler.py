@@ -15,19 +15,21 @@ from pathlib import Path
 from pipeline.answers import final_body
 from pipeline.engines.base import ForegroundImage
 from pipeline.errors import NotFound
+from pipeline.imaging.inline import at_most
 from pipeline.imaging.rembg_remover import select_background_remover
 from pipeline.jobs.model import Job, JobResult, OutboxTask
 from pipeline.jobs.outbox_dispatcher import OutboxDispatcher
 from pipeline.jobs.store import JobStore
 from pipeline.jobs.worker_loop import LeaseKeeper
 from pipeline.net.deadline import IsCancelled
-from pipeline.net.download import fetch
+from pipeline.net.download import MAX_BYTES, fetch
 from pipeline.run_job import Generate, run_job
 from pipeline.service import Service
 from pipeline.stages.deliver import Delivery, SlowBuckets, deliver, upload_dispatcher
 from pipeline.stages.intake import load_views
 from pipeline.storage.base import CustomerBucket, OutputFile
 from pipeline.storage.local import LocalStorage
+from pipeline.storage.own_links import OwnLinks
 from pipeline.storage.s3 import JOB_PATIENCE
 from pipeline.webhooks.sender import WebhookDispatcher
 from schemas.request import ImageTo3DRequest
@@ -85,8 +87,15 @@ class JobHandler:
 
     def _load_views(self, is_cancelled: IsCancelled, request: ImageTo3DRequest) -> list[ForegroundImage]:
         self._prepare(request.engine)
-        download = partial(fetch, policy=self._service.settings, is_cancelled=is_cancelled)
-        return load_views(request, fetch=download, remover=self._remover)
+        return load_views(request, fetch=partial(self._download, is_cancelled), remover=self._remover)
+
+    def _download(self, is_cancelled: IsCancelled, url: str) -> bytes:
+        """The image behind a URL; one that is stored here is read without the network."""
+        links = OwnLinks(self._outputs, base_url=self._service.settings.base_url)
+        own = links.read(url, most_bytes=MAX_BYTES + 1)
+        if own is not None:
+            return at_most(own)
+        return fetch(url, policy=self._service.settings, is_cancelled=is_cancelled)
 
     def _deliver(
         self, job: Job, request: ImageTo3DRequest, is_cancelled: IsCancelled, files: Sequence[OutputFile]
@@ -124,7 +133,7 @@ def late_uploads(service: Service, outputs: LocalStorage, *, is_cancelled: IsCan
 
 
 def clean(store: JobStore, temporary: LocalStorage, work_dir: Path) -> None:
-    """Delete outputs whose links have expired, expired records, and the work folders of dead workers.
+    """Delete outputs whose links have expired, expired records and requests, and the work folders of dead workers.
 
     Several processes may clean at the same time.
     """
@@ -135,6 +144,7 @@ def clean(store: JobStore, temporary: LocalStorage, work_dir: Path) -> None:
             store.delete(job.id, api_key_id=None)
         except NotFound:  # another process has deleted it
             continue
+    store.expire_requests()
     if not work_dir.is_dir():
         return
     folders = {folder: int(folder.name.split("-")[0]) for folder in work_dir.iterdir() if folder.name[:1].isdigit()}

@@ -26,6 +26,7 @@ from pipeline.errors import (
     translate,
 )
 from pipeline.jobs.model import FinalState, JobResult, JobState
+from pipeline.private_files import make_private_file, make_private_folder
 from pipeline.stages.deliver import Delivery
 from pipeline.stages.export import export
 from pipeline.stages.generate import draw_seed, options_of
@@ -154,7 +155,7 @@ class _Run:
 
     def prepare(self) -> None:
         """Make the work folder and draw the seed, which is the same on every attempt."""
-        self._work_dir.mkdir(parents=True, exist_ok=True)
+        make_private_folder(self._work_dir)
         seed = self._read_checkpoint("seed")
         if seed is None:
             seed = self._request.seed or draw_seed()
@@ -253,5 +254,6 @@ class _Run:
         """Write a checkpoint for the next attempt, atomically: after a crash there is a complete one or none."""
         path = self._work_dir / f"{name}.pickle"
         unfinished = path.with_suffix(".unfinished")
+        make_private_file(unfinished)
         unfinished.write_bytes(pickle.dumps(result, protocol=pickle.HIGHEST_PROTOCOL))
         unfinished.replace(path)

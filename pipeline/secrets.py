@@ -12,10 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from pipeline.private_files import make_private_folder
+
 if TYPE_CHECKING:
     from pydantic import SecretStr
 
 MIN_MASTER_KEY_BYTES = 16
+SECRET_NAME = "secret.key"
 
 
 class MasterKeySource(Protocol):
@@ -40,9 +43,9 @@ def load_master_keys(settings: MasterKeySource) -> tuple[bytes, ...]:
     """
     if settings.secret_keys:
         return tuple(secret.get_secret_value().encode() for secret in settings.secret_keys)
-    path = settings.data_dir / "secret.key"
+    path = settings.data_dir / SECRET_NAME
     if not path.exists():
-        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        make_private_folder(settings.data_dir)
         draft = path.with_name(f".secret-{secrets.token_hex(8)}")
         with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write(secrets.token_urlsafe(48))

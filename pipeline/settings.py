@@ -24,6 +24,7 @@ HOUR_S = 3600.0
 DAY_S = 24 * HOUR_S
 MIN_SECRET_CHARS = 16
 PREFIX = "IMAGE_TO_3D_"
+DATABASE_NAME = "jobs.sqlite"
 
 Time = Annotated[float, Field(ge=0, le=1)]
 
@@ -71,6 +72,8 @@ class Settings(BaseSettings):
     submit_wait_s: float = Field(default=20.0, ge=0, le=120)
     fetch_wait_s: float = Field(default=20.0, ge=0, le=120)
     max_body_bytes: int = Field(default=32 * MIB, ge=1024)
+    max_upload_bytes: int = Field(default=2048 * MIB, ge=0)
+    """Uploads that a key may have in temporary storage, as each web process counts them; 0 is no limit."""
     restart_pause_s: float = Field(default=60.0, ge=0)
     """For how long after a restart of the workers another restart request is ignored: any caller may send one."""
     errors_as_200: bool = False
@@ -205,7 +208,7 @@ class Settings(BaseSettings):
     def sql_url(self) -> str:
         """The database's address as SQLAlchemy reads it; it may hold a password, so it is never logged."""
         if self.database_url is None:
-            return f"sqlite:///{(self.data_dir / 'jobs.sqlite').absolute()}"
+            return f"sqlite:///{(self.data_dir / DATABASE_NAME).absolute()}"
         url = self.database_url.get_secret_value()
         for scheme in ("postgres://", "postgresql://"):
             if url.startswith(scheme):

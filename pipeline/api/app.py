@@ -7,9 +7,10 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI, Security
 from fastapi.security import APIKeyHeader, HTTPBearer
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pipeline.api import account, document, files, pages, problems, routes
+from pipeline.api import account, document, files, pages, problems, routes, uploads
 from pipeline.api.context import Context
 from pipeline.api.head_limits import with_head_limits
 from pipeline.api.problems import OK
@@ -64,12 +65,26 @@ def create_app(settings: Settings, *, service: Service | None = None) -> ASGIApp
     )
     app.state.context = Context(opened)
     problems.install(app, errors_as_200=settings.errors_as_200)
-    for module in (routes, account):
+    for module in (routes, account, uploads):
         app.include_router(module.router, dependencies=KEY_PLACES)
     for module in (files, pages):
         app.include_router(module.router)
     document.install(app)
-    return with_head_limits(_health_first(traced(app) if settings.is_traced else app))
+    return _without_sniffing(with_head_limits(_health_first(traced(app) if settings.is_traced else app)))
+
+
+def _without_sniffing(app: ASGIApp) -> ASGIApp:
+    """Add to every answer the header that keeps browsers from taking it for another type than it says."""
+
+    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_with_header(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)["x-content-type-options"] = "nosniff"
+            await send(message)
+
+        await app(scope, receive, send_with_header)
+
+    return serve
 
 
 def _health_first(app: ASGIApp) -> ASGIApp:

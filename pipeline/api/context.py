@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
 import anyio
+import structlog
 from fastapi import Request
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
@@ -17,10 +18,12 @@ from starlette.requests import ClientDisconnect
 from pipeline.answers import final_body, processing_body, webhook_status
 from pipeline.api.call_limits import CallLimit
 from pipeline.api.form_fields import FilePart, images_of, inline_files
+from pipeline.api.own_host import is_forwarded, is_own_host
 from pipeline.api.queue_stats import QueueStatsReader
 from pipeline.api.refusals import Refusals
 from pipeline.api.request_body import BodyReader
 from pipeline.api.requests import header_key, presented_key
+from pipeline.api.upload_allowance import UploadAllowance
 from pipeline.api.waiting import CompletionWaiter
 from pipeline.errors import RateLimited, Unauthorized
 from pipeline.jobs.api_keys import authenticate
@@ -43,6 +46,8 @@ CLIENT_POLL_S = 0.25
 REDELIVERIES_PER_JOB, REDELIVERIES_PER_KEY = 5, 60
 """Per minute: each sends a request to a third party."""
 
+log = structlog.get_logger()
+
 
 class Context:
     """The live parts of a deployment as routes use them; everything that blocks runs in threads."""
@@ -54,11 +59,14 @@ class Context:
         self.completions = CompletionWaiter(service.store)
         self.queue_stats = QueueStatsReader(service.store)
         self.refusals = Refusals()
+        settings = service.settings
+        self.uploads = UploadAllowance(max_bytes=settings.max_upload_bytes, lifetime_s=settings.output_lifetime_s)
         # Work that outsiders can slow down has threads of its own, so that it cannot occupy those of other requests.
         self._resolve_limiter = anyio.CapacityLimiter(MAX_RESOLVE_THREADS)
         self._probe_limiter = anyio.CapacityLimiter(MAX_PROBE_THREADS)
         self._probing: Counter[str] = Counter()
         self._bodies = BodyReader(max_bytes=self.settings.max_body_bytes, is_known_key=self._is_known_key)
+        self._was_proxy_named = False
         self.redeliveries_of_job = CallLimit(REDELIVERIES_PER_JOB, what="Sending a job's webhook again")
         self.redeliveries_of_key = CallLimit(REDELIVERIES_PER_KEY, what="Sending webhooks again with one key")
         self._restarted_at_s: float | None = None
@@ -182,9 +190,21 @@ class Context:
         body = await self.body(request)
         return await self.in_thread(self.authenticate, request, body), body
 
+    async def caller_with_files(self, request: Request, *, takes_raw: bool = True) -> tuple[ApiKey, dict[str, Any]]:
+        """As `caller`, with the files of a form as `FilePart`; the arguments are those of `body_with_files`."""
+        body = await self.body_with_files(request, takes_raw=takes_raw)
+        return await self.in_thread(self.authenticate, request, body), body
+
     def base_url(self, request: Request) -> str:
-        """What absolute URLs begin with, without a slash at the end."""
-        return self.settings.base_url if self.settings.public_url else str(request.base_url).rstrip("/")
+        """What absolute URLs begin with, without a slash at the end; see `own_host` for the rule."""
+        if self.settings.public_url is not None:
+            return self.settings.base_url
+        if not self._was_proxy_named and is_forwarded(request):
+            self._was_proxy_named = True
+            log.warning("requests come through a proxy, but PUBLIC_URL is not set: links may not lead back to it")
+        if is_own_host(request, self.settings):
+            return str(request.base_url).rstrip("/")
+        return self.settings.base_url + request.scope.get("root_path", "").rstrip("/")
 
     def job_body(
         self, job: Job, *, fetch_path: str, base_url: str, queue_position: int | None = None

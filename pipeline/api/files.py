@@ -42,7 +42,6 @@ async def read_file(token: str, name: str, request: Request, context: Context = 
         "cache-control": "private, max-age=3600",
         "access-control-allow-origin": "*",
         "content-disposition": f'inline; filename="{name}"',
-        "x-content-type-options": "nosniff",
     }
     seen = request.headers.get("if-none-match", "")
     if stored.etag in [tag.strip().removeprefix("W/") for tag in seen.split(",")]:

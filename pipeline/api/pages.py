@@ -31,7 +31,6 @@ PAGE_HEADERS = {
     "cache-control": "no-cache",
     "cross-origin-opener-policy": "same-origin",
     "referrer-policy": "no-referrer",
-    "x-content-type-options": "nosniff",
 }
 
 
@@ -103,7 +102,7 @@ async def ready(context: Context = Depends(context_of)) -> JSONResponse:
 )
 async def metrics(request: Request, context: Context = Depends(context_of)) -> Response:
     """Counters and gauges of the whole deployment in Prometheus' text format, for its operator."""
-    check_operator(request, context.settings.metrics_token)
+    check_operator(request, context.settings)
     counted = await context.in_thread(context.store.metrics)
     workers = await context.in_thread(context.store.workers)
     settings = context.settings

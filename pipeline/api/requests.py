@@ -5,18 +5,18 @@ from __future__ import annotations
 import hmac
 import re
 from typing import Any
+from urllib.parse import urlsplit
 
 from fastapi import Request
-from pydantic import SecretStr
 
+from pipeline.api.own_host import is_forwarded, is_loopback
 from pipeline.errors import InvalidRequest, NotFound, Unauthorized
 from pipeline.jobs.model import MAX_JOB_ID
+from pipeline.settings import Settings
 from schemas.contract import is_plain_text, truncate_for_message
 
 MAX_WAIT_S = 120.0
 MAX_IDEMPOTENCY_KEY_CHARS = 255
-LOOPBACK = ("127.0.0.1", "::1")
-FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip", "via")
 _WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,6})", re.IGNORECASE)
 
 
@@ -42,21 +42,27 @@ def bearer_token(request: Request) -> str | None:
     return token.strip() if scheme.lower() == "bearer" and token.strip() else None
 
 
-def check_operator(request: Request, expected: SecretStr | None) -> None:
-    """Refuse a caller that is not the deployment's operator: by its token or, without one, by the caller's address.
+def check_operator(request: Request, settings: Settings) -> None:
+    """Refuse a caller that is not the deployment's operator.
 
-    A request that a proxy forwarded never counts as one from this machine, even if the proxy's address is local.
+    With `METRICS_TOKEN`, it presents that token. Without it, the request comes from this machine: from a loopback
+    address, to a loopback name or address, with no sign of a proxy, and to a service that no proxy is said to be in
+    front of (`PUBLIC_URL`).
 
     Raises:
         Unauthorized: the caller is somebody else.
     """
+    expected = settings.metrics_token
     if expected is not None:
         presented = (bearer_token(request) or "").encode("utf-8", "surrogatepass")
         if not hmac.compare_digest(presented, expected.get_secret_value().encode()):
             raise Unauthorized("The operator's bearer token is required")
         return
-    host = request.client.host if request.client is not None else ""
-    if host not in LOOPBACK or any(header in request.headers for header in FORWARDED):
+    peer = request.client.host if request.client is not None else ""
+    hosts = [peer, request.url.hostname or ""]
+    if settings.public_url is not None:
+        hosts.append(urlsplit(settings.public_url).hostname or "")
+    if not all(is_loopback(host) for host in hosts) or is_forwarded(request):
         raise Unauthorized("Set IMAGE_TO_3D_METRICS_TOKEN to read this from another machine")
 
 

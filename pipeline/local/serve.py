@@ -26,6 +26,7 @@ from pipeline.errors import StoreUnavailable
 from pipeline.jobs.store import JobStore
 from pipeline.local.listener import open_listener
 from pipeline.local.supervisor import ProcessSlot, Supervisor, stop_on_signals
+from pipeline.private_files import make_private_folder
 from pipeline.secrets import load_master_keys
 from pipeline.settings import Settings
 
@@ -86,7 +87,7 @@ def run_workers(settings: Settings) -> None:
 
 def _open_deployment(settings: Settings) -> SqlStore:
     """The store, and the secret in the folder of data, which is made before several processes look for it."""
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    make_private_folder(settings.data_dir)
     master_keys = load_master_keys(settings)
     store = open_store(settings)
     try:

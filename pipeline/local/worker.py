@@ -24,6 +24,7 @@ from pipeline.errors import CannotStart, ImageTo3DError
 from pipeline.job_handler import JobHandler, clean, folder_of, late_uploads, webhook_dispatcher
 from pipeline.jobs.worker_loop import QueueWorker, WorkerOptions
 from pipeline.local.supervisor import call_when_orphaned, stop_on_signals
+from pipeline.private_files import OF_OTHERS
 from pipeline.secrets import load_master_keys
 from pipeline.service import local_outputs, open_service
 from pipeline.settings import Settings
@@ -123,6 +124,7 @@ def main(argv: list[str] | None = None) -> None:
     given |= {"engine": options.engine, "worker_engines": options.engines, "weights": options.weights}
     settings = Settings(**{name: value for name, value in given.items() if value is not None})
     configure_logging(settings.log_level, settings.log_format)
+    os.umask(OF_OTHERS)  # for the files that libraries write into the work folder
     stop = stop_on_signals()
     call_when_orphaned(stop.set, parent_pid=options.parent_pid)
     worker_id = options.worker_id or f"{socket.gethostname()}-{secrets.token_hex(4)}"

@@ -7,14 +7,18 @@ import os
 import secrets
 import shutil
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
+from pipeline.private_files import make_private_folder, private_opener
 from pipeline.storage.base import OutputFile
 
 COPY_CHUNK_BYTES = 1 << 20
 
 
-def copy_atomically(files: Sequence[OutputFile], folder: Path, *, staging: Path) -> list[tuple[int, str]]:
+def copy_atomically(
+    files: Sequence[OutputFile], folder: Path, *, staging: Path, is_private: bool = False
+) -> list[tuple[int, str]]:
     """Copy the files to a staging folder, flush them to the disk, then move them into the folder.
 
     The model is moved last, so that a reader who sees it also finds its companions. An existing file with the same
@@ -24,6 +28,7 @@ def copy_atomically(files: Sequence[OutputFile], folder: Path, *, staging: Path)
         files: with different names.
         folder: created if it does not exist.
         staging: a folder on the same file system; the temporary folder in it starts with `.arriving-`.
+        is_private: new folders and files are for this user only, whatever the umask is.
 
     Returns:
         Size in bytes and hex digest of the SHA-256 of each.
@@ -31,12 +36,13 @@ def copy_atomically(files: Sequence[OutputFile], folder: Path, *, staging: Path)
     Raises:
         OSError: a source cannot be read, or the disk refuses.
     """
-    staging.mkdir(parents=True, exist_ok=True)
+    make_folder = make_private_folder if is_private else partial(Path.mkdir, parents=True, exist_ok=True)
+    make_folder(staging)
     arriving = staging / f".arriving-{secrets.token_hex(8)}"
-    arriving.mkdir()
+    make_folder(arriving)
     try:
-        digests = [copy_durably(file.path, arriving / file.path.name) for file in files]
-        folder.mkdir(exist_ok=True)
+        digests = [copy_durably(file.path, arriving / file.path.name, is_private=is_private) for file in files]
+        make_folder(folder)
         for file, digest in sorted(zip(files, digests, strict=True), key=lambda pair: pair[0].kind == "model"):
             target = folder / file.path.name
             if not _has_content(target, digest):
@@ -48,15 +54,19 @@ def copy_atomically(files: Sequence[OutputFile], folder: Path, *, staging: Path)
     return digests
 
 
-def copy_durably(source: Path, target: Path) -> tuple[int, str]:
+def copy_durably(source: Path, target: Path, *, is_private: bool = False) -> tuple[int, str]:
     """Copy a file and flush it to the disk; returns its size in bytes and the hex digest of its SHA-256.
+
+    Args:
+        is_private: a new file is for this user only, whatever the umask is.
 
     Raises:
         OSError: a file cannot be read or written.
     """
     digest = hashlib.sha256()
     size_bytes = 0
-    with source.open("rb") as reader, target.open("wb") as writer:
+    opener = private_opener if is_private else None
+    with source.open("rb") as reader, open(target, "wb", opener=opener) as writer:  # for the opener
         while chunk := reader.read(COPY_CHUNK_BYTES):
             digest.update(chunk)
             size_bytes += writer.write(chunk)

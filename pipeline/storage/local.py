@@ -93,7 +93,7 @@ class LocalStorage:
                 raise DeliveryFailed(f"{name!r} is not a safe file name for a link")
 
         try:
-            digests = copy_atomically(files, self._folder / file_prefix, staging=self._folder)
+            digests = copy_atomically(files, self._folder / file_prefix, staging=self._folder, is_private=True)
             now = self._clock()
             if lifetime_s is not None:
                 self._write_expiry(file_prefix, now + lifetime_s)

@@ -43,21 +43,25 @@ class Patience:
         timeout: of each network operation of a request.
         base_s: for all requests of a transfer together, beside what its bytes take.
         min_bytes_per_s: the slowest rate of the bytes.
+        most_s: for any transfer.
     """
 
     attempts: int
     timeout: httpx.Timeout
     base_s: float
-    min_bytes_per_s: float = 64 << 10
+    min_bytes_per_s: float = 256 << 10
+    most_s: float = 330.0
 
     def limit_s(self, size_bytes: int) -> float:
         """The deadline of a transfer of so many bytes."""
-        return self.base_s + size_bytes / self.min_bytes_per_s
+        return min(self.base_s + size_bytes / self.min_bytes_per_s, self.most_s)
 
 
 PROBE_PATIENCE = Patience(attempts=1, timeout=httpx.Timeout(15.0, connect=10.0), base_s=30.0)
 """Of `update_s3`, while its caller waits."""
-JOB_PATIENCE = Patience(attempts=3, timeout=httpx.Timeout(10.0, connect=5.0), base_s=15.0, min_bytes_per_s=1 << 20)
+JOB_PATIENCE = Patience(
+    attempts=3, timeout=httpx.Timeout(10.0, connect=5.0), base_s=15.0, min_bytes_per_s=1 << 20, most_s=60.0
+)
 """Of a job's own delivery: other jobs wait for the worker, and a bucket that is slower gets the files afterwards."""
 LATE_PATIENCE = Patience(attempts=4, timeout=TIMEOUT, base_s=120.0)
 """Of an upload after the job has ended."""

@@ -15,7 +15,7 @@ from pipeline.api.app import create_app
 from pipeline.jobs.model import JobFilter, WorkerRecord
 from pipeline.storage.bucket_details import bucket_of_details
 from schemas.s3 import parse_s3_details
-from tests.api.conftest import METRICS_TOKEN, Deployment
+from tests.api.conftest import IMAGE, METRICS_TOKEN, SUBMIT, Deployment
 
 SECRETS = {"aws_access_key_id": "AKIAEXAMPLE", "aws_secret_access_key": "hunter2-hunter2"}
 
@@ -241,16 +241,68 @@ def test_metrics_require_the_operators_token(deployment: Deployment) -> None:
     [
         ("127.0.0.1", {}, 200),
         ("::1", {}, 200),
+        ("127.0.0.1", {"host": "localhost"}, 200),
+        ("127.0.0.1", {"host": "[::1]:9000"}, 200),
         ("192.0.2.7", {}, 401),
         ("127.0.0.1", {"x-forwarded-for": "192.0.2.7"}, 401),
+        ("127.0.0.1", {"x-forwarded-host": "3d.example.com"}, 401),
         ("127.0.0.1", {"forwarded": "for=192.0.2.7"}, 401),
+        ("127.0.0.1", {"cf-connecting-ip": "192.0.2.7"}, 401),
+        ("127.0.0.1", {"host": "rebound.example"}, 401),  # DNS rebinding of a browser on this machine
+        ("127.0.0.1", {"host": "3d.example.com"}, 401),
+        ("127.0.0.1", {"host": "localhost.example.com"}, 401),
+        ("127.0.0.1", {"host": "192.168.1.5:8000"}, 401),
+        ("127.0.0.1", {"host": ""}, 401),
     ],
 )
 def test_without_a_token_metrics_are_only_for_this_machine(
     deploy: Callable[..., Deployment], peer: str, headers: dict[str, str], status: int
 ) -> None:
-    deployment = deploy(metrics_token=None, peer=(peer, 50000))
-    assert deployment.client.get("/metrics", headers=headers).status_code == status
+    deployment = deploy(metrics_token=None, public_url=None, peer=(peer, 50000))
+    answer = deployment.client.get("/metrics", headers={"host": "127.0.0.1:8000", **headers})
+    assert answer.status_code == status
+
+
+def test_without_a_token_metrics_are_closed_where_a_proxy_is_in_front(deploy: Callable[..., Deployment]) -> None:
+    deployment = deploy(metrics_token=None, public_url="https://3d.example.com", peer=("127.0.0.1", 50000))
+    assert deployment.client.get("/metrics", headers={"host": "127.0.0.1:8000"}).status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("host", "start"),
+    [
+        ("localhost:8000", "http://localhost:8000/"),
+        ("127.0.0.1:1234", "http://127.0.0.1:1234/"),
+        ("[::1]:8000", "http://[::1]:8000/"),
+        ("192.168.1.5:8000", "http://192.168.1.5:8000/"),
+        ("evil.example", "http://127.0.0.1:8000/"),
+        ("evil.example:80@localhost", "http://127.0.0.1:8000/"),
+        ("203.0.113.9", "http://127.0.0.1:8000/"),
+        ("169.254.169.254", "http://127.0.0.1:8000/"),
+        ("localhost.evil.example", "http://127.0.0.1:8000/"),
+    ],
+)
+def test_without_a_public_url_links_never_follow_a_foreign_host(
+    deploy: Callable[..., Deployment], host: str, start: str
+) -> None:
+    deployment = deploy(public_url=None)
+    headers = {"host": host, "x-forwarded-host": "evil.example", "prefer": "wait=0"}
+    body = deployment.post(SUBMIT, {"image": IMAGE}, **headers).json()
+    assert body["fetch_result"].startswith(start + "api/")
+    assert all(link.startswith("http://127.0.0.1:8000/files/") for link in body["future_links"])
+
+
+def test_every_answer_forbids_to_guess_its_type(deployment: Deployment) -> None:
+    submitted = deployment.submit()
+    deployment.finish(submitted["id"])
+    for path in ("/health", "/ready", "/", "/docs", "/openapi.json", "/nowhere", submitted["future_links"][0]):
+        assert deployment.client.get(path).headers["x-content-type-options"] == "nosniff", path
+    for answer in (
+        deployment.post("/api/v6/3d/image_to_3d"),
+        deployment.post(f"{SUBMIT}/"),
+        deployment.client.put("/"),
+    ):
+        assert answer.headers.get_list("x-content-type-options") == ["nosniff"]
 
 
 def test_the_openapi_document_lists_every_path_with_its_errors(deployment: Deployment) -> None:

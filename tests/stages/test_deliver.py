@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -11,7 +12,15 @@ import pytest
 from pipeline.errors import DeliveryFailed, UnwritableOutput
 from pipeline.jobs.api_keys import key_record
 from pipeline.jobs.model import Job, JobResult, JobState, KeyLimits, NewJob, OutboxTask
-from pipeline.stages.deliver import Delivery, deliver, deliver_to_folder, retry_uploads, upload_pause_s
+from pipeline.stages.deliver import (
+    Delivery,
+    SlowBuckets,
+    deliver,
+    deliver_to_folder,
+    retry_uploads,
+    upload_dispatcher,
+    upload_pause_s,
+)
 from pipeline.storage.base import Artifact, OutputFile, content_type_of
 from pipeline.storage.links import LinkSigner
 from pipeline.storage.local import LocalStorage
@@ -194,10 +203,10 @@ def test_a_name_taken_by_a_folder_is_the_callers_error(files: list[OutputFile], 
 # ---- late uploads ----
 
 
-def ended_job(store: MemoryStore, delivery: Delivery) -> Job:
+def ended_job(store: MemoryStore, delivery: Delivery, *, api_key_id: str | None = None) -> Job:
     """A job that ended in success with a pending upload."""
-    key = store.list_keys()[0]
-    store.submit(NewJob(api_key_id=key.id, file_prefix=PREFIX, request=b"{}", request_sha256="0"))
+    api_key_id = api_key_id or store.list_keys()[0].id
+    store.submit(NewJob(api_key_id=api_key_id, file_prefix=PREFIX, request=b"{}", request_sha256="0"))
     job = store.claim("worker", lease_s=60)
     assert job is not None
     result = JobResult(
@@ -340,6 +349,76 @@ def test_a_job_that_is_deleted_during_the_upload_is_ignored(
             return super().store(files, file_prefix=file_prefix)
 
     assert retry_uploads(store, temporary=temporary, bucket_of=lambda api_key_id: DeletingBucket()) == 1
+
+
+class HangingBucket(FakeBucket):
+    """Accepts nothing until the test says so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.has_begun, self.may_end = threading.Event(), threading.Event()
+
+    def store(self, files: Sequence[OutputFile], *, file_prefix: str) -> list[Artifact]:
+        self.has_begun.set()
+        assert self.may_end.wait(30)
+        raise DeliveryFailed("the bucket's endpoint takes too long")
+
+
+def test_the_uploads_of_a_well_bucket_do_not_wait_behind_one_that_hangs(
+    store: MemoryStore, temporary: LocalStorage, files: list[OutputFile]
+):
+    other = key_record("another key in plain text", name="other", limits=KeyLimits())
+    store.add_key(other)
+    customer = store.list_keys()[0]
+    delivery = Delivery(tuple(temporary.store(files, file_prefix=PREFIX)), upload_warning=WARNING)
+    of_customer = [ended_job(store, delivery) for _ in range(3)]
+    of_other = [ended_job(store, delivery, api_key_id=other.id) for _ in range(3)]
+    hanging, well = HangingBucket(), FakeBucket()
+    buckets = {customer.id: hanging, other.id: well}
+    stop = threading.Event()
+    uploads = upload_dispatcher(store, temporary=temporary, bucket_of=buckets.get)
+    thread = threading.Thread(target=uploads.run, args=(stop,), kwargs={"poll_s": 0.01})
+    thread.start()
+    try:
+        assert hanging.has_begun.wait(30)
+        while not all(upload_of(store, job).state == "done" for job in of_other):
+            stop.wait(0.01)  # ends by the test's own timeout if they never are
+        assert all(upload_of(store, job).state == "pending" for job in of_customer)
+    finally:
+        stop.set()
+        hanging.may_end.set()
+        thread.join(30)
+
+
+def test_a_bucket_that_was_slow_to_fail_is_skipped_for_a_while(
+    clock: Clock, temporary: LocalStorage, files: list[OutputFile]
+):
+    class SlowBucket(FakeBucket):
+        asked = 0
+
+        def store(self, files: Sequence[OutputFile], *, file_prefix: str) -> list[Artifact]:
+            self.asked += 1
+            clock.now += 15
+            raise DeliveryFailed("the bucket's endpoint takes too long")
+
+    slow, saved, refusing = SlowBuckets(for_s=300, clock=clock), SlowBucket(), FakeBucket()
+    refusing.is_unavailable = True
+
+    def deliver_to(bucket: FakeBucket, bucket_id: bytes) -> Delivery:
+        watched = slow.watched(bucket, bucket_id=bucket_id)
+        return deliver(files, file_prefix=PREFIX, temporary=temporary, bucket=watched)
+
+    assert "takes too long" in deliver_to(saved, b"one").upload_warning
+    assert "it took too long a moment ago" in deliver_to(saved, b"one").upload_warning
+    assert saved.asked == 1  # skipped
+    assert not deliver_to(FakeBucket(), b"another").upload_warning
+    deliver_to(saved, b"one, saved again")
+    assert saved.asked == 2
+    clock.now += 301
+    deliver_to(saved, b"one")
+    assert saved.asked == 3
+    for _ in range(2):  # refused quickly: nobody waits for it
+        assert "SlowDown" in deliver_to(refusing, b"refusing").upload_warning
 
 
 def test_upload_pauses_double_from_five_seconds_to_an_hour():

@@ -21,6 +21,7 @@ from sqlalchemy import event, exc
 
 from pipeline.errors import StoreUnavailable
 from pipeline.jobs.stores.sql.schema import SCHEMA_REVISION
+from pipeline.private_files import make_private_file, make_private_folder
 
 BUSY = "The service's database is busy or unavailable; try again."
 REFUSED = "The service's database refused a statement ({}); the service's log says which."
@@ -129,7 +130,10 @@ class Database:
         address = sa.make_url(url)
         self.is_sqlite = address.get_backend_name() == "sqlite"
         if self.is_sqlite:
-            Path(address.database or "").parent.mkdir(parents=True, exist_ok=True)
+            if address.database and address.database != ":memory:":
+                make_private_folder(Path(address.database).parent)
+                with suppress(OSError):  # SQLite says it in its own words
+                    make_private_file(Path(address.database))  # its -wal and -shm files get the same mode
             options: dict[str, Any] = {"connect_args": {"timeout": BUSY_TIMEOUT_S, "check_same_thread": False}}
         else:
             address = address.difference_update_query(POOLER_OPTIONS)
@@ -245,6 +249,20 @@ class Database:
     def close(self) -> None:
         """Close all connections."""
         self.engine.dispose()
+
+
+def has_schema(url: str) -> bool:
+    """Whether a database holds this service's tables, of any version.
+
+    Raises:
+        StoreUnavailable: it cannot be reached.
+    """
+    database = Database(url)
+    try:
+        with database.read() as connection:
+            return _revision(connection) is not None
+    finally:
+        database.close()
 
 
 def _prepare_sqlite(connection: Any, record: object) -> None:
