@@ -13,24 +13,26 @@ from functools import partial
 from pathlib import Path
 
 from pipeline.answers import final_body
-from pipeline.engines.base import ForegroundImage
+from pipeline.engines.base import ForegroundImage, Generation
 from pipeline.errors import NotFound
 from pipeline.imaging.inline import at_most
 from pipeline.imaging.rembg_remover import select_background_remover
-from pipeline.jobs.model import Job, JobResult, OutboxTask
+from pipeline.jobs.model import ExportSource, Job, JobResult, OutboxTask
 from pipeline.jobs.outbox_dispatcher import OutboxDispatcher
 from pipeline.jobs.store import JobStore
 from pipeline.jobs.worker_loop import LeaseKeeper
 from pipeline.net.deadline import IsCancelled
 from pipeline.net.download import MAX_BYTES, fetch
-from pipeline.run_job import Generate, run_job
-from pipeline.service import Service
+from pipeline.run_job import GENERATION, Generate, load_generation, run_export, run_job
+from pipeline.service import Service, generation_gone, kept_generations
 from pipeline.stages.deliver import Delivery, SlowBuckets, deliver, upload_dispatcher
 from pipeline.stages.intake import load_views
 from pipeline.storage.base import CustomerBucket, OutputFile
+from pipeline.storage.generations import KeptGenerations
 from pipeline.storage.local import LocalStorage
 from pipeline.storage.own_links import OwnLinks
 from pipeline.storage.s3 import JOB_PATIENCE
+from pipeline.storage.shared_work import SharedWork
 from pipeline.webhooks.sender import WebhookDispatcher
 from schemas.request import ImageTo3DRequest
 
@@ -47,6 +49,7 @@ class JobHandler:
             nothing itself: an engine that is not offered is an error of `generate`.
         prepare: called with the engine's name before a job's images are loaded, so that later stages can get ready.
         on_checkpoint: as for `run_job`.
+        shared_work: where machines share checkpoints; None where `on_checkpoint` does all that is needed.
     """
 
     def __init__(
@@ -57,12 +60,15 @@ class JobHandler:
         *,
         prepare: Callable[[str | None], None] = lambda engine: None,
         on_checkpoint: Callable[[], None] = lambda: None,
+        shared_work: SharedWork | None = None,
     ) -> None:
         self._service = service
+        self._shared_work = shared_work
         self._outputs = outputs
         self._generate_for = generate_for
         self._prepare = prepare
         self._on_checkpoint = on_checkpoint
+        self._generations = kept_generations(service.settings)
         self._slow_buckets = SlowBuckets()
         self._remover = select_background_remover(service.settings.matting_model, service.settings.weights)
 
@@ -73,17 +79,55 @@ class JobHandler:
             StoreUnavailable: the store did not answer in the middle of the job.
         """
         request = ImageTo3DRequest.model_validate_json(self._service.store.request_of(job.id))
+        folder = folder_of(job, self._service.settings.work_dir)
+        if self._shared_work is not None:
+            self._shared_work.restore(folder)
+        if job.meta.export_of is not None:
+            return run_export(
+                request,
+                file_prefix=job.file_prefix,
+                work_dir=folder,
+                load=partial(self._load_generation, job.meta.export_of),
+                deliver=partial(self._deliver, job, request, lease.is_cancelled),
+                on_progress=lease.report,
+                is_cancelled=lease.is_cancelled,
+                on_checkpoint=partial(self._share_checkpoint, folder),
+            )
         return run_job(
             request,
             file_prefix=job.file_prefix,
-            work_dir=folder_of(job, self._service.settings.work_dir),
+            work_dir=folder,
             load_views=partial(self._load_views, lease.is_cancelled),
             generate=self._generate_for(job, request.engine),
-            deliver=partial(self._deliver, job, request, lease.is_cancelled),
+            deliver=partial(self._deliver_and_keep, job, request, lease.is_cancelled),
             on_progress=lease.report,
             is_cancelled=lease.is_cancelled,
-            on_checkpoint=self._on_checkpoint,
+            on_checkpoint=partial(self._share_checkpoint, folder),
         )
+
+    def _share_checkpoint(self, folder: Path) -> None:
+        self._on_checkpoint()
+        if self._shared_work is not None:
+            self._shared_work.save(folder)
+
+    def _load_generation(self, source: ExportSource) -> Generation:
+        """The kept generation of an earlier job.
+
+        Raises:
+            GenerationGone: it is not kept any more.
+        """
+        kept = self._generations.find(source.file_prefix)
+        if kept is None:
+            raise generation_gone(source.job_id, self._service.settings)
+        return load_generation(kept)
+
+    def _deliver_and_keep(
+        self, job: Job, request: ImageTo3DRequest, is_cancelled: IsCancelled, files: Sequence[OutputFile]
+    ) -> Delivery:
+        delivery = self._deliver(job, request, is_cancelled, files)
+        folder = folder_of(job, self._service.settings.work_dir)
+        self._generations.keep(job.file_prefix, folder / GENERATION)  # before the end is written: a kill loses neither
+        return delivery
 
     def _load_views(self, is_cancelled: IsCancelled, request: ImageTo3DRequest) -> list[ForegroundImage]:
         self._prepare(request.engine)
@@ -132,12 +176,23 @@ def late_uploads(service: Service, outputs: LocalStorage, *, is_cancelled: IsCan
     return upload_dispatcher(service.store, temporary=outputs, bucket_of=bucket_of)
 
 
-def clean(store: JobStore, temporary: LocalStorage, work_dir: Path) -> None:
-    """Delete outputs whose links have expired, expired records and requests, and the work folders of dead workers.
+def clean(
+    store: JobStore,
+    temporary: LocalStorage,
+    work_dir: Path,
+    *,
+    generations: KeptGenerations | None = None,
+    shared: SharedWork | None = None,
+) -> None:
+    """Delete outputs whose links have expired, expired records and requests, old generations, dead workers' folders.
 
     Several processes may clean at the same time.
     """
+    if shared is not None:
+        shared.clean(partial(_is_of_ended_job, store))
     temporary.clean()
+    if generations is not None:
+        generations.clean()
     for job in store.expired():
         temporary.delete(job.file_prefix)
         try:
@@ -152,6 +207,14 @@ def clean(store: JobStore, temporary: LocalStorage, work_dir: Path) -> None:
     for folder in folders.keys() - running:
         if _age_s(folder) > STALE_FOLDER_S:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_of_ended_job(store: JobStore, folder: str, changed_at: float) -> bool:
+    """Whether a folder of checkpoints belongs to no open job, and not to one that is just ending."""
+    job_id = folder.partition("-")[0]
+    if not job_id.isdigit() or time.time() - changed_at < STALE_FOLDER_S:
+        return False
+    return all(job.state.is_final for job in store.get_many([int(job_id)]))
 
 
 def _age_s(path: Path) -> float:

@@ -7,6 +7,7 @@ demonstrates the service on any machine and does not reconstruct what no view sh
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 
@@ -23,6 +24,7 @@ from pipeline.engines.preview.arrangement import Arrangement, arrange_views
 from pipeline.engines.preview.back_colours import invent_back_colours
 from pipeline.engines.preview.carved_views import carve_views
 from pipeline.engines.preview.colours import ProjectedViews, Projector, TurnedColours
+from pipeline.engines.preview.contour import measure_contour
 from pipeline.engines.preview.inflate import inflate
 from pipeline.engines.preview.subject_image import SubjectImage, as_bytes
 from pipeline.engines.preview.view_direction import ViewDirection
@@ -31,7 +33,6 @@ from pipeline.mesh.tri_mesh import TriMesh
 
 NAME = "preview"
 MAX_SIDE_PX = 1024
-ROUND = 1.0
 NEARLY_PARALLEL_RAD = np.deg2rad(20)
 """Views closer to one line of sight bound no body: their hull is a long lens."""
 UNUSED = (
@@ -74,15 +75,18 @@ class PreviewEngine:
         warnings = (*ignored_options(NAME, options, UNUSED if pair else (*UNUSED, "depth")), *arrangement.warnings)
         depth = None
         if pair:
-            depth = ROUND if options.depth is None else options.depth
-            front = arrangement.directions[pair[0]]
-            mesh, projectors = _from_front([arrangement.images[k] for k in pair], options, depth=depth)
-            mesh, source = _turned(mesh, ProjectedViews(projectors), front)
+            front = arrangement.images[pair[0]]
+            shape = measure_contour(front.alpha)
+            depth = round(shape.depth, 2) if options.depth is None else options.depth
+            mesh = inflate(front.alpha, resolution=options.resolution, depth=depth, is_symmetric=shape.is_symmetric)
+            projected = ProjectedViews(_two_sided([arrangement.images[k] for k in pair], seed=options.seed))
+            mesh, source = _turned(mesh, projected, arrangement.directions[pair[0]])
         else:
             mesh, source = carve_views(
                 arrangement.images,
                 arrangement.directions,
                 resolution=options.resolution,
+                invent_back=partial(invent_back_colours, seed=options.seed),
                 on_progress=lambda done: on_step(0.1 + 0.8 * done),
             )
         if pair and len(pair) < len(views):
@@ -129,21 +133,19 @@ def _turned(mesh: TriMesh, source: ColourSource, direction: ViewDirection) -> tu
     return TriMesh((mesh.vertices @ axes).astype(np.float32), mesh.faces), TurnedColours(source, direction)
 
 
-def _from_front(
-    images: Sequence[SubjectImage], options: GenerationOptions, *, depth: float
-) -> tuple[TriMesh, tuple[Projector, ...]]:
-    """Inflate the first view; the second, if given, colours the back, otherwise its colours are invented."""
+def _two_sided(images: Sequence[SubjectImage], *, seed: int) -> tuple[Projector, ...]:
+    """Colour the front from the first view, and the back from the second; without one its colours are invented."""
     front = images[0]
     px_per_metre = float(max(front.alpha.shape))
     near = Projector(0.0, as_bytes(front.colours), px_per_metre, _middle_px(front))
     if len(images) == 1:
-        back_colours = invent_back_colours(front, seed=options.seed)
+        back_colours = invent_back_colours(front, seed=seed)
         far = Projector(np.pi, as_bytes(back_colours[:, ::-1]), px_per_metre, _middle_px(front))
     else:
         back = images[1]
         scale = px_per_metre * back.alpha.shape[0] / front.alpha.shape[0]
         far = Projector(np.pi, as_bytes(back.colours), scale, _middle_px(back))
-    return inflate(front.alpha, resolution=options.resolution, depth=depth), (near, far)
+    return near, far
 
 
 def _middle_px(image: SubjectImage) -> tuple[float, float]:
