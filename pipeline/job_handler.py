@@ -15,6 +15,7 @@ from pathlib import Path
 from pipeline.answers import final_body
 from pipeline.engines.base import ForegroundImage
 from pipeline.errors import NotFound
+from pipeline.imaging.decode_process import DecodeProcess
 from pipeline.imaging.rembg_remover import select_background_remover
 from pipeline.jobs.model import Job, JobResult, OutboxTask
 from pipeline.jobs.outbox_dispatcher import OutboxDispatcher
@@ -61,6 +62,7 @@ class JobHandler:
         self._generate_for = generate_for
         self._prepare = prepare
         self._on_checkpoint = on_checkpoint
+        self._decoder = DecodeProcess()
         self._slow_buckets = SlowBuckets()
         self._remover = select_background_remover(service.settings.matting_model, service.settings.weights)
 
@@ -86,7 +88,8 @@ class JobHandler:
     def _load_views(self, is_cancelled: IsCancelled, request: ImageTo3DRequest) -> list[ForegroundImage]:
         self._prepare(request.engine)
         download = partial(fetch, policy=self._service.settings, is_cancelled=is_cancelled)
-        return load_views(request, fetch=download, remover=self._remover)
+        decode = partial(self._decoder.decode, is_cancelled=is_cancelled)
+        return load_views(request, fetch=download, decode=decode, remover=self._remover)
 
     def _deliver(
         self, job: Job, request: ImageTo3DRequest, is_cancelled: IsCancelled, files: Sequence[OutputFile]
