@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pipeline.errors import CannotStart
+from pipeline.errors import CannotStart, NotFound
 from pipeline.jobs.api_keys import hash_key, key_record, make_key
 from pipeline.jobs.store import KeyStore, Store
 from pipeline.jobs.stores.kv.map import KeyValues
@@ -36,6 +36,26 @@ def open_store(settings: Settings) -> SqlStore:
         pool_size=settings.database_pool_size,
         pool_overflow=settings.database_pool_overflow,
     )
+
+
+def check_store_exists(settings: Settings) -> None:
+    """Refuse to go on where `open_store` would create a database: an operator's command runs in the wrong folder.
+
+    Raises:
+        NotFound: there is no SQLite file, or the database holds no tables of this service.
+        StoreUnavailable: the database cannot be reached.
+    """
+    if settings.database_url is None:
+        if not (settings.data_dir / DATABASE_NAME).is_file():
+            raise NotFound(
+                f"There is no service's data in {settings.data_dir.absolute()}. Run this in the folder where the"
+                " service was started, or name its data folder by --data."
+            )
+        return
+    from pipeline.jobs.stores.sql.connection import has_schema
+
+    if not has_schema(settings.sql_url):
+        raise NotFound("The database holds no service's data yet. Start the service once, or check DATABASE_URL.")
 
 
 def _close_data_to_others(settings: Settings) -> None:

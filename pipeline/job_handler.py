@@ -127,7 +127,7 @@ def late_uploads(service: Service, outputs: LocalStorage, *, is_cancelled: IsCan
 
 
 def clean(store: JobStore, temporary: LocalStorage, work_dir: Path) -> None:
-    """Delete outputs whose links have expired, expired records, and the work folders of dead workers.
+    """Delete outputs whose links have expired, expired records and requests, and the work folders of dead workers.
 
     Several processes may clean at the same time.
     """
@@ -138,6 +138,7 @@ def clean(store: JobStore, temporary: LocalStorage, work_dir: Path) -> None:
             store.delete(job.id, api_key_id=None)
         except NotFound:  # another process has deleted it
             continue
+    store.expire_requests()
     if not work_dir.is_dir():
         return
     folders = {folder: int(folder.name.split("-")[0]) for folder in work_dir.iterdir() if folder.name[:1].isdigit()}

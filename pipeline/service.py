@@ -78,6 +78,7 @@ class Service:
         send = WebhookSender(
             self.http,
             signer=self.signer,
+            key_of=self.store.get_key,
             connect_timeout_s=settings.webhook_connect_timeout_s,
             answer_timeout_s=settings.webhook_timeout_s,
         )

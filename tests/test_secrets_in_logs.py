@@ -78,13 +78,18 @@ def test_neither_the_url_nor_the_signature_nor_the_body_of_a_webhook_is_logged(l
     store = MemoryStore()
     with receiving(500) as receiver, httpx.Client() as client:
         job = ended_job(store, f"{receiver.url}/hook?token=confidential")
-        WebhookDispatcher(store, send=WebhookSender(client, signer=SIGNER), body_of=body_of).send_due()
+        WebhookDispatcher(
+            store, send=WebhookSender(client, signer=SIGNER, key_of=store.get_key), body_of=body_of
+        ).send_due()
         ended_job(store, "http://127.0.0.1:1/?token=confidential")
-        WebhookDispatcher(store, send=WebhookSender(client, signer=SIGNER), body_of=body_of).send_due()
+        WebhookDispatcher(
+            store, send=WebhookSender(client, signer=SIGNER, key_of=store.get_key), body_of=body_of
+        ).send_due()
 
     ((headers, body),) = receiver.got
     assert f'"job_id": {job.id}' in log_lines.getvalue()
-    for secret in ("confidential", headers["webhook-signature"], SIGNER.secret_of(job.api_key_id), body.decode()):
+    secret_of_key = SIGNER.secret_of(store.get_key(job.api_key_id))
+    for secret in ("confidential", headers["webhook-signature"], secret_of_key, body.decode()):
         assert secret not in log_lines.getvalue()
 
 

@@ -42,12 +42,14 @@ def settings_for(data: Path | None, **given: Any) -> Settings:
 
 @contextmanager
 def opened_store(data: Path | None) -> Iterator[SqlStore]:
-    """The store of a deployment. An `ImageTo3DError` is printed as one sentence, with exit code 1."""
-    from pipeline.deployment import open_store
+    """The store of a deployment that exists. An `ImageTo3DError` is printed as one sentence, with exit code 1."""
+    from pipeline.deployment import check_store_exists, open_store
     from pipeline.errors import ImageTo3DError
 
     try:
-        store = open_store(settings_for(data))
+        settings = settings_for(data)
+        check_store_exists(settings)
+        store = open_store(settings)
         try:
             yield store
         finally:

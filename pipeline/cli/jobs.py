@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 IdArgument = Annotated[int, typer.Argument(help="Id of the job")]
 
-jobs = typer.Typer(help="List and show jobs, send a webhook again.", no_args_is_help=True)
+jobs = typer.Typer(help="List, show, cancel and retry jobs, send a webhook again.", no_args_is_help=True)
 
 
 def register(app: typer.Typer) -> None:
@@ -82,6 +82,41 @@ def redeliver(job_id: IdArgument, data: DataOption = None) -> None:
     with opened_store(data) as store:
         task = store.redeliver(job_id, api_key_id=None)
     typer.echo(f"{task.id} is due now")
+
+
+@jobs.command()
+def cancel(job_id: IdArgument, data: DataOption = None) -> None:
+    """Cancel a job: a queued one ends at once, a running one within seconds."""
+    with opened_store(data) as store:
+        job = store.request_cancel(job_id, api_key_id=None)
+    if job.state.is_final:
+        typer.echo(f"Job {job_id} is {job.state}")
+    else:
+        typer.echo(f"Job {job_id} is running; its worker stops it")
+
+
+@jobs.command()
+def retry(job_id: IdArgument, data: DataOption = None) -> None:
+    """Submit a failed job again, as a new job of the same key; prints its id.
+
+    Jobs that failed through a fault of their request cannot be retried. The others can for a day.
+    """
+    import uuid
+
+    from pipeline.errors import InvalidRequest, NotFound
+    from pipeline.jobs.model import JobState
+    from pipeline.jobs.transitions import resubmission
+
+    with opened_store(data) as store:
+        job = store.get(job_id, api_key_id=None)
+        if job.state is not JobState.FAILED:
+            raise InvalidRequest(f"Job {job_id} is {job.state}; only a failed job can be retried.")
+        try:
+            request = store.request_of(job_id)
+        except NotFound as error:
+            raise NotFound(f"The request of job {job_id} is not kept; its caller has to send it again.") from error
+        again = store.submit(resubmission(job, request, file_prefix=str(uuid.uuid4()))).job
+    typer.echo(str(again.id))
 
 
 def _plain(job: Job) -> dict[str, Any]:

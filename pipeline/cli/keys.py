@@ -9,12 +9,14 @@ import typer
 from pipeline.cli.data_folder import DataOption, find_key, moment, opened_store, print_table, settings_for
 
 if TYPE_CHECKING:
-    from pipeline.jobs.model import KeyLimits
+    from pathlib import Path
+
+    from pipeline.jobs.model import ApiKey, KeyLimits
 
 NameArgument = Annotated[str, typer.Argument(help="Name of the API key")]
 Limit = Annotated[int | None, typer.Option(min=0, help="0 is no limit")]
 
-keys = typer.Typer(help="Create, list, revoke and limit API keys.", no_args_is_help=True)
+keys = typer.Typer(help="Create, show, list, revoke and limit API keys.", no_args_is_help=True)
 
 
 def register(app: typer.Typer) -> None:
@@ -33,17 +35,43 @@ def create(
 ) -> None:
     """Create an API key and print it, this once, with the secret that signs its webhooks."""
     from pipeline.jobs.api_keys import make_key
-    from pipeline.secrets import load_master_keys
-    from pipeline.webhooks.signing import WebhookSigner
 
     settings = settings_for(data)
     with opened_store(data) as store:
         limits = _changed(settings.default_limits, queued, running, per_minute, per_month)
         plain, record = make_key(name, limits=limits)
         store.add_key(record)
-        secret = WebhookSigner(load_master_keys(settings)).secret_of(record.id)
     typer.echo(plain)
+    secret = _secret_of(record, data)
     typer.echo(f"Store the key now: it is not shown again. Its webhooks are signed with {secret}", err=True)
+
+
+@keys.command()
+def show(name: NameArgument, data: DataOption = None) -> None:
+    """Show an API key's record and the secret that signs its webhooks. The key itself is stored nowhere."""
+    from dataclasses import asdict
+
+    from pipeline.jobs.api_keys import describe_limit
+
+    with opened_store(data) as store:
+        key = find_key(store, name)
+    typer.echo(f"name            {key.name}")
+    typer.echo(f"id              {key.id}")
+    typer.echo(f"key             {key.shown}")
+    typer.echo(f"created (UTC)   {moment(key.created_at)}")
+    typer.echo(f"revoked (UTC)   {moment(key.revoked_at)}")
+    for limit, number in asdict(key.limits).items():
+        typer.echo(f"{limit.replace('_', ' '):<15} {describe_limit(number)}")
+    typer.echo(f"webhook secret  {_secret_of(key, data)}")
+
+
+@keys.command("rotate-secret")
+def rotate_secret(name: NameArgument, data: DataOption = None) -> None:
+    """Give an API key a new webhook secret and print it; the old one signs beside it for a day."""
+    with opened_store(data) as store:
+        key = store.rotate_secret(find_key(store, name).id)
+    typer.echo(_secret_of(key, data))
+    typer.echo("For a day its webhooks carry the signatures of both secrets.", err=True)
 
 
 @keys.command("list")
@@ -86,12 +114,22 @@ def limit(
     per_month: Limit = None,
 ) -> None:
     """Change the limits of an API key; limits that are not given stay as they are."""
+    from pipeline.jobs.api_keys import describe_limit
+
     with opened_store(data) as store:
         key = find_key(store, name)
         key = store.limit_key(key.id, _changed(key.limits, queued, running, per_minute, per_month))
     shown = {"queued": key.limits.queued, "running": key.limits.running}
     shown |= {"per minute": key.limits.per_minute, "per month": key.limits.per_month}
-    typer.echo(f"{key.name}: " + ", ".join(f"{word} {'no limit' if n is None else n}" for word, n in shown.items()))
+    typer.echo(f"{key.name}: " + ", ".join(f"{word} {describe_limit(n)}" for word, n in shown.items()))
+
+
+def _secret_of(key: ApiKey, data: Path | None) -> str:
+    """The secret that signs an API key's webhooks now."""
+    from pipeline.secrets import load_master_keys
+    from pipeline.webhooks.signing import WebhookSigner
+
+    return WebhookSigner(load_master_keys(settings_for(data))).secret_of(key)
 
 
 def _changed(

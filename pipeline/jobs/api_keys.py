@@ -43,6 +43,11 @@ def make_key(name: str, *, limits: KeyLimits, clock: Callable[[], float] = time.
     return key, key_record(key, name=name, limits=limits, clock=clock)
 
 
+def describe_limit(number: int | None) -> str:
+    """A limit in words."""
+    return "no limit" if number is None else str(number)
+
+
 def authenticate(store: KeyStore, presented: str | None) -> ApiKey:
     """The record of a key that a caller presents.
 

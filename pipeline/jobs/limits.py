@@ -8,12 +8,17 @@ from __future__ import annotations
 import math
 from datetime import UTC, datetime
 
-from pipeline.errors import QuotaSpent, RateLimited, Unauthorized
+from pipeline.errors import NotFound, QuotaSpent, RateLimited, Unauthorized
 from pipeline.jobs.model import ApiKey, KeyUse, RateWindow
 
 MINUTE_S = 60
 QUEUE_FULL_RETRY_S = 30
 NOT_USED = KeyUse(queued=0, running=0, this_minute=0, this_month=0)
+
+
+def no_such_key(api_key_id: str) -> NotFound:
+    """The error about a key that does not exist."""
+    return NotFound(f"There is no key with the id {api_key_id}.")
 
 
 def minute_of(now: float) -> int:

@@ -144,7 +144,8 @@ class NewJob:
     Attributes:
         api_key_id: whose job it is.
         file_prefix: the names of all its files begin with it.
-        request: the validated request as JSON, without the key; deleted with its images when the job ends.
+        request: the validated request as JSON, without the key; deleted with its images when the job ends,
+            unless it failed through no fault of its caller.
         request_sha256: hex digest of the body as sent, to tell a repeated request from another one.
         meta: effective parameters, and what the answers need before the job has ended.
         track_id: the caller's own identifier, echoed in the type that it was sent in.
@@ -278,7 +279,12 @@ class KeyLimits:
 
 @dataclass(frozen=True)
 class ApiKey:
-    """A caller. The key itself is stored nowhere: only its SHA-256, and its first characters to tell keys apart."""
+    """A caller. The key itself is stored nowhere: only its SHA-256, and its first characters to tell keys apart.
+
+    Attributes:
+        secret_number: how often its webhook secret was rotated; the secret is derived from it.
+        secret_rotated_at: when that was last; webhooks carry the signature of the secret before for a while.
+    """
 
     id: str
     name: str
@@ -287,6 +293,8 @@ class ApiKey:
     created_at: float
     limits: KeyLimits = KeyLimits()
     revoked_at: float | None = None
+    secret_number: int = 0
+    secret_rotated_at: float | None = None
 
 
 @dataclass(frozen=True)

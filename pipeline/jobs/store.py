@@ -70,7 +70,8 @@ class JobStore(Protocol):
         """The job's request as it was submitted.
 
         Raises:
-            NotFound: there is no such job, or it has ended and its request was deleted.
+            NotFound: there is no such job, or it has ended and its request was deleted; a job that failed through no
+                fault of its caller keeps it for a while.
         """
         ...
 
@@ -156,13 +157,17 @@ class JobStore(Protocol):
         """Ended jobs whose retention has ended and whose tasks are settled, for the cleaner to `delete`."""
         ...
 
+    def expire_requests(self) -> int:
+        """Delete requests of failed jobs that were kept long enough; returns how many."""
+        ...
+
     def metrics(self) -> StoreMetrics:
         """Counters and gauges for `/metrics`."""
         ...
 
 
 class KeyStore(Protocol):
-    """API keys, their limits, and the bucket of each key. Changing a key that does not exist raises `NotFound`."""
+    """API keys, their limits, and the bucket of each key. A key that does not exist raises `NotFound`."""
 
     def add_key(self, key: ApiKey) -> ApiKey:
         """Add a key; one with the same SHA-256 that exists is returned as it is.
@@ -176,6 +181,10 @@ class KeyStore(Protocol):
         """The key with this hash, revoked ones included."""
         ...
 
+    def get_key(self, api_key_id: str) -> ApiKey:
+        """The key with this id, revoked ones included."""
+        ...
+
     def list_keys(self) -> list[ApiKey]:
         """All keys, oldest first."""
         ...
@@ -186,6 +195,10 @@ class KeyStore(Protocol):
 
     def limit_key(self, api_key_id: str, limits: KeyLimits) -> ApiKey:
         """Replace a key's limits from now on."""
+        ...
+
+    def rotate_secret(self, api_key_id: str) -> ApiKey:
+        """Give a key its next webhook secret."""
         ...
 
     def key_use(self, api_key_id: str) -> KeyUse:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pipeline.errors import InvalidRequest, LeaseLost, NotFound
+from pipeline.errors import InvalidRequest, LeaseLost, NotFound, is_caller_error
 from pipeline.jobs import histograms
 from pipeline.jobs.histograms import Series
 from pipeline.jobs.limits import day_of, month_of
@@ -39,6 +39,8 @@ from pipeline.jobs.model import (
 
 MAX_ATTEMPTS = 3
 """How often a job is claimed without progress before it is given up as failed."""
+REQUEST_LIFETIME_S = 86400.0
+"""How long the request of a job that failed through no fault of its caller is kept, with its images."""
 MAX_PAUSE_S = 7200.0
 """No outbox task is scheduled further ahead: a later due time was written before the clock stepped back."""
 MAX_SKEW_S = 60.0
@@ -262,11 +264,16 @@ def completion(job: Job, lease: Lease, result: JobResult) -> Decision:
 
 @dataclass(frozen=True)
 class Completion:
-    """All that the end of a job writes: the record, its outbox, its row of the ledger."""
+    """All that the end of a job writes: the record, its outbox, its row of the ledger.
+
+    Attributes:
+        keeps_request: whether the request is kept for a while, so that the operator can submit it again.
+    """
 
     job: Job
     tasks: tuple[OutboxTask, ...]
     usage: UsageRow
+    keeps_request: bool
 
 
 def completed(
@@ -320,7 +327,26 @@ def completed(
         finished_at=now,
         track_id=job.track_id,
     )
-    return Completion(ended, tasks, usage)
+    keeps_request = result.state is JobState.FAILED and not is_caller_error(result.error_code)
+    return Completion(ended, tasks, usage, keeps_request)
+
+
+def is_request_expired(finished_at: Any, *, now: float) -> Any:
+    """Whether the request that a failed job kept is to be deleted."""
+    return finished_at <= now - REQUEST_LIFETIME_S
+
+
+def resubmission(job: Job, request: bytes, *, file_prefix: str) -> NewJob:
+    """A failed job's request as a new job of the same key, with the same webhook and track_id."""
+    return NewJob(
+        api_key_id=job.api_key_id,
+        file_prefix=file_prefix,
+        request=request,
+        request_sha256=job.request_sha256,
+        meta=job.meta,
+        track_id=job.track_id,
+        webhook_url=job.webhook_url,
+    )
 
 
 def result_replaced(job: Job, result: JobResult) -> Job:

@@ -32,7 +32,7 @@ def change(store: Store, master_keys: Sequence[bytes], *, record: ApiKey | None,
         secret = ""
         if record is not None:
             store.add_key(record)
-            secret = WebhookSigner(master_keys).secret_of(record.id)
+            secret = WebhookSigner(master_keys).secret_of(record)
         if revoke:
             found = [key for key in store.list_keys() if revoke in (key.name, key.id) and key.revoked_at is None]
             if not found:

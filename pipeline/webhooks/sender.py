@@ -14,7 +14,7 @@ import httpx
 import structlog
 
 from pipeline.errors import ImageTo3DError
-from pipeline.jobs.model import AttemptResult, OutboxTask
+from pipeline.jobs.model import ApiKey, AttemptResult, OutboxTask
 from pipeline.jobs.outbox_dispatcher import OutboxDispatcher
 from pipeline.jobs.store import Outbox
 from pipeline.net.deadline import deadline
@@ -64,6 +64,7 @@ class WebhookSender:
     Args:
         client: guarded against addresses that this deployment does not connect to.
         signer: signs with the secret of the task's key.
+        key_of: the record of the key with an id.
         connect_timeout_s: for the connection.
         answer_timeout_s: for the answer's head, from when the body is sent.
         clock: seconds since 1970.
@@ -74,22 +75,29 @@ class WebhookSender:
         client: httpx.Client,
         *,
         signer: WebhookSigner,
+        key_of: Callable[[str], ApiKey],
         connect_timeout_s: float = 10.0,
         answer_timeout_s: float = 30.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._client = client
         self._signer = signer
+        self._key_of = key_of
         self._connect_timeout_s = connect_timeout_s
         self._answer_timeout_s = answer_timeout_s
         self._clock = clock
 
     def __call__(self, task: OutboxTask, body: bytes) -> WebhookAttempt:
-        """POST the body once. Any 2xx is success; redirects are not followed; only the response's head is read."""
+        """POST the body once. Any 2xx is success; redirects are not followed; only the response's head is read.
+
+        Raises:
+            StoreUnavailable: the key cannot be read; nothing was sent.
+        """
+        key = self._key_of(task.api_key_id)
         headers = {
             "connection": "close",
             "content-type": "application/json",
-            **self._signer.headers(api_key_id=task.api_key_id, webhook_id=task.id, timestamp=self._clock(), body=body),
+            **self._signer.headers(key, webhook_id=task.id, timestamp=self._clock(), body=body),
         }
         started_s = time.monotonic()
         status, error = None, ""

@@ -18,7 +18,17 @@ from pipeline.cli import jobs, keys, serve, usage
 from pipeline.deployment import ensure_key, open_store
 from pipeline.errors import Unauthorized
 from pipeline.jobs.api_keys import authenticate
-from pipeline.jobs.model import ApiKey, AttemptResult, JobResult, JobState, KeyLimits, LedgerFilter, NewJob
+from pipeline.jobs.model import (
+    ApiKey,
+    AttemptResult,
+    FinalState,
+    Job,
+    JobResult,
+    JobState,
+    KeyLimits,
+    LedgerFilter,
+    NewJob,
+)
 from pipeline.jobs.stores.sql.store import SqlStore
 from pipeline.settings import Settings
 
@@ -27,6 +37,8 @@ Command = Callable[..., Result]
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
+    """The data folder of a service that was started once."""
+    store_of(tmp_path / "data").close()
     return tmp_path / "data"
 
 
@@ -48,9 +60,19 @@ def key_named(store: SqlStore, name: str) -> ApiKey:
     return next(key for key in store.list_keys() if key.name == name)
 
 
+def new_job(key: ApiKey, **fields: Any) -> NewJob:
+    return NewJob(api_key_id=key.id, file_prefix="p", request=b"{}", request_sha256="0" * 64, **fields)
+
+
+def end(store: SqlStore, job: Job, *, state: FinalState = JobState.FAILED, error_code: str) -> Job:
+    """Run a job to its end."""
+    claimed = store.claim("w", lease_s=30, job_id=job.id)
+    assert claimed is not None
+    return store.complete(claimed.lease, JobResult(state, error_code=error_code))
+
+
 def complete_one(store: SqlStore, key: ApiKey, **fields: Any) -> int:
-    new = NewJob(api_key_id=key.id, file_prefix="p", request=b"{}", request_sha256="0" * 64, **fields)
-    store.submit(new)
+    store.submit(new_job(key, **fields))
     job = store.claim("w", lease_s=30)
     assert job is not None
     result = JobResult(JobState.SUCCESS, stage_seconds={"generate": 1.5}, gpu_seconds=0.25, engine="preview")
@@ -203,3 +225,94 @@ def test_serve_refuses_settings_that_it_cannot_use(command: Command, words: tupl
 
     assert answer.exit_code in (1, 2)
     assert said in answer.stderr
+
+
+@pytest.mark.parametrize(
+    "words", [("keys", "list"), ("keys", "create", "shop"), ("jobs", "list"), ("usage",)], ids=" ".join
+)
+def test_a_command_in_a_folder_without_data_says_so_and_creates_nothing(
+    words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("DATABASE_URL", raising=False)
+    app = typer.Typer()
+    for module in (keys, jobs, usage):
+        module.register(app)
+
+    said = CliRunner().invoke(app, [*words, "--data", str(tmp_path / "wrong")])
+
+    assert said.exit_code == 1
+    assert said.stderr.startswith(f"There is no service's data in {tmp_path / 'wrong'}.")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_empty_database_is_no_service(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", f"sqlite:///{tmp_path / 'empty.sqlite'}")
+
+    said = command("keys", "list")
+
+    assert (said.exit_code, said.stderr.partition(".")[0]) == (1, "The database holds no service's data yet")
+
+
+def test_the_webhook_secret_of_a_key_is_shown_and_rotated(command: Command) -> None:
+    made = command("keys", "create", "shop", "--queued", "5")
+    secret = re.search(r"whsec_\S+", made.stderr)
+    assert secret is not None
+
+    shown = command("keys", "show", "shop").stdout
+    rotated = command("keys", "rotate-secret", "shop").stdout.strip()
+
+    assert (
+        f"webhook secret  {secret[0]}" in shown and "queued          5" in shown and "running         no limit" in shown
+    )
+    assert made.stdout.strip() not in shown
+    assert rotated.startswith("whsec_") and rotated != secret[0]
+    assert rotated in command("keys", "show", "shop").stdout
+
+
+def test_jobs_are_cancelled(command: Command, data: Path) -> None:
+    command("keys", "create", "shop")
+    store = store_of(data)
+    queued = store.submit(new_job(key_named(store, "shop"))).job
+    running = store.submit(new_job(key_named(store, "shop"))).job
+    store.claim("w", lease_s=30, job_id=running.id)
+
+    assert command("jobs", "cancel", str(queued.id)).stdout == f"Job {queued.id} is cancelled\n"
+    assert command("jobs", "cancel", str(running.id)).stdout == f"Job {running.id} is running; its worker stops it\n"
+
+    assert store.get(running.id, api_key_id=None).is_cancel_requested
+    store.close()
+
+
+def test_a_job_that_failed_through_no_fault_of_its_caller_is_retried(command: Command, data: Path) -> None:
+    command("keys", "create", "shop")
+    store = store_of(data)
+    key = key_named(store, "shop")
+    failed = end(store, store.submit(new_job(key, track_id="order 7")).job, error_code="engine_failed")
+
+    said = command("jobs", "retry", str(failed.id))
+
+    again = store.get(int(said.stdout), api_key_id=key.id)
+    assert (again.state, again.track_id, store.request_of(again.id)) == ("queued", "order 7", b"{}")
+    assert again.file_prefix != failed.file_prefix
+    assert store.get(failed.id, api_key_id=None).state == "failed"
+    store.close()
+
+
+@pytest.mark.parametrize(
+    ("state", "error_code", "sentence"),
+    [
+        (JobState.SUCCESS, "", "is success; only a failed job can be retried."),
+        (JobState.FAILED, "unreadable_image", "is not kept; its caller has to send it again."),
+    ],
+)
+def test_other_jobs_are_not_retried(
+    command: Command, data: Path, state: FinalState, error_code: str, sentence: str
+) -> None:
+    command("keys", "create", "shop")
+    store = store_of(data)
+    ended = end(store, store.submit(new_job(key_named(store, "shop"))).job, state=state, error_code=error_code)
+
+    said = command("jobs", "retry", str(ended.id))
+
+    assert said.exit_code == 1 and said.stderr.endswith(f"{sentence}\n")
+    store.close()

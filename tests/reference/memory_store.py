@@ -135,6 +135,7 @@ class MemoryStore:
             for task in self.tasks_of(job_id):
                 del self._tasks[task.id]
                 self._attempts.pop(task.id, None)
+            self._requests.pop(job_id, None)
             return self._jobs.pop(job_id)
 
     def queue_position(self, job: Job) -> int:
@@ -232,6 +233,21 @@ class MemoryStore:
             ]
             return sorted(jobs, key=lambda job: job.seq)[:limit]
 
+    def expire_requests(self) -> int:
+        with self._lock:
+            now = self._clock()
+            expired = [
+                job.id
+                for job in self._jobs.values()
+                if job.id in self._requests
+                and job.state is JobState.FAILED
+                and job.finished_at is not None
+                and transitions.is_request_expired(job.finished_at, now=now)
+            ]
+            for job_id in expired:
+                del self._requests[job_id]
+            return len(expired)
+
     def metrics(self) -> StoreMetrics:
         with self._lock:
             now = self._clock()
@@ -267,7 +283,8 @@ class MemoryStore:
             draw_task_id=lambda: f"msg_{uuid.uuid4().hex}",
         )
         self._put(job, end.job)
-        del self._requests[job.id]
+        if not end.keeps_request:
+            del self._requests[job.id]
         self._tasks |= {task.id: task for task in end.tasks}
         self._usage.append(end.usage)
         self._add(transitions.completion_sums(end, decision))
@@ -295,6 +312,10 @@ class MemoryStore:
         with self._lock:
             return next((key for key in self._keys.values() if key.sha256 == sha256), None)
 
+    def get_key(self, api_key_id: str) -> ApiKey:
+        with self._lock:
+            return self._key(api_key_id)
+
     def list_keys(self) -> list[ApiKey]:
         with self._lock:
             return list(self._keys.values())
@@ -310,9 +331,15 @@ class MemoryStore:
             self._keys[api_key_id] = replace(self._key(api_key_id), limits=limits)
             return self._keys[api_key_id]
 
+    def rotate_secret(self, api_key_id: str) -> ApiKey:
+        with self._lock:
+            key = self._key(api_key_id)
+            self._keys[api_key_id] = replace(key, secret_number=key.secret_number + 1, secret_rotated_at=self._clock())
+            return self._keys[api_key_id]
+
     def _key(self, api_key_id: str) -> ApiKey:
         if api_key_id not in self._keys:
-            raise NotFound(f"There is no key with the id {api_key_id}.")
+            raise limits.no_such_key(api_key_id)
         return self._keys[api_key_id]
 
     def key_use(self, api_key_id: str) -> KeyUse:

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from pipeline.jobs.store import Store
 from pipeline.jobs.stores.sql.store import SqlStore
 from pipeline.net.egress import guarded_client
 from pipeline.webhooks.sender import Schedule, WebhookAttempt, WebhookDispatcher, WebhookSender
-from pipeline.webhooks.signing import WebhookSigner
+from pipeline.webhooks.signing import ROTATION_GRACE_S, WebhookSigner
 from tests.net.policies import LAPTOP
 from tests.reference.memory_store import MemoryStore
 
@@ -137,8 +138,8 @@ def client() -> Iterator[httpx.Client]:
 
 
 @pytest.fixture
-def sender(client: httpx.Client) -> WebhookSender:
-    return WebhookSender(client, signer=SIGNER, connect_timeout_s=0.5, answer_timeout_s=0.5)
+def sender(client: httpx.Client, store: MemoryStore) -> WebhookSender:
+    return WebhookSender(client, signer=SIGNER, key_of=store.get_key, connect_timeout_s=0.5, answer_timeout_s=0.5)
 
 
 def ended_job(store: Store, webhook_url: str, *, key: str = "customer") -> Job:
@@ -184,7 +185,7 @@ def test_a_receiver_gets_signed_json_once(store: MemoryStore, sender: WebhookSen
         assert send_due_webhooks(store, sender, body_of) == 0
 
     ((headers, body),) = receiver.got
-    assert Webhook(SIGNER.secret_of(job.api_key_id)).verify(body, headers)["id"] == job.id
+    assert Webhook(SIGNER.secret_of(store.get_key(job.api_key_id))).verify(body, headers)["id"] == job.id
     assert headers["content-type"] == "application/json"
     assert headers["webhook-id"] == webhook_of(store, job).id
     task = webhook_of(store, job)
@@ -279,7 +280,7 @@ def test_an_address_that_the_guard_blocks_is_a_failed_attempt_on_record(store: M
 
     with httpx.Client(transport=Guard()) as client:
         job = ended_job(store, "http://rebound.example/")
-        send_due_webhooks(store, WebhookSender(client, signer=SIGNER), body_of)
+        send_due_webhooks(store, WebhookSender(client, signer=SIGNER, key_of=store.get_key), body_of)
 
     assert errors_of(store, job) == ["169.254.169.254 is not an address for this service"]
 
@@ -301,11 +302,11 @@ def test_a_failed_webhook_is_sent_again_under_its_id_until_it_arrives(
     assert webhook_of(store, job).state == "done"
     assert [attempt.status for attempt in store.attempts_of(webhook_of(store, job).id)] == [500, None, 503, 200]
     for headers, body in receiver.got:
-        Webhook(SIGNER.secret_of(job.api_key_id)).verify(body, headers)
+        Webhook(SIGNER.secret_of(store.get_key(job.api_key_id))).verify(body, headers)
 
 
 def test_each_attempt_is_signed_at_its_own_time(store: MemoryStore, client: httpx.Client, clock: Clock):
-    sender = WebhookSender(client, signer=SIGNER, clock=clock)
+    sender = WebhookSender(client, signer=SIGNER, key_of=store.get_key, clock=clock)
     with receiving(500) as receiver:
         job = ended_job(store, receiver.url)
         send_due_webhooks(store, sender, body_of)
@@ -315,6 +316,33 @@ def test_each_attempt_is_signed_at_its_own_time(store: MemoryStore, client: http
     first, second = (int(headers["webhook-timestamp"]) for headers, _ in receiver.got)
     assert HOUR_S <= second - first <= HOUR_S + 10
     assert webhook_of(store, job).state == "done"
+
+
+def test_after_a_rotation_both_secrets_verify_for_a_day_and_then_the_new_one(
+    store: MemoryStore, client: httpx.Client, clock: Clock
+):
+    sender = WebhookSender(client, signer=SIGNER, key_of=store.get_key, clock=clock)
+    key = store.add_key(key_record("key of customer", name="customer", limits=KeyLimits()))
+    before = SIGNER.secret_of(key)
+    after = SIGNER.secret_of(store.rotate_secret(key.id))
+    with receiving() as receiver:
+        for ahead_s in (0.0, ROTATION_GRACE_S + 1):
+            clock.ahead_s = ahead_s
+            ended_job(store, receiver.url)
+            send_due_webhooks(store, sender, body_of)
+
+    verified = [
+        [signature in headers["webhook-signature"].split() for signature in signatures_of(headers, body, before, after)]
+        for headers, body in receiver.got
+    ]
+    assert before != after
+    assert verified == [[True, True], [False, True]]
+
+
+def signatures_of(headers: dict[str, str], body: bytes, *secrets: str) -> list[str]:
+    """What a receiver with each secret expects. `verify` would refuse the time of a shifted clock."""
+    at = datetime.fromtimestamp(int(headers["webhook-timestamp"]), UTC)
+    return [Webhook(secret).sign(headers["webhook-id"], at, body.decode()) for secret in secrets]
 
 
 def test_a_dead_receiver_is_given_up_after_ten_attempts_within_two_hours(store: MemoryStore, clock: Clock):
@@ -341,10 +369,11 @@ def test_a_redelivery_has_the_old_id(store: MemoryStore, sender: WebhookSender):
     assert receiver.ids == [webhook_of(store, job).id] * 2
 
 
-def test_webhooks_survive_a_restart_in_the_middle(tmp_path: Path, sender: WebhookSender, clock: Clock):
+def test_webhooks_survive_a_restart_in_the_middle(tmp_path: Path, client: httpx.Client, clock: Clock):
     """The first process dies after the receiver got the webhook and before that was recorded."""
     url = f"sqlite:///{tmp_path / 'jobs.sqlite'}"
     first = SqlStore(url, clock=clock)
+    sender = WebhookSender(client, signer=SIGNER, key_of=first.get_key)
     with receiving(500) as receiver:
         job = ended_job(first, receiver.url)
         claimed = first.claim_task("webhook", claim_s=90)
@@ -353,6 +382,7 @@ def test_webhooks_survive_a_restart_in_the_middle(tmp_path: Path, sender: Webhoo
         first.close()
 
         second = SqlStore(url, clock=clock)
+        sender = WebhookSender(client, signer=SIGNER, key_of=second.get_key)
         assert dispatcher(second, sender).send_due() == 0
         clock.ahead_s += 91
         assert dispatcher(second, sender).send_due() == 1
@@ -389,7 +419,7 @@ def test_a_schedule_of_one_attempt_never_pauses():
 
 
 def test_receivers_that_hang_do_not_delay_other_webhooks(store: MemoryStore, client: httpx.Client):
-    sender = WebhookSender(client, signer=SIGNER, answer_timeout_s=20.0)
+    sender = WebhookSender(client, signer=SIGNER, key_of=store.get_key, answer_timeout_s=20.0)
     stop = threading.Event()
     with receiving(*["hang"] * 40) as hanging, receiving() as healthy:
         for _ in range(40):
@@ -493,8 +523,9 @@ class FlakyStore(MemoryStore):
         return super().settle_task(*args, **named)
 
 
-def test_a_store_that_is_unavailable_for_a_moment_delays_webhooks_and_repeats_none(clock: Clock, sender: WebhookSender):
+def test_a_store_that_is_unavailable_for_a_moment_delays_webhooks_and_repeats_none(clock: Clock, client: httpx.Client):
     store = FlakyStore(clock)
+    sender = WebhookSender(client, signer=SIGNER, key_of=store.get_key)
     stop = threading.Event()
     with receiving() as receiver:
         job = ended_job(store, receiver.url)

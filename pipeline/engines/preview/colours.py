@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.engines.base import ColourSource
 from pipeline.engines.preview.subject_image import sample_bilinear
+from pipeline.engines.preview.view_direction import ViewDirection
 
 SHARPNESS = 8
 """Exponent of the cosine that weights views: high enough that views mix only near the border between two of them."""
@@ -15,7 +17,7 @@ SHARPNESS = 8
 
 @dataclass(frozen=True, eq=False)
 class Projector:
-    """An image and its orthographic camera, which looks horizontally at the origin.
+    """An image and its orthographic camera, which looks at the origin.
 
     Attributes:
         azimuth_rad: 0 is on +Z; grows counter-clockwise seen from above, towards +X.
@@ -24,6 +26,7 @@ class Projector:
         origin_px: x and y of the origin in the image.
         depths: (N, N) float32, largest coordinate of the surface toward the camera in each cell of the unit square;
             None if no part of the surface occludes another.
+        elevation_rad: 0 looks horizontally, π/2 down from above.
     """
 
     azimuth_rad: float
@@ -31,21 +34,27 @@ class Projector:
     px_per_metre: float
     origin_px: tuple[float, float]
     depths: NDArray[np.float32] | None = None  # (N, N)
+    elevation_rad: float = 0.0
 
     @property
     def toward_camera(self) -> NDArray[np.float32]:
         """(3,) unit vector from the origin to the camera."""
-        return np.array([np.sin(self.azimuth_rad), 0, np.cos(self.azimuth_rad)], np.float32)
+        return ViewDirection(self.azimuth_rad, self.elevation_rad).toward_camera.astype(np.float32)
 
     @property
     def rightward(self) -> NDArray[np.float32]:
         """(3,) unit vector to the right in the image."""
-        return np.array([np.cos(self.azimuth_rad), 0, -np.sin(self.azimuth_rad)], np.float32)
+        return ViewDirection(self.azimuth_rad, self.elevation_rad).rightward.astype(np.float32)
+
+    @property
+    def upward(self) -> NDArray[np.float32]:
+        """(3,) unit vector upwards in the image."""
+        return ViewDirection(self.azimuth_rad, self.elevation_rad).upward.astype(np.float32)
 
     def sample(self, points: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the colours of the image at the projections of points: (P, 3) -> (P, 3) in [0, 1]."""
         x_px = self.origin_px[0] + self.px_per_metre * (along(points, self.rightward))
-        y_px = self.origin_px[1] - self.px_per_metre * points[:, 1]
+        y_px = self.origin_px[1] - self.px_per_metre * along(points, self.upward)
         return sample_bilinear(self.colours, x_px, y_px) / np.float32(255)
 
     def is_visible(self, points: NDArray[np.float32]) -> NDArray[np.bool_]:
@@ -54,7 +63,7 @@ class Projector:
             return np.ones(len(points), bool)
         cells = len(self.depths)
         column = depth_cell(along(points, self.rightward), cells)
-        row = depth_cell(points[:, 1], cells)
+        row = depth_cell(along(points, self.upward), cells)
         return along(points, self.toward_camera) > self.depths[row, column] - 3.0 / cells  # tolerance of 3 cells
 
 
@@ -86,6 +95,27 @@ class ProjectedViews:
         return np.clip(colours, 0, 1)
 
 
+@dataclass(frozen=True, eq=False)
+class TurnedColours:
+    """A `ColourSource` for a body that was turned so that its front is toward a direction."""
+
+    source: ColourSource
+    direction: ViewDirection
+
+    def colours_at(
+        self,
+        points: NDArray[np.float32],  # (P, 3)
+        normals: NDArray[np.float32],  # (P, 3)
+    ) -> NDArray[np.float32]:  # (P, 3)
+        """See `ColourSource.colours_at`."""
+        axes = [
+            axis.astype(np.float32)
+            for axis in (self.direction.rightward, self.direction.upward, self.direction.toward_camera)
+        ]
+        turned = [np.stack([along(vectors, axis) for axis in axes], axis=1) for vectors in (points, normals)]
+        return self.source.colours_at(turned[0].astype(np.float32), turned[1].astype(np.float32))
+
+
 def along(vectors: NDArray[np.floating], direction: NDArray[np.float32]) -> NDArray[np.floating]:
     """Return the dot products of vectors with a direction: (P, 3), (3,) -> (P,).
 
@@ -109,6 +139,6 @@ def depth_map(vertices: NDArray[np.floating], projector: Projector, *, cells: in
     """
     depths = np.full((cells, cells), -np.inf, np.float32)
     column = depth_cell(along(vertices, projector.rightward), cells)
-    row = depth_cell(vertices[:, 1], cells)
+    row = depth_cell(along(vertices, projector.upward), cells)
     np.maximum.at(depths, (row, column), (along(vertices, projector.toward_camera)).astype(np.float32))
     return depths

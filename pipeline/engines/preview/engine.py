@@ -1,18 +1,17 @@
 """The preview engine: silhouettes to solids, coloured from the images. No weights, no torch, deterministic.
 
-One view is inflated; several views are carved into a visual hull. It demonstrates the service on any machine and does
-not reconstruct what no view shows.
+One view is inflated, with or without a view of its back; views from several sides are carved into a visual hull. It
+demonstrates the service on any machine and does not reconstruct what no view shows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pipeline.engines.base import (
+    ColourSource,
     ForegroundImage,
     Generation,
     GenerationOptions,
@@ -20,23 +19,26 @@ from pipeline.engines.base import (
     ignore_steps,
     ignored_options,
 )
-from pipeline.engines.preview.colours import ProjectedViews, Projector, depth_map
-from pipeline.engines.preview.hull import carve, place_silhouettes
+from pipeline.engines.preview.arrangement import Arrangement, arrange_views
+from pipeline.engines.preview.carved_views import carve_views
+from pipeline.engines.preview.colours import ProjectedViews, Projector, TurnedColours
 from pipeline.engines.preview.inflate import inflate
-from pipeline.engines.preview.subject_image import SubjectImage, crop_subject, guess_back_colours, have_common_frame
+from pipeline.engines.preview.subject_image import SubjectImage, as_bytes, guess_back_colours
+from pipeline.engines.preview.view_direction import ViewDirection
 from pipeline.engines.registry import draft_notice
 from pipeline.mesh.tri_mesh import TriMesh
 
 NAME = "preview"
 MAX_SIDE_PX = 1024
 ROUND = 1.0
+NEARLY_PARALLEL_RAD = np.deg2rad(20)
+"""Views closer to one line of sight bound no body: their hull is a long lens."""
 UNUSED = (
     "ss_guidance_strength",
     "ss_sampling_steps",
     "slat_guidance_strength",
     "slat_sampling_steps",
     "multi_image_mode",
-    "view_angles",
     "splat",
 )
 """Options that affect only engines that sample, or that have Gaussians."""
@@ -60,32 +62,70 @@ class PreviewEngine:
         """Inflate one view, or carve the hull of several; see `Engine.generate`.
 
         Raises:
+            InvalidRequest: `view_angles` do not fit the views.
             UnreadableImage: a view holds no subject, or the views have no common body.
             Cancelled: raised by `on_step`.
         """
         on_step(0.0)
-        warnings = ignored_options(NAME, options, UNUSED if len(views) <= 2 else (*UNUSED, "depth"))
-        is_axis_known = have_common_frame(views)
-        images = [crop_subject(view, max_side_px=MAX_SIDE_PX, is_axis_known=is_axis_known) for view in views]
+        arrangement = arrange_views(views, options.view_angles, max_side_px=MAX_SIDE_PX)
         on_step(0.1)
+        pair = _front_and_back(arrangement)
+        warnings = (*ignored_options(NAME, options, UNUSED if pair else (*UNUSED, "depth")), *arrangement.warnings)
         depth = None
-        if len(images) <= 2:
+        if pair:
             depth = ROUND if options.depth is None else options.depth
-            mesh, projectors = _from_front(images, options, depth=depth)
+            front = arrangement.directions[pair[0]]
+            mesh, projectors = _from_front([arrangement.images[k] for k in pair], options, depth=depth)
+            mesh, source = _turned(mesh, ProjectedViews(projectors), front)
         else:
-            mesh, projectors = _from_several(images, options, on_step)
-        if len(images) > 1:
-            warnings += (_assumption(len(images)),)
+            mesh, source = carve_views(
+                arrangement.images,
+                arrangement.directions,
+                resolution=options.resolution,
+                on_progress=lambda done: on_step(0.1 + 0.8 * done),
+            )
+        if pair and len(pair) < len(views):
+            warnings += (
+                f"{len(views) - len(pair)} of {len(views)} views are not used: others are from the same side.",
+            )
         on_step(1.0)
+        is_arranged = len(views) > 1 or options.view_angles is not None
         return Generation(
             mesh=mesh,
-            colour_source=ProjectedViews(projectors),
+            colour_source=source,
             engine=NAME,
             seed=options.seed,
             warnings=warnings,
-            draft=draft_notice(INVENTED.get(len(images), INVENTED_FROM_SEVERAL), views=len(images)),
+            draft=draft_notice(INVENTED[len(pair)] if pair else INVENTED_FROM_SEVERAL, views=len(views)),
             depth=depth,
+            view_angles=arrangement.angles if is_arranged else None,
+            view_angles_confidence=arrangement.confidence,
         )
+
+
+def _front_and_back(arrangement: Arrangement) -> tuple[int, ...]:
+    """Return which views to inflate, because all look along nearly one line: the front, and the back if there is one.
+
+    Empty if the views differ enough to carve a body.
+    """
+    directions = arrangement.directions
+    if len(directions) > 1 and not all(direction.is_level for direction in directions):
+        return ()
+    azimuths = [direction.azimuth_rad for direction in directions]
+    front = int(np.argmax(np.cos(azimuths)))
+    turned = np.array(azimuths) - azimuths[front]
+    if np.abs(np.sin(turned)).max() > np.sin(NEARLY_PARALLEL_RAD):
+        return ()
+    back = int(np.argmin(np.cos(turned)))
+    return (front, back) if np.cos(turned[back]) < 0 else (front,)
+
+
+def _turned(mesh: TriMesh, source: ColourSource, direction: ViewDirection) -> tuple[TriMesh, ColourSource]:
+    """Turn a body whose front is the view from a direction to where that view is from."""
+    if direction == ViewDirection(0.0):
+        return mesh, source
+    axes = np.stack([direction.rightward, direction.upward, direction.toward_camera]).astype(np.float32)
+    return TriMesh((mesh.vertices @ axes).astype(np.float32), mesh.faces), TurnedColours(source, direction)
 
 
 def _from_front(
@@ -94,45 +134,15 @@ def _from_front(
     """Inflate the first view; the second, if given, colours the back, otherwise its colours are guessed."""
     front = images[0]
     px_per_metre = float(max(front.alpha.shape))
-    near = Projector(0.0, _as_bytes(front.colours), px_per_metre, _middle_px(front))
+    near = Projector(0.0, as_bytes(front.colours), px_per_metre, _middle_px(front))
     if len(images) == 1:
-        far = Projector(np.pi, _as_bytes(guess_back_colours(front)[:, ::-1]), px_per_metre, _middle_px(front))
+        far = Projector(np.pi, as_bytes(guess_back_colours(front)[:, ::-1]), px_per_metre, _middle_px(front))
     else:
         back = images[1]
         scale = px_per_metre * back.alpha.shape[0] / front.alpha.shape[0]
-        far = Projector(np.pi, _as_bytes(back.colours), scale, _middle_px(back))
+        far = Projector(np.pi, as_bytes(back.colours), scale, _middle_px(back))
     return inflate(front.alpha, resolution=options.resolution, depth=depth), (near, far)
-
-
-def _from_several(
-    images: Sequence[SubjectImage], options: GenerationOptions, on_step: OnStep
-) -> tuple[TriMesh, tuple[Projector, ...]]:
-    silhouettes = place_silhouettes(images, resolution=options.resolution)
-    mesh = carve(
-        silhouettes,
-        resolution=options.resolution,
-        on_progress=lambda done: on_step(0.1 + 0.8 * done),
-    )
-    projectors = []
-    for image, silhouette in zip(images, silhouettes, strict=True):
-        margin_px = (silhouette.mask.shape[1] - image.alpha.shape[1]) / 2
-        origin_px = (silhouette.origin_px[0] - margin_px, silhouette.origin_px[1] - margin_px)
-        camera = Projector(silhouette.azimuth_rad, _as_bytes(image.colours), silhouette.px_per_metre, origin_px)
-        depths = depth_map(mesh.vertices, camera, cells=options.resolution // 2)
-        projectors.append(replace(camera, depths=depths))
-    return mesh, tuple(projectors)
 
 
 def _middle_px(image: SubjectImage) -> tuple[float, float]:
     return image.alpha.shape[1] / 2, image.alpha.shape[0] / 2
-
-
-def _as_bytes(colours: NDArray[np.float32]) -> NDArray[np.uint8]:
-    return np.round(colours * 255).astype(np.uint8)
-
-
-def _assumption(views: int) -> str:
-    return (
-        f"The preview engine assumes {views} views evenly spaced around the subject, {360 / views:g} degrees "
-        "apart, counter-clockwise seen from above."
-    )

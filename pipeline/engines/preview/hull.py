@@ -1,7 +1,6 @@
-"""Several silhouettes to a solid: the visual hull of orthographic cameras, evenly spaced around the subject.
+"""Several silhouettes to a solid: the visual hull of orthographic cameras around, above and below the subject.
 
-View k is taken from azimuth k·360°/N, counter-clockwise seen from above, looking horizontally. Every view is
-scaled so that the subject has the same height in all. Knows nothing of colours.
+Knows nothing of colours, nor of how the views were placed.
 
 Source: Laurentini, "The visual hull concept for silhouette-based image understanding", IEEE TPAMI 16 (1994).
 """
@@ -9,90 +8,19 @@ Source: Laurentini, "The visual hull concept for silhouette-based image understa
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from skimage.measure import marching_cubes
 
-from pipeline.engines.preview.subject_image import SubjectImage, sample_bilinear
+from pipeline.engines.preview.placement import Silhouette
+from pipeline.engines.preview.subject_image import sample_bilinear
 from pipeline.errors import UnreadableImage
 from pipeline.mesh.tri_mesh import TriMesh
 
 LEVEL = 0.5
-BLUR_CELLS = 0.35
-"""Standard deviation of the blur of the masks, which lets the surface run between pixels."""
 ROWS_PER_SLAB = 8
 """Rows of the grid in memory at once; fixed, because slab boundaries affect the last bits of the vertices."""
-
-
-@dataclass(frozen=True, eq=False)
-class Silhouette:
-    """The mask of one view and its orthographic camera.
-
-    Attributes:
-        mask: (H, W) float32, 0 to 1, blurred by `BLUR_CELLS`.
-        azimuth_rad: 0 is on +Z; grows towards +X.
-        px_per_metre: scale of the image.
-        origin_px: x and y of the origin in the image.
-    """
-
-    mask: NDArray[np.float32]  # (H, W)
-    azimuth_rad: float
-    px_per_metre: float
-    origin_px: tuple[float, float]
-
-
-def place_silhouettes(images: Sequence[SubjectImage], *, resolution: int) -> list[Silhouette]:
-    """Place the views around the subject, scaled so that it fills the unit cube.
-
-    Args:
-        images: views of one subject, in order of azimuth.
-        resolution: cells along the unit cube.
-    """
-    # Lengths in `unit_px` are the same in all views. The body is as high as the lowest top and the highest bottom.
-    reach = _reach([(p.centre_px[0] / p.unit_px, p.alpha.shape[1] / p.unit_px) for p in images])
-    up = min(p.centre_px[1] / p.unit_px for p in images)
-    down = min((p.alpha.shape[0] - p.centre_px[1]) / p.unit_px for p in images)
-    metres_per_unit = min(1 / (up + down), 0.5 / reach)
-    silhouettes = []
-    for k, image in enumerate(images):
-        px_per_metre = image.unit_px / metres_per_unit
-        margin = int(np.ceil(3 * px_per_metre / resolution)) + 2
-        sigma_px = max(BLUR_CELLS * px_per_metre / resolution, 0.4)
-        blurred = cv2.GaussianBlur(np.pad(image.alpha, margin), (0, 0), sigma_px)
-        middle = image.centre_px[1] - (up - down) / 2 * image.unit_px
-        origin = (image.centre_px[0] + margin, middle + margin)
-        azimuth_rad = 2 * np.pi * k / len(images)
-        silhouettes.append(Silhouette(np.asarray(blurred, np.float32), azimuth_rad, px_per_metre, origin))
-    return silhouettes
-
-
-def _reach(views: Sequence[tuple[float, float]]) -> float:
-    """Return how far the intersection of all views can extend from the axis along x or z.
-
-    Seen from above, each view bounds a strip; the corners of the strips' intersection are crossings of their borders.
-
-    Args:
-        views: for each view, in order of azimuth, the position of the axis from the left, and the width.
-    """
-    directions, offsets = [], []
-    for k, (left, width) in enumerate(views):
-        angle = 2 * np.pi * k / len(views)
-        right = np.array([np.cos(angle), -np.sin(angle)])
-        directions += [right, -right]
-        offsets += [width - left, left]
-    normals, limits = np.array(directions), np.array(offsets)
-    reach = 0.0
-    for first in range(len(normals)):
-        for second in range(first):
-            pair = normals[[first, second]]
-            if abs(np.linalg.det(pair)) > 1e-6:
-                corner = np.linalg.solve(pair, limits[[first, second]])
-                if (normals @ corner <= limits + 1e-9).all():
-                    reach = max(reach, float(np.abs(corner).max()))
-    return max(reach, float(limits.max()))
 
 
 def carve(silhouettes: Sequence[Silhouette], *, resolution: int, on_progress: Callable[[float], None]) -> TriMesh:
@@ -110,13 +38,14 @@ def carve(silhouettes: Sequence[Silhouette], *, resolution: int, on_progress: Ca
     # Two cells of margin on each side, so that the surface is closed inside the grid.
     axis = np.asarray((np.arange(resolution + 5) - (resolution + 4) / 2) * cell_m, np.float64)
     side = len(axis)
-    columns = [_columns_of(silhouette, axis) for silhouette in silhouettes]
+    level = [(silhouette, _columns_of(silhouette, axis)) for silhouette in silhouettes if silhouette.direction.is_level]
+    plan = _plan(silhouettes, axis)
     vertices: list[NDArray[np.float32]] = []
     faces: list[NDArray[np.int64]] = []
     count = 0
     for bottom in range(0, side - 1, ROWS_PER_SLAB):
         heights = axis[bottom : bottom + ROWS_PER_SLAB + 1]
-        field = _covered(silhouettes, columns, heights)  # (rows, N, N)
+        field = _covered(level, plan, heights)  # (rows, N, N)
         if field.min() < LEVEL < field.max():
             slab_vertices, slab_faces, _, _ = marching_cubes(field, LEVEL, gradient_direction="ascent")
             slab_vertices[:, 0] += bottom  # slabs overlap in one row of nodes, where `_weld` joins them
@@ -125,34 +54,55 @@ def carve(silhouettes: Sequence[Silhouette], *, resolution: int, on_progress: Ca
             count += len(slab_vertices)
         on_progress((bottom + ROWS_PER_SLAB) / side)
     if not vertices:
-        raise UnreadableImage("the views have no body in common; they must show one subject from evenly spaced sides")
+        raise UnreadableImage("the views have no body in common; they must show one subject, each from its angle")
     return _weld(np.concatenate(vertices), np.concatenate(faces), axis[0], cell_m)
 
 
 def _columns_of(silhouette: Silhouette, axis: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Return the image column of each node of a horizontal grid (x, z): (N,) -> (N N,)."""
+    """Return the image column of each node of a horizontal grid (x, z) in a level view: (N,) -> (N N,)."""
     x, z = np.meshgrid(axis, axis, indexing="ij")
-    across = x * np.cos(silhouette.azimuth_rad) - z * np.sin(silhouette.azimuth_rad)
+    right = silhouette.direction.rightward
+    across = x * right[0] + z * right[2]
     return (silhouette.origin_px[0] + silhouette.px_per_metre * across).astype(np.float32).ravel()
 
 
+def _plan(silhouettes: Sequence[Silhouette], axis: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Return the minimum of the masks from above and below at the nodes of a horizontal grid: (N, N), indexed x, z.
+
+    One in the inside, where no view is from there; zero on the border, so that the body is closed inside the grid.
+    """
+    x, z = np.meshgrid(axis, axis, indexing="ij")
+    plan = np.ones(x.shape, np.float32)
+    for silhouette in silhouettes:
+        if silhouette.direction.is_level:
+            continue
+        right, up = silhouette.direction.rightward, silhouette.direction.upward
+        column = silhouette.origin_px[0] + silhouette.px_per_metre * (x * right[0] + z * right[2])
+        row = silhouette.origin_px[1] - silhouette.px_per_metre * (x * up[0] + z * up[2])
+        seen = sample_bilinear(silhouette.mask, column.ravel(), row.ravel()).reshape(plan.shape)
+        np.minimum(plan, seen, out=plan)
+    plan[[0, -1]], plan[:, [0, -1]] = 0, 0
+    return plan
+
+
 def _covered(
-    silhouettes: Sequence[Silhouette], columns: Sequence[NDArray[np.float32]], heights: NDArray[np.float64]
+    level: Sequence[tuple[Silhouette, NDArray[np.float32]]],
+    plan: NDArray[np.float32],
+    heights: NDArray[np.float64],
 ) -> NDArray[np.float32]:
-    """Return the minimum of all masks at the nodes of some rows: (rows, N, N), indexed y, x, z; zero on the border.
+    """Return the minimum of all masks at the nodes of some rows: (rows, N, N), indexed y, x, z.
 
     Args:
-        silhouettes: the views.
-        columns: (N N,) image columns for each view, from `_columns_of`.
+        level: the views that look horizontally, each with (N N,) image columns from `_columns_of`.
+        plan: (N, N), from `_plan`.
         heights: (rows,) metres.
     """
-    side = round(len(columns[0]) ** 0.5)
-    field = np.ones((len(heights), side * side), np.float32)
-    for silhouette, column in zip(silhouettes, columns, strict=True):
+    field = np.tile(plan.reshape(1, -1), (len(heights), 1))
+    for silhouette, column in level:
         width = silhouette.mask.shape[1]
         at = np.arange(width) + 0.5
         rows_px = silhouette.origin_px[1] - silhouette.px_per_metre * heights
-        # Views look horizontally, so all nodes of a grid row lie on one image row: resample it once, then interpolate.
+        # All nodes of a grid row lie on one image row: resample it once, then interpolate.
         profiles = sample_bilinear(silhouette.mask, np.tile(at, len(heights)), np.repeat(rows_px, width))
         profiles = profiles.reshape(len(heights), width)  # (rows W,) -> (rows, W)
         x = np.clip(column - 0.5, 0, width - 1)
@@ -163,9 +113,7 @@ def _covered(
                 field[row] = 0
                 continue
             np.minimum(field[row], profile[left] * (1 - fraction) + profile[left + 1] * fraction, out=field[row])
-    field = field.reshape(len(heights), side, side)
-    field[:, [0, -1]], field[:, :, [0, -1]] = 0, 0
-    return field
+    return field.reshape(len(heights), *plan.shape)
 
 
 def _weld(vertices: NDArray[np.float32], faces: NDArray[np.int64], lowest_m: float, cell_m: float) -> TriMesh:

@@ -61,12 +61,22 @@ def crop_subject(view: ForegroundImage, *, max_side_px: int, is_axis_known: bool
     else:
         centre = ((right - left) / 2, (bottom - top) / 2)
         unit = float(bottom - top)
-    scale = min(1.0, max_side_px / max(alpha.shape))
-    if scale < 1:
-        size = (max(1, round(alpha.shape[1] * scale)), max(1, round(alpha.shape[0] * scale)))
-        alpha = np.asarray(cv2.resize(alpha, size, interpolation=cv2.INTER_AREA), np.float32)
-        colours = np.asarray(cv2.resize(colours, size, interpolation=cv2.INTER_AREA), np.float32)
-    return SubjectImage(alpha, colours, (float(centre[0] * scale), float(centre[1] * scale)), unit * scale)
+    image = SubjectImage(alpha, colours, (float(centre[0]), float(centre[1])), unit)
+    return shrink_subject(image, max_side_px=max_side_px)
+
+
+def shrink_subject(image: SubjectImage, *, max_side_px: int) -> SubjectImage:
+    """Return a copy whose longer side has at most so many pixels."""
+    scale = max_side_px / max(image.alpha.shape)
+    if scale >= 1:
+        return image
+    size = (max(1, round(image.alpha.shape[1] * scale)), max(1, round(image.alpha.shape[0] * scale)))
+    return SubjectImage(
+        np.asarray(cv2.resize(image.alpha, size, interpolation=cv2.INTER_AREA), np.float32),
+        np.asarray(cv2.resize(image.colours, size, interpolation=cv2.INTER_AREA), np.float32),
+        (image.centre_px[0] * scale, image.centre_px[1] * scale),
+        image.unit_px * scale,
+    )
 
 
 def have_common_frame(views: Sequence[ForegroundImage]) -> bool:
@@ -102,6 +112,11 @@ def guess_back_colours(image: SubjectImage) -> NDArray[np.float32]:
     blurred = cv2.GaussianBlur(image.colours * weight[..., None], (0, 0), sigma_px)
     total = cv2.GaussianBlur(weight, (0, 0), sigma_px)[..., None]
     return np.where(total > 1e-3, blurred / np.maximum(total, 1e-3), image.colours)
+
+
+def as_bytes(colours: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Convert colours in [0, 1] to 0 to 255."""
+    return np.round(colours * 255).astype(np.uint8)
 
 
 def sample_bilinear(

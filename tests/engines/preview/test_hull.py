@@ -65,7 +65,7 @@ def test_the_surface_is_closed_and_oriented_outward() -> None:
 
 
 def test_a_warning_states_the_assumed_view_directions() -> None:
-    assert "8 views evenly spaced around the subject, 45 degrees apart" in carved("vase", 8).warnings[-1]
+    assert "from front, 45 degrees, right, 135 degrees, back, " in carved("vase", 8).warnings[-1]
 
 
 def test_each_side_takes_the_colours_of_its_own_image() -> None:
@@ -80,11 +80,12 @@ def test_each_side_takes_the_colours_of_its_own_image() -> None:
 
 
 def test_views_without_a_common_body_are_refused() -> None:
-    left, right = (np.zeros((64, 64, 4), np.uint8) for _ in range(2))
-    left[20:40, 2:10] = 255
-    right[20:40, 50:60] = 255
-    with pytest.raises(UnreadableImage, match="no body in common"):
-        PreviewEngine().generate([left, left, right], GenerationOptions(seed=1, resolution=64))
+    # The back would have to be the mirror image of the front.
+    view = np.zeros((64, 64, 4), np.uint8)
+    view[16:32, 16:32], view[32:48, 32:48] = 255, 255
+    options = GenerationOptions(seed=1, resolution=64, view_angles=(0.0, 180.0, 90.0))
+    with pytest.raises(UnreadableImage, match="no body in common: from front, back, right, the silhouettes contradict"):
+        PreviewEngine().generate([view, view, view], options)
 
 
 def test_a_cancellation_stops_the_carving() -> None:

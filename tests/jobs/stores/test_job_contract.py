@@ -24,7 +24,7 @@ from pipeline.jobs.model import (
     Progress,
 )
 from pipeline.jobs.store import Store
-from pipeline.jobs.transitions import MAX_ATTEMPTS
+from pipeline.jobs.transitions import MAX_ATTEMPTS, REQUEST_LIFETIME_S
 from pipeline.storage.base import Artifact
 from tests.jobs.store_fixtures import Clock, new_job
 
@@ -360,7 +360,9 @@ def test_progress_is_readable_while_running(store: Store, add_key: AddKey) -> No
 
 
 @pytest.mark.parametrize(
-    "result", [SUCCESS, FAILURE, JobResult(JobState.CANCELLED)], ids=lambda result: str(result.state)
+    "result",
+    [SUCCESS, replace(FAILURE, error_code="unreadable_image"), JobResult(JobState.CANCELLED)],
+    ids=lambda result: str(result.state),
 )
 def test_an_ended_job_has_its_result_and_no_request(
     store: Store, add_key: AddKey, clock: Clock, result: JobResult
@@ -377,6 +379,39 @@ def test_an_ended_job_has_its_result_and_no_request(
     assert (job.finished_at, job.expires_at, job.lease_expires_at) == (clock.now, clock.now + 1000, None)
     with pytest.raises(NotFound, match="There is no request"):
         store.request_of(job_id)
+
+
+@pytest.mark.parametrize(
+    ("error_code", "is_kept"), [("engine_failed", True), ("interrupted", True), ("download_failed", False)]
+)
+def test_a_job_that_failed_through_no_fault_of_its_caller_keeps_its_request_for_a_day(
+    store: Store, add_key: AddKey, clock: Clock, error_code: str, is_kept: bool
+) -> None:
+    store.submit(new_job(add_key(), request=b"x" * 5000))
+    job = claimed(store)
+    store.complete(job.lease, JobResult(JobState.FAILED, error_code=error_code))
+
+    if is_kept:
+        assert store.request_of(job.id) == b"x" * 5000
+    clock.advance(REQUEST_LIFETIME_S - 1)
+    assert store.expire_requests() == 0
+    clock.advance(2)
+    assert store.expire_requests() == int(is_kept)
+
+    with pytest.raises(NotFound, match="There is no request"):
+        store.request_of(job.id)
+    assert store.get(job.id, api_key_id=None).state is JobState.FAILED
+
+
+def test_a_kept_request_is_deleted_with_its_job(store: Store, add_key: AddKey, clock: Clock) -> None:
+    store.submit(new_job(add_key()))
+    job = claimed(store)
+    store.complete(job.lease, JobResult(JobState.FAILED, error_code="engine_failed"))
+
+    store.delete(job.id, api_key_id=None)
+
+    clock.advance(2 * REQUEST_LIFETIME_S)
+    assert store.expire_requests() == 0
 
 
 def test_a_job_ends_once(store: Store, add_key: AddKey, clock: Clock) -> None:

@@ -169,6 +169,21 @@ def test_limits_can_be_changed_and_lifted(store: Store, add_key: AddKey) -> None
         store.limit_key("nobody", KeyLimits())
 
 
+def test_the_webhook_secret_of_a_key_can_be_rotated(store: Store, add_key: AddKey, clock: Clock) -> None:
+    key = add_key()
+    clock.advance(100)
+
+    store.rotate_secret(key.id)
+    rotated = store.rotate_secret(key.id)
+
+    assert (key.secret_number, key.secret_rotated_at) == (0, None)
+    assert (rotated.secret_number, rotated.secret_rotated_at) == (2, clock.now)
+    assert store.get_key(key.id) == store.find_key(key.sha256) == rotated
+    for change in (store.rotate_secret, store.get_key, store.revoke_key):
+        with pytest.raises(NotFound, match="There is no key with the id nobody"):
+            change("nobody")
+
+
 def test_a_key_is_recognised_until_it_is_revoked(store: Store, clock: Clock) -> None:
     plain, record = make_key("shop", limits=KeyLimits(running=2), clock=clock)
     store.add_key(record)
@@ -186,11 +201,11 @@ def test_a_key_is_recognised_until_it_is_revoked(store: Store, clock: Clock) -> 
 
 def test_a_record_does_not_contain_its_key(clock: Clock) -> None:
     plain, record = make_key("shop", limits=KeyLimits(), clock=clock)
-    short = key_record("secret", name="short", limits=KeyLimits(), clock=clock)
+    short = key_record("hunter2", name="short", limits=KeyLimits(), clock=clock)
 
     assert len(plain) >= 40 and plain not in repr(record)
     assert plain.startswith(record.shown.rstrip("…"))
-    assert "secret" not in repr(short)
+    assert "hunter2" not in repr(short)
     assert record.sha256 == hash_key(plain) != hash_key(make_key("shop", limits=KeyLimits())[0])
 
 

@@ -18,8 +18,10 @@ from pipeline.jobs.stores.kv.state import (
     PAGE_ROWS,
     ROWS,
     JobDocument,
+    KeptRequest,
     ListedJob,
     PendingTask,
+    RequestPlace,
     Success,
     Totals,
     chunk_key,
@@ -56,13 +58,15 @@ def apply(transaction: Transaction, job: Job, decision: Decision, *, now: float,
         return save(transaction, job, decision) if decision is not job else job
     head = transaction.head
     open_job = head.open.pop(job.id)
-    for number in range(open_job.request.chunks):
-        transaction.forget(chunk_key(open_job.request.token, number))
     transaction.forget(heartbeat_key(job.id, open_job.lease_epoch))
     # A task's id names its job, so that it is found without an index.
     end = transitions.completed(
         job, decision, now=now, retention=retention, draw_task_id=lambda: f"msg_{job.id:08x}{secrets.token_hex(12)}"
     )
+    if end.keeps_request:
+        head.kept[job.id] = KeptRequest(open_job.request, now)
+    else:
+        _forget_request(transaction, open_job.request)
     head.accounts[job.api_key_id].count(transitions.usage_change(job, end.job))
     document = JobDocument(end.job, number=2 * sum(head.totals.ended.values()), tasks=list(end.tasks))
     for number, task in enumerate(document.tasks, start=document.number):
@@ -115,6 +119,7 @@ def forget_job(transaction: Transaction, document: JobDocument) -> None:
     job, head = document.job, transaction.head
     for task in document.tasks:
         head.tasks.pop(task.id, None)
+    _forget_kept(transaction, job.id)
     transaction.delete(job_key(job.id))
     if job.idempotency_key is not None:
         transaction.delete(idempotency_key(job.api_key_id, job.idempotency_key))
@@ -123,6 +128,26 @@ def forget_job(transaction: Transaction, document: JobDocument) -> None:
     page = read_page(transaction.get(page_key(number)))
     page.pop(job.seq, None)
     _put_page(transaction, number, page)
+
+
+def expire_requests(transaction: Transaction, *, now: float) -> int:
+    """Delete the requests that failed jobs kept long enough; returns how many."""
+    kept = transaction.head.kept
+    expired = [job_id for job_id, one in kept.items() if transitions.is_request_expired(one.finished_at, now=now)]
+    for job_id in expired:
+        _forget_kept(transaction, job_id)
+    return len(expired)
+
+
+def _forget_kept(transaction: Transaction, job_id: int) -> None:
+    kept = transaction.head.kept.pop(job_id, None)
+    if kept is not None:
+        _forget_request(transaction, kept.request)
+
+
+def _forget_request(transaction: Transaction, place: RequestPlace) -> None:
+    for number in range(place.chunks):
+        transaction.forget(chunk_key(place.token, number))
 
 
 def read_page(document: object) -> dict[int, ListedJob]:

@@ -46,12 +46,12 @@ def run_maintenance(database: Database, *, today: str, wall_now: float) -> None:
 
 
 def _sweep(database: Database, wall_now: float) -> None:
-    """Delete requests and heartbeats of no open job: leftovers of processes that died or could not delete them."""
+    """Delete requests that no job needs and heartbeats of no open job: processes that died may leave some."""
     names = [name for name in database.entries.names() if name.startswith(("request/", "beat/"))]
 
     def find_orphans(snapshot: Snapshot) -> list[str]:
         open_jobs = snapshot.head.open
-        used = {name for open_job in open_jobs.values() for name in chunks_of(open_job.request)}
+        used = set(_requests_in_use(snapshot))
         found: list[str] = []
         for name in set(names) - used:
             kind, owner, number = name.split("/")
@@ -80,9 +80,14 @@ def _read_all(snapshot: Snapshot) -> None:
     rest = [rows_key(day, number) for day, count in head.days.items() for number in range(count)]
     rest += [bucket_key(api_key_id) for api_key_id in head.accounts]
     rest += [idempotency_key(api_key_id, key) for api_key_id, key in owned if key is not None]
-    requests = [name for open_job in open_jobs for name in chunks_of(open_job.request)]
     snapshot.get_many(rest)
-    snapshot.entries.get_many(requests)
+    snapshot.entries.get_many(_requests_in_use(snapshot))
+
+
+def _requests_in_use(snapshot: Snapshot) -> list[str]:
+    """The entries of requests that open jobs need, or that failed jobs kept."""
+    owners = [*snapshot.head.open.values(), *snapshot.head.kept.values()]
+    return [name for owner in owners for name in chunks_of(owner.request)]
 
 
 def _merge_day(transaction: Transaction, day: str) -> None:

@@ -70,6 +70,14 @@ class RequestPlace:
     chunks: int
 
 
+@dataclass(frozen=True)
+class KeptRequest:
+    """The request of a failed job, which the operator may submit again."""
+
+    request: RequestPlace
+    finished_at: float
+
+
 @dataclass
 class OpenJob:
     """A job that has not ended.
@@ -147,6 +155,7 @@ class Head:
         states: ended jobs on record, by state.
         pages: pages of ended jobs, and the earliest time at which a record on them expires.
         days: pages of the ledger by day.
+        kept: requests of failed jobs, by the job's id.
     """
 
     seq: int = 0
@@ -159,6 +168,7 @@ class Head:
     pages: dict[int, float] = field(default_factory=dict[int, float])
     days: dict[str, int] = field(default_factory=dict[str, int])
     written: dict[str, Written] = field(default_factory=dict[str, Written])
+    kept: dict[int, KeptRequest] = field(default_factory=dict[int, KeptRequest])
 
 
 @dataclass

@@ -21,7 +21,7 @@ import structlog
 
 from pipeline.errors import ImageTo3DError, InvalidRequest, LeaseLost, NotFound, StoreUnavailable
 from pipeline.jobs import transitions
-from pipeline.jobs.limits import NOT_USED, day_of
+from pipeline.jobs.limits import NOT_USED, day_of, no_such_key
 from pipeline.jobs.model import (
     ApiKey,
     AttemptResult,
@@ -306,6 +306,12 @@ class KvStore:
     def expired(self, *, limit: int = 100) -> list[Job]:
         return self._database.read(lambda snapshot: reports.expired_jobs(snapshot, now=self._clock(), limit=limit))
 
+    def expire_requests(self) -> int:
+        now = self._clock()
+        if not self._database.read(lambda snapshot: bool(snapshot.head.kept)):
+            return 0
+        return self._database.commit(lambda transaction: documents.expire_requests(transaction, now=now))
+
     def metrics(self) -> StoreMetrics:
         return self._database.read(lambda snapshot: reports.read_metrics(snapshot, now=self._clock()))
 
@@ -328,6 +334,12 @@ class KvStore:
     def find_key(self, sha256: str) -> ApiKey | None:
         return next((key for key in self.list_keys() if key.sha256 == sha256), None)
 
+    def get_key(self, api_key_id: str) -> ApiKey:
+        account = self._database.read(lambda snapshot: snapshot.head.accounts.get(api_key_id))
+        if account is None:
+            raise no_such_key(api_key_id)
+        return account.key
+
     def list_keys(self) -> list[ApiKey]:
         return self._database.read(lambda snapshot: [account.key for account in snapshot.head.accounts.values()])
 
@@ -337,11 +349,17 @@ class KvStore:
     def limit_key(self, api_key_id: str, limits: KeyLimits) -> ApiKey:
         return self._change_key(api_key_id, lambda key: replace(key, limits=limits))
 
+    def rotate_secret(self, api_key_id: str) -> ApiKey:
+        now = self._clock()
+        return self._change_key(
+            api_key_id, lambda key: replace(key, secret_number=key.secret_number + 1, secret_rotated_at=now)
+        )
+
     def _change_key(self, api_key_id: str, changed: Callable[[ApiKey], ApiKey]) -> ApiKey:
         def change(transaction: Transaction) -> ApiKey:
             account = transaction.head.accounts.get(api_key_id)
             if account is None:
-                raise NotFound(f"There is no key with the id {api_key_id}.")
+                raise no_such_key(api_key_id)
             account.key = changed(account.key)
             return account.key
 

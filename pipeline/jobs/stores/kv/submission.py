@@ -30,13 +30,13 @@ def chunks_of(place: RequestPlace) -> list[str]:
 
 
 def read_request(snapshot: Snapshot, job_id: int) -> bytes:
-    """The request of a job that has not ended.
+    """The request of a job that has not ended, or that failed and kept it.
 
     Raises:
         NotFound: there is none.
     """
-    open_job = snapshot.head.open.get(job_id)
-    chunks = [None] if open_job is None else snapshot.entries.get_many(chunks_of(open_job.request))
+    owner = snapshot.head.open.get(job_id) or snapshot.head.kept.get(job_id)
+    chunks = [None] if owner is None else snapshot.entries.get_many(chunks_of(owner.request))
     if None in chunks:
         raise NotFound(f"There is no request of a job with the id {job_id}.")
     return b"".join(chunk for chunk in chunks if chunk is not None)

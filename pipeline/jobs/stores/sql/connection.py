@@ -251,6 +251,20 @@ class Database:
         self.engine.dispose()
 
 
+def has_schema(url: str) -> bool:
+    """Whether a database holds this service's tables, of any version.
+
+    Raises:
+        StoreUnavailable: it cannot be reached.
+    """
+    database = Database(url)
+    try:
+        with database.read() as connection:
+            return _revision(connection) is not None
+    finally:
+        database.close()
+
+
 def _prepare_sqlite(connection: Any, record: object) -> None:
     connection.isolation_level = None  # this module begins transactions, not the driver
     for pragma in (

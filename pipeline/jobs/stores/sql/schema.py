@@ -18,7 +18,7 @@ from sqlalchemy import Boolean, Column, Double, Index, Integer, LargeBinary, Met
 
 from pipeline.jobs.model import ApiKey, Job, JobMeta, JobResult, JobState, KeyLimits, OutboxTask, Progress
 
-SCHEMA_REVISION = "0003"
+SCHEMA_REVISION = "0004"
 """The newest migration; a store opens only a database of this revision."""
 
 IS_QUEUED = sa.text("state = 'queued'")
@@ -44,6 +44,8 @@ keys = Table(
     Column("shown", Text, nullable=False),
     Column("created_at", Double, nullable=False),
     Column("revoked_at", Double),
+    Column("secret_number", Integer, nullable=False, server_default="0"),
+    Column("secret_rotated_at", Double),
     Column("max_queued", Integer),
     Column("max_running", Integer),
     Column("max_per_minute", Integer),
@@ -252,6 +254,8 @@ def key_from_row(row: sa.Row[Any]) -> ApiKey:
         created_at=row.created_at,
         limits=KeyLimits(row.max_queued, row.max_running, row.max_per_minute, row.max_per_month),
         revoked_at=row.revoked_at,
+        secret_number=row.secret_number,
+        secret_rotated_at=row.secret_rotated_at,
     )
 
 

@@ -176,7 +176,8 @@ def apply(connection: sa.Connection, job: Job, decision: Decision, *, now: float
         job, decision, now=now, retention=retention, draw_task_id=lambda: f"msg_{uuid.uuid4().hex}"
     )
     save(connection, job, end.job)
-    connection.execute(job_requests.delete().where(job_requests.c.job_id == job.id))
+    if not end.keeps_request:
+        connection.execute(job_requests.delete().where(job_requests.c.job_id == job.id))
     if end.tasks:
         connection.execute(tasks.insert(), [asdict(task) for task in end.tasks])
     row = asdict(end.usage) | {

@@ -18,13 +18,14 @@ from sqlalchemy import exc
 
 from pipeline.errors import InvalidRequest, NotFound
 from pipeline.jobs import transitions
-from pipeline.jobs.limits import NOT_USED, check_submit
+from pipeline.jobs.limits import NOT_USED, check_submit, no_such_key
 from pipeline.jobs.model import (
     ApiKey,
     AttemptResult,
     Job,
     JobFilter,
     JobResult,
+    JobState,
     KeyLimits,
     KeyUse,
     Lease,
@@ -182,6 +183,7 @@ class SqlStore:
             task_ids = sa.select(tasks.c.id).where(tasks.c.job_id == job_id)
             connection.execute(task_attempts.delete().where(task_attempts.c.task_id.in_(task_ids)))
             connection.execute(tasks.delete().where(tasks.c.job_id == job_id))
+            connection.execute(job_requests.delete().where(job_requests.c.job_id == job_id))
             connection.execute(jobs.delete().where(jobs.c.seq == job.seq))
             return job
 
@@ -313,6 +315,12 @@ class SqlStore:
         with self._database.read() as connection:
             return [job_from_row(row) for row in connection.execute(query)]
 
+    def expire_requests(self) -> int:
+        is_expired = transitions.is_request_expired(jobs.c.finished_at, now=self._clock())
+        with self._database.write() as connection:
+            ended = sa.select(jobs.c.id).where(jobs.c.state == str(JobState.FAILED), is_expired)
+            return connection.execute(job_requests.delete().where(job_requests.c.job_id.in_(ended))).rowcount
+
     def metrics(self) -> StoreMetrics:
         with self._database.read() as connection:
             return reports.read_metrics(connection, now=self._clock())
@@ -340,6 +348,13 @@ class SqlStore:
             row = connection.execute(sa.select(keys).where(keys.c.sha256 == sha256)).one_or_none()
             return None if row is None else key_from_row(row)
 
+    def get_key(self, api_key_id: str) -> ApiKey:
+        with self._database.read() as connection:
+            row = connection.execute(sa.select(keys).where(keys.c.id == api_key_id)).one_or_none()
+            if row is None:
+                raise no_such_key(api_key_id)
+            return key_from_row(row)
+
     def list_keys(self) -> list[ApiKey]:
         with self._database.read() as connection:
             rows = connection.execute(sa.select(keys).order_by(keys.c.created_at, keys.c.id))
@@ -351,12 +366,17 @@ class SqlStore:
     def limit_key(self, api_key_id: str, limits: KeyLimits) -> ApiKey:
         return self._change_key(api_key_id, **limit_columns(limits))
 
+    def rotate_secret(self, api_key_id: str) -> ApiKey:
+        return self._change_key(
+            api_key_id, secret_number=keys.c.secret_number + 1, secret_rotated_at=sa.literal(self._clock())
+        )
+
     def _change_key(self, api_key_id: str, **columns: Any) -> ApiKey:
         with self._database.write() as connection:
             change = keys.update().where(keys.c.id == api_key_id).values(columns).returning(*keys.c)
             row = connection.execute(change).one_or_none()
             if row is None:
-                raise NotFound(f"There is no key with the id {api_key_id}.")
+                raise no_such_key(api_key_id)
             return key_from_row(row)
 
     def key_use(self, api_key_id: str) -> KeyUse:

@@ -69,6 +69,8 @@ def test_a_database_of_the_first_revision_goes_on_with_its_tasks(tmp_path: Path)
     store.close()
     with sqlite3.connect(tmp_path / "jobs.sqlite") as connection:
         connection.execute("ALTER TABLE tasks DROP COLUMN planned_at")
+        connection.execute("ALTER TABLE keys DROP COLUMN secret_number")
+        connection.execute("ALTER TABLE keys DROP COLUMN secret_rotated_at")
         connection.execute("ALTER TABLE jobs DROP COLUMN engine")
         connection.execute("UPDATE alembic_version SET version_num = '0001'")
     connection.close()
