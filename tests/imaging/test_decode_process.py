@@ -63,7 +63,7 @@ def test_another_process_decodes_to_the_same_pixels(decoder: DecodeProcess) -> N
 
 
 def test_the_refusals_are_those_of_the_decoder(decoder: DecodeProcess) -> None:
-    for bad in (b"", b"nonsense", SMALL[:-40], png_of_zeros(8)[:50]):
+    for bad in (b"", b"nonsense", SMALL[:-40], SMALL[:80]):
         with pytest.raises(UnreadableImage) as here:
             decode_image(bad)
         with pytest.raises(UnreadableImage) as there:
