@@ -16,19 +16,21 @@ from pipeline.answers import final_body
 from pipeline.engines.base import ForegroundImage
 from pipeline.errors import NotFound
 from pipeline.imaging.decode_process import DecodeProcess
+from pipeline.imaging.inline import at_most
 from pipeline.imaging.rembg_remover import select_background_remover
 from pipeline.jobs.model import Job, JobResult, OutboxTask
 from pipeline.jobs.outbox_dispatcher import OutboxDispatcher
 from pipeline.jobs.store import JobStore
 from pipeline.jobs.worker_loop import LeaseKeeper
 from pipeline.net.deadline import IsCancelled
-from pipeline.net.download import fetch
+from pipeline.net.download import MAX_BYTES, fetch
 from pipeline.run_job import Generate, run_job
 from pipeline.service import Service
 from pipeline.stages.deliver import Delivery, SlowBuckets, deliver, upload_dispatcher
 from pipeline.stages.intake import load_views
 from pipeline.storage.base import CustomerBucket, OutputFile
 from pipeline.storage.local import LocalStorage
+from pipeline.storage.own_links import OwnLinks
 from pipeline.storage.s3 import JOB_PATIENCE
 from pipeline.webhooks.sender import WebhookDispatcher
 from schemas.request import ImageTo3DRequest
@@ -87,9 +89,17 @@ class JobHandler:
 
     def _load_views(self, is_cancelled: IsCancelled, request: ImageTo3DRequest) -> list[ForegroundImage]:
         self._prepare(request.engine)
-        download = partial(fetch, policy=self._service.settings, is_cancelled=is_cancelled)
         decode = partial(self._decoder.decode, is_cancelled=is_cancelled)
+        download = partial(self._download, is_cancelled)
         return load_views(request, fetch=download, decode=decode, remover=self._remover)
+
+    def _download(self, is_cancelled: IsCancelled, url: str) -> bytes:
+        """The image behind a URL; one that is stored here is read without the network."""
+        links = OwnLinks(self._outputs, base_url=self._service.settings.base_url)
+        own = links.read(url, most_bytes=MAX_BYTES + 1)
+        if own is not None:
+            return at_most(own)
+        return fetch(url, policy=self._service.settings, is_cancelled=is_cancelled)
 
     def _deliver(
         self, job: Job, request: ImageTo3DRequest, is_cancelled: IsCancelled, files: Sequence[OutputFile]

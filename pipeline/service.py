@@ -19,6 +19,7 @@ from pipeline.storage.base import LinkedFiles
 from pipeline.storage.encrypted_bucket import EncryptedBucket
 from pipeline.storage.links import LinkSigner
 from pipeline.storage.local import LocalStorage
+from pipeline.storage.own_links import OwnLinks
 from pipeline.storage.s3 import LATE_PATIENCE, Patience
 from pipeline.storage.secret_box import SecretBox
 from pipeline.webhooks.sender import Schedule, WebhookDispatcher, WebhookSender
@@ -47,6 +48,11 @@ class Service:
     http: httpx.Client
     dispatch: Callable[[int], None] = lambda job_id: None
     starts_workers_on_demand: bool = False
+
+    @property
+    def own_links(self) -> OwnLinks:
+        """Opens images that a request names by a link of this deployment."""
+        return OwnLinks(self.temporary, base_url=self.settings.base_url)
 
     def bucket_of(
         self, key_id: str, *, patience: Patience = LATE_PATIENCE, is_cancelled: IsCancelled | None = None

@@ -72,6 +72,8 @@ class Settings(BaseSettings):
     submit_wait_s: float = Field(default=20.0, ge=0, le=120)
     fetch_wait_s: float = Field(default=20.0, ge=0, le=120)
     max_body_bytes: int = Field(default=32 * MIB, ge=1024)
+    max_upload_bytes: int = Field(default=2048 * MIB, ge=0)
+    """Uploads that a key may have in temporary storage, as each web process counts them; 0 is no limit."""
     restart_pause_s: float = Field(default=60.0, ge=0)
     """For how long after a restart of the workers another restart request is ignored: any caller may send one."""
     errors_as_200: bool = False

@@ -38,6 +38,15 @@ class FileEntry(_Body):
     )
 
 
+class UploadedBody(_Body):
+    """Images that were stored for later submits."""
+
+    status: Literal["success"] = "success"
+    output: list[str] = Field(description="a URL for each image, in the order of the request, to pass as `image`")
+    url: str = Field(description="the first of them")
+    expires_at: str = Field(description=f"when the URLs end, {ISO}")
+
+
 class SuccessBody(_Body):
     """A job that succeeded: from submit, from fetch, and in the webhook."""
 

@@ -23,6 +23,7 @@ from pipeline.api.queue_stats import QueueStatsReader
 from pipeline.api.refusals import Refusals
 from pipeline.api.request_body import BodyReader
 from pipeline.api.requests import header_key, presented_key
+from pipeline.api.upload_allowance import UploadAllowance
 from pipeline.api.waiting import CompletionWaiter
 from pipeline.errors import RateLimited, Unauthorized
 from pipeline.jobs.api_keys import authenticate
@@ -58,6 +59,8 @@ class Context:
         self.completions = CompletionWaiter(service.store)
         self.queue_stats = QueueStatsReader(service.store)
         self.refusals = Refusals()
+        settings = service.settings
+        self.uploads = UploadAllowance(max_bytes=settings.max_upload_bytes, lifetime_s=settings.output_lifetime_s)
         # Work that outsiders can slow down has threads of its own, so that it cannot occupy those of other requests.
         self._resolve_limiter = anyio.CapacityLimiter(MAX_RESOLVE_THREADS)
         self._probe_limiter = anyio.CapacityLimiter(MAX_PROBE_THREADS)
@@ -185,6 +188,11 @@ class Context:
             InvalidRequest: the body is not a JSON object.
         """
         body = await self.body(request)
+        return await self.in_thread(self.authenticate, request, body), body
+
+    async def caller_with_files(self, request: Request, *, takes_raw: bool = True) -> tuple[ApiKey, dict[str, Any]]:
+        """As `caller`, with the files of a form as `FilePart`; the arguments are those of `body_with_files`."""
+        body = await self.body_with_files(request, takes_raw=takes_raw)
         return await self.in_thread(self.authenticate, request, body), body
 
     def base_url(self, request: Request) -> str:

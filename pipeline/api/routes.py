@@ -203,9 +203,15 @@ def _check_urls(urls: tuple[str, ...], context: Context) -> None:
 
     Raises:
         BlockedAddress: a URL leads to such an address.
+        InvalidRequest: a link of this deployment opens no file.
+        UnreadableImage: it opens a file that is no image.
     """
     for url in urls:
-        check_url(url, context.settings)
+        beginning = context.service.own_links.read(url, most_bytes=32)
+        if beginning is None:
+            check_url(url, context.settings)
+        else:
+            check_beginning(beginning)
 
 
 async def _wait_for_body(context: Context, job: Job, *, wait_s: float, fetch_path: str, base_url: str) -> Any:

@@ -11,13 +11,14 @@ import tempfile
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
 from pipeline.errors import DeliveryFailed, NotFound, StoreUnavailable
-from pipeline.storage.base import OutputFile, StoredFile, content_type_of
+from pipeline.storage.base import Artifact, OutputFile, StoredFile, content_type_of
 from pipeline.storage.links import SAFE_NAME
 from pipeline.storage.local import LocalStorage
 
@@ -25,6 +26,14 @@ COPY_LIFETIME_S = 300.0
 """How long a copy is served without asking the volume; a file that was deleted elsewhere may be served so long."""
 COPIES_KEPT_S = 3 * COPY_LIFETIME_S
 """Longer than a copy is served, so that none is deleted during a download."""
+
+
+class Batch(Protocol):
+    """Files to write to a volume."""
+
+    def put_file(self, local_file: Path, remote_path: str) -> None:
+        """Add a file."""
+        ...
 
 
 class Volume(Protocol):
@@ -36,6 +45,10 @@ class Volume(Protocol):
         Raises:
             FileNotFoundError: it does not exist; possibly raised only when the first chunk is read.
         """
+        ...
+
+    def batch_upload(self, force: bool = False) -> AbstractContextManager[Batch]:
+        """Files that are written together when the context ends; with `force` they replace existing ones."""
         ...
 
     def remove_file(self, path: str, recursive: bool = False) -> None:
@@ -80,6 +93,24 @@ class VolumeStorage:
     ) -> list[str]:
         """As `LinkedFiles.predict_urls`."""
         return self._copies.predict_urls(names, file_prefix=file_prefix, created_at=created_at, lifetime_s=lifetime_s)
+
+    def store(self, files: Sequence[OutputFile], *, file_prefix: str) -> list[Artifact]:
+        """As `Storage.store`.
+
+        Raises:
+            DeliveryFailed: the volume did not accept the files.
+        """
+        copies = self._copies.store(files, file_prefix=file_prefix)  # signs their links; serves the first downloads
+        try:
+            with self._volume.batch_upload(force=True) as batch:
+                for file in files:
+                    batch.put_file(file.path, f"{self._folder}/{file_prefix}/{file.path.name}")
+        except Exception as error:  # any error of Modal's client
+            self._copies.delete(file_prefix)
+            raise DeliveryFailed("temporary storage does not accept files at the moment") from error
+        for copy in copies:
+            self._copied[file_prefix, copy.name] = (self._clock(), copy.sha256)
+        return copies
 
     def open_file(self, token: str, name: str) -> StoredFile:
         """As `LinkedFiles.open_file`; the ETag is the content's digest, so it is the same in all web processes.

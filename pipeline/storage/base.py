@@ -56,6 +56,11 @@ CONTENT_TYPES = {
     ".png": "image/png",
     ".jpg": "image/jpeg",
     ".webp": "image/webp",
+    ".gif": "image/gif",
+    ".bmp": "image/bmp",
+    ".tif": "image/tiff",
+    ".avif": "image/avif",
+    ".heic": "image/heic",
 }
 
 
@@ -151,8 +156,8 @@ class StoredFile:
     modified_at: float
 
 
-class LinkedFiles(Protocol):
-    """Temporary outputs as the web process uses them: by their links."""
+class LinkedFiles(Storage, Protocol):
+    """Temporary outputs and uploads as the web process uses them: by their links."""
 
     def predict_urls(
         self, names: Iterable[str], *, file_prefix: str, created_at: float, lifetime_s: float | None = None

@@ -131,6 +131,12 @@ def test_the_shell_examples_submit_wait_and_manage_a_job(endpoint: Endpoint, tmp
     assert usage[0].startswith("day,calls,")
 
 
+def test_the_upload_example_submits_an_image_by_its_url(endpoint: Endpoint) -> None:
+    job = json.loads(endpoint.run("upload.sh", IMAGE))
+
+    assert endpoint.result_of(job["id"])["status"] == "success"
+
+
 @pytest.mark.parametrize("name", ["events.sh", "events.py", pytest.param("events.mjs", marks=needs_node)])
 def test_an_events_example_follows_a_job_to_its_end(name: str, endpoint: Endpoint) -> None:
     told = endpoint.run(name, endpoint.submit())

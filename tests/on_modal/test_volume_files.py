@@ -7,16 +7,18 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from starlette.testclient import TestClient
 
 from pipeline.api.app import create_app
-from pipeline.errors import NotFound, StoreUnavailable
+from pipeline.errors import DeliveryFailed, NotFound, StoreUnavailable
 from pipeline.on_modal.volume_files import COPIES_KEPT_S, COPY_LIFETIME_S, VolumeStorage
 from pipeline.service import open_service
 from pipeline.settings import Settings
+from pipeline.storage.base import OutputFile
 from pipeline.storage.links import LinkSigner
 from pipeline.storage.local import LocalStorage
 from tests.reference.memory_store import MemoryStore
@@ -46,6 +48,15 @@ class MemoryVolume:
         self.error: Exception | None = None
         self.on_read: Callable[[str], object] = lambda path: None
         self.on_remove: Callable[[], object] = lambda: None
+
+    @contextmanager
+    def batch_upload(self, force: bool = False) -> Iterator[MemoryVolume]:
+        yield self
+        if self.error is not None:
+            raise self.error
+
+    def put_file(self, local_file: Path, remote_path: str) -> None:
+        self.files[remote_path] = local_file.read_bytes()
 
     def read_file(self, path: str) -> Iterator[bytes]:
         self.reads.append(path)
@@ -115,6 +126,30 @@ def token_of(storage: VolumeStorage, *, file_prefix: str = PREFIX) -> str:
 
 def content_of(storage: VolumeStorage, name: str, *, file_prefix: str = PREFIX) -> bytes:
     return storage.open_file(token_of(storage, file_prefix=file_prefix), name).path.read_bytes()
+
+
+def test_a_stored_file_is_on_the_volume_and_opens_by_its_link(
+    storage: VolumeStorage, volume: MemoryVolume, tmp_path: Path
+) -> None:
+    path = tmp_path / "image1.png"
+    path.write_bytes(b"an image")
+
+    (stored,) = storage.store([OutputFile(path, "extra", "image/png")], file_prefix="upload-1")
+
+    assert volume.files["files/upload-1/image1.png"] == b"an image"
+    assert storage.open_file(*stored.url.split("/")[-2:]).path.read_bytes() == b"an image"
+    assert volume.reads == []  # the web process that stored it has a copy already
+
+
+def test_a_file_that_the_volume_does_not_accept_has_no_link(
+    storage: VolumeStorage, volume: MemoryVolume, tmp_path: Path
+) -> None:
+    path = tmp_path / "image1.png"
+    path.write_bytes(b"an image")
+    volume.error = OSError("no quota")
+
+    with pytest.raises(DeliveryFailed, match="does not accept files"):
+        storage.store([OutputFile(path, "extra", "image/png")], file_prefix="upload-1")
 
 
 def test_a_file_of_the_volume_is_opened_by_its_predicted_link(storage: VolumeStorage, volume: MemoryVolume) -> None:
