@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import io
 import json
 import math
 import uuid
@@ -21,7 +22,7 @@ from pipeline.api.problems import BAD_REQUEST, NOT_FOUND, OK, QUOTA_SPENT, TOO_L
 from pipeline.api.requests import idempotency_key, read_bounded_int, read_id, read_track_id, requested_wait_s
 from pipeline.engines.registry import check_views, find_spec
 from pipeline.errors import InvalidRequest, NotFound, StoreUnavailable
-from pipeline.imaging.inline import check_beginning, read_inline
+from pipeline.imaging.inline import check_beginning, check_inline
 from pipeline.jobs.model import Job, JobFilter, JobMeta, JobState, NewJob, Submitted
 from pipeline.net.egress import check_url
 from pipeline.telemetry import current_traceparent, note_on_span
@@ -34,6 +35,7 @@ ENTERPRISE, V6 = "/api/v1/enterprise/3d", "/api/v6/3d"
 DEFAULT_FORMATS: dict[str, OutputFormat] = {ENTERPRISE: "obj", V6: "glb"}
 """What a submit without `output_format` gets, by the version's prefix."""
 EVENT_POLL_S = 0.4
+PIECE_CHARS = 1 << 20
 MAX_PAGE = 200
 MAX_SEQ = 2**53
 
@@ -107,6 +109,7 @@ async def submit(request: Request, context: Context = Depends(context_of)) -> JS
     base_url, wait_s = context.base_url(request), requested_wait_s(request, context.settings.submit_wait_s)
     fetch_path = f"{prefix}/fetch"
     submission = await context.in_thread(_read_submission, request, context, body, DEFAULT_FORMATS[prefix])
+    del body  # its images are in the submission's request now, once
     if urls := submission.urls:
         await context.resolve(lambda: _check_urls(urls, context))
 
@@ -154,13 +157,13 @@ def _read_submission(
     _check_retention(parsed.request, context)
     for image in parsed.request.image:
         if not is_http_url(image):
-            check_beginning(read_inline(image))
+            check_inline(image)
     sent = {name: value for name, value in body.items() if name != "key"}
-    digest = hashlib.sha256(json.dumps([default_output_format, sent], sort_keys=True).encode()).hexdigest()
+    digest = _digest_of([default_output_format, sent])  # first: it holds the images as JSON, once
     job = NewJob(
         api_key_id=key.id,
         file_prefix=str(uuid.uuid4()),
-        request=parsed.request.model_dump_json().encode(),
+        request=_as_json(parsed.request),
         request_sha256=digest,
         meta=JobMeta(parsed.request.effective_parameters(), tuple(parsed.warnings), current_traceparent()),
         track_id=parsed.request.track_id,
@@ -170,6 +173,28 @@ def _read_submission(
     )
     webhook = () if parsed.request.webhook is None else (parsed.request.webhook,)
     return _Submission(job, (*filter(is_http_url, parsed.request.image), *webhook))
+
+
+def _as_json(request: ImageTo3DRequest) -> bytes:
+    """A request as JSON. Its images are encoded in pieces into the result: pydantic holds them twice."""
+    result = io.BytesIO()
+    result.write(request.model_dump_json(exclude={"image"}).encode()[:-1])
+    for number, image in enumerate(request.image):
+        result.write(b', "' if number else b',"image":["')
+        for start in range(0, len(image), PIECE_CHARS):
+            result.write(json.dumps(image[start : start + PIECE_CHARS])[1:-1].encode())
+        result.write(b'"')
+    result.write(b"]}")
+    return result.getvalue()
+
+
+def _digest_of(value: Any) -> str:
+    """The SHA-256 of a value as JSON, which is not in memory as a whole: it may hold images."""
+    digest = hashlib.sha256()
+    for text in json.JSONEncoder(sort_keys=True).iterencode(value):
+        for start in range(0, len(text), PIECE_CHARS):
+            digest.update(text[start : start + PIECE_CHARS].encode())
+    return digest.hexdigest()
 
 
 def _check_engine(request: ImageTo3DRequest, context: Context) -> None:

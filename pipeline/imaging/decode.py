@@ -94,7 +94,7 @@ def _shrunk(image: Image.Image) -> Image.Image:
     """An RGBA image with no side of more than `MAX_SIDE`; transparent pixels lend no colour to their neighbours."""
     if max(image.size) <= MAX_SIDE:
         return image
-    is_opaque = image.getextrema()[3] == (255, 255)
+    is_opaque = image.getchannel("A").getextrema() == (255, 255)
     image = image.convert("RGB" if is_opaque else "RGBa")
     image.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.BOX, reducing_gap=2.0)
     return image.convert("RGBA")

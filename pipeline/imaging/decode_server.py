@@ -74,7 +74,7 @@ def _decode_and_exit(content: bytearray, result: int, cpu_s: int, memory_bytes: 
             image = decode_image(bytes(content))
             header = {"shape": image.shape[:2]}
             os.lseek(result, HEADER_BYTES, os.SEEK_SET)
-            pixels = memoryview(image).cast("B")
+            pixels = image.reshape(-1).data
             while pixels:
                 pixels = pixels[os.write(result, pixels) :]
         except UnreadableImage as error:
