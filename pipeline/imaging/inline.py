@@ -113,8 +113,11 @@ def _unquote(text: str, *, begin: int) -> bytes:
         InvalidRequest: a percent sign is followed by something else than two hexadecimal digits.
         UnreadableImage: the decoded bytes are too many for an image, in base64 too.
     """
-    if _BAD_ESCAPE.search(text, begin):
-        raise InvalidRequest("image is a data URI with a percent sign that begins no escape")
+    for start in range(begin, len(text), UNQUOTED_CHARS):  # in pieces, between which other threads run
+        end = start + UNQUOTED_CHARS
+        found = _BAD_ESCAPE.search(text, start, end + 2)
+        if found is not None and found.start() < end:
+            raise InvalidRequest("image is a data URI with a percent sign that begins no escape")
     decoded = bytearray()
     for piece in percent_decoded(text, begin=begin):
         decoded += piece
