@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import importlib
 
-PARTS = ("back",)
+PARTS = ("depth",)
 
 
 def main(argv: list[str]) -> int:

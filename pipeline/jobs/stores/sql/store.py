@@ -475,6 +475,12 @@ class SqlStore:
         with self._database.write() as connection:
             connection.execute(workers.delete().where(workers.c.worker_id == worker_id))
 
+    def database_time(self) -> float:
+        """The time of the database's machine, seconds since 1970."""
+        expression = "strftime('%s', 'now')" if self._database.is_sqlite else "extract(epoch from clock_timestamp())"
+        with self._database.read() as connection:
+            return float(connection.execute(sa.text(f"SELECT {expression}")).scalar_one())
+
     def workers(self, *, seen_within_s: float = 30.0) -> list[WorkerRecord]:
         now = self._clock()
         recently = workers.c.seen_at.between(now - seen_within_s, now + seen_within_s)
