@@ -271,7 +271,7 @@ def web() -> Any:
     from pipeline.on_modal.web import web_app
 
     missing = (FileNotFoundError, modal.exception.NotFoundError)
-    return web_app(deployment(), outputs=outputs, missing=missing)
+    return web_app(deployment(), outputs=outputs, state=state, missing=missing)
 
 
 @app.function(image=web_image, timeout=15 * MINUTES, **SERVICE)

@@ -120,6 +120,10 @@ class Settings(BaseSettings):
     output_lifetime_s: float = Field(default=DAY_S, ge=1)
     max_retention_s: float = Field(default=7 * DAY_S, ge=60)
     """The longest lifetime of temporary outputs that a request may ask for."""
+    generation_lifetime_s: float = Field(default=HOUR_S, ge=0)
+    """How long the generation of a finished job is kept, for further exports; 0 keeps none."""
+    max_generations_bytes: int = Field(default=4096 * MIB, ge=0)
+    """What all kept generations together may occupy; the oldest are deleted first."""
     record_lifetime_s: float = Field(default=7 * DAY_S, ge=1)
     """How long the record of a finished job is kept."""
     webhook_attempts: int = Field(default=10, ge=1)

@@ -23,11 +23,11 @@ from pipeline.api.requests import idempotency_key, read_bounded_int, read_id, re
 from pipeline.engines.registry import check_views, find_spec
 from pipeline.errors import InvalidRequest, NotFound, StoreUnavailable
 from pipeline.imaging.inline import check_beginning, check_inline
-from pipeline.jobs.model import Job, JobFilter, JobMeta, JobState, NewJob, Submitted
+from pipeline.jobs.model import ExportSource, Job, JobFilter, JobMeta, JobState, NewJob, Submitted
 from pipeline.net.egress import check_url
 from pipeline.telemetry import current_traceparent, note_on_span
 from schemas.contract import OutputFormat, given_fields, is_http_url
-from schemas.request import MIN_RETENTION_S, ImageTo3DRequest, parse_request
+from schemas.request import MIN_RETENTION_S, ImageTo3DRequest, ParsedRequest, parse_request
 from schemas.responses import ErrorBody, FailedBody, ProcessingBody, ServerActionBody, SuccessBody
 
 ENTERPRISE, V6 = "/api/v1/enterprise/3d", "/api/v6/3d"
@@ -104,14 +104,23 @@ def prefix_of(request: Request) -> str:
 
 async def submit(request: Request, context: Context = Depends(context_of)) -> JSONResponse:
     """Submit an image. The response is the result if it is ready within the wait, else where to fetch it."""
-    prefix = prefix_of(request)
     body = await context.body(request)
-    base_url, wait_s = context.base_url(request), requested_wait_s(request, context.settings.submit_wait_s)
-    fetch_path = f"{prefix}/fetch"
-    submission = await context.in_thread(_read_submission, request, context, body, DEFAULT_FORMATS[prefix])
+    submission = await context.in_thread(read_submission, request, context, body, DEFAULT_FORMATS[prefix_of(request)])
     del body  # its images are in the submission's request now, once
-    if urls := submission.urls:
-        await context.resolve(lambda: _check_urls(urls, context))
+    return await accept(request, context, submission)
+
+
+async def accept(request: Request, context: Context, submission: Submission) -> JSONResponse:
+    """Record a submission as a job and answer with its result, if that is ready within the wait.
+
+    Raises:
+        BlockedAddress: a URL leads to an address that this deployment does not connect to.
+        RateLimited: the key's queue is full, or its minute is.
+        QuotaSpent: the key's monthly quota is used up.
+    """
+    base_url, wait_s = context.base_url(request), requested_wait_s(request, context.settings.submit_wait_s)
+    fetch_path = f"{prefix_of(request)}/fetch"
+    await check_urls(submission, context)
 
     def record() -> tuple[Submitted, dict[str, Any] | None]:
         submitted = context.store.submit(submission.job)
@@ -130,7 +139,7 @@ async def submit(request: Request, context: Context = Depends(context_of)) -> JS
 
 
 @dataclass(frozen=True)
-class _Submission:
+class Submission:
     """A submit that was read and validated.
 
     Attributes:
@@ -141,9 +150,9 @@ class _Submission:
     urls: tuple[str, ...]
 
 
-def _read_submission(
+def read_submission(
     request: Request, context: Context, body: dict[str, Any], default_output_format: OutputFormat
-) -> _Submission:
+) -> Submission:
     """Check everything about a submit that needs no network. Blocks, for a while where images are large.
 
     Raises:
@@ -154,33 +163,61 @@ def _read_submission(
     key = context.authenticate(request, body)
     parsed = parse_request(body, default_output_format=default_output_format)
     _check_engine(parsed.request, context)
-    _check_retention(parsed.request, context)
+    check_retention(parsed.request, context)
     for image in parsed.request.image:
         if not is_http_url(image):
             check_inline(image)
-    sent = {name: value for name, value in body.items() if name != "key"}
-    digest = _digest_of([default_output_format, sent])  # first: it holds the images as JSON, once
+    engine = parsed.request.engine or context.settings.engine
+    return submission_of(
+        request, parsed, api_key_id=key.id, sent=body, path_decides=default_output_format, engine=engine
+    )
+
+
+def submission_of(
+    request: Request,
+    parsed: ParsedRequest,
+    *,
+    api_key_id: str,
+    sent: dict[str, Any],
+    path_decides: str,
+    engine: str = "",
+    export_of: ExportSource | None = None,
+) -> Submission:
+    """A validated request as a job to record.
+
+    Args:
+        sent: the body as it was sent.
+        path_decides: what the path adds to the body: with another one, a repeated idempotency key is refused.
+        engine: as for `NewJob`.
+        export_of: the job whose files are made anew, None for a job that generates.
+
+    Raises:
+        InvalidRequest: the idempotency key is too long.
+    """
+    keyless = {name: value for name, value in sent.items() if name != "key"}
+    digest = _digest_of([path_decides, keyless])  # first: it holds the images as JSON, once
+    parameters = parsed.request.effective_parameters()
     job = NewJob(
-        api_key_id=key.id,
+        api_key_id=api_key_id,
         file_prefix=str(uuid.uuid4()),
         request=_as_json(parsed.request),
         request_sha256=digest,
-        meta=JobMeta(parsed.request.effective_parameters(), tuple(parsed.warnings), current_traceparent()),
+        meta=JobMeta(parameters, tuple(parsed.warnings), current_traceparent(), export_of),
         track_id=parsed.request.track_id,
         webhook_url=parsed.request.webhook,
         idempotency_key=idempotency_key(request),
-        engine=parsed.request.engine or context.settings.engine,
+        engine=engine,
     )
     webhook = () if parsed.request.webhook is None else (parsed.request.webhook,)
-    return _Submission(job, (*filter(is_http_url, parsed.request.image), *webhook))
+    return Submission(job, (*filter(is_http_url, parsed.request.image), *webhook))
 
 
 def _as_json(request: ImageTo3DRequest) -> bytes:
     """A request as JSON. Its images are encoded in pieces into the result: pydantic holds them twice."""
     result = io.BytesIO()
-    result.write(request.model_dump_json(exclude={"image"}).encode()[:-1])
+    result.write(request.model_dump_json(exclude={"image"}).encode()[:-1] + b',"image":[')
     for number, image in enumerate(request.image):
-        result.write(b', "' if number else b',"image":["')
+        result.write(b',"' if number else b'"')
         for start in range(0, len(image), PIECE_CHARS):
             result.write(json.dumps(image[start : start + PIECE_CHARS])[1:-1].encode())
         result.write(b'"')
@@ -210,7 +247,7 @@ def _check_engine(request: ImageTo3DRequest, context: Context) -> None:
     check_views(find_spec(name), len(request.image), offered=offered)
 
 
-def _check_retention(request: ImageTo3DRequest, context: Context) -> None:
+def check_retention(request: ImageTo3DRequest, context: Context) -> None:
     """Refuse a longer lifetime of temporary outputs than the deployment allows.
 
     Raises:
@@ -223,20 +260,25 @@ def _check_retention(request: ImageTo3DRequest, context: Context) -> None:
         )
 
 
-def _check_urls(urls: tuple[str, ...], context: Context) -> None:
-    """Refuse URLs that this deployment does not connect to, before anything is recorded. Blocks.
+async def check_urls(submission: Submission, context: Context) -> None:
+    """Refuse URLs that this deployment does not connect to, before anything is recorded.
 
     Raises:
         BlockedAddress: a URL leads to such an address.
         InvalidRequest: a link of this deployment opens no file.
         UnreadableImage: it opens a file that is no image.
     """
-    for url in urls:
-        beginning = context.service.own_links.read(url, most_bytes=32)
-        if beginning is None:
-            check_url(url, context.settings)
-        else:
-            check_beginning(beginning)
+
+    def check() -> None:
+        for url in submission.urls:
+            beginning = context.service.own_links.read(url, most_bytes=32)
+            if beginning is None:
+                check_url(url, context.settings)
+            else:
+                check_beginning(beginning)
+
+    if submission.urls:
+        await context.resolve(check)
 
 
 async def _wait_for_body(context: Context, job: Job, *, wait_s: float, fetch_path: str, base_url: str) -> Any:
@@ -336,6 +378,7 @@ async def delete(call_id: str, request: Request, context: Context = Depends(cont
     key, _ = await context.caller(request)
     job = await context.in_thread(context.store.delete, read_id(call_id), api_key_id=key.id)
     await context.in_thread(context.service.temporary.delete, job.file_prefix)
+    await context.in_thread(context.service.generations.delete, job.file_prefix)
     return JSONResponse(ServerActionBody(message=f"Job {job.id} and its temporary outputs are deleted.").to_json())
 
 

@@ -113,7 +113,8 @@ def make_asset(generation: Generation, *, request: ImageTo3DRequest, on_step: On
     if len(cleaned.faces) == 0:
         raise ExportFailed("export failed: the engine's surface encloses nothing")
     on_step(0.2)
-    mesh = simplify(cleaned, target_faces=round((1 - request.mesh_simplify) * len(generation.mesh.faces)))
+    share_kept = round((1 - request.mesh_simplify) * len(generation.mesh.faces))
+    mesh = simplify(cleaned, target_faces=share_kept if request.target_faces is None else request.target_faces)
     normals = unit_normals(mesh.vertex_normals())
     on_step(0.5)
     if request.no_texture:

@@ -84,6 +84,7 @@ class PreviewEngine:
                 arrangement.images,
                 arrangement.directions,
                 resolution=options.resolution,
+                invent_back=guess_back_colours,
                 on_progress=lambda done: on_step(0.1 + 0.8 * done),
             )
         if pair and len(pair) < len(views):

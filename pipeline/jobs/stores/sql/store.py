@@ -138,7 +138,9 @@ class SqlStore:
         if first is not None:
             return Submitted(first, is_new=False, queue_position=statements.queue_position_of(connection, first))
         use = NOT_USED if key is None else statements.key_use_of(connection, key, now)
-        rate = check_submit(None if key is None else key_from_row(key), use, now=now)
+        rate = check_submit(
+            None if key is None else key_from_row(key), use, now=now, is_export=new.meta.export_of is not None
+        )
         job = statements.insert_job(connection, new, use, now)
         waiting = connection.execute(sa.select(sa.func.sum(keys.c.queued))).scalar_one()
         return Submitted(job, is_new=True, queue_position=int(waiting), rate=rate)
