@@ -68,15 +68,16 @@ def insert_job(connection: sa.Connection, new: NewJob, use: KeyUse, now: float) 
 
 
 def _insert_request(connection: sa.Connection, job_id: int, body: bytes) -> None:
-    """Insert a request; a large one into SQLite in pieces, which holds a row's value in memory twice otherwise."""
+    """Insert a request; a large one into SQLite in pieces, which holds a row's value in memory twice otherwise.
+
+    SQLite takes an integer primary key for the row's id, which `blobopen` needs.
+    """
     if connection.dialect.name != "sqlite" or len(body) < LARGE_REQUEST_BYTES:
         connection.execute(job_requests.insert(), {"job_id": job_id, "body": body})
         return
     connection.execute(job_requests.insert().values(job_id=job_id, body=sa.func.zeroblob(len(body))))
-    query = sa.select(sa.literal_column("rowid")).select_from(job_requests).where(job_requests.c.job_id == job_id)
-    row_id: int = connection.execute(query).scalar_one()
     driver: Any = connection.connection.driver_connection
-    with driver.blobopen(job_requests.name, "body", row_id) as blob:
+    with driver.blobopen(job_requests.name, "body", job_id) as blob:
         for start in range(0, len(body), LARGE_REQUEST_BYTES):
             blob.write(memoryview(body)[start : start + LARGE_REQUEST_BYTES])
 
