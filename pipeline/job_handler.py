@@ -32,6 +32,7 @@ from pipeline.storage.generations import KeptGenerations
 from pipeline.storage.local import LocalStorage
 from pipeline.storage.own_links import OwnLinks
 from pipeline.storage.s3 import JOB_PATIENCE
+from pipeline.storage.shared_work import SharedWork
 from pipeline.webhooks.sender import WebhookDispatcher
 from schemas.request import ImageTo3DRequest
 
@@ -48,6 +49,7 @@ class JobHandler:
             nothing itself: an engine that is not offered is an error of `generate`.
         prepare: called with the engine's name before a job's images are loaded, so that later stages can get ready.
         on_checkpoint: as for `run_job`.
+        shared_work: where machines share checkpoints; None where `on_checkpoint` does all that is needed.
     """
 
     def __init__(
@@ -58,8 +60,10 @@ class JobHandler:
         *,
         prepare: Callable[[str | None], None] = lambda engine: None,
         on_checkpoint: Callable[[], None] = lambda: None,
+        shared_work: SharedWork | None = None,
     ) -> None:
         self._service = service
+        self._shared_work = shared_work
         self._outputs = outputs
         self._generate_for = generate_for
         self._prepare = prepare
@@ -75,28 +79,36 @@ class JobHandler:
             StoreUnavailable: the store did not answer in the middle of the job.
         """
         request = ImageTo3DRequest.model_validate_json(self._service.store.request_of(job.id))
+        folder = folder_of(job, self._service.settings.work_dir)
+        if self._shared_work is not None:
+            self._shared_work.restore(folder)
         if job.meta.export_of is not None:
             return run_export(
                 request,
                 file_prefix=job.file_prefix,
-                work_dir=folder_of(job, self._service.settings.work_dir),
+                work_dir=folder,
                 load=partial(self._load_generation, job.meta.export_of),
                 deliver=partial(self._deliver, job, request, lease.is_cancelled),
                 on_progress=lease.report,
                 is_cancelled=lease.is_cancelled,
-                on_checkpoint=self._on_checkpoint,
+                on_checkpoint=partial(self._share_checkpoint, folder),
             )
         return run_job(
             request,
             file_prefix=job.file_prefix,
-            work_dir=folder_of(job, self._service.settings.work_dir),
+            work_dir=folder,
             load_views=partial(self._load_views, lease.is_cancelled),
             generate=self._generate_for(job, request.engine),
             deliver=partial(self._deliver_and_keep, job, request, lease.is_cancelled),
             on_progress=lease.report,
             is_cancelled=lease.is_cancelled,
-            on_checkpoint=self._on_checkpoint,
+            on_checkpoint=partial(self._share_checkpoint, folder),
         )
+
+    def _share_checkpoint(self, folder: Path) -> None:
+        self._on_checkpoint()
+        if self._shared_work is not None:
+            self._shared_work.save(folder)
 
     def _load_generation(self, source: ExportSource) -> Generation:
         """The kept generation of an earlier job.
@@ -165,12 +177,19 @@ def late_uploads(service: Service, outputs: LocalStorage, *, is_cancelled: IsCan
 
 
 def clean(
-    store: JobStore, temporary: LocalStorage, work_dir: Path, *, generations: KeptGenerations | None = None
+    store: JobStore,
+    temporary: LocalStorage,
+    work_dir: Path,
+    *,
+    generations: KeptGenerations | None = None,
+    shared: SharedWork | None = None,
 ) -> None:
     """Delete outputs whose links have expired, expired records and requests, old generations, dead workers' folders.
 
     Several processes may clean at the same time.
     """
+    if shared is not None:
+        shared.clean(partial(_is_of_ended_job, store))
     temporary.clean()
     if generations is not None:
         generations.clean()
@@ -188,6 +207,14 @@ def clean(
     for folder in folders.keys() - running:
         if _age_s(folder) > STALE_FOLDER_S:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_of_ended_job(store: JobStore, folder: str, changed_at: float) -> bool:
+    """Whether a folder of checkpoints belongs to no open job, and not to one that is just ending."""
+    job_id = folder.partition("-")[0]
+    if not job_id.isdigit() or time.time() - changed_at < STALE_FOLDER_S:
+        return False
+    return all(job.state.is_final for job in store.get_many([int(job_id)]))
 
 
 def _age_s(path: Path) -> float:

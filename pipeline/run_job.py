@@ -26,12 +26,14 @@ from pipeline.errors import (
     StoreUnavailable,
     translate,
 )
+from pipeline.imaging.background_removal import Cutout
 from pipeline.jobs.model import FinalState, JobResult, JobState
 from pipeline.jobs.transitions import EXPORT_STAGE
 from pipeline.private_files import make_private_file, make_private_folder
 from pipeline.stages.deliver import Delivery
 from pipeline.stages.export import export
 from pipeline.stages.generate import draw_seed, options_of
+from pipeline.stages.intake import LoadedViews
 from pipeline.storage.base import OutputFile
 from pipeline.telemetry import StageTimer
 from schemas.request import ImageTo3DRequest
@@ -98,7 +100,7 @@ def run_job(
     def generated() -> Generation:
         views = run.stage("intake", load_views, request)
         options = options_of(request, seed=run.seed)
-        return run.stage("generate", generate, views, options, run.on_step)
+        return run.stage("generate", generate, list(views), options, run.on_step)
 
     return _run_stages(run, generated, deliver=deliver, on_error=on_error)
 
@@ -160,7 +162,7 @@ def _run_stages(
     try:
         run.prepare()
         generation = generation_of()
-        files = run.stage("export", run.export, generation)
+        files = run.in_work_dir(run.stage("export", run.export, generation))
         delivery = run.stage("deliver", deliver, files)
     except StoreUnavailable:
         raise
@@ -187,7 +189,7 @@ class _Run:
     Attributes:
         current_stage: the stage that runs, or ran last.
         seed: the effective seed, once `prepare` has run.
-        warnings: those of the generation.
+        warnings: those of intake and of the generation.
     """
 
     def __init__(
@@ -214,8 +216,10 @@ class _Run:
         self._timer = StageTimer()
         self._engine = request.engine or ""
         self.warnings: tuple[str, ...] = ()
+        self._intake_warnings: tuple[str, ...] = ()
         self._gpu_seconds = 0.0
         self._decided: dict[str, Any] = {}
+        self._cutouts: tuple[Cutout, ...] = ()
 
     def prepare(self) -> None:
         """Make the work folder and draw the seed, which is the same on every attempt."""
@@ -257,7 +261,12 @@ class _Run:
             file_prefix=self._file_prefix,
             folder=self._work_dir / "files",
             on_step=self.on_step,
+            cutouts=self._cutouts,
         )
+
+    def in_work_dir(self, files: Sequence[OutputFile]) -> list[OutputFile]:
+        """The exported files where they are: another machine's checkpoint names them in its own work folder."""
+        return [replace(file, path=self._work_dir / "files" / file.path.name) for file in files]
 
     def on_step(self, share: float) -> None:
         """Report how much of the current stage is done, 0 to 1.
@@ -297,11 +306,15 @@ class _Run:
         )
 
     def _note_cost(self, result: object) -> None:
-        """Record what is known of a generation besides its mesh: the next `on_step` may cancel the job."""
+        """Record what is known of views and of a generation beside them: the next `on_step` may cancel the job."""
+        if isinstance(result, LoadedViews):
+            self._cutouts = result.cutouts
+            self._intake_warnings = self.warnings = result.warnings
+            self._decided = {"cutout_confidence": result.confidences}
         if isinstance(result, Generation):
             self._engine, self._gpu_seconds = result.engine, result.gpu_seconds
-            self.warnings = (result.draft, *result.warnings) if result.draft else result.warnings
-            self._decided = {"draft": bool(result.draft), "draft_notice": result.draft}
+            self.warnings = tuple(each for each in (result.draft, *self._intake_warnings, *result.warnings) if each)
+            self._decided |= {"draft": bool(result.draft), "draft_notice": result.draft}
             if result.depth is not None:
                 self._decided["depth"] = result.depth
             if result.view_angles is not None:

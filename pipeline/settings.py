@@ -53,6 +53,25 @@ class Settings(BaseSettings):
     database_pool_overflow: int = Field(default=8, ge=0, le=1000)
     """Further connections that a process opens under load."""
 
+    # The bucket that machines share; without it, outputs and checkpoints are in `data_dir`.
+    outputs_url: str | None = None
+    """`s3://bucket/prefix` for temporary outputs, uploads and checkpoints."""
+    outputs_endpoint_url: str | None = Field(
+        default=None,
+        validation_alias=AliasChoices("IMAGE_TO_3D_OUTPUTS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"),
+    )
+    """The S3-compatible service; None is AWS."""
+    outputs_region: str = Field(
+        default="us-east-1",
+        validation_alias=AliasChoices("IMAGE_TO_3D_OUTPUTS_REGION", "AWS_REGION", "AWS_DEFAULT_REGION"),
+    )
+    outputs_access_key_id: SecretStr | None = Field(
+        default=None, validation_alias=AliasChoices("IMAGE_TO_3D_OUTPUTS_ACCESS_KEY_ID", "AWS_ACCESS_KEY_ID")
+    )
+    outputs_secret_access_key: SecretStr | None = Field(
+        default=None, validation_alias=AliasChoices("IMAGE_TO_3D_OUTPUTS_SECRET_ACCESS_KEY", "AWS_SECRET_ACCESS_KEY")
+    )
+
     # Access, and the default limits of a key. 0 or less means no limit.
     api_key: SecretStr | None = None
     """An API key that exists from the start."""
@@ -100,7 +119,7 @@ class Settings(BaseSettings):
     trellis_slat_cfg_interval: Annotated[tuple[Time, Time], NoDecode] = (0.5, 1.0)
     trellis_slat_rescale_t: float = Field(default=3.0, gt=0)
     matting_model: str | None = None
-    """The background removal model, by rembg's name for it; None means the fetched one, if there is one."""
+    """The background removal model, by rembg's name for it; None means the best fetched one, if there is one."""
     workers: int = Field(default=1, ge=0, le=256)
     worker_engines: Annotated[tuple[str, ...], NoDecode] = ()
     """The engines of this machine's workers, separated by commas; none means all that the deployment offers."""

@@ -19,6 +19,7 @@ from scipy.sparse.linalg import splu
 
 from pipeline.engines.preview.mask_grid import MaskGrid, sample_mask
 from pipeline.engines.preview.silhouette_mesh import mesh_between_sheets
+from pipeline.engines.preview.standing_limbs import limb_offsets
 from pipeline.errors import UnreadableImage
 from pipeline.mesh.tri_mesh import TriMesh
 
@@ -52,7 +53,8 @@ def inflate(alpha: NDArray[np.float32], *, resolution: int, depth: float = 1.0, 
     squares = solve_poisson(grid)
     heights = np.sqrt(squares * _roundness(grid, squares, is_symmetric=is_symmetric)) * grid.cell_m
     heights *= min(1.0, HALF_DEPTH / heights.max())
-    return mesh_between_sheets(grid, limit_heights(heights, depth))
+    heights = limit_heights(heights, depth)
+    return mesh_between_sheets(grid, heights, middle=limb_offsets(grid, heights))
 
 
 def limit_heights(heights: NDArray[np.float64], depth: float) -> NDArray[np.float64]:

@@ -21,6 +21,7 @@ RESOLUTION = 64
 
 MUCH_BETTER = ("box", "chair", "bottle", "book", "turned plate", "star", "wardrobe", "egg", "figure", "barrel")
 """Solids whose error falls by a quarter or more."""
+NEVER_WORSE = ("table", "torus", "mushroom", "cone", "cottage")
 
 
 def error_percent(rendering: Rendering, mesh: TriMesh) -> float:
@@ -39,7 +40,7 @@ def plainly_inflated(rendering: Rendering) -> TriMesh:
     return mesh_between_sheets(grid, heights * min(1.0, HALF_DEPTH / heights.max()))
 
 
-@pytest.mark.parametrize("name", [*SOLIDS, *(name for name in MUCH_BETTER if name not in SOLIDS)])
+@pytest.mark.parametrize("name", [*SOLIDS, *NEVER_WORSE, *(name for name in MUCH_BETTER if name not in SOLIDS)])
 def test_the_depth_is_nearer_the_truth_than_that_of_a_plain_inflation(name: str) -> None:
     rendering = render_solid({**SOLIDS, **HELD_OUT}[name], side=SIDE)
 
