@@ -28,7 +28,7 @@ from pipeline.net.egress import check_url
 from pipeline.telemetry import current_traceparent, note_on_span
 from schemas.contract import OutputFormat, given_fields, is_http_url
 from schemas.request import MIN_RETENTION_S, ImageTo3DRequest, ParsedRequest, parse_request
-from schemas.responses import ErrorBody, FailedBody, ProcessingBody, ServerActionBody, SuccessBody
+from schemas.responses import ErrorBody, FailedBody, ListBody, ProcessingBody, ServerActionBody, SuccessBody
 
 ENTERPRISE, V6 = "/api/v1/enterprise/3d", "/api/v6/3d"
 """The prefixes of the two versions of ModelsLab's API."""
@@ -64,13 +64,13 @@ JOB_BODY = SuccessBody | ProcessingBody | FailedBody
 router = APIRouter(tags=["jobs"])
 
 
-KEY_SCHEMA = {"type": "object", "properties": {"key": {"type": "string", "description": "API key"}}}
+KEY_SCHEMA: dict[str, Any] = {"type": "object", "properties": {"key": {"type": "string", "description": "API key"}}}
 KEY_BODY = body_schema(KEY_SCHEMA, example={"key": "…"})
 FETCH_BODY = body_schema(KEY_SCHEMA, example={"key": "…"}, headers=(PREFER,))
 FETCH_BY_BODY = body_schema(
     {
         "type": "object",
-        "properties": {"key": {"type": "string"}, "request_id": {"type": "string"}},
+        "properties": {**KEY_SCHEMA["properties"], "request_id": {"type": "string", "description": "id of the job"}},
         "required": ["request_id"],
     },
     example={"key": "…", "request_id": "1207959551"},
@@ -80,10 +80,19 @@ LIST_BODY = body_schema(
     {
         "type": "object",
         "properties": {
-            "key": {"type": "string"},
-            "status": {"type": "string", "enum": [state.value for state in JobState]},
-            "track_id": {"type": "string"},
-            "limit": {"type": "integer", "minimum": 1, "maximum": MAX_PAGE},
+            **KEY_SCHEMA["properties"],
+            "status": {
+                "type": "string",
+                "enum": [state.value for state in JobState],
+                "description": "only jobs in this state",
+            },
+            "track_id": {"type": "string", "description": "only jobs with this `track_id`"},
+            "limit": {
+                "type": "integer",
+                "minimum": 1,
+                "maximum": MAX_PAGE,
+                "description": "jobs on a page, default 50",
+            },
             "before": {"type": "integer", "description": "`next` of the previous page"},
         },
     },
@@ -398,10 +407,9 @@ async def redeliver(call_id: str, request: Request, context: Context = Depends(c
     return JSONResponse(ServerActionBody(message=f"The webhook of job {task.job_id} is sent again.").to_json())
 
 
-# The operation id of `/list` is made from the name, which therefore stays the one that clients were generated with.
 @router.post(
     f"{ENTERPRISE}/list",
-    name="list_calls",
+    response_model=ListBody,
     responses=documented(BAD_REQUEST, UNAUTHORIZED, TOO_LARGE),
     openapi_extra=LIST_BODY,
 )
