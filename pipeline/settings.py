@@ -7,9 +7,11 @@ folder and no file. Settings for Modal's containers alone are in `pipeline.on_mo
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AliasChoices, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -150,6 +152,13 @@ class Settings(BaseSettings):
     webhook_connect_timeout_s: float = Field(default=10.0, gt=0)
     webhook_timeout_s: float = Field(default=30.0, gt=0)
 
+    # Prices, for estimates alone: the service charges nothing.
+    prices: Annotated[tuple[str, ...], NoDecode] = ()
+    """Price of a job by engine, `trellis=0.05`, separated by commas."""
+    price_per_second: float = Field(default=0.0, ge=0)
+    """Price of a second of work, added to that of the engine."""
+    currency: str = Field(default="USD", pattern="^[A-Z]{3}$")
+
     log_level: str = "INFO"
     log_format: LogFormat = "auto"
     """JSON lines, or lines for people; `auto` is the latter on a terminal."""
@@ -163,6 +172,7 @@ class Settings(BaseSettings):
     @field_validator(
         "secret_keys",
         "engines",
+        "prices",
         "worker_engines",
         "worker_gpus",
         "trellis_ss_cfg_interval",
@@ -178,6 +188,20 @@ class Settings(BaseSettings):
     def _check_length(cls, value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
         if any(len(secret) < MIN_SECRET_CHARS for secret in value):
             raise ValueError(f"each secret needs at least {MIN_SECRET_CHARS} characters")
+        return value
+
+    @field_validator("prices")
+    @classmethod
+    def _check_prices(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(re.fullmatch(r"[a-z0-9_-]+=\d+(\.\d+)?", item, re.ASCII) for item in value):
+            raise ValueError("each price is an engine and a number, as in trellis=0.05")
+        return value
+
+    @field_validator("public_url")
+    @classmethod
+    def _check_public_url(cls, value: str | None) -> str | None:
+        if value is not None and (not is_http_url(value) or urlsplit(value).query or urlsplit(value).fragment):
+            raise ValueError("it must be an http or https address, without a query: paths are put behind it")
         return value
 
     @field_validator("contact_url")
@@ -216,6 +240,13 @@ class Settings(BaseSettings):
                 "slat_rescale_t": self.trellis_slat_rescale_t,
             }
         }
+
+    def price_of(self, engine: str, *, seconds: float) -> float | None:
+        """The price of a job of so many seconds, None where the operator set none for this engine."""
+        prices = {name: float(price) for name, _, price in (item.partition("=") for item in self.prices)}
+        if engine not in prices and not self.price_per_second:
+            return None
+        return round(prices.get(engine, 0.0) + self.price_per_second * seconds, 6)
 
     @property
     def longest_retention_s(self) -> int:
