@@ -58,6 +58,16 @@ class JobStore(Protocol):
         """
         ...
 
+    def record(self, new: NewJob, result: JobResult) -> Job:
+        """Record a job that has ended, as test keys get them: with its webhook, without limits, counters and ledger.
+
+        A repeated idempotency key returns the first job.
+
+        Raises:
+            InvalidRequest: the idempotency key was used with another body.
+        """
+        ...
+
     def get(self, job_id: int, *, api_key_id: str | None) -> Job:
         """The job as it is."""
         ...
