@@ -15,6 +15,7 @@ from pathlib import Path
 from pipeline.answers import final_body
 from pipeline.engines.base import ForegroundImage, Generation
 from pipeline.errors import NotFound
+from pipeline.imaging.decode_process import DecodeProcess
 from pipeline.imaging.inline import at_most
 from pipeline.imaging.rembg_remover import select_background_remover
 from pipeline.jobs.model import ExportSource, Job, JobResult, OutboxTask
@@ -68,6 +69,7 @@ class JobHandler:
         self._generate_for = generate_for
         self._prepare = prepare
         self._on_checkpoint = on_checkpoint
+        self._decoder = DecodeProcess()
         self._generations = kept_generations(service.settings)
         self._slow_buckets = SlowBuckets()
         self._remover = select_background_remover(service.settings.matting_model, service.settings.weights)
@@ -131,7 +133,9 @@ class JobHandler:
 
     def _load_views(self, is_cancelled: IsCancelled, request: ImageTo3DRequest) -> list[ForegroundImage]:
         self._prepare(request.engine)
-        return load_views(request, fetch=partial(self._download, is_cancelled), remover=self._remover)
+        decode = partial(self._decoder.decode, is_cancelled=is_cancelled)
+        download = partial(self._download, is_cancelled)
+        return load_views(request, fetch=download, decode=decode, remover=self._remover)
 
     def _download(self, is_cancelled: IsCancelled, url: str) -> bytes:
         """The image behind a URL; one that is stored here is read without the network."""

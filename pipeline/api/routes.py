@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import io
 import json
 import math
 import uuid
@@ -22,7 +23,7 @@ from pipeline.api.requests import idempotency_key, read_bounded_int, read_id, re
 from pipeline.api.sample_asset import sample_result
 from pipeline.engines.registry import check_views, find_spec
 from pipeline.errors import InvalidRequest, NotFound, StoreUnavailable
-from pipeline.imaging.inline import check_beginning, read_inline
+from pipeline.imaging.inline import check_beginning, check_inline
 from pipeline.jobs.api_keys import is_test_key
 from pipeline.jobs.model import ApiKey, ExportSource, Job, JobFilter, JobMeta, JobState, NewJob, Submitted
 from pipeline.net.egress import check_url
@@ -36,6 +37,7 @@ ENTERPRISE, V6 = "/api/v1/enterprise/3d", "/api/v6/3d"
 DEFAULT_FORMATS: dict[str, OutputFormat] = {ENTERPRISE: "obj", V6: "glb"}
 """What a submit without `output_format` gets, by the version's prefix."""
 EVENT_POLL_S = 0.4
+PIECE_CHARS = 1 << 20
 MAX_PAGE = 200
 MAX_SEQ = 2**53
 
@@ -115,6 +117,7 @@ async def submit(request: Request, context: Context = Depends(context_of)) -> JS
     """Submit an image. The response is the result if it is ready within the wait, else where to fetch it."""
     body = await context.body(request)
     submission = await context.in_thread(read_submission, request, context, body, DEFAULT_FORMATS[prefix_of(request)])
+    del body  # its images are in the submission's request now, once
     return await accept(request, context, submission)
 
 
@@ -180,7 +183,7 @@ def read_submission(
     check_retention(parsed.request, context)
     for image in parsed.request.image:
         if not is_http_url(image):
-            check_beginning(read_inline(image))
+            check_inline(image)
     engine = parsed.request.engine or context.settings.engine
     return submission_of(request, parsed, key=key, sent=body, path_decides=default_output_format, engine=engine)
 
@@ -207,12 +210,12 @@ def submission_of(
         InvalidRequest: the idempotency key is too long.
     """
     keyless = {name: value for name, value in sent.items() if name != "key"}
-    digest = hashlib.sha256(json.dumps([path_decides, keyless], sort_keys=True).encode()).hexdigest()
+    digest = _digest_of([path_decides, keyless])  # first: it holds the images as JSON, once
     parameters = parsed.request.effective_parameters()
     job = NewJob(
         api_key_id=key.id,
         file_prefix=str(uuid.uuid4()),
-        request=parsed.request.model_dump_json().encode(),
+        request=_as_json(parsed.request),
         request_sha256=digest,
         meta=JobMeta(parameters, tuple(parsed.warnings), current_traceparent(), export_of),
         track_id=parsed.request.track_id,
@@ -222,6 +225,28 @@ def submission_of(
     )
     webhook = () if parsed.request.webhook is None else (parsed.request.webhook,)
     return Submission(job, (*filter(is_http_url, parsed.request.image), *webhook), is_test_key(key))
+
+
+def _as_json(request: ImageTo3DRequest) -> bytes:
+    """A request as JSON. Its images are encoded in pieces into the result: pydantic holds them twice."""
+    result = io.BytesIO()
+    result.write(request.model_dump_json(exclude={"image"}).encode()[:-1] + b',"image":[')
+    for number, image in enumerate(request.image):
+        result.write(b',"' if number else b'"')
+        for start in range(0, len(image), PIECE_CHARS):
+            result.write(json.dumps(image[start : start + PIECE_CHARS])[1:-1].encode())
+        result.write(b'"')
+    result.write(b"]}")
+    return result.getvalue()
+
+
+def _digest_of(value: Any) -> str:
+    """The SHA-256 of a value as JSON, which is not in memory as a whole: it may hold images."""
+    digest = hashlib.sha256()
+    for text in json.JSONEncoder(sort_keys=True).iterencode(value):
+        for start in range(0, len(text), PIECE_CHARS):
+            digest.update(text[start : start + PIECE_CHARS].encode())
+    return digest.hexdigest()
 
 
 def _check_engine(request: ImageTo3DRequest, context: Context) -> None:
