@@ -235,10 +235,13 @@ def clean() -> None:
     image=weights_image, secrets=[settings], volumes={"/weights": weights}, env=FAST_DOWNLOAD, timeout=60 * MINUTES
 )
 def fetch_weights(engine: str = SCALING.engine) -> None:
-    """Download the published weights of an engine to the Volume, once, at their pinned revisions."""
+    """Download an engine's published weights and the best background remover to the Volume, once, pinned."""
+    from pipeline.nn.remover_weights import BIREFNET, fetch_remover
+
     if (published := weights_module(find_spec(engine))) is not None:
         published.fetch_weights(Path("/weights"), report=print)
-        weights.commit()
+    fetch_remover(Path("/weights"), spec=BIREFNET, report=print)
+    weights.commit()
 
 
 @app.function(volumes=WEIGHTS, secrets=[settings], name="make_files", **WORK)
@@ -271,7 +274,7 @@ def web() -> Any:
     from pipeline.on_modal.web import web_app
 
     missing = (FileNotFoundError, modal.exception.NotFoundError)
-    return web_app(deployment(), outputs=outputs, missing=missing)
+    return web_app(deployment(), outputs=outputs, state=state, missing=missing)
 
 
 @app.function(image=web_image, timeout=15 * MINUTES, **SERVICE)

@@ -107,6 +107,12 @@ class NotFound(CallerError):
     code = "not_found"
 
 
+class GenerationGone(CallerError):
+    """The generation of a finished job is not kept any more, so its files cannot be made anew."""
+
+    code = "generation_gone"
+
+
 class MethodNotAllowed(CallerError):
     """The path exists, but does not take this HTTP method."""
 

@@ -13,21 +13,22 @@ from functools import partial
 from pathlib import Path
 
 from pipeline.answers import final_body
-from pipeline.engines.base import ForegroundImage
+from pipeline.engines.base import ForegroundImage, Generation
 from pipeline.errors import NotFound
 from pipeline.imaging.inline import at_most
 from pipeline.imaging.rembg_remover import select_background_remover
-from pipeline.jobs.model import Job, JobResult, OutboxTask
+from pipeline.jobs.model import ExportSource, Job, JobResult, OutboxTask
 from pipeline.jobs.outbox_dispatcher import OutboxDispatcher
 from pipeline.jobs.store import JobStore
 from pipeline.jobs.worker_loop import LeaseKeeper
 from pipeline.net.deadline import IsCancelled
 from pipeline.net.download import MAX_BYTES, fetch
-from pipeline.run_job import Generate, run_job
-from pipeline.service import Service
+from pipeline.run_job import GENERATION, Generate, load_generation, run_export, run_job
+from pipeline.service import Service, generation_gone, kept_generations
 from pipeline.stages.deliver import Delivery, SlowBuckets, deliver, upload_dispatcher
 from pipeline.stages.intake import load_views
 from pipeline.storage.base import CustomerBucket, OutputFile
+from pipeline.storage.generations import KeptGenerations
 from pipeline.storage.local import LocalStorage
 from pipeline.storage.own_links import OwnLinks
 from pipeline.storage.s3 import JOB_PATIENCE
@@ -63,6 +64,7 @@ class JobHandler:
         self._generate_for = generate_for
         self._prepare = prepare
         self._on_checkpoint = on_checkpoint
+        self._generations = kept_generations(service.settings)
         self._slow_buckets = SlowBuckets()
         self._remover = select_background_remover(service.settings.matting_model, service.settings.weights)
 
@@ -73,17 +75,47 @@ class JobHandler:
             StoreUnavailable: the store did not answer in the middle of the job.
         """
         request = ImageTo3DRequest.model_validate_json(self._service.store.request_of(job.id))
+        if job.meta.export_of is not None:
+            return run_export(
+                request,
+                file_prefix=job.file_prefix,
+                work_dir=folder_of(job, self._service.settings.work_dir),
+                load=partial(self._load_generation, job.meta.export_of),
+                deliver=partial(self._deliver, job, request, lease.is_cancelled),
+                on_progress=lease.report,
+                is_cancelled=lease.is_cancelled,
+                on_checkpoint=self._on_checkpoint,
+            )
         return run_job(
             request,
             file_prefix=job.file_prefix,
             work_dir=folder_of(job, self._service.settings.work_dir),
             load_views=partial(self._load_views, lease.is_cancelled),
             generate=self._generate_for(job, request.engine),
-            deliver=partial(self._deliver, job, request, lease.is_cancelled),
+            deliver=partial(self._deliver_and_keep, job, request, lease.is_cancelled),
             on_progress=lease.report,
             is_cancelled=lease.is_cancelled,
             on_checkpoint=self._on_checkpoint,
         )
+
+    def _load_generation(self, source: ExportSource) -> Generation:
+        """The kept generation of an earlier job.
+
+        Raises:
+            GenerationGone: it is not kept any more.
+        """
+        kept = self._generations.find(source.file_prefix)
+        if kept is None:
+            raise generation_gone(source.job_id, self._service.settings)
+        return load_generation(kept)
+
+    def _deliver_and_keep(
+        self, job: Job, request: ImageTo3DRequest, is_cancelled: IsCancelled, files: Sequence[OutputFile]
+    ) -> Delivery:
+        delivery = self._deliver(job, request, is_cancelled, files)
+        folder = folder_of(job, self._service.settings.work_dir)
+        self._generations.keep(job.file_prefix, folder / GENERATION)  # before the end is written: a kill loses neither
+        return delivery
 
     def _load_views(self, is_cancelled: IsCancelled, request: ImageTo3DRequest) -> list[ForegroundImage]:
         self._prepare(request.engine)
@@ -132,12 +164,16 @@ def late_uploads(service: Service, outputs: LocalStorage, *, is_cancelled: IsCan
     return upload_dispatcher(service.store, temporary=outputs, bucket_of=bucket_of)
 
 
-def clean(store: JobStore, temporary: LocalStorage, work_dir: Path) -> None:
-    """Delete outputs whose links have expired, expired records and requests, and the work folders of dead workers.
+def clean(
+    store: JobStore, temporary: LocalStorage, work_dir: Path, *, generations: KeptGenerations | None = None
+) -> None:
+    """Delete outputs whose links have expired, expired records and requests, old generations, dead workers' folders.
 
     Several processes may clean at the same time.
     """
     temporary.clean()
+    if generations is not None:
+        generations.clean()
     for job in store.expired():
         temporary.delete(job.file_prefix)
         try:

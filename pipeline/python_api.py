@@ -288,7 +288,7 @@ def run_request(
     """
     name = request.engine or DEFAULT_ENGINE
     with _needs_extra(f"the {name} engine" if engine is None else "an engine", name if engine is None else None):
-        from pipeline.imaging.background_removal import grabcut_foreground
+        from pipeline.imaging.cutout import Separation, separate
         from pipeline.imaging.rembg_remover import select_background_remover
         from pipeline.net.download import fetch
         from pipeline.stages.generate import run_engine
@@ -299,9 +299,9 @@ def run_request(
         if engine is None and before_weights is not None:
             before_weights(name)
 
-    def remover(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    def remover(rgb: NDArray[np.uint8]) -> Separation:
         prepare_weights()  # the background remover's weights are fetched with the engine's
-        return (select_background_remover(settings.matting_model, settings.weights) or grabcut_foreground)(rgb)
+        return (select_background_remover(settings.matting_model, settings.weights) or separate)(rgb)
 
     def load_views(request: ImageTo3DRequest) -> list[ForegroundImage]:
         images = (_decode(source, fetch=lambda url: fetch(url, policy)) for source in sources)

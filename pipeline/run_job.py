@@ -1,4 +1,4 @@
-"""One job from request to result: the only place that runs the four stages in a row, and the only catch-all.
+"""One job from request to result: the only place that runs stages in a row, and the only catch-all.
 
 Knows nothing of HTTP, stores, buckets or Modal: the caller passes in what loads views, generates and delivers. Each
 finished stage leaves a checkpoint in the job's work folder, from which a later attempt resumes.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import pickle
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -19,17 +19,21 @@ from pipeline.errors import (
     DeliveryFailed,
     EngineFailed,
     ExportFailed,
+    GenerationGone,
     ImageTo3DError,
     IntakeFailed,
     StageError,
     StoreUnavailable,
     translate,
 )
+from pipeline.imaging.background_removal import Cutout
 from pipeline.jobs.model import FinalState, JobResult, JobState
+from pipeline.jobs.transitions import EXPORT_STAGE
 from pipeline.private_files import make_private_file, make_private_folder
 from pipeline.stages.deliver import Delivery
 from pipeline.stages.export import export
 from pipeline.stages.generate import draw_seed, options_of
+from pipeline.stages.intake import LoadedViews
 from pipeline.storage.base import OutputFile
 from pipeline.telemetry import StageTimer
 from schemas.request import ImageTo3DRequest
@@ -39,13 +43,18 @@ log = logging.getLogger(__name__)
 STAGES = ("intake", "generate", "export", "deliver")
 # Progress at the end of each stage, in percent of the whole job; the shares are those of a warm job on an H100.
 STAGE_ENDS_AT = {"intake": 5, "generate": 50, "export": 90, "deliver": 100}
+EXPORT_STAGES = (EXPORT_STAGE, "export", "deliver")
+EXPORT_STAGE_ENDS_AT = {EXPORT_STAGE: 10, "export": 80, "deliver": 100}
 STAGE_ERRORS: dict[str, type[StageError]] = {
+    EXPORT_STAGE: ExportFailed,
     "intake": IntakeFailed,
     "generate": EngineFailed,
     "export": ExportFailed,
     "deliver": DeliveryFailed,
 }
 """What a foreign exception inside a stage becomes."""
+GENERATION = "generate.pickle"
+"""The checkpoint of a generation in a work folder."""
 
 LoadViews = Callable[[ImageTo3DRequest], list[ForegroundImage]]
 Generate = Callable[[Sequence[ForegroundImage], GenerationOptions, OnStep], Generation]
@@ -87,20 +96,73 @@ def run_job(
         StoreUnavailable: the database did not answer in the middle of the job, which therefore has no result yet.
     """
     run = _Run(request, file_prefix, work_dir, on_progress, is_cancelled, on_checkpoint)
-    try:
-        run.prepare()
+
+    def generated() -> Generation:
         views = run.stage("intake", load_views, request)
         options = options_of(request, seed=run.seed)
-        generation = run.stage("generate", generate, views, options, run.on_step)
-        files = run.stage(
-            "export",
-            export,
-            generation,
-            request=request,
-            file_prefix=file_prefix,
-            folder=work_dir / "files",
-            on_step=run.on_step,
-        )
+        return run.stage("generate", generate, list(views), options, run.on_step)
+
+    return _run_stages(run, generated, deliver=deliver, on_error=on_error)
+
+
+def run_export(
+    request: ImageTo3DRequest,
+    *,
+    file_prefix: str,
+    work_dir: Path,
+    load: Callable[[], Generation],
+    deliver: Deliver,
+    on_progress: OnProgress,
+    is_cancelled: Callable[[], bool],
+    on_checkpoint: Callable[[], None] = lambda: None,
+    on_error: Callable[[ImageTo3DError], None] = lambda error: None,
+) -> JobResult:
+    """Run the last two stages on the generation of an earlier job, as `run_job` does; no engine runs.
+
+    Args:
+        request: as `schemas.export.parse_export` returned it.
+        load: returns the kept generation; called once, since its result is a checkpoint like any other.
+
+    Raises:
+        StoreUnavailable: as for `run_job`.
+    """
+    run = _Run(
+        request, file_prefix, work_dir, on_progress, is_cancelled, on_checkpoint, stage_ends_at=EXPORT_STAGE_ENDS_AT
+    )
+
+    def loaded() -> Generation:
+        return run.stage(EXPORT_STAGE, lambda: replace(load(), gpu_seconds=0.0))
+
+    return _run_stages(run, loaded, deliver=deliver, on_error=on_error)
+
+
+def load_generation(path: Path) -> Generation:
+    """The generation that a checkpoint holds.
+
+    Raises:
+        GenerationGone: there is none that this version can read.
+    """
+    try:
+        generation = pickle.loads(path.read_bytes())  # safe: as in `_Run._read_checkpoint`
+    except Exception as error:  # unpickling may raise any exception
+        raise GenerationGone("The kept generation cannot be read; submit the image again.") from error
+    if not isinstance(generation, Generation):
+        raise GenerationGone("The kept generation cannot be read; submit the image again.")
+    return generation
+
+
+def _run_stages(
+    run: _Run,
+    generation_of: Callable[[], Generation],
+    *,
+    deliver: Deliver,
+    on_error: Callable[[ImageTo3DError], None],
+) -> JobResult:
+    """Get a generation, export and deliver it."""
+    try:
+        run.prepare()
+        generation = generation_of()
+        files = run.stage("export", run.export, generation)
         delivery = run.stage("deliver", deliver, files)
     except StoreUnavailable:
         raise
@@ -127,7 +189,7 @@ class _Run:
     Attributes:
         current_stage: the stage that runs, or ran last.
         seed: the effective seed, once `prepare` has run.
-        warnings: those of the generation.
+        warnings: those of intake and of the generation.
     """
 
     def __init__(
@@ -138,8 +200,12 @@ class _Run:
         on_progress: OnProgress,
         is_cancelled: Callable[[], bool],
         on_checkpoint: Callable[[], None],
+        *,
+        stage_ends_at: Mapping[str, int] = STAGE_ENDS_AT,
     ) -> None:
-        self.current_stage = STAGES[0]
+        self._stages = tuple(stage_ends_at)
+        self._stage_ends_at = stage_ends_at
+        self.current_stage = self._stages[0]
         self.seed = request.seed
         self._request = request
         self._file_prefix = file_prefix
@@ -150,8 +216,10 @@ class _Run:
         self._timer = StageTimer()
         self._engine = request.engine or ""
         self.warnings: tuple[str, ...] = ()
+        self._intake_warnings: tuple[str, ...] = ()
         self._gpu_seconds = 0.0
         self._decided: dict[str, Any] = {}
+        self._cutouts: tuple[Cutout, ...] = ()
 
     def prepare(self) -> None:
         """Make the work folder and draw the seed, which is the same on every attempt."""
@@ -185,6 +253,17 @@ class _Run:
         self.on_step(1.0)
         return result
 
+    def export(self, generation: Generation) -> list[OutputFile]:
+        """The stage `export`, into the work folder."""
+        return export(
+            generation,
+            request=self._request,
+            file_prefix=self._file_prefix,
+            folder=self._work_dir / "files",
+            on_step=self.on_step,
+            cutouts=self._cutouts,
+        )
+
     def on_step(self, share: float) -> None:
         """Report how much of the current stage is done, 0 to 1.
 
@@ -193,9 +272,9 @@ class _Run:
         """
         if self._is_cancelled():
             raise Cancelled("The job was cancelled.")
-        index = STAGES.index(self.current_stage)
-        starts_at = STAGE_ENDS_AT[STAGES[index - 1]] if index else 0
-        ends_at = STAGE_ENDS_AT[self.current_stage]
+        index = self._stages.index(self.current_stage)
+        starts_at = self._stage_ends_at[self._stages[index - 1]] if index else 0
+        ends_at = self._stage_ends_at[self.current_stage]
         self._on_progress(self.current_stage, round(starts_at + (ends_at - starts_at) * min(max(share, 0.0), 1.0)))
 
     def result(self, state: FinalState, error: ImageTo3DError | None = None) -> JobResult:
@@ -223,11 +302,15 @@ class _Run:
         )
 
     def _note_cost(self, result: object) -> None:
-        """Record what is known of a generation besides its mesh: the next `on_step` may cancel the job."""
+        """Record what is known of views and of a generation beside them: the next `on_step` may cancel the job."""
+        if isinstance(result, LoadedViews):
+            self._cutouts = result.cutouts
+            self._intake_warnings = self.warnings = result.warnings
+            self._decided = {"cutout_confidence": result.confidences}
         if isinstance(result, Generation):
             self._engine, self._gpu_seconds = result.engine, result.gpu_seconds
-            self.warnings = (result.draft, *result.warnings) if result.draft else result.warnings
-            self._decided = {"draft": bool(result.draft), "draft_notice": result.draft}
+            self.warnings = tuple(each for each in (result.draft, *self._intake_warnings, *result.warnings) if each)
+            self._decided |= {"draft": bool(result.draft), "draft_notice": result.draft}
             if result.depth is not None:
                 self._decided["depth"] = result.depth
             if result.view_angles is not None:

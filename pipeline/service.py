@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import httpx
 
 from pipeline.deployment import check_secret, open_store
-from pipeline.errors import DeliveryFailed
+from pipeline.errors import DeliveryFailed, GenerationGone
 from pipeline.jobs.model import OutboxTask
 from pipeline.jobs.store import KeyStore, Store
 from pipeline.net.deadline import IsCancelled
@@ -17,6 +17,8 @@ from pipeline.secrets import load_master_keys
 from pipeline.settings import Settings
 from pipeline.storage.base import LinkedFiles
 from pipeline.storage.encrypted_bucket import EncryptedBucket
+from pipeline.storage.generations import FOLDER as GENERATIONS_FOLDER
+from pipeline.storage.generations import GenerationIndex, KeptGenerations
 from pipeline.storage.links import LinkSigner
 from pipeline.storage.local import LocalStorage
 from pipeline.storage.own_links import OwnLinks
@@ -36,6 +38,7 @@ class Service:
         secret_box: encrypts and decrypts customers' secrets.
         signer: signs webhooks.
         http: the client of every outgoing request; connects only to addresses that this deployment allows.
+        generations: which finished jobs can be exported again.
         dispatch: called with the id of each new job, where no worker polls the queue.
         starts_workers_on_demand: `dispatch` starts one where none is running.
     """
@@ -46,6 +49,7 @@ class Service:
     secret_box: SecretBox
     signer: WebhookSigner
     http: httpx.Client
+    generations: GenerationIndex
     dispatch: Callable[[int], None] = lambda job_id: None
     starts_workers_on_demand: bool = False
 
@@ -103,6 +107,7 @@ def open_service(
     master_keys: Sequence[bytes] | None = None,
     store: Store | None = None,
     temporary: LinkedFiles | None = None,
+    generations: GenerationIndex | None = None,
     dispatch: Callable[[int], None] | None = None,
 ) -> Service:
     """Build everything that a process of the service works with.
@@ -111,6 +116,7 @@ def open_service(
         master_keys: as `load_master_keys` returned them; loaded here by default.
         store: jobs, keys, outbox, ledger; the database of the settings by default. Closed with the service.
         temporary: outputs of callers without a bucket; the folder of the settings by default.
+        generations: as `Service.generations`; the folder of the settings by default.
         dispatch: as `Service.dispatch`, which then starts workers on demand; None where workers poll the queue.
 
     Raises:
@@ -128,6 +134,7 @@ def open_service(
         secret_box=SecretBox(master_keys),
         signer=WebhookSigner(master_keys),
         http=guarded_client(settings),
+        generations=kept_generations(settings) if generations is None else generations,
         dispatch=dispatch or (lambda job_id: None),
         starts_workers_on_demand=dispatch is not None,
     )
@@ -180,6 +187,25 @@ def reencrypt_buckets(store: KeyStore, master_keys: Sequence[bytes]) -> Rotation
             store.save_s3(key.id, renewed)
         reencrypted += 1
     return Rotation(reencrypted, current, tuple(unreadable))
+
+
+def kept_generations(settings: Settings) -> KeptGenerations:
+    """The kept generations in the folder of the settings."""
+    return KeptGenerations(
+        settings.work_dir / GENERATIONS_FOLDER,
+        lifetime_s=settings.generation_lifetime_s,
+        max_bytes=settings.max_generations_bytes,
+    )
+
+
+def generation_gone(job_id: int, settings: Settings) -> GenerationGone:
+    """The error of an export whose generation is not kept any more."""
+    if settings.generation_lifetime_s <= 0:
+        return GenerationGone("This deployment keeps no generations; submit the image again.")
+    return GenerationGone(
+        f"The generation of job {job_id} is not kept any more: generations are kept for at most "
+        f"{settings.generation_lifetime_s:g} s, or until later ones need their space. Submit the image again."
+    )
 
 
 def local_outputs(

@@ -101,7 +101,7 @@ class Settings(BaseSettings):
     trellis_slat_cfg_interval: Annotated[tuple[Time, Time], NoDecode] = (0.5, 1.0)
     trellis_slat_rescale_t: float = Field(default=3.0, gt=0)
     matting_model: str | None = None
-    """The background removal model, by rembg's name for it; None means the fetched one, if there is one."""
+    """The background removal model, by rembg's name for it; None means the best fetched one, if there is one."""
     workers: int = Field(default=1, ge=0, le=256)
     worker_engines: Annotated[tuple[str, ...], NoDecode] = ()
     """The engines of this machine's workers, separated by commas; none means all that the deployment offers."""
@@ -122,6 +122,10 @@ class Settings(BaseSettings):
     output_lifetime_s: float = Field(default=DAY_S, ge=1)
     max_retention_s: float = Field(default=7 * DAY_S, ge=60)
     """The longest lifetime of temporary outputs that a request may ask for."""
+    generation_lifetime_s: float = Field(default=HOUR_S, ge=0)
+    """How long the generation of a finished job is kept, for further exports; 0 keeps none."""
+    max_generations_bytes: int = Field(default=4096 * MIB, ge=0)
+    """What all kept generations together may occupy; the oldest are deleted first."""
     record_lifetime_s: float = Field(default=7 * DAY_S, ge=1)
     """How long the record of a finished job is kept."""
     webhook_attempts: int = Field(default=10, ge=1)

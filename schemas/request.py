@@ -6,6 +6,7 @@ value out of bounds is refused, never clamped; unknown fields are ignored with a
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -36,8 +37,13 @@ MAX_VIEWS = 8
 MULTI_IMAGE_MODES = ("stochastic", "multidiffusion")
 MIN_RETENTION_S, MAX_RETENTION_S = 60, 365 * 86400
 """Bounds of `retention_s` for every deployment; one may allow less."""
-LEGACY_NAMES = {"init_image": "image"}
-"""Field names of earlier versions of the documented API, and their present names."""
+LEGACY_NAMES = {
+    "init_image": "image",
+    "decimation_target": "target_faces",
+    "target_polycount": "target_faces",
+    "face_limit": "target_faces",
+}
+"""Field names of earlier versions of the documented API and of comparable services, and their names here."""
 NOT_PARAMETERS = {"key", "image", "webhook", "track_id"}
 """Fields that do not shape the result: the caller, its images, and whom to notify."""
 
@@ -74,6 +80,9 @@ class ImageTo3DRequest(BaseModel):
     slat_sampling_steps: Annotated[int, BoundedInt(1, 50)] = Field(default=12, description="sampling steps of stage 2")
     mesh_simplify: Annotated[float, BoundedFloat(0.90, 0.98)] = Field(
         default=0.90, description="share of the extracted triangles that is removed"
+    )
+    target_faces: Annotated[int | None, BoundedInt(100, 2_000_000, optional=True)] = Field(
+        default=None, description="number of faces of the result; overrides `mesh_simplify` (extension)"
     )
     chunk_size: Annotated[int, BoundedInt(1, 12000)] = Field(
         default=8192, description="points evaluated at once: a smaller number needs less memory, the result is the same"
@@ -155,11 +164,7 @@ def parse_request(body: object, *, default_output_format: OutputFormat = "glb") 
     Raises:
         InvalidRequest: one sentence that names the first invalid field, its value and what is accepted.
     """
-    given = given_fields(body)
-    for legacy, name in LEGACY_NAMES.items():
-        if legacy in given:
-            given.setdefault(name, given.pop(legacy))
-    ignored = sorted(given.keys() - ImageTo3DRequest.model_fields.keys())
+    given = read_fields(body)
     try:
         request = ImageTo3DRequest.model_validate({"output_format": default_output_format, **given})
     except ValidationError as error:
@@ -168,12 +173,28 @@ def parse_request(body: object, *, default_output_format: OutputFormat = "glb") 
         raise InvalidRequest(f"image must be one image unless multi_image is true, got a list of {len(request.image)}")
     if len(request.image) > 1 or not request.multi_image:  # how many views a sheet has is known when it is split
         request.check_view_angles(len(request.image))
-    return ParsedRequest(request, _mention(ignored))
+    return ParsedRequest(request, ignored_fields(given, ImageTo3DRequest.model_fields))
 
 
-def _mention(ignored: list[str]) -> tuple[str, ...]:
-    """A sentence about the ignored fields."""
+def read_fields(body: object) -> dict[str, object]:
+    """The fields of a body that were given, under their present names.
+
+    Raises:
+        InvalidRequest: it is not an object.
+    """
+    given = given_fields(body)
+    for legacy, name in LEGACY_NAMES.items():
+        if legacy in given:
+            given.setdefault(name, given.pop(legacy))
+    return given
+
+
+def ignored_fields(given: Mapping[str, object], known: Iterable[str]) -> tuple[str, ...]:
+    """A sentence about the given fields that have no effect, if there are any."""
+    ignored = sorted(given.keys() - set(known))
     if not ignored:
         return ()
     names = ", ".join(truncate_for_message(name)[1:-1] for name in ignored[:8]) + (", …" if len(ignored) > 8 else "")
-    return (f"Ignored, because this service has no such field: {names}.",)
+    is_known = all(name in ImageTo3DRequest.model_fields for name in ignored)
+    reason = "an export does not generate again" if is_known else "this service has no such field"
+    return (f"Ignored, because {reason}: {names}.",)

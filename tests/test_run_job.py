@@ -8,14 +8,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import pipeline.run_job
 from pipeline.engines.base import ForegroundImage, Generation, GenerationOptions, OnStep
 from pipeline.errors import ImageTo3DError, StoreUnavailable
+from pipeline.imaging.background_removal import Cutout
 from pipeline.jobs.model import JobResult, JobState
 from pipeline.run_job import STAGES, run_job
 from pipeline.stages.deliver import Delivery
+from pipeline.stages.intake import LoadedViews
 from pipeline.storage.base import OutputFile
 from schemas.request import ImageTo3DRequest
 from tests.on_modal.containers import TETRAHEDRON, VIEW, Grey
@@ -186,3 +189,29 @@ def test_a_job_that_is_cancelled_after_its_generation_pays_for_it(job: Job) -> N
     assert (result.state, result.error_code) == (JobState.CANCELLED, "cancelled")
     assert result.message == "The job was cancelled."
     assert result.gpu_seconds == 2.5 and job.runs == ["intake", "generate"]
+
+
+def test_the_result_tells_how_far_a_removed_background_can_be_trusted(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = np.zeros((16, 16, 4), np.uint8)
+    image[4:12, 4:12] = 255
+    views = LoadedViews([VIEW], cutouts=[Cutout(image, was_removed=True, confidence=0.2)])
+    monkeypatch.setattr(Job, "_load_views", lambda self, request: views)
+
+    first, resumed = job.run(), job.run()  # the second from the first one's checkpoints
+
+    for result in (first, resumed):
+        assert result.meta["cutout_confidence"] == [0.2]
+        assert "confidence of 0.20" in result.warnings[0] and result.warnings[1:] == ("grey", "slow")
+    assert (job.work_dir / "files" / "model_cutout.png").exists()
+
+
+def test_a_checkpoint_of_views_without_cut_outs_is_resumed(job: Job) -> None:
+    job.run()  # the fake's views are a plain list, as version 0.1.0 stored them
+    job.runs.clear()
+
+    result = job.run()
+
+    assert result.state is JobState.SUCCESS and "intake" not in job.runs
+    assert "cutout_confidence" not in result.meta

@@ -10,7 +10,7 @@ from fastapi.security import APIKeyHeader, HTTPBearer
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pipeline.api import account, document, files, pages, problems, routes, tokens, uploads
+from pipeline.api import account, document, exports, files, pages, problems, routes, tokens, uploads
 from pipeline.api.context import Context
 from pipeline.api.cors import with_cors
 from pipeline.api.head_limits import with_head_limits
@@ -68,7 +68,7 @@ def create_app(settings: Settings, *, service: Service | None = None) -> ASGIApp
     )
     app.state.context = Context(opened)
     problems.install(app, errors_as_200=settings.errors_as_200)
-    for module in (routes, account, uploads, tokens):
+    for module in (routes, exports, account, uploads, tokens):
         app.include_router(module.router, dependencies=KEY_PLACES)
     for module in (files, pages):
         app.include_router(module.router)

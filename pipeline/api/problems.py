@@ -20,6 +20,7 @@ from pipeline.errors import (
     BodyTooLarge,
     BodyTooSlow,
     CallerError,
+    GenerationGone,
     HeadTooLarge,
     ImageTo3DError,
     InternalError,
@@ -40,7 +41,7 @@ from schemas.responses import ErrorBody, RateLimitedBody
 log = structlog.get_logger()
 
 OK, PARTIAL_CONTENT, NOT_MODIFIED = 200, 206, 304
-BAD_REQUEST, UNAUTHORIZED, QUOTA_SPENT, NOT_FOUND, NOT_ALLOWED = 400, 401, 402, 404, 405
+BAD_REQUEST, UNAUTHORIZED, QUOTA_SPENT, NOT_FOUND, NOT_ALLOWED, GONE = 400, 401, 402, 404, 405, 410
 TIMEOUT, TOO_LARGE, UNSUPPORTED_TYPE, NOT_SATISFIABLE, TOO_MANY, HEAD_TOO_LARGE = 408, 413, 415, 416, 429, 431
 INTERNAL, UNAVAILABLE = 500, 503
 STORE_RETRY_S = 2
@@ -60,6 +61,8 @@ def status_of(error: Exception) -> int:
             return QUOTA_SPENT
         case NotFound():
             return NOT_FOUND
+        case GenerationGone():
+            return GONE
         case MethodNotAllowed():
             return NOT_ALLOWED
         case BodyTooLarge():
@@ -181,6 +184,7 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
         UNAUTHORIZED: "The API key is missing, unknown or revoked.",
         QUOTA_SPENT: "The key's quota for the month is used up.",
         NOT_FOUND: "This key has no such job.",
+        GONE: "The job's generation is not kept any more.",
         TIMEOUT: "The body did not arrive in time.",
         TOO_LARGE: "The body is too long.",
         UNSUPPORTED_TYPE: "The body has a type or an encoding that is not taken; the message names those that are.",

@@ -8,7 +8,7 @@ import json
 import math
 import uuid
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -17,18 +17,18 @@ from fastapi.responses import JSONResponse
 from sse_starlette import EventSourceResponse
 
 from pipeline.api.body_schema import IDEMPOTENCY_KEY, PREFER, body_schema
-from pipeline.api.browser_tokens import Caller
+from pipeline.api.browser_tokens import BrowserToken, Caller
 from pipeline.api.context import Context, context_of
 from pipeline.api.problems import BAD_REQUEST, NOT_FOUND, OK, QUOTA_SPENT, TOO_LARGE, TOO_MANY, UNAUTHORIZED, documented
 from pipeline.api.requests import idempotency_key, read_bounded_int, read_id, read_track_id, requested_wait_s
 from pipeline.engines.registry import check_views, find_spec
 from pipeline.errors import InvalidRequest, NotFound, StoreUnavailable
 from pipeline.imaging.inline import check_beginning, read_inline
-from pipeline.jobs.model import Job, JobFilter, JobMeta, JobState, NewJob, Submitted
+from pipeline.jobs.model import ExportSource, Job, JobFilter, JobMeta, JobState, NewJob, Submitted
 from pipeline.net.egress import check_url
 from pipeline.telemetry import current_traceparent, note_on_span
 from schemas.contract import OutputFormat, given_fields, is_http_url
-from schemas.request import MIN_RETENTION_S, ImageTo3DRequest, parse_request
+from schemas.request import MIN_RETENTION_S, ImageTo3DRequest, ParsedRequest, parse_request
 from schemas.responses import ErrorBody, FailedBody, ProcessingBody, ServerActionBody, SuccessBody
 
 ENTERPRISE, V6 = "/api/v1/enterprise/3d", "/api/v6/3d"
@@ -105,16 +105,25 @@ def prefix_of(request: Request) -> str:
 
 async def submit(request: Request, context: Context = Depends(context_of)) -> JSONResponse:
     """Submit an image. The response is the result if it is ready within the wait, else where to fetch it."""
-    prefix = prefix_of(request)
     body = await context.body(request)
+    submission = await context.in_thread(read_submission, request, context, body, DEFAULT_FORMATS[prefix_of(request)])
+    return await accept(request, context, submission)
+
+
+async def accept(request: Request, context: Context, submission: Submission) -> JSONResponse:
+    """Record a submission as a job and answer with its result, if that is ready within the wait.
+
+    Raises:
+        BlockedAddress: a URL leads to an address that this deployment does not connect to.
+        RateLimited: the key's queue is full, or its minute is.
+        QuotaSpent: the key's monthly quota is used up.
+    """
     base_url, wait_s = context.base_url(request), requested_wait_s(request, context.settings.submit_wait_s)
-    fetch_path = f"{prefix}/fetch"
-    submission = await context.in_thread(_read_submission, request, context, body, DEFAULT_FORMATS[prefix])
-    if urls := submission.urls:
-        await context.resolve(lambda: _check_urls(urls, context))
+    fetch_path = f"{prefix_of(request)}/fetch"
+    await check_urls(submission, context)
 
     def record() -> tuple[Submitted, dict[str, Any] | None]:
-        token = submission.caller.token
+        token = submission.token
         submit_to = context.store.submit if token is None else partial(token.submit, context.store)
         submitted = submit_to(submission.job)
         if submitted.is_new:
@@ -133,21 +142,22 @@ async def submit(request: Request, context: Context = Depends(context_of)) -> JS
 
 
 @dataclass(frozen=True)
-class _Submission:
+class Submission:
     """A submit that was read and validated.
 
     Attributes:
         urls: every address that the job would connect to.
+        token: the browser token that it was sent with, None with a key.
     """
 
-    caller: Caller
     job: NewJob
     urls: tuple[str, ...]
+    token: BrowserToken | None = None
 
 
-def _read_submission(
+def read_submission(
     request: Request, context: Context, body: dict[str, Any], default_output_format: OutputFormat
-) -> _Submission:
+) -> Submission:
     """Check everything about a submit that needs no network. Blocks, for a while where images are large.
 
     Raises:
@@ -156,29 +166,57 @@ def _read_submission(
         UnreadableImage: an inline image cannot be decoded.
     """
     caller = context.identify(request, body)
-    key = caller.key
     parsed = parse_request(body, default_output_format=default_output_format)
     if caller.token is not None and parsed.request.webhook is not None:
         raise InvalidRequest("webhook cannot be set with a browser token; the result is fetched, or followed by events")
     _check_engine(parsed.request, context)
-    _check_retention(parsed.request, context)
+    check_retention(parsed.request, context)
     for image in parsed.request.image:
         if not is_http_url(image):
             check_beginning(read_inline(image))
-    sent = {name: value for name, value in body.items() if name != "key"}
+    engine = parsed.request.engine or context.settings.engine
+    submission = submission_of(
+        request, parsed, api_key_id=caller.key.id, sent=body, path_decides=default_output_format, engine=engine
+    )
+    return replace(submission, token=caller.token)
+
+
+def submission_of(
+    request: Request,
+    parsed: ParsedRequest,
+    *,
+    api_key_id: str,
+    sent: dict[str, Any],
+    path_decides: str,
+    engine: str = "",
+    export_of: ExportSource | None = None,
+) -> Submission:
+    """A validated request as a job to record.
+
+    Args:
+        sent: the body as it was sent.
+        path_decides: what the path adds to the body: with another one, a repeated idempotency key is refused.
+        engine: as for `NewJob`.
+        export_of: the job whose files are made anew, None for a job that generates.
+
+    Raises:
+        InvalidRequest: the idempotency key is too long.
+    """
+    keyless = {name: value for name, value in sent.items() if name != "key"}
+    parameters = parsed.request.effective_parameters()
     job = NewJob(
-        api_key_id=key.id,
+        api_key_id=api_key_id,
         file_prefix=str(uuid.uuid4()),
         request=parsed.request.model_dump_json().encode(),
-        request_sha256=_digest_of([default_output_format, sent]),
-        meta=JobMeta(parsed.request.effective_parameters(), tuple(parsed.warnings), current_traceparent()),
+        request_sha256=_digest_of([path_decides, keyless]),
+        meta=JobMeta(parameters, tuple(parsed.warnings), current_traceparent(), export_of),
         track_id=parsed.request.track_id,
         webhook_url=parsed.request.webhook,
         idempotency_key=idempotency_key(request),
-        engine=parsed.request.engine or context.settings.engine,
+        engine=engine,
     )
     webhook = () if parsed.request.webhook is None else (parsed.request.webhook,)
-    return _Submission(caller, job, (*filter(is_http_url, parsed.request.image), *webhook))
+    return Submission(job, (*filter(is_http_url, parsed.request.image), *webhook))
 
 
 def _digest_of(value: object) -> str:
@@ -203,7 +241,7 @@ def _check_engine(request: ImageTo3DRequest, context: Context) -> None:
     check_views(find_spec(name), len(request.image), offered=offered)
 
 
-def _check_retention(request: ImageTo3DRequest, context: Context) -> None:
+def check_retention(request: ImageTo3DRequest, context: Context) -> None:
     """Refuse a longer lifetime of temporary outputs than the deployment allows.
 
     Raises:
@@ -216,20 +254,25 @@ def _check_retention(request: ImageTo3DRequest, context: Context) -> None:
         )
 
 
-def _check_urls(urls: tuple[str, ...], context: Context) -> None:
-    """Refuse URLs that this deployment does not connect to, before anything is recorded. Blocks.
+async def check_urls(submission: Submission, context: Context) -> None:
+    """Refuse URLs that this deployment does not connect to, before anything is recorded.
 
     Raises:
         BlockedAddress: a URL leads to such an address.
         InvalidRequest: a link of this deployment opens no file.
         UnreadableImage: it opens a file that is no image.
     """
-    for url in urls:
-        beginning = context.service.own_links.read(url, most_bytes=32)
-        if beginning is None:
-            check_url(url, context.settings)
-        else:
-            check_beginning(beginning)
+
+    def check() -> None:
+        for url in submission.urls:
+            beginning = context.service.own_links.read(url, most_bytes=32)
+            if beginning is None:
+                check_url(url, context.settings)
+            else:
+                check_beginning(beginning)
+
+    if submission.urls:
+        await context.resolve(check)
 
 
 async def _wait_for_body(context: Context, job: Job, *, wait_s: float, fetch_path: str, base_url: str) -> Any:
@@ -330,6 +373,7 @@ async def delete(call_id: str, request: Request, context: Context = Depends(cont
     key, _ = await context.caller(request)
     job = await context.in_thread(context.store.delete, read_id(call_id), api_key_id=key.id)
     await context.in_thread(context.service.temporary.delete, job.file_prefix)
+    await context.in_thread(context.service.generations.delete, job.file_prefix)
     return JSONResponse(ServerActionBody(message=f"Job {job.id} and its temporary outputs are deleted.").to_json())
 
 

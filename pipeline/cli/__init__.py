@@ -6,12 +6,10 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli import engines, fetch_weights, generate, inspect, jobs, keys, secrets, serve, usage
+from pipeline.cli import doctor, engines, fetch_weights, generate, inspect, jobs, keys, secrets, serve, usage
 from pipeline.version import __version__
 
-app = typer.Typer(
-    name="image-to-3d", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__
-)
+app = typer.Typer(name="image-to-3d", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 
 def _print_version(is_asked: bool) -> None:
@@ -29,7 +27,7 @@ def root(
     """Turn images into textured 3D files, or serve the HTTP endpoint that does."""
 
 
-for module in (generate, inspect, engines, fetch_weights, serve, keys, secrets, jobs, usage):
+for module in (generate, inspect, engines, fetch_weights, serve, keys, secrets, jobs, usage, doctor):
     module.register(app)
 
 

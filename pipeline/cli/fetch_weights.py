@@ -24,12 +24,19 @@ def register(app: typer.Typer) -> None:
 def fetch_weights(
     engine: Annotated[str, typer.Option(help="Engine whose weights to download")] = "trellis",
     folder: Annotated[Path, typer.Option("--dir", help="Folder of all engines' weights")] = Path("weights"),
+    remover: Annotated[
+        str | None,
+        typer.Option(help="Download this background remover alone: u2netp (5 MB), u2net (176 MB), birefnet (224 MB)"),
+    ] = None,
 ) -> None:
     """Download an engine's weights at their pinned revisions and verify them; an interrupted download resumes."""
     from pipeline.engines.registry import find_spec, weights_module
     from pipeline.errors import ImageTo3DError
 
     try:
+        if remover is not None:
+            _fetch_remover(remover, folder)
+            return
         weights = weights_module(find_spec(engine))
         if weights is None:
             typer.echo(f"{engine} needs no weights")
@@ -45,6 +52,27 @@ def fetch_weights(
         typer.echo("interrupted; the next download resumes from here", err=True)
         raise typer.Exit(1) from None
     typer.echo(f"{engine}'s weights are in {fetched}")
+
+
+def _fetch_remover(name: str, folder: Path) -> None:
+    """Download one background remover, after printing how much is missing.
+
+    Raises:
+        InvalidRequest: no remover has the name.
+        WeightsUnusable: it cannot be downloaded or is another file.
+    """
+    from importlib.util import find_spec as find_package
+
+    from pipeline.nn.remover_weights import fetch_remover, find_remover, missing_remover_bytes
+
+    spec = find_remover(name)
+    if missing := missing_remover_bytes(folder, spec):
+        typer.echo(f"{name}: {missing / 1e6:.0f} MB to download")
+    with _own_bar() as on_bytes:
+        fetched = fetch_remover(folder, spec=spec, report=typer.echo, on_bytes=on_bytes)
+    typer.echo(f"{name} is in {fetched}")
+    if find_package("rembg") is None:
+        typer.echo("it is used once the extra is installed: pip install 'image-to-3d[matting]'")
 
 
 def fetch_on_first_use(engine: str, weights: str, *, say: Callable[[str], None], on_bytes: OnBytes) -> None:

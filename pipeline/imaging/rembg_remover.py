@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,16 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.errors import MissingExtra
+from pipeline.imaging.cutout import Separation
 
-REMOVER_FILE = "matting/u2net.onnx"  # in the weights folder, where `fetch-weights` puts it
+# In the weights folder, where `fetch-weights` puts them.
+REMOVER_FILE = "matting/u2net.onnx"
+U2NETP_FILE = "matting/u2netp.onnx"
+BIREFNET_FILE = "matting/birefnet-general-lite/onnx/model.onnx"
+FETCHED_FILES = {"birefnet-general-lite": BIREFNET_FILE, "u2net": REMOVER_FILE, "u2netp": U2NETP_FILE}
+"""The files by rembg's names of the models, the best model first."""
+ALIASES = {"birefnet": "birefnet-general-lite"}
+"""Names of `fetch-weights --remover` that rembg calls otherwise."""
 
 
 class RembgRemover:
@@ -24,7 +33,7 @@ class RembgRemover:
 
     Args:
         model: its name, such as `isnet-general-use`; rembg downloads it on first use, to `U2NET_HOME`.
-        file: weights of `u2net` to use instead of a download.
+        file: weights to use instead of a download, for the models of `FETCHED_FILES`.
 
     Raises:
         MissingExtra: rembg is not installed.
@@ -32,42 +41,40 @@ class RembgRemover:
     """
 
     def __init__(self, model: str, *, file: Path | None = None) -> None:
-        if file is not None and model != "u2net":
-            raise ValueError(f"a file holds u2net, not {model}")
+        if file is not None and model not in FETCHED_FILES:
+            raise ValueError(f"a file holds {' or '.join(reversed(FETCHED_FILES))}, not {model}")
         if importlib.util.find_spec("rembg") is None:
             raise MissingExtra("background removal by a model", extra="matting")
-        self._model = model
-        self._file = file
+        self.model = model
+        self.file = file
 
-    def __call__(self, rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Alpha of the subject: (H, W, 3) uint8 sRGB -> (H, W) uint8."""
+    def __call__(self, rgb: NDArray[np.uint8]) -> Separation:
+        """Alpha of the subject: (H, W, 3) uint8 sRGB -> (H, W) uint8. The models give no confidence."""
         import rembg  # optional
 
-        alpha = rembg.remove(Image.fromarray(rgb), session=_session(self._model, self._file), only_mask=True)
-        return np.asarray(alpha, np.uint8)
+        alpha = rembg.remove(Image.fromarray(rgb), session=_session(self.model, self.file), only_mask=True)
+        return Separation(np.asarray(alpha, np.uint8))
 
 
 def select_background_remover(model: str | None, weights: str) -> RembgRemover | None:
-    """Select the deployment's background remover; None means GrabCut, which needs no weights.
+    """Select the deployment's background remover; None means `cutout.separate`, which needs no weights.
 
     Args:
-        model: rembg's name of the configured model; None selects the file that `fetch-weights` downloaded, if there is
-            one and rembg is installed.
+        model: the configured model, by rembg's name or that of `fetch-weights --remover`; None selects the best of
+            those that `fetch-weights` downloaded, if there is one and rembg is installed.
         weights: the weights folder, or the name of weights that are not files.
 
     Raises:
         MissingExtra: a model is named and rembg is not installed.
     """
-    fetched = Path(weights) / REMOVER_FILE
-    file = fetched if fetched.is_file() else None
+    fetched = {name: path for name, file in FETCHED_FILES.items() if (path := Path(weights) / file).is_file()}
     if model is not None:
-        return RembgRemover(model, file=file if model == "u2net" else None)
-    if file is None:
-        return None
-    try:
-        return RembgRemover("u2net", file=file)
-    except MissingExtra:
-        return None
+        name = ALIASES.get(model, model)
+        return RembgRemover(name, file=fetched.get(name))
+    for name, path in fetched.items():
+        with suppress(MissingExtra):
+            return RembgRemover(name, file=path)
+    return None
 
 
 @cache
@@ -75,14 +82,16 @@ def _session(model: str, file: Path | None) -> Any:
     """rembg's session for a model; its own sessions cannot load a file from an arbitrary folder, this one can."""
     import onnxruntime  # optional
     import rembg  # optional
-    from rembg.sessions.u2net import U2netSession  # optional
+    from rembg.sessions import sessions_class  # optional
 
     if file is None:
         return rembg.new_session(model)
 
-    class FileSession(U2netSession):
+    session_class = next(each for each in sessions_class if each.name() == model)
+
+    class FileSession(session_class):
         @classmethod
         def download_models(cls, *args: object, **kwargs: object) -> str:
             return str(file)
 
-    return FileSession("u2net", onnxruntime.SessionOptions())
+    return FileSession(model, onnxruntime.SessionOptions())

@@ -48,12 +48,13 @@ def submits_this_minute(minute: int, calls: int, *, now: float) -> int:
     return calls if minute == minute_of(now) else 0
 
 
-def check_submit(key: ApiKey | None, use: KeyUse, *, now: float) -> RateWindow | None:
+def check_submit(key: ApiKey | None, use: KeyUse, *, now: float, is_export: bool = False) -> RateWindow | None:
     """Refuse a submit that its key does not allow.
 
     Args:
         key: None where there is no such key.
         use: what is in use before this submit.
+        is_export: the job generates nothing, so the month's quota does not apply.
 
     Returns:
         The key's minute after this submit, None where it has no such limit.
@@ -66,7 +67,7 @@ def check_submit(key: ApiKey | None, use: KeyUse, *, now: float) -> RateWindow |
     if key is None or key.revoked_at is not None:
         raise Unauthorized("Invalid API key")
     limits = key.limits
-    if limits.per_month is not None and use.this_month >= limits.per_month:
+    if limits.per_month is not None and not is_export and use.this_month >= limits.per_month:
         reset_at = month_after(now)
         raise QuotaSpent(
             f"The quota of {limits.per_month} jobs per month is used up; it resets on {day_of(reset_at)} (UTC).",

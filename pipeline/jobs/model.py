@@ -8,7 +8,7 @@ from the submit of a job to its end.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
@@ -57,6 +57,19 @@ def may_follow(before: JobState, after: JobState) -> bool:
 
 
 @dataclass(frozen=True)
+class ExportSource:
+    """The finished job whose files an export makes anew.
+
+    Attributes:
+        job_id: the job that the caller named.
+        file_prefix: of the job that generated: the name of the kept generation.
+    """
+
+    job_id: int
+    file_prefix: str
+
+
+@dataclass(frozen=True)
 class JobMeta:
     """What a submit records for the answers and for the worker. Stored as one flat JSON object.
 
@@ -64,24 +77,34 @@ class JobMeta:
         parameters: every effective parameter, by name.
         notes: sentences for the caller about the request.
         traceparent: the trace that the submit belongs to (W3C Trace Context), None where traces are off.
+        export_of: what an export is made from, None for a job that generates.
     """
 
     parameters: Mapping[str, Any] = field(default_factory=dict[str, Any])
     notes: tuple[str, ...] = ()
     traceparent: str | None = None
+    export_of: ExportSource | None = None
 
     def to_stored(self) -> dict[str, Any]:
-        """The parameters with `notes` and `traceparent` beside them, as version 0.1.0 wrote them."""
+        """The parameters with the other fields beside them, as version 0.1.0 wrote them."""
         trace = {} if self.traceparent is None else {"traceparent": self.traceparent}
-        return {**self.parameters, "notes": list(self.notes), **trace}
+        source = {} if self.export_of is None else {"export_source": asdict(self.export_of)}
+        return {**self.parameters, "notes": list(self.notes), **trace, **source}
 
     @staticmethod
     def from_stored(stored: Mapping[str, Any] | JobMeta) -> JobMeta:
         """The record that `to_stored` wrote."""
         if isinstance(stored, JobMeta):
             return stored
-        parameters = {name: value for name, value in stored.items() if name not in ("notes", "traceparent")}
-        return JobMeta(parameters, tuple(stored.get("notes", ())), stored.get("traceparent"))
+        beside = ("notes", "traceparent", "export_source")
+        parameters = {name: value for name, value in stored.items() if name not in beside}
+        source = stored.get("export_source")
+        return JobMeta(
+            parameters,
+            tuple(stored.get("notes", ())),
+            stored.get("traceparent"),
+            None if source is None else ExportSource(**source),
+        )
 
 
 StoredMeta = Annotated[JobMeta, PlainValidator(JobMeta.from_stored), PlainSerializer(JobMeta.to_stored)]

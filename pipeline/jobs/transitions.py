@@ -45,6 +45,8 @@ MAX_PAUSE_S = 7200.0
 """No outbox task is scheduled further ahead: a later due time was written before the clock stepped back."""
 MAX_SKEW_S = 60.0
 """Clocks of one deployment differ by less: a task scheduled further in the future predates a step of the clock."""
+EXPORT_STAGE = "load"
+"""The stage that only exports have."""
 TIMED_JOBS = 20
 """How many successful jobs the estimate of a wait is averaged over."""
 
@@ -384,7 +386,8 @@ class UsageChange:
 
     Attributes:
         month: the month (UTC) that `month_calls` belongs to: the one in which the job was created.
-        month_calls: 1 for a submit; -1 for a job that ends without success, which gives its part of the quota back.
+        month_calls: 1 for a submit; -1 for a job that ends without success, which gives its part of the quota back;
+            0 for an export, which generates nothing.
     """
 
     queued: int
@@ -405,6 +408,8 @@ def usage_change(before: Job | None, after: Job) -> UsageChange:
         is_same = after.state is before.state
         assert is_same or may_follow(before.state, after.state), f"{before.state} -> {after.state}"
         month_calls = -1 if after.state in (JobState.FAILED, JobState.CANCELLED) and not is_same else 0
+    if after.meta.export_of is not None:
+        month_calls = 0
     return UsageChange(change(JobState.QUEUED), change(JobState.RUNNING), month_of(after.created_at), month_calls)
 
 
@@ -537,6 +542,11 @@ def usage_by_day(groups: Iterable[UsageGroup]) -> list[UsageDay]:
         )
         for (day, api_key_id), groups in sorted(days.items())
     ]
+
+
+def is_timed(stage_seconds: Mapping[str, float]) -> bool:
+    """Whether a successful job says how long a generation takes; an export does not."""
+    return EXPORT_STAGE not in stage_seconds
 
 
 def mean_timings(runs: Iterable[Mapping[str, float]]) -> Timings:

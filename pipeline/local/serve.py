@@ -59,6 +59,8 @@ def serve(settings: Settings, *, announce: Callable[[str], None], open_browser: 
             if created is not None:
                 announce(f"API key for development, shown this once: {created}")
                 announce("Create further keys with: image-to-3d keys create NAME")
+            elif settings.api_key is None:
+                announce("It has API keys from before: image-to-3d keys list. A new one: image-to-3d keys create NAME")
             ready = threading.Thread(
                 target=announce_when_ready, args=(settings, announce, open_browser, stop), daemon=True
             )

@@ -26,7 +26,7 @@ from pipeline.jobs.worker_loop import QueueWorker, WorkerOptions
 from pipeline.local.supervisor import call_when_orphaned, stop_on_signals
 from pipeline.private_files import OF_OTHERS
 from pipeline.secrets import load_master_keys
-from pipeline.service import local_outputs, open_service
+from pipeline.service import kept_generations, local_outputs, open_service
 from pipeline.settings import Settings
 from pipeline.stages.generate import LocalEngines
 from pipeline.telemetry import configure_logging, start_tracing
@@ -75,7 +75,7 @@ def run_worker(settings: Settings, *, worker_id: str, stop: threading.Event) -> 
     uploads = late_uploads(service, outputs, is_cancelled=is_finished.is_set)
 
     def clean_up() -> None:
-        clean(service.store, outputs, settings.work_dir)
+        clean(service.store, outputs, settings.work_dir, generations=kept_generations(settings))
 
     threads = [
         threading.Thread(target=webhook_dispatcher(service).run, args=(is_finished,), name="webhooks"),

@@ -16,6 +16,7 @@ from pipeline.jobs.worker_loop import QueueWorker, WorkerOptions
 from pipeline.on_modal.deployment import Deployment
 from pipeline.on_modal.engine_pool import EnginePool
 from pipeline.on_modal.prewarm import start_prewarm
+from pipeline.service import kept_generations
 from pipeline.stages.deliver import retry_uploads
 
 HEARTBEAT_INTERVAL_S = 2.0
@@ -122,7 +123,7 @@ def clean_up(deployment: Deployment) -> None:
     settings, store = deployment.settings, deployment.store
     service, outputs = deployment.open_service()
     store.maintain(settings.work_dir / "copy")
-    clean(store, outputs, settings.work_dir)
+    clean(store, outputs, settings.work_dir, generations=kept_generations(settings))
     deployment.commit_work()
     dispatched_again = deployment.dispatch.dispatch_waiting(store)  # before anything that waits for customers' servers
     retry_uploads(store, temporary=outputs, bucket_of=service.bucket_of, for_s=UPLOADS_FOR_S)

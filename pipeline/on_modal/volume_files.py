@@ -19,6 +19,7 @@ from typing import Protocol
 
 from pipeline.errors import DeliveryFailed, NotFound, StoreUnavailable
 from pipeline.storage.base import Artifact, OutputFile, StoredFile, content_type_of
+from pipeline.storage.generations import FOLDER, generation_name
 from pipeline.storage.links import SAFE_NAME
 from pipeline.storage.local import LocalStorage
 
@@ -188,3 +189,46 @@ class VolumeStorage:
             self._copied.pop(key, None)
             self._locks.pop(key, None)
         self._copies.delete(file_prefix)
+
+
+class VolumeGenerations:
+    """Kept generations on a volume, as a `pipeline.storage.generations.GenerationIndex`.
+
+    Args:
+        volume: where the containers of jobs keep them.
+        missing: as for `VolumeStorage`.
+    """
+
+    def __init__(self, volume: Volume, *, missing: tuple[type[Exception], ...] = (FileNotFoundError,)) -> None:
+        self._volume = volume
+        self._missing = missing
+
+    def has(self, file_prefix: str) -> bool:
+        """As `GenerationIndex.has`: whether the cleaner has left the file; its first chunk alone is read.
+
+        Raises:
+            StoreUnavailable: the volume cannot be read.
+        """
+        try:
+            return any(True for _ in self._volume.read_file(_generation_path(file_prefix)))
+        except self._missing:
+            return False
+        except Exception as error:  # any error of Modal's client
+            raise StoreUnavailable("kept generations cannot be read at the moment") from error
+
+    def delete(self, file_prefix: str) -> None:
+        """As `GenerationIndex.delete`.
+
+        Raises:
+            StoreUnavailable: the volume cannot be written.
+        """
+        try:
+            self._volume.remove_file(_generation_path(file_prefix))
+        except self._missing:
+            return
+        except Exception as error:  # any error of Modal's client
+            raise StoreUnavailable("kept generations cannot be deleted at the moment") from error
+
+
+def _generation_path(file_prefix: str) -> str:
+    return f"{FOLDER}/{generation_name(file_prefix)}"

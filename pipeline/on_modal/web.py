@@ -10,16 +10,17 @@ from starlette.types import ASGIApp
 from pipeline.api.app import create_app
 from pipeline.deployment import ensure_key
 from pipeline.on_modal.deployment import Deployment
-from pipeline.on_modal.volume_files import Volume, VolumeStorage
+from pipeline.on_modal.volume_files import Volume, VolumeGenerations, VolumeStorage
 from pipeline.service import local_outputs, open_service
 from pipeline.telemetry import start_telemetry
 
 
-def web_app(deployment: Deployment, *, outputs: Volume, missing: tuple[type[Exception], ...]) -> ASGIApp:
+def web_app(deployment: Deployment, *, outputs: Volume, state: Volume, missing: tuple[type[Exception], ...]) -> ASGIApp:
     """The application of one web container; the API key of the settings exists afterwards.
 
     Args:
         outputs: the volume of temporary outputs, which is not mounted here.
+        state: the volume of unfinished jobs and kept generations, which is not mounted here either.
         missing: as for `VolumeStorage`.
 
     Raises:
@@ -32,6 +33,11 @@ def web_app(deployment: Deployment, *, outputs: Volume, missing: tuple[type[Exce
     temporary = VolumeStorage(outputs, copies=local_outputs(copy_settings, master_keys), missing=missing)
     ensure_key(store, settings)
     service = open_service(
-        settings, master_keys=master_keys, store=store, temporary=temporary, dispatch=deployment.dispatch
+        settings,
+        master_keys=master_keys,
+        store=store,
+        temporary=temporary,
+        generations=VolumeGenerations(state, missing=missing),
+        dispatch=deployment.dispatch,
     )
     return create_app(settings, service=service)

@@ -5,10 +5,11 @@ Clean, simplify, unwrap, bake, encode. Knows nothing of engines beyond what they
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,6 +21,7 @@ from pipeline.formats.obj import mtl_bytes, obj_bytes
 from pipeline.formats.ply import ply_bytes
 from pipeline.formats.png import png_bytes
 from pipeline.formats.stl import stl_bytes
+from pipeline.imaging.background_removal import Cutout
 from pipeline.mesh.bake import bake, colour_vertices
 from pipeline.mesh.clean import clean
 from pipeline.mesh.simplify import simplify
@@ -31,6 +33,7 @@ from schemas.request import ImageTo3DRequest
 
 TURNTABLE_FRAMES, TURNTABLE_FPS = 120, 30
 IMAGE_SIZE = 512
+CUTOUT_SIDE_PX = 512  # longer side of a delivered cut-out: enough to judge it, 0.1 to 0.4 MB
 PLAIN_GREY = 184
 
 
@@ -61,7 +64,13 @@ class Asset:
 
 
 def export(
-    generation: Generation, *, request: ImageTo3DRequest, file_prefix: str, folder: Path, on_step: OnStep
+    generation: Generation,
+    *,
+    request: ImageTo3DRequest,
+    file_prefix: str,
+    folder: Path,
+    on_step: OnStep,
+    cutouts: Sequence[Cutout] = (),
 ) -> list[OutputFile]:
     """Write every file of a job.
 
@@ -69,9 +78,10 @@ def export(
         file_prefix: prefix of their names.
         folder: where they are written; created when missing.
         on_step: receives the share that is done; may raise `Cancelled`.
+        cutouts: one for each image; delivered where the background was removed.
 
     Returns:
-        The model first, then its companions, the turntable, extra files, the thumbnail.
+        The model first, then its companions, the turntable, extra files, the thumbnail, cut-outs.
 
     Raises:
         ExportFailed: the generation holds no closed surface.
@@ -100,7 +110,31 @@ def export(
         path.write_bytes(contents[name])
         faces = len(asset.mesh.faces) if kind == "model" else None
         files.append(OutputFile(path, kind, content_type_of(name), faces))
+    return files + _cutout_files(cutouts, file_prefix, folder)
+
+
+def _cutout_files(cutouts: Sequence[Cutout], file_prefix: str, folder: Path) -> list[OutputFile]:
+    """Write the cut-outs that were made here: `robot_cutout.png`, or `robot_2_cutout.png` for the second of several."""
+    files = []
+    for number, cutout in enumerate(cutouts, start=1):
+        if cutout.was_removed:
+            path = folder / f"{file_prefix}{f'_{number}' if len(cutouts) > 1 else ''}_cutout.png"
+            path.write_bytes(png_bytes(_reduced_cutout(cutout.image)))
+            files.append(OutputFile(path, "extra", content_type_of(path.name)))
     return files
+
+
+def _reduced_cutout(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A cut-out at the delivered size, without the hidden colours: (H, W, 4) -> (h, w, 4)."""
+    premultiplied = image.astype(np.float32)
+    premultiplied[..., :3] *= premultiplied[..., 3:] / 255
+    scale = CUTOUT_SIDE_PX / max(image.shape[:2])
+    if scale < 1:
+        size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
+        premultiplied = np.asarray(cv2.resize(premultiplied, size, interpolation=cv2.INTER_AREA), np.float32)
+    alpha = premultiplied[..., 3:]
+    colours = np.where(alpha >= 0.5, premultiplied[..., :3] * 255 / np.maximum(alpha, 1e-3), 0)
+    return np.dstack([np.clip(colours, 0, 255), alpha]).round().astype(np.uint8)
 
 
 def make_asset(generation: Generation, *, request: ImageTo3DRequest, on_step: OnStep) -> Asset:
@@ -113,7 +147,8 @@ def make_asset(generation: Generation, *, request: ImageTo3DRequest, on_step: On
     if len(cleaned.faces) == 0:
         raise ExportFailed("export failed: the engine's surface encloses nothing")
     on_step(0.2)
-    mesh = simplify(cleaned, target_faces=round((1 - request.mesh_simplify) * len(generation.mesh.faces)))
+    share_kept = round((1 - request.mesh_simplify) * len(generation.mesh.faces))
+    mesh = simplify(cleaned, target_faces=share_kept if request.target_faces is None else request.target_faces)
     normals = unit_normals(mesh.vertex_normals())
     on_step(0.5)
     if request.no_texture:

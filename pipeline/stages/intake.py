@@ -6,7 +6,7 @@ Knows nothing of engines.
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pipeline.engines.base import ForegroundImage
 from pipeline.errors import InvalidRequest
-from pipeline.imaging.background_removal import BackgroundRemover, remove_background
+from pipeline.imaging.background_removal import TRUSTED_CONFIDENCE, BackgroundRemover, Cutout, cut_out
 from pipeline.imaging.decode import decode_image
 from pipeline.imaging.inline import at_most, read_inline
 from pipeline.imaging.views import split_sheet
@@ -26,9 +26,44 @@ Fetch = Callable[[str], bytes]
 """Downloads an http(s) URL; raises `BlockedAddress` or `DownloadFailed`."""
 
 
+class LoadedViews(list[ForegroundImage]):
+    """The views of a job, and how their backgrounds were removed.
+
+    A list, because a checkpoint of an earlier version holds one.
+
+    Attributes:
+        cutouts: one for each image of the request; a sheet is one image.
+    """
+
+    def __init__(self, views: Iterable[ForegroundImage] = (), *, cutouts: Sequence[Cutout] = ()) -> None:
+        super().__init__(views)
+        self.cutouts = tuple(cutouts)
+
+    @property
+    def confidences(self) -> list[float | None]:
+        """One for each image; None where the background was not removed here, or by a model that gives none."""
+        return [cutout.confidence for cutout in self.cutouts]
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """One sentence for each cut-out that cannot be trusted."""
+        return tuple(
+            f"{_numbered('The background of the image', number, len(self.cutouts))} was removed with a confidence of "
+            f"{confidence:.2f}, and below {TRUSTED_CONFIDENCE} parts of the subject may be missing or parts of the "
+            "background left: look at the cut-out among the files, and send a transparent PNG if it is wrong. A model "
+            "removes backgrounds better, where the operator runs `image-to-3d fetch-weights --remover birefnet`."
+            for number, confidence in enumerate(self.confidences, start=1)
+            if confidence is not None and confidence < TRUSTED_CONFIDENCE
+        )
+
+
+def _numbered(words: str, number: int, count: int) -> str:
+    return words if count == 1 else f"{words} {number}"
+
+
 def load_views(
     request: ImageTo3DRequest, *, fetch: Fetch, remover: BackgroundRemover | None = None, allow_paths: bool = False
-) -> list[ForegroundImage]:
+) -> LoadedViews:
     """Load and decode a request's images and remove their backgrounds.
 
     Args:
@@ -50,7 +85,7 @@ def load_views(
 
 def foreground_images(
     images: Iterable[NDArray[np.uint8]], *, multi_image: bool, remover: BackgroundRemover | None = None
-) -> list[ForegroundImage]:
+) -> LoadedViews:
     """Remove the backgrounds of decoded images.
 
     Args:
@@ -64,10 +99,11 @@ def foreground_images(
     Raises:
         UnreadableImage: one sentence about the first image at fault.
     """
-    views = [remove_background(image, remover=remover) for image in images]
+    cutouts = [cut_out(image, remover=remover) for image in images]
+    views = [cutout.image for cutout in cutouts]
     if multi_image and len(views) == 1:
-        return split_sheet(views[0], most=MAX_VIEWS)
-    return views
+        views = split_sheet(views[0], most=MAX_VIEWS)
+    return LoadedViews(views, cutouts=cutouts)
 
 
 def read_image(source: str, *, fetch: Fetch, allow_paths: bool = False) -> bytes:

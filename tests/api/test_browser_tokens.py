@@ -22,6 +22,8 @@ OPEN = {
     f"{API}/image_to_3d",
     "/api/v6/3d/image_to_3d",
     f"{API}/fetch",
+    f"{API}/estimate",
+    "/api/v6/3d/estimate",
     "/api/v6/3d/fetch",
     f"{API}/fetch/{{call_id}}",
     "/api/v6/3d/fetch/{call_id}",

@@ -60,9 +60,7 @@ def test_pages_of_other_origins_are_not_admitted_by_default(deployment: Deployme
 
 
 @pytest.mark.parametrize("origins", [(PAGE, "http://localhost:3000/"), ("*",)])
-def test_pages_of_admitted_origins_call_the_api(
-    deploy: Callable[..., Deployment], origins: tuple[str, ...]
-) -> None:
+def test_pages_of_admitted_origins_call_the_api(deploy: Callable[..., Deployment], origins: tuple[str, ...]) -> None:
     deployment = deploy(cors_origins=origins)
     admitted = "*" if "*" in origins else PAGE
     preflight = {

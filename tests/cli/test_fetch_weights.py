@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
 import typer
 from typer.testing import CliRunner
 
 from pipeline.cli import fetch_weights
+from pipeline.nn import remover_weights
+from pipeline.nn.hub_download import fetch_files
+from tests.fakes.model_hub import CONTENT, REVISION, serving
 
 
 def command() -> typer.Typer:
@@ -26,3 +34,30 @@ def test_an_unknown_engine_is_refused_in_one_sentence() -> None:
 
     assert result.exit_code == 1
     assert result.output.startswith("engine must be one of preview, trellis")
+
+
+def test_one_remover_is_fetched_alone_after_its_size_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    published = hashlib.sha256(CONTENT).hexdigest()
+    for name, spec in remover_weights.REMOVERS.items():
+        pinned = replace(spec, repo_id="someone/model", revision=REVISION, size_bytes=len(CONTENT), sha256=published)
+        monkeypatch.setitem(remover_weights.REMOVERS, name, pinned)
+    words = ["fetch-weights", "--dir", str(tmp_path), "--remover"]
+
+    for name, file in (("u2netp", "u2netp.onnx"), ("birefnet", "onnx/model.onnx")):
+        with serving(file) as hub:
+            monkeypatch.setattr(
+                remover_weights, "fetch_files", lambda *a, hub=hub, **k: fetch_files(*a, **k | {"endpoint": hub})
+            )
+            result = CliRunner().invoke(command(), [*words, name])
+
+        assert result.exit_code == 0, result.output
+        assert result.output.splitlines()[0] == f"{name}: 17 MB to download"
+        assert (tmp_path / remover_weights.REMOVERS[name].file).read_bytes() == CONTENT
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["matting"]
+
+
+def test_an_unknown_remover_is_refused_with_the_names_that_there_are() -> None:
+    result = CliRunner().invoke(command(), ["fetch-weights", "--remover", "magic"])
+
+    assert result.exit_code == 1
+    assert result.output == "the remover must be one of u2netp, u2net, birefnet, got 'magic'\n"

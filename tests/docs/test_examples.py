@@ -81,18 +81,18 @@ class Endpoint:
 @pytest.fixture(scope="module")
 def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
     data = tmp_path_factory.mktemp("docs") / "data"
-    made = subprocess.run(
-        [sys.executable, "-m", "pipeline.cli", "keys", "create", "shop", "--data", str(data)],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    secret = re.search(r"whsec_\S+", made.stderr)
-    assert secret is not None
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("IMAGE_TO_3D_ALLOW_PRIVATE_ADDRESSES", "yes")
         with serving(data) as (_, port, _said):
+            made = subprocess.run(
+                [sys.executable, "-m", "pipeline.cli", "keys", "create", "shop", "--data", str(data)],
+                env={**os.environ, "PYTHONPATH": str(ROOT)},
+                capture_output=True,
+                text=True,
+                check=True,
+            )
+            secret = re.search(r"whsec_\S+", made.stderr)
+            assert secret is not None
             yield Endpoint(f"http://127.0.0.1:{port}", made.stdout.strip(), secret[0])
 
 

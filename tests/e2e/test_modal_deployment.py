@@ -117,6 +117,25 @@ def test_functions_have_the_intended_autoscaler_settings(fake_modal: FakeModal) 
         assert ("image-to-3d", ("IMAGE_TO_3D_API_KEY", "IMAGE_TO_3D_MASTER_KEY")) in functions[name].secrets
 
 
+def test_a_finished_job_is_exported_again_without_an_engine_container(fake_modal: FakeModal, image: str) -> None:
+    fields: dict[str, Any] = {"engine": "preview", "resolution": 64, "texture_size": 512, "seed": 3}
+    first = until_final(fake_modal, post(fake_modal, SUBMIT, image=image, **fields).json()["id"])
+    containers = len(fake_modal.containers("Generator"))
+    calls = len(fake_modal.calls("Generator"))
+
+    path = f"/api/v6/3d/export/{first['id']}"
+    again = until_final(fake_modal, post(fake_modal, path, output_format="stl").json()["id"])
+    deleted = post(fake_modal, f"/api/v1/enterprise/3d/delete/{first['id']}").json()
+
+    assert again["status"] == "success" and again["output"][0].endswith(".stl")
+    content = httpx.get(again["output"][0], timeout=WAIT_S).content
+    assert len(content) == again["files"][0]["bytes"] == 84 + 50 * again["files"][0]["faces"]
+    assert len(fake_modal.containers("Generator")) == containers and len(fake_modal.calls("Generator")) == calls
+    assert deleted["status"] == "success"
+    gone = post(fake_modal, f"/api/v6/3d/export/{again['id']}")
+    assert (gone.status_code, gone.json()["error_code"]) == (410, "generation_gone")
+
+
 def test_neither_health_nor_a_wrong_key_starts_an_engine_container(fake_modal: FakeModal, image: str) -> None:
     assert httpx.get(fake_modal.web_url("web") + "/health", timeout=WAIT_S).status_code == 200
     assert post(fake_modal, SUBMIT, key="wrong", image=image).status_code == 401

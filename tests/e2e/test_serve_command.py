@@ -74,7 +74,8 @@ def test_only_the_first_start_prints_an_api_key(tmp_path: Path) -> None:
     assert authenticate(store, shown[1]).name == "development"
     store.close()
     assert any("keys create" in line for line in said)
-    assert len(said_again) == 1 and said_again[0].startswith("Ready at http://127.0.0.1:")
+    assert len(said_again) == 2 and "keys list" in said_again[0]
+    assert said_again[1].startswith("Ready at http://127.0.0.1:")
     assert shown[1] not in (tmp_path / "service.log").read_text()
 
 

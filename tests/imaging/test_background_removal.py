@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from pipeline.errors import UnreadableImage
-from pipeline.imaging.background_removal import grabcut_foreground, remove_background
+from pipeline.imaging.background_removal import cut_out, remove_background
+from pipeline.imaging.cutout import Separation, separate
 from tests.fakes.images import draw_figure, mask_iou
 
 
@@ -38,14 +39,16 @@ def test_a_gradient_with_noise_is_removed_too() -> None:
 
 def test_removing_a_background_gives_the_same_mask_every_time() -> None:
     image = draw_figure(200, background=(90, 120, 150))[..., :3]
-    assert np.array_equal(grabcut_foreground(image), grabcut_foreground(image))
+    first, second = separate(image), separate(image)
+
+    assert np.array_equal(first.alpha, second.alpha) and first.confidence == second.confidence
 
 
-def test_a_model_replaces_grabcut() -> None:
+def test_a_model_replaces_the_hypotheses() -> None:
     image = draw_figure(64, background=(255, 255, 255))
     alpha = np.zeros((64, 64), np.uint8)
     alpha[16:48, 16:48] = 200
-    assert np.array_equal(remove_background(image, remover=lambda rgb: alpha)[..., 3], alpha)
+    assert np.array_equal(remove_background(image, remover=lambda rgb: Separation(alpha))[..., 3], alpha)
 
 
 def opaque(side: int, colour: int) -> np.ndarray:
@@ -65,3 +68,55 @@ def opaque(side: int, colour: int) -> np.ndarray:
 def test_an_image_without_a_subject_is_refused(image: np.ndarray, words: str) -> None:
     with pytest.raises(UnreadableImage, match=words):
         remove_background(image)
+
+
+def opaque_scene() -> np.ndarray:
+    return draw_figure(256, background=(235, 235, 235))
+
+
+def with_rounded_corners(image: np.ndarray, radius: int) -> np.ndarray:
+    side = len(image)
+    y, x = np.mgrid[:side, :side]
+    inset = [np.maximum(radius - np.minimum(v, side - 1 - v), 0) for v in (x, y)]
+    rounded = image.copy()
+    rounded[np.hypot(*inset) > radius] = 0
+    return rounded
+
+
+@pytest.mark.parametrize("case", ["rounded", "app icon", "one pixel", "alpha 254", "alpha 250 with noise"])
+def test_nearly_opaque_alpha_is_no_cut_out(case: str) -> None:
+    image, truth = opaque_scene(), draw_figure(256)[..., 3] >= 128
+    if case == "rounded":
+        image = with_rounded_corners(image, 20)
+    elif case == "app icon":
+        image = with_rounded_corners(image, 57)
+    elif case == "one pixel":
+        image[0, 0, 3] = 0
+    elif case == "alpha 254":
+        image[..., 3] = 254
+    else:
+        image[..., 3] = 250 + np.random.default_rng(0).integers(0, 6, (256, 256))
+
+    cutout = cut_out(image)
+
+    assert cutout.was_removed and cutout.confidence is not None
+    assert mask_iou(cutout.image[..., 3] >= 128, truth) > 0.95
+
+
+def test_a_tight_cut_out_keeps_its_alpha() -> None:
+    figure = draw_figure(256)
+    rows, columns = (np.flatnonzero((figure[..., 3] >= 128).any(axis=axis)) for axis in (1, 0))
+    tight = figure[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+
+    cutout = cut_out(tight)
+
+    assert not cutout.was_removed and cutout.confidence is None
+    assert np.array_equal(cutout.image, tight)
+
+
+def test_a_round_subject_that_fills_the_image_keeps_its_alpha() -> None:
+    y, x = np.mgrid[:100, :100]
+    ball = np.full((100, 100, 4), 200, np.uint8)
+    ball[..., 3] = 255 * (np.hypot(x - 49.5, y - 49.5) < 50)
+
+    assert not cut_out(ball).was_removed

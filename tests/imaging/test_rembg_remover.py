@@ -9,7 +9,13 @@ import numpy as np
 import pytest
 
 from pipeline.errors import MissingExtra
-from pipeline.imaging.rembg_remover import REMOVER_FILE, RembgRemover, select_background_remover
+from pipeline.imaging.rembg_remover import (
+    BIREFNET_FILE,
+    REMOVER_FILE,
+    U2NETP_FILE,
+    RembgRemover,
+    select_background_remover,
+)
 from tests.fakes.brightness_model import write_brightness_model
 
 
@@ -47,7 +53,7 @@ def test_the_downloaded_file_removes_backgrounds(tmp_path: Path) -> None:
     remover = select_background_remover(None, str(tmp_path))
 
     assert remover is not None
-    alpha = remover(rgb)
+    alpha = remover(rgb).alpha
     assert alpha.shape == (40, 60)
     assert (alpha[:, :25] == 0).all()
     assert (alpha[:, 35:] == 255).all()
@@ -61,7 +67,37 @@ def test_the_model_is_loaded_for_the_first_image_and_then_cached(tmp_path: Path)
     rgb = np.zeros((8, 8, 3), np.uint8)
     rgb[:, 4:] = 255
 
-    alpha = first(rgb)
+    alpha = first(rgb).alpha
     (tmp_path / REMOVER_FILE).unlink()
 
-    assert np.array_equal(second(rgb), alpha)
+    assert np.array_equal(second(rgb).alpha, alpha)
+
+
+def test_the_best_of_the_fetched_files_is_selected(tmp_path: Path) -> None:
+    pytest.importorskip("rembg")
+    for file in (U2NETP_FILE, REMOVER_FILE, BIREFNET_FILE):
+        write_brightness_model(tmp_path / file)
+        remover = select_background_remover(None, str(tmp_path))
+        assert remover is not None and remover.file == tmp_path / file
+
+    chosen = select_background_remover("u2netp", str(tmp_path))
+    best = select_background_remover("birefnet", str(tmp_path))
+
+    assert chosen is not None and (chosen.model, chosen.file) == ("u2netp", tmp_path / U2NETP_FILE)
+    assert best is not None and (best.model, best.file) == ("birefnet-general-lite", tmp_path / BIREFNET_FILE)
+
+
+@pytest.mark.parametrize(("file", "side"), [(U2NETP_FILE, 320), (BIREFNET_FILE, 1024)])
+def test_each_fetched_model_runs_with_the_input_size_of_its_kind(tmp_path: Path, file: str, side: int) -> None:
+    pytest.importorskip("rembg")
+    write_brightness_model(tmp_path / file, side=side)
+    rgb = np.zeros((40, 60, 3), np.uint8)
+    rgb[:, 30:] = 255
+
+    remover = select_background_remover(None, str(tmp_path))
+
+    assert remover is not None
+    separation = remover(rgb)
+    assert (
+        separation.confidence is None and separation.alpha[:, :25].max() == 0 and separation.alpha[:, 35:].min() == 255
+    )

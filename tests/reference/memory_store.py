@@ -90,7 +90,9 @@ class MemoryStore:
                 first = transitions.repeated(known, new)
                 return Submitted(first, is_new=False, queue_position=self.queue_position(first))
             use = self.key_use(new.api_key_id)
-            rate = limits.check_submit(self._keys.get(new.api_key_id), use, now=now)
+            rate = limits.check_submit(
+                self._keys.get(new.api_key_id), use, now=now, is_export=new.meta.export_of is not None
+            )
             self._submits += 1
             job_id = secrets.randbelow(MAX_JOB_ID) + 1
             while job_id in self._jobs:
@@ -288,7 +290,7 @@ class MemoryStore:
         self._tasks |= {task.id: task for task in end.tasks}
         self._usage.append(end.usage)
         self._add(transitions.completion_sums(end, decision))
-        if decision.state is JobState.SUCCESS:
+        if decision.state is JobState.SUCCESS and transitions.is_timed(decision.stage_seconds):
             self._successes.append(decision)
         return end.job
 

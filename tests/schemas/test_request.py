@@ -93,6 +93,7 @@ def test_defaults_are_the_documented_ones() -> None:
         "view_angles": None,
         "splat": False,
         "retention_s": None,
+        "target_faces": None,
         "depth": None,
     }
 

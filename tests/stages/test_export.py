@@ -14,10 +14,12 @@ import imageio_ffmpeg
 import numpy as np
 import pytest
 import trimesh
+from PIL import Image
 
 from pipeline.engines.base import Generation, GenerationOptions, ignore_steps
 from pipeline.engines.preview.engine import PreviewEngine
 from pipeline.errors import Cancelled, ExportFailed
+from pipeline.imaging.background_removal import Cutout
 from pipeline.mesh.measure import measure
 from pipeline.mesh.tri_mesh import TriMesh
 from pipeline.render.mesh_view import RenderMesh, render_view
@@ -171,3 +173,23 @@ def test_what_is_exported_is_what_was_measured() -> None:
     asset = make_asset(generation(), request=request_for(mesh_simplify=0.95), on_step=ignore_steps)
     report = measure(asset.mesh)
     assert report.is_watertight and report.faces == pytest.approx(0.05 * len(generation().mesh.faces), rel=0.01)
+
+
+def test_a_cut_out_that_was_made_here_is_delivered_small(tmp_path: Path) -> None:
+    made = Cutout(np.dstack([draw_figure(900)[..., :3], draw_figure(900)[..., 3]]), was_removed=True, confidence=0.9)
+    own = Cutout(draw_figure(64))
+    request = request_for(no_texture=True, output_format="stl")
+
+    def names_of(*cutouts: Cutout) -> list[str]:
+        files = export(
+            generation(), request=request, file_prefix="toy", folder=tmp_path, on_step=ignore_steps, cutouts=cutouts
+        )
+        return [file.path.name for file in files]
+
+    assert names_of(own) == ["toy.stl", "toy_thumbnail.png"]
+    assert names_of(made) == ["toy.stl", "toy_thumbnail.png", "toy_cutout.png"]
+    assert names_of(own, made, made)[2:] == ["toy_2_cutout.png", "toy_3_cutout.png"]
+    image = np.asarray(Image.open(tmp_path / "toy_cutout.png"))
+    assert image.shape == (512, 512, 4) and not image[image[..., 3] == 0].any()
+    assert mask_iou(image[..., 3] >= 128, draw_figure(512)[..., 3] >= 128) > 0.98
+    assert (tmp_path / "toy_cutout.png").stat().st_size < 100_000

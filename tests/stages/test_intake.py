@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from pipeline.errors import CallerError, DownloadFailed
-from pipeline.stages.intake import load_views, read_image
+from pipeline.imaging.background_removal import TRUSTED_CONFIDENCE
+from pipeline.imaging.cutout import Separation
+from pipeline.stages.intake import foreground_images, load_views, read_image
 from schemas.request import parse_request
 from tests.fakes.images import draw_figure, encode
 
@@ -121,3 +123,28 @@ def test_paths_without_a_readable_file_are_refused(tmp_path: Path) -> None:
     ]:
         with pytest.raises(CallerError, match=words):
             read_image(source, fetch=no_network, allow_paths=True)
+
+
+def test_a_removed_background_has_a_confidence_and_one_that_was_there_has_none() -> None:
+    opaque = base64.b64encode(encode(draw_figure(160, background=(230, 230, 230)))).decode()
+
+    views = load_views(parse_request({"image": [BASE64, opaque], "multi_image": True}).request, fetch=no_network)
+
+    assert views.confidences[0] is None
+    assert views.confidences[1] is not None and views.confidences[1] >= TRUSTED_CONFIDENCE
+    assert [cutout.was_removed for cutout in views.cutouts] == [False, True]
+    assert views.warnings == ()
+
+
+def test_a_low_confidence_names_the_image_and_what_to_do() -> None:
+    def unsure(rgb: np.ndarray) -> Separation:
+        return Separation(np.full(rgb.shape[:2], 255, np.uint8), 0.31)
+
+    opaque = draw_figure(64, background=(230, 230, 230))
+    one = foreground_images([opaque], multi_image=False, remover=unsure)
+    several = foreground_images([FIGURE, opaque], multi_image=True, remover=unsure)
+
+    assert len(one.warnings) == len(several.warnings) == 1
+    assert one.warnings[0].startswith("The background of the image was removed with a confidence of 0.31")
+    assert "the image 2 was removed" in several.warnings[0]
+    assert "transparent PNG" in one.warnings[0] and "--remover" in one.warnings[0]

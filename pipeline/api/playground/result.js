@@ -25,7 +25,7 @@ export const loadViewer = () => (viewerModule ??= import("./model-viewer.min.js"
 export async function showResult(body) {
   const output = body.output.map(local);
   const extras = body.extra_assets.map(local);
-  const views = [modelView(output), turntableView(output), thumbnailView(extras)].filter(Boolean);
+  const views = [modelView(output), turntableView(output), cutoutView(extras), thumbnailView(extras)].filter(Boolean);
   await loadViewer();
   at("panels").replaceChildren(...views.map((view, place) => {
     view.panel.id = `view-${place}`;
@@ -77,21 +77,37 @@ function turntableView(output) {
   return { name: "Turntable", panel: make("div", { aria: { role: "tabpanel", label: "Turntable" } }, film) };
 }
 
+const isCutout = (url) => nameOf(url).endsWith("_cutout.png");
+
+/** What was taken for the subject; only where a background was removed. */
+function cutoutView(extras) {
+  const urls = extras.filter((url) => isCutout(url) && isHere(url));
+  if (!urls.length) return null;
+  const images = urls.map((url) => make("img", { src: url, alt: "Your image without its background" }));
+  return { name: "Cut-out", panel: make("div", { aria: { role: "tabpanel", label: "Cut-out" } }, ...images) };
+}
+
 function thumbnailView(extras) {
-  const url = extras.find((one) => IMAGES.includes(ending(one)));
+  const url = extras.find((one) => IMAGES.includes(ending(one)) && !isCutout(one));
   if (!url || !isHere(url)) return null;
   return { name: "Thumbnail", panel: make("div", { aria: { role: "tabpanel", label: "Thumbnail" } }, make("img", { src: url, alt: "Thumbnail of the model" })) };
 }
 
 function showFacts(body) {
-  const facts = [["Time", `${body.generationTime} s`], ["Engine", body.meta.engine], ["Seed", body.meta.seed], ["Resolution", body.meta.resolution], ["Call", body.id]];
+  const facts = [["Time", `${body.generationTime} s`], ["Engine", body.meta.engine], ["Seed", body.meta.seed], ["Resolution", body.meta.resolution], ["Cut-out", cutoutFact(body.meta)], ["Call", body.id]];
   at("facts").replaceChildren(...facts.filter(([, value]) => value !== undefined && value !== "").map(([name, value]) => make("div", {}, make("dt", { textContent: name }), make("dd", { textContent: value }))));
+}
+
+/** The lowest confidence in the removed backgrounds, in percent; "" where none was removed or a model did it. */
+function cutoutFact(meta) {
+  const known = (meta.cutout_confidence ?? []).filter((one) => one !== null);
+  return known.length ? `${Math.round(100 * Math.min(...known))} % sure` : "";
 }
 
 function fileLink(url) {
   const kind = ending(url);
   const name = nameOf(url);
-  const what = name.includes("thumbnail") ? "Thumbnail" : (KINDS[kind] ?? "File");
+  const what = isCutout(url) ? "Cut-out" : name.includes("thumbnail") ? "Thumbnail" : (KINDS[kind] ?? "File");
   const size = make("small", { textContent: isHere(url) ? "…" : "in your bucket" });
   const link = make("a", { href: url, download: name, title: name, aria: { label: `Download ${what.toLowerCase()}, ${kind.toUpperCase()}` } }, make("span", { className: "kind", textContent: kind }), make("span", { className: "what" }, what, size), icon(DOWNLOAD));
   if (isHere(url)) fetch(url, { method: "HEAD" }).then((answer) => (size.textContent = bytes(Number(answer.headers.get("content-length")))), () => (size.textContent = ""));

@@ -2,9 +2,13 @@
 
 The rule, with shares measured by `unexplained_shares` on the chosen angles and colours by `colour_distance`:
 
-- A silhouette share above `REFUSED_SHARE`, or a mean above `REFUSED_MEAN`, is refused: no body looks like that.
+- A mean share above `REFUSED_MEAN` is refused: no body looks like that. Where the colours differ by more than
+  `REFUSED_COLOURS` too, a mean above `REFUSED_MEAN_OF_OTHER_COLOURS` is enough.
 - A share above `DOUBTED_SHARE`, or colours further apart than `DOUBTED_COLOURS`, is warned of, with the numbers.
-- Stated sides are kept, but warned of when the colours fit the opposite sides much better.
+- Stated sides are kept, but warned of when the colours of front, back and sides fit the opposite sides better.
+
+Rendered views of one subject have shares up to 0.04 and colours up to 0.33; views of five different ones have a mean
+share of at least 0.1 and colours from 0.55 on (`python -m scripts.benchmarks preview views`).
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.engines.base import ForegroundImage
-from pipeline.engines.preview.consistency import colour_distance, row_colours, unexplained_shares
+from pipeline.engines.preview.consistency import RowColours, colour_distance, row_colours, unexplained_shares
 from pipeline.engines.preview.guess_angles import guess_angles, mirror_penalty
 from pipeline.engines.preview.subject_image import SubjectImage, crop_subject, have_common_frame, shrink_subject
 from pipeline.engines.preview.view_direction import ViewDirection, in_words, name_of_angle
@@ -24,10 +28,11 @@ from pipeline.errors import InvalidRequest, UnreadableImage
 from schemas.contract import ViewAngle
 
 COARSE_PX = 96
-REFUSED_SHARE, REFUSED_MEAN = 0.4, 0.2
+REFUSED_MEAN = 0.3
+REFUSED_COLOURS, REFUSED_MEAN_OF_OTHER_COLOURS = 0.5, 0.1
 DOUBTED_SHARE = 0.08
 DOUBTED_COLOURS = 0.45
-SWAPPED_PENALTY = 2.5
+SWAPPED_PENALTY = 1.2
 """Log-likelihood by which the colours must prefer the opposite sides."""
 OFF_AXIS_SHARE = 0.05
 """From this share on, frames of equal size may be something else than the frames of one turntable."""
@@ -63,6 +68,10 @@ class _Candidate:
     confidence: float | None
     shares: NDArray[np.float64]  # (V,)
 
+    @property
+    def directions(self) -> list[ViewDirection]:
+        return [ViewDirection.of_angle(angle) for angle in self.angles]
+
 
 def arrange_views(
     views: Sequence[ForegroundImage], angles: tuple[ViewAngle, ...] | None, *, max_side_px: int
@@ -90,8 +99,10 @@ def arrange_views(
     if is_axis_known and chosen.shares.max() > OFF_AXIS_SHARE:
         centred = _choose(views, angles, max_side_px=max_side_px, is_axis_known=False)
         chosen = min(chosen, centred, key=lambda candidate: float(candidate.shares.sum()))
-    _refuse_different_subjects(chosen)
-    warnings = [*_assumption(chosen), *_doubts(chosen)]
+    rows = [row_colours(image) for image in chosen.small]
+    distance = colour_distance(rows, chosen.directions)
+    _refuse_different_subjects(chosen, distance)
+    warnings = [*_assumption(chosen), *_doubts(chosen, distance), *_exchanged_sides(chosen, rows)]
     return Arrangement(chosen.images, chosen.angles, chosen.confidence, tuple(warnings))
 
 
@@ -112,9 +123,10 @@ def _choose(
     return _Candidate(images, small, angles, confidence, shares)
 
 
-def _refuse_different_subjects(chosen: _Candidate) -> None:
+def _refuse_different_subjects(chosen: _Candidate, distance: float) -> None:
     shares = chosen.shares
-    if shares.max() > REFUSED_SHARE or shares.mean() > REFUSED_MEAN:
+    most = REFUSED_MEAN_OF_OTHER_COLOURS if distance > REFUSED_COLOURS else REFUSED_MEAN
+    if shares.mean() > most:
         raise UnreadableImage(
             f"the views have no body in common: from {in_words(chosen.angles)}, the silhouettes contradict each other "
             f"in {_percentages(shares)} of their areas; they must show one subject, each view from its angle"
@@ -130,29 +142,33 @@ def _assumption(chosen: _Candidate) -> list[str]:
     ]
 
 
-def _doubts(chosen: _Candidate) -> list[str]:
+def _doubts(chosen: _Candidate, distance: float) -> list[str]:
     """Return warnings about views that disagree."""
     warnings = []
-    directions = [ViewDirection.of_angle(angle) for angle in chosen.angles]
     if chosen.shares.max() > DOUBTED_SHARE:
         warnings.append(
             f"The views disagree: {_percentages(chosen.shares)} of the silhouettes from {in_words(chosen.angles)} "
             "contradict the other views. They may show different subjects, or be from other angles."
         )
-    rows = [row_colours(image) for image in chosen.small]
-    distance = colour_distance(rows, directions)
     if distance > DOUBTED_COLOURS:
         warnings.append(
             f"The colours of neighbouring views differ by {distance:.2f} where they should show the same; up to "
             f"{DOUBTED_COLOURS:g} is usual. They may show different subjects, or be from other angles."
         )
-    if chosen.confidence is None and mirror_penalty(rows, directions) > SWAPPED_PENALTY:
-        sides = [name_of_angle(angle) for angle in chosen.angles if not isinstance(angle, str) and angle % 180]
-        warnings.append(
-            f"The sides look exchanged: the colours of the views from {' and '.join(sides)} fit the opposite sides "
-            "better. `right` is to the right of somebody who looks at the front."
-        )
     return warnings
+
+
+def _exchanged_sides(chosen: _Candidate, rows: Sequence[RowColours]) -> list[str]:
+    """Return a warning if stated sides look exchanged; without front and back the colours do not tell."""
+    sides = [name_of_angle(angle) for angle in chosen.angles if not isinstance(angle, str) and angle % 180]
+    if chosen.confidence is not None or not sides or not {0.0, 180.0} <= set(chosen.angles):
+        return []
+    if mirror_penalty(rows, chosen.directions) < SWAPPED_PENALTY:
+        return []
+    return [
+        f"The sides look exchanged: the colours of the views from {' and '.join(sides)} fit the opposite sides "
+        "better. `right` is to the right of somebody who looks at the front."
+    ]
 
 
 def _percentages(shares: NDArray[np.float64]) -> str:

@@ -11,8 +11,11 @@ from pipeline.engines.base import ColourSource
 from pipeline.engines.preview.subject_image import sample_bilinear
 from pipeline.engines.preview.view_direction import ViewDirection
 
-SHARPNESS = 8
+SHARPNESS = 8.0
 """Exponent of the cosine that weights views: high enough that views mix only near the border between two of them."""
+
+GRAZING = 0.07
+"""Cosine below which a view says nothing about the colour of a surface."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +30,7 @@ class Projector:
         depths: (N, N) float32, largest coordinate of the surface toward the camera in each cell of the unit square;
             None if no part of the surface occludes another.
         elevation_rad: 0 looks horizontally, π/2 down from above.
+        weight: relative to the other images; small for an image that is invented.
     """
 
     azimuth_rad: float
@@ -35,6 +39,7 @@ class Projector:
     origin_px: tuple[float, float]
     depths: NDArray[np.float32] | None = None  # (N, N)
     elevation_rad: float = 0.0
+    weight: float = 1.0
 
     @property
     def toward_camera(self) -> NDArray[np.float32]:
@@ -72,6 +77,7 @@ class ProjectedViews:
     """A `ColourSource`: the colour of a point comes from the unoccluded images that face it best."""
 
     projectors: tuple[Projector, ...]
+    sharpness: float = SHARPNESS
 
     def colours_at(
         self,
@@ -81,8 +87,11 @@ class ProjectedViews:
         """See `ColourSource.colours_at`."""
         facing = np.stack([np.maximum(along(normals, p.toward_camera), 0) for p in self.projectors], axis=1)  # (P, V)
         visible = np.stack([p.is_visible(points) for p in self.projectors], axis=1)  # (P, V)
-        weights = (facing**SHARPNESS) * visible
-        unseen = weights.sum(axis=1) < 1e-9
+        seen = facing * visible
+        best = seen.max(axis=1, keepdims=True)  # (P, 1)
+        unseen = best[:, 0] < GRAZING
+        weights = (seen / np.maximum(best, GRAZING)) ** self.sharpness
+        weights *= np.array([p.weight for p in self.projectors], np.float32)
         # Points that no camera sees mix all views, with a preference for those that face them most.
         cosine = np.stack([along(normals[unseen], p.toward_camera) for p in self.projectors], axis=1)
         weights[unseen] = np.exp(4 * (cosine + 1.0 * visible[unseen]))

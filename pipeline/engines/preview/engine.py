@@ -22,6 +22,7 @@ from pipeline.engines.base import (
 from pipeline.engines.preview.arrangement import Arrangement, arrange_views
 from pipeline.engines.preview.carved_views import carve_views
 from pipeline.engines.preview.colours import ProjectedViews, Projector, TurnedColours
+from pipeline.engines.preview.contour import measure_contour
 from pipeline.engines.preview.inflate import inflate
 from pipeline.engines.preview.subject_image import SubjectImage, as_bytes, guess_back_colours
 from pipeline.engines.preview.view_direction import ViewDirection
@@ -30,7 +31,6 @@ from pipeline.mesh.tri_mesh import TriMesh
 
 NAME = "preview"
 MAX_SIDE_PX = 1024
-ROUND = 1.0
 NEARLY_PARALLEL_RAD = np.deg2rad(20)
 """Views closer to one line of sight bound no body: their hull is a long lens."""
 UNUSED = (
@@ -73,15 +73,18 @@ class PreviewEngine:
         warnings = (*ignored_options(NAME, options, UNUSED if pair else (*UNUSED, "depth")), *arrangement.warnings)
         depth = None
         if pair:
-            depth = ROUND if options.depth is None else options.depth
-            front = arrangement.directions[pair[0]]
-            mesh, projectors = _from_front([arrangement.images[k] for k in pair], options, depth=depth)
-            mesh, source = _turned(mesh, ProjectedViews(projectors), front)
+            front = arrangement.images[pair[0]]
+            shape = measure_contour(front.alpha)
+            depth = round(shape.depth, 2) if options.depth is None else options.depth
+            mesh = inflate(front.alpha, resolution=options.resolution, depth=depth, is_symmetric=shape.is_symmetric)
+            projected = ProjectedViews(_two_sided([arrangement.images[k] for k in pair]))
+            mesh, source = _turned(mesh, projected, arrangement.directions[pair[0]])
         else:
             mesh, source = carve_views(
                 arrangement.images,
                 arrangement.directions,
                 resolution=options.resolution,
+                invent_back=guess_back_colours,
                 on_progress=lambda done: on_step(0.1 + 0.8 * done),
             )
         if pair and len(pair) < len(views):
@@ -128,10 +131,8 @@ def _turned(mesh: TriMesh, source: ColourSource, direction: ViewDirection) -> tu
     return TriMesh((mesh.vertices @ axes).astype(np.float32), mesh.faces), TurnedColours(source, direction)
 
 
-def _from_front(
-    images: Sequence[SubjectImage], options: GenerationOptions, *, depth: float
-) -> tuple[TriMesh, tuple[Projector, ...]]:
-    """Inflate the first view; the second, if given, colours the back, otherwise its colours are guessed."""
+def _two_sided(images: Sequence[SubjectImage]) -> tuple[Projector, ...]:
+    """Colour the front from the first view, and the back from the second; without one its colours are guessed."""
     front = images[0]
     px_per_metre = float(max(front.alpha.shape))
     near = Projector(0.0, as_bytes(front.colours), px_per_metre, _middle_px(front))
@@ -141,7 +142,7 @@ def _from_front(
         back = images[1]
         scale = px_per_metre * back.alpha.shape[0] / front.alpha.shape[0]
         far = Projector(np.pi, as_bytes(back.colours), scale, _middle_px(back))
-    return inflate(front.alpha, resolution=options.resolution, depth=depth), (near, far)
+    return near, far
 
 
 def _middle_px(image: SubjectImage) -> tuple[float, float]:

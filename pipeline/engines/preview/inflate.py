@@ -1,15 +1,17 @@
 """One silhouette to a closed solid: the surface z² = u(x, y), where u solves Poisson's equation inside the mask.
 
-With Δu = -4 inside and u = 0 on the contour, a disc becomes a sphere and a strip an elliptic tube. Holes of the mask
-remain holes and separate parts remain separate bodies. The surface is meshed directly as two sheets that share their
-contour: its silhouette is the contour of the mask, and it is a closed manifold by construction. A three-dimensional
-grid would need resolution^3 cells for the same.
+With Δu = -4 inside and u = 0 on the contour, a disc becomes a sphere; a correction by the curvature of u makes a strip
+a round tube, and a cap on the heights flattens subjects that are not round. Holes of the mask remain holes and separate
+parts remain separate bodies. The surface is meshed directly as two sheets that share their contour: its silhouette is
+the contour of the mask, and it is a closed manifold by construction. A three-dimensional grid would need resolution^3
+cells for the same.
 
 Knows nothing of colours or cameras.
 """
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
@@ -17,20 +19,27 @@ from scipy.sparse.linalg import splu
 
 from pipeline.engines.preview.mask_grid import MaskGrid, sample_mask
 from pipeline.engines.preview.silhouette_mesh import mesh_between_sheets
+from pipeline.engines.preview.standing_limbs import limb_offsets
 from pipeline.errors import UnreadableImage
 from pipeline.mesh.tri_mesh import TriMesh
 
 HALF_DEPTH = 0.5  # metres; keeps the body inside the unit cube
 THINNEST = 0.01  # metres; half the depth of a plate
+DISC, STRIP = 2.0, 4.0  # largest curvature of the solution of Δu = -4 over a disc and over a strip
+NEARLY_DISC = 2.3
+NEIGHBOURHOOD = 0.04  # metres; standard deviation of the average of curvatures
+FAINT_WEIGHT = 1e-12  # squared squared cells
 
 
-def inflate(alpha: NDArray[np.float32], *, resolution: int, depth: float = 1.0) -> TriMesh:
+def inflate(alpha: NDArray[np.float32], *, resolution: int, depth: float = 1.0, is_symmetric: bool = False) -> TriMesh:
     """Inflate a mask to a closed mesh.
 
     Args:
         alpha: (H, W) float32, 0 to 1, cropped to the subject; row 0 is the top.
         resolution: cells along the longer side.
         depth: 0 makes a thin plate, 1 the full inflation; see `limit_heights`.
+        is_symmetric: the mask is its own mirror image, so that sections are as deep as they are wide from left to
+            right; otherwise as deep as they are wide where they are narrowest.
 
     Returns:
         A closed mesh in the unit cube; the longer side of its silhouette is 1, and its front faces +Z.
@@ -41,25 +50,56 @@ def inflate(alpha: NDArray[np.float32], *, resolution: int, depth: float = 1.0) 
     grid = sample_mask(alpha, resolution=resolution)
     if not grid.inside.any():
         raise UnreadableImage("the image holds no subject that is wide enough to inflate")
-    heights = np.sqrt(solve_poisson(grid)) * grid.cell_m
+    squares = solve_poisson(grid)
+    heights = np.sqrt(squares * _roundness(grid, squares, is_symmetric=is_symmetric)) * grid.cell_m
     heights *= min(1.0, HALF_DEPTH / heights.max())
-    return mesh_between_sheets(grid, limit_heights(heights, depth))
+    heights = limit_heights(heights, depth)
+    return mesh_between_sheets(grid, heights, middle=limb_offsets(grid, heights))
 
 
 def limit_heights(heights: NDArray[np.float64], depth: float) -> NDArray[np.float64]:
     """Flatten a height field: h becomes T·tanh(h/T), which caps wide parts and keeps thin parts round.
 
-    The cap is T = max(h) · depth / (2 - 2·depth): the greatest height becomes about `depth` / 2 of what it was, and all
-    of it as `depth` nears 1.
+    The cap is T = depth / (4 - 4·depth) metres, so that the whole body is at most about `depth` deep: 0.48 for a disc
+    at 0.5.
 
     Args:
-        heights: (rows, columns) metres, with a positive maximum.
+        heights: (rows, columns) metres.
         depth: 0 to 1; 1 changes nothing.
     """
     if depth >= 1:
         return heights
-    cap = max(heights.max() * depth / (2 - 2 * depth), THINNEST)
+    cap = max(depth / (4 - 4 * depth), THINNEST)
     return cap * np.tanh(heights / cap)
+
+
+def _roundness(grid: MaskGrid, squares: NDArray[np.float64], *, is_symmetric: bool) -> NDArray[np.float64]:
+    """Return the factor that makes sections of an inflated body round: (rows, columns), 0.5 in a strip to 1 in a disc.
+
+    Over an ellipse with half axes a <= b, u is c·(1 - x²/a² - y²/b²), so its curvature -∂²u/∂x² is 2c/a² everywhere,
+    and u · 2 / curvature is the body of revolution about the long axis. Elsewhere the curvature is averaged over the
+    neighbourhood, weighted by u², which leaves out the contour.
+
+    Args:
+        grid: the mask.
+        squares: (rows, columns) u in squared cells.
+        is_symmetric: take the curvature along x, otherwise the largest of any direction.
+    """
+    u = np.where(grid.inside, squares, 0.0)
+    along_y, along_x, mixed = np.zeros_like(u), np.zeros_like(u), np.zeros_like(u)
+    along_y[1:-1] = u[2:] - 2 * u[1:-1] + u[:-2]
+    along_x[:, 1:-1] = u[:, 2:] - 2 * u[:, 1:-1] + u[:, :-2]
+    mixed[1:-1, 1:-1] = (u[2:, 2:] + u[:-2, :-2] - u[2:, :-2] - u[:-2, 2:]) / 4
+    largest = np.hypot((along_x - along_y) / 2, mixed) - (along_x + along_y) / 2
+    # Stencils that reach across the contour say nothing; parts without any other are thin, so strips.
+    is_whole = cv2.erode(grid.inside.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+    curvature = np.where(is_whole, np.clip(-along_x if is_symmetric else largest, DISC, STRIP), STRIP)
+    weight = np.where(is_whole, u**2, FAINT_WEIGHT)
+    sigma = NEIGHBOURHOOD / grid.cell_m
+    mean = cv2.GaussianBlur(weight * curvature, (0, 0), sigma) / cv2.GaussianBlur(weight, (0, 0), sigma)
+    # Squares have a little more than a disc; below `NEARLY_DISC` nothing changes.
+    strip_share = np.clip((mean - NEARLY_DISC) / (STRIP - NEARLY_DISC), 0, 1)
+    return np.asarray(DISC / (DISC + (STRIP - DISC) * strip_share), np.float64)
 
 
 def solve_poisson(grid: MaskGrid) -> NDArray[np.float64]:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 LEVEL = 0.5
 THINNEST_PART = 1.5  # cells; thinner parts are widened, or they would fall between the nodes
+THINNEST_PX = 1.2  # px; where cells are smaller than pixels, the blur would break lines of a single pixel
 NEAREST_CROSSING = 0.05  # smallest distance of the contour from a node, as a fraction of a grid edge
 
 
@@ -56,7 +57,7 @@ def sample_mask(alpha: NDArray[np.float32], *, resolution: int) -> MaskGrid:
     # A blur of half a cell before sampling lets the contour run between pixels.
     sigma_px = max(0.5 * px_per_cell, 0.5)
     margin_px = int(np.ceil(4 * sigma_px + THINNEST_PART * px_per_cell)) + 2
-    padded = _widen_thin_parts(np.pad(alpha, margin_px), THINNEST_PART * px_per_cell)
+    padded = _widen_thin_parts(np.pad(alpha, margin_px), max(THINNEST_PART * px_per_cell, THINNEST_PX))
     smooth = cv2.GaussianBlur(padded, (0, 0), sigma_px)
 
     rows, columns = (int(np.ceil(side / px_per_cell)) + 5 for side in (height, width))
@@ -75,16 +76,26 @@ def sample_mask(alpha: NDArray[np.float32], *, resolution: int) -> MaskGrid:
 
 
 def _widen_thin_parts(alpha: NDArray[np.float32], least_px: float) -> NDArray[np.float32]:
-    """Widen parts of an (H, W) mask that are thinner than `least_px`, such as antennae; the rest is unchanged."""
-    if least_px <= 1:
-        return alpha
-    solid = (alpha > LEVEL).astype(np.uint8)
-    thick = np.asarray(cv2.morphologyEx(solid, cv2.MORPH_OPEN, _disc(least_px)), np.uint8)
-    wider = cv2.dilate(solid & ~thick, _disc(0.75 * least_px))
-    return np.maximum(alpha, wider.astype(np.float32))
+    """Widen parts of an (H, W) mask that are thinner than `least_px`, such as antennae; the rest is unchanged.
+
+    An opening and a dilation by Euclidean distances, not by kernels of whole pixels: in a small image a cell measures
+    one or two pixels, and a kernel of so few pixels would be rounded to nothing.
+    """
+    solid = alpha > LEVEL
+    to_outside = _distance_to(~solid)  # between pixel centres: at most (w + 1) / 2 in a part of width w
+    # An antialiased line of about a pixel reaches the level in some pixels only. Its faint pixels belong to it, unlike
+    # those that border parts of three or more pixels.
+    is_faint = (alpha > LEVEL / 2) & (_distance_to(to_outside >= 2) > 3)
+    core = to_outside >= least_px / 2 + 0.5
+    # The pixel in a right angle is sqrt(2) times as far from the core as the edge; corners are not thin parts.
+    is_thin = (solid | is_faint) & (_distance_to(core) > least_px / np.sqrt(2) + 0.5)
+    # Thin parts grow on each side by 3/8 of the least width; pixels at the new edge are covered in part.
+    wider = np.clip(0.375 * least_px + 1 - _distance_to(is_thin), 0, 1)
+    return np.maximum(np.maximum(alpha, is_faint), wider).astype(np.float32)
 
 
-def _disc(diameter_px: float) -> NDArray[np.uint8]:
-    """Return an elliptic structuring element of odd side, at least 1 pixel."""
-    side = 2 * int(diameter_px / 2) + 1
-    return np.asarray(cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side)), np.uint8)
+def _distance_to(pixels: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Return the distance of each pixel of an (H, W) mask to the nearest set pixel, in pixels; inf if none is set."""
+    if not pixels.any():
+        return np.full(pixels.shape, np.inf, np.float32)
+    return np.asarray(cv2.distanceTransform((~pixels).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE), np.float32)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from pipeline.engines.preview.mask_grid import LEVEL, MaskGrid
 from pipeline.mesh.tri_mesh import TriMesh
@@ -38,12 +39,15 @@ class _Triangles:
     two_on_contour: Ids  # (n, 3)
 
 
-def mesh_between_sheets(grid: MaskGrid, heights: NDArray[np.float64]) -> TriMesh:
-    """Mesh the body |z| <= height over the inside of a mask.
+def mesh_between_sheets(
+    grid: MaskGrid, heights: NDArray[np.float64], *, middle: NDArray[np.float64] | None = None
+) -> TriMesh:
+    """Mesh the body |z - middle| <= height over the inside of a mask.
 
     Args:
         grid: the mask.
         heights: (rows, columns) metres, positive at the inside nodes; the height is 0 on the contour.
+        middle: (rows, columns) metres at all nodes, where the middle between the sheets is; 0 by default.
     """
     inside = grid.inside
     node_number = np.full(inside.shape, -1, np.int64)
@@ -54,6 +58,9 @@ def mesh_between_sheets(grid: MaskGrid, heights: NDArray[np.float64]) -> TriMesh
     triangles = _triangles(inside, grid.values, node_number, edge_numbers)
     vertices, faces = _close(nodes, contour, triangles)
     vertices *= grid.cell_m
+    if middle is not None:
+        column, row = vertices[:, 0] / grid.cell_m, vertices[:, 1] / grid.cell_m
+        vertices[:, 2] += ndimage.map_coordinates(middle, [row, column], order=1)
     vertices[:, :2] += grid.origin_m
     return TriMesh(vertices.astype(np.float32), faces.astype(np.int32))
 

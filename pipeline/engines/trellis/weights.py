@@ -7,10 +7,10 @@ from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
-from pipeline.engines.trellis.remover import fetch_remover, missing_remover_bytes
 from pipeline.engines.trellis.spec import IMAGE_LARGE, EncoderSpec, ModelSpec
 from pipeline.errors import WeightsUnusable
 from pipeline.nn.hub_download import OnBytes, Report, fetch_files, ignore_progress, unpack_manifest, verify_record
+from pipeline.nn.remover_weights import fetch_remover, missing_remover_bytes
 from pipeline.nn.tensor_files import Entry, check_entries, read_entries
 
 WEIGHTS_FOLDER = "trellis"  # below the folder of all engines' weights

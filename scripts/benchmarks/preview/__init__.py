@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import importlib
 
-PARTS = ("back",)
+PARTS = ("back", "depth", "views")
 
 
 def main(argv: list[str]) -> int:

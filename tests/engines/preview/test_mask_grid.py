@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from PIL import Image, ImageDraw
+from scipy import ndimage
 
 from pipeline.engines.preview.mask_grid import LEVEL, NEAREST_CROSSING, MaskGrid, sample_mask
 
@@ -11,7 +13,8 @@ def test_the_outermost_nodes_are_outside_and_a_full_mask_is_inside_elsewhere() -
 
     assert not grid.inside[[0, -1]].any() and not grid.inside[:, [0, -1]].any()
     rows, columns = np.nonzero(grid.inside)
-    assert np.ptp(columns) in (15, 16) and np.ptp(rows) in (7, 8)  # the contour runs through the border nodes
+    # The contour runs through the border nodes: their values round to either side of the level.
+    assert np.ptp(columns) in (14, 15, 16) and np.ptp(rows) in (6, 7, 8)
     assert grid.cell_m == 1 / 16
 
 
@@ -42,6 +45,37 @@ def test_the_contour_stays_away_from_the_nodes() -> None:
     found = grid.crossing(np.array([LEVEL + 1e-6, 1.0]), np.array([0.0, LEVEL - 1e-6]))
 
     assert found.tolist() == pytest.approx([NEAREST_CROSSING, 1 - NEAREST_CROSSING])
+
+
+def spokes(side: int, width_px: float) -> np.ndarray:
+    """24 spokes and a hub, antialiased: (side, side) float32."""
+    scale, image = 4, Image.new("L", (side * 4, side * 4))
+    pen, centre = ImageDraw.Draw(image), side * 2
+    for angle in np.arange(24) * np.pi / 12 + 0.05:
+        end = (centre + 0.98 * centre * np.cos(angle), centre + 0.98 * centre * np.sin(angle))
+        pen.line((centre, centre, *end), fill=255, width=round(width_px * scale))
+    pen.ellipse((centre * 0.9, centre * 0.9, centre * 1.1, centre * 1.1), fill=255)
+    return np.asarray(image.resize((side, side), Image.Resampling.BOX), np.float32) / 255
+
+
+@pytest.mark.parametrize(("side", "width_px"), [(300, 1.2), (400, 1), (400, 2), (600, 1.5), (1024, 1), (1024, 3)])
+@pytest.mark.parametrize("resolution", [64, 100, 256, 400, 512])
+def test_thin_spokes_stay_whole_at_every_size_of_image_and_grid(side: int, width_px: float, resolution: int) -> None:
+    grid = sample_mask(spokes(side, width_px), resolution=resolution)
+
+    assert ndimage.label(grid.inside, np.ones((3, 3)))[1] == 1
+    rows, columns = np.nonzero(grid.inside)
+    assert min(np.ptp(rows), np.ptp(columns)) * grid.cell_m > 0.96
+
+
+@pytest.mark.parametrize("resolution", [64, 90, 128, 256])
+def test_parts_that_are_wide_enough_keep_their_contour(resolution: int) -> None:
+    alpha = np.zeros((200, 200), np.float32)
+    alpha[20:180, 40:160] = 1
+
+    values = sample_mask(alpha, resolution=resolution).values
+
+    assert values.sum() / resolution**2 == pytest.approx(160 * 120 / 200**2, rel=0.01)
 
 
 def test_a_mask_of_one_pixel_can_be_sampled() -> None:

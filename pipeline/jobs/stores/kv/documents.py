@@ -74,7 +74,7 @@ def apply(transaction: Transaction, job: Job, decision: Decision, *, now: float,
     put_job(transaction, document)
     _list(transaction, end.job)
     add_to_totals(head.totals, transitions.completion_sums(end, decision))
-    if decision.state is JobState.SUCCESS:
+    if decision.state is JobState.SUCCESS and transitions.is_timed(decision.stage_seconds):
         head.successes = [*head.successes, Success(decision.seconds, dict(decision.stage_seconds))][-TIMED_JOBS:]
     _write_usage(transaction, end.usage)
     return end.job

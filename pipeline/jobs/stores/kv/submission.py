@@ -78,7 +78,8 @@ def check_submit(snapshot: Snapshot, new: NewJob, *, now: float) -> RateWindow |
     account = snapshot.head.accounts.get(new.api_key_id)
     if account is None:
         return limits.check_submit(None, NOT_USED, now=now)
-    return limits.check_submit(account.key, account.use(now=now), now=now)
+    is_export = new.meta.export_of is not None
+    return limits.check_submit(account.key, account.use(now=now), now=now, is_export=is_export)
 
 
 def draw_id(snapshot: Snapshot) -> int:

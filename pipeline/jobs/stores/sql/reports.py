@@ -13,6 +13,7 @@ from pipeline.jobs.histograms import histograms_of
 from pipeline.jobs.model import FinalState, JobState, LedgerFilter, StoreMetrics, Timings, UsageDay, UsageRow
 from pipeline.jobs.stores.sql.schema import IS_PENDING, IS_QUEUED, by_key, jobs, key_months, tasks, totals, usage
 from pipeline.jobs.transitions import (
+    EXPORT_STAGE,
     TIMED_JOBS,
     UsageGroup,
     attempts_by_outcome,
@@ -23,7 +24,7 @@ from pipeline.jobs.transitions import (
 
 _LAST_SUCCESSES = (
     sa.select(usage.c.stage_seconds)
-    .where(usage.c.state == "success")
+    .where(usage.c.state == "success", usage.c.stage_seconds.not_like(f'%"{EXPORT_STAGE}"%'))
     .order_by(usage.c.finished_at.desc())
     .limit(TIMED_JOBS)
 )

@@ -138,7 +138,9 @@ class SqlStore:
         if first is not None:
             return Submitted(first, is_new=False, queue_position=statements.queue_position_of(connection, first))
         use = NOT_USED if key is None else statements.key_use_of(connection, key, now)
-        rate = check_submit(None if key is None else key_from_row(key), use, now=now)
+        rate = check_submit(
+            None if key is None else key_from_row(key), use, now=now, is_export=new.meta.export_of is not None
+        )
         job = statements.insert_job(connection, new, use, now)
         waiting = connection.execute(sa.select(sa.func.sum(keys.c.queued))).scalar_one()
         return Submitted(job, is_new=True, queue_position=int(waiting), rate=rate)
@@ -474,6 +476,12 @@ class SqlStore:
     def deregister_worker(self, worker_id: str) -> None:
         with self._database.write() as connection:
             connection.execute(workers.delete().where(workers.c.worker_id == worker_id))
+
+    def database_time(self) -> float:
+        """The time of the database's machine, seconds since 1970."""
+        expression = "strftime('%s', 'now')" if self._database.is_sqlite else "extract(epoch from clock_timestamp())"
+        with self._database.read() as connection:
+            return float(connection.execute(sa.text(f"SELECT {expression}")).scalar_one())
 
     def workers(self, *, seen_within_s: float = 30.0) -> list[WorkerRecord]:
         now = self._clock()

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.engines.trellis.remover import RemoverSpec, fetch_remover, missing_remover_bytes
 from pipeline.errors import WeightsUnusable
 from pipeline.imaging.rembg_remover import REMOVER_FILE
+from pipeline.nn.remover_weights import RemoverSpec, fetch_remover, missing_remover_bytes
 from tests.fakes.model_hub import CONTENT, REVISION, Hub, serving
 
 SPEC = RemoverSpec("someone/model", REVISION, len(CONTENT), hashlib.sha256(CONTENT).hexdigest())
