@@ -22,6 +22,7 @@ ImageTo3DError
 │   └── MissingExtra        an optional part of the installation is needed and absent
 ├── StageError              ours; the message says what failed
 │   ├── IntakeFailed        the images could not be loaded, for a reason that is not theirs
+│   │   └── DecoderLost     the process that decodes images was ended from outside
 │   ├── EngineFailed        the engine raised, gave no answer, or returned what cannot be exported
 │   ├── OutOfMemory         the machine or its device had too little memory
 │   ├── WeightsUnusable     a checkpoint is missing, truncated, or does not fit the model
@@ -197,6 +198,12 @@ class IntakeFailed(StageError):
 
     code = "intake_failed"
     retryable = False  # decoding and background removal are deterministic: the same images fail again
+
+
+class DecoderLost(IntakeFailed):
+    """The process that decodes images was ended from outside, for lack of memory on the machine for instance."""
+
+    retryable = True  # not the image's fault
 
 
 class EngineFailed(StageError):

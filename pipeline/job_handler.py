@@ -15,6 +15,7 @@ from pathlib import Path
 from pipeline.answers import final_body
 from pipeline.engines.base import ForegroundImage, Generation
 from pipeline.errors import NotFound
+from pipeline.imaging.decode_process import DecodeProcess
 from pipeline.imaging.inline import at_most
 from pipeline.imaging.rembg_remover import select_background_remover
 from pipeline.jobs.model import ExportSource, Job, JobResult, OutboxTask
@@ -32,6 +33,7 @@ from pipeline.storage.generations import KeptGenerations
 from pipeline.storage.local import LocalStorage
 from pipeline.storage.own_links import OwnLinks
 from pipeline.storage.s3 import JOB_PATIENCE
+from pipeline.storage.shared_work import SharedWork
 from pipeline.webhooks.sender import WebhookDispatcher
 from schemas.request import ImageTo3DRequest
 
@@ -48,6 +50,7 @@ class JobHandler:
             nothing itself: an engine that is not offered is an error of `generate`.
         prepare: called with the engine's name before a job's images are loaded, so that later stages can get ready.
         on_checkpoint: as for `run_job`.
+        shared_work: where machines share checkpoints; None where `on_checkpoint` does all that is needed.
     """
 
     def __init__(
@@ -58,12 +61,15 @@ class JobHandler:
         *,
         prepare: Callable[[str | None], None] = lambda engine: None,
         on_checkpoint: Callable[[], None] = lambda: None,
+        shared_work: SharedWork | None = None,
     ) -> None:
         self._service = service
+        self._shared_work = shared_work
         self._outputs = outputs
         self._generate_for = generate_for
         self._prepare = prepare
         self._on_checkpoint = on_checkpoint
+        self._decoder = DecodeProcess()
         self._generations = kept_generations(service.settings)
         self._slow_buckets = SlowBuckets()
         self._remover = select_background_remover(service.settings.matting_model, service.settings.weights)
@@ -75,28 +81,36 @@ class JobHandler:
             StoreUnavailable: the store did not answer in the middle of the job.
         """
         request = ImageTo3DRequest.model_validate_json(self._service.store.request_of(job.id))
+        folder = folder_of(job, self._service.settings.work_dir)
+        if self._shared_work is not None:
+            self._shared_work.restore(folder)
         if job.meta.export_of is not None:
             return run_export(
                 request,
                 file_prefix=job.file_prefix,
-                work_dir=folder_of(job, self._service.settings.work_dir),
+                work_dir=folder,
                 load=partial(self._load_generation, job.meta.export_of),
                 deliver=partial(self._deliver, job, request, lease.is_cancelled),
                 on_progress=lease.report,
                 is_cancelled=lease.is_cancelled,
-                on_checkpoint=self._on_checkpoint,
+                on_checkpoint=partial(self._share_checkpoint, folder),
             )
         return run_job(
             request,
             file_prefix=job.file_prefix,
-            work_dir=folder_of(job, self._service.settings.work_dir),
+            work_dir=folder,
             load_views=partial(self._load_views, lease.is_cancelled),
             generate=self._generate_for(job, request.engine),
             deliver=partial(self._deliver_and_keep, job, request, lease.is_cancelled),
             on_progress=lease.report,
             is_cancelled=lease.is_cancelled,
-            on_checkpoint=self._on_checkpoint,
+            on_checkpoint=partial(self._share_checkpoint, folder),
         )
+
+    def _share_checkpoint(self, folder: Path) -> None:
+        self._on_checkpoint()
+        if self._shared_work is not None:
+            self._shared_work.save(folder)
 
     def _load_generation(self, source: ExportSource) -> Generation:
         """The kept generation of an earlier job.
@@ -119,7 +133,9 @@ class JobHandler:
 
     def _load_views(self, is_cancelled: IsCancelled, request: ImageTo3DRequest) -> list[ForegroundImage]:
         self._prepare(request.engine)
-        return load_views(request, fetch=partial(self._download, is_cancelled), remover=self._remover)
+        decode = partial(self._decoder.decode, is_cancelled=is_cancelled)
+        download = partial(self._download, is_cancelled)
+        return load_views(request, fetch=download, decode=decode, remover=self._remover)
 
     def _download(self, is_cancelled: IsCancelled, url: str) -> bytes:
         """The image behind a URL; one that is stored here is read without the network."""
@@ -165,12 +181,19 @@ def late_uploads(service: Service, outputs: LocalStorage, *, is_cancelled: IsCan
 
 
 def clean(
-    store: JobStore, temporary: LocalStorage, work_dir: Path, *, generations: KeptGenerations | None = None
+    store: JobStore,
+    temporary: LocalStorage,
+    work_dir: Path,
+    *,
+    generations: KeptGenerations | None = None,
+    shared: SharedWork | None = None,
 ) -> None:
     """Delete outputs whose links have expired, expired records and requests, old generations, dead workers' folders.
 
     Several processes may clean at the same time.
     """
+    if shared is not None:
+        shared.clean(partial(_is_of_ended_job, store))
     temporary.clean()
     if generations is not None:
         generations.clean()
@@ -188,6 +211,14 @@ def clean(
     for folder in folders.keys() - running:
         if _age_s(folder) > STALE_FOLDER_S:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_of_ended_job(store: JobStore, folder: str, changed_at: float) -> bool:
+    """Whether a folder of checkpoints belongs to no open job, and not to one that is just ending."""
+    job_id = folder.partition("-")[0]
+    if not job_id.isdigit() or time.time() - changed_at < STALE_FOLDER_S:
+        return False
+    return all(job.state.is_final for job in store.get_many([int(job_id)]))
 
 
 def _age_s(path: Path) -> float:

@@ -162,7 +162,7 @@ def _run_stages(
     try:
         run.prepare()
         generation = generation_of()
-        files = run.stage("export", run.export, generation)
+        files = run.in_work_dir(run.stage("export", run.export, generation))
         delivery = run.stage("deliver", deliver, files)
     except StoreUnavailable:
         raise
@@ -263,6 +263,10 @@ class _Run:
             on_step=self.on_step,
             cutouts=self._cutouts,
         )
+
+    def in_work_dir(self, files: Sequence[OutputFile]) -> list[OutputFile]:
+        """The exported files where they are: another machine's checkpoint names them in its own work folder."""
+        return [replace(file, path=self._work_dir / "files" / file.path.name) for file in files]
 
     def on_step(self, share: float) -> None:
         """Report how much of the current stage is done, 0 to 1.

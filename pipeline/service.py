@@ -15,6 +15,7 @@ from pipeline.net.deadline import IsCancelled
 from pipeline.net.egress import guarded_client
 from pipeline.secrets import load_master_keys
 from pipeline.settings import Settings
+from pipeline.shared_storage import shared_outputs
 from pipeline.storage.base import LinkedFiles
 from pipeline.storage.encrypted_bucket import EncryptedBucket
 from pipeline.storage.generations import FOLDER as GENERATIONS_FOLDER
@@ -115,7 +116,7 @@ def open_service(
     Args:
         master_keys: as `load_master_keys` returned them; loaded here by default.
         store: jobs, keys, outbox, ledger; the database of the settings by default. Closed with the service.
-        temporary: outputs of callers without a bucket; the folder of the settings by default.
+        temporary: outputs of callers without a bucket; `temporary_outputs` by default.
         generations: as `Service.generations`; the folder of the settings by default.
         dispatch: as `Service.dispatch`, which then starts workers on demand; None where workers poll the queue.
 
@@ -130,7 +131,7 @@ def open_service(
     return Service(
         settings=settings,
         store=store,
-        temporary=local_outputs(settings, master_keys) if temporary is None else temporary,
+        temporary=temporary_outputs(settings, master_keys) if temporary is None else temporary,
         secret_box=SecretBox(master_keys),
         signer=WebhookSigner(master_keys),
         http=guarded_client(settings),
@@ -187,6 +188,15 @@ def reencrypt_buckets(store: KeyStore, master_keys: Sequence[bytes]) -> Rotation
             store.save_s3(key.id, renewed)
         reencrypted += 1
     return Rotation(reencrypted, current, tuple(unreadable))
+
+
+def temporary_outputs(settings: Settings, master_keys: Sequence[bytes]) -> LocalStorage:
+    """The temporary outputs of a deployment on machines of its own: in its bucket, or in the folder of the settings.
+
+    Raises:
+        CannotStart: the settings name no bucket that can be used.
+    """
+    return shared_outputs(settings, master_keys) or local_outputs(settings, master_keys)
 
 
 def kept_generations(settings: Settings) -> KeptGenerations:

@@ -7,6 +7,7 @@ folder and no file. Settings for Modal's containers alone are in `pipeline.on_mo
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -51,6 +52,25 @@ class Settings(BaseSettings):
     """Connections to the database that a process keeps open."""
     database_pool_overflow: int = Field(default=8, ge=0, le=1000)
     """Further connections that a process opens under load."""
+
+    # The bucket that machines share; without it, outputs and checkpoints are in `data_dir`.
+    outputs_url: str | None = None
+    """`s3://bucket/prefix` for temporary outputs, uploads and checkpoints."""
+    outputs_endpoint_url: str | None = Field(
+        default=None,
+        validation_alias=AliasChoices("IMAGE_TO_3D_OUTPUTS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"),
+    )
+    """The S3-compatible service; None is AWS."""
+    outputs_region: str = Field(
+        default="us-east-1",
+        validation_alias=AliasChoices("IMAGE_TO_3D_OUTPUTS_REGION", "AWS_REGION", "AWS_DEFAULT_REGION"),
+    )
+    outputs_access_key_id: SecretStr | None = Field(
+        default=None, validation_alias=AliasChoices("IMAGE_TO_3D_OUTPUTS_ACCESS_KEY_ID", "AWS_ACCESS_KEY_ID")
+    )
+    outputs_secret_access_key: SecretStr | None = Field(
+        default=None, validation_alias=AliasChoices("IMAGE_TO_3D_OUTPUTS_SECRET_ACCESS_KEY", "AWS_SECRET_ACCESS_KEY")
+    )
 
     # Access, and the default limits of a key. 0 or less means no limit.
     api_key: SecretStr | None = None
@@ -133,6 +153,13 @@ class Settings(BaseSettings):
     webhook_connect_timeout_s: float = Field(default=10.0, gt=0)
     webhook_timeout_s: float = Field(default=30.0, gt=0)
 
+    # Prices, for estimates alone: the service charges nothing.
+    prices: Annotated[tuple[str, ...], NoDecode] = ()
+    """Price of a job by engine, `trellis=0.05`, separated by commas."""
+    price_per_second: float = Field(default=0.0, ge=0)
+    """Price of a second of work, added to that of the engine."""
+    currency: str = Field(default="USD", pattern="^[A-Z]{3}$")
+
     log_level: str = "INFO"
     log_format: LogFormat = "auto"
     """JSON lines, or lines for people; `auto` is the latter on a terminal."""
@@ -147,6 +174,7 @@ class Settings(BaseSettings):
         "secret_keys",
         "cors_origins",
         "engines",
+        "prices",
         "worker_engines",
         "worker_gpus",
         "trellis_ss_cfg_interval",
@@ -162,6 +190,13 @@ class Settings(BaseSettings):
     def _check_length(cls, value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
         if any(len(secret) < MIN_SECRET_CHARS for secret in value):
             raise ValueError(f"each secret needs at least {MIN_SECRET_CHARS} characters")
+        return value
+
+    @field_validator("prices")
+    @classmethod
+    def _check_prices(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(re.fullmatch(r"[a-z0-9_-]+=\d+(\.\d+)?", item, re.ASCII) for item in value):
+            raise ValueError("each price is an engine and a number, as in trellis=0.05")
         return value
 
     @field_validator("contact_url")
@@ -200,6 +235,13 @@ class Settings(BaseSettings):
                 "slat_rescale_t": self.trellis_slat_rescale_t,
             }
         }
+
+    def price_of(self, engine: str, *, seconds: float) -> float | None:
+        """The price of a job of so many seconds, None where the operator set none for this engine."""
+        prices = {name: float(price) for name, _, price in (item.partition("=") for item in self.prices)}
+        if engine not in prices and not self.price_per_second:
+            return None
+        return round(prices.get(engine, 0.0) + self.price_per_second * seconds, 6)
 
     @property
     def longest_retention_s(self) -> int:

@@ -104,7 +104,7 @@ def is_plain_text(text: str) -> bool:
 
 def is_http_url(text: str) -> bool:
     """Whether the text is an absolute http or https URL with a host, without spaces or control characters."""
-    if not text.isprintable() or " " in text or len(text) > 4096:
+    if len(text) > 4096 or not text.isprintable() or " " in text:  # an inline image has millions of characters
         return False
     try:
         parts = urlsplit(text)

@@ -34,6 +34,8 @@ from schemas.contract import (
 from schemas.errors import InvalidRequest
 
 MAX_VIEWS = 8
+LEAST_CHUNK_SIZE = 1024
+"""A smaller `chunk_size` acts as this: it would save no memory worth naming, and take ten times as long."""
 MULTI_IMAGE_MODES = ("stochastic", "multidiffusion")
 MIN_RETENTION_S, MAX_RETENTION_S = 60, 365 * 86400
 """Bounds of `retention_s` for every deployment; one may allow less."""
@@ -85,7 +87,9 @@ class ImageTo3DRequest(BaseModel):
         default=None, description="number of faces of the result; overrides `mesh_simplify` (extension)"
     )
     chunk_size: Annotated[int, BoundedInt(1, 12000)] = Field(
-        default=8192, description="points evaluated at once: a smaller number needs less memory, the result is the same"
+        default=8192,
+        description="points evaluated at once: a smaller number needs less memory, the result is the same; numbers "
+        "under 1024 act as 1024",
     )
     seed: Annotated[int, BoundedInt(0, 2**32 - 1)] = Field(
         default=0, description="the same seed gives the same bytes; 0 draws a seed, returned as `meta.seed`"
@@ -130,6 +134,11 @@ class ImageTo3DRequest(BaseModel):
         description="seconds for which temporary outputs can be downloaded, at most what the deployment allows "
         "(extension)",
     )
+
+    @property
+    def points_at_once(self) -> int:
+        """The `chunk_size` that is used."""
+        return max(self.chunk_size, LEAST_CHUNK_SIZE)
 
     def effective_parameters(self) -> dict[str, Any]:
         """Every parameter that shapes the result, with its effective value: the `meta` of responses."""

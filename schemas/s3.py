@@ -21,8 +21,10 @@ class S3Details(BaseModel):
     public_url: Annotated[str | None, HttpUrl()] = Field(default=None, description="prefix of the files' URLs")
     region_name: Annotated[str, Text(64)] = Field(default="us-east-1", description="region of the bucket")
     endpoint_url: Annotated[str | None, HttpUrl()] = Field(default=None, description="URL of the S3-compatible service")
-    aws_access_key_id: Annotated[SecretStr, Secret(is_token=True)] = Field(repr=False)
-    aws_secret_access_key: Annotated[SecretStr, Secret(is_token=True)] = Field(repr=False)
+    aws_access_key_id: Annotated[SecretStr, Secret(is_token=True)] = Field(repr=False, description="access key")
+    aws_secret_access_key: Annotated[SecretStr, Secret(is_token=True)] = Field(
+        repr=False, description="its secret, encrypted at rest and never returned"
+    )
     image_directory: Annotated[str, Text(512)] = Field(default="", description="folder in the bucket")
     addressing_style: Annotated[str, OneOf(("auto", "path", "virtual"))] = Field(
         default="auto",

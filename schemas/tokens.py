@@ -83,7 +83,7 @@ class TokenBody(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    status: Literal["success"] = "success"
+    status: Literal["success"] = Field(default="success", description="always success")
     token: str = Field(description="to be sent in place of the key")
     expires_at: str = Field(description=f"when it ends, {ISO}")
     max_submits: int = Field(description="how many jobs may be submitted with it")

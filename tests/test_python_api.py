@@ -98,6 +98,19 @@ def test_several_images_are_views_of_one_subject(path: Path) -> None:
     assert result.model_name == "robot.glb"
 
 
+def test_the_angles_of_views_are_in_meta_as_stated_or_as_guessed() -> None:
+    sheet = np.concatenate([FIGURE, FIGURE[:, ::-1]], axis=1)
+
+    stated = generate(sheet, multi_image=True, view_angles=("front", "back"), **SMALL)
+    guessed = generate(sheet, multi_image=True, **SMALL)
+
+    assert stated.meta["view_angles"] == [0, 180] and "view_angles_confidence" not in stated.meta
+    assert guessed.meta["view_angles"] == [0, 180] and 0 < guessed.meta["view_angles_confidence"] <= 1
+    assert any("from front, back, guessed from the images" in warning for warning in guessed.warnings)
+    with pytest.raises(InvalidRequest, match="view_angles must be one angle for each view, got 3 for 2"):
+        generate(sheet, multi_image=True, view_angles="0, 90, 180", **SMALL)
+
+
 def test_a_sheet_is_taken_apart_on_request() -> None:
     class Counting(Box):
         def generate(

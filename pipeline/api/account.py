@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 from dataclasses import asdict
 from typing import Any
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 
-from pipeline.answers import DEFAULT_JOB_S
 from pipeline.api.body_schema import body_schema
 from pipeline.api.context import Context, context_of
 from pipeline.api.problems import BAD_REQUEST, OK, TOO_LARGE, TOO_MANY, UNAUTHORIZED, documented
+from pipeline.api.queue_stats import read_outlook
 from pipeline.api.routes import ENTERPRISE, KEY_BODY, V6
 from pipeline.errors import InvalidRequest
-from pipeline.jobs.model import JobState, LedgerFilter
+from pipeline.jobs.model import LedgerFilter
 from pipeline.net.deadline import IsCancelled
 from pipeline.storage.bucket_details import bucket_of_details
 from pipeline.storage.encrypted_bucket import encrypt_bucket
@@ -82,15 +81,8 @@ async def system_details(request: Request, context: Context = Depends(context_of
     await context.caller(request)
 
     def read() -> SystemDetailsBody:
-        workers = context.store.workers()
-        timings = context.store.timings()
-        queued = context.store.metrics().states.get(JobState.QUEUED, 0)
-        mean_s = timings.seconds if timings.calls else DEFAULT_JOB_S
-        is_free = any(worker.job_id is None for worker in workers)
-        ahead = queued if is_free else queued + 1
-        wait_s = 0 if ahead == 0 else mean_s * ahead / max(1, len(workers))
-        engines = {engine for worker in workers if worker.is_ready for engine in worker.engines}
-        return SystemDetailsBody(model_count=len(engines), queue_time=math.ceil(wait_s))
+        outlook = read_outlook(context.store)
+        return SystemDetailsBody(model_count=len(outlook.engines), queue_time=outlook.wait_s)
 
     return JSONResponse((await context.in_thread(read)).to_json())
 
@@ -135,7 +127,7 @@ for _prefix in (ENTERPRISE, V6):
                 responses=REFUSALS,
                 openapi_extra=KEY_BODY,
                 name=_name,
-                operation_id=f"{_name}_{_prefix.split('/')[2]}",
+                operation_id=f"{_name}{'_v6' if _prefix == V6 else ''}",
             )
 
 

@@ -10,7 +10,7 @@ from fastapi.security import APIKeyHeader, HTTPBearer
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pipeline.api import account, document, exports, files, pages, problems, routes, tokens, uploads
+from pipeline.api import account, document, estimates, exports, files, pages, problems, routes, tokens, uploads
 from pipeline.api.context import Context
 from pipeline.api.cors import with_cors
 from pipeline.api.head_limits import with_head_limits
@@ -60,6 +60,8 @@ def create_app(settings: Settings, *, service: Service | None = None) -> ASGIApp
         description=DESCRIPTION,
         lifespan=lifespan,
         redirect_slashes=False,  # `with_plain_targets` makes both answer
+        openapi_tags=document.TAGS,
+        generate_unique_id_function=lambda route: route.name,
         # FastAPI's own pages load their scripts from a CDN; `pages` serves /docs.
         docs_url=None,
         redoc_url=None,
@@ -68,11 +70,11 @@ def create_app(settings: Settings, *, service: Service | None = None) -> ASGIApp
     )
     app.state.context = Context(opened)
     problems.install(app, errors_as_200=settings.errors_as_200)
-    for module in (routes, exports, account, uploads, tokens):
+    for module in (routes, exports, estimates, account, uploads, tokens):
         app.include_router(module.router, dependencies=KEY_PLACES)
     for module in (files, pages):
         app.include_router(module.router)
-    document.install(app)
+    document.install(app, public_url=settings.public_url)
     served = _health_first(traced(app) if settings.is_traced else app)
     if settings.cors_origins:
         served = with_cors(served, settings.cors_origins)

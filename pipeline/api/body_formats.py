@@ -206,7 +206,7 @@ def parse_object(content: bytes | bytearray) -> dict[str, Any]:
     Raises:
         InvalidRequest: they are not JSON, not an object, or hold a number of too many digits.
     """
-    if not content.strip():
+    if not content or content.isspace():
         return {}
     try:
         text = content.decode(json.detect_encoding(content), "surrogatepass")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from pipeline.jobs.model import Timings
+from pipeline.answers import DEFAULT_JOB_S
+from pipeline.jobs.model import JobState, Timings
 from pipeline.jobs.store import JobStore, WorkerRegistry
 
 LIFETIME_S = 1.0
@@ -47,3 +49,34 @@ class QueueStatsReader:
                 self._last = QueueStats(self._store.timings(), len(self._store.workers()))
                 self._read_at_s = self._clock()
             return self._last
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What a job that is submitted now can expect.
+
+    Attributes:
+        engines: those of the workers that are ready.
+        job_s: mean seconds of recent jobs.
+        queued: jobs that wait.
+        wait_s: whole seconds until the job would start.
+    """
+
+    engines: frozenset[str]
+    job_s: float
+    queued: int
+    wait_s: int
+
+
+def read_outlook(store: QueueStatsStore) -> Outlook:
+    """The outlook at present. Blocks."""
+    workers, timings = store.workers(), store.timings()
+    queued = store.metrics().states.get(JobState.QUEUED, 0)
+    job_s = timings.seconds if timings.calls else DEFAULT_JOB_S
+    ahead = queued if any(worker.job_id is None for worker in workers) else queued + 1
+    return Outlook(
+        engines=frozenset(engine for worker in workers if worker.is_ready for engine in worker.engines),
+        job_s=job_s,
+        queued=queued,
+        wait_s=math.ceil(job_s * ahead / max(1, len(workers))),
+    )

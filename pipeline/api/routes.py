@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import io
 import json
 import math
 import uuid
@@ -23,20 +24,20 @@ from pipeline.api.problems import BAD_REQUEST, NOT_FOUND, OK, QUOTA_SPENT, TOO_L
 from pipeline.api.requests import idempotency_key, read_bounded_int, read_id, read_track_id, requested_wait_s
 from pipeline.engines.registry import check_views, find_spec
 from pipeline.errors import InvalidRequest, NotFound, StoreUnavailable
-from pipeline.imaging.inline import check_beginning, read_inline
+from pipeline.imaging.inline import check_beginning, check_inline
 from pipeline.jobs.model import ExportSource, Job, JobFilter, JobMeta, JobState, NewJob, Submitted
 from pipeline.net.egress import check_url
 from pipeline.telemetry import current_traceparent, note_on_span
 from schemas.contract import OutputFormat, given_fields, is_http_url
 from schemas.request import MIN_RETENTION_S, ImageTo3DRequest, ParsedRequest, parse_request
-from schemas.responses import ErrorBody, FailedBody, ProcessingBody, ServerActionBody, SuccessBody
+from schemas.responses import ErrorBody, FailedBody, ListBody, ProcessingBody, ServerActionBody, SuccessBody
 
 ENTERPRISE, V6 = "/api/v1/enterprise/3d", "/api/v6/3d"
 """The prefixes of the two versions of ModelsLab's API."""
 DEFAULT_FORMATS: dict[str, OutputFormat] = {ENTERPRISE: "obj", V6: "glb"}
 """What a submit without `output_format` gets, by the version's prefix."""
 EVENT_POLL_S = 0.4
-DIGEST_CHARS = 1 << 18
+PIECE_CHARS = 1 << 20
 MAX_PAGE = 200
 MAX_SEQ = 2**53
 
@@ -65,13 +66,13 @@ JOB_BODY = SuccessBody | ProcessingBody | FailedBody
 router = APIRouter(tags=["jobs"])
 
 
-KEY_SCHEMA = {"type": "object", "properties": {"key": {"type": "string", "description": "API key"}}}
+KEY_SCHEMA: dict[str, Any] = {"type": "object", "properties": {"key": {"type": "string", "description": "API key"}}}
 KEY_BODY = body_schema(KEY_SCHEMA, example={"key": "…"})
 FETCH_BODY = body_schema(KEY_SCHEMA, example={"key": "…"}, headers=(PREFER,))
 FETCH_BY_BODY = body_schema(
     {
         "type": "object",
-        "properties": {"key": {"type": "string"}, "request_id": {"type": "string"}},
+        "properties": {**KEY_SCHEMA["properties"], "request_id": {"type": "string", "description": "id of the job"}},
         "required": ["request_id"],
     },
     example={"key": "…", "request_id": "1207959551"},
@@ -81,10 +82,19 @@ LIST_BODY = body_schema(
     {
         "type": "object",
         "properties": {
-            "key": {"type": "string"},
-            "status": {"type": "string", "enum": [state.value for state in JobState]},
-            "track_id": {"type": "string"},
-            "limit": {"type": "integer", "minimum": 1, "maximum": MAX_PAGE},
+            **KEY_SCHEMA["properties"],
+            "status": {
+                "type": "string",
+                "enum": [state.value for state in JobState],
+                "description": "only jobs in this state",
+            },
+            "track_id": {"type": "string", "description": "only jobs with this `track_id`"},
+            "limit": {
+                "type": "integer",
+                "minimum": 1,
+                "maximum": MAX_PAGE,
+                "description": "jobs on a page, default 50",
+            },
             "before": {"type": "integer", "description": "`next` of the previous page"},
         },
     },
@@ -107,6 +117,7 @@ async def submit(request: Request, context: Context = Depends(context_of)) -> JS
     """Submit an image. The response is the result if it is ready within the wait, else where to fetch it."""
     body = await context.body(request)
     submission = await context.in_thread(read_submission, request, context, body, DEFAULT_FORMATS[prefix_of(request)])
+    del body  # its images are in the submission's request now, once
     return await accept(request, context, submission)
 
 
@@ -173,7 +184,7 @@ def read_submission(
     check_retention(parsed.request, context)
     for image in parsed.request.image:
         if not is_http_url(image):
-            check_beginning(read_inline(image))
+            check_inline(image)
     engine = parsed.request.engine or context.settings.engine
     submission = submission_of(
         request, parsed, api_key_id=caller.key.id, sent=body, path_decides=default_output_format, engine=engine
@@ -203,12 +214,13 @@ def submission_of(
         InvalidRequest: the idempotency key is too long.
     """
     keyless = {name: value for name, value in sent.items() if name != "key"}
+    digest = _digest_of([path_decides, keyless])  # first: it holds the images as JSON, once
     parameters = parsed.request.effective_parameters()
     job = NewJob(
         api_key_id=api_key_id,
         file_prefix=str(uuid.uuid4()),
-        request=parsed.request.model_dump_json().encode(),
-        request_sha256=_digest_of([path_decides, keyless]),
+        request=_as_json(parsed.request),
+        request_sha256=digest,
         meta=JobMeta(parameters, tuple(parsed.warnings), current_traceparent(), export_of),
         track_id=parsed.request.track_id,
         webhook_url=parsed.request.webhook,
@@ -219,12 +231,25 @@ def submission_of(
     return Submission(job, (*filter(is_http_url, parsed.request.image), *webhook))
 
 
-def _digest_of(value: object) -> str:
-    """Hex SHA-256 of a value's JSON text, which is never in memory as a whole where an image is in it."""
+def _as_json(request: ImageTo3DRequest) -> bytes:
+    """A request as JSON. Its images are encoded in pieces into the result: pydantic holds them twice."""
+    result = io.BytesIO()
+    result.write(request.model_dump_json(exclude={"image"}).encode()[:-1] + b',"image":[')
+    for number, image in enumerate(request.image):
+        result.write(b',"' if number else b'"')
+        for start in range(0, len(image), PIECE_CHARS):
+            result.write(json.dumps(image[start : start + PIECE_CHARS])[1:-1].encode())
+        result.write(b'"')
+    result.write(b"]}")
+    return result.getvalue()
+
+
+def _digest_of(value: Any) -> str:
+    """The SHA-256 of a value as JSON, which is not in memory as a whole: it may hold images."""
     digest = hashlib.sha256()
     for text in json.JSONEncoder(sort_keys=True).iterencode(value):
-        for start in range(0, len(text), DIGEST_CHARS):
-            digest.update(text[start : start + DIGEST_CHARS].encode())
+        for start in range(0, len(text), PIECE_CHARS):
+            digest.update(text[start : start + PIECE_CHARS].encode())
     return digest.hexdigest()
 
 
@@ -393,10 +418,9 @@ async def redeliver(call_id: str, request: Request, context: Context = Depends(c
     return JSONResponse(ServerActionBody(message=f"The webhook of job {task.job_id} is sent again.").to_json())
 
 
-# The operation id of `/list` is made from the name, which therefore stays the one that clients were generated with.
 @router.post(
     f"{ENTERPRISE}/list",
-    name="list_calls",
+    response_model=ListBody,
     responses=documented(BAD_REQUEST, UNAUTHORIZED, TOO_LARGE),
     openapi_extra=LIST_BODY,
 )

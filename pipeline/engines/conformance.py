@@ -26,7 +26,6 @@ MIN_STEPS = 3
 """Calls of `on_step` in a generation: each is a chance to cancel."""
 CANCELLED_AT = (0, 1, -1)
 """Calls of `on_step` that are tried as the one that cancels."""
-CUBE_TOLERANCE_M = 1e-3
 POINTS = 512
 OPTIONS = GenerationOptions(seed=7, resolution=64)
 
@@ -96,14 +95,14 @@ def _check_generation(engine: Engine, generation: Generation, options: Generatio
         problems.append(f"Generation.gpu_seconds is {generation.gpu_seconds} without an accelerator.")
     if not all(warning.endswith(".") for warning in generation.warnings):
         problems.append("Generation.warnings holds text that is not a sentence.")
-    problems += _check_mesh(generation)
+    problems += _check_mesh(generation, cell_m=1 / options.resolution)
     if not problems:
         problems += _check_colours(generation)
         problems += _check_pickle(generation)
     return problems
 
 
-def _check_mesh(generation: Generation) -> list[str]:
+def _check_mesh(generation: Generation, *, cell_m: float) -> list[str]:
     vertices, faces = generation.mesh.vertices, generation.mesh.faces
     if vertices.ndim != 2 or vertices.shape[1:] != (3,) or vertices.dtype not in (np.float32, np.float64):
         return [f"mesh.vertices is {vertices.dtype} {vertices.shape}, not (V, 3) float32 or float64."]
@@ -114,8 +113,8 @@ def _check_mesh(generation: Generation) -> list[str]:
     if not np.isfinite(vertices).all():
         return ["mesh.vertices holds numbers that are not finite."]
     problems: list[str] = []
-    if np.abs(vertices).max() > 0.5 + CUBE_TOLERANCE_M:
-        problems.append("The mesh reaches out of the unit cube centred at the origin.")
+    if np.abs(vertices).max() > 0.5 + cell_m:
+        problems.append("The mesh reaches out of the unit cube centred at the origin, by more than a cell.")
     if generation.mesh.volume() <= 0:
         problems.append("The faces are not wound counter-clockwise seen from outside.")
     return problems

@@ -20,11 +20,13 @@ from pipeline.imaging.inline import ACCEPTED
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "HEIF")
 MAX_MEGAPIXELS = 50
+MAX_SIDE = 4096
+"""A longer side is shrunk to this: no engine sees more, and no texture has more. It bounds the memory of a job."""
 SIXTEEN_BIT_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")
 
 
 def decode_image(data: bytes) -> NDArray[np.uint8]:
-    """Decode an image.
+    """Decode an image, and shrink one with a side of more than `MAX_SIDE`.
 
     The first frame of an animation is used, EXIF rotation is applied, and colour profiles, CMYK, palettes and 16 bits
     per channel are converted to 8-bit sRGB.
@@ -55,9 +57,10 @@ def rgba_of(image: Image.Image) -> NDArray[np.uint8]:
         UnreadableImage: it has too many pixels.
     """
     check_size(*image.size)
+    image.draft(image.mode, (MAX_SIDE, MAX_SIDE))  # a JPEG is decoded at a half, a quarter or an eighth at once
     image.load()
     upright = ImageOps.exif_transpose(image)
-    return np.array(_to_rgba(upright if upright is not None else image))
+    return np.array(_shrunk(_to_rgba(upright if upright is not None else image)))
 
 
 def check_size(width: int, height: int) -> None:
@@ -85,6 +88,16 @@ def _refusals() -> Iterator[None]:
         raise
     except Exception as error:  # decoders raise anything: OSError, SyntaxError, struct.error, EOFError
         raise UnreadableImage(f"the image is damaged or truncated ({type(error).__name__}); send it again") from error
+
+
+def _shrunk(image: Image.Image) -> Image.Image:
+    """An RGBA image with no side of more than `MAX_SIDE`; transparent pixels lend no colour to their neighbours."""
+    if max(image.size) <= MAX_SIDE:
+        return image
+    is_opaque = image.getchannel("A").getextrema() == (255, 255)
+    image = image.convert("RGB" if is_opaque else "RGBa")
+    image.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.BOX, reducing_gap=2.0)
+    return image.convert("RGBA")
 
 
 def _known_formats() -> tuple[str, ...]:

@@ -15,7 +15,10 @@ from pipeline.net.download import MAX_BYTES
 
 MAX_TEXT_CHARS = MAX_BYTES * 3 // 2
 """Of base64 with its line breaks: 4 characters for 3 bytes, and some for the breaks."""
-UNQUOTED_CHARS = 1 << 20
+UNQUOTED_CHARS = BASE64_CHARS = 1 << 20
+MAX_HEAD_CHARS = 1024
+"""Of a data URI's media type and parameters, for the check that keeps no content."""
+SIGNATURE_BYTES = 16
 _BAD_ESCAPE = re.compile("%(?![0-9A-Fa-f]{2})")
 _STANDARD_ALPHABET = str.maketrans("-_", "+/")
 
@@ -41,6 +44,25 @@ def read_inline(source: str) -> bytes:
     if source[:5].lower() == "data:":
         return _from_data_uri(source)
     return _from_base64(source)
+
+
+def check_inline(source: str) -> None:
+    """Check a data URI or bare base64 as `read_inline` and `check_beginning` do, without its content in memory.
+
+    Raises:
+        InvalidRequest, UnreadableImage: as these.
+    """
+    begin = 0
+    if source[:5].lower() == "data:":
+        head, comma, _ = source[:MAX_HEAD_CHARS].partition(",")
+        if not comma or not head.lower().endswith(";base64") or "%" in source:
+            check_beginning(read_inline(source))  # escapes, or an error: rare enough to be read as a whole
+            return
+        begin = len(head) + 1
+    beginning = b""
+    for piece in _base64_pieces(source, begin=begin):
+        beginning = beginning or piece[:SIGNATURE_BYTES]
+    check_beginning(beginning)
 
 
 def check_beginning(content: bytes) -> None:
@@ -76,38 +98,42 @@ def at_most(content: bytes) -> bytes:
 
 
 def _from_data_uri(uri: str) -> bytes:
-    head, comma, content = uri.partition(",")
-    if not comma:
+    begin = uri.find(",") + 1
+    if not begin:
         raise InvalidRequest("image is a data URI without a comma; data:image/png;base64,… is accepted")
-    if head.lower().endswith(";base64"):
-        return _from_base64(_unquote(content).decode("latin-1"))
-    return at_most(_unquote(content))
+    if uri[:begin].lower().endswith(";base64,"):
+        return _from_base64(_unquote(uri, begin=begin).decode("latin-1"))
+    return at_most(_unquote(uri, begin=begin))
 
 
-def _unquote(text: str) -> bytes:
-    """Percent-decoding of a data URI's content.
+def _unquote(text: str, *, begin: int) -> bytes:
+    """Percent-decoding of a data URI's content, which begins at a character of it.
 
     Raises:
         InvalidRequest: a percent sign is followed by something else than two hexadecimal digits.
         UnreadableImage: the decoded bytes are too many for an image, in base64 too.
     """
-    if _BAD_ESCAPE.search(text):
-        raise InvalidRequest("image is a data URI with a percent sign that begins no escape")
+    for start in range(begin, len(text), UNQUOTED_CHARS):  # in pieces, between which other threads run
+        end = start + UNQUOTED_CHARS
+        found = _BAD_ESCAPE.search(text, start, end + 2)
+        if found is not None and found.start() < end:
+            raise InvalidRequest("image is a data URI with a percent sign that begins no escape")
     decoded = bytearray()
-    for piece in percent_decoded(text):
+    for piece in percent_decoded(text, begin=begin):
         decoded += piece
         if len(decoded) > MAX_TEXT_CHARS:
             raise UnreadableImage(_too_large())
     return bytes(decoded)
 
 
-def percent_decoded(text: str) -> Iterator[bytes]:
+def percent_decoded(text: str, *, begin: int = 0) -> Iterator[bytes]:
     """Percent-decoding, in pieces and in C: `urllib.parse.unquote_to_bytes` makes an object for every escape.
 
     Args:
         text: every percent sign in it is followed by two hexadecimal digits.
+        begin: the first character to decode.
     """
-    start = 0
+    start = begin
     while start < len(text):
         end = start + UNQUOTED_CHARS
         # An escape of three characters is not cut: the piece ends before it.
@@ -119,15 +145,35 @@ def percent_decoded(text: str) -> Iterator[bytes]:
 
 def _from_base64(text: str) -> bytes:
     """Standard or URL-safe base64, with or without line breaks and padding."""
-    if len(text) > MAX_TEXT_CHARS:
+    return b"".join(_base64_pieces(text))
+
+
+def _base64_pieces(text: str, *, begin: int = 0) -> Iterator[bytes]:
+    """The content of base64 from the character `begin`, in pieces.
+
+    Raises:
+        InvalidRequest: it is not base64.
+        UnreadableImage: it is larger than `MAX_BYTES`.
+    """
+    if len(text) - begin > MAX_TEXT_CHARS:
         raise UnreadableImage(_too_large())
-    compact = "".join(text.split()).translate(_STANDARD_ALPHABET).rstrip("=")
-    if len(compact) > (MAX_BYTES * 4) // 3 + 4:
-        raise UnreadableImage(_too_large())
-    try:
-        return base64.b64decode(compact + "=" * (-len(compact) % 4), validate=True)
-    except (binascii.Error, ValueError):
-        raise InvalidRequest("image is neither an http(s) URL, nor a data URI, nor base64") from None
+    end = len(text)
+    while end > begin and (text[end - 1] == "=" or text[end - 1].isspace()):
+        end -= 1
+    size_bytes, left = 0, ""
+    for start in range(begin, end, BASE64_CHARS):
+        is_last = start + BASE64_CHARS >= end
+        piece = left + "".join(text[start : min(start + BASE64_CHARS, end)].split()).translate(_STANDARD_ALPHABET)
+        whole = len(piece) if is_last else len(piece) - len(piece) % 4
+        piece, left = piece[:whole], piece[whole:]
+        try:
+            content = base64.b64decode(piece + "=" * (-len(piece) % 4), validate=True)
+        except (binascii.Error, ValueError):
+            raise InvalidRequest("image is neither an http(s) URL, nor a data URI, nor base64") from None
+        size_bytes += len(content)
+        if size_bytes > MAX_BYTES:
+            raise UnreadableImage(_too_large())
+        yield content
 
 
 def _too_large() -> str:

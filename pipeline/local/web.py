@@ -18,6 +18,7 @@ from pipeline.errors import ImageTo3DError
 from pipeline.local.http_protocol import bounded_protocol, max_connections
 from pipeline.local.listener import inherited_listener, open_listener
 from pipeline.local.supervisor import call_when_orphaned, stop_on_signals
+from pipeline.memory import return_large_blocks
 from pipeline.service import open_service
 from pipeline.settings import Settings
 from pipeline.telemetry import configure_logging, start_tracing
@@ -43,6 +44,7 @@ def run_web(
         CannotStart: the port is taken, or this machine's secret is not the deployment's.
         StoreUnavailable: the database cannot be reached.
     """
+    return_large_blocks()
     with listener or open_listener(settings.host, settings.port) as listening:
         service = open_service(settings)
         if settings.api_key is not None:

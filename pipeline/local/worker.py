@@ -22,12 +22,14 @@ import structlog
 
 from pipeline.errors import CannotStart, ImageTo3DError
 from pipeline.job_handler import JobHandler, clean, folder_of, late_uploads, webhook_dispatcher
+from pipeline.jobs.model import Job
 from pipeline.jobs.worker_loop import QueueWorker, WorkerOptions
 from pipeline.local.supervisor import call_when_orphaned, stop_on_signals
 from pipeline.private_files import OF_OTHERS
 from pipeline.secrets import load_master_keys
-from pipeline.service import kept_generations, local_outputs, open_service
+from pipeline.service import kept_generations, open_service, temporary_outputs
 from pipeline.settings import Settings
+from pipeline.shared_storage import shared_work
 from pipeline.stages.generate import LocalEngines
 from pipeline.telemetry import configure_logging, start_tracing
 
@@ -67,7 +69,7 @@ def run_worker(settings: Settings, *, worker_id: str, stop: threading.Event) -> 
         StoreUnavailable: the database cannot be reached at the start.
     """
     master_keys = load_master_keys(settings)
-    outputs = local_outputs(settings, master_keys)
+    outputs, shared = temporary_outputs(settings, master_keys), shared_work(settings, master_keys)
     service = open_service(settings, master_keys=master_keys, temporary=outputs)
     engines = LocalEngines(settings.engine, weights=settings.weights, arguments=settings.engine_arguments)
     is_finished = threading.Event()
@@ -75,7 +77,12 @@ def run_worker(settings: Settings, *, worker_id: str, stop: threading.Event) -> 
     uploads = late_uploads(service, outputs, is_cancelled=is_finished.is_set)
 
     def clean_up() -> None:
-        clean(service.store, outputs, settings.work_dir, generations=kept_generations(settings))
+        clean(service.store, outputs, settings.work_dir, generations=kept_generations(settings), shared=shared)
+
+    def forget(job: Job) -> None:
+        shutil.rmtree(folder_of(job, settings.work_dir), ignore_errors=True)
+        if shared is not None:
+            shared.forget(folder_of(job, settings.work_dir))
 
     threads = [
         threading.Thread(target=webhook_dispatcher(service).run, args=(is_finished,), name="webhooks"),
@@ -86,7 +93,12 @@ def run_worker(settings: Settings, *, worker_id: str, stop: threading.Event) -> 
         thread.start()
     worker = QueueWorker(
         service.store,
-        JobHandler(service, outputs, lambda job, engine: partial(engines.generate, engine or job.engine or None)),
+        JobHandler(
+            service,
+            outputs,
+            lambda job, engine: partial(engines.generate, engine or job.engine or None),
+            shared_work=shared,
+        ),
         WorkerOptions(
             worker_id=worker_id,
             engine=",".join(settings.engines_of_worker),
@@ -97,7 +109,7 @@ def run_worker(settings: Settings, *, worker_id: str, stop: threading.Event) -> 
             on_timeout=lambda: os._exit(EX_SOFTWARE),
             is_able=lambda: has_space(settings.data_dir),
         ),
-        on_end=lambda job: shutil.rmtree(folder_of(job, settings.work_dir), ignore_errors=True),
+        on_end=forget,
     )
     try:
         worker.run(stop)

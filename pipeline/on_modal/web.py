@@ -9,6 +9,7 @@ from starlette.types import ASGIApp
 
 from pipeline.api.app import create_app
 from pipeline.deployment import ensure_key
+from pipeline.memory import return_large_blocks
 from pipeline.on_modal.deployment import Deployment
 from pipeline.on_modal.volume_files import Volume, VolumeGenerations, VolumeStorage
 from pipeline.service import local_outputs, open_service
@@ -26,6 +27,7 @@ def web_app(deployment: Deployment, *, outputs: Volume, state: Volume, missing: 
     Raises:
         StoreUnavailable: the store cannot be reached.
     """
+    return_large_blocks()
     settings, master_keys, store = deployment.settings, deployment.master_keys, deployment.store
     start_telemetry(settings.log_level, settings.log_format, is_traced=settings.is_traced)
     copies = Path(tempfile.mkdtemp(prefix="image-to-3d-"))

@@ -160,7 +160,7 @@ def make_asset(generation: Generation, *, request: ImageTo3DRequest, on_step: On
         normals[unwrapped.source_vertices],
         generation.colour_source.colours_at,
         texture_size=request.texture_size,
-        chunk_size=request.chunk_size,
+        chunk_size=request.points_at_once,
         on_share=lambda share: on_step(0.7 + 0.3 * share),
     )
     return Asset(mesh, normals, unwrapped, texture, is_textured=True)
@@ -185,7 +185,7 @@ def _model_files(asset: Asset, generation: Generation, request: ImageTo3DRequest
         colours = None
         if asset.is_textured:
             source = generation.colour_source.colours_at
-            colours = colour_vertices(mesh, asset.normals, source, chunk_size=request.chunk_size)
+            colours = colour_vertices(mesh, asset.normals, source, chunk_size=request.points_at_once)
         return {name: ply_bytes(vertices=mesh.vertices, faces=mesh.faces, normals=asset.normals, colours=colours)}
     texture_png = png_bytes(asset.texture) if asset.is_textured else None
     if request.output_format == "glb":

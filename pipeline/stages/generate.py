@@ -38,7 +38,7 @@ def options_of(request: ImageTo3DRequest, *, seed: int) -> GenerationOptions:
         ss_sampling_steps=request.ss_sampling_steps,
         slat_guidance_strength=request.slat_guidance_strength,
         slat_sampling_steps=request.slat_sampling_steps,
-        chunk_size=request.chunk_size,
+        chunk_size=request.points_at_once,
         render=request.render,
         no_texture=request.no_texture,
         multi_image_mode=request.multi_image_mode,

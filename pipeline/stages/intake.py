@@ -22,6 +22,8 @@ from pipeline.net.download import MAX_BYTES
 from schemas.contract import read_http_url
 from schemas.request import MAX_VIEWS, ImageTo3DRequest
 
+Decode = Callable[[bytes], NDArray[np.uint8]]
+"""Decodes an image's bytes to (H, W, 4) uint8 RGBA, as `decode_image` does."""
 Fetch = Callable[[str], bytes]
 """Downloads an http(s) URL; raises `BlockedAddress` or `DownloadFailed`."""
 
@@ -62,12 +64,18 @@ def _numbered(words: str, number: int, count: int) -> str:
 
 
 def load_views(
-    request: ImageTo3DRequest, *, fetch: Fetch, remover: BackgroundRemover | None = None, allow_paths: bool = False
+    request: ImageTo3DRequest,
+    *,
+    fetch: Fetch,
+    decode: Decode = decode_image,
+    remover: BackgroundRemover | None = None,
+    allow_paths: bool = False,
 ) -> LoadedViews:
     """Load and decode a request's images and remove their backgrounds.
 
     Args:
         fetch: downloads what is given as a URL.
+        decode: decodes images; for those of strangers in another process, see `DecodeProcess`.
         remover: removes backgrounds; None is the one that needs no weights.
         allow_paths: an image may be the path of a file of this machine; never for requests from outside.
 
@@ -77,7 +85,7 @@ def load_views(
     Raises:
         CallerError: one sentence about the first invalid image.
     """
-    images = (decode_image(read_image(source, fetch=fetch, allow_paths=allow_paths)) for source in request.image)
+    images = (decode(read_image(source, fetch=fetch, allow_paths=allow_paths)) for source in request.image)
     views = foreground_images(images, multi_image=request.multi_image, remover=remover)
     request.check_view_angles(len(views))
     return views

@@ -10,7 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.e2e.faults import inject_faults
+from tests.e2e.faults import Report, inject_faults
 
 
 def main(argv: list[str]) -> int:
@@ -25,7 +25,12 @@ def main(argv: list[str]) -> int:
         report = inject_faults(
             Path(folder), rounds=options.rounds, seed=options.seed, workers=options.workers, clients=4, pause_s=0.5
         )
-    print(f"{report.kills} kills in {time.perf_counter() - started_s:.0f} s, seed {options.seed}")
+    return print_report(report, seconds=time.perf_counter() - started_s, seed=options.seed)
+
+
+def print_report(report: Report, *, seconds: float, seed: int) -> int:
+    """Print what the kills did; returns the exit code."""
+    print(f"{report.kills} kills in {seconds:.0f} s, seed {seed}")
     print(f"{report.accepted} jobs accepted: {report.states}, {report.attempts} attempts, {report.webhooks} webhooks")
     for fault in report.faults:
         print(f"FAULT {fault}")

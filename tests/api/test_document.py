@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 from pipeline.errors import (
     CallerError,
@@ -11,6 +12,7 @@ from pipeline.errors import (
     StageError,
     error_classes,
 )
+from tests.api.conftest import Deployment
 from tests.api.document import COPY, as_text, openapi_document, without_version
 
 SOURCES = ("pipeline.errors", "schemas.errors")
@@ -52,3 +54,48 @@ def test_every_error_class_has_a_code_of_its_own() -> None:
     assert set(error_classes()) == {one for one in subclasses(ImageTo3DError) - bases if one.__module__ in SOURCES}
     assert all("code" in vars(one) for one in error_classes())
     assert StageError in error_classes()
+
+
+def test_every_field_and_parameter_has_a_description() -> None:
+    document = openapi_document()
+    schemas = dict(document["components"]["schemas"])
+    missing = []
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            unnamed = [one["name"] for one in operation.get("parameters", ()) if not one.get("description")]
+            missing += [f"{method} {path}: {name}" for name in unnamed]
+            for media_type, content in operation.get("requestBody", {}).get("content", {}).items():
+                schemas[f"{method} {path} {media_type}"] = content["schema"]
+    for name, schema in schemas.items():
+        fields = schema.get("properties", {}).items()
+        missing += [f"{name}.{field}" for field, one in fields if not one.get("description")]
+
+    assert missing == []
+
+
+def test_operation_ids_are_short_and_unique_and_tags_are_described() -> None:
+    document = openapi_document()
+    operations = [operation for methods in document["paths"].values() for operation in methods.values()]
+    ids = [operation["operationId"] for operation in operations]
+
+    assert len(ids) == len(set(ids)) and max(map(len, ids)) <= 24
+    assert {"submit", "submit_v6", "fetch", "cancel", "export", "estimate"} <= set(ids)
+    described = {tag["name"] for tag in document["tags"] if tag["description"]}
+    assert {tag for operation in operations for tag in operation["tags"]} == described
+
+
+def test_the_document_describes_the_webhook_by_the_bodies_of_a_fetch() -> None:
+    document = openapi_document()
+    webhook = document["webhooks"]["job_ended"]["post"]
+    choices = webhook["requestBody"]["content"]["application/json"]["schema"]["oneOf"]
+
+    names = [choice["$ref"].rpartition("/")[2] for choice in choices]
+    assert names == ["SuccessBody", "FailedBody"] and set(names) <= document["components"]["schemas"].keys()
+    assert {one["name"] for one in webhook["parameters"]} == {"webhook-id", "webhook-timestamp", "webhook-signature"}
+
+
+def test_the_document_names_the_deployments_public_address(deploy: Callable[..., Deployment]) -> None:
+    deployment = deploy(public_url="https://3d.example.com/studio/")
+
+    assert deployment.client.get("/openapi.json").json()["servers"] == [{"url": "https://3d.example.com/studio"}]
+    assert "servers" not in openapi_document()

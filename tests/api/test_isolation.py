@@ -27,7 +27,7 @@ def ask(deployment: Deployment, method: str, path: str, *, key: str, job_id: int
     target, headers = path.replace("{call_id}", str(job_id)), {"key": key, "prefer": "wait=0"}
     if method == "get":
         return deployment.client.get(target, headers=headers)
-    takes_image = path.rpartition("/")[2] in ("image_to_3d", "uploads", "base64_to_url")
+    takes_image = path.rpartition("/")[2] in ("image_to_3d", "estimate", "uploads", "base64_to_url")
     body = {"image": IMAGE} if takes_image else {"request_id": str(job_id), "track_id": TRACK_ID}
     return deployment.client.post(target, json=body, headers=headers)
 

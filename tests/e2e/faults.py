@@ -24,7 +24,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from pipeline.deployment import open_store
 from pipeline.jobs.model import Job, JobFilter, JobState, LedgerFilter
@@ -176,6 +176,15 @@ class Service:
         self._log.close()
 
 
+class Reachable(Protocol):
+    """A service under load."""
+
+    @property
+    def address(self) -> str:
+        """Where the next request goes."""
+        ...
+
+
 @dataclass
 class Client:
     """Submits until stopped, and repeats each submit until it is answered.
@@ -190,7 +199,7 @@ class Client:
         fields: further request fields.
     """
 
-    service: Service
+    service: Reachable
     webhook: str
     pause_s: float
     key: str = KEY

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import base64
 import tracemalloc
+from collections.abc import Callable
 from contextlib import suppress
 from urllib.parse import quote, quote_from_bytes
 
 import pytest
 
 from pipeline.errors import InvalidRequest, UnreadableImage
-from pipeline.imaging.inline import UNQUOTED_CHARS, at_most, check_beginning, read_inline
+from pipeline.imaging.inline import UNQUOTED_CHARS, at_most, check_beginning, check_inline, read_inline
 from pipeline.net.download import MAX_BYTES
 from tests.fakes.images import draw_figure, encode
 
+PNG = b"\x89PNG\r\n\x1a\n of an image"
 CONTENT = bytes(range(256)) * 3
 STANDARD = base64.b64encode(CONTENT).decode()
 URL_SAFE = base64.urlsafe_b64encode(CONTENT).decode()
@@ -93,3 +95,32 @@ def test_a_percent_sign_that_begins_no_escape_is_refused(text: str) -> None:
 def test_base64_far_beyond_the_limit_is_refused() -> None:
     with pytest.raises(UnreadableImage, match="larger than 20 MiB"):
         read_inline("A" * (MAX_BYTES * 2))
+
+
+@pytest.mark.parametrize("head", ["", "data:image/png;base64,", "DATA:;BASE64,", "data:image/png;x=y;base64,"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        base64.b64encode(PNG * 100_000).decode(),
+        base64.b64encode(PNG * 100_000).decode().rstrip("="),
+        base64.urlsafe_b64encode(PNG + bytes(range(256)) * 9000).decode(),
+        base64.encodebytes(PNG * 50_000).decode(),
+        " \n" * 700_000 + base64.b64encode(PNG).decode() + " = =\n",
+        base64.b64encode(PNG).decode() + "A",
+        base64.b64encode(PNG * 100_000).decode()[:-40] + "*" * 40,
+        base64.b64encode(b"no image at all").decode(),
+        "=",
+        "",
+    ],
+    ids=range(10),
+)
+def test_the_check_without_the_content_agrees_with_reading_it(head: str, text: str) -> None:
+    def outcome_of(work: Callable[[], object]) -> str:
+        try:
+            work()
+        except (InvalidRequest, UnreadableImage) as error:
+            return str(error)
+        return "accepted"
+
+    whole = outcome_of(lambda: check_beginning(read_inline(head + text)))
+    assert outcome_of(lambda: check_inline(head + text)) == whole

@@ -218,3 +218,11 @@ def test_the_table_of_fields_has_a_row_for_each_with_its_bounds() -> None:
     assert (rows["mesh_simplify"].default, rows["mesh_simplify"].bounds) == ("0.9", "0.9–0.98")
     assert rows["image"].default == "required" and rows["output_format"].bounds == "glb, obj, stl, ply"
     assert all(row.effect for row in rows.values())
+
+
+@pytest.mark.parametrize(("given", "used"), [(1, 1024), (1023, 1024), (1024, 1024), (8192, 8192), (12000, 12000)])
+def test_a_small_chunk_size_acts_as_the_least_one_and_is_echoed_as_sent(given: int, used: int) -> None:
+    request = parse_request({"image": "aGVsbG8=", "chunk_size": given}).request
+
+    assert request.points_at_once == used
+    assert request.effective_parameters()["chunk_size"] == given

@@ -7,6 +7,7 @@ demonstrates the service on any machine and does not reconstruct what no view sh
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 
@@ -20,11 +21,12 @@ from pipeline.engines.base import (
     ignored_options,
 )
 from pipeline.engines.preview.arrangement import Arrangement, arrange_views
+from pipeline.engines.preview.back_colours import invent_back_colours
 from pipeline.engines.preview.carved_views import carve_views
 from pipeline.engines.preview.colours import ProjectedViews, Projector, TurnedColours
 from pipeline.engines.preview.contour import measure_contour
 from pipeline.engines.preview.inflate import inflate
-from pipeline.engines.preview.subject_image import SubjectImage, as_bytes, guess_back_colours
+from pipeline.engines.preview.subject_image import SubjectImage, as_bytes
 from pipeline.engines.preview.view_direction import ViewDirection
 from pipeline.engines.registry import draft_notice
 from pipeline.mesh.tri_mesh import TriMesh
@@ -77,14 +79,14 @@ class PreviewEngine:
             shape = measure_contour(front.alpha)
             depth = round(shape.depth, 2) if options.depth is None else options.depth
             mesh = inflate(front.alpha, resolution=options.resolution, depth=depth, is_symmetric=shape.is_symmetric)
-            projected = ProjectedViews(_two_sided([arrangement.images[k] for k in pair]))
+            projected = ProjectedViews(_two_sided([arrangement.images[k] for k in pair], seed=options.seed))
             mesh, source = _turned(mesh, projected, arrangement.directions[pair[0]])
         else:
             mesh, source = carve_views(
                 arrangement.images,
                 arrangement.directions,
                 resolution=options.resolution,
-                invent_back=guess_back_colours,
+                invent_back=partial(invent_back_colours, seed=options.seed),
                 on_progress=lambda done: on_step(0.1 + 0.8 * done),
             )
         if pair and len(pair) < len(views):
@@ -131,13 +133,14 @@ def _turned(mesh: TriMesh, source: ColourSource, direction: ViewDirection) -> tu
     return TriMesh((mesh.vertices @ axes).astype(np.float32), mesh.faces), TurnedColours(source, direction)
 
 
-def _two_sided(images: Sequence[SubjectImage]) -> tuple[Projector, ...]:
-    """Colour the front from the first view, and the back from the second; without one its colours are guessed."""
+def _two_sided(images: Sequence[SubjectImage], *, seed: int) -> tuple[Projector, ...]:
+    """Colour the front from the first view, and the back from the second; without one its colours are invented."""
     front = images[0]
     px_per_metre = float(max(front.alpha.shape))
     near = Projector(0.0, as_bytes(front.colours), px_per_metre, _middle_px(front))
     if len(images) == 1:
-        far = Projector(np.pi, as_bytes(guess_back_colours(front)[:, ::-1]), px_per_metre, _middle_px(front))
+        back_colours = invent_back_colours(front, seed=seed)
+        far = Projector(np.pi, as_bytes(back_colours[:, ::-1]), px_per_metre, _middle_px(front))
     else:
         back = images[1]
         scale = px_per_metre * back.alpha.shape[0] / front.alpha.shape[0]

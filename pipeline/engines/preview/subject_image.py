@@ -94,24 +94,19 @@ def _without_fringe(crop: NDArray[np.uint8]) -> NDArray[np.uint8]:
         return crop[..., :3]
     if not pure.any():
         pure = crop[..., 3] >= crop[..., 3].max()
-    impure = (~pure).astype(np.uint8)
-    labels = np.asarray(cv2.distanceTransformWithLabels(impure, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)[1], int)
-    colour_of_label = np.zeros((labels.max() + 1, 3), np.uint8)
-    colour_of_label[labels[pure]] = crop[..., :3][pure]
-    return colour_of_label[labels]
+    nearest = nearest_position(pure)
+    return crop[nearest[..., 0], nearest[..., 1], :3]
 
 
-def guess_back_colours(image: SubjectImage) -> NDArray[np.float32]:
-    """Guess the colours of the back, (H, W, 3): those of the front without its details.
-
-    A blur that is normalised by the mask, wide enough to remove writing and narrow enough to keep stripes.
-    """
-    sigma_px = 0.03 * max(image.alpha.shape)
-    weight = (image.alpha >= 0.5).astype(np.float32)
-    # Normalised convolution: background pixels have weight 0 in both blurs.
-    blurred = cv2.GaussianBlur(image.colours * weight[..., None], (0, 0), sigma_px)
-    total = cv2.GaussianBlur(weight, (0, 0), sigma_px)[..., None]
-    return np.where(total > 1e-3, blurred / np.maximum(total, 1e-3), image.colours)
+def nearest_position(chosen: NDArray[np.bool_]) -> NDArray[np.int32]:
+    """Return the row and column of the chosen pixel nearest to each pixel: (H, W) -> (H, W, 2); one must be chosen."""
+    unchosen = (~chosen).astype(np.uint8)
+    labels = np.asarray(
+        cv2.distanceTransformWithLabels(unchosen, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)[1], int
+    )
+    position = np.zeros((labels.max() + 1, 2), np.int32)
+    position[labels[chosen]] = np.argwhere(chosen)
+    return position[labels]
 
 
 def as_bytes(colours: NDArray[np.float32]) -> NDArray[np.uint8]:

@@ -75,7 +75,7 @@ def test_the_draft_notice_names_engines_that_take_as_many_views() -> None:
     assert "the sides and the thickness are invented" in two.draft and "triposr" not in two.draft
 
 
-def test_the_front_shows_the_image_and_the_back_its_colours_without_details() -> None:
+def test_the_front_shows_the_image_and_the_back_its_colours_without_the_badge() -> None:
     figure = draw_figure(128)
     source = PreviewEngine().generate([figure], GenerationOptions(seed=1, resolution=64)).colour_source
     points = np.zeros((80, 3), np.float32)
@@ -84,8 +84,7 @@ def test_the_front_shows_the_image_and_the_back_its_colours_without_details() ->
     near = source.colours_at(points, front)
     assert near[40, 2] > near[40, 0] and near[2, 0] > near[2, 2]  # a blue badge on a red body
     far = source.colours_at(points * np.float32([1, 1, -1]), -front)
-    assert np.abs(np.diff(far, axis=0)).max() < 0.3 * np.abs(np.diff(near, axis=0)).max()
-    assert np.abs(far.mean(axis=0) - near.mean(axis=0)).max() < 0.2
+    assert (far[:, 0] > far[:, 2] + 0.3).all()
 
 
 def test_a_view_without_a_solid_pixel_is_refused() -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.engines.preview.subject_image import crop_subject, guess_back_colours, have_common_frame, sample_bilinear
+from pipeline.engines.preview.subject_image import crop_subject, have_common_frame, sample_bilinear
 
 
 def view_of(rows: slice, columns: slice, *, side: int = 20, colour: int = 200) -> np.ndarray:
@@ -50,12 +50,6 @@ def test_views_have_a_common_frame_if_size_and_height_agree() -> None:
     assert not have_common_frame([tall])
     assert not have_common_frame([tall, short])
     assert not have_common_frame([tall, view_of(slice(0, 20), slice(5, 8), side=24)])
-
-
-def test_the_back_of_a_plain_subject_has_its_colour() -> None:
-    image = crop_subject(view_of(slice(4, 16), slice(4, 16)), max_side_px=100, is_axis_known=False)
-
-    np.testing.assert_allclose(guess_back_colours(image), 200 / 255, atol=1e-5)
 
 
 @pytest.mark.parametrize("channels", [(), (3,)])

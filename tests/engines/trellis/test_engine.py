@@ -170,7 +170,9 @@ def test_several_views_differ_from_one_and_the_modes_from_each_other(
     assert not same(generation, stochastic)
     assert not same(generation, multidiffusion)
     assert not same(stochastic, multidiffusion)
-    assert same(stochastic, engine.generate(views, OPTIONS))  # the default of the engine
+    with_angles = engine.generate(views, replace(OPTIONS, view_angles=(0.0, 90.0, 180.0)))
+    assert same(stochastic, with_angles)  # the default of the engine, which has no use for angles
+    assert with_angles.warnings == ("The TRELLIS engine ignores view_angles.",) and with_angles.view_angles is None
 
 
 def test_the_mode_of_a_request_overrides_that_of_the_engine() -> None:

@@ -139,6 +139,11 @@ def test_an_engine_with_a_split_load_generates_the_same(generation: Generation) 
     assert same(other.generate([draw_disc()], OPTIONS), generation)
 
 
+def test_options_without_an_effect_are_named(engine: TripoSREngine) -> None:
+    options = replace(OPTIONS, view_angles=(90.0,), splat=True)
+    assert engine.generate([draw_disc()], options).warnings == ("The TripoSR engine ignores view_angles, splat.",)
+
+
 def test_two_views_and_views_without_a_subject_are_refused(engine: TripoSREngine) -> None:
     empty, line = np.zeros((8, 8, 4), np.uint8), np.zeros((8, 8, 4), np.uint8)
     line[2:5, 3] = 255

@@ -6,6 +6,7 @@ import sqlite3
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from pipeline.jobs.model import ApiKey, JobFilter, JobResult, JobState, KeyLimit
 from pipeline.jobs.stores.sql import connection as database
 from pipeline.jobs.stores.sql.connection import Database, FairLock
 from pipeline.jobs.stores.sql.schema import SCHEMA_REVISION, metadata
+from pipeline.jobs.stores.sql.statements import LARGE_REQUEST_BYTES
 from pipeline.jobs.stores.sql.store import SqlStore
 from tests.jobs.store_fixtures import new_job
 
@@ -317,3 +319,15 @@ def test_the_fair_lock_times_out() -> None:
                 pool.submit(enter, 0.01).result(10)
         assert patient.result(10) == "in"
         assert enter(0.01) == "in"
+
+
+@pytest.mark.parametrize(
+    "size_bytes", [0, 1, LARGE_REQUEST_BYTES - 1, LARGE_REQUEST_BYTES, 2 * LARGE_REQUEST_BYTES + 7]
+)
+def test_a_request_of_any_size_is_read_as_it_was_written(database_url: str, size_bytes: int) -> None:
+    store = SqlStore(database_url)
+    content = bytes(range(256)) * (size_bytes // 256 + 1)
+    job = store.submit(replace(new_job(add_key(store)), request=content[:size_bytes])).job
+
+    assert store.request_of(job.id) == content[:size_bytes]
+    store.close()

@@ -1,0 +1,23 @@
+"""How the C library's allocator gives memory back. Knows nothing of what is allocated."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+
+M_MMAP_THRESHOLD = -3
+LARGE_BYTES = 1 << 20
+
+
+def return_large_blocks() -> None:
+    """Give every freed block of a megabyte or more back to the system at once.
+
+    glibc raises the size from which it does so with each block that is freed, up to 32 MiB: after one large request the
+    next ones leave holes in the heap, and the process keeps several times what it uses. A fixed size ends that.
+    Source: mallopt(3), M_MMAP_THRESHOLD. Other C libraries have no such function, and are left as they are.
+    """
+    if sys.platform != "linux":
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_MMAP_THRESHOLD, LARGE_BYTES)
