@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AliasChoices, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -197,6 +198,13 @@ class Settings(BaseSettings):
     def _check_prices(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if not all(re.fullmatch(r"[a-z0-9_-]+=\d+(\.\d+)?", item, re.ASCII) for item in value):
             raise ValueError("each price is an engine and a number, as in trellis=0.05")
+        return value
+
+    @field_validator("public_url")
+    @classmethod
+    def _check_public_url(cls, value: str | None) -> str | None:
+        if value is not None and (not is_http_url(value) or urlsplit(value).query or urlsplit(value).fragment):
+            raise ValueError("it must be an http or https address, without a query: paths are put behind it")
         return value
 
     @field_validator("contact_url")

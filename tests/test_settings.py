@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from pipeline.jobs.model import KeyLimits
 from pipeline.secrets import load_master_keys
 from pipeline.settings import Settings
+from pipeline.version import __version__
 
 HEAVY = ("torch", "numpy", "scipy", "trimesh", "boto3", "alembic")
 
@@ -130,3 +131,29 @@ def test_settings_and_the_store_import_nothing_heavy() -> None:
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
 
     assert found.strip() == "[]"
+
+
+@pytest.mark.parametrize("url", ["https://3d.example.com", "http://[::1]:8000/a/b/", "https://h/3d"])
+def test_links_begin_with_the_public_url_and_its_path(url: str) -> None:
+    assert Settings(public_url=url).base_url == url.rstrip("/")
+
+
+@pytest.mark.parametrize("url", ["3d.example.com", "ftp://h/", "https://h/?key=1", "https://h/#top", "https://h/a b"])
+def test_a_public_url_that_no_path_can_follow_is_refused(url: str) -> None:
+    with pytest.raises(ValidationError, match="public_url"):
+        Settings(public_url=url)
+
+
+@pytest.mark.parametrize(
+    ("settings", "agent"),
+    [
+        ({}, "image-to-3d/{}"),
+        ({"public_url": "https://3d.example.com/"}, "image-to-3d/{} (+https://3d.example.com/)"),
+        (
+            {"contact_url": "mailto:me@example.com", "public_url": "https://h"},
+            "image-to-3d/{} (+mailto:me@example.com)",
+        ),
+    ],
+)
+def test_requests_name_the_version_and_the_operator(settings: dict[str, str], agent: str) -> None:
+    assert Settings(**settings).user_agent == agent.format(__version__)

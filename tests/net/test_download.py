@@ -19,7 +19,7 @@ from PIL import Image
 
 from pipeline.errors import Cancelled, DownloadFailed, DownloadInterrupted
 from pipeline.net.download import ATTEMPTS, fetch
-from pipeline.version import user_agent
+from pipeline.version import __version__, user_agent
 from tests.net.image_host import Answers, Server
 from tests.net.policies import LAPTOP
 
@@ -272,8 +272,8 @@ def test_the_host_learns_who_asks_and_whom_to_contact(server: Server) -> None:
     fetch(f"{server.url}/image", LAPTOP)
 
     assert agents == [LAPTOP.user_agent]
-    assert user_agent() == "image-to-3d/0.1.0"
-    assert user_agent("https://example.com/3d") == "image-to-3d/0.1.0 (+https://example.com/3d)"
+    assert user_agent() == f"image-to-3d/{__version__}"
+    assert user_agent("https://example.com/3d") == f"image-to-3d/{__version__} (+https://example.com/3d)"
 
 
 def test_a_cancellation_reaches_a_download(server: Server) -> None:
