@@ -15,7 +15,7 @@ from pipeline.net.deadline import IsCancelled
 from pipeline.net.egress import guarded_client
 from pipeline.secrets import load_master_keys
 from pipeline.settings import Settings
-from pipeline.shared_storage import shared_outputs
+from pipeline.shared_storage import shared_generations, shared_outputs
 from pipeline.storage.base import LinkedFiles
 from pipeline.storage.encrypted_bucket import EncryptedBucket
 from pipeline.storage.generations import FOLDER as GENERATIONS_FOLDER
@@ -200,9 +200,10 @@ def temporary_outputs(settings: Settings, master_keys: Sequence[bytes]) -> Local
 
 
 def kept_generations(settings: Settings) -> KeptGenerations:
-    """The kept generations in the folder of the settings."""
-    return KeptGenerations(
-        settings.work_dir / GENERATIONS_FOLDER,
+    """The kept generations: in the deployment's bucket, or in the folder of the settings alone."""
+    folder = settings.work_dir / GENERATIONS_FOLDER
+    return shared_generations(settings, folder) or KeptGenerations(
+        folder,
         lifetime_s=settings.generation_lifetime_s,
         max_bytes=settings.max_generations_bytes,
     )

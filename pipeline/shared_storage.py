@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from pipeline.errors import CannotStart, InvalidRequest
 from pipeline.net.egress import guarded_client
+from pipeline.secrets import load_master_keys
 from pipeline.settings import Settings
 from pipeline.storage.bucket_details import bucket_of_details
 from pipeline.storage.links import LinkSigner
 from pipeline.storage.own_bucket import OwnBucket
+from pipeline.storage.shared_generations import SharedGenerations
 from pipeline.storage.shared_outputs import SharedOutputs
 from pipeline.storage.shared_work import SharedWork
 from schemas.s3 import parse_s3_details
 
-FILES, WORK = "files", "work"
-"""Directories of the bucket, named as the folders of `DATA_DIR`."""
+FILES, WORK, GENERATIONS = "files", "work", "generations"
+"""Directories of the bucket."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,27 @@ def shared_work(settings: Settings, master_keys: Sequence[bytes]) -> SharedWork 
     """
     bucket = own_bucket(settings)
     return None if bucket is None else SharedWork(bucket.within(WORK), master_keys=master_keys)
+
+
+def shared_generations(settings: Settings, folder: Path) -> SharedGenerations | None:
+    """The kept generations; None where they are kept on this machine.
+
+    Args:
+        folder: for those that this machine made or exported lately.
+
+    Raises:
+        CannotStart: as for `shared_outputs`.
+    """
+    bucket = own_bucket(settings)
+    if bucket is None:
+        return None
+    return SharedGenerations(
+        folder,
+        bucket=bucket.within(GENERATIONS),
+        master_keys=load_master_keys(settings),
+        lifetime_s=settings.generation_lifetime_s,
+        max_bytes=settings.max_generations_bytes,
+    )
 
 
 def own_bucket(settings: Settings) -> OwnBucket | None:

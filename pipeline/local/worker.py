@@ -76,8 +76,10 @@ def run_worker(settings: Settings, *, worker_id: str, stop: threading.Event) -> 
 
     uploads = late_uploads(service, outputs, is_cancelled=is_finished.is_set)
 
+    generations = kept_generations(settings)
+
     def clean_up() -> None:
-        clean(service.store, outputs, settings.work_dir, generations=kept_generations(settings), shared=shared)
+        clean(service.store, outputs, settings.work_dir, generations=generations, shared=shared)
 
     def forget(job: Job) -> None:
         shutil.rmtree(folder_of(job, settings.work_dir), ignore_errors=True)

@@ -66,16 +66,17 @@ class OwnBucket(S3Storage):
                 answer = self._client.get_object(Bucket=self._bucket.name, Key=key, Range=span)
                 begin += file.write(answer["Body"].read())
 
-    def exists(self, name: str) -> bool:
-        """Whether there is such an object.
+    def modified_at(self, name: str) -> float | None:
+        """When an object was written, seconds since 1970; None where there is none.
 
         Raises:
             StoreUnavailable: the bucket does not answer.
         """
         with suppress(FileNotFoundError), _translated(self._bucket.name):
-            self._client.head_object(Bucket=self._bucket.name, Key=self._bucket.key_of(name))
-            return True
-        return False
+            head = self._client.head_object(Bucket=self._bucket.name, Key=self._bucket.key_of(name))
+            modified: datetime = head["LastModified"]
+            return modified.timestamp()
+        return None
 
     def objects(self) -> Iterator[StoredObject]:
         """All objects in the directory and below it.

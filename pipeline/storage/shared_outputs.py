@@ -177,7 +177,7 @@ class SharedOutputs(LocalStorage):
     def _check(self, path: Path, bucket: OwnBucket, *, has_copy: bool) -> bool:
         """Compare a copy with the bucket: delete it, or download it; returns whether there is one then."""
         if has_copy:
-            if bucket.exists(path.name):
+            if bucket.modified_at(path.name) is not None:
                 return True
             path.unlink(missing_ok=True)
             return False

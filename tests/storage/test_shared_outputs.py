@@ -22,6 +22,7 @@ from pipeline.storage.base import OutputFile, StoredFile
 from pipeline.storage.links import LinkSigner
 from pipeline.storage.own_bucket import OwnBucket
 from pipeline.storage.s3_client import Bucket, make_client
+from pipeline.storage.shared_generations import SharedGenerations
 from pipeline.storage.shared_outputs import SharedOutputs
 from pipeline.storage.shared_work import SharedWork
 from tests.servers.s3 import FaultProxy, answer, fault_proxy, moto_server
@@ -304,6 +305,82 @@ def test_checkpoints_are_deleted_with_their_job(
     assert [*bucket.objects()] == []
 
 
+# ---- kept generations ----
+
+
+@dataclass
+class Keepers:
+    """Two machines that keep generations in one bucket, and the time on their clocks."""
+
+    bucket: OwnBucket
+    folder: Path
+    now: float = field(default_factory=time.time)
+
+    def on(self, machine: str, *, max_bytes: int = 10_000) -> SharedGenerations:
+        return SharedGenerations(
+            self.folder / machine / "generations",
+            bucket=self.bucket.within("generations"),
+            master_keys=SECRET,
+            lifetime_s=100,
+            max_bytes=max_bytes,
+            clock=lambda: self.now,
+        )
+
+    def keep(self, name: str, size_bytes: int = 10) -> None:
+        (self.folder / "generate.pickle").write_bytes(name.encode() * size_bytes)
+        self.on("a").keep(name, self.folder / "generate.pickle")
+
+
+@pytest.fixture
+def keepers(bucket: OwnBucket, tmp_path: Path) -> Keepers:
+    return Keepers(bucket, tmp_path)
+
+
+def test_a_generation_is_found_on_another_machine_for_its_lifetime(keepers: Keepers) -> None:
+    keepers.keep("x")
+    kept_at = keepers.now
+
+    assert keepers.on("b").has("x") and not keepers.on("b").has("y") and keepers.on("b").find("y") is None
+    keepers.now = kept_at + 90
+    found = keepers.on("b").find("x")
+    assert found is not None and found.read_bytes() == b"x" * 10
+    assert [path.name for path in found.parent.parent.iterdir()] == ["generations"]  # nothing is left of the transfer
+
+    keepers.now = kept_at + 102
+    for machine in "abc":
+        assert not keepers.on(machine).has("x") and keepers.on(machine).find("x") is None
+    keepers.on("c").clean()
+    assert [*keepers.bucket.objects()] == []
+
+
+def test_a_deleted_generation_is_gone_on_every_machine_that_did_not_fetch_it(keepers: Keepers) -> None:
+    keepers.keep("x")
+
+    keepers.on("b").delete("x")
+
+    assert not keepers.on("c").has("x") and [*keepers.bucket.objects()] == []
+
+
+def test_the_oldest_generations_leave_the_bucket_first(keepers: Keepers) -> None:
+    keepers.keep("x", 300)
+    time.sleep(1.1)  # S3 tells the time of a change in seconds
+    keepers.keep("y", 300)
+
+    keepers.on("b", max_bytes=900).clean()
+
+    assert {found.name.split("/")[1] for found in keepers.bucket.objects()} == {"y"}
+
+
+def test_an_unavailable_bucket_costs_no_job(keepers: Keepers, proxy: FaultProxy) -> None:
+    fail(proxy)
+
+    keepers.keep("x")
+
+    assert keepers.on("a").find("x") is not None
+    with pytest.raises(StoreUnavailable):
+        keepers.on("b").has("x")
+
+
 # ---- settings ----
 
 
@@ -312,27 +389,24 @@ def settings(**given: object) -> Settings:
     return Settings(**{**credentials, "database_url": None, **given})  # type: ignore[arg-type]
 
 
-def test_the_bucket_is_named_by_the_settings_or_the_usual_variables(
-    proxy: FaultProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_bucket_is_named_by_the_settings_or_the_usual_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     variables = {
-        "AWS_ENDPOINT_URL_S3": proxy.url,
+        "AWS_ENDPOINT_URL_S3": "http://minio.internal:9000",
         "AWS_ACCESS_KEY_ID": "id",
         "AWS_SECRET_ACCESS_KEY": "key",
+        "AWS_REGION": "eu-central-1",
         "IMAGE_TO_3D_OUTPUTS_URL": "s3://models/a%20b/c/",
     }
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
+
     opened = own_bucket(Settings())
+
     assert opened is not None
-    make_client(opened._bucket, opened._http).create_bucket(Bucket="models")
-    (tmp_path / "x.txt").write_bytes(b"x")
-    proxy.seen.clear()
-
-    opened.store([OutputFile(tmp_path / "x.txt", "extra", "text/plain")], file_prefix="")
-
+    bucket = opened._bucket
+    assert (bucket.endpoint_url, bucket.is_path_style) == ("http://minio.internal:9000", True)
+    assert (bucket.name, bucket.directory, bucket.region) == ("models", "a b/c", "eu-central-1")
     opened._http.close()
-    assert {seen.path for seen in proxy.seen} == {"/models/a%20b/c/x.txt"}
 
 
 @pytest.mark.parametrize("url", ["http://bucket/prefix", "s3:///prefix", "bucket", "s3://bucket?x=1"])
