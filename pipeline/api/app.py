@@ -10,7 +10,7 @@ from fastapi.security import APIKeyHeader, HTTPBearer
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pipeline.api import account, document, estimates, exports, files, pages, problems, routes, uploads
+from pipeline.api import account, document, engines, estimates, exports, files, pages, problems, routes, uploads
 from pipeline.api.context import Context
 from pipeline.api.head_limits import with_head_limits
 from pipeline.api.problems import OK
@@ -69,7 +69,7 @@ def create_app(settings: Settings, *, service: Service | None = None) -> ASGIApp
     problems.install(app, errors_as_200=settings.errors_as_200)
     for module in (routes, exports, estimates, account, uploads):
         app.include_router(module.router, dependencies=KEY_PLACES)
-    for module in (files, pages):
+    for module in (engines, files, pages):
         app.include_router(module.router)
     document.install(app, public_url=settings.public_url)
     return _without_sniffing(with_head_limits(_health_first(traced(app) if settings.is_traced else app)))
