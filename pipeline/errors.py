@@ -3,6 +3,7 @@
 ImageTo3DError
 ├── CallerError             the sender can correct it; never retried
 │   ├── InvalidRequest      a field is missing, malformed or out of bounds
+│   │   └── IdempotencyKeyReused  an Idempotency-Key was sent again with another body
 │   ├── UnreadableImage     an image cannot be decoded, or shows no subject
 │   ├── BlockedAddress      a URL leads to an address that this deployment does not connect to
 │   ├── DownloadFailed      an image's URL answered with an error, or with something else than an image
@@ -49,6 +50,12 @@ from collections.abc import Iterator
 from schemas.errors import CallerError as CallerError
 from schemas.errors import ImageTo3DError as ImageTo3DError
 from schemas.errors import InvalidRequest as InvalidRequest
+
+
+class IdempotencyKeyReused(InvalidRequest):
+    """An Idempotency-Key was sent again with another body."""
+
+    code = "idempotency_key_reused"
 
 
 class UnreadableImage(CallerError):

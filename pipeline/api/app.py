@@ -10,10 +10,12 @@ from fastapi.security import APIKeyHeader, HTTPBearer
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pipeline.api import account, document, engines, estimates, exports, files, pages, problems, routes, uploads
+from pipeline.api import account, document, engines, estimates, exports, files, pages, problems, routes, tokens, uploads
 from pipeline.api.context import Context
+from pipeline.api.cors import with_cors
 from pipeline.api.head_limits import with_head_limits
 from pipeline.api.problems import OK
+from pipeline.api.request_target import with_plain_targets
 from pipeline.api.tracing import traced
 from pipeline.service import Service, open_service
 from pipeline.settings import Settings
@@ -57,6 +59,7 @@ def create_app(settings: Settings, *, service: Service | None = None) -> ASGIApp
         version=__version__,
         description=DESCRIPTION,
         lifespan=lifespan,
+        redirect_slashes=False,  # `with_plain_targets` makes both answer
         openapi_tags=document.TAGS,
         generate_unique_id_function=lambda route: route.name,
         # FastAPI's own pages load their scripts from a CDN; `pages` serves /docs.
@@ -67,12 +70,15 @@ def create_app(settings: Settings, *, service: Service | None = None) -> ASGIApp
     )
     app.state.context = Context(opened)
     problems.install(app, errors_as_200=settings.errors_as_200)
-    for module in (routes, exports, estimates, account, uploads):
+    for module in (routes, exports, estimates, account, uploads, tokens):
         app.include_router(module.router, dependencies=KEY_PLACES)
     for module in (engines, files, pages):
         app.include_router(module.router)
     document.install(app, public_url=settings.public_url)
-    return _without_sniffing(with_head_limits(_health_first(traced(app) if settings.is_traced else app)))
+    served = _health_first(traced(app) if settings.is_traced else app)
+    if settings.cors_origins:
+        served = with_cors(served, settings.cors_origins)
+    return _without_sniffing(with_head_limits(with_plain_targets(served)))
 
 
 def _without_sniffing(app: ASGIApp) -> ASGIApp:

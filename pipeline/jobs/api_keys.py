@@ -56,7 +56,15 @@ def authenticate(store: KeyStore, presented: str | None) -> ApiKey:
     """
     if not presented:
         raise Unauthorized("API key required")
-    digest = hash_key(presented)
+    return authenticate_by_hash(store, hash_key(presented))
+
+
+def authenticate_by_hash(store: KeyStore, digest: str) -> ApiKey:
+    """The record of a key by its hash.
+
+    Raises:
+        Unauthorized: there is no such key, or it was revoked.
+    """
     key = store.find_key(digest)
     # The lookup is by digest, so its timing reveals nothing of the key; this comparison takes constant time.
     if key is None or not hmac.compare_digest(key.sha256, digest) or key.revoked_at is not None:

@@ -86,7 +86,7 @@ def find_by_idempotency_key(connection: sa.Connection, new: NewJob) -> Job | Non
     """The job that this submit repeats.
 
     Raises:
-        InvalidRequest: it had another body.
+        IdempotencyKeyReused: it had another body.
     """
     if new.idempotency_key is None:
         return None
