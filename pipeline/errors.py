@@ -305,6 +305,20 @@ def error_classes(root: type[ImageTo3DError] = ImageTo3DError) -> Iterator[type[
         yield from error_classes(subclass)
 
 
+def error_codes() -> dict[str, tuple[type[ImageTo3DError], str]]:
+    """Each error code with its class and whether a retry may help: `yes`, `no`, or `sometimes`.
+
+    A class without a code of its own shares that of its base, and differs from it in whether a retry may help: a failed
+    job says which of both it is.
+    """
+    codes: dict[str, tuple[type[ImageTo3DError], str]] = {}
+    for error in error_classes():
+        retryable = "yes" if error.retryable else "no"
+        first, before = codes.get(error.code, (error, retryable))
+        codes[error.code] = (first, before if before == retryable else "sometimes")
+    return codes
+
+
 def is_caller_error(code: str) -> bool:
     """Whether an error code is that of a `CallerError`."""
     return any(error.code == code for error in error_classes(CallerError))

@@ -38,7 +38,7 @@ DESCRIPTION = f"""Turns an image into a textured 3D asset. The HTTP bodies are t
 its Image to 3D API: clients work here after changing host and key.
 
 Every refused request and every failed job has an `error_code`. Where `retryable` is yes, the same request may \
-succeed when it is sent again.
+succeed when it is sent again; where it is sometimes, the body of the failed job says so.
 
 {problems.error_codes_as_markdown()}
 """

@@ -34,7 +34,7 @@ from pipeline.errors import (
     StoreUnavailable,
     Unauthorized,
     UnsupportedMediaType,
-    error_classes,
+    error_codes,
 )
 from schemas.responses import ErrorBody, RateLimitedBody
 
@@ -203,7 +203,7 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
 def error_codes_as_markdown() -> str:
     """A table of every `error_code`, for the OpenAPI document, made from the error classes."""
     rows = [
-        f"| `{error.code}` | {'yes' if error.retryable else 'no'} | {(error.__doc__ or '').splitlines()[0]} |"
-        for error in error_classes()
+        f"| `{code}` | {retryable} | {(error.__doc__ or '').splitlines()[0]} |"
+        for code, (error, retryable) in error_codes().items()
     ]
     return "\n".join(["| error_code | retryable | meaning |", "| --- | --- | --- |", *rows])

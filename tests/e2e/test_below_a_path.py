@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Iterator
-from pathlib import Path
 from urllib.parse import urljoin
 
 import httpx
@@ -79,4 +78,21 @@ def test_the_documented_location_has_what_events_and_images_need() -> None:
     location = documented_location()
 
     assert "proxy_buffering off;" in location and "client_max_body_size 32m;" in location
-    assert Path(ROOT / "docs" / "deploy-docker.md").exists()
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs Debian's chromium")
+def test_a_browser_finds_everything_below_the_path(studio: str) -> None:
+    sync_api = pytest.importorskip("playwright.sync_api")
+    answers: list[tuple[str, int]] = []
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        page = browser.new_page()
+        page.on("response", lambda answer: answers.append((answer.url, answer.status)))
+        page.goto(f"{studio}/")
+        page.locator("#option-resolution").wait_for(state="attached", timeout=60_000)  # read from the contract
+        page.goto(f"{studio}/docs")
+        page.locator(".opblock-summary").first.wait_for(timeout=60_000)
+        browser.close()
+
+    assert f"{studio}/openapi.json" in {url for url, _ in answers}
+    assert [answer for answer in answers if answer[1] >= 400 or not answer[0].startswith(f"{studio}/")] == []
