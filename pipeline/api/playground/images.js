@@ -28,7 +28,7 @@ export function watchImages(changed) {
     event.target.value = "";
   });
   at("sample").addEventListener("click", async () => {
-    const content = await (await fetch("/playground/sample.png")).blob();
+    const content = await (await fetch(new URL("sample.png", import.meta.url))).blob();
     await add([new File([content], "lighthouse.png", { type: "image/png" })]);
     at("submit").focus();
   });

@@ -1,6 +1,9 @@
 // The API client of the page. The key is sent in a header, never in a URL.
-export const SUBMIT = "/api/v6/3d/image_to_3d";
-const ENTERPRISE = "/api/v1/enterprise/3d";
+/** The service's address without a slash at its end; a proxy may serve it below a path. */
+export const ROOT = new URL("..", import.meta.url).href.slice(0, -1);
+const SUBMIT_PATH = "/api/v6/3d/image_to_3d";
+export const SUBMIT = ROOT + SUBMIT_PATH;
+const ENTERPRISE = `${ROOT}/api/v1/enterprise/3d`;
 const RECONNECT_PAUSES_MS = [300, 1000, 3000, 5000, 5000];
 
 /** A refusal in the API's own words. */
@@ -33,8 +36,8 @@ export const cancel = (key, id) => post(`${ENTERPRISE}/cancel/${id}`, key, {});
 
 /** The fields of a submit, from the contract itself. */
 export async function fields() {
-  const contract = await (await fetch("/openapi.json")).json();
-  return contract.paths[SUBMIT].post.requestBody.content["application/json"].schema.properties;
+  const contract = await (await fetch(`${ROOT}/openapi.json`)).json();
+  return contract.paths[SUBMIT_PATH].post.requestBody.content["application/json"].schema.properties;
 }
 
 /** Follow a job to its end: `onProgress` receives each event; returns the final body. Reconnects when a connection is lost. */

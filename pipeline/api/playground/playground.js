@@ -25,7 +25,7 @@ function turnTo(state, said) {
 }
 
 function showSnippets(given) {
-  const job = { url: location.origin + SUBMIT, sources: sources(), given };
+  const job = { url: SUBMIT, sources: sources(), given };
   snippets = { curl: curl({ ...job, key: key() }), python: python({ ...job, key: key() }) };
   at("curl").textContent = curl({ ...job, key: MASK });
   at("python").textContent = python({ ...job, key: MASK });

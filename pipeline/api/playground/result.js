@@ -1,5 +1,6 @@
 // The result of a job: the model in a viewer, the turntable video, the thumbnail, the files.
 import { at, icon, make, tabs } from "./dom.js";
+import { ROOT } from "./jobs.js";
 
 const DOWNLOAD = "M12 4v11m0 0l-4.5-4.5M12 15l4.5-4.5M5 20h14";
 const IMAGES = ["png", "jpg", "jpeg", "webp"];
@@ -10,7 +11,10 @@ const ending = (url) => new URL(url).pathname.split(".").pop().toLowerCase();
 const nameOf = (url) => decodeURIComponent(new URL(url).pathname.split("/").pop());
 
 // The service may be reached under another name than the one it gives out; its own files are at this page's as well.
-const local = (url) => (new URL(url).pathname.startsWith("/files/") ? location.origin + new URL(url).pathname : url);
+const local = (url) => {
+  const file = new URL(url).pathname.match(/\/files\/[^/]+\/[^/]+$/);
+  return file ? ROOT + file[0] : url;
+};
 const isHere = (url) => new URL(url).origin === location.origin;
 
 let viewerModule;
