@@ -16,6 +16,8 @@ BORDER_SHARE = 0.025  # width of the border that is assumed to be background, re
 MAX_SAMPLES = 4000  # pixels that a fit reads
 LEAST_SPREAD, MOST_SPREAD = 3.0, 25.0  # levels; a flat background has a spread too, a texture not any
 LEAST_CLUSTER = 0.08  # share of the border; a smaller cluster may be the subject, where it touches the border
+CALM_GRADIENT, CALM_NOISE = 0.1, 0.5  # levels per pixel that noise alone makes of an area without shading
+MOST_NOISE = 2.5  # levels; on a textured ground nothing can be told to be flat
 THING_SHARE = 0.15  # of the height; a shorter thing at a side of the image is no part of a wall or table
 THING_LEVELS = 25.0  # from the colours above and below it; planks and gradients differ by less
 LEAST_SHARP = 1.2  # levels per pixel by which an edge is steeper than at three times the scale
@@ -203,6 +205,11 @@ def noise_of(image: Rgb) -> float:
     """Standard deviation of the noise in levels, from the Laplacian's median; its gain on white noise is 4.47."""
     laplacian = cv2.Laplacian(image.astype(np.float32).mean(axis=2), cv2.CV_32F, ksize=1)
     return 1.48 * float(np.median(np.abs(laplacian))) / 4.47
+
+
+def without_shading(edges: Field, noise: float) -> Area:
+    """Where an image changes no more than its noise: (h, w) -> (h, w); nowhere in a noisy one."""
+    return np.asarray(edges < CALM_GRADIENT + CALM_NOISE * noise) & (noise < MOST_NOISE)
 
 
 def touching_border(area: Area) -> Area:

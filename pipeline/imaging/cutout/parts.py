@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.imaging.cutout.ground import Area, Field, Rgb
+from pipeline.imaging.cutout.ground import MOST_NOISE, Area, Field, Rgb, without_shading
 
 LEAST_PART = 0.002  # of the mask; smaller components and holes are noise
 LINE_PX = 4  # working pixels; the edge of a table is about as thick after the reduction
@@ -17,11 +17,9 @@ FLAT_LEVELS = 0.5
 """Deviation of the colour of a thing without shading beyond the image's noise, in levels. Flat things of the measuring
 set have at most 0.46; flat parts of its subjects at the rim 0.7 or more, but for few."""
 FLAT_GRADIENT = 2.2  # levels per pixel inside a flat thing, on top of the image's noise
-MOST_NOISE = 2.5  # levels; on a textured ground nothing can be told to be flat
 LEAST_FLAT, MOST_FLAT = 0.0004, 0.12  # of the image
 OPEN_SHARE = 0.27  # of a flat thing's outline that lies against the ground
 BLUR_PX = 4  # working pixels from an edge to where its gradient has faded
-CALM_GRADIENT, CALM_NOISE = 0.1, 0.5  # levels per pixel that noise alone makes of an area without shading
 MOST_CALM = 0.3  # share of such pixels in a subject; shaded ones of the measuring set have at most 0.1, its grounds 0.7
 SLIVER_PX = 3  # working pixels beside a dropped thing in which its blurred edge is left
 LEAST_CORE = 0.12  # of a mask that must be left without its flat things
@@ -62,8 +60,7 @@ def subject_parts(mask: Area, image: Rgb, edges: Field, noise: float) -> Parts:
 def _is_shaded(mask: Area, edges: Field, noise: float) -> bool:
     """Whether a mask shows a shaded thing; in a drawing of plain colours, flat parts are parts of the subject."""
     inner = cv2.erode(mask.astype(np.uint8), np.ones((2 * BLUR_PX + 1,) * 2, np.uint8)) > 0
-    calm = edges < CALM_GRADIENT + CALM_NOISE * noise
-    return not inner.any() or float(calm[inner].mean()) < MOST_CALM
+    return not inner.any() or float(without_shading(edges, noise)[inner].mean()) < MOST_CALM
 
 
 def _without(mask: Area, things: Area) -> Area:
