@@ -253,7 +253,6 @@ async function route() {
 }
 
 function keyChanged() {
-  clearProblems();
   refreshHistory(key());
   if (shownId() && !is("running") && !is("done")) open(shownId());
 }
