@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from html import escape
+from urllib.parse import urlsplit
+
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 
@@ -36,15 +39,15 @@ PAGE_HEADERS = {
 
 # Plain functions, which FastAPI runs in threads: the first request for a large file compresses it.
 @router.get("/", include_in_schema=False)
-def playground() -> HTMLResponse:
+def playground(request: Request) -> HTMLResponse:
     """The playground page."""
-    return _page(PLAYGROUND)
+    return _page(PLAYGROUND, request)
 
 
 @router.get("/docs", include_in_schema=False)
-def reference() -> HTMLResponse:
+def reference(request: Request) -> HTMLResponse:
     """The API reference: Swagger UI, served from here so that it works without access to the internet."""
-    return _page(REFERENCE)
+    return _page(REFERENCE, request)
 
 
 @router.get("/playground/{name}", include_in_schema=False)
@@ -59,9 +62,12 @@ def reference_asset(name: str, request: Request) -> Response:
     return answer_asset(REFERENCE, name, request)
 
 
-def _page(folder: str) -> HTMLResponse:
+def _page(folder: str, request: Request) -> HTMLResponse:
+    """A page; its links begin with the path that a proxy may serve the whole service below."""
+    path = urlsplit(context_of(request).base_url(request)).path.rstrip("/")
+    content = read_asset(folder, "index.html").content.replace(b'="/', f'="{escape(path)}/'.encode())
     headers = {**PAGE_HEADERS, "content-security-policy": POLICIES[folder]}
-    return HTMLResponse(read_asset(folder, "index.html").content, headers=headers)
+    return HTMLResponse(content, headers=headers)
 
 
 @router.get("/health", responses={OK: {"description": "The process answers."}})
