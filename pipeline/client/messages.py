@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, TypedDict, TypeVar
+from typing import Any, Literal, TypeAlias, TypedDict, TypeVar, cast
 from urllib.parse import unquote, urlsplit
 
 import httpx
@@ -115,8 +115,9 @@ def _as_field(value: Any) -> Any:
     """A value as a form field: repeated for several texts, else text, and JSON where it has parts."""
     if isinstance(value, str):
         return value
-    if isinstance(value, list) and all(isinstance(item, str) for item in value):
-        return value
+    parts = cast(list[object], value) if isinstance(value, list) else []
+    if parts and all(isinstance(part, str) for part in parts):
+        return parts
     return json.dumps(value)
 
 
@@ -178,10 +179,11 @@ def read_body(answer: httpx.Response) -> dict[str, Any]:
         ApiError: the service refused, or something else answered.
     """
     try:
-        body = answer.json()
+        parsed: object = answer.json()
     except ValueError:
-        body = None
-    if not isinstance(body, dict) or "status" not in body:
+        parsed = None
+    body = cast(dict[str, Any], parsed) if isinstance(parsed, dict) else {}
+    if "status" not in body:
         kind = answer.headers.get("content-type", "nothing")
         raise ApiError(f"HTTP {answer.status_code} with {kind}: not this service's answer", status=answer.status_code)
     if answer.is_error or body["status"] == "error":
