@@ -369,7 +369,9 @@ def try_out(page: Page, path: str) -> dict[str, Any]:
 
 def test_the_reference_shows_every_operation_and_requests_no_other_host(reference: Visit) -> None:
     page = reference.page
-    operations = [f"{method} {path}" for path, ways in openapi_document()["paths"].items() for method in ways]
+    document = openapi_document()
+    paths = {**document["paths"], **document["webhooks"]}
+    operations = [f"{method} {path}" for path, ways in paths.items() for method in ways]
     shown = page.locator(".opblock-summary").evaluate_all(
         "(all) => all.map((one) => one.querySelector('.opblock-summary-method').innerText.toLowerCase() + ' ' +"
         " one.querySelector('[data-path]').dataset.path)"
