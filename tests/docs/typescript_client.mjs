@@ -120,15 +120,13 @@ const scenarios = {
       () => {}, // never answers
       (address) => assert.rejects(new Client(address, key).submit(image, {}, { signal: aborted }), { name: "TimeoutError" }),
     );
-    let asked = 0;
     await serving(
-      () => (asked += 1), // never answers
+      () => {},
       (address) => {
         const impatient = new Client(address, key, { retries: 1, retry_pause_ms: 1, timeout_ms: 100 });
         return assert.rejects(impatient.cancel(5), { name: "TimeoutError" });
       },
     );
-    assert.equal(asked, 2);
   },
 
   async lost_answers() {
