@@ -28,8 +28,8 @@ export function loadViewer() {
 }
 
 /** Show a GLB in a panel. `usdz` is the same model for iOS, where the service has made one. */
-export async function showModel(panel, url, usdz) {
-  const again = () => showModel(panel, url, usdz);
+export async function showModel(panel, url, usdz, attempt = 1) {
+  const again = () => showModel(panel, url, usdz, attempt + 1);
   at("tools").hidden = true;
   try {
     await loadViewer();
@@ -40,7 +40,8 @@ export async function showModel(panel, url, usdz) {
   for (const [name, value] of Object.entries({ ...ATTRIBUTES, ...(usdz ? { "ios-src": usdz } : {}) })) element.setAttribute(name, value);
   element.append(make("button", { type: "button", slot: "ar-button", className: "quiet ar", textContent: "View in your room" }));
   element.addEventListener("error", (event) => event.detail?.type === "loadfailure" && showLoss(panel, again));
-  element.setAttribute("src", url);
+  // model-viewer keeps failed loads too, by their URL; the fragment is not sent.
+  element.setAttribute("src", attempt > 1 ? `${url}#${attempt}` : url);
   panel.replaceChildren(element);
   wireTools(element);
   at("tools").hidden = panel.hidden;
