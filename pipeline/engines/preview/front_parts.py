@@ -104,9 +104,8 @@ def _same_material(lab: NDArray, labels: NDArray[np.int64]) -> NDArray[np.bool_]
     that vector is the material's.
     """
     counts = np.bincount(labels.ravel())[1:]
-    means = [
-        np.bincount(labels.ravel(), channel.ravel())[1:] / counts for channel in np.moveaxis(lab + (16, 0, 0), 2, 0)
-    ]
+    channels = np.moveaxis(lab + np.array([16, 0, 0]), 2, 0)
+    means = [np.bincount(labels.ravel(), channel.ravel())[1:] / counts for channel in channels]
     vectors = np.stack(means, axis=1)  # (regions, 3)
     lengths = np.linalg.norm(vectors, axis=1)
     cosine = vectors @ vectors.T / np.outer(lengths, lengths)
@@ -125,8 +124,9 @@ def _candidates(
         if taken[start]:
             continue
         taken |= is_same[start]
-        pieces, count = ndimage.label(_of_regions(is_same[start], labels), np.ones((3, 3)))
-        for number in range(1, count + 1):
+        material = _of_regions(is_same[start], labels).astype(np.uint8)
+        count, pieces = cv2.connectedComponents(material, connectivity=8)
+        for number in range(1, count):
             part = pieces == number
             if not SMALLEST * area <= part.sum() <= LARGEST * area:
                 continue
@@ -138,7 +138,7 @@ def _candidates(
 
 
 def _of_regions(chosen: NDArray[np.bool_], labels: NDArray[np.int64]) -> NDArray[np.bool_]:
-    return np.concatenate([[False], chosen])[labels]
+    return np.concatenate([np.zeros(1, bool), chosen])[labels]
 
 
 def _is_before(
@@ -152,7 +152,7 @@ def _is_before(
     radius = _largest_radius(part)
     if radius > SLENDER * _largest_radius(body | inner):
         return False
-    reach = ndimage.distance_transform_edt(~(part & ~inner))[inner].max()
+    reach = np.asarray(ndimage.distance_transform_edt(~(part & ~inner)))[inner].max()
     border = _grown(inner) & ~part
     return reach >= 2 * DEEP * radius and (border & body).sum() >= SURROUNDED * border.sum()
 
