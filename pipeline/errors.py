@@ -3,6 +3,7 @@
 ImageTo3DError
 ├── CallerError             the sender can correct it; never retried
 │   ├── InvalidRequest      a field is missing, malformed or out of bounds
+│   │   └── IdempotencyKeyReused  an Idempotency-Key was sent again with another body
 │   ├── UnreadableImage     an image cannot be decoded, or shows no subject
 │   ├── BlockedAddress      a URL leads to an address that this deployment does not connect to
 │   ├── DownloadFailed      an image's URL answered with an error, or with something else than an image
@@ -49,6 +50,12 @@ from collections.abc import Iterator
 from schemas.errors import CallerError as CallerError
 from schemas.errors import ImageTo3DError as ImageTo3DError
 from schemas.errors import InvalidRequest as InvalidRequest
+
+
+class IdempotencyKeyReused(InvalidRequest):
+    """An Idempotency-Key was sent again with another body."""
+
+    code = "idempotency_key_reused"
 
 
 class UnreadableImage(CallerError):
@@ -296,6 +303,20 @@ def error_classes(root: type[ImageTo3DError] = ImageTo3DError) -> Iterator[type[
         yield root
     for subclass in root.__subclasses__():
         yield from error_classes(subclass)
+
+
+def error_codes() -> dict[str, tuple[type[ImageTo3DError], str]]:
+    """Each error code with its class and whether a retry may help: `yes`, `no`, or `sometimes`.
+
+    A class without a code of its own shares that of its base, and differs from it in whether a retry may help: a failed
+    job says which of both it is.
+    """
+    codes: dict[str, tuple[type[ImageTo3DError], str]] = {}
+    for error in error_classes():
+        retryable = "yes" if error.retryable else "no"
+        first, before = codes.get(error.code, (error, retryable))
+        codes[error.code] = (first, before if before == retryable else "sometimes")
+    return codes
 
 
 def is_caller_error(code: str) -> bool:

@@ -138,6 +138,7 @@ def generate(
     view_angles: Sequence[float | str] | str | None = None,
     resolution: int = 256,
     mesh_simplify: float = 0.90,
+    target_faces: int | None = None,
     texture_size: int = 1024,
     no_texture: bool = False,
     render: bool = False,
@@ -176,6 +177,7 @@ def generate(
             somebody who looks at the front. Guessed if not given; see `meta["view_angles"]`.
         resolution: the grid that the surface is extracted on, 64 to 512.
         mesh_simplify: share of the extracted triangles that is removed, 0.9 to 0.98.
+        target_faces: number of faces of the result, 100 to 2,000,000; overrides `mesh_simplify`.
         texture_size: side of the texture in pixels, 512 to 4096.
         no_texture: leave the texture out.
         render: also make an mp4 turntable.
@@ -210,6 +212,7 @@ def generate(
         "view_angles": view_angles,
         "resolution": resolution,
         "mesh_simplify": mesh_simplify,
+        "target_faces": target_faces,
         "texture_size": texture_size,
         "no_texture": no_texture,
         "render": render,

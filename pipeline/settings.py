@@ -97,6 +97,8 @@ class Settings(BaseSettings):
     """Uploads that a key may have in temporary storage, as each web process counts them; 0 is no limit."""
     restart_pause_s: float = Field(default=60.0, ge=0)
     """For how long after a restart of the workers another restart request is ignored: any caller may send one."""
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
+    """Origins whose pages may call the API, separated by commas; `*` for all. None by default."""
     errors_as_200: bool = False
     """Answer the API's errors with HTTP 200, for old clients."""
     metrics_token: SecretStr | None = None
@@ -171,6 +173,7 @@ class Settings(BaseSettings):
 
     @field_validator(
         "secret_keys",
+        "cors_origins",
         "engines",
         "prices",
         "worker_engines",

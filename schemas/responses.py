@@ -158,3 +158,22 @@ class EstimateBody(_Body):
     price: float | None = Field(description="what the operator charges, null where no price is set")
     currency: str | None = Field(description="the currency of `price`, null without one")
     warning: str = Field(default="", description="sentences about what would be ignored")
+
+
+class EngineEntry(_Body):
+    """One engine."""
+
+    name: str = Field(description="its name, for `engine` of a submit")
+    summary: str = Field(description="what it is, as a phrase")
+    needs: str = Field(description="what the machine that runs it needs, as a phrase; empty for any CPU")
+    max_views: int = Field(description="most views of one subject that it accepts")
+    ignores: list[str] = Field(description="fields of a submit that never change its result")
+    offered: bool = Field(description="whether a submit to this deployment may name it")
+
+
+class EnginesBody(_Body):
+    """The engines that exist, and those that this deployment offers."""
+
+    status: Literal["success"] = Field(default="success", description="always `success`")
+    default: str = Field(description="the engine of a submit that names none")
+    engines: list[EngineEntry] = Field(description="every engine, those that are not offered too")

@@ -10,10 +10,25 @@ from fastapi.security import APIKeyHeader, HTTPBearer
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pipeline.api import account, document, estimates, exports, files, pages, problems, routes, uploads
+from pipeline.api import (
+    account,
+    document,
+    engines,
+    estimates,
+    exports,
+    files,
+    pages,
+    problems,
+    routes,
+    sample_asset,
+    tokens,
+    uploads,
+)
 from pipeline.api.context import Context
+from pipeline.api.cors import with_cors
 from pipeline.api.head_limits import with_head_limits
 from pipeline.api.problems import OK
+from pipeline.api.request_target import with_plain_targets
 from pipeline.api.tracing import traced
 from pipeline.service import Service, open_service
 from pipeline.settings import Settings
@@ -23,7 +38,7 @@ DESCRIPTION = f"""Turns an image into a textured 3D asset. The HTTP bodies are t
 its Image to 3D API: clients work here after changing host and key.
 
 Every refused request and every failed job has an `error_code`. Where `retryable` is yes, the same request may \
-succeed when it is sent again.
+succeed when it is sent again; where it is sometimes, the body of the failed job says so.
 
 {problems.error_codes_as_markdown()}
 """
@@ -57,6 +72,7 @@ def create_app(settings: Settings, *, service: Service | None = None) -> ASGIApp
         version=__version__,
         description=DESCRIPTION,
         lifespan=lifespan,
+        redirect_slashes=False,  # `with_plain_targets` makes both answer
         openapi_tags=document.TAGS,
         generate_unique_id_function=lambda route: route.name,
         # FastAPI's own pages load their scripts from a CDN; `pages` serves /docs.
@@ -67,12 +83,15 @@ def create_app(settings: Settings, *, service: Service | None = None) -> ASGIApp
     )
     app.state.context = Context(opened)
     problems.install(app, errors_as_200=settings.errors_as_200)
-    for module in (routes, exports, estimates, account, uploads):
+    for module in (routes, exports, estimates, account, uploads, tokens):
         app.include_router(module.router, dependencies=KEY_PLACES)
-    for module in (files, pages):
+    for module in (engines, files, sample_asset, pages):
         app.include_router(module.router)
     document.install(app, public_url=settings.public_url)
-    return _without_sniffing(with_head_limits(_health_first(traced(app) if settings.is_traced else app)))
+    served = _health_first(traced(app) if settings.is_traced else app)
+    if settings.cors_origins:
+        served = with_cors(served, settings.cors_origins)
+    return _without_sniffing(with_head_limits(with_plain_targets(served)))
 
 
 def _without_sniffing(app: ASGIApp) -> ASGIApp:

@@ -16,6 +16,8 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
 from pipeline.answers import final_body, processing_body, webhook_status
+from pipeline.api.browser_tokens import PREFIX as TOKEN_PREFIX
+from pipeline.api.browser_tokens import Caller, read_token
 from pipeline.api.call_limits import CallLimit
 from pipeline.api.form_fields import FilePart, images_of, inline_files
 from pipeline.api.own_host import is_forwarded, is_own_host
@@ -25,8 +27,8 @@ from pipeline.api.request_body import BodyReader
 from pipeline.api.requests import header_key, presented_key
 from pipeline.api.upload_allowance import UploadAllowance
 from pipeline.api.waiting import CompletionWaiter
-from pipeline.errors import RateLimited, Unauthorized
-from pipeline.jobs.api_keys import authenticate
+from pipeline.errors import NotFound, RateLimited, Unauthorized
+from pipeline.jobs.api_keys import authenticate, authenticate_by_hash
 from pipeline.jobs.model import ApiKey, Job
 from pipeline.net.deadline import IsCancelled
 from pipeline.service import Service
@@ -165,9 +167,9 @@ class Context:
         return await self._bodies.read(request, header_key=header_key(request), takes_raw=takes_raw)
 
     async def _is_known_key(self, key: str) -> bool:
-        """Whether an API key exists and may be used."""
+        """Whether an API key exists and may be used; so may a browser token, whatever page sends it."""
         try:
-            await self.in_thread(authenticate, self.store, key)
+            await self.in_thread(self._identify, key, None, is_origin_checked=False)
         except Unauthorized:
             return False
         return True
@@ -178,7 +180,40 @@ class Context:
         Raises:
             Unauthorized: it is missing, unknown or revoked.
         """
-        return authenticate(self.store, presented_key(request, body))
+        presented = presented_key(request, body)
+        if presented is not None and presented.startswith(TOKEN_PREFIX):
+            raise Unauthorized("A browser token is not accepted here; send the API key.")
+        return authenticate(self.store, presented)
+
+    def identify(self, request: Request, body: dict[str, Any]) -> Caller:
+        """The API key of the request, which a browser token may stand for. Blocks.
+
+        Raises:
+            Unauthorized: the key is missing, unknown or revoked, or the token is not valid here and now.
+        """
+        return self._identify(presented_key(request, body), request.headers.get("origin"))
+
+    def _identify(self, presented: str | None, origin: str | None, *, is_origin_checked: bool = True) -> Caller:
+        if presented is None or not presented.startswith(TOKEN_PREFIX):
+            return Caller(authenticate(self.store, presented))
+        token = read_token(self.service.secret_box, presented, origin=origin, is_origin_checked=is_origin_checked)
+        return Caller(authenticate_by_hash(self.store, token.key_sha256), token)
+
+    async def user(self, request: Request) -> tuple[Caller, dict[str, Any]]:
+        """As `caller`, for routes about single jobs, which also take browser tokens."""
+        body = await self.body(request)
+        return await self.in_thread(self.identify, request, body), body
+
+    def job_of(self, caller: Caller, job_id: int) -> Job:
+        """A job that the caller may see. Blocks.
+
+        Raises:
+            NotFound: there is none.
+        """
+        job = self.store.get(job_id, api_key_id=caller.key.id)
+        if caller.token is not None and not caller.token.may_see(job):
+            raise NotFound(f"There is no job with the id {job_id}.")
+        return job
 
     async def caller(self, request: Request) -> tuple[ApiKey, dict[str, Any]]:
         """The API key of the request, and its body.

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from html import escape
+from urllib.parse import urlsplit
+
 from fastapi import APIRouter, Depends, Request
-from fastapi.responses import HTMLResponse, JSONResponse, Response
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 
 from pipeline.api.assets import answer_asset, read_asset
 from pipeline.api.context import Context, context_of
+from pipeline.api.llms import llms_text
 from pipeline.api.metrics import metrics_text
 from pipeline.api.problems import OK, UNAUTHORIZED, UNAVAILABLE, documented
 from pipeline.api.requests import check_operator
@@ -36,15 +40,21 @@ PAGE_HEADERS = {
 
 # Plain functions, which FastAPI runs in threads: the first request for a large file compresses it.
 @router.get("/", include_in_schema=False)
-def playground() -> HTMLResponse:
+def playground(request: Request) -> HTMLResponse:
     """The playground page."""
-    return _page(PLAYGROUND)
+    return _page(PLAYGROUND, request)
 
 
 @router.get("/docs", include_in_schema=False)
-def reference() -> HTMLResponse:
+def reference(request: Request) -> HTMLResponse:
     """The API reference: Swagger UI, served from here so that it works without access to the internet."""
-    return _page(REFERENCE)
+    return _page(REFERENCE, request)
+
+
+@router.get("/llms.txt", include_in_schema=False)
+def llms(request: Request) -> PlainTextResponse:
+    """The service in a text for programs that read text."""
+    return PlainTextResponse(llms_text(request.app.openapi(), base_url=context_of(request).base_url(request)))
 
 
 @router.get("/playground/{name}", include_in_schema=False)
@@ -59,9 +69,12 @@ def reference_asset(name: str, request: Request) -> Response:
     return answer_asset(REFERENCE, name, request)
 
 
-def _page(folder: str) -> HTMLResponse:
+def _page(folder: str, request: Request) -> HTMLResponse:
+    """A page; its links begin with the path that a proxy may serve the whole service below."""
+    path = urlsplit(context_of(request).base_url(request)).path.rstrip("/")
+    content = read_asset(folder, "index.html").content.replace(b'="/', f'="{escape(path)}/'.encode())
     headers = {**PAGE_HEADERS, "content-security-policy": POLICIES[folder]}
-    return HTMLResponse(read_asset(folder, "index.html").content, headers=headers)
+    return HTMLResponse(content, headers=headers)
 
 
 @router.get("/health", responses={OK: {"description": "The process answers."}})

@@ -34,7 +34,7 @@ from pipeline.errors import (
     StoreUnavailable,
     Unauthorized,
     UnsupportedMediaType,
-    error_classes,
+    error_codes,
 )
 from schemas.responses import ErrorBody, RateLimitedBody
 
@@ -45,6 +45,11 @@ BAD_REQUEST, UNAUTHORIZED, QUOTA_SPENT, NOT_FOUND, NOT_ALLOWED, GONE = 400, 401,
 TIMEOUT, TOO_LARGE, UNSUPPORTED_TYPE, NOT_SATISFIABLE, TOO_MANY, HEAD_TOO_LARGE = 408, 413, 415, 416, 429, 431
 INTERNAL, UNAVAILABLE = 500, 503
 STORE_RETRY_S = 2
+TEXT_TO_3D = ("text_to_3d", "txt_to_3d", "text23d")
+OFFERED = (
+    "image_to_3d, fetch and base64_to_url are offered under /api/v6/3d and /api/v1/enterprise/3d, "
+    "and /openapi.json lists every path"
+)
 
 
 def status_of(error: Exception) -> int:
@@ -141,7 +146,7 @@ def install(app: FastAPI, *, errors_as_200: bool) -> None:
         path = request.url.path[:200]
         match error.status_code:
             case 404:
-                refusal: CallerError = NotFound(f"There is nothing at {path}.")
+                refusal: CallerError = NotFound(_nothing_at(path))
             case 405:
                 refusal = MethodNotAllowed(f"{path} does not accept {request.method}.")
             case _:
@@ -161,6 +166,15 @@ def install(app: FastAPI, *, errors_as_200: bool) -> None:
     app.add_exception_handler(ClientDisconnect, on_disconnect)
     app.add_exception_handler(HTTPException, on_http)
     app.add_exception_handler(RequestValidationError, on_validation)
+
+
+def _nothing_at(path: str) -> str:
+    """Why a path is not served. Of ModelsLab's API its clients also call paths that this service does not offer."""
+    if path.startswith("/api/"):
+        if path.rpartition("/")[2] in TEXT_TO_3D:
+            return f"text_to_3d is not offered, assets are made from images: {OFFERED}."
+        return f"There is nothing at {path}: {OFFERED}."
+    return f"There is nothing at {path}."
 
 
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -189,7 +203,7 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
 def error_codes_as_markdown() -> str:
     """A table of every `error_code`, for the OpenAPI document, made from the error classes."""
     rows = [
-        f"| `{error.code}` | {'yes' if error.retryable else 'no'} | {(error.__doc__ or '').splitlines()[0]} |"
-        for error in error_classes()
+        f"| `{code}` | {retryable} | {(error.__doc__ or '').splitlines()[0]} |"
+        for code, (error, retryable) in error_codes().items()
     ]
     return "\n".join(["| error_code | retryable | meaning |", "| --- | --- | --- |", *rows])

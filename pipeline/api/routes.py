@@ -9,7 +9,7 @@ import json
 import math
 import uuid
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fastapi import APIRouter, Depends, Request
@@ -17,13 +17,16 @@ from fastapi.responses import JSONResponse
 from sse_starlette import EventSourceResponse
 
 from pipeline.api.body_schema import IDEMPOTENCY_KEY, PREFER, body_schema
+from pipeline.api.browser_tokens import BrowserToken, Caller
 from pipeline.api.context import Context, context_of
 from pipeline.api.problems import BAD_REQUEST, NOT_FOUND, OK, QUOTA_SPENT, TOO_LARGE, TOO_MANY, UNAUTHORIZED, documented
 from pipeline.api.requests import idempotency_key, read_bounded_int, read_id, read_track_id, requested_wait_s
+from pipeline.api.sample_asset import sample_result
 from pipeline.engines.registry import check_views, find_spec
 from pipeline.errors import InvalidRequest, NotFound, StoreUnavailable
 from pipeline.imaging.inline import check_beginning, check_inline
-from pipeline.jobs.model import ExportSource, Job, JobFilter, JobMeta, JobState, NewJob, Submitted
+from pipeline.jobs.api_keys import is_test_key
+from pipeline.jobs.model import ApiKey, ExportSource, Job, JobFilter, JobMeta, JobState, NewJob, Submitted
 from pipeline.net.egress import check_url
 from pipeline.telemetry import current_traceparent, note_on_span
 from schemas.contract import OutputFormat, given_fields, is_http_url
@@ -132,7 +135,14 @@ async def accept(request: Request, context: Context, submission: Submission) -> 
     await check_urls(submission, context)
 
     def record() -> tuple[Submitted, dict[str, Any] | None]:
-        submitted = context.store.submit(submission.job)
+        def submit_one(new: NewJob) -> Submitted:
+            if not submission.is_test:
+                return context.store.submit(new)
+            result = sample_result(new, engine=context.settings.engine, base_url=base_url)
+            return Submitted(context.store.record(new, result), is_new=False, queue_position=0)
+
+        token = submission.token
+        submitted = submit_one(submission.job) if token is None else token.submit(submit_one, submission.job)
         if submitted.is_new:
             context.service.dispatch(submitted.job.id)
         job, position = submitted.job, submitted.queue_position
@@ -144,7 +154,8 @@ async def accept(request: Request, context: Context, submission: Submission) -> 
     note_on_span({"job.id": submitted.job.id})
     if answer is None:
         answer = await _wait_for_body(context, submitted.job, wait_s=wait_s, fetch_path=fetch_path, base_url=base_url)
-    return JSONResponse(answer, headers=_rate_headers(submitted))
+    replayed = {} if submitted.is_new else {"idempotent-replayed": "true"}
+    return JSONResponse(answer, headers={**_rate_headers(submitted), **replayed})
 
 
 @dataclass(frozen=True)
@@ -153,10 +164,14 @@ class Submission:
 
     Attributes:
         urls: every address that the job would connect to.
+        is_test: of a test key: it is answered with a fixed asset, and nothing runs.
+        token: the browser token that it was sent with, None with a key.
     """
 
     job: NewJob
     urls: tuple[str, ...]
+    is_test: bool
+    token: BrowserToken | None = None
 
 
 def read_submission(
@@ -169,24 +184,27 @@ def read_submission(
         InvalidRequest: a field is missing, malformed or out of bounds.
         UnreadableImage: an inline image cannot be decoded.
     """
-    key = context.authenticate(request, body)
+    caller = context.identify(request, body)
     parsed = parse_request(body, default_output_format=default_output_format)
+    if caller.token is not None and parsed.request.webhook is not None:
+        raise InvalidRequest("webhook cannot be set with a browser token; the result is fetched, or followed by events")
     _check_engine(parsed.request, context)
     check_retention(parsed.request, context)
     for image in parsed.request.image:
         if not is_http_url(image):
             check_inline(image)
     engine = parsed.request.engine or context.settings.engine
-    return submission_of(
-        request, parsed, api_key_id=key.id, sent=body, path_decides=default_output_format, engine=engine
+    submission = submission_of(
+        request, parsed, key=caller.key, sent=body, path_decides=default_output_format, engine=engine
     )
+    return replace(submission, token=caller.token)
 
 
 def submission_of(
     request: Request,
     parsed: ParsedRequest,
     *,
-    api_key_id: str,
+    key: ApiKey,
     sent: dict[str, Any],
     path_decides: str,
     engine: str = "",
@@ -207,7 +225,7 @@ def submission_of(
     digest = _digest_of([path_decides, keyless])  # first: it holds the images as JSON, once
     parameters = parsed.request.effective_parameters()
     job = NewJob(
-        api_key_id=api_key_id,
+        api_key_id=key.id,
         file_prefix=str(uuid.uuid4()),
         request=_as_json(parsed.request),
         request_sha256=digest,
@@ -218,7 +236,7 @@ def submission_of(
         engine=engine,
     )
     webhook = () if parsed.request.webhook is None else (parsed.request.webhook,)
-    return Submission(job, (*filter(is_http_url, parsed.request.image), *webhook))
+    return Submission(job, (*filter(is_http_url, parsed.request.image), *webhook), is_test_key(key))
 
 
 def _as_json(request: ImageTo3DRequest) -> bytes:
@@ -316,19 +334,19 @@ def _rate_headers(submitted: Submitted) -> dict[str, str]:
 
 async def fetch(call_id: str, request: Request, context: Context = Depends(context_of)) -> JSONResponse:
     """The state of a job or its result; waits a while for the result."""
-    key, _ = await context.caller(request)
-    return await _fetch(request, context, api_key_id=key.id, job_id=call_id)
+    caller, _ = await context.user(request)
+    return await _fetch(request, context, caller, job_id=call_id)
 
 
 async def fetch_by_body(request: Request, context: Context = Depends(context_of)) -> JSONResponse:
     """The state or the result of the job that the body's `request_id` names; waits a while for the result."""
-    key, body = await context.caller(request)
+    caller, body = await context.user(request)
     given = given_fields(body)
-    return await _fetch(request, context, api_key_id=key.id, job_id=given.get("request_id", given.get("id")))
+    return await _fetch(request, context, caller, job_id=given.get("request_id", given.get("id")))
 
 
-async def _fetch(request: Request, context: Context, *, api_key_id: str, job_id: object) -> JSONResponse:
-    job = await context.in_thread(context.store.get, read_id(job_id), api_key_id=api_key_id)
+async def _fetch(request: Request, context: Context, caller: Caller, *, job_id: object) -> JSONResponse:
+    job = await context.in_thread(context.job_of, caller, read_id(job_id))
     wait_s = requested_wait_s(request, context.settings.fetch_wait_s)
     base_url, fetch_path = context.base_url(request), f"{prefix_of(request)}/fetch"
     return JSONResponse(await _wait_for_body(context, job, wait_s=wait_s, fetch_path=fetch_path, base_url=base_url))
@@ -371,8 +389,9 @@ for _prefix, _format in DEFAULT_FORMATS.items():
 )
 async def cancel(call_id: str, request: Request, context: Context = Depends(context_of)) -> JSONResponse:
     """Cancel a queued job at once and ask a running one to stop; a job that has ended stays as it is."""
-    key, _ = await context.caller(request)
-    job = await context.in_thread(context.store.request_cancel, read_id(call_id), api_key_id=key.id)
+    caller, _ = await context.user(request)
+    found = await context.in_thread(context.job_of, caller, read_id(call_id))
+    job = await context.in_thread(context.store.request_cancel, found.id, api_key_id=caller.key.id)
     base_url = context.base_url(request)
     return JSONResponse(
         await context.in_thread(context.job_body, job, fetch_path=f"{ENTERPRISE}/fetch", base_url=base_url)
@@ -446,9 +465,9 @@ async def list_jobs(request: Request, context: Context = Depends(context_of)) ->
 )
 async def events(call_id: str, request: Request, context: Context = Depends(context_of)) -> EventSourceResponse:
     """Server-sent events: stage, percent and queue position as they change, then the final body."""
-    key, _ = await context.caller(request)
-    job = await context.in_thread(context.store.get, read_id(call_id), api_key_id=key.id)
-    return EventSourceResponse(_events(job.id, key.id, context, context.base_url(request)), ping=15)
+    caller, _ = await context.user(request)
+    job = await context.in_thread(context.job_of, caller, read_id(call_id))
+    return EventSourceResponse(_events(job.id, caller.key.id, context, context.base_url(request)), ping=15)
 
 
 async def _events(job_id: int, api_key_id: str, context: Context, base_url: str) -> AsyncIterator[dict[str, str]]:

@@ -32,6 +32,9 @@ def create(
     running: Limit = None,
     per_minute: Limit = None,
     per_month: Limit = None,
+    test: Annotated[
+        bool, typer.Option("--test", help="A test key: answered at once with a fixed asset, counted nowhere")
+    ] = False,
 ) -> None:
     """Create an API key and print it, this once, with the secret that signs its webhooks."""
     from pipeline.jobs.api_keys import make_key
@@ -39,7 +42,7 @@ def create(
     settings = settings_for(data)
     with opened_store(data) as store:
         limits = _changed(settings.default_limits, queued, running, per_minute, per_month)
-        plain, record = make_key(name, limits=limits)
+        plain, record = make_key(name, limits=limits, is_test=test)
         store.add_key(record)
     typer.echo(plain)
     secret = _secret_of(record, data)

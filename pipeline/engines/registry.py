@@ -33,6 +33,7 @@ class EngineSpec:
         summary: one line of description.
         gpus: GPU types for a deployment on Modal, by Modal's names, best first; empty for an engine without a GPU.
         needs: what it needs beyond a CPU and its packages, as words that follow "needs"; "" if nothing.
+        ignores: fields of a submit that never change its result.
     """
 
     name: str
@@ -45,10 +46,20 @@ class EngineSpec:
     summary: str
     gpus: tuple[str, ...] = ()
     needs: str = ""
+    ignores: tuple[str, ...] = ()
 
 
 TINY_WEIGHTS = "tiny"
 """Passed instead of a folder: deterministic test weights of small shapes, for tests and trial deployments."""
+SAMPLING = (
+    "ss_guidance_strength",
+    "ss_sampling_steps",
+    "slat_guidance_strength",
+    "slat_sampling_steps",
+    "multi_image_mode",
+    "splat",
+)
+"""Fields that matter only to an engine that samples, or that has Gaussians."""
 LOCAL_PACKAGES = ("PIL", "cv2", "imageio_ffmpeg", "numba", "numpy", "scipy", "skimage", "trimesh", "xatlas")
 
 ENGINES: tuple[EngineSpec, ...] = (
@@ -61,6 +72,7 @@ ENGINES: tuple[EngineSpec, ...] = (
         max_views=8,
         has_weights=False,
         summary="weight-free silhouettes, on any CPU",
+        ignores=SAMPLING,
     ),
     EngineSpec(
         name="trellis",
@@ -73,6 +85,7 @@ ENGINES: tuple[EngineSpec, ...] = (
         summary="the released TRELLIS model",
         gpus=("H100", "A100-80GB", "A100-40GB"),
         needs="4.4 GB of weights and a GPU with 16 GB",
+        ignores=("view_angles", "depth"),
     ),
     EngineSpec(
         name="triposr",
@@ -85,6 +98,7 @@ ENGINES: tuple[EngineSpec, ...] = (
         summary="the released TripoSR model: drafts, also on a laptop's CPU",
         gpus=("L4", "A10", "T4"),
         needs="1.7 GB of weights",
+        ignores=(*SAMPLING, "view_angles", "depth"),
     ),
 )
 

@@ -51,10 +51,20 @@ class JobStore(Protocol):
         A repeated idempotency key returns the first job and counts towards no limit.
 
         Raises:
-            InvalidRequest: the idempotency key was used with another body.
+            IdempotencyKeyReused: the idempotency key was used with another body.
             RateLimited: the key's queue is full, or its minute is.
             QuotaSpent: the key's monthly quota is used up.
             Unauthorized: the key was revoked, or does not exist.
+        """
+        ...
+
+    def record(self, new: NewJob, result: JobResult) -> Job:
+        """Record a job that has ended, as test keys get them: with its webhook, without limits, counters and ledger.
+
+        A repeated idempotency key returns the first job.
+
+        Raises:
+            InvalidRequest: the idempotency key was used with another body.
         """
         ...
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pipeline.errors import InvalidRequest, LeaseLost, NotFound, is_caller_error
+from pipeline.errors import IdempotencyKeyReused, InvalidRequest, LeaseLost, NotFound, is_caller_error
 from pipeline.jobs import histograms
 from pipeline.jobs.histograms import Series
 from pipeline.jobs.limits import day_of, month_of
@@ -107,10 +107,10 @@ def repeated(first: Job, new: NewJob) -> Job:
     """The job that a submit with a known idempotency key repeats.
 
     Raises:
-        InvalidRequest: the first submit had another body.
+        IdempotencyKeyReused: the first submit had another body.
     """
     if first.request_sha256 != new.request_sha256:
-        raise InvalidRequest("Idempotency-Key was used before with another body")
+        raise IdempotencyKeyReused("Idempotency-Key was used before with another body")
     return first
 
 

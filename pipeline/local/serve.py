@@ -18,6 +18,7 @@ import urllib.request
 import webbrowser
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 import structlog
 
@@ -61,9 +62,8 @@ def serve(settings: Settings, *, announce: Callable[[str], None], open_browser: 
                 announce("Create further keys with: image-to-3d keys create NAME")
             elif settings.api_key is None:
                 announce("It has API keys from before: image-to-3d keys list. A new one: image-to-3d keys create NAME")
-            ready = threading.Thread(
-                target=announce_when_ready, args=(settings, announce, open_browser, stop), daemon=True
-            )
+            arguments = (settings, announce, open_browser, stop, created or _configured_key(settings))
+            ready = threading.Thread(target=announce_when_ready, args=arguments, daemon=True)
             ready.start()
             slots = [_web(settings, listener), *_workers(settings, store)]
             # Closed first: a request that arrives while the processes stop is refused, not left waiting.
@@ -149,10 +149,24 @@ def _common(settings: Settings) -> list[str]:
     return ["--data", str(settings.data_dir), *address, "--parent-pid", str(os.getpid())]
 
 
+def _configured_key(settings: Settings) -> str | None:
+    """The API key of the settings, None without one."""
+    return None if settings.api_key is None else settings.api_key.get_secret_value()
+
+
 def announce_when_ready(
-    settings: Settings, announce: Callable[[str], None], open_browser: bool, stop: threading.Event
+    settings: Settings,
+    announce: Callable[[str], None],
+    open_browser: bool,
+    stop: threading.Event,
+    api_key: str | None = None,
 ) -> None:
-    """Wait for the web process, then announce the service's address; give up after `READY_WAIT_S`."""
+    """Wait for the web process, then announce the service's address; give up after `READY_WAIT_S`.
+
+    Args:
+        api_key: given to the playground that `open_browser` opens, in the fragment of its address: a fragment is never
+            sent, so it is in no log, and the page removes it at once.
+    """
     address = settings.model_copy(update={"public_url": None}).base_url
     # Without the environment's proxy, which would answer for this machine's own address.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -170,4 +184,4 @@ def announce_when_ready(
         return
     announce(f"Ready at {settings.public_url or address}/")
     if open_browser:
-        webbrowser.open(f"{address}/")
+        webbrowser.open(f"{address}/" + ("" if api_key is None else f"#key={quote(api_key, safe='')}"))

@@ -104,7 +104,7 @@ def test_an_export_has_the_bytes_of_a_first_one_with_the_same_parameters_and_run
     assert [entry["kind"] for entry in again["files"]] == ["model", "material", "texture", "thumbnail"]
     assert 790 <= again["files"][0]["faces"] <= 800
     assert worker.files(again) == worker.files(fresh)
-    named = {"file_prefix": 0}
+    named = {"file_prefix": 0, "cutout_confidence": 0}  # an export has no intake
     assert again["meta"] | named == fresh["meta"] | named
     assert worker.fetched(first["id"]) == first
 

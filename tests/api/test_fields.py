@@ -23,6 +23,8 @@ NUMBERS: dict[str, tuple[float, float, float, float]] = {
     "seed": (0, 2**32 - 1, -1, 2**32),
     "texture_size": (512, 4096, 511, 4097),
     "depth": (0, 1, -0.001, 1.001),
+    "target_faces": (100, 2_000_000, 99, 2_000_001),
+    "retention_s": (60, 7 * 86400, 59, 7 * 86400 + 1),
 }
 BOOLEANS = ("render", "multi_image", "temp", "no_texture", "splat")
 PUBLIC = "http://93.184.215.14"  # an address, so that no test resolves a name

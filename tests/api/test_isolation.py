@@ -13,7 +13,7 @@ from tests.api.conftest import IMAGE, Deployment
 from tests.api.document import openapi_document
 from tests.servers.s3 import moto_server
 
-DEPLOYMENT_WIDE = {"/health", "/ready", "/metrics", "/files/{token}/{name}"}
+DEPLOYMENT_WIDE = {"/engines", "/health", "/ready", "/metrics", "/files/{token}/{name}", "/sample/{name}"}
 """Routes without a caller: they describe the deployment, or the link itself grants access."""
 TRACK_ID = "a-track-id-of-the-first-caller"
 ENCRYPTED_BUCKET = b"the first caller's encrypted bucket"

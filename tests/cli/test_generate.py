@@ -21,6 +21,7 @@ from PIL import Image
 from pipeline.imaging.rembg_remover import REMOVER_FILE
 from pipeline.version import __version__
 from schemas.request import ImageTo3DRequest
+from schemas.table import SERVICE_FIELDS
 from tests.fakes.brightness_model import write_brightness_model
 from tests.fakes.images import bare_png, draw_figure, encode
 
@@ -83,7 +84,7 @@ def help_of_generate(**environment: str) -> str:
 def test_every_field_of_the_contract_is_an_option() -> None:
     options = set(re.findall(r"--([a-z-]+)", help_of_generate()))
     fields = {name.replace("_", "-") for name in ImageTo3DRequest.model_fields}
-    assert fields - options == {"key", "image", "output-format", "temp", "webhook", "track-id"}
+    assert fields - options == {"image", "output-format", *(name.replace("_", "-") for name in SERVICE_FIELDS)}
 
 
 def test_help_shows_bounds_and_defaults() -> None:

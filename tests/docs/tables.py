@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pipeline.api.app  # noqa: F401  # defines errors of its own
 from pipeline.api.problems import status_of
-from pipeline.errors import CallerError, ImageTo3DError, StageError, error_classes
+from pipeline.errors import CallerError, ImageTo3DError, StageError, error_codes
 from pipeline.storage.base import ROLES
 from schemas.table import field_rows
 
@@ -34,15 +34,11 @@ def field_table() -> str:
 def error_table() -> str:
     """The error codes that a caller can meet, as a Markdown table without a line break at its end."""
     lines = ["| `error_code` | HTTP status | retryable | meaning |", "| --- | --- | --- | --- |"]
-    seen: set[str] = set()
-    for error_class in error_classes():
-        if error_class.code in seen or error_class.code in NOT_FOR_CALLERS:
-            continue
-        seen.add(error_class.code)
-        lines.append(
-            f"| `{error_class.code}` | {_status(error_class)} | {'yes' if error_class.retryable else 'no'} "
-            f"| {_first_sentence(error_class)} |"
-        )
+    lines += [
+        f"| `{code}` | {_status(error_class)} | {retryable} | {_first_sentence(error_class)} |"
+        for code, (error_class, retryable) in error_codes().items()
+        if code not in NOT_FOR_CALLERS
+    ]
     return "\n".join(lines)
 
 

@@ -29,6 +29,8 @@ from tests.e2e.faults import KEY, Service, opened
 
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 LONGEST_ANSWER_S = 1.0
+MAY_BE_UNREADY = ("GET /ready",)
+"""Answered with the documented 503 while no worker is alive, as here."""
 WAITS_FOR_OTHERS = ("POST /api/v1/enterprise/update_s3",)
 """Answered only after the customer's own endpoint has answered, so its time is not measured."""
 KEYLESS_SHARE, KNOWN_ID_SHARE = 0.1, 0.5
@@ -141,7 +143,8 @@ def _judge(case: Any, answer: Any, report: Report) -> None:
     if label not in WAITS_FOR_OTHERS:
         report.slowest = max(report.slowest, (answer.elapsed, f"{label} {str(case.body)[:200]}"))
     try:
-        case.validate_response(answer, checks=CHECKS)
+        checks = [check for check in CHECKS if label not in MAY_BE_UNREADY or check is not not_a_server_error]
+        case.validate_response(answer, checks=checks)
     except (Failure, FailureGroup) as failure:
         report.problems.append(f"{label}: {_in_words(failure)}; body {str(case.body)[:300]}")
 

@@ -52,6 +52,17 @@ def serving(data: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], 
         log.close()
 
 
+def read_when_there(path: Path) -> str:
+    """The text of a file that another process writes; the file is removed."""
+    deadline_s = time.monotonic() + WAIT_S
+    while not path.exists():
+        assert time.monotonic() < deadline_s, f"{path} was not written"
+        time.sleep(0.02)
+    text = path.read_text()
+    path.unlink()
+    return text
+
+
 def children_of(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
@@ -60,13 +71,29 @@ def command_line(pid: int) -> str:
     return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
 
 
-def test_only_the_first_start_prints_an_api_key(tmp_path: Path) -> None:
-    data = tmp_path / "data"
+def browser_that_notes_its_address(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Make `webbrowser` start a program that writes the address which it is to open to the file that is returned."""
+    program, noted = folder / "browser", folder / "opened"
+    program.write_text(f'#!/bin/sh\nprintf %s "$1" > "{noted}.part" && mv "{noted}.part" "{noted}"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("BROWSER", f"{program} %s")
+    return noted
 
-    with serving(data) as (_, port, said), urllib.request.urlopen(f"http://127.0.0.1:{port}/health") as answer:
+
+def test_only_the_first_start_prints_an_api_key_and_hands_it_to_the_browser(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tmp_path / "data"
+    opened = browser_that_notes_its_address(tmp_path, monkeypatch)
+
+    with (
+        serving(data, "--open") as (_, port, said),
+        urllib.request.urlopen(f"http://127.0.0.1:{port}/health") as answer,
+    ):
         assert answer.status == 200
-    with serving(data) as (_, _, said_again):
-        pass
+        address = read_when_there(opened)
+    with serving(data, "--open") as (_, port_again, said_again):
+        address_again = read_when_there(opened)
 
     shown = re.search(r"shown this once: (\S+)", "\n".join(said))
     assert shown is not None
@@ -77,6 +104,9 @@ def test_only_the_first_start_prints_an_api_key(tmp_path: Path) -> None:
     assert len(said_again) == 2 and "keys list" in said_again[0]
     assert said_again[1].startswith("Ready at http://127.0.0.1:")
     assert shown[1] not in (tmp_path / "service.log").read_text()
+    # A fragment is never sent to the service; a later start knows no key.
+    assert address == f"http://127.0.0.1:{port}/#key={shown[1]}"
+    assert address_again == f"http://127.0.0.1:{port_again}/"
 
 
 def test_stopping_leaves_no_process_and_deregisters_the_workers(tmp_path: Path) -> None:

@@ -138,6 +138,7 @@ def test_a_bomb_is_refused_without_being_unpacked(server: Server, encoding: str)
         ("deflate", b"\x78\x9cnonsense", "is damaged"),
         ("zstd", zstandard.compress(IMAGE)[:6] + b"nonsense" * 9, "is damaged"),
     ],
+    ids=["compress", "not ASCII", "five", "gzip", "br", "deflate", "zstd"],
 )
 def test_an_encoding_that_cannot_be_undone_is_named(server: Server, encoding: str, content: bytes, words: str) -> None:
     server.routes["/image"] = sending(200, content, content_encoding=encoding)

@@ -71,6 +71,7 @@ class MemoryStore:
         self._sums: dict[str, Counter[str]] = defaultdict(Counter)
         self._workers: dict[str, WorkerRecord] = {}
         self._submits = 0
+        self._recorded = 0
         self._restarts = 0
 
     def close(self) -> None:
@@ -97,11 +98,30 @@ class MemoryStore:
             job_id = secrets.randbelow(MAX_JOB_ID) + 1
             while job_id in self._jobs:
                 job_id = secrets.randbelow(MAX_JOB_ID) + 1
-            job = transitions.queued(new, job_id=job_id, seq=self._submits, now=now)
+            job = transitions.queued(new, job_id=job_id, seq=self._submits + self._recorded, now=now)
             self._requests[job_id] = new.request
             self._minutes[new.api_key_id] = (minute_of(now), use.this_minute + 1)
             self._put(None, job)
             return Submitted(job, is_new=True, queue_position=self.queue_position(job), rate=rate)
+
+    def record(self, new: NewJob, result: JobResult) -> Job:
+        with self._lock:
+            for job in self._jobs.values():
+                if new.idempotency_key and (job.api_key_id, job.idempotency_key) == (
+                    new.api_key_id,
+                    new.idempotency_key,
+                ):
+                    return transitions.repeated(job, new)
+            now = self._clock()
+            self._recorded += 1
+            seq = self._submits + self._recorded
+            job = transitions.queued(new, job_id=secrets.randbelow(MAX_JOB_ID) + 1, seq=seq, now=now)
+            end = transitions.completed(
+                job, result, now=now, retention=self._retention, draw_task_id=lambda: f"msg_{uuid.uuid4().hex}"
+            )
+            self._jobs[job.id] = end.job
+            self._tasks |= {task.id: task for task in end.tasks}
+            return end.job
 
     def get(self, job_id: int, *, api_key_id: str | None) -> Job:
         with self._lock:

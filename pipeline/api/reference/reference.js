@@ -6,7 +6,7 @@ colour();
 scheme.addEventListener("change", colour);
 
 SwaggerUIBundle({
-  url: "/openapi.json",
+  url: new URL("../openapi.json", document.currentScript.src).href,
   dom_id: "#reference",
   deepLinking: true,
   displayRequestDuration: true,

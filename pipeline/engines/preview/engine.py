@@ -29,22 +29,13 @@ from pipeline.engines.preview.front_parts import find_front_parts
 from pipeline.engines.preview.inflate import inflate
 from pipeline.engines.preview.subject_image import SubjectImage, as_bytes
 from pipeline.engines.preview.view_direction import ViewDirection
-from pipeline.engines.registry import draft_notice
+from pipeline.engines.registry import draft_notice, find_spec
 from pipeline.mesh.tri_mesh import TriMesh
 
 NAME = "preview"
 MAX_SIDE_PX = 1024
 NEARLY_PARALLEL_RAD = np.deg2rad(20)
 """Views closer to one line of sight bound no body: their hull is a long lens."""
-UNUSED = (
-    "ss_guidance_strength",
-    "ss_sampling_steps",
-    "slat_guidance_strength",
-    "slat_sampling_steps",
-    "multi_image_mode",
-    "splat",
-)
-"""Options that affect only engines that sample, or that have Gaussians."""
 INVENTED = {1: "the back and the thickness are invented", 2: "the sides and the thickness are invented"}
 """What is invented, by the number of views."""
 INVENTED_FROM_SEVERAL = "hollows that no silhouette shows are filled"
@@ -73,7 +64,8 @@ class PreviewEngine:
         arrangement = arrange_views(views, options.view_angles, max_side_px=MAX_SIDE_PX)
         on_step(0.1)
         pair = _front_and_back(arrangement)
-        warnings = (*ignored_options(NAME, options, UNUSED if pair else (*UNUSED, "depth")), *arrangement.warnings)
+        ignored = find_spec(NAME).ignores if pair else (*find_spec(NAME).ignores, "depth")
+        warnings = (*ignored_options(NAME, options, ignored), *arrangement.warnings)
         depth = None
         if pair:
             front = arrangement.images[pair[0]]

@@ -17,8 +17,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from pipeline.engines.preview.nearest import nearest_position
 from pipeline.engines.preview.seams import seam_correction
-from pipeline.engines.preview.subject_image import nearest_position
 
 RADIUS = 3
 """Patches are 7 pixels wide: enough for the direction of an edge, few enough for a second of work."""

@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.engines.base import ForegroundImage
+from pipeline.engines.preview.fringe import without_fringe
 from pipeline.errors import UnreadableImage
 
 SOLID_ALPHA = 128  # pixels with at least this alpha belong to the mask
 MAX_HEIGHT_RATIO = 1.15  # perspective varies the height of a subject by less; a larger ratio means separate crops
-PURE_ALPHA = 250  # pixels below are mixed with the background and take the colour of the nearest pure pixel
+MARGIN = 0.05  # around the subject, relative to its longer side: shows what colour the background had
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +54,10 @@ def crop_subject(view: ForegroundImage, *, max_side_px: int, is_axis_known: bool
     top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
     crop = view[top:bottom, left:right]  # (H, W, 4)
     alpha = (crop[..., 3] / 255).astype(np.float32)
-    colours = (_without_fringe(crop) / 255).astype(np.float32)
+    margin = int(MARGIN * max(crop.shape)) + 8
+    above, before = min(top, margin), min(left, margin)
+    surrounded = without_fringe(view[top - above : bottom + margin, left - before : right + margin])
+    colours = (surrounded[above : above + bottom - top, before : before + right - left] / 255).astype(np.float32)
 
     if is_axis_known:
         centre = (view.shape[1] / 2 - left, view.shape[0] / 2 - top)
@@ -85,28 +89,6 @@ def have_common_frame(views: Sequence[ForegroundImage]) -> bool:
         return False
     heights = [int((view[..., 3] >= SOLID_ALPHA).any(axis=1).sum()) for view in views]
     return max(heights) <= MAX_HEIGHT_RATIO * min(heights)
-
-
-def _without_fringe(crop: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Give pixels mixed with the background the colour of the nearest pure pixel: (H, W, 4) -> (H, W, 3)."""
-    pure = crop[..., 3] >= PURE_ALPHA
-    if pure.all():
-        return crop[..., :3]
-    if not pure.any():
-        pure = crop[..., 3] >= crop[..., 3].max()
-    nearest = nearest_position(pure)
-    return crop[nearest[..., 0], nearest[..., 1], :3]
-
-
-def nearest_position(chosen: NDArray[np.bool_]) -> NDArray[np.int32]:
-    """Return the row and column of the chosen pixel nearest to each pixel: (H, W) -> (H, W, 2); one must be chosen."""
-    unchosen = (~chosen).astype(np.uint8)
-    labels = np.asarray(
-        cv2.distanceTransformWithLabels(unchosen, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)[1], int
-    )
-    position = np.zeros((labels.max() + 1, 2), np.int32)
-    position[labels[chosen]] = np.argwhere(chosen)
-    return position[labels]
 
 
 def as_bytes(colours: NDArray[np.float32]) -> NDArray[np.uint8]:

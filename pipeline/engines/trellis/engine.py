@@ -24,7 +24,7 @@ from pipeline.engines.base import (
     ignore_steps,
     ignored_options,
 )
-from pipeline.engines.registry import TINY_WEIGHTS
+from pipeline.engines.registry import TINY_WEIGHTS, find_spec
 from pipeline.engines.trellis import decode
 from pipeline.engines.trellis.cuda_warm_up import warm_up_cuda
 from pipeline.engines.trellis.models import Models, load_models
@@ -182,7 +182,7 @@ class TrellisEngine:
             except torch.cuda.OutOfMemoryError:
                 generation = self._retry_with_less_memory(run, images)
         # Several images condition one sample; the released model has no input for where they were taken from.
-        generation = replace(generation, warnings=ignored_options("TRELLIS", options, ("view_angles", "depth")))
+        generation = replace(generation, warnings=ignored_options("TRELLIS", options, find_spec(self.name).ignores))
         if not self.is_on_accelerator:
             return generation
         torch.cuda.synchronize(device)

@@ -19,7 +19,7 @@ from pipeline.engines.base import (
     ignore_steps,
     ignored_options,
 )
-from pipeline.engines.registry import TINY_WEIGHTS
+from pipeline.engines.registry import TINY_WEIGHTS, find_spec
 from pipeline.engines.triposr.colours import TriplaneColours
 from pipeline.engines.triposr.field import TriplaneField
 from pipeline.engines.triposr.model import TSR, load_model
@@ -30,17 +30,6 @@ from pipeline.engines.triposr.surface import extract_surface, to_mesh
 from pipeline.engines.triposr.weights import WEIGHTS_FOLDER
 from pipeline.errors import EngineFailed, InvalidRequest, OutOfMemory
 
-UNUSED = (
-    "ss_guidance_strength",
-    "ss_sampling_steps",
-    "slat_guidance_strength",
-    "slat_sampling_steps",
-    "multi_image_mode",
-    "view_angles",
-    "splat",
-    "depth",
-)
-"""Options that a single pass over one image has no use for."""
 AFTER_ENCODING, AFTER_MESH = 0.7, 0.9
 """Fraction of the work done after each part; a turntable, if requested, takes the rest."""
 
@@ -178,7 +167,7 @@ class _GenerationRun:
             engine=TripoSREngine.name,
             seed=self.options.seed,
             turntable_mp4=turntable,
-            warnings=ignored_options("TripoSR", self.options, UNUSED),
+            warnings=ignored_options("TripoSR", self.options, find_spec(TripoSREngine.name).ignores),
         )
 
     def _encode(self, image: NDArray[np.uint8]) -> torch.Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import importlib
 
-PARTS = ("back", "depth", "views")
+PARTS = ("back", "depth", "edges", "views")
 
 
 def main(argv: list[str]) -> int:

@@ -572,3 +572,23 @@ def test_timings_are_means_over_the_last_twenty_successes(store: Store, add_key:
     assert timings.calls == 20
     assert timings.seconds == pytest.approx(sum(range(2, 22)) / 20)
     assert timings.by_stage == pytest.approx({"generate": sum(range(2, 22)) / 20})
+
+
+def test_a_recorded_job_has_ended_and_counts_nowhere(store: Store, add_key: AddKey) -> None:
+    key = add_key()
+    result = JobResult(JobState.SUCCESS, meta={"test": True})
+    new = new_job(key, webhook_url="https://example.com/hook", idempotency_key="one")
+
+    job = store.record(new, result)
+    again = store.record(new, result)
+
+    assert again == job == store.get(job.id, api_key_id=key.id) and job.result == result
+    assert store.list_jobs(JobFilter(key.id)) == [job]
+    assert [task.kind for task in store.tasks_of(job.id)] == ["webhook"]
+    use = store.key_use(key.id)
+    assert (use.queued, use.running, use.this_minute, use.this_month) == (0, 0, 0, 0)
+    assert store.usage_rows(LedgerFilter(key.id)) == [] and store.timings().calls == 0
+    later = store.submit(new_job(key)).job
+    assert later.seq > job.seq
+    store.delete(job.id, api_key_id=key.id)
+    assert store.list_jobs(JobFilter(key.id)) == [later]

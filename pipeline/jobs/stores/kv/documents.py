@@ -10,7 +10,7 @@ from typing import Any
 
 from pipeline.jobs import transitions
 from pipeline.jobs.limits import day_of
-from pipeline.jobs.model import Job, JobResult, JobState, OutboxTask, TaskKind, UsageRow
+from pipeline.jobs.model import Job, JobResult, JobState, NewJob, OutboxTask, TaskKind, UsageRow
 from pipeline.jobs.stores.kv.state import (
     JOB,
     LISTED,
@@ -77,6 +77,29 @@ def apply(transaction: Transaction, job: Job, decision: Decision, *, now: float,
     if decision.state is JobState.SUCCESS and transitions.is_timed(decision.stage_seconds):
         head.successes = [*head.successes, Success(decision.seconds, dict(decision.stage_seconds))][-TIMED_JOBS:]
     _write_usage(transaction, end.usage)
+    return end.job
+
+
+def add_ended_job(
+    transaction: Transaction, new: NewJob, result: JobResult, job_id: int, *, now: float, retention: Retention
+) -> Job:
+    """Record a job that has ended, with its tasks, and count nothing."""
+    head = transaction.head
+    head.seq += 1
+    end = transitions.completed(
+        transitions.queued(new, job_id=job_id, seq=head.seq, now=now),
+        result,
+        now=now,
+        retention=retention,
+        draw_task_id=lambda: f"msg_{job_id:08x}{secrets.token_hex(12)}",
+    )
+    document = JobDocument(end.job, number=2 * sum(head.totals.ended.values()), tasks=list(end.tasks))
+    for number, task in enumerate(document.tasks, start=document.number):
+        head.tasks[task.id] = pending_task(task, number)
+    put_job(transaction, document)
+    _list(transaction, end.job)
+    if new.idempotency_key is not None:
+        transaction.put(idempotency_key(new.api_key_id, new.idempotency_key), job_id)
     return end.job
 
 

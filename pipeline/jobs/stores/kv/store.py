@@ -157,6 +157,22 @@ class KvStore:
             self._database.remove(submission.chunks_of(request))
         return submitted
 
+    def record(self, new: NewJob, result: JobResult) -> Job:
+        def add(transaction: Transaction) -> Job:
+            first = submission.find_by_idempotency_key(transaction, new)
+            if first is not None:
+                return first
+            return documents.add_ended_job(
+                transaction,
+                new,
+                result,
+                submission.draw_id(transaction),
+                now=self._clock(),
+                retention=self._retention,
+            )
+
+        return self._database.commit(add)
+
     def get(self, job_id: int, *, api_key_id: str | None) -> Job:
         return self._database.read(lambda snapshot: submission.visible_job(snapshot, job_id, api_key_id))
 

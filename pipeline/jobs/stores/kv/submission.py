@@ -64,7 +64,7 @@ def find_by_idempotency_key(snapshot: Snapshot, new: NewJob) -> Job | None:
     """The job that this submit repeats.
 
     Raises:
-        InvalidRequest: it had another body.
+        IdempotencyKeyReused: it had another body.
     """
     if new.idempotency_key is None:
         return None

@@ -145,6 +145,14 @@ class SqlStore:
         waiting = connection.execute(sa.select(sa.func.sum(keys.c.queued))).scalar_one()
         return Submitted(job, is_new=True, queue_position=int(waiting), rate=rate)
 
+    def record(self, new: NewJob, result: JobResult) -> Job:
+        with self._database.write() as connection:
+            connection.execute(sa.select(keys.c.id).where(keys.c.id == new.api_key_id).with_for_update())
+            first = statements.find_by_idempotency_key(connection, new)
+            if first is not None:
+                return first
+            return statements.insert_ended_job(connection, new, result, now=self._clock(), retention=self._retention)
+
     def get(self, job_id: int, *, api_key_id: str | None) -> Job:
         with self._database.read() as connection:
             return transitions.visible(statements.find_job(connection, job_id), job_id, api_key_id=api_key_id)
