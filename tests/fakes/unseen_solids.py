@@ -44,7 +44,7 @@ UNSEEN: dict[str, Solid] = {
     "road sign": make_solid(
         (rod((0, 0.28, -0.015), (0, 0.28, 0.015), 0.22), BLUE), (rod((0, -0.5, 0), (0, 0.1, 0), 0.025), GREY), pitch=4
     ),
-    "picture frame": make_solid(
+    "photo frame": make_solid(
         (box((0, 0.05, 0), (0.9, 0.7, 0.06)), WOOD), (box((0, -0.35, 0), (0.4, 0.1, 0.3)), WOOD), pitch=6, is_flat=True
     ),
     "vase": make_solid(
