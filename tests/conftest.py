@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).parent
-SERVICES = ("cli", "e2e", "fakes", "local", "parity")
+SERVICES = ("cli", "client", "e2e", "fakes", "local", "parity")
 """Folders whose tests start a service, a browser, a command of ours in a process, or compute for seconds."""
 SERVICE_FILES = frozenset(
     {

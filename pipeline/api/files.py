@@ -41,7 +41,8 @@ async def read_file(token: str, name: str, request: Request, context: Context = 
         "last-modified": formatdate(stored.modified_at, usegmt=True),
         "cache-control": "private, max-age=3600",
         "access-control-allow-origin": "*",
-        "content-disposition": f'inline; filename="{name}"',
+        # Without a file name: it is the last part of the URL, and a page may save the file under another one.
+        "content-disposition": "inline",
     }
     seen = request.headers.get("if-none-match", "")
     if stored.etag in [tag.strip().removeprefix("W/") for tag in seen.split(",")]:

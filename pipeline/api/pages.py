@@ -6,10 +6,11 @@ from html import escape
 from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Depends, Request
-from fastapi.responses import HTMLResponse, JSONResponse, Response
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 
 from pipeline.api.assets import answer_asset, read_asset
 from pipeline.api.context import Context, context_of
+from pipeline.api.llms import llms_text
 from pipeline.api.metrics import metrics_text
 from pipeline.api.problems import OK, UNAUTHORIZED, UNAVAILABLE, documented
 from pipeline.api.requests import check_operator
@@ -48,6 +49,12 @@ def playground(request: Request) -> HTMLResponse:
 def reference(request: Request) -> HTMLResponse:
     """The API reference: Swagger UI, served from here so that it works without access to the internet."""
     return _page(REFERENCE, request)
+
+
+@router.get("/llms.txt", include_in_schema=False)
+def llms(request: Request) -> PlainTextResponse:
+    """The service in a text for programs that read text."""
+    return PlainTextResponse(llms_text(request.app.openapi(), base_url=context_of(request).base_url(request)))
 
 
 @router.get("/playground/{name}", include_in_schema=False)

@@ -5,95 +5,26 @@ from __future__ import annotations
 import base64
 import json
 import os
-import re
 import shutil
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 
-from tests.e2e.test_serve_command import serving
+from tests.docs.conftest import IMAGE, INTERPRETERS, NODE, WAIT_S, Endpoint, curl
+from tests.docs.tables import EXAMPLES
 from tests.servers.s3 import free_port, moto_server
 
-ROOT = Path(__file__).resolve().parents[2]
-EXAMPLES = ROOT / "docs" / "examples"
-IMAGE = ROOT / "pipeline" / "api" / "playground" / "sample.png"
-NODE = shutil.which("node")
-WAIT_S = 120.0  # far longer than anything takes here; only a failing test waits so long
 needs_node = pytest.mark.skipif(NODE is None, reason="needs node")
 pytestmark = [
     pytest.mark.xdist_group("docs_examples"),
     pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl"),
 ]
-INTERPRETERS = {".sh": ["bash"], ".py": [sys.executable, "-W", "error"], ".mjs": [NODE or "node"]}
-
-
-@dataclass(frozen=True)
-class Endpoint:
-    """A running service, a key, and the secret that its webhooks are signed with."""
-
-    url: str
-    key: str
-    webhook_secret: str
-
-    @property
-    def environment(self) -> dict[str, str]:
-        return {
-            **os.environ,
-            "PYTHONPATH": str(ROOT),
-            "IMAGE_TO_3D_URL": self.url,
-            "IMAGE_TO_3D_KEY": self.key,
-            "WEBHOOK_SECRET": self.webhook_secret,
-            "AWS_ACCESS_KEY_ID": "id",
-            "AWS_SECRET_ACCESS_KEY": "secret",
-        }
-
-    def run(self, name: str, *arguments: object) -> str:
-        """The output of an example; an example that fails fails the test, with its own words."""
-        command = [*INTERPRETERS[Path(name).suffix], str(EXAMPLES / name), *map(str, arguments)]
-        done = subprocess.run(
-            command, env=self.environment, capture_output=True, text=True, timeout=WAIT_S, check=False
-        )
-        assert done.returncode == 0, f"{name}: {done.stdout}{done.stderr}"
-        return done.stdout
-
-    def submit(self) -> int:
-        """The id of a new job."""
-        return json.loads(self.run("submit.sh", IMAGE))["id"]
-
-    def result_of(self, job_id: int) -> dict[str, Any]:
-        """The final body of a job."""
-        while True:
-            headers = ("-H", f"key: {self.key}", "-H", "prefer: wait=60")
-            body = json.loads(_curl(f"{self.url}/api/v6/3d/fetch/{job_id}", "{}", *headers))
-            if body["status"] != "processing":
-                return body
-
-
-@pytest.fixture(scope="module")
-def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
-    data = tmp_path_factory.mktemp("docs") / "data"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("IMAGE_TO_3D_ALLOW_PRIVATE_ADDRESSES", "yes")
-        with serving(data) as (_, port, _said):
-            made = subprocess.run(
-                [sys.executable, "-m", "pipeline.cli", "keys", "create", "shop", "--data", str(data)],
-                env={**os.environ, "PYTHONPATH": str(ROOT)},
-                capture_output=True,
-                text=True,
-                check=True,
-            )
-            secret = re.search(r"whsec_\S+", made.stderr)
-            assert secret is not None
-            yield Endpoint(f"http://127.0.0.1:{port}", made.stdout.strip(), secret[0])
 
 
 def test_the_python_api_example_writes_the_files_that_it_names(endpoint: Endpoint, tmp_path: Path) -> None:
@@ -170,9 +101,9 @@ def test_a_webhook_example_takes_genuine_webhooks_and_refuses_others(name: str, 
         assert receiver.stdout is not None
         forged = ("webhook-id: a", f"webhook-timestamp: {int(time.time())}", "webhook-signature: v1,AAAA")
         headers = [part for header in forged for part in ("-H", header)]
-        answer = _curl(f"http://127.0.0.1:{port}/hook", "{}", *headers, "-o", os.devnull, "-w", "%{http_code}")
+        answer = curl(f"http://127.0.0.1:{port}/hook", "{}", *headers, "-o", os.devnull, "-w", "%{http_code}")
         first_line = receiver.stdout.readline()
-        job = json.loads(_curl(f"{endpoint.url}/api/v6/3d/image_to_3d", body, "-H", f"key: {endpoint.key}"))
+        job = json.loads(curl(f"{endpoint.url}/api/v6/3d/image_to_3d", body, "-H", f"key: {endpoint.key}"))
 
         assert answer == "401"
         assert first_line.startswith("refused")
@@ -185,11 +116,6 @@ def test_a_webhook_example_takes_genuine_webhooks_and_refuses_others(name: str, 
 def _is_open(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-def _curl(url: str, body: str, *options: str) -> str:
-    command = ["curl", "-sS", url, "-H", "content-type: application/json", "--data-binary", "@-", *options]
-    return subprocess.run(command, input=body, capture_output=True, text=True, check=True, timeout=WAIT_S).stdout
 
 
 @pytest.fixture(scope="module")
@@ -206,7 +132,7 @@ def test_a_bucket_example_sends_outputs_to_the_bucket(name: str, endpoint: Endpo
     told = endpoint.run(name, bucket)
     job = endpoint.result_of(endpoint.submit())
     file = httpx.get(job["output"][0])
-    _curl(f"{endpoint.url}/api/v1/enterprise/reset_s3", "{}", "-H", f"key: {endpoint.key}")
+    curl(f"{endpoint.url}/api/v1/enterprise/reset_s3", "{}", "-H", f"key: {endpoint.key}")
 
     assert f"{Path(name).suffix[1:]}-assets" in told
     assert job["output"][0].startswith(f"{bucket}/3d/")

@@ -3,103 +3,26 @@
 from __future__ import annotations
 
 import base64
-import io
 import json
 import re
-import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import trimesh
-from numpy.typing import NDArray
-from PIL import Image
-from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Page, expect
 
 from schemas.request import ImageTo3DRequest
 from tests.api.document import openapi_document
-from tests.e2e.test_serve_command import serving
+from tests.e2e.playground import JOB_WAIT_MS, NEEDS_CHROMIUM, Deployment, Visit, count_red, pixels_of, wait_until
 from tests.fakes.images import draw_figure, encode
 
-CHROMIUM = shutil.which("chromium")
-# The sandbox needs more rights than a container has; the canvas is rendered on the CPU.
-CHROMIUM_OPTIONS = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist"]
-SMALL = {"width": 480, "height": 720}  # the CPU renders every pixel
-JOB_WAIT_MS = 120_000  # far longer than a job takes here; only a failing test waits so long
-WAIT_S = 30.0
-DROP = """([files]) => {
-  const transfer = new DataTransfer();
-  for (const [name, content] of files) {
-    transfer.items.add(new File([Uint8Array.from(atob(content), (c) => c.charCodeAt(0))], name, { type: "image/png" }));
-  }
-  return transfer;
-}"""
-
-pytestmark = [
-    pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium"),
-    pytest.mark.xdist_group("playground"),
-]
-
-
-@dataclass
-class Visit:
-    """A page, and what the browser recorded about it."""
-
-    page: Page
-    key: str
-    urls: list[str] = field(default_factory=list)
-    submits: list[dict[str, Any]] = field(default_factory=list)
-    browser_errors: list[str] = field(default_factory=list)
-
-    def drop(self, *files: tuple[str, bytes]) -> None:
-        """Drop files on the page."""
-        coded = [(name, base64.b64encode(content).decode()) for name, content in files]
-        transfer = self.page.evaluate_handle(DROP, [coded])
-        for event in ("dragenter", "dragover", "drop"):
-            self.page.dispatch_event("#result", event, {"dataTransfer": transfer})
-
-    def choose_smallest_asset(self) -> None:
-        """Choose the smallest asset that the contract allows."""
-        self.page.fill("#option-resolution", "64")
-        self.page.fill("#option-texture_size", "512")
-
-    def expect_state(self, state: str) -> None:
-        expect(self.page.locator("body")).to_have_attribute("data-state", state, timeout=JOB_WAIT_MS)
-
-    def canvas(self) -> NDArray[np.uint8]:
-        """(H, W, 3) the pixels of the viewer, once it has loaded its model."""
-        viewer = self.page.locator("model-viewer")
-        wait_until(lambda: viewer.evaluate("(viewer) => viewer.loaded && viewer.modelIsVisible"))
-        wait_until(lambda: _count_red(_pixels(viewer)) > 0)
-        return _pixels(viewer)
-
-
-def wait_until(condition: Callable[[], Any]) -> None:
-    """Poll until a condition holds. Playwright's own wait in the page uses eval, which the page forbids."""
-    deadline_s = time.monotonic() + WAIT_S
-    while not condition():
-        assert time.monotonic() < deadline_s, "the condition did not hold in time"
-        time.sleep(0.05)
-
-
-def _pixels(element: Locator) -> NDArray[np.uint8]:
-    """(H, W, 3) the screen where the element is; the element's own screenshot would wait for animations to end."""
-    element.scroll_into_view_if_needed()
-    box = element.bounding_box()
-    assert box is not None
-    return np.asarray(Image.open(io.BytesIO(element.page.screenshot(clip=box))).convert("RGB"))
-
-
-def _count_red(pixels: NDArray[np.uint8]) -> int:
-    """Pixels in the colour of the figure's body, which no part of the page has."""
-    red, green, blue = np.moveaxis(pixels.astype(int), -1, 0)
-    return int(((red > 120) & (red > 2 * green) & (red > 2 * blue)).sum())
+pytest_plugins = ("tests.e2e.playground_fixtures",)
+pytestmark = [NEEDS_CHROMIUM, pytest.mark.xdist_group("playground")]
 
 
 def luminance(css_colour: str) -> float:
@@ -107,63 +30,6 @@ def luminance(css_colour: str) -> float:
     channels = np.array([int(part) for part in re.findall(r"\d+", css_colour)[:3]]) / 255
     linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
     return float(linear @ (0.2126, 0.7152, 0.0722))
-
-
-@pytest.fixture(scope="module")
-def figure() -> bytes:
-    return encode(draw_figure(256))
-
-
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
-    """The address of a running service, and a key."""
-    with serving(tmp_path_factory.mktemp("playground") / "data") as (_, port, output):
-        key = re.search(r"shown this once: (\S+)", "\n".join(output))
-        assert key is not None
-        yield f"http://127.0.0.1:{port}/", key[1]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_OPTIONS)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def visit(service: tuple[str, str], browser: Browser) -> Iterator[Callable[..., Visit]]:
-    """Opens a page, by default the playground with its key; at the end, the browser must have reported no error."""
-    address, key = service
-    visits: list[Visit] = []
-
-    def open_page(*, path: str = "", shows: str = "#option-seed", has_key: bool = True, **options: Any) -> Visit:
-        context = browser.new_context(**{"viewport": SMALL, "reduced_motion": "reduce", **options})
-        context.grant_permissions(["clipboard-read", "clipboard-write"])
-        opened = Visit(context.new_page(), key)
-        visits.append(opened)
-        page = opened.page
-        page.on("request", lambda request: opened.urls.append(request.url))
-        page.on("request", lambda request: _note_submit(opened, request.url, request.post_data))
-        page.on("pageerror", lambda error: opened.browser_errors.append(str(error)))
-        page.on("console", lambda entry: "Content Security" in entry.text and opened.browser_errors.append(entry.text))
-        page.goto(address + path)
-        page.wait_for_selector(shows, state="attached")
-        if has_key:
-            page.fill("#key", key)
-        return opened
-
-    yield open_page
-    for opened in visits:
-        opened.page.context.close()
-        assert opened.browser_errors == []
-        assert not [url for url in opened.urls if key in url]
-        assert not [url for url in opened.urls if not url.startswith((address, "blob:", "data:"))]
-
-
-def _note_submit(opened: Visit, url: str, body: str | None) -> None:
-    if url.endswith("/image_to_3d") and body:
-        opened.submits.append(json.loads(body))
 
 
 def test_a_dropped_image_becomes_a_model_that_turns_and_can_be_downloaded(
@@ -181,7 +47,7 @@ def test_a_dropped_image_becomes_a_model_that_turns_and_can_be_downloaded(
     page.locator("model-viewer").evaluate("(viewer) => viewer.shadowRoot.querySelector('.userInput').focus()")
     page.keyboard.press("ArrowRight")
     page.keyboard.press("ArrowRight")
-    wait_until(lambda: (np.abs(_pixels(page.locator("model-viewer")).astype(int) - front) > 32).mean() > 0.005)
+    wait_until(lambda: (np.abs(pixels_of(page.locator("model-viewer")).astype(int) - front) > 32).mean() > 0.005)
     with page.expect_download() as coming:
         page.get_by_role("link", name="Download model, textured, GLB").click()
     coming.value.save_as(tmp_path / "figure.glb")
@@ -192,7 +58,7 @@ def test_a_dropped_image_becomes_a_model_that_turns_and_can_be_downloaded(
     thumbnail = page.get_by_alt_text("Thumbnail of the model")
     wait_until(lambda: thumbnail.evaluate("(image) => image.naturalWidth") > 0)
 
-    assert _count_red(front) > 0.005 * front.shape[0] * front.shape[1]
+    assert count_red(front) > 0.005 * front.shape[0] * front.shape[1]
     mesh = trimesh.load_mesh(tmp_path / "figure.glb")
     assert len(mesh.faces) > 100 and mesh.visual.material.baseColorTexture is not None
     assert re.search(r"[1-9]\d* kB", page.locator("#files").inner_text())
@@ -280,7 +146,7 @@ def test_several_images_are_sent_as_views_in_the_order_shown(visit: Callable[...
     (sent,) = here.submits
     assert sent["multi_image"] is True
     assert [base64.b64decode(uri.split(",")[1]) for uri in sent["image"]] == [figure, back]
-    assert _count_red(here.canvas()) > 0
+    assert count_red(here.canvas()) > 0
 
 
 def test_a_wrong_key_is_reported_beside_the_key(visit: Callable[..., Visit], figure: bytes) -> None:
@@ -369,7 +235,9 @@ def try_out(page: Page, path: str) -> dict[str, Any]:
 
 def test_the_reference_shows_every_operation_and_requests_no_other_host(reference: Visit) -> None:
     page = reference.page
-    operations = [f"{method} {path}" for path, ways in openapi_document()["paths"].items() for method in ways]
+    document = openapi_document()
+    paths = {**document["paths"], **document["webhooks"]}
+    operations = [f"{method} {path}" for path, ways in paths.items() for method in ways]
     shown = page.locator(".opblock-summary").evaluate_all(
         "(all) => all.map((one) => one.querySelector('.opblock-summary-method').innerText.toLowerCase() + ' ' +"
         " one.querySelector('[data-path]').dataset.path)"
@@ -382,14 +250,14 @@ def test_the_reference_shows_every_operation_and_requests_no_other_host(referenc
     )  # the fixture asserts that no other host was requested
 
 
-def test_the_request_that_the_reference_offers_generates_a_model(reference: Visit, service: tuple[str, str]) -> None:
+def test_the_request_that_the_reference_offers_generates_a_model(reference: Visit, service: Deployment) -> None:
     page = reference.page
     enter_key(reference, "key")
 
     job_id = try_out(page, "/api/v6/3d/image_to_3d")["id"]
 
     def fetch() -> dict[str, Any]:
-        return page.request.post(f"{service[0]}api/v6/3d/fetch/{job_id}", headers={"key": reference.key}).json()
+        return page.request.post(f"{service.address}api/v6/3d/fetch/{job_id}", headers={"key": reference.key}).json()
 
     wait_until(lambda: fetch()["status"] != "processing")
     assert fetch()["status"] == "success"

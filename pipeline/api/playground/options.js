@@ -1,73 +1,110 @@
 // The form's options, made from the schema of a submit: a field that the contract gains appears by itself.
 import { at, make } from "./dom.js";
+import { EMPTY, HINTS, TITLES } from "./texts.js";
 
 const ELSEWHERE = new Set(["key", "image"]);
-const UP_FRONT = ["output_format", "resolution", "texture_size", "render"];
+const UP_FRONT = ["engine", "output_format", "resolution", "texture_size", "render"];
 const MOST_SEGMENTS = 4;
-const MOST_SLIDER_STEPS = 5000;
-const ABBREVIATIONS = { ss: "Structure", slat: "Latent" };
+const MOST_SLIDER_STEPS = 15000;
 
 const readers = new Map();
+let engines = { default: "", engines: [] };
+let imageCount = 0;
+let onRefresh = () => {};
 
-/** Put a control for every field of the schema on the page. */
-export function showOptions(fields) {
+/**
+ * Put a control for every field of the schema on the page.
+ * `offered` is what the service says of its engines; `refreshed` is called when other fields have an effect than before.
+ */
+export function showOptions(fields, offered, refreshed) {
+  engines = offered;
+  onRefresh = refreshed;
   const others = Object.keys(fields).filter((name) => !ELSEWHERE.has(name) && !UP_FRONT.includes(name));
   at("options").append(...UP_FRONT.filter((name) => name in fields).map((name) => control(name, fields[name])));
   at("more-options").append(...others.map((name) => control(name, fields[name])));
-  at("more").addEventListener("input", countChanged);
+  at("job").addEventListener("input", refresh);
+  refresh();
 }
 
-/** The options that differ from their defaults, as the API takes them. */
+/** The options that have an effect and differ from their defaults, as the API takes them. */
 export function options() {
-  return Object.fromEntries([...readers].map(([name, read]) => [name, read()]).filter(([, value]) => value !== undefined));
+  const shown = [...readers].filter(([name]) => !field(name).hidden);
+  return Object.fromEntries(shown.map(([name, read]) => [name, read()]).filter(([, value]) => value !== undefined));
 }
 
-/** Several images are several views: the switch shows it, and only the number of images changes it. */
-export function showMultiImage(isForced) {
+/** Tell the options how many images the next job has: several are several views. */
+export function setImageCount(count) {
+  imageCount = count;
   const input = at("option-multi_image");
   if (!input) return;
+  const isForced = count > 1;
   if (isForced !== input.disabled) input.checked = isForced;
   input.disabled = isForced;
-  countChanged();
+  refresh();
 }
 
-const title = (name) => {
-  const [first, ...rest] = name.split("_");
-  return [ABBREVIATIONS[first] ?? first[0].toUpperCase() + first.slice(1), ...rest].join(" ");
-};
+/** Whether the chosen engine makes use of a field. */
+export const isUsed = (name) => !engineEntry()?.ignores.includes(name);
 
-function countChanged() {
-  const count = [...at("more-options").querySelectorAll("[data-field]")].filter((one) => readers.get(one.dataset.field)() !== undefined).length;
-  at("changed").textContent = count ? `${count} changed` : "";
+const field = (name) => document.querySelector(`[data-field="${CSS.escape(name)}"]`);
+const engineEntry = () => engines.engines.find((one) => one.name === (at("option-engine")?.value || engines.default));
+
+// Hidden are what the engine ignores, and what says something about views where there are none.
+function refresh() {
+  const isSheet = imageCount < 2 && at("option-multi_image").checked;
+  const isOff = { view_angles: !isSheet, multi_image_mode: !isSheet && imageCount < 2 };
+  for (const name of readers.keys()) field(name).hidden = Boolean(isOff[name]) || !isUsed(name);
+  showEngine();
+  const changed = [...at("more-options").children].filter((one) => !one.hidden && readers.get(one.dataset.field)() !== undefined).length;
+  at("changed").textContent = changed ? `${changed} changed` : "";
+  onRefresh();
 }
 
-function control(name, field) {
-  const kind = field.anyOf ? field.anyOf[0] : field;
+function showEngine() {
+  const entry = engineEntry();
+  const hint = at("option-engine-hint");
+  if (!entry || !hint) return;
+  const views = entry.max_views > 1 ? `up to ${entry.max_views} views` : "one view";
+  const absent = engines.engines.filter((one) => !one.offered).map((one) => one.name);
+  const needs = entry.needs ? ` Runs on ${entry.needs}.` : "";
+  hint.textContent = `${entry.summary[0].toUpperCase()}${entry.summary.slice(1)}; ${views}.${needs}${absent.length ? ` Not offered here: ${absent.join(", ")}.` : ""}`;
+}
+
+const title = (name) => TITLES[name] ?? `${name[0].toUpperCase()}${name.slice(1).replaceAll("_", " ")}`;
+
+function control(name, schema) {
+  const kind = schema.anyOf ? schema.anyOf[0] : schema;
   const id = `option-${name}`;
   const heading = () => [make("span", { textContent: title(name) }), make("span", { className: "api-name", textContent: name })];
-  const hint = make("small", { id: `${id}-hint` }, ...sentence(field.description));
+  const hint = make("small", { id: `${id}-hint` }, ...sentence(HINTS[name] ?? schema.description));
   const problem = make("p", { id: `${id}-problem`, className: "problem", data: { for: name } });
   const described = { describedby: `${hint.id} ${problem.id}` };
 
-  if (kind.enum && kind.enum.length <= MOST_SEGMENTS && !field.anyOf) {
-    const radios = kind.enum.map((word) => make("input", { type: "radio", name, value: word, checked: word === field.default }));
+  if (kind.enum && kind.enum.length <= MOST_SEGMENTS && !schema.anyOf) {
+    const radios = kind.enum.map((word) => make("input", { type: "radio", name, value: word, checked: word === schema.default }));
     const segments = make("div", { className: "segments" }, ...radios.map((radio) => make("label", {}, radio, make("span", { textContent: radio.value }))));
-    readers.set(name, () => given(radios.find((radio) => radio.checked)?.value, field.default));
+    readers.set(name, () => given(radios.find((radio) => radio.checked)?.value, schema.default));
     return make("fieldset", { className: "field", data: { field: name }, aria: described }, make("legend", {}, ...heading()), segments, hint, problem);
   }
   const label = make("label", { htmlFor: id }, ...heading());
   if (kind.type === "boolean") {
-    const input = make("input", { type: "checkbox", id, name, checked: Boolean(field.default), aria: { role: "switch", ...described } });
-    readers.set(name, () => given(input.checked, Boolean(field.default)));
+    const input = make("input", { type: "checkbox", id, name, checked: Boolean(schema.default), aria: { role: "switch", ...described } });
+    readers.set(name, () => given(input.checked, Boolean(schema.default)));
     return make("div", { className: "field switch", data: { field: name } }, label, input, hint, problem);
   }
-  const inputs = kind.enum ? [choice(kind, field, id)] : kind.type === "integer" || kind.type === "number" ? number(kind, field, id) : [text(kind, field, id)];
+  const inputs = inputsOf(name, kind, schema, id);
   const input = inputs.at(-1);
   input.name = name;
   input.setAttribute("aria-describedby", described.describedby);
-  readers.set(name, () => given(typed(input, kind), field.default ?? undefined));
+  readers.set(name, () => given(typed(input, kind), schema.default ?? undefined));
   const holder = inputs.length > 1 ? make("div", { className: "slider" }, ...inputs) : input;
   return make("div", { className: "field", data: { field: name } }, label, holder, hint, problem);
+}
+
+function inputsOf(name, kind, schema, id) {
+  if (name === "engine" && engines.engines.length) return [engineChoice(id)];
+  if (kind.enum) return [choice(kind, schema, id)];
+  return kind.type === "integer" || kind.type === "number" ? number(name, kind, schema, id) : [text(name, kind, schema, id)];
 }
 
 const given = (value, usual) => (value === usual || value === "" ? undefined : value);
@@ -75,7 +112,7 @@ const given = (value, usual) => (value === usual || value === "" ? undefined : v
 // A field's description as a sentence; what stands in backticks is code.
 function sentence(description = "") {
   const words = description.replace(/ \(extension\)$/, "");
-  const text = words && `${words[0].toUpperCase()}${words.slice(1)}.`;
+  const text = words && `${words[0].toUpperCase()}${words.slice(1)}${words.endsWith(".") ? "" : "."}`;
   return text.split("`").map((part, place) => (place % 2 ? make("code", { textContent: part }) : part));
 }
 
@@ -85,18 +122,31 @@ function typed(input, kind) {
   return isNumber && input.value.trim() !== "" && Number.isFinite(Number(input.value)) ? Number(input.value) : input.value;
 }
 
-function choice(kind, field, id) {
-  const words = field.anyOf ? ["", ...kind.enum] : kind.enum;
-  const select = make("select", { id }, ...words.map((word) => new Option(word || "as the service decides", word)));
-  select.value = field.default ?? "";
+// The default is sent as "not given": the service's operator may change it.
+function engineChoice(id) {
+  const select = make("select", { id });
+  for (const one of engines.engines) {
+    const option = new Option(one.offered ? one.name : `${one.name} (not offered here)`, one.name === engines.default ? "" : one.name);
+    option.disabled = !one.offered;
+    select.append(option);
+  }
+  select.value = "";
   return select;
 }
 
-function number(kind, field, id) {
-  const step = kind.type === "integer" ? 1 : (kind.maximum - kind.minimum) / 100 < 0.01 ? 0.01 : 0.1;
-  const entry = make("input", { id, type: "text", inputMode: kind.type === "integer" ? "numeric" : "decimal", autocomplete: "off", value: field.default ?? "" });
-  if (kind.minimum === undefined || kind.maximum === undefined || (kind.maximum - kind.minimum) / step > MOST_SLIDER_STEPS * 3) return [entry];
-  const slider = make("input", { type: "range", min: kind.minimum, max: kind.maximum, step, value: field.default ?? kind.minimum });
+function choice(kind, schema, id) {
+  const words = schema.anyOf ? ["", ...kind.enum] : kind.enum;
+  const select = make("select", { id }, ...words.map((word) => new Option(word || "as usual", word)));
+  select.value = schema.default ?? "";
+  return select;
+}
+
+function number(name, kind, schema, id) {
+  const step = kind.type === "integer" ? 1 : (kind.maximum - kind.minimum) / 100 < 0.05 ? 0.01 : 0.1;
+  const entry = make("input", { id, type: "text", inputMode: kind.type === "integer" ? "numeric" : "decimal", autocomplete: "off", value: schema.default ?? "", placeholder: EMPTY[name] ?? "" });
+  if (kind.minimum === undefined || kind.maximum === undefined || (kind.maximum - kind.minimum) / step > MOST_SLIDER_STEPS) return [entry];
+  const slider = make("input", { type: "range", min: kind.minimum, max: kind.maximum, step });
+  slider.value = schema.default ?? (kind.minimum + kind.maximum) / 2;
   // The entry beside it says the same to a keyboard and a screen reader.
   slider.tabIndex = -1;
   slider.setAttribute("aria-hidden", "true");
@@ -113,6 +163,6 @@ function number(kind, field, id) {
   return [slider, entry];
 }
 
-function text(kind, field, id) {
-  return make("input", { id, type: kind.format === "uri" ? "url" : "text", autocomplete: "off", spellcheck: false, value: field.default ?? "", placeholder: field.default === null ? "not given" : "" });
+function text(name, kind, schema, id) {
+  return make("input", { id, type: kind.format === "uri" ? "url" : "text", autocomplete: "off", spellcheck: false, value: schema.default ?? "", placeholder: schema.default === null ? (EMPTY[name] ?? "not given") : "" });
 }

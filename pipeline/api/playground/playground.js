@@ -1,171 +1,286 @@
-// The playground: one job at a time, from images and options to a model in a viewer.
-import { SUBMIT, Refused, cancel, fields, follow, submit } from "./jobs.js";
-import { at, make, tabs } from "./dom.js";
-import { options, showMultiImage, showOptions } from "./options.js";
-import { count, image, preview, sources, watchImages } from "./images.js";
-import { STAYS_STILL, loadViewer, showResult } from "./result.js";
-import { curl, python } from "./snippets.js";
+// The playground: from images and options to a model in a viewer. Each job has an address, `#job/ID`; a reload, a link
+// and the browser's history lead back to it.
+import { Refused, cancel, contract, engines, exportAgain, fetchJob, follow, submit } from "./jobs.js";
+import { at, make } from "./dom.js";
+import { clearProblems, countDown, remedy, showProblem, stopCountDown } from "./problems.js";
+import { allRead, count, firstName, image, preview, setAnglesUsed, sources, viewAngles, watchImages } from "./images.js";
+import { bytes } from "./shrink.js";
+import { canMake, offerExports, showExport, watchExports } from "./exports.js";
+import { confirmCopy, showCode, toClipboard, watchCode } from "./code.js";
+import { ends, isGlb, showResult, showShared } from "./result.js";
+import { filesOf, jobName, sharedFile, shareLink } from "./files.js";
+import { isUsed, options, setImageCount, showOptions } from "./options.js";
+import { key, watchKey } from "./key.js";
+import { loadViewer, STAYS_STILL } from "./viewer.js";
+import { markCurrent, refreshHistory, watchHistory } from "./history.js";
 
-const STAGES = { queued: "Queue", intake: "Image", generate: "Shape", export: "Texture", deliver: "Files" };
-const KEY = "image-to-3d.key";
-const MASK = "YOUR_KEY";
-const COPIED_MS = 1800;
+const STAGES = { sending: "Upload", queued: "Queue", intake: "Image", generate: "Shape", export: "Texture", deliver: "Files" };
+const MAX_TRACK_ID_CHARS = 255;
 
-let running = null;
-let snippets = { curl: "", python: "" };
+// What the page works on: `{id, key, controller, isSent, isCancelled}`; whatever was begun before it is left alone.
+let task = null;
+// The body of the job whose result is on the page, and the file of its model.
+let shown = null;
+let shownModel = null;
 
-const key = () => at("key").value.trim();
 const is = (state) => document.body.dataset.state === state;
+
+function begin(id = null) {
+  if (task?.id) task.controller.abort(); // an image that is being sent goes on: its job appears in the history
+  stopCountDown();
+  task = { id, key: key(), controller: new AbortController(), isSent: id !== null, isCancelled: false };
+  return task;
+}
 
 function turnTo(state, said) {
   document.body.dataset.state = state;
   at("submit").setAttribute("aria-disabled", String(state === "running"));
   at("submit").textContent = state === "running" ? "Working on it …" : state === "empty" ? "Make it 3D" : "Make it 3D again";
   if (said) at("said").textContent = said;
-}
-
-function showSnippets(given) {
-  const job = { url: SUBMIT, sources: sources(), given };
-  snippets = { curl: curl({ ...job, key: key() }), python: python({ ...job, key: key() }) };
-  at("curl").textContent = curl({ ...job, key: MASK });
-  at("python").textContent = python({ ...job, key: MASK });
-  document.body.classList.add("has-code");
+  if (state === "empty" || state === "failed") shown = shownModel = null;
 }
 
 function showProgress({ stage, progress, queue_position: position, eta }, message) {
   at("progress").value = progress;
   at("percent").textContent = Math.round(progress);
   const names = Object.keys(STAGES);
-  const here = Math.max(0, names.indexOf(stage));
+  const here = Math.max(1, names.indexOf(stage)) * Number(stage !== "sending");
   at("steps").replaceChildren(
     ...names.map((name, place) => make("li", { textContent: STAGES[name], className: place < here ? "past" : place === here ? "now" : "" })),
   );
   const isWaiting = !(stage in STAGES) || stage === "queued";
-  const words = position > 1 ? `Number ${position} in the queue` : isWaiting ? "Starting" : `${STAGES[stage]}, step ${here} of ${names.length - 1}`;
+  const words = position > 1 ? `Number ${position} in the queue` : isWaiting ? "Starting" : `${STAGES[stage]}, step ${here + 1} of ${names.length}`;
   // A listener hears each stage once, not each percent.
   if (at("said").textContent !== words) at("said").textContent = words;
   at("message").textContent = message ?? (position > 1 ? `${words}.` : "");
   at("waiting").textContent = eta ? ` About ${eta} s left` : "";
 }
 
-// A message of the API begins with the name of the field that it is about.
-function fieldOf(message, status) {
-  if (status === 401 || status === 402) return "key";
-  if (/^image\b|\bimages?\b/.test(message)) return "image";
-  const first = message.split(/[ .]/, 1)[0];
-  return document.querySelector(`.problem[data-for="${CSS.escape(first)}"]`) ? first : null;
+function showSending(loaded, total) {
+  const isSent = total > 0 && loaded >= total;
+  const message = isSent ? "The image has arrived." : `Sending the image${total ? `: ${bytes(loaded)} of ${bytes(total)}` : ""}`;
+  showProgress({ stage: "sending", progress: total ? (100 * loaded) / total : 0 }, message);
 }
 
-function clearProblems() {
-  for (const problem of document.querySelectorAll(".problem")) problem.textContent = "";
-  for (const input of document.querySelectorAll("[aria-invalid]")) input.removeAttribute("aria-invalid");
+function showImageOf(url) {
+  if (url) at("running-image").src = url;
+  else at("running-image").removeAttribute("src");
 }
 
-function showProblem(message, status = 0) {
-  const field = fieldOf(message, status);
-  if (!field) return false;
-  document.querySelector(`.problem[data-for="${CSS.escape(field)}"]`).textContent = message;
-  const input = at({ key: "key", image: "choose" }[field] ?? `option-${field}`) ?? document.querySelector(`input[name="${CSS.escape(field)}"]`);
-  input.closest("details")?.setAttribute("open", "");
-  input.setAttribute("aria-invalid", "true");
-  input.focus();
-  return true;
+// Why there is no result. A result that is on the page stays there, with the reason above it.
+function showFailure(title, message, { status, code, retryable, retryAfter, keeps } = {}) {
+  const place = keeps && shown ? "notice" : "failure";
+  at(`${place}-title`).textContent = title;
+  at(place).textContent = message;
+  at(`${place}-hint`).textContent = remedy({ code, retryable });
+  if (retryAfter) countDown(at(`${place}-hint`), retryAfter);
+  at("notice-box").hidden = place !== "notice";
+  turnTo(place === "notice" ? "done" : "failed", `${title}. ${message}`);
+  if (shown) setAddress(`#job/${shown.id}`);
+  showProblem(message, { status, code });
 }
 
-function showFailure(title, message, status, hint = "") {
-  at("failure-title").textContent = title;
-  at("failure").textContent = message;
-  at("failure-hint").textContent = hint;
-  turnTo("failed", `${title}. ${message}`);
-  showProblem(message, status);
+async function showEnd(body) {
+  if (body.status !== "success") {
+    const isCancelled = body.error_code === "cancelled";
+    return showFailure(isCancelled ? "Cancelled" : "The job did not succeed", body.message, { code: body.error_code, retryable: body.retryable, keeps: isCancelled });
+  }
+  at("notice-box").hidden = true;
+  [shown, shownModel] = [body, filesOf(body).find((file) => file.kind === "model")];
+  at("share").hidden = false;
+  offerExports(body);
+  showExport({});
+  turnTo("done", `Done in ${body.generationTime} seconds.`);
+  const model = await showResult(body, () => makeGlb(body));
+  if (model && shown === body) shownModel = model;
 }
 
-function showEnd(body) {
-  if (body.status === "success") return showResult(body).then(() => turnTo("done", `Done in ${body.generationTime} seconds.`));
-  const hint = body.retryable ? "The same request may succeed when it is sent again." : "";
-  showFailure(body.error_code === "cancelled" ? "Cancelled" : "The job did not succeed", body.message, 0, hint);
+// Only a GLB can be turned in the viewer. The same `once` gives the same export when the job is opened again.
+async function makeGlb(body) {
+  if (!canMake("glb")) throw new Error("the service makes no other files of a finished job.");
+  const fields = { output_format: "glb", temp: true, track_id: body.track_id };
+  const made = await ended(await exportAgain(key(), body.id, fields, `playground-glb-of-${body.id}`));
+  const file = filesOf(made).find((one) => isGlb(one) && one.isHere);
+  if (!file) throw new Error("the model lies where this page does not read.");
+  return file;
+}
+
+// The final body of an export, whose progress is not shown.
+async function ended(body) {
+  const last = body.status === "processing" ? await follow(key(), body.id, () => {}) : body;
+  if (last.status !== "success") throw new Refused(last.message, { code: last.error_code });
+  return last;
+}
+
+function refuse(error, keeps = true) {
+  if (error.name === "AbortError") return;
+  const words = error instanceof Refused ? error.message : `The page failed: ${error.message}`;
+  showFailure(error.status === 0 ? "No connection" : "The request was refused", words, { ...error, keeps });
 }
 
 async function run(event) {
   event.preventDefault();
   if (is("running")) return;
   clearProblems();
-  const given = { ...options(), ...(count() > 1 ? { multi_image: true } : {}) };
-  if (count()) showSnippets(given);
-  if (preview()) at("running-image").src = preview();
-  else at("running-image").removeAttribute("src");
+  await allRead();
+  if (!count()) {
+    showProblem("image is required");
+    if (!key()) showProblem("API key required", { status: 401 });
+    return;
+  }
+  const angles = viewAngles();
+  const given = { ...options(), ...(count() > 1 ? { multi_image: true } : {}), ...(angles ? { view_angles: angles } : {}) };
+  showCode(key(), sources(), given);
+  const now = begin();
+  showImageOf(preview());
   turnTo("running");
   at("result").scrollIntoView({ block: "nearest", behavior: STAYS_STILL.matches ? "auto" : "smooth" });
-  showProgress({ stage: "queued", progress: 0, queue_position: 0, eta: 0 }, "Sending the image");
+  showSending(0, 0);
+  const onSent = (loaded, total) => {
+    now.isSent = loaded >= total;
+    if (task === now && !now.isCancelled) showSending(loaded, total);
+  };
   try {
-    let body = await submit(key(), { ...(count() ? { image: image() } : {}), ...given });
-    loadViewer();
-    running = { key: key(), id: body.id };
-    if (body.status === "processing") body = await follow(running.key, running.id, (event) => showProgress(event));
-    await showEnd(body);
+    const named = { track_id: firstName().slice(0, MAX_TRACK_ID_CHARS), ...given };
+    const body = await submit(now.key, { image: image(), ...named }, { onSent, signal: now.controller.signal });
+    now.id = body.id;
+    if (now.isCancelled) await cancel(now.key, now.id);
+    if (task !== now) return refreshHistory(now.key);
+    setAddress(`#job/${body.id}`);
+    loadViewer().catch(() => {}); // showing the model tries again, and says so if it fails
+    await watch(now, body);
   } catch (error) {
-    const words = error instanceof Refused ? error.message : `The page failed: ${error.message}`;
-    showFailure("The request was refused", words, error.status ?? 0);
-  } finally {
-    running = null;
+    if (task !== now) return;
+    if (error.name === "AbortError") showFailure("Cancelled", "The image was not sent, and no job was made.", { keeps: true });
+    else refuse(error);
   }
 }
 
+// Follow a job to its end, unless the page has turned to something else.
+async function watch(now, body) {
+  refreshHistory(now.key);
+  const last = body.status === "processing" ? await follow(now.key, now.id, (event) => !now.isCancelled && showProgress(event), now.controller.signal) : body;
+  if (task !== now) return;
+  if (body.status === "processing") refreshHistory(now.key);
+  await showEnd(last);
+}
+
 async function stop() {
-  if (!running) return;
+  const now = task;
+  if (!now || now.isCancelled) return;
   at("message").textContent = "Cancelling.";
+  at("waiting").textContent = "";
+  now.isCancelled = true;
+  // While the image is being sent no job exists. Once it is sent one may: its id comes with the answer.
+  if (!now.isSent) return now.controller.abort();
+  if (!now.id) return;
   try {
-    await cancel(running.key, running.id);
+    await cancel(now.key, now.id);
   } catch (error) {
+    now.isCancelled = false;
     at("message").textContent = error.message;
   }
 }
 
-// Browsers offer the clipboard only to pages that came by https or from this machine.
-async function toClipboard(text) {
-  if (navigator.clipboard) return navigator.clipboard.writeText(text);
-  const area = make("textarea", { value: text, className: "unseen" });
-  document.body.append(area);
-  area.select();
-  document.execCommand("copy");
-  area.remove();
+/** Show a job by its id: its result, its progress, or why it failed. */
+async function open(id) {
+  markCurrent(id);
+  if (!key()) return showFailure("A key is needed", `Enter the API key that job ${id} belongs to.`);
+  if (shown?.id === id && is("done")) return;
+  const now = begin(id);
+  try {
+    const body = await fetchJob(now.key, id, now.controller.signal);
+    if (task !== now) return;
+    if (body.status === "processing") {
+      showImageOf("");
+      turnTo("running");
+      showProgress(body);
+    }
+    await watch(now, body);
+  } catch (error) {
+    if (task === now) refuse(error, false);
+  }
 }
 
-async function copy() {
-  const chosen = at("panel-curl").hidden ? "python" : "curl";
-  await toClipboard(snippets[chosen]);
-  at("copy").textContent = "Copied";
-  at("said").textContent = `The ${chosen} code is copied.`;
-  setTimeout(() => (at("copy").textContent = "Copy"), COPIED_MS);
+async function makeFiles(fields) {
+  if (at("again-go").getAttribute("aria-disabled") === "true") return;
+  const from = shown;
+  showExport({ isRunning: true });
+  at("said").textContent = "The files are being made.";
+  try {
+    const body = await ended(await exportAgain(key(), from.id, { ...fields, track_id: from.track_id }));
+    refreshHistory(key());
+    if (shown !== from) return;
+    setAddress(`#job/${body.id}`);
+    await showEnd(body);
+    at("said").textContent = "The files are ready.";
+  } catch (error) {
+    if (shown === from) showExport({ problem: error.message });
+  }
 }
 
-function watchKey() {
-  at("key").value = sessionStorage.getItem(KEY) ?? "";
-  const keep = () => {
-    sessionStorage.setItem(KEY, key());
-    at("key-hint").hidden = key() !== "";
-  };
-  at("key").addEventListener("input", keep);
-  keep();
-  at("reveal").addEventListener("click", () => {
-    const isShown = at("key").type === "text";
-    at("key").type = isShown ? "password" : "text";
-    at("reveal").textContent = isShown ? "Show" : "Hide";
-    at("reveal").setAttribute("aria-pressed", String(!isShown));
+async function share() {
+  const name = shown ? jobName(shown) : sharedFile(location.hash).name;
+  await toClipboard(shown ? shareLink(shownModel, name) : location.href);
+  const end = ends(shownModel?.expires_at);
+  confirmCopy(at("share"), `The link is copied. It needs no key${end ? ` and works until ${end}` : ""}.`);
+}
+
+function setAddress(hash) {
+  if (location.hash !== hash) history.pushState(null, "", hash);
+  markCurrent(shownId());
+}
+
+const shownId = () => Number(location.hash.match(/^#job\/(\d+)$/)?.[1] ?? 0) || null;
+
+// Follow the address: a job, a shared model, or the empty page.
+async function route() {
+  const file = sharedFile(location.hash);
+  if (file) {
+    begin();
+    turnTo("done");
+    [shown, shownModel] = [null, null];
+    at("again").hidden = true;
+    at("notice-box").hidden = true;
+    return showShared(file);
+  }
+  if (shownId()) return open(shownId());
+  markCurrent(null);
+  if (location.hash === "" && !is("empty")) {
+    begin();
+    turnTo("empty");
+  }
+}
+
+function keyChanged() {
+  refreshHistory(key());
+  if (shownId() && !is("running") && !is("done")) open(shownId());
+}
+
+async function start() {
+  at("job").addEventListener("submit", run);
+  at("job").addEventListener("keydown", (event) => (event.ctrlKey || event.metaKey) && event.key === "Enter" && at("job").requestSubmit());
+  at("cancel").addEventListener("click", stop);
+  at("share").addEventListener("click", share);
+  at("notice-close").addEventListener("click", () => (at("notice-box").hidden = true));
+  watchCode();
+  watchHistory();
+  watchKey(keyChanged);
+  watchImages(() => {
+    setImageCount(count());
+    clearProblems();
   });
+  addEventListener("hashchange", route);
+  try {
+    const [fields, offered] = await Promise.all([contract(), engines()]);
+    showOptions(fields.submit, offered, () => setAnglesUsed(isUsed("view_angles")));
+    setImageCount(count());
+    watchExports(fields.export, makeFiles);
+  } catch {
+    return showFailure("The page is not complete", "The service does not tell its options. Reload the page once it is back.");
+  }
+  refreshHistory(key());
+  await route();
 }
 
-at("job").addEventListener("submit", run);
-at("job").addEventListener("keydown", (event) => (event.ctrlKey || event.metaKey) && event.key === "Enter" && at("job").requestSubmit());
-at("cancel").addEventListener("click", stop);
-at("copy").addEventListener("click", copy);
-tabs(at("languages"), (chosen) => {
-  at("panel-curl").hidden = chosen !== 0;
-  at("panel-python").hidden = chosen !== 1;
-});
-watchKey();
-watchImages(() => {
-  showMultiImage(count() > 1);
-  clearProblems();
-});
-fields().then(showOptions, () => showFailure("The page is not complete", "The service does not tell its options.", 0, "Reload the page once it is back."));
+start();

@@ -1,102 +1,108 @@
-// The result of a job: the model in a viewer, the turntable video, the thumbnail, the files.
+// The result of a job: the model in a viewer, the turntable video, the cut-outs, the thumbnail, facts and files.
 import { at, icon, make, tabs } from "./dom.js";
-import { ROOT } from "./jobs.js";
+import { filesOf, jobName, saveName } from "./files.js";
+import { bytes } from "./shrink.js";
+import { STAYS_STILL, showMessage, showModel } from "./viewer.js";
 
 const DOWNLOAD = "M12 4v11m0 0l-4.5-4.5M12 15l4.5-4.5M5 20h14";
-const IMAGES = ["png", "jpg", "jpeg", "webp"];
-const KINDS = { glb: "Model, textured", obj: "Model", stl: "Model", ply: "Model", mtl: "Material", mp4: "Turntable", png: "Image" };
-export const STAYS_STILL = matchMedia("(prefers-reduced-motion: reduce)");
+const KINDS = { model: "Model", material: "Material", texture: "Texture", turntable: "Turntable", splat: "Splats", cutout: "Cut-out", thumbnail: "Thumbnail", extra: "File" };
 
-const ending = (url) => new URL(url).pathname.split(".").pop().toLowerCase();
-const nameOf = (url) => decodeURIComponent(new URL(url).pathname.split("/").pop());
+/**
+ * Show the body of a job that succeeded. Only a GLB can be shown: where the job has none that this page may read,
+ * `makeGlb` is to make one, and resolves to its file.
+ */
+export async function showResult(body, makeGlb) {
+  const files = filesOf(body);
+  const name = jobName(body);
+  showWarning(body);
+  showFacts(body, files);
+  at("files").replaceChildren(...files.map((file) => fileLink(file, name)));
+  const panel = showViews(files);
+  const glb = files.find((file) => isGlb(file) && file.isHere) ?? (await orMessage(panel, makeGlb));
+  if (!glb) return null;
+  await showModel(panel, glb.url, files.find((file) => file.format === "usdz" && file.isHere)?.url);
+  return glb;
+}
 
-// The service may be reached under another name than the one it gives out; its own files are at this page's as well.
-const local = (url) => {
-  const file = new URL(url).pathname.match(/\/files\/[^/]+\/[^/]+$/);
-  return file ? ROOT + file[0] : url;
-};
-const isHere = (url) => new URL(url).origin === location.origin;
+/** Show a model alone, from a share link. */
+export async function showShared({ url, name }) {
+  const file = { kind: "model", format: url.split(".").pop(), url, isHere: true };
+  at("warning").replaceChildren();
+  at("draft").hidden = true;
+  at("facts").replaceChildren();
+  at("files").replaceChildren(fileLink(file, name));
+  await showModel(showViews([file]), url);
+}
 
-let viewerModule;
-/** Load the viewer while there is something else to wait for. */
-export const loadViewer = () => (viewerModule ??= import("./model-viewer.min.js"));
+export const isGlb = (file) => file.kind === "model" && file.format === "glb";
 
-/** Show the body of a job that succeeded. */
-export async function showResult(body) {
-  const output = body.output.map(local);
-  const extras = body.extra_assets.map(local);
-  const views = [modelView(output), turntableView(output), cutoutView(extras), thumbnailView(extras)].filter(Boolean);
-  await loadViewer();
-  at("panels").replaceChildren(...views.map((view, place) => {
-    view.panel.id = `view-${place}`;
-    return view.panel;
-  }));
+async function orMessage(panel, makeGlb) {
+  showMessage(panel, "Making a GLB to look at …");
+  try {
+    return await makeGlb();
+  } catch (error) {
+    showMessage(panel, `There is no GLB to look at: ${error.message} The files below are complete.`);
+    return null;
+  }
+}
+
+// The tabs above and their panels; returns the model's panel, which is still empty.
+function showViews(files) {
+  const panel = make("div", { aria: { role: "tabpanel", label: "Model" } });
+  const views = [{ name: "Model", panel }, ...[turntableView(files), cutoutView(files), thumbnailView(files)].filter(Boolean)];
+  at("panels").replaceChildren(...views.map((view, place) => Object.assign(view.panel, { id: `view-${place}` })));
   at("tabs").replaceChildren(...views.map((view, place) => make("button", { type: "button", textContent: view.name, aria: { role: "tab", controls: `view-${place}` } })));
   tabs(at("tabs"), (chosen) => {
     views.forEach((view, place) => (view.panel.hidden = place !== chosen));
     at("tools").hidden = !views[chosen].panel.querySelector("model-viewer");
   });
   at("tabs").hidden = views.length < 2;
-  at("warning").textContent = body.warning;
-  showFacts(body);
-  at("files").replaceChildren(...[...output, ...extras].map(fileLink));
+  return panel;
 }
 
-function modelView(output) {
-  const url = output.find((one) => ending(one) === "glb");
-  const panel = make("div", { aria: { role: "tabpanel", label: "Model" } });
-  if (!url) panel.append(make("p", { textContent: `A ${ending(output[0]).toUpperCase()} cannot be turned here; the files below are complete.` }));
-  else if (!isHere(url)) panel.append(make("p", { textContent: "The model lies in your bucket, where this page does not read. With the option “temp” it can be turned here." }));
-  else panel.append(viewer(url));
-  return { name: "Model", panel };
-}
+const view = (name, ...content) => ({ name, panel: make("div", { aria: { role: "tabpanel", label: name } }, ...content) });
 
-function viewer(url) {
-  const element = make("model-viewer", { aria: { label: "The model; turn it with the arrow keys" } });
-  const attributes = { src: url, loading: "eager", alt: "The model made from your image", "camera-controls": "", "touch-action": "pan-y", "shadow-intensity": "0.9", "shadow-softness": "0.8", "interaction-prompt": "none", "auto-rotate-delay": "600" };
-  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
-  const turn = (isOn) => {
-    element.toggleAttribute("auto-rotate", isOn);
-    at("rotate").setAttribute("aria-pressed", String(isOn));
-  };
-  turn(!STAYS_STILL.matches);
-  at("rotate").onclick = () => turn(!element.hasAttribute("auto-rotate"));
-  at("reset").onclick = () => {
-    element.resetTurntableRotation();
-    element.cameraOrbit = "0deg 75deg 105%";
-    element.fieldOfView = "auto";
-    element.jumpCameraToGoal();
-  };
-  return element;
+function turntableView(files) {
+  const file = files.find((one) => one.kind === "turntable" && one.isHere);
+  return file && view("Turntable", make("video", { src: file.url, controls: true, loop: true, muted: true, playsInline: true, autoplay: !STAYS_STILL.matches, aria: { label: "Turntable film of the model" } }));
 }
-
-function turntableView(output) {
-  const url = output.find((one) => ending(one) === "mp4");
-  if (!url || !isHere(url)) return null;
-  const film = make("video", { src: url, controls: true, loop: true, muted: true, playsInline: true, autoplay: !STAYS_STILL.matches, aria: { label: "Turntable film of the model" } });
-  return { name: "Turntable", panel: make("div", { aria: { role: "tabpanel", label: "Turntable" } }, film) };
-}
-
-const isCutout = (url) => nameOf(url).endsWith("_cutout.png");
 
 /** What was taken for the subject; only where a background was removed. */
-function cutoutView(extras) {
-  const urls = extras.filter((url) => isCutout(url) && isHere(url));
-  if (!urls.length) return null;
-  const images = urls.map((url) => make("img", { src: url, alt: "Your image without its background" }));
-  return { name: "Cut-out", panel: make("div", { aria: { role: "tabpanel", label: "Cut-out" } }, ...images) };
+function cutoutView(files) {
+  const cutouts = files.filter((file) => file.kind === "cutout" && file.isHere);
+  return cutouts.length ? view("Cut-out", ...cutouts.map((file) => make("img", { src: file.url, alt: "Your image without its background" }))) : null;
 }
 
-function thumbnailView(extras) {
-  const url = extras.find((one) => IMAGES.includes(ending(one)) && !isCutout(one));
-  if (!url || !isHere(url)) return null;
-  return { name: "Thumbnail", panel: make("div", { aria: { role: "tabpanel", label: "Thumbnail" } }, make("img", { src: url, alt: "Thumbnail of the model" })) };
+function thumbnailView(files) {
+  const file = files.find((one) => one.kind === "thumbnail" && one.isHere);
+  return file && view("Thumbnail", make("img", { src: file.url, alt: "Thumbnail of the model" }));
 }
 
-function showFacts(body) {
-  const facts = [["Time", `${body.generationTime} s`], ["Engine", body.meta.engine], ["Seed", body.meta.seed], ["Resolution", body.meta.resolution], ["Cut-out", cutoutFact(body.meta)], ["Call", body.id]];
-  at("facts").replaceChildren(...facts.filter(([, value]) => value !== undefined && value !== "").map(([name, value]) => make("div", {}, make("dt", { textContent: name }), make("dd", { textContent: value }))));
+// The notice of a draft begins the warning; here it has a place of its own.
+function showWarning({ warning, meta }) {
+  at("draft").hidden = !meta.draft;
+  at("draft-text").textContent = meta.draft_notice ?? "";
+  const rest = meta.draft_notice ? warning.replace(meta.draft_notice, "") : warning;
+  at("warning").textContent = rest.trim();
 }
+
+function showFacts(body, files) {
+  const faces = files.find((file) => file.kind === "model")?.faces;
+  const facts = [
+    ["Time", `${body.generationTime} s`],
+    ["Engine", body.meta.engine],
+    ["Faces", faces ? faces.toLocaleString("en") : ""],
+    ["Seed", body.meta.seed],
+    ["Detail", body.meta.resolution],
+    ["Cut-out", cutoutFact(body.meta)],
+    ["Job", body.id],
+    ["Files end", ends(body.expires_at)],
+  ];
+  at("facts").replaceChildren(...facts.filter(([, value]) => value !== undefined && value !== null && value !== "").map(([name, value]) => make("div", {}, make("dt", { textContent: name }), make("dd", { textContent: value }))));
+}
+
+/** A time as people write it, "" where there is none. */
+export const ends = (time) => (time ? new Date(time).toLocaleString("en", { day: "numeric", month: "short", hour: "2-digit", minute: "2-digit", hourCycle: "h23" }) : "");
 
 /** The lowest confidence in the removed backgrounds, in percent; "" where none was removed or a model did it. */
 function cutoutFact(meta) {
@@ -104,15 +110,13 @@ function cutoutFact(meta) {
   return known.length ? `${Math.round(100 * Math.min(...known))} % sure` : "";
 }
 
-function fileLink(url) {
-  const kind = ending(url);
-  const name = nameOf(url);
-  const what = isCutout(url) ? "Cut-out" : name.includes("thumbnail") ? "Thumbnail" : (KINDS[kind] ?? "File");
-  const size = make("small", { textContent: isHere(url) ? "…" : "in your bucket" });
-  const link = make("a", { href: url, download: name, title: name, aria: { label: `Download ${what.toLowerCase()}, ${kind.toUpperCase()}` } }, make("span", { className: "kind", textContent: kind }), make("span", { className: "what" }, what, size), icon(DOWNLOAD));
-  if (isHere(url)) fetch(url, { method: "HEAD" }).then((answer) => (size.textContent = bytes(Number(answer.headers.get("content-length")))), () => (size.textContent = ""));
-  else Object.assign(link, { target: "_blank", rel: "noreferrer" });
+function fileLink(file, name) {
+  const what = file.kind === "model" && file.format === "glb" ? "Model, textured" : (KINDS[file.kind] ?? "File");
+  const size = file.isHere ? (file.bytes === undefined ? "" : bytes(file.bytes)) : "in your bucket";
+  const saved = saveName(file, name);
+  const about = make("span", { className: "what" }, make("span", { textContent: what }), make("small", { textContent: size }));
+  const properties = { href: file.url, download: saved, title: saved, aria: { label: `Download ${what.toLowerCase()}, ${file.format.toUpperCase()}` } };
+  const link = make("a", properties, make("span", { className: "kind", textContent: file.format }), about, icon(DOWNLOAD));
+  if (!file.isHere) Object.assign(link, { target: "_blank", rel: "noreferrer" });
   return make("li", {}, link);
 }
-
-const bytes = (count) => (count < 1000 ? `${count} B` : count < 1e6 ? `${(count / 1e3).toFixed(0)} kB` : `${(count / 1e6).toFixed(1)} MB`);
