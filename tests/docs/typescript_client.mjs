@@ -120,6 +120,13 @@ const scenarios = {
       () => {}, // never answers
       (address) => assert.rejects(new Client(address, key).submit(image, {}, { signal: aborted }), { name: "TimeoutError" }),
     );
+    await serving(
+      () => {},
+      (address) => {
+        const impatient = new Client(address, key, { retries: 1, retry_pause_ms: 1, timeout_ms: 100 });
+        return assert.rejects(impatient.cancel(5), { name: "TimeoutError" });
+      },
+    );
   },
 
   async lost_answers() {

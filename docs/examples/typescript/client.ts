@@ -30,6 +30,8 @@ export interface ClientOptions {
   retries?: number;
   /** Milliseconds before the first repetition, doubled for each further one. 500 by default. */
   retry_pause_ms?: number;
+  /** Milliseconds that one request may take with its body and its answer. Two minutes by default. */
+  timeout_ms?: number;
 }
 
 export interface SubmitSettings {
@@ -80,7 +82,6 @@ export class InvalidWebhook extends Error {
 }
 
 const PASSING = [502, 503, 504];
-const REQUEST_TIMEOUT_MS = 120_000; // with the wait for a result, which is 20 s at most
 const POLL_S = 2;
 const LONG_POLL_S = 20;
 const MAX_PAUSE_MS = 30_000;
@@ -91,6 +92,7 @@ export class Client {
   readonly #key: string;
   readonly #retries: number;
   readonly #pauseMs: number;
+  readonly #timeoutMs: number;
 
   /**
    * @param url address of the service, with the path that it is served below, if any
@@ -101,6 +103,7 @@ export class Client {
     this.#key = key;
     this.#retries = options.retries ?? 3;
     this.#pauseMs = options.retry_pause_ms ?? 500;
+    this.#timeoutMs = options.timeout_ms ?? 120_000;
   }
 
   /** Start a job and return at once. */
@@ -184,7 +187,7 @@ export class Client {
   /** Make a request until it succeeds, is refused, or has failed too often for a passing reason. */
   async #repeat<T>(signal: AbortSignal | undefined, request: (signal: AbortSignal) => Promise<T>): Promise<T> {
     for (let attempt = 0; ; attempt += 1) {
-      const timeout = AbortSignal.timeout(REQUEST_TIMEOUT_MS);
+      const timeout = AbortSignal.timeout(this.#timeoutMs);
       try {
         return await request(signal ? AbortSignal.any([signal, timeout]) : timeout);
       } catch (error) {

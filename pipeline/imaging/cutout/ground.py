@@ -16,6 +16,10 @@ BORDER_SHARE = 0.025  # width of the border that is assumed to be background, re
 MAX_SAMPLES = 4000  # pixels that a fit reads
 LEAST_SPREAD, MOST_SPREAD = 3.0, 25.0  # levels; a flat background has a spread too, a texture not any
 LEAST_CLUSTER = 0.08  # share of the border; a smaller cluster may be the subject, where it touches the border
+CALM_GRADIENT, CALM_NOISE = 0.1, 0.5  # levels per pixel that noise alone makes of an area without shading
+MOST_NOISE = 2.5  # levels; on a textured ground nothing can be told to be flat
+THING_SHARE = 0.15  # of the height; a shorter thing at a side of the image is no part of a wall or table
+THING_LEVELS = 25.0  # from the colours above and below it; planks and gradients differ by less
 LEAST_SHARP = 1.2  # levels per pixel by which an edge is steeper than at three times the scale
 DARKEST_SHADOW, BRIGHTEST_SHADOW = 0.3, 1.05  # brightness of a shadowed ground relative to the lit one
 LIT, SHADOWED = 2.5, 2.2  # distances up to which a pixel counts as ground, in spreads
@@ -81,12 +85,23 @@ def row_ground(image: Rgb) -> Ground:
     values = image.astype(np.float32)
     height, width = image.shape[:2]
     strip = max(2, round(0.03 * width))
-    left, right = (
-        cv2.blur(np.median(side, axis=1).reshape(height, 1, 3), (1, 3)).reshape(height, 1, 3)
-        for side in (values[:, :strip], values[:, -strip:])
-    )
+    left, right = (_side_colours(side) for side in (values[:, :strip], values[:, -strip:]))
     share = np.linspace(0, 1, width, dtype=np.float32)[None, :, None]
     return _ground(values, left * (1 - share) + right * share, border_of((height, width)))
+
+
+def _side_colours(side: Field) -> Field:
+    """Colour of each row at one side of the image, without the things that stand there: (h, n, 3) -> (h, 1, 3).
+
+    A median along the side keeps the edge between wall and table, and drops whatever is shorter than half of its reach.
+    """
+    rows = np.median(side, axis=1).astype(np.float32)
+    reach = round(THING_SHARE * len(rows))
+    padded = np.pad(rows, ((reach, reach), (0, 0)), mode="edge")
+    calm = np.median(np.lib.stride_tricks.sliding_window_view(padded, 2 * reach + 1, axis=0), axis=-1)
+    is_thing = np.abs(rows - calm).max(axis=1, keepdims=True) > THING_LEVELS
+    colours = np.where(is_thing, calm, rows).astype(np.float32).reshape(-1, 1, 3)
+    return np.asarray(cv2.blur(colours, (1, 3)), np.float32).reshape(-1, 1, 3)
 
 
 def palette_ground(image: Rgb) -> Ground:
@@ -190,6 +205,11 @@ def noise_of(image: Rgb) -> float:
     """Standard deviation of the noise in levels, from the Laplacian's median; its gain on white noise is 4.47."""
     laplacian = cv2.Laplacian(image.astype(np.float32).mean(axis=2), cv2.CV_32F, ksize=1)
     return 1.48 * float(np.median(np.abs(laplacian))) / 4.47
+
+
+def without_shading(edges: Field, noise: float) -> Area:
+    """Where an image changes no more than its noise: (h, w) -> (h, w); nowhere in a noisy one."""
+    return np.asarray(edges < CALM_GRADIENT + CALM_NOISE * noise) & (noise < MOST_NOISE)
 
 
 def touching_border(area: Area) -> Area:

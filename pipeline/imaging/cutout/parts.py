@@ -8,17 +8,23 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.imaging.cutout.ground import Area, Field, Rgb
+from pipeline.imaging.cutout.ground import MOST_NOISE, Area, Field, Rgb, without_shading
 
 LEAST_PART = 0.002  # of the mask; smaller components and holes are noise
 LINE_PX = 4  # working pixels; the edge of a table is about as thick after the reduction
 NEAR_SHARE = 0.025  # of the longer side: a part within this distance of the main part belongs to it
-FLAT_LEVELS = 3.2  # standard deviation of the colour of a thing without shading, on top of the image's noise
-LEAST_FLAT = 0.0006  # of the image
+FLAT_LEVELS = 0.5
+"""Deviation of the colour of a thing without shading beyond the image's noise, in levels. Flat things of the measuring
+set have at most 0.46; flat parts of its subjects at the rim 0.7 or more, but for few."""
 FLAT_GRADIENT = 2.2  # levels per pixel inside a flat thing, on top of the image's noise
-OPEN_SHARE = 0.22  # of a flat thing's outline that lies against the ground
+LEAST_FLAT, MOST_FLAT = 0.0004, 0.12  # of the image
+OPEN_SHARE = 0.27  # of a flat thing's outline that lies against the ground
+BLUR_PX = 4  # working pixels from an edge to where its gradient has faded
+MOST_CALM = 0.3  # share of such pixels in a subject; shaded ones of the measuring set have at most 0.1, its grounds 0.7
+SLIVER_PX = 3  # working pixels beside a dropped thing in which its blurred edge is left
+LEAST_CORE = 0.12  # of a mask that must be left without its flat things
 CLUTTER_COUNT = 2
-"""So many dropped things beside the subject show that the ground is cluttered; then flat things at its rim go too."""
+"""So many flat or dropped things show that the ground is cluttered; then flat things at the subject's rim go too."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,16 +47,28 @@ def subject_parts(mask: Area, image: Rgb, edges: Field, noise: float) -> Parts:
     or where its colours are the main component's.
     """
     mask = without_small_components(_without_lines(mask))
-    flat = _flat_things(mask, image, edges, noise)
+    flat, count = _flat_things(mask, image, edges, noise)
     kept, dropped = _related(mask, image, flat)
-    if dropped >= CLUTTER_COUNT and flat.any():
-        core = cv2.morphologyEx((kept & ~flat).astype(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)) > 0
-        # Opening loses thin parts: those that touch what is left come back.
-        core |= kept & ~flat & (cv2.dilate(core.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0)
-        if core.sum() > 0.3 * kept.sum():
+    if max(count, dropped) >= CLUTTER_COUNT and flat.any():
+        core = _without(kept, flat)
+        if core.sum() > LEAST_CORE * kept.sum() and _is_shaded(core, edges, noise):
             kept, more = _related(without_small_components(core), image, flat)
             dropped += more
-    return Parts(kept, dropped)
+    return Parts(kept, max(count, dropped))
+
+
+def _is_shaded(mask: Area, edges: Field, noise: float) -> bool:
+    """Whether a mask shows a shaded thing; in a drawing of plain colours, flat parts are parts of the subject."""
+    inner = cv2.erode(mask.astype(np.uint8), np.ones((2 * BLUR_PX + 1,) * 2, np.uint8)) > 0
+    return not inner.any() or float(without_shading(edges, noise)[inner].mean()) < MOST_CALM
+
+
+def _without(mask: Area, things: Area) -> Area:
+    """Drop things, and the slivers of a mask that are left beside them: (h, w) -> (h, w)."""
+    left = mask & ~things
+    opened = cv2.morphologyEx(left.astype(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)) > 0
+    beside = cv2.dilate(things.astype(np.uint8), np.ones((2 * SLIVER_PX + 1,) * 2, np.uint8)) > 0
+    return left & (opened | ~beside)
 
 
 def _without_lines(mask: Area) -> Area:
@@ -118,21 +136,25 @@ def _histogram(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
     return np.bincount(bins, minlength=512) / max(1, len(pixels))
 
 
-def _flat_things(mask: Area, image: Rgb, edges: Field, noise: float) -> Area:
-    """Regions of one unshaded colour at the mask's rim: boxes, screens and books behind the subject."""
+def _flat_things(mask: Area, image: Rgb, edges: Field, noise: float) -> tuple[Area, int]:
+    """Regions of one unshaded colour at the mask's rim, such as boxes, screens and books, and their number."""
+    found, things = np.zeros_like(mask), 0
+    if noise > MOST_NOISE:
+        return found, things
     inner = mask & (edges < FLAT_GRADIENT + noise)
     count, labels, stats, _ = cv2.connectedComponentsWithStats(inner.astype(np.uint8), connectivity=4)
-    labels, found = np.asarray(labels), np.zeros_like(mask)
+    labels, reach = np.asarray(labels), BLUR_PX + 2
     for number in range(1, count):
         left, top, w, h, area = (int(v) for v in np.asarray(stats)[number])
-        if area < LEAST_FLAT * mask.size or area > 0.3 * mask.sum():
+        if not LEAST_FLAT <= area / mask.size <= MOST_FLAT:
             continue
-        window = (slice(max(0, top - 4), top + h + 4), slice(max(0, left - 4), left + w + 4))
-        part = labels[window] == number
-        if float(image[window][part].std(axis=0).max()) > FLAT_LEVELS + noise:
+        window = (slice(max(0, top - reach), top + h + reach), slice(max(0, left - reach), left + w + reach))
+        part = (labels[window] == number).astype(np.uint8)
+        if float(image[window][part > 0].std(axis=0).max()) > FLAT_LEVELS + noise:
             continue
-        grown = cv2.dilate(part.astype(np.uint8), np.ones((7, 7), np.uint8)) > 0
-        rim = grown & ~(cv2.dilate(part.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0)
+        grown = cv2.dilate(part, np.ones((2 * BLUR_PX + 1,) * 2, np.uint8)) > 0
+        rim = (cv2.dilate(part, np.ones((2 * reach + 1,) * 2, np.uint8)) > 0) & ~grown
         if (~mask[window][rim]).mean() > OPEN_SHARE:
             found[window] |= grown & mask[window]
-    return found
+            things += 1
+    return found, things
