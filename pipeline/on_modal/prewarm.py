@@ -1,4 +1,4 @@
-"""Compiles the export's kernels while a job waits for its generation: a new container has none of them compiled."""
+"""Compiles the kernels of the export and of the preview engine while a job waits: a new container has none compiled."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from scipy.spatial import ConvexHull
 
 from pipeline.engines.base import Generation, ignore_steps
+from pipeline.engines.preview.back_colours import invent_back_colours
+from pipeline.engines.preview.subject_image import SubjectImage
 from pipeline.mesh.tri_mesh import TriMesh
 from pipeline.stages.export import export
 from schemas.request import ImageTo3DRequest
@@ -51,10 +53,11 @@ def _try_prewarm() -> None:
 
 
 def prewarm_numba() -> None:
-    """Export a ball with a hole and delete the files: afterwards, no export has a kernel to compile."""
+    """Export a ball with a hole, delete the files, and invent a back: afterwards, no job has a kernel to compile."""
     request = ImageTo3DRequest(image=("none",), texture_size=512)
     with tempfile.TemporaryDirectory(prefix="image-to-3d-") as folder:
         export(_ball(), request=request, file_prefix="ball", folder=Path(folder), on_step=ignore_steps)
+    invent_back_colours(_tall_ellipse(), seed=1)
 
 
 def _ball() -> Generation:
@@ -64,3 +67,10 @@ def _ball() -> Generation:
     points = 0.5 * np.stack([radius * np.cos(turn), radius * np.sin(turn), z], axis=1)
     faces = ConvexHull(points).simplices[1:]
     return Generation(TriMesh(points.astype(np.float32), faces.astype(np.int32)), Grey(), engine="", seed=1)
+
+
+def _tall_ellipse() -> SubjectImage:
+    """Return a subject seen from its front, with grain that patches can be found by."""
+    y, x = np.mgrid[-1:1:64j, -1:1:40j]
+    colours = np.random.default_rng(0).random((64, 40, 3)).astype(np.float32)
+    return SubjectImage((x**2 + y**2 < 1).astype(np.float32), colours, (20.0, 32.0), 64.0)

@@ -10,8 +10,8 @@ GROUNDS = {"white": (255, 255, 255), "grey": (127, 127, 127), "green": (40, 170,
 
 
 def photographed(
-    colours: NDArray[np.float32],
-    alpha: NDArray[np.float32],
+    colours: NDArray[np.floating],
+    alpha: NDArray[np.floating],
     ground: tuple[int, int, int],
     *,
     is_kept: bool,
@@ -33,13 +33,13 @@ def photographed(
     return np.dstack([np.round(image), mask * 255]).astype(np.uint8)
 
 
-def edge_of(alpha: NDArray[np.float32]) -> NDArray[np.bool_]:
+def edge_of(alpha: NDArray[np.floating]) -> NDArray[np.bool_]:
     """Return the pixels of the mask that touch its outside, (H, W): the engine pulls their colours over the flanks."""
     mask = (alpha >= 0.5).astype(np.uint8)
     return (mask > 0) & (cv2.erode(mask, np.ones((3, 3), np.uint8)) == 0)
 
 
-def edge_error(found: NDArray[np.uint8], colours: NDArray[np.float32], alpha: NDArray[np.float32]) -> float:
+def edge_error(found: NDArray[np.uint8], colours: NDArray[np.floating], alpha: NDArray[np.floating]) -> float:
     """Return the mean error of the colours along the edge, 0 to 255."""
     edge = edge_of(alpha)
     return float(np.abs(found[edge].astype(np.float64) - colours[edge]).mean())

@@ -92,6 +92,15 @@ def pyramid(base: Vector, width: float, height: float) -> Shape:
     return Shape(contains, base, max(width, height))
 
 
+def within(shape: Shape, bounds: Shape) -> Shape:
+    """The part of a body that lies in another; before the whole body, it is a print on its surface."""
+
+    def contains(x: Coordinates, y: Coordinates, z: Coordinates) -> NDArray[np.bool_]:
+        return shape.contains(x, y, z) & bounds.contains(x, y, z)
+
+    return Shape(contains, shape.centre, shape.reach)
+
+
 def torus(centre: Vector, radius: float, thickness: float) -> Shape:
     """A ring that faces the camera."""
 
@@ -200,74 +209,77 @@ class Solid:
     is_flat: bool = False
 
 
-def _solid(*parts: Part, yaw: float = 0, pitch: float = 0, is_flat: bool = False) -> Solid:
+def make_solid(*parts: Part, yaw: float = 0, pitch: float = 0, is_flat: bool = False) -> Solid:
     return Solid(parts, yaw, pitch, is_flat)
 
 
 SOLIDS: dict[str, Solid] = {
-    "box": _solid((box((0, 0, 0), (0.8, 0.6, 0.4)), WOOD), yaw=20, pitch=12, is_flat=True),
-    "chair": _solid(*_chair(), yaw=15, pitch=10, is_flat=True),
-    "lantern": _solid(*_lantern(), yaw=0, pitch=5, is_flat=True),
-    "castle": _solid(*_castle(), yaw=25, pitch=15, is_flat=True),
-    "sphere": _solid((ellipsoid((0, 0, 0), (0.45, 0.45, 0.45)), RED)),
-    "animal": _solid(*_animal(), yaw=10, pitch=8),
-    "bottle": _solid(*_bottle(), pitch=4),
-    "plane": _solid(*_plane(), yaw=30, pitch=25, is_flat=True),
+    "box": make_solid((box((0, 0, 0), (0.8, 0.6, 0.4)), WOOD), yaw=20, pitch=12, is_flat=True),
+    "chair": make_solid(*_chair(), yaw=15, pitch=10, is_flat=True),
+    "lantern": make_solid(*_lantern(), yaw=0, pitch=5, is_flat=True),
+    "castle": make_solid(*_castle(), yaw=25, pitch=15, is_flat=True),
+    "sphere": make_solid((ellipsoid((0, 0, 0), (0.45, 0.45, 0.45)), RED)),
+    "animal": make_solid(*_animal(), yaw=10, pitch=8),
+    "bottle": make_solid(*_bottle(), pitch=4),
+    "plane": make_solid(*_plane(), yaw=30, pitch=25, is_flat=True),
 }
 """The eight that the engine's documentation reports first."""
 
 HELD_OUT: dict[str, Solid] = {
-    "cube": _solid((box((0, 0, 0), (0.7, 0.7, 0.7)), RED), is_flat=True),
-    "book": _solid((box((0, 0, 0), (0.6, 0.85, 0.08)), BLUE), yaw=10, pitch=5, is_flat=True),
-    "turned plate": _solid((box((0, 0, 0), (0.9, 0.4, 0.06), turn=35), GREY), is_flat=True),
-    "L-shape": _solid(
+    "cube": make_solid((box((0, 0, 0), (0.7, 0.7, 0.7)), RED), is_flat=True),
+    "book": make_solid((box((0, 0, 0), (0.6, 0.85, 0.08)), BLUE), yaw=10, pitch=5, is_flat=True),
+    "turned plate": make_solid((box((0, 0, 0), (0.9, 0.4, 0.06), turn=35), GREY), is_flat=True),
+    "L-shape": make_solid(
         (box((-0.2, 0, 0), (0.25, 0.9, 0.2)), RED), (box((0.1, -0.33, 0), (0.7, 0.24, 0.2)), RED), is_flat=True
     ),
-    "star": _solid((star(5, 0.48, 0.2, 0.1), SAND), is_flat=True),
-    "table": _solid(*_table(), yaw=20, pitch=15, is_flat=True),
-    "cottage": _solid(
+    "star": make_solid((star(5, 0.48, 0.2, 0.1), SAND), is_flat=True),
+    "table": make_solid(*_table(), yaw=20, pitch=15, is_flat=True),
+    "cottage": make_solid(
         (box((0, -0.15, 0), (0.6, 0.5, 0.45)), SAND),
         (pyramid((0, 0.1, 0), 0.74, 0.35), RED),
         yaw=25,
         pitch=12,
         is_flat=True,
     ),
-    "wardrobe": _solid((box((0, 0, 0), (0.5, 0.95, 0.3)), WOOD), yaw=25, pitch=8, is_flat=True),
-    "cone": _solid((rod((0, -0.45, 0), (0, 0.45, 0), 0.35, 0.0), GREEN), pitch=10),
-    "torus": _solid((torus((0, 0, 0), 0.33, 0.13), BLUE), yaw=20, pitch=10),
-    "egg": _solid((ellipsoid((0, 0, 0), (0.33, 0.45, 0.33)), SAND)),
-    "fish": _solid((ellipsoid((0, 0, 0), (0.42, 0.2, 0.12)), GREY), (pyramid((-0.42, -0.1, 0), 0.2, 0.2), GREY)),
-    "figure": _solid(*_figure(), pitch=5),
-    "mushroom": _solid(
+    "wardrobe": make_solid((box((0, 0, 0), (0.5, 0.95, 0.3)), WOOD), yaw=25, pitch=8, is_flat=True),
+    "cone": make_solid((rod((0, -0.45, 0), (0, 0.45, 0), 0.35, 0.0), GREEN), pitch=10),
+    "torus": make_solid((torus((0, 0, 0), 0.33, 0.13), BLUE), yaw=20, pitch=10),
+    "egg": make_solid((ellipsoid((0, 0, 0), (0.33, 0.45, 0.33)), SAND)),
+    "fish": make_solid((ellipsoid((0, 0, 0), (0.42, 0.2, 0.12)), GREY), (pyramid((-0.42, -0.1, 0), 0.2, 0.2), GREY)),
+    "figure": make_solid(*_figure(), pitch=5),
+    "mushroom": make_solid(
         (rod((0, -0.45, 0), (0, 0.05, 0), 0.12, 0.09), SAND), (ellipsoid((0, 0.1, 0), (0.42, 0.25, 0.42)), RED), pitch=8
     ),
-    "drum": _solid((rod((0, -0.3, 0), (0, 0.3, 0), 0.38), RED), pitch=15),
-    "coin": _solid((rod((0, 0, -0.05), (0, 0, 0.05), 0.4), SAND), yaw=25, is_flat=True),
-    "monitor": _solid(
+    "drum": make_solid((rod((0, -0.3, 0), (0, 0.3, 0), 0.38), RED), pitch=15),
+    "coin": make_solid((rod((0, 0, -0.05), (0, 0, 0.05), 0.4), SAND), yaw=25, is_flat=True),
+    "monitor": make_solid(
         (box((0, 0.1, 0), (0.95, 0.55, 0.05)), DARK),
         (box((0, -0.28, 0), (0.08, 0.25, 0.05)), GREY),
         (box((0, -0.4, 0.02), (0.35, 0.03, 0.25)), GREY),
         pitch=5,
         is_flat=True,
     ),
-    "arrow": _solid(
+    "arrow": make_solid(
         (box((-0.1, 0, 0), (0.7, 0.15, 0.1)), RED),
         (box((0.25, 0, 0), (0.3, 0.3, 0.1), turn=45), RED),
         yaw=10,
         is_flat=True,
     ),
-    "turned dice": _solid((box((0, 0, 0), (0.6, 0.6, 0.6)), SAND), yaw=35, pitch=20, is_flat=True),
-    "barrel": _solid((ellipsoid((0, 0, 0), (0.33, 0.7, 0.33)), WOOD), (rod((0, -0.47, 0), (0, 0.47, 0), 0.2), DARK)),
-    "cactus": _solid(
+    "turned dice": make_solid((box((0, 0, 0), (0.6, 0.6, 0.6)), SAND), yaw=35, pitch=20, is_flat=True),
+    "barrel": make_solid(
+        (ellipsoid((0, 0, 0), (0.33, 0.7, 0.33)), WOOD), (rod((0, -0.47, 0), (0, 0.47, 0), 0.2), DARK)
+    ),
+    "cactus": make_solid(
         (rod((0, -0.45, 0), (0, 0.4, 0), 0.1), GREEN),
         (rod((0, 0, 0), (0.28, 0, 0), 0.06), GREEN),
         (rod((0.26, -0.03, 0), (0.26, 0.3, 0), 0.06), GREEN),
     ),
-    "snowman": _solid(
+    "snowman": make_solid(
         (ellipsoid((0, -0.2, 0), (0.3, 0.28, 0.3)), GREY), (ellipsoid((0, 0.22, 0), (0.2, 0.2, 0.2)), GREY)
     ),
 }
-"""Solids that no constant of the engine was chosen by."""
+"""Solids that the benchmark reports apart from the first eight. The constants of the contour were chosen with these in
+view too, so their errors say how well the rules fit, not how well they generalise; `tests.fakes.unseen_solids` does."""
 
 
 @dataclass(frozen=True, eq=False)

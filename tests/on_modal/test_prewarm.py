@@ -18,6 +18,7 @@ from pipeline.engines.base import GenerationOptions
 from pipeline.on_modal import prewarm
 from pipeline.stages.generate import configured_engine
 from tests.fakes.images import draw_figure
+from tests.fakes.preview_subjects import SUBJECTS
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAD = """
@@ -25,7 +26,9 @@ import pickle, sys
 from pathlib import Path
 from numba.core.dispatcher import Dispatcher
 from pipeline.engines.base import ignore_steps
+from pipeline.engines.base import GenerationOptions
 from pipeline.stages.export import export
+from pipeline.stages.generate import configured_engine
 from pipeline.on_modal.prewarm import start_prewarm, prewarm_numba
 from schemas.request import ImageTo3DRequest
 
@@ -45,6 +48,8 @@ def compiled():
 ALL_EXPORTS_AFTERWARDS = """
 prewarm_numba()
 before = compiled()
+view = pickle.loads((folder / "view.pickle").read_bytes())
+configured_engine("preview", weights="tiny").generate([view], GenerationOptions(seed=2))
 for format in ("glb", "obj", "stl", "ply"):
     for no_texture in (False, True):
         exported(output_format=format, no_texture=no_texture, render=format == "glb")
@@ -75,11 +80,12 @@ def run_fresh(script: str, folder: Path, **environment: str) -> None:
 def write_generation(folder: Path, engine: str) -> None:
     options = GenerationOptions(seed=1, resolution=64)
     generation = configured_engine(engine, weights="tiny").generate([draw_figure(96)], options)
+    (folder / "view.pickle").write_bytes(pickle.dumps(SUBJECTS["owl"]()))
     (folder / "generation.pickle").write_bytes(pickle.dumps(generation, protocol=pickle.HIGHEST_PROTOCOL))
 
 
 @pytest.mark.parametrize("engine", ["preview", "trellis"])
-def test_after_prewarm_no_export_compiles_a_kernel(tmp_path: Path, engine: str) -> None:
+def test_after_prewarm_neither_a_preview_nor_an_export_compiles_a_kernel(tmp_path: Path, engine: str) -> None:
     if engine == "trellis":
         pytest.importorskip("transformers", reason="needs the extra 'trellis'")
     write_generation(tmp_path, engine)

@@ -35,10 +35,13 @@ function begin(id = null) {
 function turnTo(state, said) {
   document.body.dataset.state = state;
   at("submit").setAttribute("aria-disabled", String(state === "running"));
-  at("submit").textContent = state === "running" ? "Working on it …" : state === "empty" ? "Make it 3D" : "Make it 3D again";
+  at("submit").textContent = state === "running" ? "Working on it …" : state === "empty" || !count() ? "Make it 3D" : "Make it 3D again";
   if (said) at("said").textContent = said;
   if (state === "empty" || state === "failed") shown = shownModel = null;
 }
+
+// On a phone the result is below the form.
+const scrollToResult = () => at("result").scrollIntoView({ block: "nearest", behavior: STAYS_STILL.matches ? "auto" : "smooth" });
 
 function showProgress({ stage, progress, queue_position: position, eta }, message) {
   at("progress").value = progress;
@@ -134,7 +137,7 @@ async function run(event) {
   const now = begin();
   showImageOf(preview());
   turnTo("running");
-  at("result").scrollIntoView({ block: "nearest", behavior: STAYS_STILL.matches ? "auto" : "smooth" });
+  scrollToResult();
   showSending(0, 0);
   const onSent = (loaded, total) => {
     now.isSent = loaded >= total;
@@ -195,8 +198,10 @@ async function open(id) {
       showImageOf("");
       turnTo("running");
       showProgress(body);
+      scrollToResult();
     }
     await watch(now, body);
+    if (task === now) scrollToResult();
   } catch (error) {
     if (task === now) refuse(error, false);
   }
@@ -242,7 +247,8 @@ async function route() {
     [shown, shownModel] = [null, null];
     at("again").hidden = true;
     at("notice-box").hidden = true;
-    return showShared(file);
+    await showShared(file);
+    return scrollToResult();
   }
   if (shownId()) return open(shownId());
   markCurrent(null);

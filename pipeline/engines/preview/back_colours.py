@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 
+from pipeline.engines.preview.features import Features
 from pipeline.engines.preview.patch_synthesis import FINEST_PX, FORBIDDEN, SIDE, synthesize
 from pipeline.engines.preview.subject_image import SubjectImage
 
@@ -43,6 +44,8 @@ BLOCK = 1024
 """Patches compared at once: 13 MB of differences."""
 PLAIN_DELTA_E = 12.0
 """Patches that differ by less are not rare, however plain the rest is."""
+ATTEMPTS = 3
+"""A feature of the front that the back repeats is no source in the next attempt."""
 TALLEST_SIDE_VIEW = 0.9
 """Width relative to height: a taller subject counts as seen from its front."""
 
@@ -82,7 +85,15 @@ def invent_back_colours(image: SubjectImage, *, seed: int) -> NDArray[np.float32
     cost = DEPTH_COST * np.maximum(rows.depths - OUTER_DEPTH, 0) + RARITY_COST * np.maximum(rarity - 0.5, 0)
     cost += PLAINNESS_COST * (1 - find_detail(image.colours, mask))
     cost[~mask | is_rare | (rows.depths > DEEPEST_SOURCE)] = FORBIDDEN
-    return synthesize(image.colours, target, mask, cost.astype(np.float32), rows.start_columns, seed=seed)
+    features = Features.of_front(image.colours, mask)
+    back = image.colours
+    for _ in range(ATTEMPTS):
+        back = synthesize(image.colours, target, mask, cost.astype(np.float32), rows.start_columns, seed=seed)
+        repeated = features.find_repeated(back, target)
+        if not repeated.any():
+            break
+        cost[repeated] = FORBIDDEN
+    return back
 
 
 def is_seen_from_side(mask: NDArray[np.bool_]) -> bool:

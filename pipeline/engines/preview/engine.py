@@ -25,6 +25,7 @@ from pipeline.engines.preview.back_colours import invent_back_colours
 from pipeline.engines.preview.carved_views import carve_views
 from pipeline.engines.preview.colours import ProjectedViews, Projector, TurnedColours
 from pipeline.engines.preview.contour import measure_contour
+from pipeline.engines.preview.front_parts import find_front_parts
 from pipeline.engines.preview.inflate import inflate
 from pipeline.engines.preview.subject_image import SubjectImage, as_bytes
 from pipeline.engines.preview.view_direction import ViewDirection
@@ -70,7 +71,13 @@ class PreviewEngine:
             front = arrangement.images[pair[0]]
             shape = measure_contour(front.alpha)
             depth = round(shape.depth, 2) if options.depth is None else options.depth
-            mesh = inflate(front.alpha, resolution=options.resolution, depth=depth, is_symmetric=shape.is_symmetric)
+            mesh = inflate(
+                front.alpha,
+                resolution=options.resolution,
+                depth=depth,
+                is_symmetric=shape.is_symmetric,
+                front_parts=find_front_parts(front.colours, front.alpha),
+            )
             projected = ProjectedViews(_two_sided([arrangement.images[k] for k in pair], seed=options.seed))
             mesh, source = _turned(mesh, projected, arrangement.directions[pair[0]])
         else:

@@ -11,12 +11,15 @@ Knows nothing of colours or cameras.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 from scipy.sparse.linalg import splu
 
+from pipeline.engines.preview.front_parts import FrontParts
 from pipeline.engines.preview.mask_grid import MaskGrid, sample_mask
 from pipeline.engines.preview.silhouette_mesh import mesh_between_sheets
 from pipeline.engines.preview.standing_limbs import limb_offsets
@@ -28,10 +31,19 @@ THINNEST = 0.01  # metres; half the depth of a plate
 DISC, STRIP = 2.0, 4.0  # largest curvature of the solution of Δu = -4 over a disc and over a strip
 NEARLY_DISC = 2.3
 NEIGHBOURHOOD = 0.04  # metres; standard deviation of the average of curvatures
+BEND = 0.06  # metres; standard deviation of the average that bends a part toward the middle
+SUNK = 0.5  # of a part's half thickness: how far its middle lies before the body
 FAINT_WEIGHT = 1e-12  # squared squared cells
 
 
-def inflate(alpha: NDArray[np.float32], *, resolution: int, depth: float = 1.0, is_symmetric: bool = False) -> TriMesh:
+def inflate(
+    alpha: NDArray[np.float32],
+    *,
+    resolution: int,
+    depth: float = 1.0,
+    is_symmetric: bool = False,
+    front_parts: FrontParts | None = None,
+) -> TriMesh:
     """Inflate a mask to a closed mesh.
 
     Args:
@@ -40,6 +52,7 @@ def inflate(alpha: NDArray[np.float32], *, resolution: int, depth: float = 1.0, 
         depth: 0 makes a thin plate, 1 the full inflation; see `limit_heights`.
         is_symmetric: the mask is its own mirror image, so that sections are as deep as they are wide from left to
             right; otherwise as deep as they are wide where they are narrowest.
+        front_parts: parts that lie before the body; each is inflated by itself.
 
     Returns:
         A closed mesh in the unit cube; the longer side of its silhouette is 1, and its front faces +Z.
@@ -50,11 +63,48 @@ def inflate(alpha: NDArray[np.float32], *, resolution: int, depth: float = 1.0, 
     grid = sample_mask(alpha, resolution=resolution)
     if not grid.inside.any():
         raise UnreadableImage("the image holds no subject that is wide enough to inflate")
+    body = grid if front_parts is None else _without(grid, front_parts, resolution=resolution)
+    heights = limit_heights(_round_heights(body, is_symmetric=is_symmetric), depth)
+    middle = limb_offsets(grid, heights)
+    if front_parts is not None:
+        front, back = _layered(grid, heights, front_parts, resolution=resolution)
+        heights, centre = (front - back) / 2, (front + back) / 2
+        middle = centre if middle is None else middle + centre
+    return mesh_between_sheets(grid, heights, middle=middle)
+
+
+def _without(grid: MaskGrid, parts: FrontParts, *, resolution: int) -> MaskGrid:
+    """Return the mask of the body alone: what is seen of the parts beside it is left out."""
+    beside = sample_mask(np.clip(parts.mask - parts.overlap, 0, 1), resolution=resolution)
+    body = replace(grid, values=np.minimum(grid.values, 1 - beside.values))
+    return body if body.inside.any() else grid
+
+
+def _layered(
+    grid: MaskGrid, body: NDArray[np.float64], parts: FrontParts, *, resolution: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return z of the front and the back sheet, (rows, columns) metres each, of a body with parts before it.
+
+    A part is a round tube that lies on the body and bends to its middle where it is seen beside the body.
+    """
+    part, overlap = (sample_mask(mask, resolution=resolution) for mask in (parts.mask, parts.overlap))
+    part = replace(part, values=np.minimum(part.values, grid.values))
+    tube = _round_heights(part) if part.inside.any() else np.zeros_like(body)
+    sigma = BEND / grid.cell_m
+    inside = part.inside.astype(np.float64)
+    lifted = np.where(overlap.inside & part.inside, body + SUNK * tube, 0.0)
+    lift = cv2.GaussianBlur(lifted, (0, 0), sigma) / np.maximum(cv2.GaussianBlur(inside, (0, 0), sigma), 1e-9)
+    front = np.where(part.inside, np.maximum(body, lift + tube), body)
+    back = np.where(part.inside & ~overlap.inside, np.minimum(-body, lift - tube), -body)
+    thin = np.maximum(0.25 * grid.cell_m - (front - back) / 2, 0)  # positive where the masks leave a gap
+    return front + thin, back - thin
+
+
+def _round_heights(grid: MaskGrid, *, is_symmetric: bool = False) -> NDArray[np.float64]:
+    """Return half the thickness of a round body over a mask, (rows, columns) metres."""
     squares = solve_poisson(grid)
     heights = np.sqrt(squares * _roundness(grid, squares, is_symmetric=is_symmetric)) * grid.cell_m
-    heights *= min(1.0, HALF_DEPTH / heights.max())
-    heights = limit_heights(heights, depth)
-    return mesh_between_sheets(grid, heights, middle=limb_offsets(grid, heights))
+    return np.asarray(heights * min(1.0, HALF_DEPTH / heights.max()), np.float64)
 
 
 def limit_heights(heights: NDArray[np.float64], depth: float) -> NDArray[np.float64]:

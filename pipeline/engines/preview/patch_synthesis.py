@@ -23,7 +23,7 @@ from pipeline.engines.preview.seams import seam_correction
 RADIUS = 3
 """Patches are 7 pixels wide: enough for the direction of an edge, few enough for a second of work."""
 SIDE = 2 * RADIUS + 1
-FINEST_PX, COARSEST_PX = 300, 75
+FINEST_PX, COARSEST_PX = 375, 75
 ROUNDS = (6, 4, 3, 2)
 """Searches and votes of each level, coarsest first; the last number holds for all further levels."""
 SWEEPS = 2

@@ -16,7 +16,9 @@ from pipeline.engines.preview.inflate import HALF_DEPTH, solve_poisson
 from pipeline.engines.preview.mask_grid import sample_mask
 from pipeline.engines.preview.silhouette_mesh import mesh_between_sheets
 from pipeline.mesh.tri_mesh import TriMesh
+from tests.fakes.layered_solids import LAYERED, PRINTED
 from tests.fakes.solids import HELD_OUT, SOLIDS, Rendering, Solid, depth_error, mesh_depths, render_solid
+from tests.fakes.unseen_solids import UNSEEN
 
 SIDE = 192  # pixels of the rendered cube of 1.5
 RESOLUTION = 128
@@ -28,7 +30,8 @@ def main(images: str | None) -> None:
     """Print the table; images without a known shape do not count here."""
     print("| solid | plain | now | `depth` | best of ten depths |")
     print("| --- | --- | --- | --- | --- |")
-    for title, solids in (("", SOLIDS), (" (held out)", HELD_OUT)):
+    sets = {"": SOLIDS, " (more)": HELD_OUT, " (layered)": LAYERED, " (printed)": PRINTED, " (unseen)": UNSEEN}
+    for title, solids in sets.items():
         _print_rows(title, solids)
 
 
