@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -82,9 +83,16 @@ def test_the_copied_requests_work_unchanged(visit: Callable[..., Visit], figure:
     page.get_by_role("tab", name="Python").click()
     page.click("#copy")
     python = page.evaluate("navigator.clipboard.readText()")
+    page.get_by_role("tab", name="JavaScript").click()
+    page.click("#copy")
+    (tmp_path / "job.mjs").write_text(page.evaluate("navigator.clipboard.readText()"))
     answer = json.loads(subprocess.check_output(["bash", "-c", curl], cwd=tmp_path, text=True))
     saved = subprocess.check_output([sys.executable, "-c", python], cwd=tmp_path, text=True).split("\n")
 
+    assert (tmp_path / "the figure_s _HOME _x_.glb").read_bytes()[:4] == b"glTF"  # saved by curl
+    if shutil.which("node") is not None:
+        saved_by_node = subprocess.check_output(["node", "job.mjs"], cwd=tmp_path, text=True).split("\n")
+        assert (tmp_path / saved_by_node[0]).read_bytes()[:4] == b"glTF"
     assert answer["status"] == "success"
     assert answer["track_id"] == 'a "mark" worth $5 \\ `now`' and answer["meta"]["resolution"] == 64
     assert (tmp_path / saved[0]).read_bytes()[:4] == b"glTF"

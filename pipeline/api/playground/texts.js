@@ -30,7 +30,7 @@ export const HINTS = {
   render: "Also make a film of one turn around the model.",
   multi_image: "One image that shows several views side by side on a transparent background. Several images set this by themselves.",
   target_faces: "How many triangles the model has. Fewer load faster. Empty: as the simplification gives.",
-  mesh_simplify: "Share of the triangles that is removed: 0.9 keeps every tenth. The number of faces above wins over it.",
+  mesh_simplify: "Share of the triangles that is removed: 0.9 keeps every tenth. The number of faces, if set, replaces it.",
   no_texture: "Shape only, in one colour.",
   depth: "How deep the model is: 0 is a thin plate, 1 is as deep as wide. Empty: guessed from the outline.",
   view_angles: "For a sheet of views: where each was taken from, such as `front, right, back`. Empty: guessed.",
