@@ -64,7 +64,8 @@ def test_a_page_of_another_origin_makes_a_model_with_a_token(tmp_path: Path) -> 
             f"{service.address}/api/v1/enterprise/3d/tokens",
             data=json.dumps({"key": KEY, "origin": origin, "max_submits": 1}).encode(),
         )
-        token = json.load(urllib.request.urlopen(request, timeout=30))["token"]
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            token = json.load(answer)["token"]
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
             page = browser.new_page()
@@ -75,5 +76,6 @@ def test_a_page_of_another_origin_makes_a_model_with_a_token(tmp_path: Path) -> 
     finally:
         service.stop()
         app.shutdown()
+        app.server_close()
 
     assert seen == {"replayed": "true", "status": "success", "magic": "glTF", "usage": 401}

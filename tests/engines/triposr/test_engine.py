@@ -141,7 +141,7 @@ def test_an_engine_with_a_split_load_generates_the_same(generation: Generation) 
 
 def test_options_without_an_effect_are_named(engine: TripoSREngine) -> None:
     options = replace(OPTIONS, view_angles=(90.0,), splat=True)
-    assert engine.generate([draw_disc()], options).warnings == ("The TripoSR engine ignores view_angles, splat.",)
+    assert engine.generate([draw_disc()], options).warnings == ("The TripoSR engine ignores splat, view_angles.",)
 
 
 def test_two_views_and_views_without_a_subject_are_refused(engine: TripoSREngine) -> None:
