@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 import uvicorn
@@ -34,10 +35,13 @@ def port() -> Iterator[int]:
 
 
 def answer_to(port: int, head: bytes) -> bytes:
-    """All that the server sends until it closes."""
-    with socket.create_connection(("127.0.0.1", port), timeout=WAIT_S) as connection:
+    """All that the server sends until it closes. A server that closes before it has read all resets the connection."""
+    received = b""
+    with (
+        socket.create_connection(("127.0.0.1", port), timeout=WAIT_S) as connection,
+        suppress(ConnectionResetError, BrokenPipeError),
+    ):
         connection.sendall(head)
-        received = b""
         while piece := connection.recv(65536):
             received += piece
         return received
@@ -62,7 +66,8 @@ def test_a_request_with_both_framing_headers_is_refused(port: int, order: int) -
 def test_a_head_that_is_too_large_is_refused(port: int, headers: list[bytes]) -> None:
     answer = answer_to(port, b"\r\n".join([b"GET / HTTP/1.1", b"host: x", *headers, b"", b""]))
 
-    assert answer.startswith((b"HTTP/1.1 431 ", b"HTTP/1.1 400 "))  # uvicorn's own limit meets some first
+    # uvicorn's own limit meets some first; a reset may overtake an answer.
+    assert answer == b"" or answer.startswith((b"HTTP/1.1 431 ", b"HTTP/1.1 400 "))
     assert answer[-2:] != b"ok"
 
 

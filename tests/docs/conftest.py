@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,19 +76,20 @@ class Endpoint:
 def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
     """One service for all tests of the group `docs_examples`."""
     data = tmp_path_factory.mktemp("docs") / "data"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("IMAGE_TO_3D_ALLOW_PRIVATE_ADDRESSES", "yes")
-        with serving(data) as (_, port, _said):
-            made = subprocess.run(
-                [sys.executable, "-m", "pipeline.cli", "keys", "create", "shop", "--data", str(data)],
-                env={**os.environ, "PYTHONPATH": str(ROOT)},
-                capture_output=True,
-                text=True,
-                check=True,
-            )
-            secret = re.search(r"whsec_\S+", made.stderr)
-            assert secret is not None
-            yield Endpoint(f"http://127.0.0.1:{port}", made.stdout.strip(), secret[0])
+    with ExitStack() as stack:
+        with pytest.MonkeyPatch.context() as patch:  # the start alone: other tests of this process must not see it
+            patch.setenv("IMAGE_TO_3D_ALLOW_PRIVATE_ADDRESSES", "yes")
+            _, port, _ = stack.enter_context(serving(data))
+        made = subprocess.run(
+            [sys.executable, "-m", "pipeline.cli", "keys", "create", "shop", "--data", str(data)],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        secret = re.search(r"whsec_\S+", made.stderr)
+        assert secret is not None
+        yield Endpoint(f"http://127.0.0.1:{port}", made.stdout.strip(), secret[0])
 
 
 def curl(url: str, body: str, *options: str) -> str:
