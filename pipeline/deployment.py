@@ -52,9 +52,9 @@ def check_store_exists(settings: Settings) -> None:
                 " service was started, or name its data folder by --data."
             )
         return
-    from pipeline.jobs.stores.sql.connection import has_schema
+    from pipeline.jobs.stores.sql.connection import schema_revision
 
-    if not has_schema(settings.sql_url):
+    if schema_revision(settings.sql_url) is None:
         raise NotFound("The database holds no service's data yet. Start the service once, or check DATABASE_URL.")
 
 

@@ -162,11 +162,18 @@ def _disk(settings: Settings) -> Iterator[Finding]:
 def _database(settings: Settings) -> Iterator[Finding]:
     from pipeline.deployment import check_store_exists, open_store
     from pipeline.errors import NotFound
+    from pipeline.jobs.stores.sql.connection import schema_revision
+    from pipeline.jobs.stores.sql.schema import SCHEMA_REVISION
 
     try:
         check_store_exists(settings)
     except NotFound as error:
         yield Finding("database", "warning", str(error))
+        return
+    if (found := schema_revision(settings.sql_url)) != SCHEMA_REVISION:
+        # Opening it would migrate it, maybe while an older version of the service runs.
+        detail = f"it has revision {found}, this version {SCHEMA_REVISION}; a start of the service migrates it"
+        yield Finding("database", "warning", detail)
         return
     store = open_store(settings)
     try:

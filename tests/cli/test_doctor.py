@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import stat
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -159,3 +160,15 @@ def test_workers_of_the_database_are_named(tmp_path: Path) -> None:
 
     assert found["workers"] == ("ok", "box-1 (preview)")
     assert found["database"] == ("ok", "SQLite; no jobs")
+
+
+def test_a_database_of_an_older_version_is_left_as_it_is(tmp_path: Path) -> None:
+    open_store(Settings(data_dir=tmp_path)).close()
+    with closing(sqlite3.connect(tmp_path / "jobs.sqlite")) as connection, connection:
+        connection.execute("UPDATE alembic_version SET version_num = '0003'")
+
+    _, found = run("--data", str(tmp_path), "--skip-job")
+
+    assert found["database"][0] == "warning" and "it has revision 0003" in found["database"][1]
+    with closing(sqlite3.connect(tmp_path / "jobs.sqlite")) as connection:
+        assert connection.execute("SELECT version_num FROM alembic_version").fetchone() == ("0003",)

@@ -251,8 +251,8 @@ class Database:
         self.engine.dispose()
 
 
-def has_schema(url: str) -> bool:
-    """Whether a database holds this service's tables, of any version.
+def schema_revision(url: str) -> str | None:
+    """The revision of this service's tables in a database, None if it holds none; changes nothing.
 
     Raises:
         StoreUnavailable: it cannot be reached.
@@ -260,7 +260,7 @@ def has_schema(url: str) -> bool:
     database = Database(url)
     try:
         with database.read() as connection:
-            return _revision(connection) is not None
+            return _revision(connection)
     finally:
         database.close()
 
