@@ -7,10 +7,9 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import httpx
-from typing_extensions import Unpack
 
 from pipeline.client import messages
 from pipeline.client.errors import ApiError, WaitTimedOut
