@@ -89,7 +89,7 @@ def repeated_feature(back: NDArray[np.float32], front: NDArray[np.float32], *, c
             continue
         found = cv2.matchTemplate(colours, patch, cv2.TM_CCOEFF_NORMED)
         top, left = max(row - 2 * PATCH_PX, 0), max(column - 2 * PATCH_PX, 0)
-        found[top : row + PATCH_PX, left : column + PATCH_PX] = -1  # the patch itself and its surroundings
+        found[top : row + PATCH_PX, left : column + PATCH_PX] = -1  # the patch itself and what overlaps it
         candidates.append(((1 - found.max()) * patch.std(axis=(0, 1)).max(), row, column))
     chosen: list[tuple[float, int, int]] = []
     for score, row, column in sorted(candidates, reverse=True):

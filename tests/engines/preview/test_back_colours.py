@@ -119,3 +119,12 @@ def test_a_copied_feature_is_found_in_the_invented_part_and_nowhere_else() -> No
     assert features.find_repeated(copied, target)[25, 25]
     assert not features.find_repeated(plain, target).any()
     assert not features.find_repeated(copied, np.zeros_like(target)).any()
+
+
+def test_the_measure_of_the_rim_sees_a_hard_border() -> None:
+    side = np.ones((40, 60, 4), np.float32)
+    side[..., :3] = np.linspace(0.4, 0.5, 60)[None, :, None]
+    without = rim_step_ratio(side)
+    side[:, 30:, 0] += 0.4
+
+    assert without < 1.5 < rim_step_ratio(side)
