@@ -1,4 +1,4 @@
-// The API key: typed, kept by the browser, or handed over by `image-to-3d serve --open` in the fragment of the address.
+// The API key: typed, kept by the browser, or passed by `image-to-3d serve --open` in the fragment of the address.
 import { at } from "./dom.js";
 
 const NAME = "image-to-3d.key";
