@@ -19,7 +19,7 @@ import urllib.error
 import urllib.request
 import uuid
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -258,6 +258,18 @@ class Report:
     webhooks: int
     faults: list[str]
 
+    @classmethod
+    def of(cls, jobs: Collection[Job], receiver: Receiver, *, accepted: int, kills: int, faults: list[str]) -> Report:
+        """Count what the store and the receiver of webhooks have."""
+        return cls(
+            accepted=accepted,
+            kills=kills,
+            states={state: sum(job.state == state for job in jobs) for state in sorted({job.state for job in jobs})},
+            attempts=sum(job.attempts for job in jobs),
+            webhooks=sum(len(deliveries) for deliveries in receiver.delivered.values()),
+            faults=faults,
+        )
+
 
 def inject_faults(
     folder: Path, *, rounds: int, seed: int, workers: int = 2, clients: int = 2, pause_s: float = 1.0
@@ -289,14 +301,7 @@ def inject_faults(
         finally:
             stop.set()
             service.stop()
-    return Report(
-        accepted=len(accepted),
-        kills=rounds,
-        states={state: sum(job.state == state for job in jobs) for state in sorted({job.state for job in jobs})},
-        attempts=sum(job.attempts for job in jobs),
-        webhooks=sum(len(deliveries) for deliveries in receiver.delivered.values()),
-        faults=faults,
-    )
+    return Report.of(jobs, receiver, accepted=len(accepted), kills=rounds, faults=faults)
 
 
 @contextmanager

@@ -183,14 +183,7 @@ def kill_machines(folder: Path, *, rounds: int, seed: int, clients: int = 2, pau
         faults += differing_files(store, machines)
         jobs = store.list_jobs(JobFilter(None), limit=10**6)
         store.close()
-    return Report(
-        accepted=len(accepted),
-        kills=kills,
-        states={state: sum(job.state == state for job in jobs) for state in sorted({job.state for job in jobs})},
-        attempts=sum(job.attempts for job in jobs),
-        webhooks=sum(len(deliveries) for deliveries in receiver.delivered.values()),
-        faults=faults,
-    )
+    return Report.of(jobs, receiver, accepted=len(accepted), kills=kills, faults=faults)
 
 
 def differing_files(store: SqlStore, machines: Machines) -> list[str]:
