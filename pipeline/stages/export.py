@@ -6,7 +6,6 @@ Clean, simplify, unwrap, bake, encode. Knows nothing of engines beyond what they
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -15,13 +14,12 @@ from numpy.typing import NDArray
 
 from pipeline.engines.base import Generation, OnStep
 from pipeline.errors import ExportFailed
-from pipeline.formats.glb import glb_bytes, unit_normals
+from pipeline.formats.encode import encode
+from pipeline.formats.glb import unit_normals
 from pipeline.formats.mp4 import encode_mp4
-from pipeline.formats.obj import mtl_bytes, obj_bytes
-from pipeline.formats.ply import ply_bytes
 from pipeline.formats.png import png_bytes
-from pipeline.formats.stl import stl_bytes
 from pipeline.imaging.background_removal import Cutout
+from pipeline.mesh.asset import Asset
 from pipeline.mesh.bake import bake, colour_vertices
 from pipeline.mesh.clean import clean
 from pipeline.mesh.simplify import simplify
@@ -29,38 +27,13 @@ from pipeline.mesh.tri_mesh import TriMesh
 from pipeline.mesh.unwrap import UnwrappedMesh, unwrap
 from pipeline.render.mesh_view import RenderMesh, thumbnail, turntable
 from pipeline.storage.base import OutputFile, content_type_of, output_names
+from schemas.formats import FORMATS
 from schemas.request import ImageTo3DRequest
 
 TURNTABLE_FRAMES, TURNTABLE_FPS = 120, 30
 IMAGE_SIZE = 512
 CUTOUT_SIDE_PX = 512  # longer side of a delivered cut-out: enough to judge it, 0.1 to 0.4 MB
 PLAIN_GREY = 184
-
-
-@dataclass(frozen=True, eq=False)
-class Asset:
-    """A finished surface with its texture, not yet encoded.
-
-    Attributes:
-        mesh: closed and simplified.
-        normals: (V, 3) unit vectors of its vertices.
-        unwrapped: the mesh split along the seams of its texture.
-        texture: (S, S, 3) uint8 sRGB; one grey texel where the request leaves the texture out.
-        is_textured: whether the files contain the texture.
-    """
-
-    mesh: TriMesh
-    normals: NDArray[np.float32]
-    unwrapped: UnwrappedMesh
-    texture: NDArray[np.uint8]
-    is_textured: bool
-
-    @property
-    def render_mesh(self) -> RenderMesh:
-        """The asset as the renderer takes it."""
-        split = self.unwrapped
-        normals = self.normals[split.source_vertices]
-        return RenderMesh(split.vertices, split.faces, normals, split.uvs, self.texture)
 
 
 def export(
@@ -88,14 +61,15 @@ def export(
         Cancelled: raised by `on_step`.
     """
     asset = make_asset(generation, request=request, on_step=lambda share: on_step(0.6 * share))
-    contents = dict(_model_files(asset, generation, request, file_prefix))
+    render_mesh = render_mesh_of(asset)
+    contents = encode(asset, request.output_format, stem=file_prefix)
     on_step(0.7)
     if request.render:
         contents[f"{file_prefix}.mp4"] = generation.turntable_mp4 or _turntable_of(
-            asset.render_mesh, lambda share: on_step(0.7 + 0.25 * share)
+            render_mesh, lambda share: on_step(0.7 + 0.25 * share)
         )
     contents |= {f"{file_prefix}.{ending}": content for ending, content in generation.extra_files.items()}
-    contents[f"{file_prefix}_thumbnail.png"] = png_bytes(thumbnail(asset.render_mesh, size=IMAGE_SIZE))
+    contents[f"{file_prefix}_thumbnail.png"] = png_bytes(thumbnail(render_mesh, size=IMAGE_SIZE))
     on_step(0.97)
     folder.mkdir(parents=True, exist_ok=True)
     files = []
@@ -163,7 +137,11 @@ def make_asset(generation: Generation, *, request: ImageTo3DRequest, on_step: On
         chunk_size=request.points_at_once,
         on_share=lambda share: on_step(0.7 + 0.3 * share),
     )
-    return Asset(mesh, normals, unwrapped, texture, is_textured=True)
+    colours = None
+    if FORMATS[request.output_format].texture == "vertices":
+        source = generation.colour_source.colours_at
+        colours = colour_vertices(mesh, normals, source, chunk_size=request.points_at_once)
+    return Asset(mesh, normals, unwrapped, texture, is_textured=True, vertex_colours=colours)
 
 
 def _plain(mesh: TriMesh, normals: NDArray[np.float32]) -> Asset:
@@ -175,40 +153,10 @@ def _plain(mesh: TriMesh, normals: NDArray[np.float32]) -> Asset:
     return Asset(mesh, normals, split, np.full((1, 1, 3), PLAIN_GREY, np.uint8), is_textured=False)
 
 
-def _model_files(asset: Asset, generation: Generation, request: ImageTo3DRequest, file_prefix: str) -> dict[str, bytes]:
-    """The content of the model in the requested format and of its companions, by file name."""
-    mesh, split = asset.mesh, asset.unwrapped
-    name = f"{file_prefix}.{request.output_format}"
-    if request.output_format == "stl":
-        return {name: stl_bytes(mesh)}
-    if request.output_format == "ply":
-        colours = None
-        if asset.is_textured:
-            source = generation.colour_source.colours_at
-            colours = colour_vertices(mesh, asset.normals, source, chunk_size=request.points_at_once)
-        return {name: ply_bytes(vertices=mesh.vertices, faces=mesh.faces, normals=asset.normals, colours=colours)}
-    texture_png = png_bytes(asset.texture) if asset.is_textured else None
-    if request.output_format == "glb":
-        normals = asset.normals[split.source_vertices]
-        uvs = split.uvs if asset.is_textured else None
-        return {
-            name: glb_bytes(
-                vertices=split.vertices, faces=split.faces, normals=normals, uvs=uvs, texture_png=texture_png
-            )
-        }
-    texture_name = f"{file_prefix}_texture.png"
-    files = {
-        name: obj_bytes(
-            vertices=mesh.vertices,
-            normals=asset.normals,
-            faces=mesh.faces,
-            uvs=split.uvs if asset.is_textured else None,
-            uv_faces=split.faces if asset.is_textured else None,
-            material_file=f"{file_prefix}.mtl",
-        ),
-        f"{file_prefix}.mtl": mtl_bytes(texture_file=texture_name if asset.is_textured else None),
-    }
-    return files | ({texture_name: texture_png} if texture_png is not None else {})
+def render_mesh_of(asset: Asset) -> RenderMesh:
+    """An asset as the renderer takes it."""
+    split = asset.unwrapped
+    return RenderMesh(split.vertices, split.faces, asset.unwrapped_normals, split.uvs, asset.texture)
 
 
 def _turntable_of(mesh: RenderMesh, on_share: Callable[[float], None]) -> bytes:

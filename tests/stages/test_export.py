@@ -24,7 +24,7 @@ from pipeline.mesh.measure import measure
 from pipeline.mesh.tri_mesh import TriMesh
 from pipeline.render.mesh_view import RenderMesh, render_view
 from pipeline.render.orbit import Camera, intrinsics_of, look_at
-from pipeline.stages.export import export, make_asset
+from pipeline.stages.export import export, make_asset, render_mesh_of
 from pipeline.storage.base import OutputFile
 from schemas.request import ImageTo3DRequest, parse_request
 from tests.fakes.images import draw_figure, mask_iou
@@ -107,7 +107,7 @@ def test_the_front_looks_like_the_input_image() -> None:
     crop = np.zeros((side, side, 4), np.uint8)
     top, left = (side - height) // 2, (side - width) // 2
     crop[top : top + height, left : left + width] = figure[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    image = render_view(unlit(asset.render_mesh), front_camera(), size=side)
+    image = render_view(unlit(render_mesh_of(asset)), front_camera(), size=side)
     assert mask_iou(image[..., 3] >= 128, crop[..., 3] >= 128) >= 0.97
     both = (image[..., 3] == 255) & (crop[..., 3] == 255)
     error = np.mean((image[both][:, :3].astype(float) - crop[both][:, :3]) ** 2)
