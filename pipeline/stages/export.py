@@ -5,8 +5,10 @@ Clean, simplify, unwrap, bake, encode. Knows nothing of engines beyond what they
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -36,6 +38,21 @@ CUTOUT_SIDE_PX = 512  # longer side of a delivered cut-out: enough to judge it, 
 PLAIN_GREY = 184
 
 
+@dataclass(frozen=True)
+class Exported:
+    """What the export stage made.
+
+    Attributes:
+        files: the model first, then its companions, the turntable, extra files, the thumbnail, cut-outs.
+        warnings: sentences for the caller.
+        meta: what the export decided or measured, for `meta` of the answer: plain values of JSON.
+    """
+
+    files: tuple[OutputFile, ...]
+    warnings: tuple[str, ...] = ()
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+
 def export(
     generation: Generation,
     *,
@@ -44,7 +61,7 @@ def export(
     folder: Path,
     on_step: OnStep,
     cutouts: Sequence[Cutout] = (),
-) -> list[OutputFile]:
+) -> Exported:
     """Write every file of a job.
 
     Args:
@@ -52,9 +69,6 @@ def export(
         folder: where they are written; created when missing.
         on_step: receives the share that is done; may raise `Cancelled`.
         cutouts: one for each image; delivered where the background was removed.
-
-    Returns:
-        The model first, then its companions, the turntable, extra files, the thumbnail, cut-outs.
 
     Raises:
         ExportFailed: the generation holds no closed surface.
@@ -84,7 +98,7 @@ def export(
         path.write_bytes(contents[name])
         faces = len(asset.mesh.faces) if kind == "model" else None
         files.append(OutputFile(path, kind, content_type_of(name), faces))
-    return files + _cutout_files(cutouts, file_prefix, folder)
+    return Exported((*files, *_cutout_files(cutouts, file_prefix, folder)))
 
 
 def _cutout_files(cutouts: Sequence[Cutout], file_prefix: str, folder: Path) -> list[OutputFile]:
