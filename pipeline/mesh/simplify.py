@@ -49,7 +49,8 @@ MIN_CROSS2 = 1e-28  # square of twice a face's area, in squared diagonals of the
 # Large enough that the boundary hardly moves, small enough that the faces around it still count in float64.
 BORDER_WEIGHT = 100.0
 PART_FACES = 32768
-"""Least faces of a part: its arrays, about 6 MB, stay near the core. Smaller parts have longer rims, which cost accuracy."""
+"""Least faces of a part: its arrays, about 6 MB, stay near the core. Smaller parts have longer rims, and those cost
+accuracy."""
 PARTS_STOP, PARTS_STOP_ABOVE = 2.5, 2.6
 """Multiples of the target at which the parts stop, and above which they go on. At 1.2 the rims, which only the last
 pass simplifies, raise the mean error by a tenth; at 2.5 by less than a hundredth."""
