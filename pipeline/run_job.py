@@ -31,7 +31,7 @@ from pipeline.jobs.model import FinalState, JobResult, JobState
 from pipeline.jobs.transitions import EXPORT_STAGE
 from pipeline.private_files import make_private_file, make_private_folder
 from pipeline.stages.deliver import Delivery
-from pipeline.stages.export import export
+from pipeline.stages.export import Export, export
 from pipeline.stages.generate import draw_seed, options_of
 from pipeline.stages.intake import LoadedViews
 from pipeline.storage.base import OutputFile
@@ -162,7 +162,7 @@ def _run_stages(
     try:
         run.prepare()
         generation = generation_of()
-        files = run.in_work_dir(run.stage("export", run.export, generation))
+        files = run.in_work_dir(run.stage("export", run.export, generation).files)
         delivery = run.stage("deliver", deliver, files)
     except StoreUnavailable:
         raise
@@ -253,7 +253,7 @@ class _Run:
         self.on_step(1.0)
         return result
 
-    def export(self, generation: Generation) -> list[OutputFile]:
+    def export(self, generation: Generation) -> Export:
         """The stage `export`, into the work folder."""
         return export(
             generation,
@@ -306,7 +306,7 @@ class _Run:
         )
 
     def _note_cost(self, result: object) -> None:
-        """Record what is known of views and of a generation beside them: the next `on_step` may cancel the job."""
+        """Record what a stage's result says beside what it is for: the next `on_step` may cancel the job."""
         if isinstance(result, LoadedViews):
             self._cutouts = result.cutouts
             self._intake_warnings = self.warnings = result.warnings
@@ -321,6 +321,9 @@ class _Run:
                 self._decided["view_angles"] = list(result.view_angles)
             if result.view_angles_confidence is not None:
                 self._decided["view_angles_confidence"] = round(result.view_angles_confidence, 2)
+        if isinstance(result, Export):
+            self.warnings = (*self.warnings, *result.warnings)
+            self._decided["mesh"] = dict(result.mesh)
 
     def _read_checkpoint(self, name: str) -> Any:
         """The checkpoint of an earlier attempt, None where there is none that this version can read.
@@ -330,7 +333,10 @@ class _Run:
         """
         path = self._work_dir / f"{name}.pickle"
         try:
-            return pickle.loads(path.read_bytes())
+            result = pickle.loads(path.read_bytes())
+            if name == "export" and not isinstance(result, Export):
+                raise TypeError(f"an export is expected, got {type(result).__name__}")
+            return result
         except FileNotFoundError:
             return None
         except Exception:  # unpickling may raise any exception

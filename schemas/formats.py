@@ -23,6 +23,8 @@ class FormatSpec:
         material_file: the end of the name of a material's file beside the model; "" without one.
         texture_file: the end of the name of the texture's file beside the model; "" without one.
         magic: the bytes that every file begins with; b"" where there are none.
+        up_axis: the axis that points up in its files where the request names none.
+        units_per_metre: what a metre is in its files.
     """
 
     name: OutputFormat
@@ -31,6 +33,8 @@ class FormatSpec:
     material_file: str = ""
     texture_file: str = ""
     magic: bytes = b""
+    up_axis: Literal["y", "z"] = "y"
+    units_per_metre: float = 1.0
 
 
 FORMATS: dict[str, FormatSpec] = {

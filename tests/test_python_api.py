@@ -39,6 +39,7 @@ from tests.fakes.images import bare_png, draw_figure, encode
 FIGURE = draw_figure(96)  # (96, 96, 4) uint8
 PNG = encode(FIGURE)
 SMALL: dict[str, Any] = {"resolution": 64, "texture_size": 512, "seed": 3}
+TAKE_OTHER_FORMS = {"image", "engine", "view_angles", "output_formats"}
 HEAVY = ("numpy", "numba", "pydantic", "PIL", "trimesh", "torch", "modal", "fastapi", "sqlalchemy")
 
 
@@ -326,7 +327,7 @@ def test_every_field_of_a_request_is_a_keyword_with_the_same_default() -> None:
 def test_every_field_of_a_request_is_a_keyword_of_the_same_type() -> None:
     annotations = python_inspect.get_annotations(generate)
     for name, field in ImageTo3DRequest.model_fields.items():
-        if name not in {*SERVICE_FIELDS, "image", "engine", "view_angles"}:  # those three take other forms as well
+        if name not in {*SERVICE_FIELDS, *TAKE_OTHER_FORMS}:
             assert eval(annotations[name], vars(python_api)) == field.annotation, name
 
 

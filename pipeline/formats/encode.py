@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 
 from pipeline.formats.glb import glb_bytes
 from pipeline.formats.obj import mtl_bytes, obj_bytes
@@ -13,31 +14,49 @@ from pipeline.mesh.asset import Asset
 from schemas.formats import FORMATS, OutputFormat
 
 
-def encode(asset: Asset, output_format: OutputFormat, *, stem: str) -> dict[str, bytes]:
-    """Write an asset in one format.
+class TextureFiles:
+    """The texture of an asset as image files, each encoded when a format first needs it."""
+
+    def __init__(self, asset: Asset) -> None:
+        self._asset = asset
+
+    @cached_property
+    def colour_png(self) -> bytes | None:
+        """The base colour as a PNG file; None without a texture."""
+        return png_bytes(self._asset.texture) if self._asset.is_textured else None
+
+
+def encode(
+    asset: Asset, output_formats: Sequence[OutputFormat], *, textures: TextureFiles, stem: str
+) -> dict[str, bytes]:
+    """Write an asset in one or more formats.
 
     Args:
+        textures: those of the asset; all formats share them.
         stem: what the names of the files begin with.
 
     Returns:
-        The content of the model and of its companions by file name, the model first.
+        The content of each model and of its companions by file name, each model before its companions.
     """
-    return ENCODERS[output_format](asset, stem)
+    files: dict[str, bytes] = {}
+    for output_format in output_formats:
+        files |= ENCODERS[output_format](asset, textures, stem)
+    return files
 
 
-def _glb(asset: Asset, stem: str) -> dict[str, bytes]:
+def _glb(asset: Asset, textures: TextureFiles, stem: str) -> dict[str, bytes]:
     split = asset.unwrapped
     content = glb_bytes(
         vertices=split.vertices,
         faces=split.faces,
         normals=asset.unwrapped_normals,
         uvs=split.uvs if asset.is_textured else None,
-        texture_png=png_bytes(asset.texture) if asset.is_textured else None,
+        texture_png=textures.colour_png,
     )
     return {f"{stem}.glb": content}
 
 
-def _obj(asset: Asset, stem: str) -> dict[str, bytes]:
+def _obj(asset: Asset, textures: TextureFiles, stem: str) -> dict[str, bytes]:
     spec, split = FORMATS["obj"], asset.unwrapped
     texture_name, material_name = f"{stem}{spec.texture_file}", f"{stem}{spec.material_file}"
     files = {
@@ -51,17 +70,22 @@ def _obj(asset: Asset, stem: str) -> dict[str, bytes]:
         ),
         material_name: mtl_bytes(texture_file=texture_name if asset.is_textured else None),
     }
-    return files | ({texture_name: png_bytes(asset.texture)} if asset.is_textured else {})
+    return files | ({} if textures.colour_png is None else {texture_name: textures.colour_png})
 
 
-def _stl(asset: Asset, stem: str) -> dict[str, bytes]:
+def _stl(asset: Asset, textures: TextureFiles, stem: str) -> dict[str, bytes]:
     return {f"{stem}.stl": stl_bytes(asset.mesh)}
 
 
-def _ply(asset: Asset, stem: str) -> dict[str, bytes]:
+def _ply(asset: Asset, textures: TextureFiles, stem: str) -> dict[str, bytes]:
     mesh = asset.mesh
     content = ply_bytes(vertices=mesh.vertices, faces=mesh.faces, normals=asset.normals, colours=asset.vertex_colours)
     return {f"{stem}.ply": content}
 
 
-ENCODERS: Mapping[str, Callable[[Asset, str], dict[str, bytes]]] = {"glb": _glb, "obj": _obj, "stl": _stl, "ply": _ply}
+ENCODERS: Mapping[str, Callable[[Asset, TextureFiles, str], dict[str, bytes]]] = {
+    "glb": _glb,
+    "obj": _obj,
+    "stl": _stl,
+    "ply": _ply,
+}

@@ -5,8 +5,10 @@ Clean, simplify, unwrap, bake, encode. Knows nothing of engines beyond what they
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -14,7 +16,7 @@ from numpy.typing import NDArray
 
 from pipeline.engines.base import Generation, OnStep
 from pipeline.errors import ExportFailed
-from pipeline.formats.encode import encode
+from pipeline.formats.encode import TextureFiles, encode
 from pipeline.formats.glb import unit_normals
 from pipeline.formats.mp4 import encode_mp4
 from pipeline.formats.png import png_bytes
@@ -22,6 +24,7 @@ from pipeline.imaging.background_removal import Cutout
 from pipeline.mesh.asset import Asset
 from pipeline.mesh.bake import bake, colour_vertices
 from pipeline.mesh.clean import clean
+from pipeline.mesh.measure import measure
 from pipeline.mesh.simplify import simplify
 from pipeline.mesh.tri_mesh import TriMesh
 from pipeline.mesh.unwrap import UnwrappedMesh, unwrap
@@ -36,6 +39,21 @@ CUTOUT_SIDE_PX = 512  # longer side of a delivered cut-out: enough to judge it, 
 PLAIN_GREY = 184
 
 
+@dataclass(frozen=True)
+class Export:
+    """What the export made.
+
+    Attributes:
+        files: the models, each before its companions, the turntable, extra files, the thumbnail, cut-outs.
+        mesh: measures of the asset, plain data for `meta.mesh`.
+        warnings: sentences for the caller about what was done differently.
+    """
+
+    files: tuple[OutputFile, ...]
+    mesh: Mapping[str, Any]
+    warnings: tuple[str, ...] = ()
+
+
 def export(
     generation: Generation,
     *,
@@ -44,7 +62,7 @@ def export(
     folder: Path,
     on_step: OnStep,
     cutouts: Sequence[Cutout] = (),
-) -> list[OutputFile]:
+) -> Export:
     """Write every file of a job.
 
     Args:
@@ -53,16 +71,15 @@ def export(
         on_step: receives the share that is done; may raise `Cancelled`.
         cutouts: one for each image; delivered where the background was removed.
 
-    Returns:
-        The model first, then its companions, the turntable, extra files, the thumbnail, cut-outs.
-
     Raises:
         ExportFailed: the generation holds no closed surface.
         Cancelled: raised by `on_step`.
     """
     asset = make_asset(generation, request=request, on_step=lambda share: on_step(0.6 * share))
     render_mesh = render_mesh_of(asset)
-    contents = encode(asset, request.output_format, stem=file_prefix)
+    textures = TextureFiles(asset)
+    contents = encode(asset, request.formats, textures=textures, stem=file_prefix)
+    mesh = _mesh_meta(asset, request.formats[0], textures, contents, file_prefix)
     on_step(0.7)
     if request.render:
         contents[f"{file_prefix}.mp4"] = generation.turntable_mp4 or _turntable_of(
@@ -74,7 +91,7 @@ def export(
     folder.mkdir(parents=True, exist_ok=True)
     files = []
     for name, kind in output_names(
-        request.output_format,
+        request.formats,
         file_prefix=file_prefix,
         render=request.render,
         is_textured=asset.is_textured,
@@ -84,7 +101,32 @@ def export(
         path.write_bytes(contents[name])
         faces = len(asset.mesh.faces) if kind == "model" else None
         files.append(OutputFile(path, kind, content_type_of(name), faces))
-    return files + _cutout_files(cutouts, file_prefix, folder)
+    return Export((*files, *_cutout_files(cutouts, file_prefix, folder)), mesh)
+
+
+def _mesh_meta(
+    asset: Asset, output_format: str, textures: TextureFiles, contents: Mapping[str, bytes], file_prefix: str
+) -> dict[str, Any]:
+    """Measures of an asset as answers report them, in metres, and the bytes of its model in the first format."""
+    report = measure(asset.mesh)
+    has_image = asset.is_textured and FORMATS[output_format].texture in ("embedded", "companion")
+    names = output_names([output_format], file_prefix=file_prefix, is_textured=asset.is_textured)
+    return {
+        "faces": report.faces,
+        "vertices": report.vertices,
+        "watertight": report.is_watertight,
+        "components": report.components,
+        "volume": _rounded(report.volume),
+        "bounds": [[_rounded(value) for value in corner] for corner in (report.lowest, report.highest)],
+        "texture_size": asset.texture.shape[0] if has_image else None,
+        "texture_bytes": len(textures.colour_png or b"") if has_image else 0,
+        "file_bytes": sum(len(contents[name]) for name, kind in names if kind in ("model", "companion")),
+    }
+
+
+def _rounded(value: float) -> float:
+    """Six significant digits: a measure of a file that holds float32."""
+    return float(f"{value:.6g}")
 
 
 def _cutout_files(cutouts: Sequence[Cutout], file_prefix: str, folder: Path) -> list[OutputFile]:
@@ -138,7 +180,7 @@ def make_asset(generation: Generation, *, request: ImageTo3DRequest, on_step: On
         on_share=lambda share: on_step(0.7 + 0.3 * share),
     )
     colours = None
-    if FORMATS[request.output_format].texture == "vertices":
+    if any(FORMATS[name].texture == "vertices" for name in request.formats):
         source = generation.colour_source.colours_at
         colours = colour_vertices(mesh, normals, source, chunk_size=request.points_at_once)
     return Asset(mesh, normals, unwrapped, texture, is_textured=True, vertex_colours=colours)

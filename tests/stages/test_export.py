@@ -52,7 +52,7 @@ def exported(tmp_path: Path) -> Callable[..., dict[str, OutputFile]]:
             file_prefix="toy",
             folder=tmp_path / folder,
             on_step=ignore_steps,
-        )
+        ).files
         return {file.path.name: file for file in files}
 
     return run
@@ -183,7 +183,7 @@ def test_a_cut_out_that_was_made_here_is_delivered_small(tmp_path: Path) -> None
     def names_of(*cutouts: Cutout) -> list[str]:
         files = export(
             generation(), request=request, file_prefix="toy", folder=tmp_path, on_step=ignore_steps, cutouts=cutouts
-        )
+        ).files
         return [file.path.name for file in files]
 
     assert names_of(own) == ["toy.stl", "toy_thumbnail.png"]
