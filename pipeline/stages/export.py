@@ -6,7 +6,7 @@ Clean, simplify, unwrap, bake, encode. Knows nothing of engines beyond what they
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,18 +40,18 @@ PLAIN_GREY = 184
 
 
 @dataclass(frozen=True)
-class Export:
-    """What the export made.
+class Exported:
+    """What the export stage made.
 
     Attributes:
-        files: the models, each before its companions, the turntable, extra files, the thumbnail, cut-outs.
-        mesh: measures of the asset, plain data for `meta.mesh`.
-        warnings: sentences for the caller about what was done differently.
+        files: each model before its companions, the turntable, extra files, the thumbnail, cut-outs.
+        warnings: sentences for the caller.
+        meta: what the export decided or measured, for `meta` of the answer: plain values of JSON.
     """
 
     files: tuple[OutputFile, ...]
-    mesh: Mapping[str, Any]
     warnings: tuple[str, ...] = ()
+    meta: Mapping[str, Any] = field(default_factory=dict)
 
 
 def export(
@@ -62,7 +62,7 @@ def export(
     folder: Path,
     on_step: OnStep,
     cutouts: Sequence[Cutout] = (),
-) -> Export:
+) -> Exported:
     """Write every file of a job.
 
     Args:
@@ -101,7 +101,7 @@ def export(
         path.write_bytes(contents[name])
         faces = len(asset.mesh.faces) if kind == "model" else None
         files.append(OutputFile(path, kind, content_type_of(name), faces))
-    return Export((*files, *_cutout_files(cutouts, file_prefix, folder)), mesh)
+    return Exported((*files, *_cutout_files(cutouts, file_prefix, folder)), meta={"mesh": mesh})
 
 
 def _mesh_meta(

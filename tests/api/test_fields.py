@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -63,6 +64,20 @@ def test_every_format_is_accepted(deployment: Deployment, form: str) -> None:
     assert deployment.submit(output_format=form)["meta"]["output_format"] == form.lower()
 
 
+def test_several_formats_are_accepted_in_every_form_of_a_list_and_predict_their_links(deployment: Deployment) -> None:
+    for form in (["GLB", "obj"], "glb, obj", '["glb", "obj"]'):
+        submitted = deployment.submit(output_format="stl", output_formats=form, render=True)
+        meta, links = submitted["meta"], submitted["future_links"]
+        assert (meta["output_format"], meta["output_formats"]) == ("glb", ["glb", "obj"])
+        names = [urlsplit(link).path.rpartition("/")[2] for link in links]
+        assert [name[36:] for name in names] == [".glb", ".obj", ".mtl", "_texture.png", ".mp4"]
+    assert deployment.submit(output_formats=[])["meta"]["output_formats"] == ["obj"]
+    assert refusal(deployment, output_formats="glb,fbx").startswith("output_formats must be one of glb, obj")
+    assert refusal(deployment, output_formats="glb,GLB") == "output_formats must be distinct values, got glb twice"
+    assert refusal(deployment, output_formats=["glb"] * 99).endswith("values, got 99")
+    assert refusal(deployment, output_formats="[").startswith("output_formats must be a list of at most")
+
+
 @pytest.mark.parametrize("field", sorted(ImageTo3DRequest.model_fields.keys() - {"key", "image"}))
 def test_null_is_the_same_as_not_given(deployment: Deployment, field: str) -> None:
     with_null, without = deployment.submit(**{field: None}), deployment.submit()
@@ -70,7 +85,7 @@ def test_null_is_the_same_as_not_given(deployment: Deployment, field: str) -> No
 
 
 def test_every_field_is_tested_here() -> None:
-    others = {"key", "image", "output_format", "webhook", "track_id", "engine", "multi_image_mode", "view_angles"}
+    others = {"key", "image", "output_format", "output_formats", "webhook", "track_id", "engine", "multi_image_mode", "view_angles"}
     assert {*NUMBERS, *BOOLEANS} | others == ImageTo3DRequest.model_fields.keys()
 
 
