@@ -85,7 +85,17 @@ def test_null_is_the_same_as_not_given(deployment: Deployment, field: str) -> No
 
 
 def test_every_field_is_tested_here() -> None:
-    others = {"key", "image", "output_format", "output_formats", "webhook", "track_id", "engine", "multi_image_mode", "view_angles"}
+    others = {
+        "key",
+        "image",
+        "output_format",
+        "output_formats",
+        "webhook",
+        "track_id",
+        "engine",
+        "multi_image_mode",
+        "view_angles",
+    }
     assert {*NUMBERS, *BOOLEANS} | others == ImageTo3DRequest.model_fields.keys()
 
 

@@ -149,7 +149,9 @@ def test_the_mesh_is_measured_for_the_answer(tmp_path: Path) -> None:
     assert np.allclose(told["bounds"], written.bounds(), atol=1e-5)
     assert told["texture_size"] == 512
     assert told["texture_bytes"] == (tmp_path / "toy_texture.png").stat().st_size
-    assert told["file_bytes"] == sum((tmp_path / f"toy{end}").stat().st_size for end in (".obj", ".mtl", "_texture.png"))
+    assert told["file_bytes"] == sum(
+        (tmp_path / f"toy{end}").stat().st_size for end in (".obj", ".mtl", "_texture.png")
+    )
 
 
 def test_a_turntable_plays_in_browsers(exported: Callable) -> None:
