@@ -76,6 +76,7 @@ def test_defaults_are_the_documented_ones() -> None:
     assert parsed().effective_parameters() == {
         "render": False,
         "output_format": "glb",
+        "output_formats": ["glb"],
         "resolution": 256,
         "multi_image": False,
         "ss_guidance_strength": 7.5,
