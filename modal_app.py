@@ -56,7 +56,7 @@ def image(*extras: str) -> modal.Image:
 
 TRACED = ("tracing",) if SETTINGS.is_traced else ()
 web_image = image("postgres", *TRACED)
-work_image = image("postgres", "matting", *TRACED)
+work_image = image("postgres", "matting", "usd", *TRACED)
 gpu_image = image(*{find_spec(name).extra for name in (SCALING.engine, *SCALING.further_engines)})
 weights_image = image("trellis")
 

@@ -101,12 +101,11 @@ class GenerationResult:
         """
         import io
 
-        import trimesh
+        from pipeline.formats.reading import read_scene
 
         name = self.model_name
-        return trimesh.load_mesh(
-            io.BytesIO(self.files[name]), file_type=Path(name).suffix[1:], resolver=dict(self.files)
-        )
+        source = io.BytesIO(self.files[name])
+        return read_scene(source, file_type=Path(name).suffix[1:], companions=self.files).to_mesh()
 
     def save(self, folder: str | PathLike[str]) -> list[Path]:
         """Write all files into a folder, under their own names, so that an OBJ finds its material.
@@ -167,7 +166,7 @@ def generate(
         image: one image, or a list of up to 8 views of one subject. Each is a path, an http(s) URL, a data URI, the
             bytes of an image file, an array (H, W, 3 or 4) uint8 in sRGB, or a PIL image. An alpha channel that is
             not opaque everywhere is the mask of the subject; otherwise the background is removed.
-        output_format: glb, obj, stl or ply.
+        output_format: glb, obj, stl, ply, usdz (needs the extra `usd`) or 3mf.
         output_formats: several of them for the same asset, `["glb", "stl"]` or `"glb,stl"`; overrides `output_format`.
             The first is the one that `mesh` and `model_name` mean.
         seed: 0 to 2^32-1. The same seed gives the same bytes; 0 draws one, see `meta["seed"]`.

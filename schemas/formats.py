@@ -6,10 +6,13 @@ A format is added here, and its encoder in `pipeline.formats.encode`. Knows noth
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Literal
 
-OutputFormat = Literal["glb", "obj", "stl", "ply"]
+OutputFormat = Literal["glb", "obj", "stl", "ply", "usdz", "3mf"]
 """The file formats of an asset, in the order of the documentation."""
+
+ZIP_MAGIC = b"PK\x03\x04"
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,8 @@ class FormatSpec:
         magic: the bytes that every file begins with; b"" where there are none.
         up_axis: the axis that points up in its files where the request names none.
         units_per_metre: what a metre is in its files.
+        package: the Python package that its encoder needs beside those of every export; "" without one.
+        extra: the optional dependency group that has this package.
     """
 
     name: OutputFormat
@@ -35,6 +40,13 @@ class FormatSpec:
     magic: bytes = b""
     up_axis: Literal["y", "z"] = "y"
     units_per_metre: float = 1.0
+    package: str = ""
+    extra: str = "local"
+
+    @property
+    def is_writable(self) -> bool:
+        """Whether the package of its encoder is installed here; looks it up without importing it."""
+        return not self.package or find_spec(self.package) is not None
 
 
 FORMATS: dict[str, FormatSpec] = {
@@ -44,6 +56,10 @@ FORMATS: dict[str, FormatSpec] = {
         FormatSpec("obj", "model/obj", "companion", material_file=".mtl", texture_file="_texture.png"),
         FormatSpec("stl", "model/stl", "none"),
         FormatSpec("ply", "application/octet-stream", "vertices", magic=b"ply"),  # PLY has no registered type
+        FormatSpec("usdz", "model/vnd.usdz+zip", "embedded", package="pxr", extra="usd", magic=ZIP_MAGIC),
+        FormatSpec(
+            "3mf", "model/3mf", "vertices", up_axis="z", units_per_metre=1000.0, package="lib3mf", magic=ZIP_MAGIC
+        ),
     )
 }
 """All formats by name."""

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pipeline.formats.glb import glb_bytes
 from pipeline.formats.obj import mtl_bytes, obj_bytes
 from pipeline.formats.ply import ply_bytes
@@ -83,9 +86,40 @@ def _ply(asset: Asset, textures: TextureFiles, stem: str) -> dict[str, bytes]:
     return {f"{stem}.ply": content}
 
 
+def _usdz(asset: Asset, textures: TextureFiles, stem: str) -> dict[str, bytes]:
+    from pipeline.formats.usdz import usdz_bytes  # its package is large, and an extra
+
+    split = asset.unwrapped
+    content = usdz_bytes(
+        name=stem,
+        vertices=asset.mesh.vertices,
+        faces=asset.mesh.faces,
+        normals=asset.normals,
+        uvs=split.uvs if asset.is_textured else None,
+        uv_faces=split.faces if asset.is_textured else None,
+        texture_png=textures.colour_png,
+    )
+    return {f"{stem}.usdz": content}
+
+
+def _3mf(asset: Asset, textures: TextureFiles, stem: str) -> dict[str, bytes]:
+    from pipeline.formats.threemf import threemf_bytes
+
+    vertices = upright(asset.mesh.vertices) * FORMATS["3mf"].units_per_metre
+    content = threemf_bytes(name=stem, vertices=vertices, faces=asset.mesh.faces, colours=asset.vertex_colours)
+    return {f"{stem}.3mf": content}
+
+
+def upright(vectors: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Vectors of a y-up frame in a z-up one, where the front looks along -Y: (V, 3)."""
+    return np.stack([vectors[:, 0], -vectors[:, 2], vectors[:, 1]], axis=1)
+
+
 ENCODERS: Mapping[str, Callable[[Asset, TextureFiles, str], dict[str, bytes]]] = {
     "glb": _glb,
     "obj": _obj,
     "stl": _stl,
     "ply": _ply,
+    "usdz": _usdz,
+    "3mf": _3mf,
 }

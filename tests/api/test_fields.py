@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 
 from pipeline.jobs.model import JobFilter
+from schemas.formats import OUTPUT_FORMATS
 from schemas.request import MAX_VIEWS, ImageTo3DRequest
 from tests.api.conftest import IMAGE, SUBMIT, Deployment
 
@@ -59,7 +61,7 @@ def test_a_boolean_is_accepted_in_every_form_of_yes_and_no(deployment: Deploymen
     assert refusal(deployment, **{field: "maybe"}) == f"{field} must be yes, no, true or false, got 'maybe'"
 
 
-@pytest.mark.parametrize("form", ["glb", "obj", "stl", "ply", "GLB"])
+@pytest.mark.parametrize("form", [*OUTPUT_FORMATS, "GLB"])
 def test_every_format_is_accepted(deployment: Deployment, form: str) -> None:
     assert deployment.submit(output_format=form)["meta"]["output_format"] == form.lower()
 
@@ -76,6 +78,12 @@ def test_several_formats_are_accepted_in_every_form_of_a_list_and_predict_their_
     assert refusal(deployment, output_formats="glb,GLB") == "output_formats must be distinct values, got glb twice"
     assert refusal(deployment, output_formats=["glb"] * 99).endswith("values, got 99")
     assert refusal(deployment, output_formats="[").startswith("output_formats must be a list of at most")
+
+
+def test_a_format_that_the_deployment_cannot_write_is_refused(deploy: Callable[..., Deployment]) -> None:
+    deployment = deploy(output_formats="glb,obj")
+    sentence = "this deployment cannot write usdz; it offers glb, obj"
+    assert refusal(deployment, output_format="usdz") == refusal(deployment, output_formats="glb,usdz") == sentence
 
 
 @pytest.mark.parametrize("field", sorted(ImageTo3DRequest.model_fields.keys() - {"key", "image"}))

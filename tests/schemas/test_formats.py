@@ -19,4 +19,4 @@ def test_names_and_media_types_come_from_the_registry() -> None:
 
 
 def test_extensions_read_as_a_sentence() -> None:
-    assert extensions_in_words() == ".glb, .obj, .stl or .ply"
+    assert extensions_in_words() == ".glb, .obj, .stl, .ply, .usdz or .3mf"

@@ -168,7 +168,7 @@ def test_a_turntable_plays_in_browsers(exported: Callable) -> None:
 
 
 def test_the_same_request_gives_the_same_bytes(exported: Callable) -> None:
-    for format in ("glb", "obj", "ply"):
+    for format in ("glb", "obj", "ply", "usdz", "3mf"):
         first = exported("first", output_format=format, render=format == "glb")
         second = exported("second", output_format=format, render=format == "glb")
         assert {n: f.path.read_bytes() for n, f in first.items()} == {n: f.path.read_bytes() for n, f in second.items()}
