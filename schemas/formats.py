@@ -25,6 +25,7 @@ class FormatSpec:
         texture: where the colours are: embedded in the file, in files beside it, at the vertices, or nowhere.
         material_file: the end of the name of a material's file beside the model; "" without one.
         texture_file: the end of the name of the texture's file beside the model; "" without one.
+        needs_body: whether its readers, such as slicers, need a surface that encloses a body.
         magic: the bytes that every file begins with; b"" where there are none.
         up_axis: the axis that points up in its files where the request names none.
         units_per_metre: what a metre is in its files.
@@ -37,6 +38,7 @@ class FormatSpec:
     texture: Literal["embedded", "companion", "vertices", "none"]
     material_file: str = ""
     texture_file: str = ""
+    needs_body: bool = False
     magic: bytes = b""
     up_axis: Literal["y", "z"] = "y"
     units_per_metre: float = 1.0
@@ -54,11 +56,18 @@ FORMATS: dict[str, FormatSpec] = {
     for spec in (
         FormatSpec("glb", "model/gltf-binary", "embedded", magic=b"glTF"),
         FormatSpec("obj", "model/obj", "companion", material_file=".mtl", texture_file="_texture.png"),
-        FormatSpec("stl", "model/stl", "none"),
+        FormatSpec("stl", "model/stl", "none", needs_body=True),
         FormatSpec("ply", "application/octet-stream", "vertices", magic=b"ply"),  # PLY has no registered type
         FormatSpec("usdz", "model/vnd.usdz+zip", "embedded", package="pxr", extra="usd", magic=ZIP_MAGIC),
         FormatSpec(
-            "3mf", "model/3mf", "vertices", up_axis="z", units_per_metre=1000.0, package="lib3mf", magic=ZIP_MAGIC
+            "3mf",
+            "model/3mf",
+            "vertices",
+            needs_body=True,
+            up_axis="z",
+            units_per_metre=1000.0,
+            package="lib3mf",
+            magic=ZIP_MAGIC,
         ),
     )
 }

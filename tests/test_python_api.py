@@ -140,7 +140,9 @@ def test_the_mesh_of_every_format_has_the_reported_faces(output_format: Any) -> 
     assert result.mesh is result.mesh
     assert report.is_watertight and report.is_winding_consistent
     assert report.components == 1 and report.volume > 0
-    assert report.texture_size == ((512, 512) if output_format in ("glb", "usdz") else None)  # an OBJ's is in another file
+    assert report.texture_size == (
+        (512, 512) if output_format in ("glb", "usdz") else None
+    )  # an OBJ's is in another file
     assert report.has_vertex_colours == (output_format in ("ply", "3mf"))
     assert np.abs(np.array([report.lowest, report.highest])).max() <= 0.51
 

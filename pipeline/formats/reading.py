@@ -3,6 +3,8 @@
 (trimesh reads 3MF only where lxml and networkx are installed, and leaves its colours out.)
 """
 
+# The names of pxr are bound at run time.
+# pyright: reportAttributeAccessIssue=false
 from __future__ import annotations
 
 import io

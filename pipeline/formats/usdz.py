@@ -6,6 +6,8 @@ nothing outside of the package.
 Source: https://openusd.org/release/spec_usdz.html, https://openusd.org/release/spec_usdpreviewsurface.html.
 """
 
+# The names of pxr are bound at run time.
+# pyright: reportAttributeAccessIssue=false
 from __future__ import annotations
 
 import io

@@ -6,7 +6,7 @@ Clean, simplify, unwrap, bake, encode. Knows nothing of engines beyond what they
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +16,18 @@ from numpy.typing import NDArray
 
 from pipeline.engines.base import Generation, OnStep
 from pipeline.errors import ExportFailed
-from pipeline.formats.encode import TextureFiles, encode
+from pipeline.formats.encode import AssetEncoder
 from pipeline.formats.glb import unit_normals
 from pipeline.formats.mp4 import encode_mp4
 from pipeline.formats.png import png_bytes
 from pipeline.imaging.background_removal import Cutout
-from pipeline.mesh.asset import Asset
+from pipeline.mesh.asset import THICKNESS_SHARE, Asset
 from pipeline.mesh.bake import bake, colour_vertices
 from pipeline.mesh.clean import clean
+from pipeline.mesh.clean_open import clean_open, faces_of_bodies
 from pipeline.mesh.measure import measure
 from pipeline.mesh.simplify import simplify
+from pipeline.mesh.thicken import simplify_for_thickening
 from pipeline.mesh.tri_mesh import TriMesh
 from pipeline.mesh.unwrap import UnwrappedMesh, unwrap
 from pipeline.render.mesh_view import RenderMesh, thumbnail, turntable
@@ -72,14 +74,14 @@ def export(
         cutouts: one for each image; delivered where the background was removed.
 
     Raises:
-        ExportFailed: the generation holds no closed surface.
+        ExportFailed: the generation's surface encloses nothing, or has no area where it may be open.
         Cancelled: raised by `on_step`.
     """
     asset = make_asset(generation, request=request, on_step=lambda share: on_step(0.6 * share))
     render_mesh = render_mesh_of(asset)
-    textures = TextureFiles(asset)
-    contents = encode(asset, request.formats, textures=textures, stem=file_prefix)
-    mesh = _mesh_meta(asset, request.formats[0], textures, contents, file_prefix)
+    encoder = AssetEncoder(asset)
+    contents = encoder.files(request.formats, stem=file_prefix)
+    mesh_measures = _measures(encoder, request.formats[0], contents, file_prefix)
     on_step(0.7)
     if request.render:
         contents[f"{file_prefix}.mp4"] = generation.turntable_mp4 or _turntable_of(
@@ -99,15 +101,28 @@ def export(
     ):
         path = folder / name
         path.write_bytes(contents[name])
-        faces = len(asset.mesh.faces) if kind == "model" else None
+        faces = len(encoder.asset_in(path.suffix[1:]).mesh.faces) if kind == "model" else None
         files.append(OutputFile(path, kind, content_type_of(name), faces))
-    return Exported((*files, *_cutout_files(cutouts, file_prefix, folder)), meta={"mesh": mesh})
+    warnings = _thickened_warning([name for name in request.formats if encoder.asset_in(name) is not asset])
+    return Exported((*files, *_cutout_files(cutouts, file_prefix, folder)), warnings, {"mesh": mesh_measures})
 
 
-def _mesh_meta(
-    asset: Asset, output_format: str, textures: TextureFiles, contents: Mapping[str, bytes], file_prefix: str
+def _thickened_warning(output_formats: Sequence[str]) -> tuple[str, ...]:
+    """A sentence about the formats in which an open surface became a body, if there are any."""
+    if not output_formats:
+        return ()
+    names = " and the ".join(name.upper() for name in output_formats)
+    return (
+        f"The surface encloses nothing; in the {names} it is {THICKNESS_SHARE:.1%} of its longest side "
+        "thick, so that it can be printed.",
+    )
+
+
+def _measures(
+    encoder: AssetEncoder, output_format: str, contents: Mapping[str, bytes], file_prefix: str
 ) -> dict[str, Any]:
-    """Measures of an asset as answers report them, in metres, and the bytes of its model in the first format."""
+    """Measures of an asset as a format has it, for answers: in metres, with the bytes of its files."""
+    asset = encoder.asset_in(output_format)
     report = measure(asset.mesh)
     has_image = asset.is_textured and FORMATS[output_format].texture in ("embedded", "companion")
     names = output_names([output_format], file_prefix=file_prefix, is_textured=asset.is_textured)
@@ -119,7 +134,7 @@ def _mesh_meta(
         "volume": _rounded(report.volume),
         "bounds": [[_rounded(value) for value in corner] for corner in (report.lowest, report.highest)],
         "texture_size": asset.texture.shape[0] if has_image else None,
-        "texture_bytes": len(textures.colour_png or b"") if has_image else 0,
+        "texture_bytes": len(encoder.colour_png or b"") if has_image else 0,
         "file_bytes": sum(len(contents[name]) for name, kind in names if kind in ("model", "companion")),
     }
 
@@ -157,18 +172,24 @@ def make_asset(generation: Generation, *, request: ImageTo3DRequest, on_step: On
     """Clean, simplify, unwrap and bake.
 
     Raises:
-        ExportFailed: the generation holds no closed surface.
+        ExportFailed: the generation's surface encloses nothing, or has no area where it may be open.
     """
-    cleaned = clean(generation.mesh)
+    cleaned = clean(generation.mesh) if generation.is_closed else clean_open(generation.mesh)
     if len(cleaned.faces) == 0:
-        raise ExportFailed("export failed: the engine's surface encloses nothing")
+        reason = "encloses nothing" if generation.is_closed else "has no area"
+        raise ExportFailed(f"export failed: the engine's surface {reason}")
+    is_open = not generation.is_closed and not faces_of_bodies(cleaned).all()
     on_step(0.2)
     share_kept = round((1 - request.mesh_simplify) * len(generation.mesh.faces))
-    mesh = simplify(cleaned, target_faces=share_kept if request.target_faces is None else request.target_faces)
+    target_faces = share_kept if request.target_faces is None else request.target_faces
+    if is_open and request.target_faces is not None and FORMATS[request.formats[0]].needs_body:
+        mesh = simplify_for_thickening(cleaned, target_faces=target_faces)
+    else:
+        mesh = simplify(cleaned, target_faces=target_faces)
     normals = unit_normals(mesh.vertex_normals())
     on_step(0.5)
     if request.no_texture:
-        return _plain(mesh, normals)
+        return replace(_plain(mesh, normals), is_open=is_open)
     unwrapped = unwrap(mesh, texture_size=request.texture_size)
     on_step(0.7)
     texture = bake(
@@ -183,7 +204,7 @@ def make_asset(generation: Generation, *, request: ImageTo3DRequest, on_step: On
     if any(FORMATS[name].texture == "vertices" for name in request.formats):
         source = generation.colour_source.colours_at
         colours = colour_vertices(mesh, normals, source, chunk_size=request.points_at_once)
-    return Asset(mesh, normals, unwrapped, texture, is_textured=True, vertex_colours=colours)
+    return Asset(mesh, normals, unwrapped, texture, is_textured=True, vertex_colours=colours, is_open=is_open)
 
 
 def _plain(mesh: TriMesh, normals: NDArray[np.float32]) -> Asset:
@@ -198,7 +219,9 @@ def _plain(mesh: TriMesh, normals: NDArray[np.float32]) -> Asset:
 def render_mesh_of(asset: Asset) -> RenderMesh:
     """An asset as the renderer takes it."""
     split = asset.unwrapped
-    return RenderMesh(split.vertices, split.faces, asset.unwrapped_normals, split.uvs, asset.texture)
+    return RenderMesh(
+        split.vertices, split.faces, asset.unwrapped_normals, split.uvs, asset.texture, is_double_sided=asset.is_open
+    )
 
 
 def _turntable_of(mesh: RenderMesh, on_share: Callable[[float], None]) -> bytes:

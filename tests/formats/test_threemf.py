@@ -15,8 +15,6 @@ from pipeline.formats.threemf import threemf_bytes
 from tests.formats.meshes import COLOURS, FACES, VERTICES, no_faces
 
 
-
-
 def encoded(*, name: str = "toy", is_coloured: bool = True) -> bytes:
     return threemf_bytes(name=name, vertices=VERTICES * 100, faces=FACES, colours=COLOURS if is_coloured else None)
 
