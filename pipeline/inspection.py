@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.errors import InvalidRequest, MissingExtra
+from schemas.formats import FORMATS
 
 if TYPE_CHECKING:
     import trimesh
@@ -106,10 +107,9 @@ def _readable(path: Path) -> Path:
 
 def file_type_of(content: bytes) -> str:
     """The format of a 3D file by how it begins; obj, which begins with anything, where it is none of the others."""
-    if content[:4] == b"glTF":
-        return "glb"
-    if content[:3] == b"ply":
-        return "ply"
+    for name, spec in FORMATS.items():
+        if spec.magic and content.startswith(spec.magic):
+            return name
     faces = int.from_bytes(content[80:STL_HEADER_BYTES], "little")
     is_binary_stl = len(content) == STL_HEADER_BYTES + STL_FACE_BYTES * faces
     return "stl" if is_binary_stl or content[:5] == b"solid" else "obj"

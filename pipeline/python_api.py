@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 from pipeline.engines.registry import find_spec, require_weights
 from pipeline.errors import Cancelled, ImageTo3DError, InvalidRequest, MissingExtra, UnwritableOutput
-from schemas.contract import OutputFormat
+from schemas.formats import OutputFormat
 from schemas.request import ImageTo3DRequest, parse_request
 
 if TYPE_CHECKING:

@@ -31,7 +31,7 @@ from pipeline.jobs.model import FinalState, JobResult, JobState
 from pipeline.jobs.transitions import EXPORT_STAGE
 from pipeline.private_files import make_private_file, make_private_folder
 from pipeline.stages.deliver import Delivery
-from pipeline.stages.export import export
+from pipeline.stages.export import Exported, export
 from pipeline.stages.generate import draw_seed, options_of
 from pipeline.stages.intake import LoadedViews
 from pipeline.storage.base import OutputFile
@@ -189,7 +189,7 @@ class _Run:
     Attributes:
         current_stage: the stage that runs, or ran last.
         seed: the effective seed, once `prepare` has run.
-        warnings: those of intake and of the generation.
+        warnings: those of intake, of the generation and of the export.
     """
 
     def __init__(
@@ -253,7 +253,7 @@ class _Run:
         self.on_step(1.0)
         return result
 
-    def export(self, generation: Generation) -> list[OutputFile]:
+    def export(self, generation: Generation) -> Exported:
         """The stage `export`, into the work folder."""
         return export(
             generation,
@@ -264,8 +264,13 @@ class _Run:
             cutouts=self._cutouts,
         )
 
-    def in_work_dir(self, files: Sequence[OutputFile]) -> list[OutputFile]:
-        """The exported files where they are: another machine's checkpoint names them in its own work folder."""
+    def in_work_dir(self, exported: Exported | Sequence[OutputFile]) -> list[OutputFile]:
+        """The exported files where they are: another machine's checkpoint names them in its own work folder.
+
+        Args:
+            exported: only the files, where version 0.1.0 wrote the checkpoint.
+        """
+        files = exported.files if isinstance(exported, Exported) else exported
         return [replace(file, path=self._work_dir / "files" / file.path.name) for file in files]
 
     def on_step(self, share: float) -> None:
@@ -306,7 +311,7 @@ class _Run:
         )
 
     def _note_cost(self, result: object) -> None:
-        """Record what is known of views and of a generation beside them: the next `on_step` may cancel the job."""
+        """Record what a stage says beside its result: the next `on_step` may cancel the job."""
         if isinstance(result, LoadedViews):
             self._cutouts = result.cutouts
             self._intake_warnings = self.warnings = result.warnings
@@ -321,6 +326,9 @@ class _Run:
                 self._decided["view_angles"] = list(result.view_angles)
             if result.view_angles_confidence is not None:
                 self._decided["view_angles_confidence"] = round(result.view_angles_confidence, 2)
+        if isinstance(result, Exported):
+            self.warnings = (*self.warnings, *result.warnings)
+            self._decided |= result.meta
 
     def _read_checkpoint(self, name: str) -> Any:
         """The checkpoint of an earlier attempt, None where there is none that this version can read.

@@ -463,10 +463,6 @@ class ViewAngles(_Reader):
         return {"anyOf": [angles | {"maxItems": self.most}, degrees, {"type": "string"}, {"type": "null"}]}
 
 
-OutputFormat = Literal["glb", "obj", "stl", "ply"]
-"""The file formats of an asset, in the order of the documentation."""
-
-
 def _number(value: object) -> int | float | None:
     """The number that a value represents, None where it represents none; NaN counts as none."""
     if isinstance(value, bool):

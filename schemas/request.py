@@ -22,7 +22,6 @@ from schemas.contract import (
     LenientBool,
     Name,
     OneOfOrNothing,
-    OutputFormat,
     Secret,
     ViewAngle,
     ViewAngles,
@@ -32,6 +31,7 @@ from schemas.contract import (
     truncate_for_message,
 )
 from schemas.errors import InvalidRequest
+from schemas.formats import OutputFormat
 
 MAX_VIEWS = 8
 LEAST_CHUNK_SIZE = 1024

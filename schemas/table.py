@@ -6,9 +6,8 @@ Derived from the model, so that no second list of fields exists.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
-from schemas.contract import OutputFormat
 from schemas.request import ImageTo3DRequest
 
 SERVICE_FIELDS = frozenset({"key", "temp", "webhook", "track_id", "retention_s"})
@@ -16,7 +15,6 @@ SERVICE_FIELDS = frozenset({"key", "temp", "webhook", "track_id", "retention_s"}
 NOT_OPTIONS = SERVICE_FIELDS | {"image", "output_format"}
 """Fields that are no options of a command: those of the service, the image, which every command takes in its own way,
 and the format, which is the extension of the output file."""
-OUTPUT_FORMATS: tuple[str, ...] = get_args(OutputFormat)
 
 
 @dataclass(frozen=True)

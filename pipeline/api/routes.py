@@ -29,7 +29,8 @@ from pipeline.jobs.api_keys import is_test_key
 from pipeline.jobs.model import ApiKey, ExportSource, Job, JobFilter, JobMeta, JobState, NewJob, Submitted
 from pipeline.net.egress import check_url
 from pipeline.telemetry import current_traceparent, note_on_span
-from schemas.contract import OutputFormat, given_fields, is_http_url
+from schemas.contract import given_fields, is_http_url
+from schemas.formats import OutputFormat
 from schemas.request import MIN_RETENTION_S, ImageTo3DRequest, ParsedRequest, parse_request
 from schemas.responses import ErrorBody, FailedBody, ListBody, ProcessingBody, ServerActionBody, SuccessBody
 

@@ -123,13 +123,12 @@ def _generate(
     """
     from pipeline.errors import InvalidRequest, UnwritableOutput
     from pipeline.python_api import check_output_folder, read_settings, run_request
+    from schemas.formats import OUTPUT_FORMATS, extensions_in_words
     from schemas.request import parse_request
-    from schemas.table import OUTPUT_FORMATS
 
     extension = output.suffix.lower().removeprefix(".")
     if extension not in OUTPUT_FORMATS or not output.stem:
-        accepted = ", ".join(f".{name}" for name in OUTPUT_FORMATS)
-        raise InvalidRequest(f"the output must end in {accepted}, got {output.name!r}")
+        raise InvalidRequest(f"the output must end in {extensions_in_words()}, got {output.name!r}")
     request = parse_request(body | {"output_format": extension}).request
     if output.is_dir():
         raise UnwritableOutput(f"{output} is a folder")

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from schemas.formats import extensions_in_words
+
 if TYPE_CHECKING:
     from pipeline.inspection import InspectionReport
 
@@ -20,7 +22,7 @@ def register(app: typer.Typer) -> None:
 
 
 def inspect(
-    file: Annotated[Path, typer.Argument(help="A .glb, .obj, .stl or .ply file.")],
+    file: Annotated[Path, typer.Argument(help=f"A {extensions_in_words()} file.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")] = False,
 ) -> None:
     """Measure a 3D file: faces, vertices, whether it is watertight, bounds, texture, components."""

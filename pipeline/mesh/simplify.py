@@ -2,11 +2,14 @@
 
 Each vertex carries the sum of its faces' quadrics; an edge collapses to the point that minimises the sum of its two
 quadrics. A collapse is rejected if it violates the link condition, flips a face or creates a sliver. A closed manifold
-therefore stays a closed manifold.
+therefore stays a closed manifold, and a manifold with boundaries keeps their number.
 
-Departures from the paper: the face count is a hard target, reached by relaxing the rejections in steps; vertices on
-boundaries are locked instead of constrained by extra quadrics; each quadric has a weak term that pulls the vertex to
-its old position, which makes the minimum unique on planes and along straight edges.
+Boundaries hold by quadrics of planes through their edges, perpendicular to the faces, as in the paper; and an interior
+vertex that collapses into a boundary takes the place of the boundary's vertex.
+
+Departures from the paper: the face count is a hard target, reached by relaxing the rejections in steps; each quadric
+has a weak term that pulls the vertex to its old position, which makes the minimum unique on planes and along straight
+edges.
 
 Source: Garland and Heckbert, "Surface simplification using quadric error metrics", SIGGRAPH 97; Dey, Edelsbrunner,
 Guha, Nekhayev, "Topology preserving edge contraction", 1999 (the link condition).
@@ -19,6 +22,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from pipeline.mesh.clean import separate_coincident_vertices
+from pipeline.mesh.topology import NO_OPPOSITE, half_edge_ends, pair_half_edges
 from pipeline.mesh.tri_mesh import TriMesh
 
 LEAST_FACES = 4  # a tetrahedron, the smallest closed manifold
@@ -33,6 +37,9 @@ MAX_RING = 4096
 STAY_WEIGHT = 1e-6
 MIN_CONDITION = 1e-12  # of the determinant, relative to the cube of the trace: below it, the solution is noise
 MIN_CROSS2 = 1e-28  # square of twice a face's area, in squared diagonals of the bounding box: below it, degenerate
+# Weight of a boundary edge's plane, relative to the square of the edge: an area of that many times the edge's square.
+# Large enough that the boundary hardly moves, small enough that the faces around it still count in float64.
+BORDER_WEIGHT = 100.0
 SQRT_3 = 1.7320508  # further digits would change which collapses are rejected, and so the output's bytes
 
 
@@ -40,8 +47,8 @@ def simplify(mesh: TriMesh, *, target_faces: int) -> TriMesh:
     """Collapse edges until at most `target_faces` faces are left.
 
     Args:
-        mesh: a manifold, (V, 3) vertices and (F, 3) faces; its boundaries, if any, are kept unchanged.
-        target_faces: number of faces to keep; a closed component keeps at least 4.
+        mesh: a manifold, (V, 3) vertices and (F, 3) faces; it may have boundaries.
+        target_faces: number of faces to keep; a closed component keeps at least 4, one with a boundary at least 1.
 
     Returns:
         A mesh with `target_faces` faces, or one fewer; more if the topology does not allow that. The input itself if
@@ -55,15 +62,20 @@ def simplify(mesh: TriMesh, *, target_faces: int) -> TriMesh:
     points = (mesh.vertices.astype(np.float64) - low) / scale
     faces = mesh.faces.astype(np.int32).copy()
     quadrics = _quadrics(points, faces)
+    edges, face_counts = _edges(faces)
+    border = np.zeros(len(points), np.bool_)
+    border[edges[face_counts == 1].ravel()] = True
+    if border.any():
+        quadrics += _border_quadrics(points, faces)
+    locked = np.zeros(len(points), np.bool_)
+    locked[edges[face_counts > 2].ravel()] = True
     alive = np.ones(len(faces), np.bool_)
     for least_cosine, least_quality in STRICTNESS:
         # Faces and quadrics carry over to the next round; the heap is rebuilt from the edges that are left.
-        edges, is_border = _edges(faces[alive])  # (F, 3) -> (E, 2), (E,)
-        locked = np.zeros(len(points), np.bool_)
-        locked[edges[is_border].ravel()] = True
-        _collapse(points, faces, alive, quadrics, edges, locked, target_faces, least_cosine, least_quality)
+        _collapse(points, faces, alive, quadrics, edges, locked, border, target_faces, least_cosine, least_quality)
         if alive.sum() <= target_faces:
             break
+        edges, _ = _edges(faces[alive])  # (F, 3) -> (E, 2)
     kept = faces[alive]
     used, numbers = np.unique(kept, return_inverse=True)
     vertices = (points[used] * scale + low).astype(np.float32)
@@ -71,12 +83,12 @@ def simplify(mesh: TriMesh, *, target_faces: int) -> TriMesh:
     return separate_coincident_vertices(TriMesh(vertices, numbers.reshape(-1, 3).astype(np.int32)))
 
 
-def _edges(faces: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
-    """Each edge once, (E, 2) from (F, 3) faces, and whether its number of faces is not two, (E,)."""
+def _edges(faces: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """Each edge once, (E, 2) from (F, 3) faces, and its number of faces, (E,)."""
     pairs = np.sort(faces[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2), axis=1)  # (F, 3) -> (3F, 2)
     keys = pairs[:, 0].astype(np.int64) << 32 | pairs[:, 1]  # one int64 sorts faster than two columns
     unique, counts = np.unique(keys, return_counts=True)
-    return np.stack([unique >> 32, unique & 0xFFFFFFFF], axis=1).astype(np.int32), counts != 2
+    return np.stack([unique >> 32, unique & 0xFFFFFFFF], axis=1).astype(np.int32), counts
 
 
 def _quadrics(points: NDArray[np.float64], faces: NDArray[np.int32]) -> NDArray[np.float64]:
@@ -116,6 +128,26 @@ def _quadrics(points: NDArray[np.float64], faces: NDArray[np.int32]) -> NDArray[
         axis=1,
     )
     return quadrics + stay
+
+
+def _border_quadrics(points: NDArray[np.float64], faces: NDArray[np.int32]) -> NDArray[np.float64]:
+    """Sum of the quadrics of the boundary edges at each vertex, (V, 3) and (F, 3) -> (V, 10); see `BORDER_WEIGHT`."""
+    opposite, _ = pair_half_edges(faces, len(points))
+    half_edges = np.flatnonzero(opposite == NO_OPPOSITE)
+    start, end = (each[half_edges] for each in half_edge_ends(faces))
+    corners = points[faces[half_edges // 3]]
+    face_normal = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    along = points[end] - points[start]
+    across = np.cross(along, face_normal)
+    across /= np.maximum(np.linalg.norm(across, axis=1), 1e-300)[:, None]
+    plane = np.concatenate([across, -np.einsum("ei,ei->e", across, points[start])[:, None]], axis=1)  # (E, 4)
+    first, second = np.triu_indices(4)
+    per_edge = plane[:, first] * plane[:, second] * (BORDER_WEIGHT * (along**2).sum(axis=1))[:, None]  # (E, 10)
+    quadrics = np.empty((len(points), 10))
+    ends = np.concatenate([start, end])
+    for k in range(10):
+        quadrics[:, k] = np.bincount(ends, weights=np.tile(per_edge[:, k], 2), minlength=len(points))
+    return quadrics
 
 
 # The kernels below are annotated but have no explicit numba signature: a signature would compile at import, and nothing
@@ -170,6 +202,22 @@ def _best_point(
     if at_r < error:
         return r[0], r[1], r[2], max(at_r, 0.0)
     return x, y, z, max(error, 0.0)  # rounding gives values just below 0
+
+
+@njit(cache=True)
+def _placement(
+    q: NDArray[np.float64],  # (10,)
+    points: NDArray[np.float64],  # (V, 3)
+    border: NDArray[np.bool_],  # (V,)
+    u: int,
+    v: int,
+) -> tuple[float, float, float, float]:
+    """Position for the collapse of the edge u v: a boundary's vertex stays where it is if the other is none."""
+    if border[u] == border[v]:
+        return _best_point(q, points[u], points[v])
+    w = u if border[u] else v
+    x, y, z = points[w, 0], points[w, 1], points[w, 2]
+    return x, y, z, max(_error(q, x, y, z), 0.0)
 
 
 @njit(cache=True)
@@ -252,6 +300,26 @@ def _neighbours(
                 count += 1
         last = corner
         corner = after
+    return count
+
+
+@njit(cache=True)
+def _faces_at_edge(
+    u: int,
+    v: int,
+    faces: NDArray[np.int32],  # (F, 3)
+    alive: NDArray[np.bool_],  # (F,)
+    head: NDArray[np.int32],  # (V,)
+    next_corner: NDArray[np.int32],  # (3F,)
+) -> int:
+    """Number of living faces with both vertices."""
+    count = 0
+    corner = head[u]
+    while corner >= 0:
+        f = corner // 3
+        if alive[f] and (faces[f, 0] == v or faces[f, 1] == v or faces[f, 2] == v):
+            count += 1
+        corner = next_corner[corner]
     return count
 
 
@@ -345,13 +413,14 @@ def _collapse(
     quadrics: NDArray[np.float64],  # (V, 10)
     edges: NDArray[np.int32],  # (E, 2)
     locked: NDArray[np.bool_],  # (V,) vertices that neither move nor vanish
+    border: NDArray[np.bool_],  # (V,) vertices on boundaries
     target: int,
     least_cosine: float,
     least_quality: float,
 ) -> None:
     """Collapse edges, the cheapest first, until at most `target` faces are alive or every collapse is rejected.
 
-    Changes `points`, `faces`, `alive` and `quadrics`.
+    Changes `points`, `faces`, `alive`, `quadrics` and `border`.
     """
     # The faces of a vertex are a linked list of corners 3 f + k: `head[v]` is the first, `next_corner` the rest, -1
     # ends it. A removed vertex has `head` -1.
@@ -393,7 +462,7 @@ def _collapse(
         for k in range(10):
             both[k] = quadrics[u, k] + quadrics[v, k]
         first[used], second[used], entry_version[used] = u, v, 0
-        cost[size], item[size] = _best_point(both, points[u], points[v])[3], used
+        cost[size], item[size] = _placement(both, points, border, u, v)[3], used
         used += 1
         size += 1
     for at in range(size // 2 - 1, -1, -1):
@@ -420,17 +489,24 @@ def _collapse(
             mark += 1
             continue
         mark += 1
-        # `stamp` now marks v's neighbours. Link condition: u and v share exactly the two vertices opposite the edge.
+        # `stamp` now marks v's neighbours. Link condition: u and v share exactly the vertices opposite the edge.
         # More common neighbours mean a collapse that pinches the surface; a tetrahedron must stay one.
         common = 0
         for k in range(around_u):
             if stamp[ring[k]] == mark:
                 common += 1
-        if common != 2 or (around_u == 3 and around_v == 3):
+        # An edge between two vertices of boundaries either lies on a boundary, with one face, or must stay: without it
+        # the surface would hang together at a vertex. A single triangle must stay one.
+        at_edge = 2
+        if border[u] and border[v]:
+            at_edge = _faces_at_edge(u, v, faces, alive, head, next_corner)
+            if at_edge != 1 or (around_u == 2 and around_v == 2):
+                continue
+        if common != at_edge or (around_u == 3 and around_v == 3 and not (border[u] or border[v])):
             continue
         for k in range(10):
             both[k] = quadrics[u, k] + quadrics[v, k]
-        x, y, z, _ = _best_point(both, points[u], points[v])
+        x, y, z, _ = _placement(both, points, border, u, v)
         if _flips_or_degenerates(
             u, v, x, y, z, points, faces, alive, head, next_corner, least_cosine, least_quality
         ) or _flips_or_degenerates(v, u, x, y, z, points, faces, alive, head, next_corner, least_cosine, least_quality):
@@ -454,6 +530,7 @@ def _collapse(
             corner = after
         head[v] = -1
         points[u, 0], points[u, 1], points[u, 2] = x, y, z
+        border[u] = border[u] or border[v]
         for k in range(10):
             quadrics[u, k] = both[k]
         # The entries of all edges at u and v become outdated. The new version exceeds both old ones, and versions only
@@ -478,6 +555,6 @@ def _collapse(
                 slot = used
                 used += 1
             first[slot], second[slot], entry_version[slot] = u, w, version[u] + version[w]
-            cost[size], item[size] = _best_point(both, points[u], points[w])[3], slot
+            cost[size], item[size] = _placement(both, points, border, u, w)[3], slot
             size += 1
             _sift_up(cost, item, size - 1)

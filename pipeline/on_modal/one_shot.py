@@ -20,8 +20,9 @@ from pipeline.on_modal.control_channel import ControlChannel, ProgressReporter
 from pipeline.on_modal.shared_dict import SharedDict
 from pipeline.python_api import run_in_memory, write_files
 from schemas.contract import read_http_url
+from schemas.formats import OUTPUT_FORMATS, extensions_in_words
 from schemas.request import ImageTo3DRequest, parse_request
-from schemas.table import OUTPUT_FORMATS, option_rows
+from schemas.table import option_rows
 
 if TYPE_CHECKING:
     from pipeline.engines.base import ForegroundImage
@@ -58,7 +59,7 @@ def read_body(images: str, out: Path, fields: Mapping[str, Any]) -> dict[str, An
     """
     extension = out.suffix.lower().removeprefix(".")
     if extension not in OUTPUT_FORMATS:
-        raise InvalidRequest(f"--out must end in {', '.join(f'.{name}' for name in OUTPUT_FORMATS)}, got {out.name!r}")
+        raise InvalidRequest(f"--out must end in {extensions_in_words()}, got {out.name!r}")
     if not out.parent.is_dir():
         raise InvalidRequest(f"--out: there is no folder {out.parent}")
     given = {name: value for name, value in fields.items() if value not in ("", False)}

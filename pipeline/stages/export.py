@@ -5,9 +5,10 @@ Clean, simplify, unwrap, bake, encode. Knows nothing of engines beyond what they
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -15,20 +16,22 @@ from numpy.typing import NDArray
 
 from pipeline.engines.base import Generation, OnStep
 from pipeline.errors import ExportFailed
-from pipeline.formats.glb import glb_bytes, unit_normals
+from pipeline.formats.encode import encode
+from pipeline.formats.glb import unit_normals
 from pipeline.formats.mp4 import encode_mp4
-from pipeline.formats.obj import mtl_bytes, obj_bytes
-from pipeline.formats.ply import ply_bytes
 from pipeline.formats.png import png_bytes
-from pipeline.formats.stl import stl_bytes
 from pipeline.imaging.background_removal import Cutout
+from pipeline.mesh.asset import THICKNESS_SHARE, Asset
 from pipeline.mesh.bake import bake, colour_vertices
 from pipeline.mesh.clean import clean
+from pipeline.mesh.clean_open import clean_open, faces_of_bodies
 from pipeline.mesh.simplify import simplify
+from pipeline.mesh.thicken import faces_when_thickened, simplify_for_thickening
 from pipeline.mesh.tri_mesh import TriMesh
 from pipeline.mesh.unwrap import UnwrappedMesh, unwrap
 from pipeline.render.mesh_view import RenderMesh, thumbnail, turntable
 from pipeline.storage.base import OutputFile, content_type_of, output_names
+from schemas.formats import FORMATS
 from schemas.request import ImageTo3DRequest
 
 TURNTABLE_FRAMES, TURNTABLE_FPS = 120, 30
@@ -37,30 +40,19 @@ CUTOUT_SIDE_PX = 512  # longer side of a delivered cut-out: enough to judge it, 
 PLAIN_GREY = 184
 
 
-@dataclass(frozen=True, eq=False)
-class Asset:
-    """A finished surface with its texture, not yet encoded.
+@dataclass(frozen=True)
+class Exported:
+    """What the export stage made.
 
     Attributes:
-        mesh: closed and simplified.
-        normals: (V, 3) unit vectors of its vertices.
-        unwrapped: the mesh split along the seams of its texture.
-        texture: (S, S, 3) uint8 sRGB; one grey texel where the request leaves the texture out.
-        is_textured: whether the files contain the texture.
+        files: the model first, then its companions, the turntable, extra files, the thumbnail, cut-outs.
+        warnings: sentences for the caller.
+        meta: what the export decided or measured, for `meta` of the answer: plain values of JSON.
     """
 
-    mesh: TriMesh
-    normals: NDArray[np.float32]
-    unwrapped: UnwrappedMesh
-    texture: NDArray[np.uint8]
-    is_textured: bool
-
-    @property
-    def render_mesh(self) -> RenderMesh:
-        """The asset as the renderer takes it."""
-        split = self.unwrapped
-        normals = self.normals[split.source_vertices]
-        return RenderMesh(split.vertices, split.faces, normals, split.uvs, self.texture)
+    files: tuple[OutputFile, ...]
+    warnings: tuple[str, ...] = ()
+    meta: Mapping[str, Any] = field(default_factory=dict)
 
 
 def export(
@@ -71,7 +63,7 @@ def export(
     folder: Path,
     on_step: OnStep,
     cutouts: Sequence[Cutout] = (),
-) -> list[OutputFile]:
+) -> Exported:
     """Write every file of a job.
 
     Args:
@@ -80,22 +72,22 @@ def export(
         on_step: receives the share that is done; may raise `Cancelled`.
         cutouts: one for each image; delivered where the background was removed.
 
-    Returns:
-        The model first, then its companions, the turntable, extra files, the thumbnail, cut-outs.
-
     Raises:
-        ExportFailed: the generation holds no closed surface.
+        ExportFailed: the generation's surface encloses nothing, or has no area where it may be open.
         Cancelled: raised by `on_step`.
     """
     asset = make_asset(generation, request=request, on_step=lambda share: on_step(0.6 * share))
-    contents = dict(_model_files(asset, generation, request, file_prefix))
+    render_mesh = render_mesh_of(asset)
+    is_thickened = asset.is_open and FORMATS[request.output_format].needs_body
+    model_faces = faces_when_thickened(asset.mesh) if is_thickened else len(asset.mesh.faces)
+    contents = encode(asset, request.output_format, stem=file_prefix)
     on_step(0.7)
     if request.render:
         contents[f"{file_prefix}.mp4"] = generation.turntable_mp4 or _turntable_of(
-            asset.render_mesh, lambda share: on_step(0.7 + 0.25 * share)
+            render_mesh, lambda share: on_step(0.7 + 0.25 * share)
         )
     contents |= {f"{file_prefix}.{ending}": content for ending, content in generation.extra_files.items()}
-    contents[f"{file_prefix}_thumbnail.png"] = png_bytes(thumbnail(asset.render_mesh, size=IMAGE_SIZE))
+    contents[f"{file_prefix}_thumbnail.png"] = png_bytes(thumbnail(render_mesh, size=IMAGE_SIZE))
     on_step(0.97)
     folder.mkdir(parents=True, exist_ok=True)
     files = []
@@ -108,9 +100,17 @@ def export(
     ):
         path = folder / name
         path.write_bytes(contents[name])
-        faces = len(asset.mesh.faces) if kind == "model" else None
+        faces = model_faces if kind == "model" else None
         files.append(OutputFile(path, kind, content_type_of(name), faces))
-    return files + _cutout_files(cutouts, file_prefix, folder)
+    warnings = (_thickened_warning(request.output_format),) if is_thickened else ()
+    return Exported((*files, *_cutout_files(cutouts, file_prefix, folder)), warnings)
+
+
+def _thickened_warning(output_format: str) -> str:
+    return (
+        f"The surface encloses nothing; in the {output_format.upper()} it is {THICKNESS_SHARE:.1%} of its longest side "
+        "thick, so that it can be printed."
+    )
 
 
 def _cutout_files(cutouts: Sequence[Cutout], file_prefix: str, folder: Path) -> list[OutputFile]:
@@ -141,18 +141,24 @@ def make_asset(generation: Generation, *, request: ImageTo3DRequest, on_step: On
     """Clean, simplify, unwrap and bake.
 
     Raises:
-        ExportFailed: the generation holds no closed surface.
+        ExportFailed: the generation's surface encloses nothing, or has no area where it may be open.
     """
-    cleaned = clean(generation.mesh)
+    cleaned = clean(generation.mesh) if generation.is_closed else clean_open(generation.mesh)
     if len(cleaned.faces) == 0:
-        raise ExportFailed("export failed: the engine's surface encloses nothing")
+        reason = "encloses nothing" if generation.is_closed else "has no area"
+        raise ExportFailed(f"export failed: the engine's surface {reason}")
+    is_open = not generation.is_closed and not faces_of_bodies(cleaned).all()
     on_step(0.2)
     share_kept = round((1 - request.mesh_simplify) * len(generation.mesh.faces))
-    mesh = simplify(cleaned, target_faces=share_kept if request.target_faces is None else request.target_faces)
+    target_faces = share_kept if request.target_faces is None else request.target_faces
+    if is_open and request.target_faces is not None and FORMATS[request.output_format].needs_body:
+        mesh = simplify_for_thickening(cleaned, target_faces=target_faces)
+    else:
+        mesh = simplify(cleaned, target_faces=target_faces)
     normals = unit_normals(mesh.vertex_normals())
     on_step(0.5)
     if request.no_texture:
-        return _plain(mesh, normals)
+        return replace(_plain(mesh, normals), is_open=is_open)
     unwrapped = unwrap(mesh, texture_size=request.texture_size)
     on_step(0.7)
     texture = bake(
@@ -163,7 +169,11 @@ def make_asset(generation: Generation, *, request: ImageTo3DRequest, on_step: On
         chunk_size=request.points_at_once,
         on_share=lambda share: on_step(0.7 + 0.3 * share),
     )
-    return Asset(mesh, normals, unwrapped, texture, is_textured=True)
+    colours = None
+    if FORMATS[request.output_format].texture == "vertices":
+        source = generation.colour_source.colours_at
+        colours = colour_vertices(mesh, normals, source, chunk_size=request.points_at_once)
+    return Asset(mesh, normals, unwrapped, texture, is_textured=True, vertex_colours=colours, is_open=is_open)
 
 
 def _plain(mesh: TriMesh, normals: NDArray[np.float32]) -> Asset:
@@ -175,40 +185,12 @@ def _plain(mesh: TriMesh, normals: NDArray[np.float32]) -> Asset:
     return Asset(mesh, normals, split, np.full((1, 1, 3), PLAIN_GREY, np.uint8), is_textured=False)
 
 
-def _model_files(asset: Asset, generation: Generation, request: ImageTo3DRequest, file_prefix: str) -> dict[str, bytes]:
-    """The content of the model in the requested format and of its companions, by file name."""
-    mesh, split = asset.mesh, asset.unwrapped
-    name = f"{file_prefix}.{request.output_format}"
-    if request.output_format == "stl":
-        return {name: stl_bytes(mesh)}
-    if request.output_format == "ply":
-        colours = None
-        if asset.is_textured:
-            source = generation.colour_source.colours_at
-            colours = colour_vertices(mesh, asset.normals, source, chunk_size=request.points_at_once)
-        return {name: ply_bytes(vertices=mesh.vertices, faces=mesh.faces, normals=asset.normals, colours=colours)}
-    texture_png = png_bytes(asset.texture) if asset.is_textured else None
-    if request.output_format == "glb":
-        normals = asset.normals[split.source_vertices]
-        uvs = split.uvs if asset.is_textured else None
-        return {
-            name: glb_bytes(
-                vertices=split.vertices, faces=split.faces, normals=normals, uvs=uvs, texture_png=texture_png
-            )
-        }
-    texture_name = f"{file_prefix}_texture.png"
-    files = {
-        name: obj_bytes(
-            vertices=mesh.vertices,
-            normals=asset.normals,
-            faces=mesh.faces,
-            uvs=split.uvs if asset.is_textured else None,
-            uv_faces=split.faces if asset.is_textured else None,
-            material_file=f"{file_prefix}.mtl",
-        ),
-        f"{file_prefix}.mtl": mtl_bytes(texture_file=texture_name if asset.is_textured else None),
-    }
-    return files | ({texture_name: texture_png} if texture_png is not None else {})
+def render_mesh_of(asset: Asset) -> RenderMesh:
+    """An asset as the renderer takes it."""
+    split = asset.unwrapped
+    return RenderMesh(
+        split.vertices, split.faces, asset.unwrapped_normals, split.uvs, asset.texture, is_double_sided=asset.is_open
+    )
 
 
 def _turntable_of(mesh: RenderMesh, on_share: Callable[[float], None]) -> bytes:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Literal, Protocol
 
+from schemas.formats import FORMATS
+
 FileKind = Literal["model", "companion", "turntable", "extra", "thumbnail"]
 """What the export says of a file; stored with the job."""
 AnswerList = Literal["output", "extra_assets"]
@@ -47,11 +49,8 @@ def role_of(kind: FileKind, name: str) -> FileRole:
 
 
 CONTENT_TYPES = {
-    ".glb": "model/gltf-binary",
-    ".obj": "model/obj",
+    **{f".{name}": spec.media_type for name, spec in FORMATS.items()},
     ".mtl": "model/mtl",
-    ".stl": "model/stl",
-    ".ply": "application/octet-stream",  # PLY has no registered type
     ".mp4": "video/mp4",
     ".png": "image/png",
     ".jpg": "image/jpeg",
@@ -198,10 +197,11 @@ def output_names(
         extra_endings: extensions of the engine's additional files.
     """
     names: list[tuple[str, FileKind]] = [(f"{file_prefix}.{output_format}", "model")]
-    if output_format == "obj":
-        names.append((f"{file_prefix}.mtl", "companion"))
-        if is_textured:
-            names.append((f"{file_prefix}_texture.png", "companion"))
+    spec = FORMATS[output_format]
+    if spec.material_file:
+        names.append((f"{file_prefix}{spec.material_file}", "companion"))
+    if spec.texture_file and is_textured:
+        names.append((f"{file_prefix}{spec.texture_file}", "companion"))
     if render:
         names.append((f"{file_prefix}.mp4", "turntable"))
     extra: FileKind = "extra"

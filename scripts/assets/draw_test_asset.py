@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from pipeline import generate
-from schemas.table import OUTPUT_FORMATS
+from schemas.formats import OUTPUT_FORMATS
 from scripts.assets.draw_sample import draw
 
 FOLDER = Path(__file__).resolve().parents[2] / "pipeline" / "api" / "sample"

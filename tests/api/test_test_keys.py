@@ -10,7 +10,7 @@ import pytest
 from pipeline.job_handler import webhook_dispatcher
 from pipeline.jobs.api_keys import is_test_key, make_key
 from pipeline.jobs.model import KeyLimits, LedgerFilter
-from schemas.table import OUTPUT_FORMATS
+from schemas.formats import OUTPUT_FORMATS
 from tests.api.conftest import IMAGE, Deployment
 from tests.e2e.faults import Receiver
 

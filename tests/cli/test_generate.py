@@ -184,7 +184,7 @@ def test_bad_input_gives_one_sentence_exit_code_2_and_no_files(
 @pytest.mark.parametrize("output", ["a.fbx", "a", ".glb"])
 def test_an_output_with_an_unknown_extension_is_refused(image: Path, tmp_path: Path, output: str) -> None:
     done = run("generate", image, "-o", tmp_path / "out" / output)
-    assert done.returncode == REFUSED and "the output must end in .glb, .obj, .stl, .ply" in done.stderr
+    assert done.returncode == REFUSED and "the output must end in .glb, .obj, .stl or .ply" in done.stderr
 
 
 def test_an_output_that_cannot_be_written_is_refused_before_any_work(image: Path, tmp_path: Path) -> None:

@@ -53,6 +53,49 @@ def stalks(cells: int = 60) -> TriMesh:
 ALL = {shape.__name__: shape for shape in (sphere, torus, box, organic, stalks)}
 
 
+def hemisphere(cells: int = 48) -> TriMesh:
+    """The lower half of a sphere, open at the top: its border is a circle in a plane."""
+    ball = sphere(cells)
+    return TriMesh(ball.vertices, ball.faces[ball.corners[:, :, 1].mean(axis=1) < 0])
+
+
+def leaf(cells: int = 96) -> TriMesh:
+    """A curved sheet with a pointed outline and three round holes; its borders follow the grid's cells."""
+    axis = np.linspace(-0.5, 0.5, cells + 1)
+    x, z = np.meshgrid(axis, axis, indexing="ij")
+    inside = np.hypot(x, 0.35 + 0.5 * np.abs(z)) < 0.6
+    for a, b, radius in ((0.1, 0.2, 0.08), (-0.15, 0.0, 0.1), (0.05, -0.22, 0.06)):
+        inside &= np.hypot(x - a, z - b) > radius
+    vertices = np.stack([x, 0.15 * np.cos(3 * x) * np.cos(2 * z), z], axis=-1).reshape(-1, 3)
+    number = np.arange(vertices.shape[0]).reshape(x.shape)
+    a, b, c, d = number[:-1, :-1], number[1:, :-1], number[1:, 1:], number[:-1, 1:]
+    whole = inside[:-1, :-1] & inside[1:, :-1] & inside[1:, 1:] & inside[:-1, 1:]
+    faces = np.concatenate([np.stack([a, c, b], axis=-1)[whole], np.stack([a, d, c], axis=-1)[whole]])
+    used, numbered = np.unique(faces, return_inverse=True)
+    return TriMesh(vertices[used].astype(np.float32), numbered.reshape(-1, 3).astype(np.int32))
+
+
+def border_distance(mesh: TriMesh, other: TriMesh) -> float:
+    """Largest distance of a border vertex of either mesh from the borders of the other. Slow and plain."""
+
+    def segments(of: TriMesh) -> NDArray[np.float64]:
+        """(E, 2, 3)."""
+        pairs = np.sort(of.faces[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2), axis=1)
+        edges, counts = np.unique(pairs, axis=0, return_counts=True)
+        return of.vertices[edges[counts == 1]].astype(np.float64)
+
+    def farthest(points: NDArray[np.float64], ends: NDArray[np.float64]) -> float:
+        worst = 0.0
+        start, along = ends[:, 0], ends[:, 1] - ends[:, 0]
+        for point in points:
+            share = np.clip(((point - start) * along).sum(axis=1) / np.maximum((along**2).sum(axis=1), 1e-30), 0, 1)
+            worst = max(worst, float(np.linalg.norm(start + share[:, None] * along - point, axis=1).min()))
+        return worst
+
+    first, second = segments(mesh), segments(other)
+    return max(farthest(first.reshape(-1, 3), second), farthest(second.reshape(-1, 3), first))
+
+
 def cuboid(size: tuple[float, float, float] = (1.0, 0.7, 0.4)) -> TriMesh:
     """Eight vertices and twelve faces, wound outward."""
     corners = np.array([[x, y, z] for x in (0, 1) for y in (0, 1) for z in (0, 1)], np.float32) - 0.5

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from scipy.spatial import cKDTree
@@ -10,7 +12,19 @@ from pipeline.mesh.clean import clean
 from pipeline.mesh.measure import measure
 from pipeline.mesh.simplify import simplify
 from pipeline.mesh.tri_mesh import TriMesh
-from tests.mesh.shapes import ALL, joined, of_field, sphere, stalks, tetrahedron, torus, welded_report
+from tests.mesh.shapes import (
+    ALL,
+    border_distance,
+    hemisphere,
+    joined,
+    leaf,
+    of_field,
+    sphere,
+    stalks,
+    tetrahedron,
+    torus,
+    welded_report,
+)
 
 
 @pytest.mark.parametrize("share", [0.5, 0.1, 0.02])
@@ -57,11 +71,26 @@ def test_a_mesh_that_is_small_enough_is_returned_unchanged() -> None:
     assert simplify(mesh, target_faces=len(mesh.faces)) is mesh
 
 
-def test_boundaries_are_unchanged() -> None:
-    mesh = sphere(24)
-    half = TriMesh(mesh.vertices, mesh.faces[mesh.corners[:, :, 1].mean(axis=1) < 0])
-    half = clean(half, max_hole_edges=3)
-    assert measure(simplify(half, target_faces=300)).boundary_edges == measure(half).boundary_edges
+@pytest.mark.parametrize("share", [0.5, 0.1])
+@pytest.mark.parametrize(("shape", "cells", "borders"), [(hemisphere, 48, 1), (leaf, 96, 4)])
+def test_boundaries_keep_their_place_and_their_number(
+    shape: Callable[[int], TriMesh], cells: int, borders: int, share: float
+) -> None:
+    mesh = shape(cells)
+    target = round(share * len(mesh.faces))
+    small = simplify(mesh, target_faces=target)
+    assert target - 1 <= len(small.faces) <= target
+    report = measure(small)
+    assert report.is_winding_consistent and report.non_manifold_edges == 0 and report.components == 1
+    assert 2 - (report.vertices - (3 * report.faces + report.boundary_edges) // 2 + report.faces) == borders
+    assert border_distance(mesh, small) < 0.5 / cells
+
+
+def test_a_surface_with_boundaries_keeps_them_however_few_faces_are_asked_for() -> None:
+    report = measure(simplify(leaf(), target_faces=1))
+    # A disc with three holes has the Euler characteristic -2.
+    assert report.vertices - (3 * report.faces + report.boundary_edges) // 2 + report.faces == -2
+    assert measure(simplify(hemisphere(), target_faces=1)).faces == 1
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -83,7 +83,7 @@ def test_files_are_sent_with_the_body_and_urls_are_not(image: Path, tmp_path: Pa
 @pytest.mark.parametrize(
     ("out", "fields", "words"),
     [
-        ("a.fbx", {}, "--out must end in .glb, .obj, .stl, .ply, got 'a.fbx'"),
+        ("a.fbx", {}, "--out must end in .glb, .obj, .stl or .ply, got 'a.fbx'"),
         ("none/a.glb", {}, "there is no folder"),
         ("a.glb", {"mesh_simplify": "0.5"}, "mesh_simplify must be between 0.9 and 0.98"),
     ],

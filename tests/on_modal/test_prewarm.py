@@ -37,7 +37,7 @@ folder = Path(sys.argv[1])
 def exported(**fields):
     request = ImageTo3DRequest(image=("none",), texture_size=512, **fields)
     generation = pickle.loads((folder / "generation.pickle").read_bytes())
-    files = export(generation, request=request, file_prefix="toy", folder=folder / "files", on_step=ignore_steps)
+    files = export(generation, request=request, file_prefix="toy", folder=folder / "files", on_step=ignore_steps).files
     return [file.path.read_bytes() for file in files]
 
 def compiled():

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from schemas.formats import OUTPUT_FORMATS
 from schemas.request import ImageTo3DRequest
-from schemas.table import NOT_OPTIONS, OUTPUT_FORMATS, field_rows, option_rows
+from schemas.table import NOT_OPTIONS, field_rows, option_rows
 
 
 def test_every_field_is_an_option_unless_a_rule_excludes_it() -> None:

@@ -1,0 +1,54 @@
+"""The file formats of an asset: the one registry that the contract, the storage, the commands and the export read.
+
+A format is added here, and its encoder in `pipeline.formats.encode`. Knows nothing of meshes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+OutputFormat = Literal["glb", "obj", "stl", "ply"]
+"""The file formats of an asset, in the order of the documentation."""
+
+
+@dataclass(frozen=True)
+class FormatSpec:
+    """What a format is outside its encoder.
+
+    Attributes:
+        name: its word in requests, and the extension of its files.
+        media_type: MIME type.
+        texture: where the colours are: embedded in the file, in files beside it, at the vertices, or nowhere.
+        material_file: the end of the name of a material's file beside the model; "" without one.
+        texture_file: the end of the name of the texture's file beside the model; "" without one.
+        needs_body: whether its readers, such as slicers, need a surface that encloses a body.
+        magic: the bytes that every file begins with; b"" where there are none.
+    """
+
+    name: OutputFormat
+    media_type: str
+    texture: Literal["embedded", "companion", "vertices", "none"]
+    material_file: str = ""
+    texture_file: str = ""
+    needs_body: bool = False
+    magic: bytes = b""
+
+
+FORMATS: dict[str, FormatSpec] = {
+    spec.name: spec
+    for spec in (
+        FormatSpec("glb", "model/gltf-binary", "embedded", magic=b"glTF"),
+        FormatSpec("obj", "model/obj", "companion", material_file=".mtl", texture_file="_texture.png"),
+        FormatSpec("stl", "model/stl", "none", needs_body=True),
+        FormatSpec("ply", "application/octet-stream", "vertices", magic=b"ply"),  # PLY has no registered type
+    )
+}
+"""All formats by name."""
+OUTPUT_FORMATS = tuple(FORMATS)
+
+
+def extensions_in_words(last: str = "or") -> str:
+    """The extensions for a sentence: ".glb, .obj, .stl or .ply"."""
+    *first, final = (f".{name}" for name in FORMATS)
+    return f"{', '.join(first)} {last} {final}"
