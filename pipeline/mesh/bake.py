@@ -107,7 +107,7 @@ def own_texels(unwrapped: UnwrappedMesh, *, texture_size: int) -> tuple[NDArray[
 
 
 # Annotated, without explicit numba signatures; the reason stands in `pipeline.mesh.simplify`.
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _distance2(px: float, py: float, ax: float, ay: float, bx: float, by: float) -> float:
     """Squared distance of the point p from the segment a b."""
     ex, ey = bx - ax, by - ay
@@ -119,7 +119,7 @@ def _distance2(px: float, py: float, ax: float, ay: float, bx: float, by: float)
     return dx * dx + dy * dy
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _rasterise(
     corners: NDArray[np.float64],  # (F, 3, 2) texels
     face: NDArray[np.int32],  # (S, S) written

@@ -343,6 +343,8 @@ def drop_small_components(
     components = int(component.max()) + 1
     used = np.zeros(len(vertices), bool)
     used[faces] = True
+    if components == 1:  # the usual case; each step below takes a tenth of the whole cleaning
+        return vertices, faces
     low = np.full((components, 3), np.inf)  # stays infinite for a component of one unused vertex
     high = np.full((components, 3), -np.inf)
     np.minimum.at(low, component[used], vertices[used])

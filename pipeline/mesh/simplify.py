@@ -81,7 +81,8 @@ def simplify(mesh: TriMesh, *, target_faces: int) -> TriMesh:
     faces = mesh.faces.astype(np.int32)
     parts = len(faces) // PART_FACES if target_faces < len(faces) / LEAST_REDUCTION else 1
     points, faces, of_vertex, of_face = _split(points, faces, max(parts, 1))
-    quadrics = _quadrics(points, faces)
+    quadrics = np.zeros((len(points), 10))
+    _add_quadrics(points, faces, quadrics)
     edges, face_counts = _edges(faces)
     border = np.zeros(len(points), np.bool_)
     border[edges[face_counts == 1].ravel()] = True
@@ -328,18 +329,18 @@ def _sum_at_corners(values: NDArray[np.float64], corners: NDArray[np.integer], v
 # happens at import here. They compile at the first call and are cached on disk.
 
 
-@njit(cache=True, nogil=True)
-def _quadrics(
+@njit(cache=True, nogil=True, error_model="numpy")
+def _add_quadrics(
     points: NDArray[np.float64],  # (V, 3)
     faces: NDArray[np.int32],  # (F, 3)
-) -> NDArray[np.float64]:  # (V, 10)
-    """Sum of the faces' quadrics at each vertex.
+    quadrics: NDArray[np.float64],  # (V, 10) written
+) -> None:
+    """Add the faces' quadrics at each vertex.
 
     The ten numbers are the upper triangle, row by row, of the symmetric 4 x 4 matrix of the quadratic form on
     (x, y, z, 1). Each face adds a third of its area times its squared distance (Garland and Heckbert weight all faces
     equally; area weights make the result independent of the tessellation).
     """
-    quadrics = np.zeros((len(points), 10))
     plane = np.empty(4)
     for f in range(len(faces)):
         a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
@@ -369,10 +370,9 @@ def _quadrics(
             quadrics[v, 7] += stay
             quadrics[v, 8] -= stay * z
             quadrics[v, 9] += stay * (x * x + y * y + z * z)
-    return quadrics
 
 
-@njit(cache=True, inline="always")
+@njit(cache=True, error_model="numpy")
 def _error(
     q: NDArray[np.float64],  # (10,)
     x: float,
@@ -388,7 +388,7 @@ def _error(
     )  # fmt: skip
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _best_point(
     q: NDArray[np.float64],  # (10,)
     p: NDArray[np.float64],  # (3,)
@@ -422,7 +422,7 @@ def _best_point(
     return x, y, z, max(error, 0.0)  # rounding gives values just below 0
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _placement(
     q: NDArray[np.float64],  # (10,)
     points: NDArray[np.float64],  # (V, 3)
@@ -438,7 +438,7 @@ def _placement(
     return x, y, z, max(_error(q, x, y, z), 0.0)
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _sift_down(
     cost: NDArray[np.float64],  # (N,)
     item: NDArray[np.int32],  # (N,)
@@ -461,7 +461,7 @@ def _sift_down(
     cost[at], item[at] = c, e
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _sift_up(
     cost: NDArray[np.float64],  # (N,)
     item: NDArray[np.int32],  # (N,)
@@ -478,7 +478,7 @@ def _sift_up(
     cost[at], item[at] = c, e
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _neighbours(
     v: int,
     faces: NDArray[np.int32],  # (F, 3)
@@ -521,7 +521,7 @@ def _neighbours(
     return count
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _faces_at_edge(
     u: int,
     v: int,
@@ -541,7 +541,7 @@ def _faces_at_edge(
     return count
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _flips_or_degenerates(
     v: int,
     other: int,
@@ -590,7 +590,7 @@ def _flips_or_degenerates(
     return False
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _drop_outdated(
     cost: NDArray[np.float64],  # (N,)
     item: NDArray[np.int32],  # (N,) entry of each place of the heap
@@ -623,7 +623,7 @@ def _drop_outdated(
     return kept, free_count
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _collapse(
     state: _State,
     floor: int,

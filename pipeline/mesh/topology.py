@@ -57,7 +57,7 @@ def pair_half_edges(faces: Faces, vertices: int) -> tuple[HalfEdges, list[NDArra
     return opposite, non_manifold
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def label_fans(
     opposite: HalfEdges,  # (3F,)
     count: int,
@@ -97,7 +97,7 @@ def label_fans(
     return fan, fans
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def boundary_loops(
     opposite: HalfEdges,  # (3F,)
     next_open: HalfEdges,  # (3F,)

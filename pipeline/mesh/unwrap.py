@@ -191,7 +191,7 @@ def _overlapping_faces(flat: NDArray[np.float64], chart: NDArray[np.int64] | Non
 
 
 # Annotated, without an explicit numba signature; the reason stands in `pipeline.mesh.simplify`.
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _mark_overlapping(
     flat: NDArray[np.float64],  # (F, 3, 2) texels
     chart: NDArray[np.int64],  # (F,)

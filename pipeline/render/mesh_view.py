@@ -124,7 +124,7 @@ def _to_z_up(vectors: NDArray[np.floating]) -> NDArray[np.float64]:
 
 # Annotated, without explicit numba signatures; the reason stands in `pipeline.mesh.simplify`. They release the GIL, so
 # that the frames of a turntable render in parallel.
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _find_faces(
     screen: NDArray[np.float64],  # (V, 3) column, row, inverse depth
     faces: NDArray[np.int32],  # (F, 3)
@@ -159,7 +159,7 @@ def _find_faces(
                         face[y, x] = f
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _shade(
     screen: NDArray[np.float64],  # (V, 3) column, row, inverse depth
     faces: NDArray[np.int32],  # (F, 3)

@@ -176,7 +176,7 @@ def _sort_into_grid(source: GaussianColours) -> _Grid:
 
 
 # Annotated, without an explicit numba signature; the reason stands in `pipeline.mesh.simplify`.
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _add_nearest(
     grid: _Grid,
     points: NDArray[np.float32],  # (P, 3)
@@ -186,7 +186,7 @@ def _add_nearest(
     centres, kernels, starts, ends, low, side = grid.centres, grid.kernels, grid.starts, grid.ends, grid.low, grid.side
     nearest = np.empty(NEIGHBOURS, np.int64)
     distance2 = np.empty(NEIGHBOURS)  # ascending
-    cell = np.empty(3, np.int64)
+    cell, at_cell = np.empty(3, np.int64), np.empty(3, np.int64)
     for p in range(len(points)):
         for k in range(3):
             cell[k] = min(max(int(np.floor((points[p, k] - low[k]) / side)), 0), starts.shape[k] - 1)
@@ -202,16 +202,19 @@ def _add_nearest(
                         if c < 0 or c >= starts.shape[2]:
                             continue
                         if found == NEIGHBOURS:  # skip cells that are farther away than the last of the nearest
+                            at_cell[0], at_cell[1], at_cell[2] = i, j, c
                             d2 = 0.0
-                            for k, at in enumerate((i, j, c)):
-                                near = low[k] + at * side
-                                d2 += max(near - points[p, k], points[p, k] - near - side, 0.0) ** 2
+                            for k in range(3):
+                                gap = abs(points[p, k] - low[k] - (at_cell[k] + 0.5) * side) - 0.5 * side
+                                if gap > 0:
+                                    d2 += gap * gap
                             if d2 > distance2[found - 1] * SLACK:
                                 continue
                         for g in range(starts[i, j, c], ends[i, j, c]):
                             d2 = 0.0
                             for k in range(3):
-                                d2 += (points[p, k] - centres[g, k]) ** 2
+                                gap = points[p, k] - centres[g, k]
+                                d2 += gap * gap
                             if found == NEIGHBOURS and d2 >= distance2[found - 1]:
                                 continue
                             if found < NEIGHBOURS:
