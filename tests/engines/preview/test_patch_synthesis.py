@@ -113,3 +113,22 @@ def test_a_step_of_shading_between_two_sources_disappears_and_a_border_stays() -
 
     assert steps((60, 0, 0))[0] < 2
     assert steps((50, 60, 0))[1] > 55
+
+
+def test_averages_of_patches_keep_the_contrast_of_their_sources() -> None:
+    side = 96
+    colours, target = textured(side), np.zeros((side, side), bool)
+    target[30:66, 30:66] = True
+
+    found = fill(colours, target)
+
+    inner = cv2.erode(target.astype(np.uint8), np.ones((9, 9))) > 0
+    energy = (np.diff(found, axis=1) ** 2).sum(axis=2)
+    ratio = energy[inner[:, :-1]].mean() / energy[~target[:, :-1]].mean()
+    assert 0.9 < ratio < 1.15  # 0.82 of plain averages
+
+
+def test_a_plain_region_gets_no_contrast() -> None:
+    colours = np.full((64, 64, 3), 0.4, np.float32)
+
+    np.testing.assert_allclose(fill(colours, hole()), colours, atol=1e-3)
