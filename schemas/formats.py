@@ -22,6 +22,7 @@ class FormatSpec:
         texture: where the colours are: embedded in the file, in files beside it, at the vertices, or nowhere.
         material_file: the end of the name of a material's file beside the model; "" without one.
         texture_file: the end of the name of the texture's file beside the model; "" without one.
+        needs_body: whether its readers, such as slicers, need a surface that encloses a body.
         magic: the bytes that every file begins with; b"" where there are none.
     """
 
@@ -30,6 +31,7 @@ class FormatSpec:
     texture: Literal["embedded", "companion", "vertices", "none"]
     material_file: str = ""
     texture_file: str = ""
+    needs_body: bool = False
     magic: bytes = b""
 
 
@@ -38,7 +40,7 @@ FORMATS: dict[str, FormatSpec] = {
     for spec in (
         FormatSpec("glb", "model/gltf-binary", "embedded", magic=b"glTF"),
         FormatSpec("obj", "model/obj", "companion", material_file=".mtl", texture_file="_texture.png"),
-        FormatSpec("stl", "model/stl", "none"),
+        FormatSpec("stl", "model/stl", "none", needs_body=True),
         FormatSpec("ply", "application/octet-stream", "vertices", magic=b"ply"),  # PLY has no registered type
     )
 }

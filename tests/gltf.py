@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import struct
 import subprocess
 from functools import cache
 from pathlib import Path
@@ -45,6 +46,13 @@ def _validator_folder() -> str | None:
         except (subprocess.SubprocessError, OSError):
             return None
     return str(folder)
+
+
+def document_of(data: bytes) -> dict[str, Any]:
+    """The JSON chunk of a GLB."""
+    length, kind = struct.unpack_from("<II", data, 12)
+    assert kind == 0x4E4F534A
+    return json.loads(data[20 : 20 + length])
 
 
 def issues_of(path: Path) -> dict[str, Any]:

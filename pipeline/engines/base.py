@@ -99,6 +99,8 @@ class Generation:
         depth: the depth that the engine used, 0 to 1; None if it has no such option.
         view_angles: where the engine took the views to be from; None if it does not use angles.
         view_angles_confidence: 0 to 1, how sure the engine is of angles that it guessed; None if it did not guess.
+        is_closed: whether the surface encloses a body, and is closed where it has holes; False for surfaces that may
+            have borders, such as cloth and leaves.
     """
 
     mesh: TriMesh
@@ -113,6 +115,7 @@ class Generation:
     depth: float | None = None
     view_angles: tuple[ViewAngle, ...] | None = None
     view_angles_confidence: float | None = None
+    is_closed: bool = True
 
 
 class Engine(Protocol):

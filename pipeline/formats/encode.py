@@ -9,12 +9,12 @@ from pipeline.formats.obj import mtl_bytes, obj_bytes
 from pipeline.formats.ply import ply_bytes
 from pipeline.formats.png import png_bytes
 from pipeline.formats.stl import stl_bytes
-from pipeline.mesh.asset import Asset
+from pipeline.mesh.asset import Asset, thickened
 from schemas.formats import FORMATS, OutputFormat
 
 
 def encode(asset: Asset, output_format: OutputFormat, *, stem: str) -> dict[str, bytes]:
-    """Write an asset in one format.
+    """Write an asset in one format; an open surface gets a thickness where the format needs a body.
 
     Args:
         stem: what the names of the files begin with.
@@ -22,6 +22,8 @@ def encode(asset: Asset, output_format: OutputFormat, *, stem: str) -> dict[str,
     Returns:
         The content of the model and of its companions by file name, the model first.
     """
+    if asset.is_open and FORMATS[output_format].needs_body:
+        asset = thickened(asset)
     return ENCODERS[output_format](asset, stem)
 
 
@@ -33,6 +35,7 @@ def _glb(asset: Asset, stem: str) -> dict[str, bytes]:
         normals=asset.unwrapped_normals,
         uvs=split.uvs if asset.is_textured else None,
         texture_png=png_bytes(asset.texture) if asset.is_textured else None,
+        double_sided=asset.is_open,
     )
     return {f"{stem}.glb": content}
 

@@ -31,6 +31,7 @@ def glb_bytes(
     normals: NDArray[np.float32],
     uvs: NDArray[np.float32] | None = None,
     texture_png: bytes | None = None,
+    double_sided: bool = False,
 ) -> bytes:
     """Encode a mesh.
 
@@ -40,6 +41,7 @@ def glb_bytes(
         normals: (V, 3) unit vectors; a zero vector is replaced by +Y.
         uvs: (V, 2) in [0, 1], v downwards; None without a texture.
         texture_png: the base colour as a PNG file; None without a texture.
+        double_sided: whether the backs of faces are seen, as those of an open surface are.
 
     Raises:
         ValueError: there is no face, or only one of `uvs` and `texture_png` is given.
@@ -64,7 +66,7 @@ def glb_bytes(
         "scenes": [{"nodes": [0]}],
         "nodes": [{"mesh": 0}],
         "meshes": [{"primitives": [{"attributes": attributes, "indices": indices, "material": 0}]}],
-        "materials": [_material(is_textured=texture_png is not None)],
+        "materials": [_material(is_textured=texture_png is not None, double_sided=double_sided)],
     }
     if texture_png is not None:
         document["textures"] = [{"sampler": 0, "source": 0}]
@@ -91,9 +93,10 @@ def unit_normals(normals: NDArray[np.floating]) -> NDArray[np.float32]:
     return np.where(length > 1e-6, normals / np.maximum(length, 1e-6), (0.0, 1.0, 0.0)).astype(np.float32)
 
 
-def _material(*, is_textured: bool) -> dict[str, Any]:
+def _material(*, is_textured: bool, double_sided: bool) -> dict[str, Any]:
     colour = {"baseColorTexture": {"index": 0}} if is_textured else {"baseColorFactor": PLAIN_GREY}
-    return {"pbrMetallicRoughness": {**colour, "metallicFactor": 0.0, "roughnessFactor": ROUGHNESS}}
+    material = {"pbrMetallicRoughness": {**colour, "metallicFactor": 0.0, "roughnessFactor": ROUGHNESS}}
+    return material | ({"doubleSided": True} if double_sided else {})
 
 
 class _Binary:

@@ -7,6 +7,8 @@ surfaces still share; drop small components; orient outward; separate vertices t
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import coo_matrix
@@ -29,6 +31,10 @@ GRID_STRIDE = 3_000_017
 """Packs three cell indices into one int64, without overflow up to 1 m from the origin; assets lie within 0.5 m."""
 
 
+Pairing = Callable[[NDArray[np.float64], NDArray[np.int32], NDArray[np.int64]], list[tuple[int, ...]]]
+"""Groups the half-edges (K,) of one non-manifold edge: pairs that stay connected, and single ones."""
+
+
 def clean(mesh: TriMesh, *, max_hole_edges: int = MAX_HOLE_EDGES) -> TriMesh:
     """Make a mesh closed, manifold and consistently wound, without small components.
 
@@ -41,15 +47,15 @@ def clean(mesh: TriMesh, *, max_hole_edges: int = MAX_HOLE_EDGES) -> TriMesh:
         cavities inside a component inward.
     """
     vertices = np.asarray(mesh.vertices, np.float64)
-    vertices, faces = _weld(vertices, mesh.faces)
+    vertices, faces = weld(vertices, mesh.faces)
     faces = _drop_degenerate_faces(faces)
-    opposite = _pair_faces(vertices, faces)
-    faces, opposite = _wind_one_way(faces, opposite)
-    vertices, faces = _split_fans(vertices, faces, opposite)
-    vertices, faces = _close_holes(vertices, faces, opposite, max_hole_edges)
-    vertices, faces = _split_non_manifold_edges(vertices, faces)
-    vertices, faces = _drop_small_components(vertices, faces)
-    faces = _orient_outward(vertices, faces)
+    opposite = pair_faces(vertices, faces, _pair_around)
+    faces, opposite = wind_one_way(faces, opposite)
+    vertices, faces = split_fans(vertices, faces, opposite)
+    vertices, faces = close_holes(vertices, faces, opposite, max_edges=max_hole_edges)
+    vertices, faces = split_non_manifold_edges(vertices, faces, _pair_around)
+    vertices, faces = drop_small_components(vertices, faces)
+    faces = orient_outward(vertices, faces)
     return separate_coincident_vertices(TriMesh(vertices.astype(np.float32), faces))
 
 
@@ -95,7 +101,7 @@ def _shares_cell(vertices: NDArray[np.float64]) -> NDArray[np.bool_]:
     return shared
 
 
-def _weld(vertices: NDArray[np.float64], faces: NDArray[np.int32]) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
+def weld(vertices: NDArray[np.float64], faces: NDArray[np.int32]) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
     """Merge vertices in one grid cell, drop faces with non-finite corners: (V, 3), (F, 3) -> (W, 3), (G, 3)."""
     is_finite = np.asarray(np.isfinite(vertices).all(axis=1))
     faces = faces[is_finite[faces].all(axis=1)]
@@ -136,33 +142,28 @@ def _drop_degenerate_faces(faces: NDArray[np.int32]) -> NDArray[np.int32]:
     return faces[first_wanted]
 
 
-def _pair_faces(vertices: NDArray[np.float64], faces: NDArray[np.int32]) -> NDArray[np.int64]:
-    """Opposite half-edge of each, (3F,); at non-manifold edges, pair faces with the solid between them."""
+def pair_faces(vertices: NDArray[np.float64], faces: NDArray[np.int32], group: Pairing) -> NDArray[np.int64]:
+    """Opposite half-edge of each, (3F,); at non-manifold edges, those that `group` pairs."""
     opposite, non_manifold = pair_half_edges(faces, len(vertices))
     for half_edges in non_manifold:
-        for first, second in _pair_around(vertices, faces, half_edges):
-            opposite[first], opposite[second] = second, first
+        for members in group(vertices, faces, half_edges):
+            if len(members) == 2:
+                first, second = members
+                opposite[first], opposite[second] = second, first
     return opposite
 
 
 def _pair_around(
     vertices: NDArray[np.float64], faces: NDArray[np.int32], half_edges: NDArray[np.int64]
-) -> list[tuple[int, int]]:
+) -> list[tuple[int, ...]]:
     """Pairs among the half-edges (K,) of one non-manifold edge: neighbours by angle that enclose solid.
 
     Pairing across the solid separates two solids that touch at the edge; pairing across the empty side would join them.
     """
+    around = half_edges[np.argsort(angles_around(vertices, faces, half_edges), kind="stable")]
     corners = faces.ravel()
-    after = half_edges - half_edges % 3 + (half_edges % 3 + 1) % 3
-    low, high = sorted((int(corners[half_edges[0]]), int(corners[after[0]])))
-    axis = vertices[high] - vertices[low]
-    apex = vertices[corners[half_edges - half_edges % 3 + (half_edges % 3 + 2) % 3]] - vertices[low]  # (K, 3)
-    # Sort the faces by angle around the edge. The axis of the smallest component is never parallel to the edge.
-    across = np.cross(axis, np.eye(3)[np.argmin(np.abs(axis))])
-    upward = np.cross(axis, across) / max(float(np.linalg.norm(axis)), 1e-30)
-    order = np.argsort(np.arctan2(apex @ upward, apex @ across), kind="stable")
-    around = half_edges[order]
-    forward = corners[around] == low
+    after = half_edges[0] - half_edges[0] % 3 + (half_edges[0] % 3 + 1) % 3
+    forward = corners[around] == min(corners[half_edges[0]], corners[after])
     free = np.ones(len(around), bool)
     pairs = []
     for k in range(len(around)):
@@ -174,13 +175,31 @@ def _pair_around(
     return pairs
 
 
-def _split_non_manifold_edges(
-    vertices: NDArray[np.float64], faces: NDArray[np.int32]
+def angles_around(
+    vertices: NDArray[np.float64], faces: NDArray[np.int32], half_edges: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Angles of the faces of half-edges (K,) around their common edge, in radians from -pi to pi: (K,)."""
+    corners = faces.ravel()
+    after = half_edges - half_edges % 3 + (half_edges % 3 + 1) % 3
+    low, high = sorted((int(corners[half_edges[0]]), int(corners[after[0]])))
+    axis = vertices[high] - vertices[low]
+    apex = vertices[corners[half_edges - half_edges % 3 + (half_edges % 3 + 2) % 3]] - vertices[low]  # (K, 3)
+    # The axis of the smallest component is never parallel to the edge.
+    across = np.cross(axis, np.eye(3)[np.argmin(np.abs(axis))])
+    upward = np.cross(axis, across) / max(float(np.linalg.norm(axis)), 1e-30)
+    return np.arctan2(apex @ upward, apex @ across)
+
+
+def split_non_manifold_edges(
+    vertices: NDArray[np.float64], faces: NDArray[np.int32], group: Pairing
 ) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
     """Insert a midpoint in all but one of the surfaces that pass through the same edge.
 
     Splitting vertices does not remove such an edge: both of its ends may be manifold, each in its own way.
     (V, 3), (F, 3) -> (W, 3), (G, 3).
+
+    Args:
+        group: says which of an edge's half-edges belong to one surface.
     """
     for _ in range(MAX_SPLIT_ROUNDS):
         _, non_manifold = pair_half_edges(faces, len(vertices))
@@ -189,14 +208,15 @@ def _split_non_manifold_edges(
         touched: set[int] = set()  # a face changes once per round; its other edges wait for the next
         middles, added, split = [], [], faces.copy()
         for half_edges in non_manifold:
-            for first, second in _pair_around(vertices, faces, half_edges)[1:]:
-                if {first // 3, second // 3} & touched:
+            for members in group(vertices, faces, half_edges)[1:]:
+                own = {half_edge // 3 for half_edge in members}
+                if own & touched:
                     continue
-                touched |= {first // 3, second // 3}
+                touched |= own
                 middle = len(vertices) + len(middles)
-                start, end = faces.ravel()[first], faces[first // 3, (first % 3 + 1) % 3]
+                start, end = faces.ravel()[members[0]], faces[members[0] // 3, (members[0] % 3 + 1) % 3]
                 middles.append((vertices[start] + vertices[end]) / 2)
-                for half_edge in (first, second):
+                for half_edge in members:
                     face, corner = divmod(half_edge, 3)
                     a, b, c = np.roll(faces[face], -corner)
                     split[face] = (a, middle, c)
@@ -208,7 +228,7 @@ def _split_non_manifold_edges(
     return vertices, faces
 
 
-def _wind_one_way(faces: NDArray[np.int32], opposite: NDArray[np.int64]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+def wind_one_way(faces: NDArray[np.int32], opposite: NDArray[np.int64]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
     """Reverse faces so that opposite half-edges run in opposite directions; in each component, the minority reverses.
 
     A non-orientable component (a Möbius strip) has no such winding: it is cut open where two half-edges disagree.
@@ -251,7 +271,7 @@ def _wind_one_way(faces: NDArray[np.int32], opposite: NDArray[np.int64]) -> tupl
     return faces, renumbered
 
 
-def _split_fans(
+def split_fans(
     vertices: NDArray[np.float64], faces: NDArray[np.int32], opposite: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
     """Give each fan of faces its own copy of the vertex; unused vertices vanish. (V, 3), (F, 3) -> (W, 3), (F, 3)."""
@@ -266,24 +286,38 @@ def _split_fans(
     return vertices[of_fan[order]], number[fan].reshape(-1, 3).astype(np.int32)
 
 
-def _close_holes(
-    vertices: NDArray[np.float64], faces: NDArray[np.int32], opposite: NDArray[np.int64], max_hole_edges: int
+def close_holes(
+    vertices: NDArray[np.float64],
+    faces: NDArray[np.int32],
+    opposite: NDArray[np.int64],
+    *,
+    max_edges: int = MAX_HOLE_EDGES,
+    max_extent_m: float = np.inf,
 ) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
     """Fill boundary loops: three edges with a face, longer ones with a fan around the mean of their vertices.
 
     (V, 3), (F, 3) -> (V + M, 3), (F + G, 3).
+
+    Args:
+        max_edges: longer loops stay.
+        max_extent_m: loops whose bounding box has a longer diagonal stay.
     """
     is_open = opposite == NO_OPPOSITE
     if not is_open.any():
         return vertices, faces
     start, end = half_edge_ends(faces)
-    # After `_split_fans` a vertex starts at most one open half-edge, so the loops are simple.
+    # After `split_fans` a vertex starts at most one open half-edge, so the loops are simple.
     open_at = np.full(len(vertices), -1, np.int64)
     open_at[start[is_open]] = np.flatnonzero(is_open)
     next_open = np.where(is_open, open_at[end], -1)
     loop, loops = boundary_loops(opposite, next_open)
     lengths = np.bincount(loop[is_open], minlength=loops)
-    fits = (lengths >= 3) & (lengths <= max_hole_edges)
+    fits = (lengths >= 3) & (lengths <= max_edges)
+    if np.isfinite(max_extent_m):
+        low, high = np.full((loops, 3), np.inf), np.full((loops, 3), -np.inf)
+        np.minimum.at(low, loop[is_open], vertices[start[is_open]])
+        np.maximum.at(high, loop[is_open], vertices[start[is_open]])
+        fits &= np.linalg.norm(high - low, axis=1) <= max_extent_m
     added = np.cumsum(fits & (lengths > 3)) - 1 + len(vertices)
     middles = np.zeros((loops, 3))
     np.add.at(middles, loop[is_open], vertices[start[is_open]])
@@ -299,7 +333,7 @@ def _close_holes(
     return np.concatenate([vertices, middles[fits & (lengths > 3)]]), np.concatenate(new_faces)
 
 
-def _drop_small_components(
+def drop_small_components(
     vertices: NDArray[np.float64], faces: NDArray[np.int32]
 ) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
     """Drop components smaller than `MIN_COMPONENT_SHARE`, and unused vertices. (V, 3), (F, 3) -> (W, 3), (G, 3)."""
@@ -323,7 +357,7 @@ def _drop_small_components(
     return vertices[wanted], number[faces]
 
 
-def _orient_outward(vertices: NDArray[np.float64], faces: NDArray[np.int32]) -> NDArray[np.int32]:
+def orient_outward(vertices: NDArray[np.float64], faces: NDArray[np.int32]) -> NDArray[np.int32]:
     """Reverse components with negative volume, unless they are cavities of a positive one. (F, 3) -> (F, 3)."""
     if len(faces) == 0:
         return faces

@@ -41,6 +41,7 @@ class RenderMesh:
         normals: (V, 3) unit vectors.
         uvs: (V, 2) in [0, 1], v downwards.
         texture: (H, W, 3) uint8 sRGB.
+        is_double_sided: whether faces are lit on both sides.
     """
 
     vertices: NDArray[np.float32]
@@ -48,6 +49,7 @@ class RenderMesh:
     normals: NDArray[np.float32]
     uvs: NDArray[np.float32]
     texture: NDArray[np.uint8]
+    is_double_sided: bool = False
 
 
 def turntable(mesh: RenderMesh, *, frames: int, size: int) -> Iterator[NDArray[np.uint8]]:
@@ -89,7 +91,7 @@ def render_view(mesh: RenderMesh, camera: Camera, *, size: int) -> NDArray[np.ui
     focal, centre = camera.intrinsics[0, 0] * side, camera.intrinsics[0, 2] * side
     # Column, row and inverse depth: inverse depth is linear on the screen, depth is not.
     screen = np.stack([seen[:, 0] / depth * focal + centre, seen[:, 1] / depth * focal + centre, 1 / depth], axis=1)
-    light = AMBIENT + (1 - AMBIENT) * np.clip(facing, 0, 1)
+    light = AMBIENT + (1 - AMBIENT) * (np.abs(facing) if mesh.is_double_sided else np.clip(facing, 0, 1))
     face = np.full((side, side), NO_FACE, np.int32)
     inverse_depth = np.zeros((side, side))
     _find_faces(screen, mesh.faces, face, inverse_depth)

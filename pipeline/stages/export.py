@@ -6,7 +6,7 @@ Clean, simplify, unwrap, bake, encode. Knows nothing of engines beyond what they
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,12 @@ from pipeline.formats.glb import unit_normals
 from pipeline.formats.mp4 import encode_mp4
 from pipeline.formats.png import png_bytes
 from pipeline.imaging.background_removal import Cutout
-from pipeline.mesh.asset import Asset
+from pipeline.mesh.asset import THICKNESS_SHARE, Asset
 from pipeline.mesh.bake import bake, colour_vertices
 from pipeline.mesh.clean import clean
+from pipeline.mesh.clean_open import clean_open, faces_of_bodies
 from pipeline.mesh.simplify import simplify
+from pipeline.mesh.thicken import faces_when_thickened, simplify_for_thickening
 from pipeline.mesh.tri_mesh import TriMesh
 from pipeline.mesh.unwrap import UnwrappedMesh, unwrap
 from pipeline.render.mesh_view import RenderMesh, thumbnail, turntable
@@ -71,11 +73,13 @@ def export(
         cutouts: one for each image; delivered where the background was removed.
 
     Raises:
-        ExportFailed: the generation holds no closed surface.
+        ExportFailed: the generation's surface encloses nothing, or has no area where it may be open.
         Cancelled: raised by `on_step`.
     """
     asset = make_asset(generation, request=request, on_step=lambda share: on_step(0.6 * share))
     render_mesh = render_mesh_of(asset)
+    is_thickened = asset.is_open and FORMATS[request.output_format].needs_body
+    model_faces = faces_when_thickened(asset.mesh) if is_thickened else len(asset.mesh.faces)
     contents = encode(asset, request.output_format, stem=file_prefix)
     on_step(0.7)
     if request.render:
@@ -96,9 +100,17 @@ def export(
     ):
         path = folder / name
         path.write_bytes(contents[name])
-        faces = len(asset.mesh.faces) if kind == "model" else None
+        faces = model_faces if kind == "model" else None
         files.append(OutputFile(path, kind, content_type_of(name), faces))
-    return Exported((*files, *_cutout_files(cutouts, file_prefix, folder)))
+    warnings = (_thickened_warning(request.output_format),) if is_thickened else ()
+    return Exported((*files, *_cutout_files(cutouts, file_prefix, folder)), warnings)
+
+
+def _thickened_warning(output_format: str) -> str:
+    return (
+        f"The surface encloses nothing; in the {output_format.upper()} it is {THICKNESS_SHARE:.1%} of its longest side "
+        "thick, so that it can be printed."
+    )
 
 
 def _cutout_files(cutouts: Sequence[Cutout], file_prefix: str, folder: Path) -> list[OutputFile]:
@@ -129,18 +141,24 @@ def make_asset(generation: Generation, *, request: ImageTo3DRequest, on_step: On
     """Clean, simplify, unwrap and bake.
 
     Raises:
-        ExportFailed: the generation holds no closed surface.
+        ExportFailed: the generation's surface encloses nothing, or has no area where it may be open.
     """
-    cleaned = clean(generation.mesh)
+    cleaned = clean(generation.mesh) if generation.is_closed else clean_open(generation.mesh)
     if len(cleaned.faces) == 0:
-        raise ExportFailed("export failed: the engine's surface encloses nothing")
+        reason = "encloses nothing" if generation.is_closed else "has no area"
+        raise ExportFailed(f"export failed: the engine's surface {reason}")
+    is_open = not generation.is_closed and not faces_of_bodies(cleaned).all()
     on_step(0.2)
     share_kept = round((1 - request.mesh_simplify) * len(generation.mesh.faces))
-    mesh = simplify(cleaned, target_faces=share_kept if request.target_faces is None else request.target_faces)
+    target_faces = share_kept if request.target_faces is None else request.target_faces
+    if is_open and request.target_faces is not None and FORMATS[request.output_format].needs_body:
+        mesh = simplify_for_thickening(cleaned, target_faces=target_faces)
+    else:
+        mesh = simplify(cleaned, target_faces=target_faces)
     normals = unit_normals(mesh.vertex_normals())
     on_step(0.5)
     if request.no_texture:
-        return _plain(mesh, normals)
+        return replace(_plain(mesh, normals), is_open=is_open)
     unwrapped = unwrap(mesh, texture_size=request.texture_size)
     on_step(0.7)
     texture = bake(
@@ -155,7 +173,7 @@ def make_asset(generation: Generation, *, request: ImageTo3DRequest, on_step: On
     if FORMATS[request.output_format].texture == "vertices":
         source = generation.colour_source.colours_at
         colours = colour_vertices(mesh, normals, source, chunk_size=request.points_at_once)
-    return Asset(mesh, normals, unwrapped, texture, is_textured=True, vertex_colours=colours)
+    return Asset(mesh, normals, unwrapped, texture, is_textured=True, vertex_colours=colours, is_open=is_open)
 
 
 def _plain(mesh: TriMesh, normals: NDArray[np.float32]) -> Asset:
@@ -170,7 +188,9 @@ def _plain(mesh: TriMesh, normals: NDArray[np.float32]) -> Asset:
 def render_mesh_of(asset: Asset) -> RenderMesh:
     """An asset as the renderer takes it."""
     split = asset.unwrapped
-    return RenderMesh(split.vertices, split.faces, asset.unwrapped_normals, split.uvs, asset.texture)
+    return RenderMesh(
+        split.vertices, split.faces, asset.unwrapped_normals, split.uvs, asset.texture, is_double_sided=asset.is_open
+    )
 
 
 def _turntable_of(mesh: RenderMesh, on_share: Callable[[float], None]) -> bytes:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import io
-import json
 import struct
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,12 +13,7 @@ from PIL import Image
 from pipeline.formats.glb import glb_bytes, unit_normals
 from pipeline.formats.png import png_bytes
 from tests.formats.meshes import FACES, MESH, NORMALS, TEXTURE, UVS, VERTICES, no_faces
-
-
-def document_of(data: bytes) -> dict[str, Any]:
-    length, kind = struct.unpack_from("<II", data, 12)
-    assert kind == 0x4E4F534A
-    return json.loads(data[20 : 20 + length])
+from tests.gltf import document_of
 
 
 def textured() -> bytes:

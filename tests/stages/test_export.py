@@ -20,6 +20,7 @@ from pipeline.engines.base import Generation, GenerationOptions, ignore_steps
 from pipeline.engines.preview.engine import PreviewEngine
 from pipeline.errors import Cancelled, ExportFailed
 from pipeline.imaging.background_removal import Cutout
+from pipeline.mesh.clean_open import clean_open
 from pipeline.mesh.measure import measure
 from pipeline.mesh.tri_mesh import TriMesh
 from pipeline.render.mesh_view import RenderMesh, render_view
@@ -28,8 +29,8 @@ from pipeline.stages.export import export, make_asset, render_mesh_of
 from pipeline.storage.base import OutputFile
 from schemas.request import ImageTo3DRequest, parse_request
 from tests.fakes.images import draw_figure, mask_iou
-from tests.gltf import issues_of
-from tests.mesh.shapes import welded_report
+from tests.gltf import document_of, issues_of
+from tests.mesh.shapes import border_distance, leaf, welded_report
 
 SIDE = 384
 
@@ -193,3 +194,47 @@ def test_a_cut_out_that_was_made_here_is_delivered_small(tmp_path: Path) -> None
     assert image.shape == (512, 512, 4) and not image[image[..., 3] == 0].any()
     assert mask_iou(image[..., 3] >= 128, draw_figure(512)[..., 3] >= 128) > 0.98
     assert (tmp_path / "toy_cutout.png").stat().st_size < 100_000
+
+
+def open_generation() -> Generation:
+    """A leaf with three holes, which encloses nothing."""
+    return replace(generation(), mesh=leaf(), is_closed=False)
+
+
+@pytest.mark.parametrize("output_format", ["glb", "obj", "ply"])
+def test_an_open_surface_stays_open(tmp_path: Path, output_format: str) -> None:
+    done = export(
+        open_generation(),
+        request=request_for(target_faces=1500, output_format=output_format),
+        file_prefix="leaf",
+        folder=tmp_path,
+        on_step=ignore_steps,
+    )
+    _, mesh = opened(done.files[0].path)
+    report = measure(clean_open(mesh))
+    assert done.warnings == ()
+    assert report.boundary_edges > 0 and report.is_winding_consistent and report.non_manifold_edges == 0
+    assert 2 - (report.vertices - (3 * report.faces + report.boundary_edges) // 2 + report.faces) == 4
+    assert abs(report.faces - 1500) <= 15
+    assert border_distance(leaf(), clean_open(mesh)) < 0.5 / 96
+    if output_format == "glb":
+        assert document_of(done.files[0].path.read_bytes())["materials"][0]["doubleSided"] is True
+
+
+def test_an_open_surface_becomes_a_body_where_slicers_read_it(tmp_path: Path) -> None:
+    request = request_for(target_faces=1500, output_format="stl")
+    done = export(open_generation(), request=request, file_prefix="leaf", folder=tmp_path, on_step=ignore_steps)
+    _, mesh = opened(done.files[0].path)
+    assert abs(len(mesh.faces) - 1500) <= 15 and done.files[0].faces == len(mesh.faces)
+    closed, consistent, non_manifold, volume = welded_report(mesh)
+    assert closed and consistent and non_manifold == 0 and volume > 0
+    (warning,) = done.warnings
+    assert "encloses nothing" in warning and "STL" in warning
+
+
+def test_a_body_that_an_engine_calls_open_stays_a_body(tmp_path: Path) -> None:
+    made = replace(generation(), is_closed=False)
+    request = request_for(output_format="stl")
+    done = export(made, request=request, file_prefix="toy", folder=tmp_path, on_step=ignore_steps)
+    same = export(generation(), request=request, file_prefix="toy", folder=tmp_path / "b", on_step=ignore_steps)
+    assert done.warnings == () and done.files[0].faces == same.files[0].faces
