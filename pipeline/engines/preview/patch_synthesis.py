@@ -224,10 +224,14 @@ class _Search:
         _vote(lab, filled, pixels, self.sources, weights, correction, scale[0], scale[1], 1)
         sigmas = tuple(sigma * max(scale) for sigma in BAND_SIGMAS)
         # What the sources have in each band, the mean of squares: averages of colours have less.
-        energy = _band_energies(lab, sigmas)
-        wanted = np.zeros_like(energy)
-        _vote(energy, wanted, pixels, self.sources, weights, np.zeros_like(correction), scale[0], scale[1], 1)
-        return _with_energies(filled, wanted, target, sigmas)
+        wanted, limits = np.zeros_like(lab), np.zeros_like(lab)
+        for found, voted in ((_band_energies(lab, sigmas), wanted), (_nearby_range(lab, max(sigmas)), limits)):
+            _vote(found, voted, pixels, self.sources, weights, np.zeros_like(correction), scale[0], scale[1], 1)
+        lightness = _with_energies(filled, wanted, target, sigmas)
+        # Beyond what the sources show nearby, more contrast would be a halo beside an edge.
+        least, most = (np.minimum(filled[..., 0], limits[..., 0]), np.maximum(filled[..., 0], limits[..., 1]))
+        filled[target, 0] = np.clip(lightness, least, most)[target]
+        return filled
 
 
 def _bands(lab: NDArray[np.float32], sigmas: tuple[float, ...]) -> list[NDArray[np.float32]]:
@@ -241,27 +245,33 @@ def _band_energies(lab: NDArray[np.float32], sigmas: tuple[float, ...]) -> NDArr
     return np.ascontiguousarray(np.stack([band[..., 0] ** 2 for band in _bands(lab, sigmas)], axis=2), np.float32)
 
 
+def _nearby_range(lab: NDArray[np.float32], reach: float) -> NDArray[np.float32]:
+    """Return the least and the largest lightness nearby, and 0: (H, W, 3) Lab -> (H, W, 3)."""
+    square = np.ones((2 * round(reach) + 1,) * 2, np.uint8)
+    lightness = np.ascontiguousarray(lab[..., 0])
+    least, most = cv2.erode(lightness, square), cv2.dilate(lightness, square)
+    return np.ascontiguousarray(np.dstack([least, most, np.zeros_like(lightness)]), np.float32)
+
+
 def _with_energies(
     lab: NDArray[np.float32],
     wanted: NDArray[np.float32],
     target: NDArray[np.bool_],
     sigmas: tuple[float, ...],
 ) -> NDArray[np.float32]:
-    """Amplify each band of a region to the energy that it should have on average nearby: (H, W, 3) -> (H, W, 3).
+    """Amplify each band of a region's lightness to the energy that it should have nearby: (H, W, 3) -> (H, W).
 
     A band is never weakened: patches that fit each other have their edges where the region has none.
     """
-    bands, found = _bands(lab, sigmas), _band_energies(lab, sigmas)
-    inside = target.astype(np.float32)
-    result = lab.copy()
-    for k, (band, sigma) in enumerate(zip(bands, sigmas, strict=True)):
-        nearby = (0, 0), 4 * sigma
+    found, lightness = _band_energies(lab, sigmas), lab[..., 0].copy()
+    for k, (band, sigma) in enumerate(zip(_bands(lab, sigmas), sigmas, strict=True)):
         have, want = (
-            np.asarray(cv2.GaussianBlur(each[..., k] * inside, *nearby), np.float32) for each in (found, wanted)
+            np.asarray(cv2.GaussianBlur(each[..., k] * target.astype(np.float32), (0, 0), 4 * sigma), np.float32)
+            for each in (found, wanted)
         )
         gain = np.sqrt((want + 1e-3) / (have + 1e-3)).clip(1, MOST_GAIN)
-        result += (gain - 1)[..., None] * band
-    return np.where(target[..., None], result, lab)
+        lightness += (gain - 1) * band[..., 0]
+    return lightness
 
 
 def _reduced(array: NDArray, shape: tuple[int, ...]) -> NDArray[np.float32]:
