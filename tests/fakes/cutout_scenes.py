@@ -129,19 +129,15 @@ SUBJECTS: dict[str, list[Part]] = {
 
 
 def draw_subject(name: str, side: int = 512) -> NDArray[np.uint8]:
-    """Draw one of `SUBJECTS`: (side, side, 4) RGBA, straight alpha."""
-    return draw_parts(SUBJECTS[name], np.random.default_rng(sum(name.encode())), side)
-
-
-def draw_parts(parts: list[Part], rng: np.random.Generator, side: int = 512) -> NDArray[np.uint8]:
-    """Draw shaded capsules with a grain: (side, side, 4) RGBA, straight alpha."""
+    """Draw one of `SUBJECTS` as shaded capsules: (side, side, 4) RGBA, straight alpha."""
     big = 2 * side
     y, x = (np.mgrid[:big, :big] + np.float32(0.5)) / big
     colours = np.zeros((big, big, 3), np.float32)
     nearest = np.full((big, big), -np.inf, np.float32)
     light = np.array([-0.4, -0.6, 0.69], np.float32)
+    rng = np.random.default_rng(sum(name.encode()))
     grain = cv2.GaussianBlur(rng.normal(0, 1, (big, big)).astype(np.float32), (0, 0), 2.5) * 22
-    for part in parts:
+    for part in SUBJECTS[name]:
         for start, end in zip(part.points, part.points[1:] or part.points, strict=False):
             along, height, normal = _capsule(x, y, start, end)
             is_front = (height >= 0) & (height + part.depth > nearest)
