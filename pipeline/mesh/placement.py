@@ -1,0 +1,52 @@
+"""Size, origin and up axis of a delivered asset. Knows nothing of textures and formats."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.mesh.asset import Asset
+from pipeline.mesh.clean import separate_coincident_vertices
+from pipeline.mesh.tri_mesh import TriMesh
+
+Origin = Literal["bottom", "center"]
+Axis = Literal["y", "z"]
+
+
+def place(asset: Asset, *, size: float, origin: Origin, up_axis: Axis) -> Asset:
+    """Scale, move and turn an asset; texture and topology stay.
+
+    Args:
+        asset: +Y up, its front towards +Z.
+        size: longest side of the bounding box, in the units of the result.
+        origin: `bottom`: the base lies at height 0, centred over the origin; `center`: the middle of the bounding box
+            is the origin.
+        up_axis: `y`: as it is; `z`: turned by 90 degrees around the x axis, so that the front is towards -Y, as
+            importers that turn y-up files place them.
+    """
+    low, high = asset.mesh.bounds()
+    scale = size / max(float((high - low).max()), 1e-12)
+    middle = (low + high) / 2
+    if origin == "bottom":
+        middle[1] = low[1]
+    vertices = _turned((asset.mesh.vertices.astype(np.float64) - middle) * scale, up_axis)
+    mesh = TriMesh(vertices.astype(np.float32), asset.mesh.faces)
+    if scale < 1:  # what readers merge is a fixed distance, which has become a larger part of the asset
+        mesh = separate_coincident_vertices(mesh)
+    return replace(
+        asset,
+        mesh=mesh,
+        normals=_turned(asset.normals, up_axis),
+        unwrapped=replace(asset.unwrapped, vertices=mesh.vertices[asset.unwrapped.source_vertices]),
+    )
+
+
+def _turned(vectors: NDArray[np.floating], up_axis: Axis) -> NDArray[np.floating]:
+    """Vectors (N, 3) with +Y up, with the named axis up."""
+    if up_axis == "y":
+        return vectors
+    x, y, z = vectors.T
+    return np.stack([x, -z, y], axis=1)
