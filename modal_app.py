@@ -56,7 +56,7 @@ def image(*extras: str) -> modal.Image:
 
 TRACED = ("tracing",) if SETTINGS.is_traced else ()
 web_image = image("postgres", *TRACED)
-work_image = image("postgres", "matting", *TRACED)
+work_image = image("postgres", "matting", "usd", *TRACED)
 gpu_image = image(*{find_spec(name).extra for name in (SCALING.engine, *SCALING.further_engines)})
 weights_image = image("trellis")
 
@@ -292,9 +292,12 @@ def smoke(url: str = "", webhook: str = "") -> None:
 
 @app.local_entrypoint()
 @with_field_options
-def main(image: str, out: str = "out.glb", **fields: str | bool) -> None:
-    """Generate from one image, or from several views separated by commas; the files are written beside `--out`."""
-    run_from_terminal(image, Path(out), fields, spawn=generate_once.spawn, entries=shared_dict)
+def main(image: str, out: str = "out.glb", also: str = "", **fields: str | bool) -> None:
+    """Generate from one image, or from several views separated by commas; the files are written beside `--out`.
+
+    `--also stl,ply` names further formats of the same asset.
+    """
+    run_from_terminal(image, Path(out), fields, spawn=generate_once.spawn, entries=shared_dict, also=also)
 
 
 def store_and_master_keys() -> tuple[Store, Sequence[bytes]]:

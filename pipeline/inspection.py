@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
+import zipfile
 from dataclasses import dataclass, fields
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.errors import InvalidRequest, MissingExtra
-from schemas.formats import FORMATS
+from schemas.formats import FORMATS, ZIP_MAGIC
 
 if TYPE_CHECKING:
     import trimesh
@@ -56,7 +57,7 @@ def inspect(file: str | PathLike[str] | bytes, *, file_type: str | None = None) 
 
     Args:
         file: a path, or the content of a file.
-        file_type: glb, obj, stl or ply; by default the ending of the path, or what the content looks like.
+        file_type: glb, obj, stl, ply, usdz or 3mf; by default the ending of the path, or what the content looks like.
 
     Raises:
         InvalidRequest: it cannot be read, or holds no mesh.
@@ -70,11 +71,12 @@ def inspect(file: str | PathLike[str] | bytes, *, file_type: str | None = None) 
     try:
         import trimesh
 
+        from pipeline.formats.reading import read_scene
         from pipeline.mesh.measure import measure
     except ModuleNotFoundError as error:
         raise MissingExtra("inspect", extra="local") from error
     try:
-        loaded = trimesh.load_scene(source, file_type=file_type or ending, process=False)
+        loaded = read_scene(source, file_type=file_type or ending)
         parts = [part for part in loaded.geometry.values() if isinstance(part, trimesh.Trimesh) and len(part.faces)]
         if not parts:
             raise ValueError("no mesh")
@@ -107,12 +109,23 @@ def _readable(path: Path) -> Path:
 
 def file_type_of(content: bytes) -> str:
     """The format of a 3D file by how it begins; obj, which begins with anything, where it is none of the others."""
+    if content.startswith(ZIP_MAGIC):
+        return _zip_file_type(content)
     for name, spec in FORMATS.items():
         if spec.magic and content.startswith(spec.magic):
             return name
     faces = int.from_bytes(content[80:STL_HEADER_BYTES], "little")
     is_binary_stl = len(content) == STL_HEADER_BYTES + STL_FACE_BYTES * faces
     return "stl" if is_binary_stl or content[:5] == b"solid" else "obj"
+
+
+def _zip_file_type(content: bytes) -> str:
+    """Which of the formats that are zip archives a file has: 3mf or usdz."""
+    try:
+        names = zipfile.ZipFile(io.BytesIO(content)).namelist()
+    except zipfile.BadZipFile:
+        return "3mf"
+    return "usdz" if any(name.endswith((".usd", ".usda", ".usdc")) for name in names) else "3mf"
 
 
 def _join(parts: list[trimesh.Trimesh]) -> TriMesh:

@@ -89,7 +89,7 @@ class GenerationResult:
 
     @property
     def model_name(self) -> str:
-        """Name of the model among `files`."""
+        """Name of the model among `files`; of the first format where there are several."""
         return next(name for name, kind in self.file_kinds.items() if kind == "model")
 
     @cached_property
@@ -101,12 +101,11 @@ class GenerationResult:
         """
         import io
 
-        import trimesh
+        from pipeline.formats.reading import read_scene
 
         name = self.model_name
-        return trimesh.load_mesh(
-            io.BytesIO(self.files[name]), file_type=Path(name).suffix[1:], resolver=dict(self.files)
-        )
+        source = io.BytesIO(self.files[name])
+        return read_scene(source, file_type=Path(name).suffix[1:], companions=self.files).to_mesh()
 
     def save(self, folder: str | PathLike[str]) -> list[Path]:
         """Write all files into a folder, under their own names, so that an OBJ finds its material.
@@ -131,6 +130,7 @@ def generate(
     image: ImageSource | Sequence[ImageSource],
     *,
     output_format: OutputFormat = "glb",
+    output_formats: Sequence[OutputFormat] | str | None = None,
     seed: int = 0,
     engine: str | Engine | None = None,
     multi_image: bool = False,
@@ -166,7 +166,9 @@ def generate(
         image: one image, or a list of up to 8 views of one subject. Each is a path, an http(s) URL, a data URI, the
             bytes of an image file, an array (H, W, 3 or 4) uint8 in sRGB, or a PIL image. An alpha channel that is
             not opaque everywhere is the mask of the subject; otherwise the background is removed.
-        output_format: glb, obj, stl or ply.
+        output_format: glb, obj, stl, ply, usdz (needs the extra `usd`) or 3mf.
+        output_formats: several of them for the same asset, `["glb", "stl"]` or `"glb,stl"`; overrides `output_format`.
+            The first is the one that `mesh` and `model_name` mean.
         seed: 0 to 2^32-1. The same seed gives the same bytes; 0 draws one, see `meta["seed"]`.
         engine: `preview` (the default), `trellis`, `triposr`, or an object of your own with the `Engine` protocol,
             whose `load()` is called once.
@@ -205,6 +207,7 @@ def generate(
     body = {
         "image": [source if isinstance(source, str) else f"<image {n}>" for n, source in enumerate(sources, start=1)],
         "output_format": output_format,
+        "output_formats": output_formats,
         "seed": seed,
         "engine": engine if isinstance(engine, str) else None,
         "multi_image": True if len(sources) > 1 else multi_image,

@@ -20,6 +20,7 @@ from schemas.contract import (
     HttpUrl,
     ImageList,
     LenientBool,
+    ListOrNothing,
     Name,
     OneOfOrNothing,
     Secret,
@@ -31,7 +32,7 @@ from schemas.contract import (
     truncate_for_message,
 )
 from schemas.errors import InvalidRequest
-from schemas.formats import OutputFormat
+from schemas.formats import OUTPUT_FORMATS, OutputFormat
 
 MAX_VIEWS = 8
 LEAST_CHUNK_SIZE = 1024
@@ -64,6 +65,13 @@ class ImageTo3DRequest(BaseModel):
     render: Annotated[bool, LenientBool()] = Field(default=False, description="also deliver a turntable video (mp4)")
     output_format: Annotated[OutputFormat, one_of(OutputFormat)] = Field(
         default="glb", description="file format of the asset"
+    )
+    output_formats: Annotated[
+        tuple[OutputFormat, ...] | None, ListOrNothing(one_of(OutputFormat), len(OUTPUT_FORMATS))
+    ] = Field(
+        default=None,
+        description="several file formats of the same asset, the first of them first in `output`; overrides "
+        "`output_format`, which becomes the first (extension)",
     )
     resolution: Annotated[int, BoundedInt(64, 512)] = Field(
         default=256, description="resolution of the grid that the surface is extracted on"
@@ -140,9 +148,14 @@ class ImageTo3DRequest(BaseModel):
         """The `chunk_size` that is used."""
         return max(self.chunk_size, LEAST_CHUNK_SIZE)
 
+    @property
+    def formats(self) -> tuple[OutputFormat, ...]:
+        """The file formats that are delivered, at least one."""
+        return self.output_formats or (self.output_format,)
+
     def effective_parameters(self) -> dict[str, Any]:
         """Every parameter that shapes the result, with its effective value: the `meta` of responses."""
-        return self.model_dump(mode="json", exclude=NOT_PARAMETERS)
+        return {**self.model_dump(mode="json", exclude=NOT_PARAMETERS), "output_formats": list(self.formats)}
 
     def check_view_angles(self, views: int) -> None:
         """Check that every view has an angle, if angles are given.
@@ -174,15 +187,30 @@ def parse_request(body: object, *, default_output_format: OutputFormat = "glb") 
         InvalidRequest: one sentence that names the first invalid field, its value and what is accepted.
     """
     given = read_fields(body)
-    try:
-        request = ImageTo3DRequest.model_validate({"output_format": default_output_format, **given})
-    except ValidationError as error:
-        raise InvalidRequest(first_error_message(error)) from None
+    request = validate_fields({"output_format": default_output_format, **given})
     if len(request.image) > 1 and not request.multi_image:
         raise InvalidRequest(f"image must be one image unless multi_image is true, got a list of {len(request.image)}")
     if len(request.image) > 1 or not request.multi_image:  # how many views a sheet has is known when it is split
         request.check_view_angles(len(request.image))
     return ParsedRequest(request, ignored_fields(given, ImageTo3DRequest.model_fields))
+
+
+def formats_of(parameters: Mapping[str, Any]) -> tuple[str, ...]:
+    """The file formats of a job by its effective parameters; version 0.1.0 recorded one alone."""
+    return tuple(parameters.get("output_formats") or (parameters.get("output_format", "glb"),))
+
+
+def validate_fields(fields: Mapping[str, object]) -> ImageTo3DRequest:
+    """The request that fields describe; its `output_format` is the first of `output_formats`.
+
+    Raises:
+        InvalidRequest: one sentence that names the first invalid field.
+    """
+    try:
+        request = ImageTo3DRequest.model_validate(fields)
+    except ValidationError as error:
+        raise InvalidRequest(first_error_message(error)) from None
+    return request.model_copy(update={"output_format": request.formats[0]})
 
 
 def read_fields(body: object) -> dict[str, object]:

@@ -32,6 +32,7 @@ from pipeline import (
     python_api,
 )
 from pipeline.errors import EngineFailed, InvalidRequest, UnreadableImage, UnwritableOutput, WeightsUnusable
+from schemas.formats import OUTPUT_FORMATS
 from schemas.request import ImageTo3DRequest
 from schemas.table import SERVICE_FIELDS
 from tests.fakes.images import bare_png, draw_figure, encode
@@ -39,6 +40,7 @@ from tests.fakes.images import bare_png, draw_figure, encode
 FIGURE = draw_figure(96)  # (96, 96, 4) uint8
 PNG = encode(FIGURE)
 SMALL: dict[str, Any] = {"resolution": 64, "texture_size": 512, "seed": 3}
+TAKE_OTHER_FORMS = {"image", "engine", "view_angles", "output_formats"}
 HEAVY = ("numpy", "numba", "pydantic", "PIL", "trimesh", "torch", "modal", "fastapi", "sqlalchemy")
 
 
@@ -128,7 +130,7 @@ def test_a_sheet_is_taken_apart_on_request() -> None:
     assert counts == [1, 3]
 
 
-@pytest.mark.parametrize("output_format", ["glb", "obj", "stl", "ply"])
+@pytest.mark.parametrize("output_format", OUTPUT_FORMATS)
 def test_the_mesh_of_every_format_has_the_reported_faces(output_format: Any) -> None:
     result = generate(FIGURE, output_format=output_format, **SMALL)
     report = inspect(result.files[result.model_name])
@@ -138,8 +140,10 @@ def test_the_mesh_of_every_format_has_the_reported_faces(output_format: Any) -> 
     assert result.mesh is result.mesh
     assert report.is_watertight and report.is_winding_consistent
     assert report.components == 1 and report.volume > 0
-    assert report.texture_size == ((512, 512) if output_format == "glb" else None)  # an OBJ's is in another file
-    assert report.has_vertex_colours == (output_format == "ply")
+    assert report.texture_size == (
+        (512, 512) if output_format in ("glb", "usdz") else None
+    )  # an OBJ's is in another file
+    assert report.has_vertex_colours == (output_format in ("ply", "3mf"))
     assert np.abs(np.array([report.lowest, report.highest])).max() <= 0.51
 
 
@@ -326,7 +330,7 @@ def test_every_field_of_a_request_is_a_keyword_with_the_same_default() -> None:
 def test_every_field_of_a_request_is_a_keyword_of_the_same_type() -> None:
     annotations = python_inspect.get_annotations(generate)
     for name, field in ImageTo3DRequest.model_fields.items():
-        if name not in {*SERVICE_FIELDS, "image", "engine", "view_angles"}:  # those three take other forms as well
+        if name not in {*SERVICE_FIELDS, *TAKE_OTHER_FORMS}:
             assert eval(annotations[name], vars(python_api)) == field.annotation, name
 
 

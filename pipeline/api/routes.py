@@ -190,6 +190,7 @@ def read_submission(
     if caller.token is not None and parsed.request.webhook is not None:
         raise InvalidRequest("webhook cannot be set with a browser token; the result is fetched, or followed by events")
     _check_engine(parsed.request, context)
+    check_formats(parsed.request, context)
     check_retention(parsed.request, context)
     for image in parsed.request.image:
         if not is_http_url(image):
@@ -273,6 +274,18 @@ def _check_engine(request: ImageTo3DRequest, context: Context) -> None:
     if name not in offered:
         raise InvalidRequest(f"engine must be one of {', '.join(offered)}, got {name!r}")
     check_views(find_spec(name), len(request.image), offered=offered)
+
+
+def check_formats(request: ImageTo3DRequest, context: Context) -> None:
+    """Refuse file formats that this deployment does not write.
+
+    Raises:
+        InvalidRequest: one is such.
+    """
+    offered = context.settings.offered_formats
+    for name in request.formats:
+        if name not in offered:
+            raise InvalidRequest(f"this deployment cannot write {name}; it offers {', '.join(offered)}")
 
 
 def check_retention(request: ImageTo3DRequest, context: Context) -> None:

@@ -96,6 +96,10 @@ def generate(
     output: Annotated[
         Path, typer.Option("-o", "--output", help="File to write; its extension is the format: .glb, .obj, .stl, .ply")
     ],
+    also: Annotated[
+        str | None,
+        typer.Option("--also", metavar="TEXT", help="Further formats of the same asset, beside the output: stl,ply"),
+    ] = None,
     weights: Annotated[str | None, typer.Option(help="Folder of the engines' weights (default: weights)")] = None,
     allow_private_addresses: Annotated[
         bool, typer.Option("--allow-private-addresses", help="Download from this machine and its network too")
@@ -107,14 +111,18 @@ def generate(
     given = {name: value for name, value in fields.items() if value is not None}
     with _errors_as_exit_codes(as_json):
         result = _generate(
-            {"image": images, **given}, output, weights=weights, allow_private_addresses=allow_private_addresses
+            {"image": images, **given},
+            output,
+            also=also,
+            weights=weights,
+            allow_private_addresses=allow_private_addresses,
         )
         paths = result.save(output.parent)
         _report(result, paths, as_json=as_json)
 
 
 def _generate(
-    body: dict[str, Any], output: Path, *, weights: str | None, allow_private_addresses: bool
+    body: dict[str, Any], output: Path, *, also: str | None, weights: str | None, allow_private_addresses: bool
 ) -> GenerationResult:
     """Generate the files, in memory.
 
@@ -123,13 +131,14 @@ def _generate(
     """
     from pipeline.errors import InvalidRequest, UnwritableOutput
     from pipeline.python_api import check_output_folder, read_settings, run_request
+    from pipeline.settings import split_list
     from schemas.formats import OUTPUT_FORMATS, extensions_in_words
     from schemas.request import parse_request
 
     extension = output.suffix.lower().removeprefix(".")
     if extension not in OUTPUT_FORMATS or not output.stem:
         raise InvalidRequest(f"the output must end in {extensions_in_words()}, got {output.name!r}")
-    request = parse_request(body | {"output_format": extension}).request
+    request = parse_request(body | {"output_formats": [extension, *split_list(also or "")]}).request
     if output.is_dir():
         raise UnwritableOutput(f"{output} is a folder")
     check_output_folder(output.parent)

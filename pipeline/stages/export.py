@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from pipeline.engines.base import Generation, OnStep
 from pipeline.errors import ExportFailed
-from pipeline.formats.encode import encode
+from pipeline.formats.encode import AssetEncoder
 from pipeline.formats.glb import unit_normals
 from pipeline.formats.mp4 import encode_mp4
 from pipeline.formats.png import png_bytes
@@ -25,8 +25,9 @@ from pipeline.mesh.asset import THICKNESS_SHARE, Asset
 from pipeline.mesh.bake import bake, colour_vertices
 from pipeline.mesh.clean import clean
 from pipeline.mesh.clean_open import clean_open, faces_of_bodies
+from pipeline.mesh.measure import measure
 from pipeline.mesh.simplify import simplify
-from pipeline.mesh.thicken import faces_when_thickened, simplify_for_thickening
+from pipeline.mesh.thicken import simplify_for_thickening
 from pipeline.mesh.tri_mesh import TriMesh
 from pipeline.mesh.unwrap import UnwrappedMesh, unwrap
 from pipeline.render.mesh_view import RenderMesh, thumbnail, turntable
@@ -45,7 +46,7 @@ class Exported:
     """What the export stage made.
 
     Attributes:
-        files: the model first, then its companions, the turntable, extra files, the thumbnail, cut-outs.
+        files: each model before its companions, the turntable, extra files, the thumbnail, cut-outs.
         warnings: sentences for the caller.
         meta: what the export decided or measured, for `meta` of the answer: plain values of JSON.
     """
@@ -78,9 +79,9 @@ def export(
     """
     asset = make_asset(generation, request=request, on_step=lambda share: on_step(0.6 * share))
     render_mesh = render_mesh_of(asset)
-    is_thickened = asset.is_open and FORMATS[request.output_format].needs_body
-    model_faces = faces_when_thickened(asset.mesh) if is_thickened else len(asset.mesh.faces)
-    contents = encode(asset, request.output_format, stem=file_prefix)
+    encoder = AssetEncoder(asset)
+    contents = encoder.files(request.formats, stem=file_prefix)
+    mesh_measures = _measures(encoder, request.formats[0], contents, file_prefix)
     on_step(0.7)
     if request.render:
         contents[f"{file_prefix}.mp4"] = generation.turntable_mp4 or _turntable_of(
@@ -92,7 +93,7 @@ def export(
     folder.mkdir(parents=True, exist_ok=True)
     files = []
     for name, kind in output_names(
-        request.output_format,
+        request.formats,
         file_prefix=file_prefix,
         render=request.render,
         is_textured=asset.is_textured,
@@ -100,17 +101,47 @@ def export(
     ):
         path = folder / name
         path.write_bytes(contents[name])
-        faces = model_faces if kind == "model" else None
+        faces = len(encoder.asset_in(path.suffix[1:]).mesh.faces) if kind == "model" else None
         files.append(OutputFile(path, kind, content_type_of(name), faces))
-    warnings = (_thickened_warning(request.output_format),) if is_thickened else ()
-    return Exported((*files, *_cutout_files(cutouts, file_prefix, folder)), warnings)
+    warnings = _thickened_warning([name for name in request.formats if encoder.asset_in(name) is not asset])
+    return Exported((*files, *_cutout_files(cutouts, file_prefix, folder)), warnings, {"mesh": mesh_measures})
 
 
-def _thickened_warning(output_format: str) -> str:
+def _thickened_warning(output_formats: Sequence[str]) -> tuple[str, ...]:
+    """A sentence about the formats in which an open surface became a body, if there are any."""
+    if not output_formats:
+        return ()
+    names = " and the ".join(name.upper() for name in output_formats)
     return (
-        f"The surface encloses nothing; in the {output_format.upper()} it is {THICKNESS_SHARE:.1%} of its longest side "
-        "thick, so that it can be printed."
+        f"The surface encloses nothing; in the {names} it is {THICKNESS_SHARE:.1%} of its longest side "
+        "thick, so that it can be printed.",
     )
+
+
+def _measures(
+    encoder: AssetEncoder, output_format: str, contents: Mapping[str, bytes], file_prefix: str
+) -> dict[str, Any]:
+    """Measures of an asset as a format has it, for answers: in metres, with the bytes of its files."""
+    asset = encoder.asset_in(output_format)
+    report = measure(asset.mesh)
+    has_image = asset.is_textured and FORMATS[output_format].texture in ("embedded", "companion")
+    names = output_names([output_format], file_prefix=file_prefix, is_textured=asset.is_textured)
+    return {
+        "faces": report.faces,
+        "vertices": report.vertices,
+        "watertight": report.is_watertight,
+        "components": report.components,
+        "volume": _rounded(report.volume),
+        "bounds": [[_rounded(value) for value in corner] for corner in (report.lowest, report.highest)],
+        "texture_size": asset.texture.shape[0] if has_image else None,
+        "texture_bytes": len(encoder.colour_png or b"") if has_image else 0,
+        "file_bytes": sum(len(contents[name]) for name, kind in names if kind in ("model", "companion")),
+    }
+
+
+def _rounded(value: float) -> float:
+    """Six significant digits: a measure of a file that holds float32."""
+    return float(f"{value:.6g}")
 
 
 def _cutout_files(cutouts: Sequence[Cutout], file_prefix: str, folder: Path) -> list[OutputFile]:
@@ -151,7 +182,7 @@ def make_asset(generation: Generation, *, request: ImageTo3DRequest, on_step: On
     on_step(0.2)
     share_kept = round((1 - request.mesh_simplify) * len(generation.mesh.faces))
     target_faces = share_kept if request.target_faces is None else request.target_faces
-    if is_open and request.target_faces is not None and FORMATS[request.output_format].needs_body:
+    if is_open and request.target_faces is not None and FORMATS[request.formats[0]].needs_body:
         mesh = simplify_for_thickening(cleaned, target_faces=target_faces)
     else:
         mesh = simplify(cleaned, target_faces=target_faces)
@@ -170,7 +201,7 @@ def make_asset(generation: Generation, *, request: ImageTo3DRequest, on_step: On
         on_share=lambda share: on_step(0.7 + 0.3 * share),
     )
     colours = None
-    if FORMATS[request.output_format].texture == "vertices":
+    if any(FORMATS[name].texture == "vertices" for name in request.formats):
         source = generation.colour_source.colours_at
         colours = colour_vertices(mesh, normals, source, chunk_size=request.points_at_once)
     return Asset(mesh, normals, unwrapped, texture, is_textured=True, vertex_colours=colours, is_open=is_open)

@@ -183,7 +183,7 @@ class LinkedFiles(Storage, Protocol):
 
 
 def output_names(
-    output_format: str,
+    output_formats: Sequence[str],
     *,
     file_prefix: str,
     render: bool = False,
@@ -193,15 +193,17 @@ def output_names(
     """The files of a job in the order of the answer, known before they exist, so that links can be predicted.
 
     Args:
-        output_format: extension of the model.
+        output_formats: extensions of the models.
         extra_endings: extensions of the engine's additional files.
     """
-    names: list[tuple[str, FileKind]] = [(f"{file_prefix}.{output_format}", "model")]
-    spec = FORMATS[output_format]
-    if spec.material_file:
-        names.append((f"{file_prefix}{spec.material_file}", "companion"))
-    if spec.texture_file and is_textured:
-        names.append((f"{file_prefix}{spec.texture_file}", "companion"))
+    names: list[tuple[str, FileKind]] = []
+    for output_format in output_formats:
+        names.append((f"{file_prefix}.{output_format}", "model"))
+        spec = FORMATS[output_format]
+        if spec.material_file:
+            names.append((f"{file_prefix}{spec.material_file}", "companion"))
+        if spec.texture_file and is_textured:
+            names.append((f"{file_prefix}{spec.texture_file}", "companion"))
     if render:
         names.append((f"{file_prefix}.mp4", "turntable"))
     extra: FileKind = "extra"

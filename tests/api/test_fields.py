@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Callable
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
 from pipeline.jobs.model import JobFilter
+from schemas.formats import OUTPUT_FORMATS
 from schemas.request import MAX_VIEWS, ImageTo3DRequest
 from tests.api.conftest import IMAGE, SUBMIT, Deployment
 
@@ -58,9 +61,29 @@ def test_a_boolean_is_accepted_in_every_form_of_yes_and_no(deployment: Deploymen
     assert refusal(deployment, **{field: "maybe"}) == f"{field} must be yes, no, true or false, got 'maybe'"
 
 
-@pytest.mark.parametrize("form", ["glb", "obj", "stl", "ply", "GLB"])
+@pytest.mark.parametrize("form", [*OUTPUT_FORMATS, "GLB"])
 def test_every_format_is_accepted(deployment: Deployment, form: str) -> None:
     assert deployment.submit(output_format=form)["meta"]["output_format"] == form.lower()
+
+
+def test_several_formats_are_accepted_in_every_form_of_a_list_and_predict_their_links(deployment: Deployment) -> None:
+    for form in (["GLB", "obj"], "glb, obj", '["glb", "obj"]'):
+        submitted = deployment.submit(output_format="stl", output_formats=form, render=True)
+        meta, links = submitted["meta"], submitted["future_links"]
+        assert (meta["output_format"], meta["output_formats"]) == ("glb", ["glb", "obj"])
+        names = [urlsplit(link).path.rpartition("/")[2] for link in links]
+        assert [name[36:] for name in names] == [".glb", ".obj", ".mtl", "_texture.png", ".mp4"]
+    assert deployment.submit(output_formats=[])["meta"]["output_formats"] == ["obj"]
+    assert refusal(deployment, output_formats="glb,fbx").startswith("output_formats must be one of glb, obj")
+    assert refusal(deployment, output_formats="glb,GLB") == "output_formats must be distinct values, got glb twice"
+    assert refusal(deployment, output_formats=["glb"] * 99).endswith("values, got 99")
+    assert refusal(deployment, output_formats="[").startswith("output_formats must be a list of at most")
+
+
+def test_a_format_that_the_deployment_cannot_write_is_refused(deploy: Callable[..., Deployment]) -> None:
+    deployment = deploy(output_formats="glb,obj")
+    sentence = "this deployment cannot write usdz; it offers glb, obj"
+    assert refusal(deployment, output_format="usdz") == refusal(deployment, output_formats="glb,usdz") == sentence
 
 
 @pytest.mark.parametrize("field", sorted(ImageTo3DRequest.model_fields.keys() - {"key", "image"}))
@@ -70,7 +93,17 @@ def test_null_is_the_same_as_not_given(deployment: Deployment, field: str) -> No
 
 
 def test_every_field_is_tested_here() -> None:
-    others = {"key", "image", "output_format", "webhook", "track_id", "engine", "multi_image_mode", "view_angles"}
+    others = {
+        "key",
+        "image",
+        "output_format",
+        "output_formats",
+        "webhook",
+        "track_id",
+        "engine",
+        "multi_image_mode",
+        "view_angles",
+    }
     assert {*NUMBERS, *BOOLEANS} | others == ImageTo3DRequest.model_fields.keys()
 
 

@@ -84,7 +84,12 @@ def help_of_generate(**environment: str) -> str:
 def test_every_field_of_the_contract_is_an_option() -> None:
     options = set(re.findall(r"--([a-z-]+)", help_of_generate()))
     fields = {name.replace("_", "-") for name in ImageTo3DRequest.model_fields}
-    assert fields - options == {"image", "output-format", *(name.replace("_", "-") for name in SERVICE_FIELDS)}
+    assert fields - options == {
+        "image",
+        "output-format",
+        "output-formats",
+        *(name.replace("_", "-") for name in SERVICE_FIELDS),
+    }
 
 
 def test_help_shows_bounds_and_defaults() -> None:

@@ -128,6 +128,33 @@ def test_files_have_the_documented_order_and_names_that_resolve(exported: Callab
     assert "map_Kd toy_texture.png" in files["toy.mtl"].path.read_text()
 
 
+def test_several_formats_have_the_bytes_of_each_alone_with_their_companions_and_one_order(exported: Callable) -> None:
+    formats = ("stl", "obj", "glb")
+    together = exported(output_formats=formats)
+
+    names = ["toy.stl", "toy.obj", "toy.mtl", "toy_texture.png", "toy.glb", "toy_thumbnail.png"]
+    assert [*together] == names
+    for format in formats:
+        for name, file in exported(format, output_format=format).items():
+            assert together[name].path.read_bytes() == file.path.read_bytes(), name
+
+
+def test_the_mesh_is_measured_for_the_answer(tmp_path: Path) -> None:
+    request = request_for(output_formats="obj,stl")
+    made = export(generation(), request=request, file_prefix="toy", folder=tmp_path, on_step=ignore_steps)
+    told, (_, written) = made.meta["mesh"], opened(tmp_path / "toy.stl")
+
+    assert told["faces"] == len(written.faces) == made.files[0].faces
+    assert told["watertight"] is True and told["components"] >= 1 and told["vertices"] < told["faces"]
+    assert told["volume"] == pytest.approx(written.volume(), rel=1e-4)
+    assert np.allclose(told["bounds"], written.bounds(), atol=1e-5)
+    assert told["texture_size"] == 512
+    assert told["texture_bytes"] == (tmp_path / "toy_texture.png").stat().st_size
+    assert told["file_bytes"] == sum(
+        (tmp_path / f"toy{end}").stat().st_size for end in (".obj", ".mtl", "_texture.png")
+    )
+
+
 def test_a_turntable_plays_in_browsers(exported: Callable) -> None:
     path = exported(render=True)["toy.mp4"].path
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-i", str(path), "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
@@ -142,7 +169,7 @@ def test_a_turntable_plays_in_browsers(exported: Callable) -> None:
 
 
 def test_the_same_request_gives_the_same_bytes(exported: Callable) -> None:
-    for format in ("glb", "obj", "ply"):
+    for format in ("glb", "obj", "ply", "usdz", "3mf"):
         first = exported("first", output_format=format, render=format == "glb")
         second = exported("second", output_format=format, render=format == "glb")
         assert {n: f.path.read_bytes() for n, f in first.items()} == {n: f.path.read_bytes() for n, f in second.items()}

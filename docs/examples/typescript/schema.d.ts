@@ -1024,6 +1024,11 @@ export interface components {
              */
             output_format: "glb" | "obj" | "stl" | "ply";
             /**
+             * Output Formats
+             * @description several file formats of the same asset, the first of them first in `output`; overrides `output_format`, which becomes the first (extension)
+             */
+            output_formats?: ("glb" | "obj" | "stl" | "ply")[] | string | null;
+            /**
              * Render
              * @description also deliver a turntable video (mp4)
              * @default false
@@ -1168,6 +1173,11 @@ export interface components {
              * @enum {string}
              */
             output_format: "glb" | "obj" | "stl" | "ply";
+            /**
+             * Output Formats
+             * @description several file formats of the same asset, the first of them first in `output`; overrides `output_format`, which becomes the first (extension)
+             */
+            output_formats?: ("glb" | "obj" | "stl" | "ply")[] | string | null;
             /**
              * Render
              * @description also deliver a turntable video (mp4)
@@ -2272,6 +2282,11 @@ export interface operations {
                      */
                     output_format?: "glb" | "obj" | "stl" | "ply";
                     /**
+                     * Output Formats
+                     * @description several file formats of the same asset, the first of them first in `output`; overrides `output_format`, which becomes the first (extension)
+                     */
+                    output_formats?: ("glb" | "obj" | "stl" | "ply")[] | string | null;
+                    /**
                      * Render
                      * @description also deliver a turntable video (mp4)
                      * @default false
@@ -2547,6 +2562,11 @@ export interface operations {
                      * @enum {string}
                      */
                     output_format?: "glb" | "obj" | "stl" | "ply";
+                    /**
+                     * Output Formats
+                     * @description several file formats of the same asset, the first of them first in `output`; overrides `output_format`, which becomes the first (extension)
+                     */
+                    output_formats?: ("glb" | "obj" | "stl" | "ply")[] | string | null;
                     /**
                      * Render
                      * @description also deliver a turntable video (mp4)
@@ -2968,6 +2988,11 @@ export interface operations {
                      * @enum {string}
                      */
                     output_format?: "glb" | "obj" | "stl" | "ply";
+                    /**
+                     * Output Formats
+                     * @description several file formats of the same asset, the first of them first in `output`; overrides `output_format`, which becomes the first (extension)
+                     */
+                    output_formats?: ("glb" | "obj" | "stl" | "ply")[] | string | null;
                     /**
                      * Render
                      * @description also deliver a turntable video (mp4)
@@ -4587,6 +4612,11 @@ export interface operations {
                      */
                     output_format?: "glb" | "obj" | "stl" | "ply";
                     /**
+                     * Output Formats
+                     * @description several file formats of the same asset, the first of them first in `output`; overrides `output_format`, which becomes the first (extension)
+                     */
+                    output_formats?: ("glb" | "obj" | "stl" | "ply")[] | string | null;
+                    /**
                      * Render
                      * @description also deliver a turntable video (mp4)
                      * @default false
@@ -4794,6 +4824,11 @@ export interface operations {
                      * @enum {string}
                      */
                     output_format?: "glb" | "obj" | "stl" | "ply";
+                    /**
+                     * Output Formats
+                     * @description several file formats of the same asset, the first of them first in `output`; overrides `output_format`, which becomes the first (extension)
+                     */
+                    output_formats?: ("glb" | "obj" | "stl" | "ply")[] | string | null;
                     /**
                      * Render
                      * @description also deliver a turntable video (mp4)
@@ -5215,6 +5250,11 @@ export interface operations {
                      * @enum {string}
                      */
                     output_format?: "glb" | "obj" | "stl" | "ply";
+                    /**
+                     * Output Formats
+                     * @description several file formats of the same asset, the first of them first in `output`; overrides `output_format`, which becomes the first (extension)
+                     */
+                    output_formats?: ("glb" | "obj" | "stl" | "ply")[] | string | null;
                     /**
                      * Render
                      * @description also deliver a turntable video (mp4)

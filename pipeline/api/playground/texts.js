@@ -24,7 +24,7 @@ export const TITLES = {
 };
 
 export const HINTS = {
-  output_format: "GLB suits the web and most programs, OBJ and PLY editors, STL 3D printers. You can choose another one afterwards.",
+  output_format: "GLB suits the web and most programs, USDZ Apple's devices, OBJ and PLY editors, 3MF (with colours) and STL 3D printers. You can choose another one afterwards.",
   resolution: "How fine the shape is. Higher takes longer and more memory.",
   texture_size: "Pixels along one side of the image on the surface.",
   render: "Also make a film of one turn around the model.",
