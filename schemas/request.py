@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
@@ -34,6 +34,8 @@ from schemas.contract import (
 from schemas.errors import InvalidRequest
 from schemas.formats import OUTPUT_FORMATS, OutputFormat
 
+Origin = Literal["bottom", "center"]
+UpAxis = Literal["y", "z"]
 MAX_VIEWS = 8
 LEAST_CHUNK_SIZE = 1024
 """A smaller `chunk_size` acts as this: it would save no memory worth naming, and take ten times as long."""
@@ -135,6 +137,18 @@ class ImageTo3DRequest(BaseModel):
         default=None,
         description="depth of the preview engine's solid: 0 is a thin plate, 1 is round, as deep as wide; by default "
         "guessed from the contour and returned as `meta.depth` (extension)",
+    )
+    size: Annotated[float | None, BoundedFloatOrNothing(0.001, 1000)] = Field(
+        default=None,
+        description="longest side of the asset in metres; by default 1, and 0.1 in STL and 3MF, which are written in "
+        "millimetres (extension)",
+    )
+    origin: Annotated[Origin, one_of(Origin)] = Field(
+        default="bottom",
+        description="what lies at the origin: the middle of the base (`bottom`), or of the whole asset (extension)",
+    )
+    up_axis: Annotated[UpAxis | None, OneOfOrNothing(get_args(UpAxis))] = Field(
+        default=None, description="the axis that points up; by default z in STL, 3MF and PLY, y elsewhere (extension)"
     )
 
     retention_s: Annotated[int | None, BoundedInt(MIN_RETENTION_S, MAX_RETENTION_S, optional=True)] = Field(

@@ -32,7 +32,7 @@ from pipeline import (
     python_api,
 )
 from pipeline.errors import EngineFailed, InvalidRequest, UnreadableImage, UnwritableOutput, WeightsUnusable
-from schemas.formats import OUTPUT_FORMATS
+from schemas.formats import FORMATS, OUTPUT_FORMATS
 from schemas.request import ImageTo3DRequest
 from schemas.table import SERVICE_FIELDS
 from tests.fakes.images import bare_png, draw_figure, encode
@@ -144,7 +144,11 @@ def test_the_mesh_of_every_format_has_the_reported_faces(output_format: Any) -> 
         (512, 512) if output_format in ("glb", "usdz") else None
     )  # an OBJ's is in another file
     assert report.has_vertex_colours == (output_format in ("ply", "3mf"))
-    assert np.abs(np.array([report.lowest, report.highest])).max() <= 0.51
+    spec = FORMATS[output_format]
+    size = spec.default_size_m * spec.units_per_metre
+    up = "xyz".index(spec.up_axis)
+    assert max(np.subtract(report.highest, report.lowest)) == pytest.approx(size, rel=1e-3)
+    assert report.lowest[up] == pytest.approx(0, abs=1e-3 * size)
 
 
 def test_an_obj_on_the_disk_is_inspected_with_its_texture(tmp_path: Path) -> None:

@@ -66,6 +66,9 @@ class SubmitParameters(TypedDict, total=False):
     view_angles: Sequence[float | str] | str | None
     splat: bool
     depth: float | None
+    size: float | None
+    origin: Literal["bottom", "center"]
+    up_axis: Literal["y", "z"] | None
     retention_s: int | None
 
 
@@ -78,6 +81,9 @@ class ExportParameters(TypedDict, total=False):
     mesh_simplify: float
     target_faces: int | None
     texture_size: int
+    size: float | None
+    origin: Literal["bottom", "center"]
+    up_axis: Literal["y", "z"] | None
     no_texture: bool
     chunk_size: int
     temp: bool

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Literal
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,12 +10,33 @@ from numpy.typing import NDArray
 from pipeline.mesh.asset import Asset
 from pipeline.mesh.clean import separate_coincident_vertices
 from pipeline.mesh.tri_mesh import TriMesh
+from schemas.formats import FormatSpec
+from schemas.request import Origin, UpAxis
 
-Origin = Literal["bottom", "center"]
-Axis = Literal["y", "z"]
+
+@dataclass(frozen=True)
+class Placement:
+    """Where the caller wants an asset.
+
+    Attributes:
+        size_m: longest side of the bounding box in metres; None leaves it to the format.
+        origin: as for `place`.
+        up_axis: None leaves it to the format.
+    """
+
+    size_m: float | None = None
+    origin: Origin = "bottom"
+    up_axis: UpAxis | None = None
+
+    def in_format(self, asset: Asset, spec: FormatSpec) -> Asset:
+        """The asset in the units and the frame of a format's files."""
+        size_m = spec.default_size_m if self.size_m is None else self.size_m
+        return place(
+            asset, size=size_m * spec.units_per_metre, origin=self.origin, up_axis=self.up_axis or spec.up_axis
+        )
 
 
-def place(asset: Asset, *, size: float, origin: Origin, up_axis: Axis) -> Asset:
+def place(asset: Asset, *, size: float, origin: Origin, up_axis: UpAxis) -> Asset:
     """Scale, move and turn an asset; texture and topology stay.
 
     Args:
@@ -44,7 +64,7 @@ def place(asset: Asset, *, size: float, origin: Origin, up_axis: Axis) -> Asset:
     )
 
 
-def _turned(vectors: NDArray[np.floating], up_axis: Axis) -> NDArray[np.floating]:
+def _turned(vectors: NDArray[np.floating], up_axis: UpAxis) -> NDArray[np.floating]:
     """Vectors (N, 3) with +Y up, with the named axis up."""
     if up_axis == "y":
         return vectors

@@ -5,6 +5,7 @@ Clean, simplify, unwrap, bake, encode. Knows nothing of engines beyond what they
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,13 +27,15 @@ from pipeline.mesh.bake import bake, colour_vertices
 from pipeline.mesh.clean import clean
 from pipeline.mesh.clean_open import clean_open, faces_of_bodies
 from pipeline.mesh.measure import measure
+from pipeline.mesh.placement import Placement
 from pipeline.mesh.simplify import simplify
 from pipeline.mesh.thicken import simplify_for_thickening
 from pipeline.mesh.tri_mesh import TriMesh
 from pipeline.mesh.unwrap import UnwrappedMesh, unwrap
 from pipeline.render.mesh_view import RenderMesh, thumbnail, turntable
-from pipeline.storage.base import OutputFile, content_type_of, output_names
+from pipeline.storage.base import OutputFile, content_type_of, cutout_names, output_names
 from schemas.formats import FORMATS
+from schemas.names import is_random_name, safe_name
 from schemas.request import ImageTo3DRequest
 
 TURNTABLE_FRAMES, TURNTABLE_FPS = 120, 30
@@ -79,7 +82,8 @@ def export(
     """
     asset = make_asset(generation, request=request, on_step=lambda share: on_step(0.6 * share))
     render_mesh = render_mesh_of(asset)
-    encoder = AssetEncoder(asset)
+    asset = replace(asset, name=asset_name(asset, file_prefix))
+    encoder = AssetEncoder(asset, Placement(request.size, request.origin, request.up_axis))
     contents = encoder.files(request.formats, stem=file_prefix)
     mesh_measures = _measures(encoder, request.formats[0], contents, file_prefix)
     on_step(0.7)
@@ -103,8 +107,21 @@ def export(
         path.write_bytes(contents[name])
         faces = len(encoder.asset_in(path.suffix[1:]).mesh.faces) if kind == "model" else None
         files.append(OutputFile(path, kind, content_type_of(name), faces))
-    warnings = _thickened_warning([name for name in request.formats if encoder.asset_in(name) is not asset])
+    warnings = _thickened_warning([name for name in request.formats if encoder.is_thickened_in(name)])
     return Exported((*files, *_cutout_files(cutouts, file_prefix, folder)), warnings, {"mesh": mesh_measures})
+
+
+def asset_name(asset: Asset, file_prefix: str) -> str:
+    """What the parts of an asset are called in its files: after the user's file, else after its content.
+
+    A random prefix, as the service has, is no name: the same request would give other bytes each time.
+    """
+    if not is_random_name(file_prefix):
+        return safe_name(file_prefix)
+    content = hashlib.sha256()
+    for part in (asset.mesh.vertices, asset.mesh.faces, asset.texture):
+        content.update(np.ascontiguousarray(part).tobytes())
+    return f"asset_{content.hexdigest()[:8]}"
 
 
 def _thickened_warning(output_formats: Sequence[str]) -> tuple[str, ...]:
@@ -122,7 +139,7 @@ def _measures(
     encoder: AssetEncoder, output_format: str, contents: Mapping[str, bytes], file_prefix: str
 ) -> dict[str, Any]:
     """Measures of an asset as a format has it, for answers: in metres, with the bytes of its files."""
-    asset = encoder.asset_in(output_format)
+    asset, units = encoder.asset_in(output_format), FORMATS[output_format].units_per_metre
     report = measure(asset.mesh)
     has_image = asset.is_textured and FORMATS[output_format].texture in ("embedded", "companion")
     names = output_names([output_format], file_prefix=file_prefix, is_textured=asset.is_textured)
@@ -131,8 +148,8 @@ def _measures(
         "vertices": report.vertices,
         "watertight": report.is_watertight,
         "components": report.components,
-        "volume": _rounded(report.volume),
-        "bounds": [[_rounded(value) for value in corner] for corner in (report.lowest, report.highest)],
+        "volume": _rounded(report.volume / units**3),
+        "bounds": [[_rounded(value / units) for value in corner] for corner in (report.lowest, report.highest)],
         "texture_size": asset.texture.shape[0] if has_image else None,
         "texture_bytes": len(encoder.colour_png or b"") if has_image else 0,
         "file_bytes": sum(len(contents[name]) for name, kind in names if kind in ("model", "companion")),
@@ -147,9 +164,9 @@ def _rounded(value: float) -> float:
 def _cutout_files(cutouts: Sequence[Cutout], file_prefix: str, folder: Path) -> list[OutputFile]:
     """Write the cut-outs that were made here: `robot_cutout.png`, or `robot_2_cutout.png` for the second of several."""
     files = []
-    for number, cutout in enumerate(cutouts, start=1):
+    for name, cutout in zip(cutout_names(file_prefix, views=len(cutouts)), cutouts, strict=True):
         if cutout.was_removed:
-            path = folder / f"{file_prefix}{f'_{number}' if len(cutouts) > 1 else ''}_cutout.png"
+            path = folder / name
             path.write_bytes(png_bytes(_reduced_cutout(cutout.image)))
             files.append(OutputFile(path, "extra", content_type_of(path.name)))
     return files

@@ -8,6 +8,7 @@ from pathlib import Path, PurePath
 from typing import Literal, Protocol
 
 from schemas.formats import FORMATS
+from schemas.names import safe_name
 
 FileKind = Literal["model", "companion", "turntable", "extra", "thumbnail"]
 """What the export says of a file; stored with the job."""
@@ -182,6 +183,18 @@ class LinkedFiles(Storage, Protocol):
         ...
 
 
+def companion_names(output_format: str, *, file_prefix: str, is_textured: bool = True) -> list[str]:
+    """The files that a model refers to: its material, then its texture. Their names are one word in every format."""
+    spec, word = FORMATS[output_format], safe_name(file_prefix)
+    endings = (spec.material_file, spec.texture_file if is_textured else "")
+    return [f"{word}{ending}" for ending in endings if ending]
+
+
+def cutout_names(file_prefix: str, *, views: int) -> list[str]:
+    """The names of the cut-outs of a job's views, each of which is delivered if its background was removed."""
+    return [f"{file_prefix}{f'_{number}' if views > 1 else ''}_cutout.png" for number in range(1, views + 1)]
+
+
 def output_names(
     output_formats: Sequence[str],
     *,
@@ -199,11 +212,8 @@ def output_names(
     names: list[tuple[str, FileKind]] = []
     for output_format in output_formats:
         names.append((f"{file_prefix}.{output_format}", "model"))
-        spec = FORMATS[output_format]
-        if spec.material_file:
-            names.append((f"{file_prefix}{spec.material_file}", "companion"))
-        if spec.texture_file and is_textured:
-            names.append((f"{file_prefix}{spec.texture_file}", "companion"))
+        companions = companion_names(output_format, file_prefix=file_prefix, is_textured=is_textured)
+        names += [(name, "companion") for name in companions]
     if render:
         names.append((f"{file_prefix}.mp4", "turntable"))
     extra: FileKind = "extra"

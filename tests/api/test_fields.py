@@ -26,6 +26,7 @@ NUMBERS: dict[str, tuple[float, float, float, float]] = {
     "seed": (0, 2**32 - 1, -1, 2**32),
     "texture_size": (512, 4096, 511, 4097),
     "depth": (0, 1, -0.001, 1.001),
+    "size": (0.001, 1000, 0.0009, 1000.1),
     "target_faces": (100, 2_000_000, 99, 2_000_001),
     "retention_s": (60, 7 * 86400, 59, 7 * 86400 + 1),
 }
@@ -103,8 +104,19 @@ def test_every_field_is_tested_here() -> None:
         "engine",
         "multi_image_mode",
         "view_angles",
+        "origin",
+        "up_axis",
     }
     assert {*NUMBERS, *BOOLEANS} | others == ImageTo3DRequest.model_fields.keys()
+
+
+@pytest.mark.parametrize(("field", "words"), [("origin", ("bottom", "center")), ("up_axis", ("y", "z"))])
+def test_a_word_is_accepted_in_any_case_and_another_is_refused(
+    deployment: Deployment, field: str, words: tuple[str, ...]
+) -> None:
+    for word in words:
+        assert deployment.submit(**{field: word.upper()})["meta"][field] == word
+    assert refusal(deployment, **{field: "up"}) == f"{field} must be one of {', '.join(words)}, got 'up'"
 
 
 def test_a_track_id_is_returned_unchanged(deployment: Deployment) -> None:

@@ -254,3 +254,22 @@ def test_inspecting_something_else_than_a_3d_file_is_refused(tmp_path: Path) -> 
     for path in (tmp_path / "a.glb", tmp_path / "missing.glb", tmp_path):
         done = run("inspect", path)
         assert done.returncode == REFUSED and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+
+
+def test_a_file_that_exists_is_replaced_only_with_force(image: Path, tmp_path: Path) -> None:
+    out = tmp_path / "figure.obj"
+    for taken in ("figure.obj", "figure.mtl", "figure_texture.png", "figure_thumbnail.png"):
+        (tmp_path / taken).write_text("mine")
+        done = run("generate", image, "-o", out)
+        assert done.returncode == REFUSED and f"{taken} exists already; --force replaces it" in done.stderr
+        assert (tmp_path / taken).read_text() == "mine"
+        (tmp_path / taken).unlink()
+    out.write_text("mine")
+    assert run("generate", image, "-o", out, *SMALL, "--force").returncode == 0
+    assert out.read_text().startswith("# image-to-3d figure")
+
+
+def test_the_output_is_written_as_it_was_typed(image: Path, tmp_path: Path) -> None:
+    assert run("generate", image, "-o", tmp_path / "My Robot.OBJ", *SMALL).returncode == 0
+    names = {path.name for path in tmp_path.iterdir()} - {image.name}
+    assert names == {"My Robot.OBJ", "My_Robot.mtl", "My_Robot_texture.png", "My Robot_thumbnail.png"}

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from pipeline.mesh.asset import Asset
-from pipeline.mesh.placement import Axis, place
+from pipeline.mesh.placement import place
 from pipeline.mesh.unwrap import unwrap
+from schemas.request import UpAxis
 from tests.mesh.shapes import cuboid, welded_report
 
 
@@ -20,7 +21,7 @@ def asset() -> Asset:
 
 @pytest.mark.parametrize("size", [0.002, 1.0, 100.0])
 @pytest.mark.parametrize("up_axis", ["y", "z"])
-def test_the_asset_stands_on_its_base_over_the_origin(size: float, up_axis: Axis) -> None:
+def test_the_asset_stands_on_its_base_over_the_origin(size: float, up_axis: UpAxis) -> None:
     placed = place(asset(), size=size, origin="bottom", up_axis=up_axis)
     low, high = placed.mesh.bounds() / size
     up, depth = (1, 2) if up_axis == "y" else (2, 1)
@@ -35,7 +36,7 @@ def test_the_middle_may_be_the_origin() -> None:
 
 
 @pytest.mark.parametrize("up_axis", ["y", "z"])
-def test_the_surface_is_turned_with_its_normals_and_stays_outward(up_axis: Axis) -> None:
+def test_the_surface_is_turned_with_its_normals_and_stays_outward(up_axis: UpAxis) -> None:
     made = asset()
     placed = place(made, size=1.0, origin="bottom", up_axis=up_axis)
     closed, consistent, _, volume = welded_report(placed.mesh)

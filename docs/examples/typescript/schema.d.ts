@@ -1017,17 +1017,24 @@ export interface components {
              */
             no_texture: boolean;
             /**
+             * Origin
+             * @description what lies at the origin: the middle of the base (`bottom`), or of the whole asset (extension)
+             * @default bottom
+             * @enum {string}
+             */
+            origin: "bottom" | "center";
+            /**
              * Output Format
              * @description file format of the asset
              * @default glb
              * @enum {string}
              */
-            output_format: "glb" | "obj" | "stl" | "ply";
+            output_format: "glb" | "obj" | "stl" | "ply" | "usdz" | "3mf";
             /**
              * Output Formats
              * @description several file formats of the same asset, the first of them first in `output`; overrides `output_format`, which becomes the first (extension)
              */
-            output_formats?: ("glb" | "obj" | "stl" | "ply")[] | string | null;
+            output_formats?: ("glb" | "obj" | "stl" | "ply" | "usdz" | "3mf")[] | string | null;
             /**
              * Render
              * @description also deliver a turntable video (mp4)
@@ -1051,6 +1058,11 @@ export interface components {
              * @default 0
              */
             seed: number;
+            /**
+             * Size
+             * @description longest side of the asset in metres; by default 1, and 0.1 in STL and 3MF, which are written in millimetres (extension)
+             */
+            size?: number | null;
             /**
              * Slat Guidance Strength
              * @description guidance strength of stage 2, the structured latent
@@ -1103,6 +1115,11 @@ export interface components {
              * @description your own id, returned by the webhook and by fetch
              */
             track_id?: string | number | null;
+            /**
+             * Up Axis
+             * @description the axis that points up; by default z in STL, 3MF and PLY, y elsewhere (extension)
+             */
+            up_axis?: ("y" | "z") | null;
             /**
              * View Angles
              * @description where each view was taken from, in the order of the views: degrees, or `front`, `right`, `back`, `left`, `top`, `bottom`; guessed if not given (extension)
@@ -1167,17 +1184,24 @@ export interface components {
              */
             no_texture: boolean;
             /**
+             * Origin
+             * @description what lies at the origin: the middle of the base (`bottom`), or of the whole asset (extension)
+             * @default bottom
+             * @enum {string}
+             */
+            origin: "bottom" | "center";
+            /**
              * Output Format
              * @description file format of the asset
              * @default glb
              * @enum {string}
              */
-            output_format: "glb" | "obj" | "stl" | "ply";
+            output_format: "glb" | "obj" | "stl" | "ply" | "usdz" | "3mf";
             /**
              * Output Formats
              * @description several file formats of the same asset, the first of them first in `output`; overrides `output_format`, which becomes the first (extension)
              */
-            output_formats?: ("glb" | "obj" | "stl" | "ply")[] | string | null;
+            output_formats?: ("glb" | "obj" | "stl" | "ply" | "usdz" | "3mf")[] | string | null;
             /**
              * Render
              * @description also deliver a turntable video (mp4)
@@ -1201,6 +1225,11 @@ export interface components {
              * @default 0
              */
             seed: number;
+            /**
+             * Size
+             * @description longest side of the asset in metres; by default 1, and 0.1 in STL and 3MF, which are written in millimetres (extension)
+             */
+            size?: number | null;
             /**
              * Slat Guidance Strength
              * @description guidance strength of stage 2, the structured latent
@@ -1253,6 +1282,11 @@ export interface components {
              * @description your own id, returned by the webhook and by fetch
              */
             track_id?: string | number | null;
+            /**
+             * Up Axis
+             * @description the axis that points up; by default z in STL, 3MF and PLY, y elsewhere (extension)
+             */
+            up_axis?: ("y" | "z") | null;
             /**
              * View Angles
              * @description where each view was taken from, in the order of the views: degrees, or `front`, `right`, `back`, `left`, `top`, `bottom`; guessed if not given (extension)
@@ -2275,17 +2309,24 @@ export interface operations {
                      */
                     no_texture?: boolean;
                     /**
+                     * Origin
+                     * @description what lies at the origin: the middle of the base (`bottom`), or of the whole asset (extension)
+                     * @default bottom
+                     * @enum {string}
+                     */
+                    origin?: "bottom" | "center";
+                    /**
                      * Output Format
                      * @description file format of the asset
                      * @default glb
                      * @enum {string}
                      */
-                    output_format?: "glb" | "obj" | "stl" | "ply";
+                    output_format?: "glb" | "obj" | "stl" | "ply" | "usdz" | "3mf";
                     /**
                      * Output Formats
                      * @description several file formats of the same asset, the first of them first in `output`; overrides `output_format`, which becomes the first (extension)
                      */
-                    output_formats?: ("glb" | "obj" | "stl" | "ply")[] | string | null;
+                    output_formats?: ("glb" | "obj" | "stl" | "ply" | "usdz" | "3mf")[] | string | null;
                     /**
                      * Render
                      * @description also deliver a turntable video (mp4)
@@ -2309,6 +2350,11 @@ export interface operations {
                      * @default 0
                      */
                     seed?: number;
+                    /**
+                     * Size
+                     * @description longest side of the asset in metres; by default 1, and 0.1 in STL and 3MF, which are written in millimetres (extension)
+                     */
+                    size?: number | null;
                     /**
                      * Slat Guidance Strength
                      * @description guidance strength of stage 2, the structured latent
@@ -2361,6 +2407,11 @@ export interface operations {
                      * @description your own id, returned by the webhook and by fetch
                      */
                     track_id?: string | number | null;
+                    /**
+                     * Up Axis
+                     * @description the axis that points up; by default z in STL, 3MF and PLY, y elsewhere (extension)
+                     */
+                    up_axis?: ("y" | "z") | null;
                     /**
                      * View Angles
                      * @description where each view was taken from, in the order of the views: degrees, or `front`, `right`, `back`, `left`, `top`, `bottom`; guessed if not given (extension)
@@ -2557,16 +2608,22 @@ export interface operations {
                      */
                     no_texture?: boolean;
                     /**
+                     * Origin
+                     * @description what lies at the origin: the middle of the base (`bottom`), or of the whole asset (extension)
+                     * @enum {string}
+                     */
+                    origin?: "bottom" | "center";
+                    /**
                      * Output Format
                      * @description file format of the asset
                      * @enum {string}
                      */
-                    output_format?: "glb" | "obj" | "stl" | "ply";
+                    output_format?: "glb" | "obj" | "stl" | "ply" | "usdz" | "3mf";
                     /**
                      * Output Formats
                      * @description several file formats of the same asset, the first of them first in `output`; overrides `output_format`, which becomes the first (extension)
                      */
-                    output_formats?: ("glb" | "obj" | "stl" | "ply")[] | string | null;
+                    output_formats?: ("glb" | "obj" | "stl" | "ply" | "usdz" | "3mf")[] | string | null;
                     /**
                      * Render
                      * @description also deliver a turntable video (mp4)
@@ -2577,6 +2634,11 @@ export interface operations {
                      * @description seconds for which temporary outputs can be downloaded, at most what the deployment allows (extension)
                      */
                     retention_s?: number | null;
+                    /**
+                     * Size
+                     * @description longest side of the asset in metres; by default 1, and 0.1 in STL and 3MF, which are written in millimetres (extension)
+                     */
+                    size?: number | null;
                     /**
                      * Target Faces
                      * @description number of faces of the result; overrides `mesh_simplify` (extension)
@@ -2597,6 +2659,11 @@ export interface operations {
                      * @description your own id, returned by the webhook and by fetch
                      */
                     track_id?: string | number | null;
+                    /**
+                     * Up Axis
+                     * @description the axis that points up; by default z in STL, 3MF and PLY, y elsewhere (extension)
+                     */
+                    up_axis?: ("y" | "z") | null;
                     /**
                      * Webhook
                      * @description URL that the final body is posted to when the job ends
@@ -2982,17 +3049,24 @@ export interface operations {
                      */
                     no_texture?: boolean;
                     /**
+                     * Origin
+                     * @description what lies at the origin: the middle of the base (`bottom`), or of the whole asset (extension)
+                     * @default bottom
+                     * @enum {string}
+                     */
+                    origin?: "bottom" | "center";
+                    /**
                      * Output Format
                      * @description file format of the asset
                      * @default glb
                      * @enum {string}
                      */
-                    output_format?: "glb" | "obj" | "stl" | "ply";
+                    output_format?: "glb" | "obj" | "stl" | "ply" | "usdz" | "3mf";
                     /**
                      * Output Formats
                      * @description several file formats of the same asset, the first of them first in `output`; overrides `output_format`, which becomes the first (extension)
                      */
-                    output_formats?: ("glb" | "obj" | "stl" | "ply")[] | string | null;
+                    output_formats?: ("glb" | "obj" | "stl" | "ply" | "usdz" | "3mf")[] | string | null;
                     /**
                      * Render
                      * @description also deliver a turntable video (mp4)
@@ -3016,6 +3090,11 @@ export interface operations {
                      * @default 0
                      */
                     seed?: number;
+                    /**
+                     * Size
+                     * @description longest side of the asset in metres; by default 1, and 0.1 in STL and 3MF, which are written in millimetres (extension)
+                     */
+                    size?: number | null;
                     /**
                      * Slat Guidance Strength
                      * @description guidance strength of stage 2, the structured latent
@@ -3068,6 +3147,11 @@ export interface operations {
                      * @description your own id, returned by the webhook and by fetch
                      */
                     track_id?: string | number | null;
+                    /**
+                     * Up Axis
+                     * @description the axis that points up; by default z in STL, 3MF and PLY, y elsewhere (extension)
+                     */
+                    up_axis?: ("y" | "z") | null;
                     /**
                      * View Angles
                      * @description where each view was taken from, in the order of the views: degrees, or `front`, `right`, `back`, `left`, `top`, `bottom`; guessed if not given (extension)
@@ -4605,17 +4689,24 @@ export interface operations {
                      */
                     no_texture?: boolean;
                     /**
+                     * Origin
+                     * @description what lies at the origin: the middle of the base (`bottom`), or of the whole asset (extension)
+                     * @default bottom
+                     * @enum {string}
+                     */
+                    origin?: "bottom" | "center";
+                    /**
                      * Output Format
                      * @description file format of the asset
                      * @default glb
                      * @enum {string}
                      */
-                    output_format?: "glb" | "obj" | "stl" | "ply";
+                    output_format?: "glb" | "obj" | "stl" | "ply" | "usdz" | "3mf";
                     /**
                      * Output Formats
                      * @description several file formats of the same asset, the first of them first in `output`; overrides `output_format`, which becomes the first (extension)
                      */
-                    output_formats?: ("glb" | "obj" | "stl" | "ply")[] | string | null;
+                    output_formats?: ("glb" | "obj" | "stl" | "ply" | "usdz" | "3mf")[] | string | null;
                     /**
                      * Render
                      * @description also deliver a turntable video (mp4)
@@ -4639,6 +4730,11 @@ export interface operations {
                      * @default 0
                      */
                     seed?: number;
+                    /**
+                     * Size
+                     * @description longest side of the asset in metres; by default 1, and 0.1 in STL and 3MF, which are written in millimetres (extension)
+                     */
+                    size?: number | null;
                     /**
                      * Slat Guidance Strength
                      * @description guidance strength of stage 2, the structured latent
@@ -4691,6 +4787,11 @@ export interface operations {
                      * @description your own id, returned by the webhook and by fetch
                      */
                     track_id?: string | number | null;
+                    /**
+                     * Up Axis
+                     * @description the axis that points up; by default z in STL, 3MF and PLY, y elsewhere (extension)
+                     */
+                    up_axis?: ("y" | "z") | null;
                     /**
                      * View Angles
                      * @description where each view was taken from, in the order of the views: degrees, or `front`, `right`, `back`, `left`, `top`, `bottom`; guessed if not given (extension)
@@ -4819,16 +4920,22 @@ export interface operations {
                      */
                     no_texture?: boolean;
                     /**
+                     * Origin
+                     * @description what lies at the origin: the middle of the base (`bottom`), or of the whole asset (extension)
+                     * @enum {string}
+                     */
+                    origin?: "bottom" | "center";
+                    /**
                      * Output Format
                      * @description file format of the asset
                      * @enum {string}
                      */
-                    output_format?: "glb" | "obj" | "stl" | "ply";
+                    output_format?: "glb" | "obj" | "stl" | "ply" | "usdz" | "3mf";
                     /**
                      * Output Formats
                      * @description several file formats of the same asset, the first of them first in `output`; overrides `output_format`, which becomes the first (extension)
                      */
-                    output_formats?: ("glb" | "obj" | "stl" | "ply")[] | string | null;
+                    output_formats?: ("glb" | "obj" | "stl" | "ply" | "usdz" | "3mf")[] | string | null;
                     /**
                      * Render
                      * @description also deliver a turntable video (mp4)
@@ -4839,6 +4946,11 @@ export interface operations {
                      * @description seconds for which temporary outputs can be downloaded, at most what the deployment allows (extension)
                      */
                     retention_s?: number | null;
+                    /**
+                     * Size
+                     * @description longest side of the asset in metres; by default 1, and 0.1 in STL and 3MF, which are written in millimetres (extension)
+                     */
+                    size?: number | null;
                     /**
                      * Target Faces
                      * @description number of faces of the result; overrides `mesh_simplify` (extension)
@@ -4859,6 +4971,11 @@ export interface operations {
                      * @description your own id, returned by the webhook and by fetch
                      */
                     track_id?: string | number | null;
+                    /**
+                     * Up Axis
+                     * @description the axis that points up; by default z in STL, 3MF and PLY, y elsewhere (extension)
+                     */
+                    up_axis?: ("y" | "z") | null;
                     /**
                      * Webhook
                      * @description URL that the final body is posted to when the job ends
@@ -5244,17 +5361,24 @@ export interface operations {
                      */
                     no_texture?: boolean;
                     /**
+                     * Origin
+                     * @description what lies at the origin: the middle of the base (`bottom`), or of the whole asset (extension)
+                     * @default bottom
+                     * @enum {string}
+                     */
+                    origin?: "bottom" | "center";
+                    /**
                      * Output Format
                      * @description file format of the asset
                      * @default glb
                      * @enum {string}
                      */
-                    output_format?: "glb" | "obj" | "stl" | "ply";
+                    output_format?: "glb" | "obj" | "stl" | "ply" | "usdz" | "3mf";
                     /**
                      * Output Formats
                      * @description several file formats of the same asset, the first of them first in `output`; overrides `output_format`, which becomes the first (extension)
                      */
-                    output_formats?: ("glb" | "obj" | "stl" | "ply")[] | string | null;
+                    output_formats?: ("glb" | "obj" | "stl" | "ply" | "usdz" | "3mf")[] | string | null;
                     /**
                      * Render
                      * @description also deliver a turntable video (mp4)
@@ -5278,6 +5402,11 @@ export interface operations {
                      * @default 0
                      */
                     seed?: number;
+                    /**
+                     * Size
+                     * @description longest side of the asset in metres; by default 1, and 0.1 in STL and 3MF, which are written in millimetres (extension)
+                     */
+                    size?: number | null;
                     /**
                      * Slat Guidance Strength
                      * @description guidance strength of stage 2, the structured latent
@@ -5330,6 +5459,11 @@ export interface operations {
                      * @description your own id, returned by the webhook and by fetch
                      */
                     track_id?: string | number | null;
+                    /**
+                     * Up Axis
+                     * @description the axis that points up; by default z in STL, 3MF and PLY, y elsewhere (extension)
+                     */
+                    up_axis?: ("y" | "z") | null;
                     /**
                      * View Angles
                      * @description where each view was taken from, in the order of the views: degrees, or `front`, `right`, `back`, `left`, `top`, `bottom`; guessed if not given (extension)
