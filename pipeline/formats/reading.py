@@ -46,7 +46,7 @@ def read_3mf(content: bytes) -> trimesh.Scene:
     import lib3mf
 
     metres = {"MicroMeter": 1e-6, "MilliMeter": 1e-3, "CentiMeter": 1e-2, "Inch": 0.0254, "Foot": 0.3048, "Meter": 1.0}
-    model = lib3mf.get_wrapper().CreateModel()
+    model: Any = lib3mf.get_wrapper().CreateModel()
     model.QueryReader("3mf").ReadFromBuffer(content)
     scale = metres[model.GetUnit().name]
     scene = trimesh.Scene()

@@ -12,6 +12,7 @@ import ctypes
 import io
 import uuid
 import zipfile
+from typing import Any
 
 import lib3mf
 import numpy as np
@@ -46,28 +47,27 @@ def threemf_bytes(
     """
     if len(faces) < 4:
         raise ValueError(f"a 3MF needs a solid of at least four faces, got {len(faces)}")
-    model = lib3mf.get_wrapper().CreateModel()
+    library: Any = lib3mf.get_wrapper()  # its annotations say that any result may be None
+    model = library.CreateModel()
     model.SetUnit(lib3mf.ModelUnit.MilliMeter)
     model.GetMetaDataGroup().AddMetaData("", "Title", name, "xs:string", True)
     model.GetMetaDataGroup().AddMetaData("", "Application", f"image-to-3d {__version__}", "xs:string", True)
     mesh = model.AddMeshObject()
     mesh.SetName(name)
     mesh.SetGeometry(
-        (lib3mf.Position * len(vertices)).from_buffer_copy(np.ascontiguousarray(vertices, np.float32)),
-        (lib3mf.Triangle * len(faces)).from_buffer_copy(np.ascontiguousarray(faces, np.uint32)),
+        (lib3mf.Position * len(vertices)).from_buffer_copy(vertices.astype(np.float32).tobytes()),
+        (lib3mf.Triangle * len(faces)).from_buffer_copy(faces.astype(np.uint32).tobytes()),
     )
     if colours is not None:
         _set_colours(model, mesh, faces, colours)
-    item = model.AddBuildItem(mesh, lib3mf.get_wrapper().GetIdentityTransform())
+    item = model.AddBuildItem(mesh, library.GetIdentityTransform())
     model.SetBuildUUID(_uuid_of("build"))
     item.SetUUID(_uuid_of("item"))
     mesh.SetUUID(_uuid_of("object"))
     return _with_fixed_times(_written(model))
 
 
-def _set_colours(
-    model: lib3mf.Model, mesh: lib3mf.MeshObject, faces: NDArray[np.int32], colours: NDArray[np.uint8]
-) -> None:
+def _set_colours(model: Any, mesh: Any, faces: NDArray[np.int32], colours: NDArray[np.uint8]) -> None:
     """Give every corner of a face the colour of its vertex."""
     group = model.AddColorGroup()
     palette, place = np.unique(colours, axis=0, return_inverse=True)
@@ -75,12 +75,12 @@ def _set_colours(
     properties = np.empty((len(faces), 4), np.uint32)
     properties[:, 0] = group.GetResourceID()
     properties[:, 1:] = ids[place.reshape(-1)][faces]
-    mesh.SetAllTriangleProperties((lib3mf.TriangleProperties * len(faces)).from_buffer_copy(properties))
+    mesh.SetAllTriangleProperties((lib3mf.TriangleProperties * len(faces)).from_buffer_copy(properties.tobytes()))
     # A triangle without properties has those of its object; readers want them even where every triangle has its own.
     mesh.SetObjectLevelProperty(group.GetResourceID(), int(ids[0]))
 
 
-def _written(model: lib3mf.Model) -> bytes:
+def _written(model: Any) -> bytes:
     """A model as lib3mf writes it. Its own `WriteToBuffer` makes a Python list of all bytes."""
     content = io.BytesIO()
 
