@@ -145,7 +145,7 @@ def test_the_mesh_of_every_format_has_the_reported_faces(output_format: Any) -> 
     )  # an OBJ's is in another file
     assert report.has_vertex_colours == (output_format in ("ply", "3mf"))
     spec = FORMATS[output_format]
-    size = spec.default_size_m * spec.units_per_metre
+    size = spec.default_size_m
     up = "xyz".index(spec.up_axis)
     assert max(np.subtract(report.highest, report.lowest)) == pytest.approx(size, rel=1e-3)
     assert report.lowest[up] == pytest.approx(0, abs=1e-3 * size)

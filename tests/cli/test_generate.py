@@ -265,11 +265,11 @@ def test_a_file_that_exists_is_replaced_only_with_force(image: Path, tmp_path: P
         assert (tmp_path / taken).read_text() == "mine"
         (tmp_path / taken).unlink()
     out.write_text("mine")
-    assert run("generate", image, "-o", out, *SMALL, "--force").returncode == 0
+    assert run("generate", image, "-o", out, *FAST, "--force").returncode == 0
     assert out.read_text().startswith("# image-to-3d figure")
 
 
 def test_the_output_is_written_as_it_was_typed(image: Path, tmp_path: Path) -> None:
-    assert run("generate", image, "-o", tmp_path / "My Robot.OBJ", *SMALL).returncode == 0
+    assert run("generate", image, "-o", tmp_path / "My Robot.OBJ", *FAST).returncode == 0
     names = {path.name for path in tmp_path.iterdir()} - {image.name}
     assert names == {"My Robot.OBJ", "My_Robot.mtl", "My_Robot_texture.png", "My Robot_thumbnail.png"}

@@ -126,7 +126,7 @@ def test_the_front_looks_like_the_input_image() -> None:
 def test_one_subject_stands_the_same_way_in_every_format(exported: Callable, output_format: str) -> None:
     report = inspect(exported(output_format=output_format)[f"toy.{output_format}"].path)
     spec = FORMATS[output_format]
-    size = spec.default_size_m * spec.units_per_metre
+    size = spec.default_size_m
     low, high = np.array(report.lowest) / size, np.array(report.highest) / size
     up, depth = (1, 2) if spec.up_axis == "y" else (2, 1)
     sides = make_asset(generation(), request=request_for(), on_step=ignore_steps).mesh.bounds()
@@ -139,11 +139,11 @@ def test_one_subject_stands_the_same_way_in_every_format(exported: Callable, out
 def test_size_origin_and_up_axis_are_those_of_the_request(exported: Callable) -> None:
     fields = {"size": 0.25, "origin": "center", "up_axis": "z"}
     files = exported(output_formats=["glb", "stl"], **fields)
-    for output_format, units in (("glb", 1), ("stl", 1000)):
+    for output_format in ("glb", "stl"):
         report = inspect(files[f"toy.{output_format}"].path)
         low, high = np.array(report.lowest), np.array(report.highest)
-        assert (high - low).max() == pytest.approx(0.25 * units, rel=1e-3) and report.is_watertight
-        assert low + high == pytest.approx((0, 0, 0), abs=1e-3 * units)
+        assert (high - low).max() == pytest.approx(0.25, rel=1e-3) and report.is_watertight
+        assert low + high == pytest.approx((0, 0, 0), abs=1e-3)
         assert np.argmax(high - low) == 2
     assert b"toy, z-up, millimetres" in files["toy.stl"].path.read_bytes()[:80]
 
