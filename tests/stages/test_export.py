@@ -203,14 +203,14 @@ def test_several_formats_have_the_bytes_of_each_alone_with_their_companions_and_
 
 
 def test_the_mesh_is_measured_for_the_answer(tmp_path: Path) -> None:
-    request = request_for(output_formats="obj,stl")
+    request = request_for(output_formats="obj,stl", size=1, up_axis="y")
     made = export(generation(), request=request, file_prefix="toy", folder=tmp_path, on_step=ignore_steps)
     told, (_, written) = made.meta["mesh"], opened(tmp_path / "toy.stl")
 
     assert told["faces"] == len(written.faces) == made.files[0].faces
     assert told["watertight"] is True and told["components"] >= 1 and told["vertices"] < told["faces"]
-    assert told["volume"] == pytest.approx(written.volume(), rel=1e-4)
-    assert np.allclose(told["bounds"], written.bounds(), atol=1e-5)
+    assert told["volume"] == pytest.approx(written.volume() / 1000**3, rel=1e-4)  # an STL is in millimetres
+    assert np.allclose(told["bounds"], written.bounds() / 1000, atol=1e-5)
     assert told["texture_size"] == 512
     assert told["texture_bytes"] == (tmp_path / "toy_texture.png").stat().st_size
     assert told["file_bytes"] == sum(
