@@ -40,7 +40,7 @@ from tests.fakes.images import bare_png, draw_figure, encode
 FIGURE = draw_figure(96)  # (96, 96, 4) uint8
 PNG = encode(FIGURE)
 SMALL: dict[str, Any] = {"resolution": 64, "texture_size": 512, "seed": 3}
-TAKE_OTHER_FORMS = {"image", "engine", "view_angles", "output_formats"}
+TAKE_OTHER_FORMS = {"image", "engine", "view_angles", "output_formats", "lods"}
 HEAVY = ("numpy", "numba", "pydantic", "PIL", "trimesh", "torch", "modal", "fastapi", "sqlalchemy")
 
 

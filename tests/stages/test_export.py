@@ -25,7 +25,7 @@ from pipeline.mesh.measure import measure
 from pipeline.mesh.tri_mesh import TriMesh
 from pipeline.render.mesh_view import RenderMesh, render_view
 from pipeline.render.orbit import Camera, intrinsics_of, look_at
-from pipeline.stages.export import export, make_asset, render_mesh_of
+from pipeline.stages.export import export, make_levels, render_mesh_of
 from pipeline.storage.base import OutputFile
 from schemas.request import ImageTo3DRequest, parse_request
 from tests.fakes.images import draw_figure, mask_iou
@@ -99,7 +99,7 @@ def unlit(mesh: RenderMesh) -> RenderMesh:
 
 
 def test_the_front_looks_like_the_input_image() -> None:
-    asset = make_asset(generation(), request=request_for(texture_size=1024), on_step=ignore_steps)
+    (asset,) = make_levels(generation(), request=request_for(texture_size=1024), on_step=ignore_steps)
     figure = draw_figure(SIDE)
     solid = figure[..., 3] >= 128
     rows, columns = np.flatnonzero(solid.any(axis=1)), np.flatnonzero(solid.any(axis=0))
@@ -198,7 +198,7 @@ def test_a_surface_that_encloses_nothing_is_an_error(tmp_path: Path) -> None:
 
 
 def test_what_is_exported_is_what_was_measured() -> None:
-    asset = make_asset(generation(), request=request_for(mesh_simplify=0.95), on_step=ignore_steps)
+    (asset,) = make_levels(generation(), request=request_for(mesh_simplify=0.95), on_step=ignore_steps)
     report = measure(asset.mesh)
     assert report.is_watertight and report.faces == pytest.approx(0.05 * len(generation().mesh.faces), rel=0.01)
 
