@@ -39,6 +39,7 @@ TURNTABLE_FRAMES, TURNTABLE_FPS = 120, 30
 IMAGE_SIZE = 512
 CUTOUT_SIDE_PX = 512  # longer side of a delivered cut-out: enough to judge it, 0.1 to 0.4 MB
 PLAIN_GREY = 184
+LEAST_LOD_TEXTURE = 256
 
 
 @dataclass(frozen=True)
@@ -176,8 +177,8 @@ def _reduced_cutout(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def make_levels(generation: Generation, *, request: ImageTo3DRequest, on_step: OnStep) -> list[Asset]:
     """Clean, simplify, unwrap and bake: the asset, then its further levels of detail in the order of the request.
 
-    Every level has a texture of its own. Textures shared by all levels would need the seams of the finest one in the
-    coarsest, whose faces cross them: docs/performance.md has the measurement.
+    Further levels have textures of their own, of half the side: docs/performance.md has the measurement. One texture
+    for all would need the seams of the finest level in the coarser ones, whose faces cross them.
 
     Raises:
         ExportFailed: the generation's surface encloses nothing, or has no area where it may be open.
@@ -205,23 +206,34 @@ def make_levels(generation: Generation, *, request: ImageTo3DRequest, on_step: O
         return lambda share: on_step(0.5 + 0.5 * (number + share) / len(meshes))
 
     return [
-        replace(_with_texture(mesh, generation, request=request, on_step=step_of(number)), is_open=is_open)
+        replace(
+            _with_texture(
+                mesh,
+                generation,
+                request=request,
+                texture_size=max(request.texture_size // 2, LEAST_LOD_TEXTURE) if number else request.texture_size,
+                on_step=step_of(number),
+            ),
+            is_open=is_open,
+        )
         for number, mesh in enumerate(meshes)
     ]
 
 
-def _with_texture(mesh: TriMesh, generation: Generation, *, request: ImageTo3DRequest, on_step: OnStep) -> Asset:
+def _with_texture(
+    mesh: TriMesh, generation: Generation, *, request: ImageTo3DRequest, texture_size: int, on_step: OnStep
+) -> Asset:
     """Unwrap and bake; without a texture where the request leaves it out."""
     normals = unit_normals(mesh.vertex_normals())
     if request.no_texture:
         return _plain(mesh, normals)
-    unwrapped = unwrap(mesh, texture_size=request.texture_size)
+    unwrapped = unwrap(mesh, texture_size=texture_size)
     on_step(0.4)
     texture = bake(
         unwrapped,
         normals[unwrapped.source_vertices],
         generation.colour_source.colours_at,
-        texture_size=request.texture_size,
+        texture_size=texture_size,
         chunk_size=request.points_at_once,
         on_share=lambda share: on_step(0.4 + 0.6 * share),
     )

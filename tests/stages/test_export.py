@@ -139,6 +139,27 @@ def test_several_formats_have_the_bytes_of_each_alone_with_their_companions_and_
             assert together[name].path.read_bytes() == file.path.read_bytes(), name
 
 
+def test_levels_of_detail_have_their_counts_are_closed_and_leave_the_asset_as_it_is(exported: Callable) -> None:
+    counts = (600, 200, 4000)
+    files = exported(output_formats="glb,obj", target_faces=1500, lods=counts)
+    alone = exported("alone", output_formats="glb,obj", target_faces=1500)
+
+    for name, file in alone.items():
+        assert files[name].path.read_bytes() == file.path.read_bytes(), name
+    levels = [file for file in files.values() if file.kind == "lod"]
+    assert [file.path.name for file in levels] == [
+        f"toy_lod{n}.{ending}" for n in (1, 2, 3) for ending in ("glb", "obj")
+    ]
+    for file, count in zip(levels, np.repeat(counts, 2), strict=True):
+        part, mesh = opened(file.path)
+        closed, consistent, non_manifold, volume = welded_report(mesh)
+        assert closed and consistent and non_manifold == 0 and volume > 0
+        assert len(mesh.faces) == file.faces == pytest.approx(count, rel=0.01)
+        material = part.visual.material
+        assert (getattr(material, "baseColorTexture", None) or material.image).size == (256, 256)
+    assert "map_Kd toy_lod2_texture.png" in files["toy_lod2.mtl"].path.read_text()
+
+
 def test_the_mesh_is_measured_for_the_answer(tmp_path: Path) -> None:
     request = request_for(output_formats="obj,stl")
     made = export(generation(), request=request, file_prefix="toy", folder=tmp_path, on_step=ignore_steps)
