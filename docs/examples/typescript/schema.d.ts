@@ -1022,12 +1022,12 @@ export interface components {
              * @default glb
              * @enum {string}
              */
-            output_format: "glb" | "obj" | "stl" | "ply";
+            output_format: "glb" | "obj" | "stl" | "ply" | "usdz" | "3mf";
             /**
              * Output Formats
              * @description several file formats of the same asset, the first of them first in `output`; overrides `output_format`, which becomes the first (extension)
              */
-            output_formats?: ("glb" | "obj" | "stl" | "ply")[] | string | null;
+            output_formats?: ("glb" | "obj" | "stl" | "ply" | "usdz" | "3mf")[] | string | null;
             /**
              * Render
              * @description also deliver a turntable video (mp4)
@@ -1172,12 +1172,12 @@ export interface components {
              * @default glb
              * @enum {string}
              */
-            output_format: "glb" | "obj" | "stl" | "ply";
+            output_format: "glb" | "obj" | "stl" | "ply" | "usdz" | "3mf";
             /**
              * Output Formats
              * @description several file formats of the same asset, the first of them first in `output`; overrides `output_format`, which becomes the first (extension)
              */
-            output_formats?: ("glb" | "obj" | "stl" | "ply")[] | string | null;
+            output_formats?: ("glb" | "obj" | "stl" | "ply" | "usdz" | "3mf")[] | string | null;
             /**
              * Render
              * @description also deliver a turntable video (mp4)
@@ -2280,12 +2280,12 @@ export interface operations {
                      * @default glb
                      * @enum {string}
                      */
-                    output_format?: "glb" | "obj" | "stl" | "ply";
+                    output_format?: "glb" | "obj" | "stl" | "ply" | "usdz" | "3mf";
                     /**
                      * Output Formats
                      * @description several file formats of the same asset, the first of them first in `output`; overrides `output_format`, which becomes the first (extension)
                      */
-                    output_formats?: ("glb" | "obj" | "stl" | "ply")[] | string | null;
+                    output_formats?: ("glb" | "obj" | "stl" | "ply" | "usdz" | "3mf")[] | string | null;
                     /**
                      * Render
                      * @description also deliver a turntable video (mp4)
@@ -2561,12 +2561,12 @@ export interface operations {
                      * @description file format of the asset
                      * @enum {string}
                      */
-                    output_format?: "glb" | "obj" | "stl" | "ply";
+                    output_format?: "glb" | "obj" | "stl" | "ply" | "usdz" | "3mf";
                     /**
                      * Output Formats
                      * @description several file formats of the same asset, the first of them first in `output`; overrides `output_format`, which becomes the first (extension)
                      */
-                    output_formats?: ("glb" | "obj" | "stl" | "ply")[] | string | null;
+                    output_formats?: ("glb" | "obj" | "stl" | "ply" | "usdz" | "3mf")[] | string | null;
                     /**
                      * Render
                      * @description also deliver a turntable video (mp4)
@@ -2987,12 +2987,12 @@ export interface operations {
                      * @default glb
                      * @enum {string}
                      */
-                    output_format?: "glb" | "obj" | "stl" | "ply";
+                    output_format?: "glb" | "obj" | "stl" | "ply" | "usdz" | "3mf";
                     /**
                      * Output Formats
                      * @description several file formats of the same asset, the first of them first in `output`; overrides `output_format`, which becomes the first (extension)
                      */
-                    output_formats?: ("glb" | "obj" | "stl" | "ply")[] | string | null;
+                    output_formats?: ("glb" | "obj" | "stl" | "ply" | "usdz" | "3mf")[] | string | null;
                     /**
                      * Render
                      * @description also deliver a turntable video (mp4)
@@ -4610,12 +4610,12 @@ export interface operations {
                      * @default glb
                      * @enum {string}
                      */
-                    output_format?: "glb" | "obj" | "stl" | "ply";
+                    output_format?: "glb" | "obj" | "stl" | "ply" | "usdz" | "3mf";
                     /**
                      * Output Formats
                      * @description several file formats of the same asset, the first of them first in `output`; overrides `output_format`, which becomes the first (extension)
                      */
-                    output_formats?: ("glb" | "obj" | "stl" | "ply")[] | string | null;
+                    output_formats?: ("glb" | "obj" | "stl" | "ply" | "usdz" | "3mf")[] | string | null;
                     /**
                      * Render
                      * @description also deliver a turntable video (mp4)
@@ -4823,12 +4823,12 @@ export interface operations {
                      * @description file format of the asset
                      * @enum {string}
                      */
-                    output_format?: "glb" | "obj" | "stl" | "ply";
+                    output_format?: "glb" | "obj" | "stl" | "ply" | "usdz" | "3mf";
                     /**
                      * Output Formats
                      * @description several file formats of the same asset, the first of them first in `output`; overrides `output_format`, which becomes the first (extension)
                      */
-                    output_formats?: ("glb" | "obj" | "stl" | "ply")[] | string | null;
+                    output_formats?: ("glb" | "obj" | "stl" | "ply" | "usdz" | "3mf")[] | string | null;
                     /**
                      * Render
                      * @description also deliver a turntable video (mp4)
@@ -5249,12 +5249,12 @@ export interface operations {
                      * @default glb
                      * @enum {string}
                      */
-                    output_format?: "glb" | "obj" | "stl" | "ply";
+                    output_format?: "glb" | "obj" | "stl" | "ply" | "usdz" | "3mf";
                     /**
                      * Output Formats
                      * @description several file formats of the same asset, the first of them first in `output`; overrides `output_format`, which becomes the first (extension)
                      */
-                    output_formats?: ("glb" | "obj" | "stl" | "ply")[] | string | null;
+                    output_formats?: ("glb" | "obj" | "stl" | "ply" | "usdz" | "3mf")[] | string | null;
                     /**
                      * Render
                      * @description also deliver a turntable video (mp4)
