@@ -40,6 +40,8 @@ IMAGE_SIZE = 512
 CUTOUT_SIDE_PX = 512  # longer side of a delivered cut-out: enough to judge it, 0.1 to 0.4 MB
 PLAIN_GREY = 184
 LEAST_LOD_TEXTURE = 256
+COUNT_TOLERANCE = 0.01
+"""A number of faces that differs by a larger share from the one that was asked for is reported."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,17 @@ def export(
         path.write_bytes(contents[name])
         files.append(OutputFile(path, kind, content_type_of(name), faces.get(name)))
     warnings = _thickened_warning([name for name in request.formats if encoder.asset_in(name) is not asset])
+    for stem, asked in zip(encoders, (request.target_faces, *(request.lods or ())), strict=True):
+        warnings += _count_warning(f"{stem}.{request.formats[0]}", faces, asked=asked)
     return Exported((*files, *_cutout_files(cutouts, file_prefix, folder)), warnings, {"mesh": mesh_measures})
+
+
+def _count_warning(name: str, faces: Mapping[str, int], *, asked: int | None) -> tuple[str, ...]:
+    """A sentence about a file whose number of faces is not the one that was asked for."""
+    if asked is None or abs(faces[name] - asked) <= COUNT_TOLERANCE * asked:
+        return ()
+    reason = "the surface has no more" if faces[name] < asked else "the surface allows no fewer"
+    return (f"{name} has {faces[name]:,} faces instead of {asked:,}: {reason}.",)
 
 
 def _thickened_warning(output_formats: Sequence[str]) -> tuple[str, ...]:

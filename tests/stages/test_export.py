@@ -160,6 +160,17 @@ def test_levels_of_detail_have_their_counts_are_closed_and_leave_the_asset_as_it
     assert "map_Kd toy_lod2_texture.png" in files["toy_lod2.mtl"].path.read_text()
 
 
+def test_a_count_that_the_surface_cannot_have_is_reported(tmp_path: Path) -> None:
+    request = request_for(output_format="stl", target_faces=2_000_000, lods=[1000, 1_000_000])
+    made = export(generation(), request=request, file_prefix="toy", folder=tmp_path, on_step=ignore_steps)
+
+    asset, level = (file.faces for file in made.files if file.path.name in ("toy.stl", "toy_lod2.stl"))
+    assert made.warnings == (
+        f"toy.stl has {asset:,} faces instead of 2,000,000: the surface has no more.",
+        f"toy_lod2.stl has {level:,} faces instead of 1,000,000: the surface has no more.",
+    )
+
+
 def test_the_mesh_is_measured_for_the_answer(tmp_path: Path) -> None:
     request = request_for(output_formats="obj,stl")
     made = export(generation(), request=request, file_prefix="toy", folder=tmp_path, on_step=ignore_steps)
