@@ -13,7 +13,6 @@ import json
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -261,7 +260,3 @@ def main(argv: list[str]) -> int:
     for row in rows:
         print(f"| {' | '.join(row)} |")
     return int(any("fails" in each for row in rows for each in row))
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
