@@ -153,6 +153,10 @@ class Settings(BaseSettings):
     """What all kept generations together may occupy; the oldest are deleted first."""
     record_lifetime_s: float = Field(default=7 * DAY_S, ge=1)
     """How long the record of a finished job is kept."""
+    max_failed_requests_bytes: int = Field(default=2048 * MIB, ge=0)
+    """What the requests of failed jobs, kept for `jobs retry`, may occupy together; the oldest are deleted first."""
+    max_failed_requests_bytes_per_key: int = Field(default=256 * MIB, ge=0)
+    """The same for the jobs of one key."""
     webhook_attempts: int = Field(default=10, ge=1)
     webhook_window_s: float = Field(default=2 * HOUR_S, ge=1)
     webhook_connect_timeout_s: float = Field(default=10.0, gt=0)

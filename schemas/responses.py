@@ -151,7 +151,7 @@ class EstimateBody(_Body):
 
     status: Literal["success"] = Field(default="success", description="always `success`")
     engine: str = Field(description="the engine that would run")
-    seconds: float = Field(description="seconds of work, from the mean of recent jobs")
+    seconds: float = Field(description="seconds of work: the mean of the engine, of recent jobs before its first")
     queue_position: int = Field(description="the place in the queue that the job would get, 1 is next")
     queue_time: int = Field(description="seconds until the job would start")
     eta: int = Field(ge=1, description="seconds until the job would end")

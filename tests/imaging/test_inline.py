@@ -86,10 +86,18 @@ def test_memory_for_an_escaped_image_is_a_small_multiple_of_its_length(text: str
     assert peak < 8 * size_bytes
 
 
-@pytest.mark.parametrize("text", ["%", "a%4", "%4g", "100%"])
-def test_a_percent_sign_that_begins_no_escape_is_refused(text: str) -> None:
-    with pytest.raises(InvalidRequest, match="percent sign that begins no escape"):
-        read_inline(f"data:image/png,{text}")
+@pytest.mark.parametrize("text", ["%", "a%4", "%4g", "100%", "%\n", "%\r\n", "%%41", "%=", "%41%\n41", "% 41", "%é"])
+@pytest.mark.parametrize("lead", ["", quote(PNG), quote(PNG) + "a" * UNQUOTED_CHARS])
+def test_a_percent_sign_that_begins_no_escape_is_refused(text: str, lead: str) -> None:
+    for read in (read_inline, check_inline):
+        with pytest.raises(InvalidRequest, match="percent sign that begins no escape"):
+            read(f"data:image/png,{lead}{text}")
+
+
+def test_escaped_content_that_is_no_image_is_refused_by_its_first_bytes() -> None:
+    with pytest.raises(UnreadableImage, match="not a readable image"):
+        check_inline("data:image/png," + "%41" * UNQUOTED_CHARS + "%")  # what follows is not read
+    check_inline("data:image/png," + quote(PNG) + "%41" * UNQUOTED_CHARS)
 
 
 def test_base64_far_beyond_the_limit_is_refused() -> None:

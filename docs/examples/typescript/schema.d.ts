@@ -833,7 +833,7 @@ export interface components {
             queue_time: number;
             /**
              * Seconds
-             * @description seconds of work, from the mean of recent jobs
+             * @description seconds of work: the mean of the engine, of recent jobs before its first
              */
             seconds: number;
             /**
