@@ -54,6 +54,7 @@ class SubmitParameters(TypedDict, total=False):
     slat_sampling_steps: int
     mesh_simplify: float
     target_faces: int | None
+    lods: Sequence[int] | str | None
     chunk_size: int
     seed: int
     temp: bool
@@ -80,6 +81,7 @@ class ExportParameters(TypedDict, total=False):
     output_formats: Sequence[OutputFormat] | str | None
     mesh_simplify: float
     target_faces: int | None
+    lods: Sequence[int] | str | None
     texture_size: int
     size: float | None
     origin: Literal["bottom", "center"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 
 from pipeline.formats.glb import glb_bytes
@@ -32,8 +33,10 @@ class AssetEncoder:
     def asset_in(self, output_format: str) -> Asset:
         """The asset as a format holds it: placed, and with a thickness where it is open and the format needs a body."""
         if output_format not in self._placed:
-            asset = self._body if self.is_thickened_in(output_format) else self._asset
-            self._placed[output_format] = self._placement.in_format(asset, FORMATS[output_format])
+            asset, placement = self._asset, self._placement
+            if self.is_thickened_in(output_format):  # which changes its bounds
+                asset, placement = self._body, replace(placement, bounds=None)
+            self._placed[output_format] = placement.in_format(asset, FORMATS[output_format])
         return self._placed[output_format]
 
     def is_thickened_in(self, output_format: str) -> bool:

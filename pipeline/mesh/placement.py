@@ -14,7 +14,7 @@ from schemas.formats import FormatSpec
 from schemas.request import Origin, UpAxis
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Placement:
     """Where the caller wants an asset.
 
@@ -22,21 +22,30 @@ class Placement:
         size_m: longest side of the bounding box in metres; None leaves it to the format.
         origin: as for `place`.
         up_axis: None leaves it to the format.
+        bounds: lowest and highest corner, (2, 3), that size and origin are measured on, so that levels of detail lie on
+            each other; None for those of the asset itself.
     """
 
     size_m: float | None = None
     origin: Origin = "bottom"
     up_axis: UpAxis | None = None
+    bounds: NDArray[np.float64] | None = None
 
     def in_format(self, asset: Asset, spec: FormatSpec) -> Asset:
         """The asset in the units and the frame of a format's files."""
         size_m = spec.default_size_m if self.size_m is None else self.size_m
         return place(
-            asset, size=size_m * spec.units_per_metre, origin=self.origin, up_axis=self.up_axis or spec.up_axis
+            asset,
+            size=size_m * spec.units_per_metre,
+            origin=self.origin,
+            up_axis=self.up_axis or spec.up_axis,
+            bounds=self.bounds,
         )
 
 
-def place(asset: Asset, *, size: float, origin: Origin, up_axis: UpAxis) -> Asset:
+def place(
+    asset: Asset, *, size: float, origin: Origin, up_axis: UpAxis, bounds: NDArray[np.float64] | None = None
+) -> Asset:
     """Scale, move and turn an asset; texture and topology stay.
 
     Args:
@@ -46,8 +55,9 @@ def place(asset: Asset, *, size: float, origin: Origin, up_axis: UpAxis) -> Asse
             is the origin.
         up_axis: `y`: as it is; `z`: turned by 90 degrees around the x axis, so that the front is towards -Y, as
             importers that turn y-up files place them.
+        bounds: as for `Placement`.
     """
-    low, high = asset.mesh.bounds()
+    low, high = asset.mesh.bounds() if bounds is None else bounds
     scale = size / max(float((high - low).max()), 1e-12)
     middle = (low + high) / 2
     if origin == "bottom":

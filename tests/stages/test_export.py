@@ -30,7 +30,7 @@ from pipeline.mesh.tri_mesh import TriMesh
 from pipeline.mesh.unwrap import UnwrappedMesh
 from pipeline.render.mesh_view import RenderMesh, render_view
 from pipeline.render.orbit import Camera, intrinsics_of, look_at
-from pipeline.stages.export import export, make_asset, render_mesh_of
+from pipeline.stages.export import export, make_levels, render_mesh_of
 from pipeline.storage.base import OutputFile
 from schemas.formats import FORMATS, OUTPUT_FORMATS
 from schemas.names import safe_name
@@ -106,7 +106,7 @@ def unlit(mesh: RenderMesh) -> RenderMesh:
 
 
 def test_the_front_looks_like_the_input_image() -> None:
-    asset = make_asset(generation(), request=request_for(texture_size=1024), on_step=ignore_steps)
+    (asset,) = make_levels(generation(), request=request_for(texture_size=1024), on_step=ignore_steps)
     figure = draw_figure(SIDE)
     solid = figure[..., 3] >= 128
     rows, columns = np.flatnonzero(solid.any(axis=1)), np.flatnonzero(solid.any(axis=0))
@@ -129,7 +129,7 @@ def test_one_subject_stands_the_same_way_in_every_format(exported: Callable, out
     size = spec.default_size_m
     low, high = np.array(report.lowest) / size, np.array(report.highest) / size
     up, depth = (1, 2) if spec.up_axis == "y" else (2, 1)
-    sides = make_asset(generation(), request=request_for(), on_step=ignore_steps).mesh.bounds()
+    sides = make_levels(generation(), request=request_for(), on_step=ignore_steps)[0].mesh.bounds()
     width, height, thickness = (sides[1] - sides[0]) / (sides[1] - sides[0]).max()
     assert high - low == pytest.approx([width, thickness, height] if up == 2 else [width, height, thickness], rel=1e-3)
     assert low[up] == pytest.approx(0, abs=1e-4)
@@ -202,6 +202,38 @@ def test_several_formats_have_the_bytes_of_each_alone_with_their_companions_and_
             assert together[name].path.read_bytes() == file.path.read_bytes(), name
 
 
+def test_levels_of_detail_have_their_counts_are_closed_and_leave_the_asset_as_it_is(exported: Callable) -> None:
+    counts = (600, 200, 4000)
+    files = exported(output_formats="glb,obj", target_faces=1500, lods=counts)
+    alone = exported("alone", output_formats="glb,obj", target_faces=1500)
+
+    for name, file in alone.items():
+        assert files[name].path.read_bytes() == file.path.read_bytes(), name
+    levels = [file for file in files.values() if file.kind == "lod"]
+    assert [file.path.name for file in levels] == [
+        f"toy_lod{n}.{ending}" for n in (1, 2, 3) for ending in ("glb", "obj")
+    ]
+    for file, count in zip(levels, np.repeat(counts, 2), strict=True):
+        part, mesh = opened(file.path)
+        closed, consistent, non_manifold, volume = welded_report(mesh)
+        assert closed and consistent and non_manifold == 0 and volume > 0
+        assert len(mesh.faces) == file.faces == pytest.approx(count, rel=0.01)
+        material = part.visual.material
+        assert (getattr(material, "baseColorTexture", None) or material.image).size == (256, 256)
+    assert "map_Kd toy_lod2_texture.png" in files["toy_lod2.mtl"].path.read_text()
+
+
+def test_a_count_that_the_surface_cannot_have_is_reported(tmp_path: Path) -> None:
+    request = request_for(output_format="stl", target_faces=2_000_000, lods=[1000, 1_000_000])
+    made = export(generation(), request=request, file_prefix="toy", folder=tmp_path, on_step=ignore_steps)
+
+    asset, level = (file.faces for file in made.files if file.path.name in ("toy.stl", "toy_lod2.stl"))
+    assert made.warnings == (
+        f"toy.stl has {asset:,} faces instead of 2,000,000: the surface has no more.",
+        f"toy_lod2.stl has {level:,} faces instead of 1,000,000: the surface has no more.",
+    )
+
+
 def test_the_mesh_is_measured_for_the_answer(tmp_path: Path) -> None:
     request = request_for(output_formats="obj,stl", size=1, up_axis="y")
     made = export(generation(), request=request, file_prefix="toy", folder=tmp_path, on_step=ignore_steps)
@@ -261,7 +293,7 @@ def test_a_surface_that_encloses_nothing_is_an_error(tmp_path: Path) -> None:
 
 
 def test_what_is_exported_is_what_was_measured() -> None:
-    asset = make_asset(generation(), request=request_for(mesh_simplify=0.95), on_step=ignore_steps)
+    (asset,) = make_levels(generation(), request=request_for(mesh_simplify=0.95), on_step=ignore_steps)
     report = measure(asset.mesh)
     assert report.is_watertight and report.faces == pytest.approx(0.05 * len(generation().mesh.faces), rel=0.01)
 

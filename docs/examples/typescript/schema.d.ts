@@ -942,7 +942,7 @@ export interface components {
             expires_at?: string | null;
             /**
              * Faces
-             * @description the number of faces of a model, null for other files
+             * @description the number of faces of a model or lod, null for other files
              */
             faces?: number | null;
             /**
@@ -952,7 +952,7 @@ export interface components {
             format: string;
             /**
              * Kind
-             * @description model, material, texture, turntable, thumbnail, splat, cutout or extra
+             * @description model, lod, material, texture, turntable, thumbnail, splat, cutout or extra
              */
             kind: string;
             /**
@@ -993,6 +993,11 @@ export interface components {
              * @description API key; also as header `key` or `Authorization: Bearer`
              */
             key?: string;
+            /**
+             * Lods
+             * @description further levels of detail by their numbers of faces: files `…_lod1.glb`, `…_lod2.glb` in this order, in every format (extension)
+             */
+            lods?: number[] | string | null;
             /**
              * Mesh Simplify
              * @description share of the extracted triangles that is removed
@@ -1160,6 +1165,11 @@ export interface components {
              * @description API key; also as header `key` or `Authorization: Bearer`
              */
             key?: string;
+            /**
+             * Lods
+             * @description further levels of detail by their numbers of faces: files `…_lod1.glb`, `…_lod2.glb` in this order, in every format (extension)
+             */
+            lods?: number[] | string | null;
             /**
              * Mesh Simplify
              * @description share of the extracted triangles that is removed
@@ -1592,7 +1602,7 @@ export interface components {
             nsfw_content_detected: boolean;
             /**
              * Output
-             * @description URLs of the model, its companions and the turntable, in this order
+             * @description URLs of the models with their companions, the levels of detail, the turntable
              */
             output: string[];
             /**
@@ -2286,6 +2296,11 @@ export interface operations {
                      */
                     key?: string;
                     /**
+                     * Lods
+                     * @description further levels of detail by their numbers of faces: files `…_lod1.glb`, `…_lod2.glb` in this order, in every format (extension)
+                     */
+                    lods?: number[] | string | null;
+                    /**
                      * Mesh Simplify
                      * @description share of the extracted triangles that is removed
                      * @default 0.9
@@ -2597,6 +2612,11 @@ export interface operations {
                      * @description API key; also as header `key` or `Authorization: Bearer`
                      */
                     key?: string;
+                    /**
+                     * Lods
+                     * @description further levels of detail by their numbers of faces: files `…_lod1.glb`, `…_lod2.glb` in this order, in every format (extension)
+                     */
+                    lods?: number[] | string | null;
                     /**
                      * Mesh Simplify
                      * @description share of the extracted triangles that is removed
@@ -3025,6 +3045,11 @@ export interface operations {
                      * @description API key; also as header `key` or `Authorization: Bearer`
                      */
                     key?: string;
+                    /**
+                     * Lods
+                     * @description further levels of detail by their numbers of faces: files `…_lod1.glb`, `…_lod2.glb` in this order, in every format (extension)
+                     */
+                    lods?: number[] | string | null;
                     /**
                      * Mesh Simplify
                      * @description share of the extracted triangles that is removed
@@ -4666,6 +4691,11 @@ export interface operations {
                      */
                     key?: string;
                     /**
+                     * Lods
+                     * @description further levels of detail by their numbers of faces: files `…_lod1.glb`, `…_lod2.glb` in this order, in every format (extension)
+                     */
+                    lods?: number[] | string | null;
+                    /**
                      * Mesh Simplify
                      * @description share of the extracted triangles that is removed
                      * @default 0.9
@@ -4909,6 +4939,11 @@ export interface operations {
                      * @description API key; also as header `key` or `Authorization: Bearer`
                      */
                     key?: string;
+                    /**
+                     * Lods
+                     * @description further levels of detail by their numbers of faces: files `…_lod1.glb`, `…_lod2.glb` in this order, in every format (extension)
+                     */
+                    lods?: number[] | string | null;
                     /**
                      * Mesh Simplify
                      * @description share of the extracted triangles that is removed
@@ -5337,6 +5372,11 @@ export interface operations {
                      * @description API key; also as header `key` or `Authorization: Bearer`
                      */
                     key?: string;
+                    /**
+                     * Lods
+                     * @description further levels of detail by their numbers of faces: files `…_lod1.glb`, `…_lod2.glb` in this order, in every format (extension)
+                     */
+                    lods?: number[] | string | null;
                     /**
                      * Mesh Simplify
                      * @description share of the extracted triangles that is removed
