@@ -224,8 +224,7 @@ def output_names(
         for output_format in output_formats:
             names.append((f"{stem}.{output_format}", "lod" if number else "model"))
             companions = companion_names(output_format, file_prefix=stem, is_textured=is_textured)
-            for name in companions:
-                names.append((name, "companion"))
+            names.extend((name, "companion") for name in companions)
     if render:
         names.append((f"{file_prefix}.mp4", "turntable"))
     extra: FileKind = "extra"
