@@ -167,7 +167,7 @@ def _next_table(content: bytes, begin: int) -> int:
 
 
 def _is_jpeg_colour(segment: bytes) -> bool:
-    return segment[1] == 0xEE and segment[4:9] == b"Adobe"
+    return segment[1] == 0xEE and segment[4:9] == b"Adobe" and len(segment) >= 16
 
 
 def _is_wanted(segment: bytes) -> bool:
@@ -214,8 +214,13 @@ def _small_pixels(content: bytes) -> np.ndarray:
 
 
 def _has_all_scans(content: bytes) -> bool:
-    """Whether the scan headers of a JPEG name every coefficient of every component to its last bit (ITU-T T.81, G)."""
+    """Whether the scan headers of a JPEG name every coefficient of every component to its last bit (ITU-T T.81, G).
+
+    Where it has restart markers, behind which any continuation decodes alike, it must be one scan with nearly all of
+    them.
+    """
     left: dict[int, np.ndarray] = {}
+    scans = restart_mcus = mcus = 0
     at = 2
     while at + 4 <= len(content):
         if content[at] != 0xFF or content[at + 1] in (0x00, 0xFF, *range(0xD0, 0xD8)):
@@ -227,10 +232,27 @@ def _has_all_scans(content: bytes) -> bool:
         segment = content[at + 4 : end]
         if marker in (0xC0, 0xC1, 0xC2, 0xC9, 0xCA) and len(segment) >= 6:
             left = {segment[6 + 3 * k]: np.full(64, 99) for k in range(segment[5]) if 6 + 3 * k < len(segment)}
+            mcus = _mcus(segment)
+        elif marker == 0xDD:
+            restart_mcus = int.from_bytes(segment[:2], "big")
         elif marker == 0xDA and len(segment) >= 4:
+            scans += 1
+            if restart_mcus:
+                restarts = sum(content.count(bytes((0xFF, number)), end) for number in range(0xD0, 0xD8))
+                if scans > 1 or (restarts + 1) * restart_mcus < MIN_SHARE * mcus:
+                    return False
             first, last, bits = segment[-3], segment[-2], segment[-1] & 15
             for k in range(segment[0]):
                 if 1 + 2 * k < len(segment) and segment[1 + 2 * k] in left:
                     left[segment[1 + 2 * k]][first : last + 1] = bits
         at = end
     return bool(left) and all((bits == 0).all() for bits in left.values())
+
+
+def _mcus(frame: bytes) -> int:
+    """The number of a JPEG's minimum coded units, from its frame header without marker and length."""
+    height, width = struct.unpack_from(">HH", frame, 1)
+    samplings = frame[7::3] if frame[5] > 1 else b"\x11"
+    across = max((sampling >> 4 for sampling in samplings), default=1) or 1
+    down = max((sampling & 15 for sampling in samplings), default=1) or 1
+    return -(-width // (8 * across)) * -(-height // (8 * down))
