@@ -71,7 +71,7 @@ class GenerationResult:
 
     Attributes:
         files: content by file name: the model, what belongs to it, the turntable, extra files, the thumbnail.
-        file_kinds: what each file is, by its name: model, companion, turntable, extra or thumbnail.
+        file_kinds: what each file is, by its name: model, companion, lod, turntable, extra or thumbnail.
         meta: every effective parameter, among them the seed that was drawn and the engine that ran.
         warnings: sentences about what was ignored, assumed or done differently.
         engine: name of the engine that ran.
@@ -139,6 +139,7 @@ def generate(
     resolution: int = 256,
     mesh_simplify: float = 0.90,
     target_faces: int | None = None,
+    lods: Sequence[int] | str | None = None,
     texture_size: int = 1024,
     no_texture: bool = False,
     render: bool = False,
@@ -180,6 +181,8 @@ def generate(
         resolution: the grid that the surface is extracted on, 64 to 512.
         mesh_simplify: share of the extracted triangles that is removed, 0.9 to 0.98.
         target_faces: number of faces of the result, 100 to 2,000,000; overrides `mesh_simplify`.
+        lods: up to 4 further numbers of faces, `[5000, 1000]`: the same asset in less detail as `…_lod1.glb`,
+            `…_lod2.glb`, in every format.
         texture_size: side of the texture in pixels, 512 to 4096.
         no_texture: leave the texture out.
         render: also make an mp4 turntable.
@@ -216,6 +219,7 @@ def generate(
         "resolution": resolution,
         "mesh_simplify": mesh_simplify,
         "target_faces": target_faces,
+        "lods": lods,
         "texture_size": texture_size,
         "no_texture": no_texture,
         "render": render,

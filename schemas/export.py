@@ -14,6 +14,7 @@ EXPORT_FIELDS = (
     "output_formats",
     "mesh_simplify",
     "target_faces",
+    "lods",
     "texture_size",
     "no_texture",
     "render",

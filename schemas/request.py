@@ -37,6 +37,8 @@ from schemas.formats import OUTPUT_FORMATS, OutputFormat
 MAX_VIEWS = 8
 LEAST_CHUNK_SIZE = 1024
 """A smaller `chunk_size` acts as this: it would save no memory worth naming, and take ten times as long."""
+MIN_FACES, MAX_FACES = 100, 2_000_000
+MAX_LODS = 4
 MULTI_IMAGE_MODES = ("stochastic", "multidiffusion")
 MIN_RETENTION_S, MAX_RETENTION_S = 60, 365 * 86400
 """Bounds of `retention_s` for every deployment; one may allow less."""
@@ -91,8 +93,13 @@ class ImageTo3DRequest(BaseModel):
     mesh_simplify: Annotated[float, BoundedFloat(0.90, 0.98)] = Field(
         default=0.90, description="share of the extracted triangles that is removed"
     )
-    target_faces: Annotated[int | None, BoundedInt(100, 2_000_000, optional=True)] = Field(
+    target_faces: Annotated[int | None, BoundedInt(MIN_FACES, MAX_FACES, optional=True)] = Field(
         default=None, description="number of faces of the result; overrides `mesh_simplify` (extension)"
+    )
+    lods: Annotated[tuple[int, ...] | None, ListOrNothing(BoundedInt(MIN_FACES, MAX_FACES), MAX_LODS)] = Field(
+        default=None,
+        description="further levels of detail by their numbers of faces: files `…_lod1.glb`, `…_lod2.glb` in this "
+        "order, in every format (extension)",
     )
     chunk_size: Annotated[int, BoundedInt(1, 12000)] = Field(
         default=8192,

@@ -54,6 +54,7 @@ class SubmitParameters(TypedDict, total=False):
     slat_sampling_steps: int
     mesh_simplify: float
     target_faces: int | None
+    lods: Sequence[int] | str | None
     chunk_size: int
     seed: int
     temp: bool
@@ -77,6 +78,7 @@ class ExportParameters(TypedDict, total=False):
     output_formats: Sequence[OutputFormat] | str | None
     mesh_simplify: float
     target_faces: int | None
+    lods: Sequence[int] | str | None
     texture_size: int
     no_texture: bool
     chunk_size: int

@@ -31,7 +31,7 @@ from pipeline.mesh.thicken import simplify_for_thickening
 from pipeline.mesh.tri_mesh import TriMesh
 from pipeline.mesh.unwrap import UnwrappedMesh, unwrap
 from pipeline.render.mesh_view import RenderMesh, thumbnail, turntable
-from pipeline.storage.base import OutputFile, content_type_of, output_names
+from pipeline.storage.base import OutputFile, content_type_of, level_stem, output_names
 from schemas.formats import FORMATS
 from schemas.request import ImageTo3DRequest
 
@@ -39,6 +39,9 @@ TURNTABLE_FRAMES, TURNTABLE_FPS = 120, 30
 IMAGE_SIZE = 512
 CUTOUT_SIDE_PX = 512  # longer side of a delivered cut-out: enough to judge it, 0.1 to 0.4 MB
 PLAIN_GREY = 184
+LEAST_LOD_TEXTURE = 256
+COUNT_TOLERANCE = 0.01
+"""A number of faces that differs by a larger share from the one that was asked for is reported."""
 
 
 @dataclass(frozen=True)
@@ -77,10 +80,15 @@ def export(
         ExportFailed: the generation's surface encloses nothing, or has no area where it may be open.
         Cancelled: raised by `on_step`.
     """
-    asset = make_asset(generation, request=request, on_step=lambda share: on_step(0.6 * share))
+    levels = make_levels(generation, request=request, on_step=lambda share: on_step(0.6 * share))
+    encoders = {level_stem(file_prefix, number): AssetEncoder(level) for number, level in enumerate(levels)}
+    asset, encoder = levels[0], encoders[file_prefix]
     render_mesh = render_mesh_of(asset)
-    encoder = AssetEncoder(asset)
-    contents = encoder.files(request.formats, stem=file_prefix)
+    contents: dict[str, bytes] = {}
+    faces: dict[str, int] = {}
+    for stem, each in encoders.items():
+        contents |= each.files(request.formats, stem=stem)
+        faces |= {f"{stem}.{name}": len(each.asset_in(name).mesh.faces) for name in request.formats}
     mesh_measures = _measures(encoder, request.formats[0], contents, file_prefix)
     on_step(0.7)
     if request.render:
@@ -95,16 +103,26 @@ def export(
     for name, kind in output_names(
         request.formats,
         file_prefix=file_prefix,
+        lods=len(levels) - 1,
         render=request.render,
         is_textured=asset.is_textured,
         extra_endings=tuple(generation.extra_files),
     ):
         path = folder / name
         path.write_bytes(contents[name])
-        faces = len(encoder.asset_in(path.suffix[1:]).mesh.faces) if kind == "model" else None
-        files.append(OutputFile(path, kind, content_type_of(name), faces))
+        files.append(OutputFile(path, kind, content_type_of(name), faces.get(name)))
     warnings = _thickened_warning([name for name in request.formats if encoder.asset_in(name) is not asset])
+    for stem, asked in zip(encoders, (request.target_faces, *(request.lods or ())), strict=True):
+        warnings += _count_warning(f"{stem}.{request.formats[0]}", faces, asked=asked)
     return Exported((*files, *_cutout_files(cutouts, file_prefix, folder)), warnings, {"mesh": mesh_measures})
+
+
+def _count_warning(name: str, faces: Mapping[str, int], *, asked: int | None) -> tuple[str, ...]:
+    """A sentence about a file whose number of faces is not the one that was asked for."""
+    if asked is None or abs(faces[name] - asked) <= COUNT_TOLERANCE * asked:
+        return ()
+    reason = "the surface has no more" if faces[name] < asked else "the surface allows no fewer"
+    return (f"{name} has {faces[name]:,} faces instead of {asked:,}: {reason}.",)
 
 
 def _thickened_warning(output_formats: Sequence[str]) -> tuple[str, ...]:
@@ -168,43 +186,74 @@ def _reduced_cutout(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.dstack([np.clip(colours, 0, 255), alpha]).round().astype(np.uint8)
 
 
-def make_asset(generation: Generation, *, request: ImageTo3DRequest, on_step: OnStep) -> Asset:
-    """Clean, simplify, unwrap and bake.
+def make_levels(generation: Generation, *, request: ImageTo3DRequest, on_step: OnStep) -> list[Asset]:
+    """Clean, simplify, unwrap and bake: the asset, then its further levels of detail in the order of the request.
+
+    Further levels have textures of their own, of half the side: docs/performance.md has the measurement. One texture
+    for all would need the seams of the finest level in the coarser ones, whose faces cross them.
 
     Raises:
         ExportFailed: the generation's surface encloses nothing, or has no area where it may be open.
     """
-    cleaned = clean(generation.mesh) if generation.is_closed else clean_open(generation.mesh)
-    if len(cleaned.faces) == 0:
+    surface = clean(generation.mesh) if generation.is_closed else clean_open(generation.mesh)
+    if len(surface.faces) == 0:
         reason = "encloses nothing" if generation.is_closed else "has no area"
         raise ExportFailed(f"export failed: the engine's surface {reason}")
-    is_open = not generation.is_closed and not faces_of_bodies(cleaned).all()
+    is_open = not generation.is_closed and not faces_of_bodies(surface).all()
     on_step(0.2)
-    share_kept = round((1 - request.mesh_simplify) * len(generation.mesh.faces))
-    target_faces = share_kept if request.target_faces is None else request.target_faces
-    if is_open and request.target_faces is not None and FORMATS[request.formats[0]].needs_body:
-        mesh = simplify_for_thickening(cleaned, target_faces=target_faces)
+    becomes_body = is_open and FORMATS[request.formats[0]].needs_body
+
+    def with_faces(mesh: TriMesh, count: int) -> TriMesh:
+        return (simplify_for_thickening if becomes_body else simplify)(mesh, target_faces=count)
+
+    if request.target_faces is None:
+        finest = simplify(surface, target_faces=round((1 - request.mesh_simplify) * len(generation.mesh.faces)))
     else:
-        mesh = simplify(cleaned, target_faces=target_faces)
-    normals = unit_normals(mesh.vertex_normals())
+        finest = with_faces(surface, request.target_faces)
+    counts = request.lods or ()
+    meshes = [finest, *(with_faces(finest if count <= len(finest.faces) else surface, count) for count in counts)]
     on_step(0.5)
+
+    def step_of(number: int) -> OnStep:
+        return lambda share: on_step(0.5 + 0.5 * (number + share) / len(meshes))
+
+    return [
+        replace(
+            _with_texture(
+                mesh,
+                generation,
+                request=request,
+                texture_size=max(request.texture_size // 2, LEAST_LOD_TEXTURE) if number else request.texture_size,
+                on_step=step_of(number),
+            ),
+            is_open=is_open,
+        )
+        for number, mesh in enumerate(meshes)
+    ]
+
+
+def _with_texture(
+    mesh: TriMesh, generation: Generation, *, request: ImageTo3DRequest, texture_size: int, on_step: OnStep
+) -> Asset:
+    """Unwrap and bake; without a texture where the request leaves it out."""
+    normals = unit_normals(mesh.vertex_normals())
     if request.no_texture:
-        return replace(_plain(mesh, normals), is_open=is_open)
-    unwrapped = unwrap(mesh, texture_size=request.texture_size)
-    on_step(0.7)
+        return _plain(mesh, normals)
+    unwrapped = unwrap(mesh, texture_size=texture_size)
+    on_step(0.4)
     texture = bake(
         unwrapped,
         normals[unwrapped.source_vertices],
         generation.colour_source.colours_at,
-        texture_size=request.texture_size,
+        texture_size=texture_size,
         chunk_size=request.points_at_once,
-        on_share=lambda share: on_step(0.7 + 0.3 * share),
+        on_share=lambda share: on_step(0.4 + 0.6 * share),
     )
     colours = None
     if any(FORMATS[name].texture == "vertices" for name in request.formats):
         source = generation.colour_source.colours_at
         colours = colour_vertices(mesh, normals, source, chunk_size=request.points_at_once)
-    return Asset(mesh, normals, unwrapped, texture, is_textured=True, vertex_colours=colours, is_open=is_open)
+    return Asset(mesh, normals, unwrapped, texture, is_textured=True, vertex_colours=colours)
 
 
 def _plain(mesh: TriMesh, normals: NDArray[np.float32]) -> Asset:

@@ -80,6 +80,19 @@ def test_several_formats_are_accepted_in_every_form_of_a_list_and_predict_their_
     assert refusal(deployment, output_formats="[").startswith("output_formats must be a list of at most")
 
 
+def test_levels_of_detail_are_counts_of_faces_and_predict_their_links(deployment: Deployment) -> None:
+    for form in ([5000, 100], "5000,100", "[5000, 1e2]", ["5000", 100.0]):
+        submitted = deployment.submit(output_format="obj", lods=form, no_texture=True)
+        assert submitted["meta"]["lods"] == [5000, 100]
+        names = [urlsplit(link).path.rpartition("/")[2][36:] for link in submitted["future_links"]]
+        assert names == [".obj", ".mtl", "_lod1.obj", "_lod1.mtl", "_lod2.obj", "_lod2.mtl"]
+    assert deployment.submit(lods=[])["meta"]["lods"] is None
+    assert refusal(deployment, lods=[99]) == "lods must be between 100 and 2000000, got 99"
+    assert refusal(deployment, lods="500,many") == "lods must be a whole number between 100 and 2000000, got 'many'"
+    assert refusal(deployment, lods=[500, 500]) == "lods must be distinct values, got 500 twice"
+    assert refusal(deployment, lods=[101, 102, 103, 104, 105]) == "lods must be a list of at most 4 values, got 5"
+
+
 def test_a_format_that_the_deployment_cannot_write_is_refused(deploy: Callable[..., Deployment]) -> None:
     deployment = deploy(output_formats="glb,obj")
     sentence = "this deployment cannot write usdz; it offers glb, obj"
@@ -98,6 +111,7 @@ def test_every_field_is_tested_here() -> None:
         "image",
         "output_format",
         "output_formats",
+        "lods",
         "webhook",
         "track_id",
         "engine",

@@ -25,7 +25,7 @@ from pipeline.mesh.measure import measure
 from pipeline.mesh.tri_mesh import TriMesh
 from pipeline.render.mesh_view import RenderMesh, render_view
 from pipeline.render.orbit import Camera, intrinsics_of, look_at
-from pipeline.stages.export import export, make_asset, render_mesh_of
+from pipeline.stages.export import export, make_levels, render_mesh_of
 from pipeline.storage.base import OutputFile
 from schemas.request import ImageTo3DRequest, parse_request
 from tests.fakes.images import draw_figure, mask_iou
@@ -99,7 +99,7 @@ def unlit(mesh: RenderMesh) -> RenderMesh:
 
 
 def test_the_front_looks_like_the_input_image() -> None:
-    asset = make_asset(generation(), request=request_for(texture_size=1024), on_step=ignore_steps)
+    (asset,) = make_levels(generation(), request=request_for(texture_size=1024), on_step=ignore_steps)
     figure = draw_figure(SIDE)
     solid = figure[..., 3] >= 128
     rows, columns = np.flatnonzero(solid.any(axis=1)), np.flatnonzero(solid.any(axis=0))
@@ -137,6 +137,38 @@ def test_several_formats_have_the_bytes_of_each_alone_with_their_companions_and_
     for format in formats:
         for name, file in exported(format, output_format=format).items():
             assert together[name].path.read_bytes() == file.path.read_bytes(), name
+
+
+def test_levels_of_detail_have_their_counts_are_closed_and_leave_the_asset_as_it_is(exported: Callable) -> None:
+    counts = (600, 200, 4000)
+    files = exported(output_formats="glb,obj", target_faces=1500, lods=counts)
+    alone = exported("alone", output_formats="glb,obj", target_faces=1500)
+
+    for name, file in alone.items():
+        assert files[name].path.read_bytes() == file.path.read_bytes(), name
+    levels = [file for file in files.values() if file.kind == "lod"]
+    assert [file.path.name for file in levels] == [
+        f"toy_lod{n}.{ending}" for n in (1, 2, 3) for ending in ("glb", "obj")
+    ]
+    for file, count in zip(levels, np.repeat(counts, 2), strict=True):
+        part, mesh = opened(file.path)
+        closed, consistent, non_manifold, volume = welded_report(mesh)
+        assert closed and consistent and non_manifold == 0 and volume > 0
+        assert len(mesh.faces) == file.faces == pytest.approx(count, rel=0.01)
+        material = part.visual.material
+        assert (getattr(material, "baseColorTexture", None) or material.image).size == (256, 256)
+    assert "map_Kd toy_lod2_texture.png" in files["toy_lod2.mtl"].path.read_text()
+
+
+def test_a_count_that_the_surface_cannot_have_is_reported(tmp_path: Path) -> None:
+    request = request_for(output_format="stl", target_faces=2_000_000, lods=[1000, 1_000_000])
+    made = export(generation(), request=request, file_prefix="toy", folder=tmp_path, on_step=ignore_steps)
+
+    asset, level = (file.faces for file in made.files if file.path.name in ("toy.stl", "toy_lod2.stl"))
+    assert made.warnings == (
+        f"toy.stl has {asset:,} faces instead of 2,000,000: the surface has no more.",
+        f"toy_lod2.stl has {level:,} faces instead of 1,000,000: the surface has no more.",
+    )
 
 
 def test_the_mesh_is_measured_for_the_answer(tmp_path: Path) -> None:
@@ -198,7 +230,7 @@ def test_a_surface_that_encloses_nothing_is_an_error(tmp_path: Path) -> None:
 
 
 def test_what_is_exported_is_what_was_measured() -> None:
-    asset = make_asset(generation(), request=request_for(mesh_simplify=0.95), on_step=ignore_steps)
+    (asset,) = make_levels(generation(), request=request_for(mesh_simplify=0.95), on_step=ignore_steps)
     report = measure(asset.mesh)
     assert report.is_watertight and report.faces == pytest.approx(0.05 * len(generation().mesh.faces), rel=0.01)
 

@@ -942,7 +942,7 @@ export interface components {
             expires_at?: string | null;
             /**
              * Faces
-             * @description the number of faces of a model, null for other files
+             * @description the number of faces of a model or lod, null for other files
              */
             faces?: number | null;
             /**
@@ -952,7 +952,7 @@ export interface components {
             format: string;
             /**
              * Kind
-             * @description model, material, texture, turntable, thumbnail, splat, cutout or extra
+             * @description model, lod, material, texture, turntable, thumbnail, splat, cutout or extra
              */
             kind: string;
             /**
@@ -993,6 +993,11 @@ export interface components {
              * @description API key; also as header `key` or `Authorization: Bearer`
              */
             key?: string;
+            /**
+             * Lods
+             * @description further levels of detail by their numbers of faces: files `…_lod1.glb`, `…_lod2.glb` in this order, in every format (extension)
+             */
+            lods?: number[] | string | null;
             /**
              * Mesh Simplify
              * @description share of the extracted triangles that is removed
@@ -1143,6 +1148,11 @@ export interface components {
              * @description API key; also as header `key` or `Authorization: Bearer`
              */
             key?: string;
+            /**
+             * Lods
+             * @description further levels of detail by their numbers of faces: files `…_lod1.glb`, `…_lod2.glb` in this order, in every format (extension)
+             */
+            lods?: number[] | string | null;
             /**
              * Mesh Simplify
              * @description share of the extracted triangles that is removed
@@ -1558,7 +1568,7 @@ export interface components {
             nsfw_content_detected: boolean;
             /**
              * Output
-             * @description URLs of the model, its companions and the turntable, in this order
+             * @description URLs of the models with their companions, the levels of detail, the turntable
              */
             output: string[];
             /**
@@ -2252,6 +2262,11 @@ export interface operations {
                      */
                     key?: string;
                     /**
+                     * Lods
+                     * @description further levels of detail by their numbers of faces: files `…_lod1.glb`, `…_lod2.glb` in this order, in every format (extension)
+                     */
+                    lods?: number[] | string | null;
+                    /**
                      * Mesh Simplify
                      * @description share of the extracted triangles that is removed
                      * @default 0.9
@@ -2546,6 +2561,11 @@ export interface operations {
                      * @description API key; also as header `key` or `Authorization: Bearer`
                      */
                     key?: string;
+                    /**
+                     * Lods
+                     * @description further levels of detail by their numbers of faces: files `…_lod1.glb`, `…_lod2.glb` in this order, in every format (extension)
+                     */
+                    lods?: number[] | string | null;
                     /**
                      * Mesh Simplify
                      * @description share of the extracted triangles that is removed
@@ -2958,6 +2978,11 @@ export interface operations {
                      * @description API key; also as header `key` or `Authorization: Bearer`
                      */
                     key?: string;
+                    /**
+                     * Lods
+                     * @description further levels of detail by their numbers of faces: files `…_lod1.glb`, `…_lod2.glb` in this order, in every format (extension)
+                     */
+                    lods?: number[] | string | null;
                     /**
                      * Mesh Simplify
                      * @description share of the extracted triangles that is removed
@@ -4582,6 +4607,11 @@ export interface operations {
                      */
                     key?: string;
                     /**
+                     * Lods
+                     * @description further levels of detail by their numbers of faces: files `…_lod1.glb`, `…_lod2.glb` in this order, in every format (extension)
+                     */
+                    lods?: number[] | string | null;
+                    /**
                      * Mesh Simplify
                      * @description share of the extracted triangles that is removed
                      * @default 0.9
@@ -4808,6 +4838,11 @@ export interface operations {
                      * @description API key; also as header `key` or `Authorization: Bearer`
                      */
                     key?: string;
+                    /**
+                     * Lods
+                     * @description further levels of detail by their numbers of faces: files `…_lod1.glb`, `…_lod2.glb` in this order, in every format (extension)
+                     */
+                    lods?: number[] | string | null;
                     /**
                      * Mesh Simplify
                      * @description share of the extracted triangles that is removed
@@ -5220,6 +5255,11 @@ export interface operations {
                      * @description API key; also as header `key` or `Authorization: Bearer`
                      */
                     key?: string;
+                    /**
+                     * Lods
+                     * @description further levels of detail by their numbers of faces: files `…_lod1.glb`, `…_lod2.glb` in this order, in every format (extension)
+                     */
+                    lods?: number[] | string | null;
                     /**
                      * Mesh Simplify
                      * @description share of the extracted triangles that is removed
