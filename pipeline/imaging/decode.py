@@ -26,7 +26,7 @@ register_heif_opener()
 
 MAX_MEGAPIXELS = 60
 MAX_JPEG_MEGAPIXELS = 240
-"""A JPEG is decoded at a half, a quarter or an eighth of its size, so that at most `MAX_MEGAPIXELS` are ever held."""
+"""A JPEG is decoded at a half, a quarter or an eighth of its size, so that it gives at most `MAX_MEGAPIXELS`."""
 MAX_SIDE = 4096
 """A longer side is shrunk to this: no engine sees more, and no texture has more. It bounds the memory of a job."""
 SIXTEEN_BIT_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")
