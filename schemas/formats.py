@@ -82,6 +82,6 @@ OUTPUT_FORMATS = tuple(FORMATS)
 
 
 def extensions_in_words(last: str = "or") -> str:
-    """The extensions for a sentence: ".glb, .obj, .stl or .ply"."""
+    """The extensions for a sentence: ".glb, .obj or .stl"."""
     *first, final = (f".{name}" for name in FORMATS)
     return f"{', '.join(first)} {last} {final}"

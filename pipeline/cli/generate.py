@@ -22,6 +22,7 @@ from typer.core import TyperCommand
 from typer.main import get_command
 
 from pipeline.cli.fetch_weights import bytes_bar, fetch_on_first_use
+from schemas.formats import extensions_in_words
 
 if TYPE_CHECKING:
     from pipeline.nn.hub_download import OnBytes
@@ -94,7 +95,8 @@ def generate(
         typer.Argument(metavar="IMAGE", help="Path, http(s) URL or data URI; several are views of one subject"),
     ],
     output: Annotated[
-        Path, typer.Option("-o", "--output", help="File to write; its extension is the format: .glb, .obj, .stl, .ply")
+        Path,
+        typer.Option("-o", "--output", help=f"File to write; its extension is the format: {extensions_in_words()}"),
     ],
     also: Annotated[
         str | None,
@@ -146,7 +148,7 @@ def _generate(
         run_request,
     )
     from pipeline.settings import split_list
-    from schemas.formats import OUTPUT_FORMATS, extensions_in_words
+    from schemas.formats import OUTPUT_FORMATS
     from schemas.request import parse_request
 
     extension = output.suffix.lower().removeprefix(".")

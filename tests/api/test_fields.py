@@ -191,13 +191,13 @@ def as_base64(content: bytes) -> str:
     [
         ("hello, world", "image is neither an http(s) URL, nor a data URI, nor base64"),
         ("C:\\pictures\\me.png", "image is neither an http(s) URL, nor a data URI, nor base64"),
-        ("/etc/passwd", "the file is not a readable image; PNG, JPEG, WebP, BMP, GIF, TIFF or AVIF is accepted"),
+        ("/etc/passwd", "the file is not a readable image; PNG, JPEG, WebP, BMP, GIF, TIFF, AVIF or HEIC is accepted"),
         ("file:///etc/passwd", "image is neither an http(s) URL, nor a data URI, nor base64"),
         ("data:image/png;base64", "image is a data URI without a comma; data:image/png;base64,… is accepted"),
-        ("data:,", "the image is empty; PNG, JPEG, WebP, BMP, GIF, TIFF or AVIF is accepted"),
+        ("data:,", "the image is empty; PNG, JPEG, WebP, BMP, GIF, TIFF, AVIF or HEIC is accepted"),
         (
             as_base64(b"<svg xmlns='http://www.w3.org/2000/svg'/>"),
-            "the file is not a readable image; PNG, JPEG, WebP, BMP, GIF, TIFF or AVIF is accepted",
+            "the file is an SVG drawing; PNG, JPEG, WebP, BMP, GIF, TIFF, AVIF or HEIC is accepted",
         ),
         (as_base64(b"\x89PNG\r\n\x1a\n" + bytes(20 * 2**20)), "the image is larger than 20 MiB"),
         ("\ud800", "image must be plain text without NUL characters or lone surrogates"),
