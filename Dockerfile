@@ -28,9 +28,10 @@ EXPOSE 8000
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s CMD ["python", "-c", "import os, urllib.request as u; u.build_opener(u.ProxyHandler({})).open('http://127.0.0.1:' + os.environ.get('IMAGE_TO_3D_PORT', '8000') + '/health')"]
 CMD ["python", "-m", "pipeline.local.web"]
 
-# Runs jobs. EXTRAS chooses the engines: `local` is the preview engine; for a GPU, `--build-arg EXTRAS=trellis,matting`.
+# Runs jobs. EXTRAS chooses the engines: `local` is the preview engine; for a GPU, `--build-arg EXTRAS=trellis,matting,usd`.
+# `usd` is the format USDZ, 217 MB.
 FROM base AS worker
-ARG EXTRAS=local
+ARG EXTRAS=local,usd
 RUN python -c "import pathlib, requirements, sys; print(*requirements.requirements(pathlib.Path('pyproject.toml'), 'postgres', 'tracing', *sys.argv[1].split(',')), sep='\n')" "$EXTRAS" >requirements.txt && pip install -r requirements.txt
 COPY README.md LICENSE ./
 COPY schemas ./schemas

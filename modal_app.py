@@ -26,9 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pipeline.engines.base import ForegroundImage, Generation, GenerationOptions
-    from pipeline.jobs.model import ApiKey
     from pipeline.jobs.store import Store
-    from pipeline.on_modal.api_keys import Change
+    from pipeline.on_modal.api_keys import Change, KeyCommand
     from pipeline.on_modal.control_channel import Failure
     from pipeline.on_modal.deployment import Deployment
     from pipeline.on_modal.engine_pool import EnginePool
@@ -56,7 +55,7 @@ def image(*extras: str) -> modal.Image:
 
 TRACED = ("tracing",) if SETTINGS.is_traced else ()
 web_image = image("postgres", *TRACED)
-work_image = image("postgres", "matting", *TRACED)
+work_image = image("postgres", "matting", "usd", *TRACED)
 gpu_image = image(*{find_spec(name).extra for name in (SCALING.engine, *SCALING.further_engines)})
 weights_image = image("trellis")
 
@@ -292,9 +291,12 @@ def smoke(url: str = "", webhook: str = "") -> None:
 
 @app.local_entrypoint()
 @with_field_options
-def main(image: str, out: str = "out.glb", **fields: str | bool) -> None:
-    """Generate from one image, or from several views separated by commas; the files are written beside `--out`."""
-    run_from_terminal(image, Path(out), fields, spawn=generate_once.spawn, entries=shared_dict)
+def main(image: str, out: str = "out.glb", also: str = "", force: bool = False, **fields: str | bool) -> None:
+    """Generate from one image, or from several views separated by commas; the files are written beside `--out`.
+
+    `--also stl,ply` names further formats of the same asset.
+    """
+    run_from_terminal(image, Path(out), fields, spawn=generate_once.spawn, entries=shared_dict, also=also, force=force)
 
 
 def store_and_master_keys() -> tuple[Store, Sequence[bytes]]:
@@ -305,11 +307,11 @@ def store_and_master_keys() -> tuple[Store, Sequence[bytes]]:
     return open_store(SETTINGS, jobs, errors=CLIENT_ERRORS), load_master_keys(SETTINGS)
 
 
-def change_keys(record: ApiKey | None, revoke: str) -> Change:
-    """Add a key, of which only the hash is sent here, or revoke one; returns the webhook secret and all keys."""
+def change_keys(command: KeyCommand) -> Change:
+    """Add a key, of which only the hash is sent here, or change or show one; returns its webhook secret, and rows."""
     from pipeline.on_modal.api_keys import change
 
-    return change(*store_and_master_keys(), record=record, revoke=revoke)
+    return change(*store_and_master_keys(), command)
 
 
 def reencrypt_secrets() -> str | Rotation:
@@ -327,11 +329,11 @@ OF_KEYS: tuple[Any, ...] = (
 )
 
 
-def _keys(create: str = "", revoke: str = "") -> None:
-    """Create a key, revoke one, or list all: `--create NAME`, `--revoke NAME`, or nothing."""
+def _keys(create: str = "", revoke: str = "", show: str = "", rotate_secret: str = "") -> None:
+    """`--create NAME`, `--revoke NAME`, `--show NAME` and its webhook secret, `--rotate-secret NAME`, or list all."""
     from pipeline.on_modal.api_keys import change_from_terminal
 
-    change_from_terminal(create, revoke, settings=SETTINGS, change=OF_KEYS[0].remote)
+    change_from_terminal(create, revoke, show, rotate_secret, settings=SETTINGS, change=OF_KEYS[0].remote)
 
 
 def _rotate_secrets() -> None:

@@ -111,6 +111,8 @@ def _retention_of(settings: Settings) -> Retention:
         record_lifetime_s=settings.record_lifetime_s,
         webhook_window_s=settings.webhook_window_s,
         upload_window_s=settings.output_lifetime_s,
+        failed_requests_bytes=settings.max_failed_requests_bytes,
+        failed_requests_bytes_per_key=settings.max_failed_requests_bytes_per_key,
     )
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
+import zipfile
 from dataclasses import dataclass, fields
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.errors import InvalidRequest, MissingExtra
-from schemas.formats import FORMATS
+from schemas.formats import FORMATS, ZIP_MAGIC
 
 if TYPE_CHECKING:
     import trimesh
@@ -22,6 +23,8 @@ STL_HEADER_BYTES, STL_FACE_BYTES = 84, 50
 @dataclass(frozen=True)
 class InspectionReport:
     """What a 3D file holds. Vertices that lie in one place count as one, so that the seams of a texture are no holes.
+
+    STL states no unit and is taken to be in millimetres, as slicers do.
 
     Attributes:
         faces: triangles, those without area left out.
@@ -56,7 +59,7 @@ def inspect(file: str | PathLike[str] | bytes, *, file_type: str | None = None) 
 
     Args:
         file: a path, or the content of a file.
-        file_type: glb, obj, stl or ply; by default the ending of the path, or what the content looks like.
+        file_type: glb, obj, stl, ply, usdz or 3mf; by default the ending of the path, or what the content looks like.
 
     Raises:
         InvalidRequest: it cannot be read, or holds no mesh.
@@ -70,15 +73,16 @@ def inspect(file: str | PathLike[str] | bytes, *, file_type: str | None = None) 
     try:
         import trimesh
 
+        from pipeline.formats.reading import read_scene
         from pipeline.mesh.measure import measure
     except ModuleNotFoundError as error:
         raise MissingExtra("inspect", extra="local") from error
     try:
-        loaded = trimesh.load_scene(source, file_type=file_type or ending, process=False)
+        loaded = read_scene(source, file_type=file_type or ending)
         parts = [part for part in loaded.geometry.values() if isinstance(part, trimesh.Trimesh) and len(part.faces)]
         if not parts:
             raise ValueError("no mesh")
-        report = measure(_join(parts))
+        report = measure(_join(parts, units_per_metre=_units_per_metre(file_type or ending)))
     except Exception as error:  # readers of foreign files raise anything
         raise InvalidRequest(f"{name}: is no 3D file that can be read") from error
     reported = {field.name for field in fields(InspectionReport)}
@@ -107,6 +111,8 @@ def _readable(path: Path) -> Path:
 
 def file_type_of(content: bytes) -> str:
     """The format of a 3D file by how it begins; obj, which begins with anything, where it is none of the others."""
+    if content.startswith(ZIP_MAGIC):
+        return _zip_file_type(content)
     for name, spec in FORMATS.items():
         if spec.magic and content.startswith(spec.magic):
             return name
@@ -115,8 +121,25 @@ def file_type_of(content: bytes) -> str:
     return "stl" if is_binary_stl or content[:5] == b"solid" else "obj"
 
 
-def _join(parts: list[trimesh.Trimesh]) -> TriMesh:
-    """All parts as one mesh, vertices joined where they lie within a micrometre, without faces that have no area."""
+def _zip_file_type(content: bytes) -> str:
+    """Which of the formats that are zip archives a file has: 3mf or usdz."""
+    try:
+        names = zipfile.ZipFile(io.BytesIO(content)).namelist()
+    except zipfile.BadZipFile:
+        return "3mf"
+    return "usdz" if any(name.endswith((".usd", ".usda", ".usdc")) for name in names) else "3mf"
+
+
+def _units_per_metre(file_type: str) -> float:
+    """What a metre is in what `read_scene` returns of a format: STL states no unit, and is read in millimetres."""
+    return FORMATS[file_type].units_per_metre if file_type == "stl" else 1.0
+
+
+def _join(parts: list[trimesh.Trimesh], *, units_per_metre: float) -> TriMesh:
+    """All parts as one mesh in metres, vertices joined that lie close together, without faces that have no area.
+
+    Close is a millionth of the longest side, so that the size of the subject and the unit of the file do not matter.
+    """
     import numpy as np
 
     from pipeline.mesh.tri_mesh import TriMesh
@@ -124,10 +147,13 @@ def _join(parts: list[trimesh.Trimesh]) -> TriMesh:
     points = np.concatenate([np.asarray(part.vertices, np.float64) for part in parts])
     offsets = np.cumsum([0, *(len(part.vertices) for part in parts[:-1])])
     faces = np.concatenate([np.asarray(part.faces) + start for part, start in zip(parts, offsets, strict=True)])
-    _, first, place = np.unique(np.round(points * 1e6).astype(np.int64), axis=0, return_index=True, return_inverse=True)
+    cell = max(float(np.ptp(points, axis=0).max()) * 1e-6, 1e-30)
+    _, first, place = np.unique(
+        np.round(points / cell).astype(np.int64), axis=0, return_index=True, return_inverse=True
+    )
     welded = place.reshape(-1)[faces].astype(np.int32)
     has_area = (welded != np.roll(welded, 1, axis=1)).all(axis=1)
-    return TriMesh(points[first], welded[has_area])
+    return TriMesh(points[first] / units_per_metre, welded[has_area])
 
 
 def _texture_size(part: trimesh.Trimesh) -> tuple[int, int] | None:

@@ -22,6 +22,7 @@ from pipeline.errors import (
     GenerationGone,
     ImageTo3DError,
     IntakeFailed,
+    MissingExtra,
     StageError,
     StoreUnavailable,
     translate,
@@ -36,6 +37,7 @@ from pipeline.stages.generate import draw_seed, options_of
 from pipeline.stages.intake import LoadedViews
 from pipeline.storage.base import OutputFile
 from pipeline.telemetry import StageTimer
+from schemas.formats import FORMATS
 from schemas.request import ImageTo3DRequest
 
 log = logging.getLogger(__name__)
@@ -222,7 +224,14 @@ class _Run:
         self._cutouts: tuple[Cutout, ...] = ()
 
     def prepare(self) -> None:
-        """Make the work folder and draw the seed, which is the same on every attempt."""
+        """Make the work folder and draw the seed, which is the same on every attempt.
+
+        Raises:
+            MissingExtra: a package that a requested format needs is not installed.
+        """
+        for name in self._request.formats:
+            if not FORMATS[name].is_writable:
+                raise MissingExtra(f"the format {name}", extra=FORMATS[name].extra)
         make_private_folder(self._work_dir)
         seed = self._read_checkpoint("seed")
         if seed is None:

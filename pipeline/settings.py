@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -20,6 +21,7 @@ from pipeline.jobs.model import KeyLimits
 from pipeline.telemetry import LogFormat
 from pipeline.version import user_agent
 from schemas.contract import is_http_url
+from schemas.formats import FORMATS
 
 MIB = 2**20
 HOUR_S = 3600.0
@@ -109,6 +111,8 @@ class Settings(BaseSettings):
     """The engine of requests that name none."""
     engines: Annotated[tuple[str, ...], NoDecode] = ()
     """Further engines that requests may name, separated by commas."""
+    output_formats: Annotated[tuple[str, ...], NoDecode] = ()
+    """The file formats that requests may name, separated by commas; none means all that the workers can write."""
     weights: str = "weights"
     """The folder of the engines' weights, or "tiny" for random ones of small shapes."""
     trellis_dtype: Literal["float16", "bfloat16", "float32"] | None = None
@@ -149,6 +153,10 @@ class Settings(BaseSettings):
     """What all kept generations together may occupy; the oldest are deleted first."""
     record_lifetime_s: float = Field(default=7 * DAY_S, ge=1)
     """How long the record of a finished job is kept."""
+    max_failed_requests_bytes: int = Field(default=2048 * MIB, ge=0)
+    """What the requests of failed jobs, kept for `jobs retry`, may occupy together; the oldest are deleted first."""
+    max_failed_requests_bytes_per_key: int = Field(default=256 * MIB, ge=0)
+    """The same for the jobs of one key."""
     webhook_attempts: int = Field(default=10, ge=1)
     webhook_window_s: float = Field(default=2 * HOUR_S, ge=1)
     webhook_connect_timeout_s: float = Field(default=10.0, gt=0)
@@ -175,6 +183,7 @@ class Settings(BaseSettings):
         "secret_keys",
         "cors_origins",
         "engines",
+        "output_formats",
         "prices",
         "worker_engines",
         "worker_gpus",
@@ -191,6 +200,13 @@ class Settings(BaseSettings):
     def _check_length(cls, value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
         if any(len(secret) < MIN_SECRET_CHARS for secret in value):
             raise ValueError(f"each secret needs at least {MIN_SECRET_CHARS} characters")
+        return value
+
+    @field_validator("output_formats")
+    @classmethod
+    def _check_formats(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not set(value) <= FORMATS.keys():
+            raise ValueError(f"each format must be one of {', '.join(FORMATS)}")
         return value
 
     @field_validator("prices")
@@ -224,6 +240,18 @@ class Settings(BaseSettings):
     def offered_engines(self) -> tuple[str, ...]:
         """Names of the engines that requests may name, the default first."""
         return tuple(dict.fromkeys((self.engine, *self.engines)))
+
+    @property
+    def offered_formats(self) -> tuple[str, ...]:
+        """The file formats that requests may name.
+
+        Where the export can run, and so the workers of one machine, the default is what is installed. A web process
+        without it cannot know what the workers have: there, the default is all.
+        """
+        if self.output_formats:
+            return self.output_formats
+        can_export = find_spec("numpy") is not None
+        return tuple(name for name, spec in FORMATS.items() if spec.is_writable or not can_export)
 
     @property
     def engines_of_worker(self) -> tuple[str, ...]:

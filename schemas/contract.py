@@ -257,6 +257,49 @@ class OneOfOrNothing(_Reader):
 
 
 @dataclass(frozen=True)
+class ListOrNothing(_Reader):
+    """Distinct values of one kind: as a list, as JSON text or as text between commas; or null, as an empty list."""
+
+    item: _Reader
+    most: int
+
+    def read(self, value: object) -> tuple[Any, ...] | None:
+        if value is None or (isinstance(value, str) and not value.strip()):
+            return None
+        given = _split_list(value, most=self.most)
+        if given is None or len(given) > self.most:
+            seen = truncate_for_message(value) if given is None else str(len(given))
+            fail(f"must be a list of at most {self.most} values, got {seen}")
+        values = tuple(self.item.read(each) for each in given)
+        repeated = next((each for each in values if values.count(each) > 1), None)
+        if repeated is not None:
+            fail(f"must be distinct values, got {repeated} twice")
+        return values or None
+
+    def describe(self) -> dict[str, Any]:
+        several = {"type": "array", "items": self.item.describe(), "maxItems": self.most}
+        return {"anyOf": [several, {"type": "string"}, {"type": "null"}]}
+
+
+def _split_list(value: object, *, most: int) -> tuple[object, ...] | None:
+    """The items of a list, of JSON text of one or of text between commas; None where a text is far too long or broken.
+
+    Anything else is a list of one item.
+    """
+    if isinstance(value, str):
+        text = value.strip()
+        if len(text) > most * SHOWN_CHARS:
+            return None
+        if not text.startswith("["):
+            return tuple(text.split(","))
+        try:
+            value = json.loads(text)
+        except (ValueError, RecursionError):
+            return None
+    return tuple(cast(Sequence[object], value)) if isinstance(value, list | tuple) else (value,)
+
+
+@dataclass(frozen=True)
 class Text(_Reader):
     """One line of plain text, stripped."""
 
@@ -426,23 +469,12 @@ class ViewAngles(_Reader):
     def read(self, value: object) -> tuple[ViewAngle, ...] | None:
         if value is None or (isinstance(value, str) and not value.strip()):
             return None
-        angles = self._split(value)
+        angles = _split_list(value, most=self.most)
+        if angles is None:
+            self._refuse(value)
         if not 1 <= len(angles) <= self.most:
             fail(f"must be one angle for each view, at most {self.most}, got {len(angles)}")
         return tuple(self._angle(angle) for angle in angles)
-
-    def _split(self, value: object) -> Sequence[object]:
-        if isinstance(value, str):
-            text = value.strip()
-            if len(text) > self.most * SHOWN_CHARS:
-                self._refuse(value)
-            if not text.startswith("["):
-                return text.split(",")
-            try:
-                value = json.loads(text)
-            except (ValueError, RecursionError):
-                self._refuse(text)
-        return tuple(cast(Sequence[object], value)) if isinstance(value, list | tuple) else (value,)
 
     def _angle(self, value: object) -> ViewAngle:
         if isinstance(value, str) and value.strip().lower() in VIEW_NAMES:

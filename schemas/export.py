@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import ValidationError
-
-from schemas.contract import first_error_message
 from schemas.errors import InvalidRequest
-from schemas.request import ImageTo3DRequest, ParsedRequest, ignored_fields, read_fields
+from schemas.request import ImageTo3DRequest, ParsedRequest, ignored_fields, read_fields, validate_fields
 
 EXPORT_FIELDS = (
     "key",
     "output_format",
+    "output_formats",
     "mesh_simplify",
     "target_faces",
+    "lods",
     "texture_size",
+    "size",
+    "origin",
+    "up_axis",
     "no_texture",
     "render",
     "chunk_size",
@@ -45,11 +47,10 @@ def parse_export(body: object, *, parameters: Mapping[str, Any], job_id: int) ->
     known = {name: value for name, value in parameters.items() if value is not None}
     if "mesh_simplify" in given and "target_faces" not in given:
         known.pop("target_faces", None)  # the job's number of faces would override the share that was asked for
+    if "output_format" in given:
+        known.pop("output_formats", None)  # likewise
     changed = {name: value for name, value in given.items() if name in EXPORT_FIELDS}
-    try:
-        request = ImageTo3DRequest.model_validate({**known, **changed, "image": f"the images of job {job_id}"})
-    except ValidationError as error:
-        raise InvalidRequest(first_error_message(error)) from None
+    request = validate_fields({**known, **changed, "image": f"the images of job {job_id}"})
     if known.get("no_texture") and not request.no_texture:
         raise InvalidRequest(f"no_texture must be true: job {job_id} was generated without a texture")
     if request.render and not known.get("render"):

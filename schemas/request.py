@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
@@ -20,6 +20,7 @@ from schemas.contract import (
     HttpUrl,
     ImageList,
     LenientBool,
+    ListOrNothing,
     Name,
     OneOfOrNothing,
     Secret,
@@ -31,11 +32,15 @@ from schemas.contract import (
     truncate_for_message,
 )
 from schemas.errors import InvalidRequest
-from schemas.formats import OutputFormat
+from schemas.formats import OUTPUT_FORMATS, OutputFormat
 
+Origin = Literal["bottom", "center"]
+UpAxis = Literal["y", "z"]
 MAX_VIEWS = 8
 LEAST_CHUNK_SIZE = 1024
 """A smaller `chunk_size` acts as this: it would save no memory worth naming, and take ten times as long."""
+MIN_FACES, MAX_FACES = 100, 2_000_000
+MAX_LODS = 4
 MULTI_IMAGE_MODES = ("stochastic", "multidiffusion")
 MIN_RETENTION_S, MAX_RETENTION_S = 60, 365 * 86400
 """Bounds of `retention_s` for every deployment; one may allow less."""
@@ -65,6 +70,13 @@ class ImageTo3DRequest(BaseModel):
     output_format: Annotated[OutputFormat, one_of(OutputFormat)] = Field(
         default="glb", description="file format of the asset"
     )
+    output_formats: Annotated[
+        tuple[OutputFormat, ...] | None, ListOrNothing(one_of(OutputFormat), len(OUTPUT_FORMATS))
+    ] = Field(
+        default=None,
+        description="several file formats of the same asset, the first of them first in `output`; overrides "
+        "`output_format`, which becomes the first (extension)",
+    )
     resolution: Annotated[int, BoundedInt(64, 512)] = Field(
         default=256, description="resolution of the grid that the surface is extracted on"
     )
@@ -83,8 +95,13 @@ class ImageTo3DRequest(BaseModel):
     mesh_simplify: Annotated[float, BoundedFloat(0.90, 0.98)] = Field(
         default=0.90, description="share of the extracted triangles that is removed"
     )
-    target_faces: Annotated[int | None, BoundedInt(100, 2_000_000, optional=True)] = Field(
+    target_faces: Annotated[int | None, BoundedInt(MIN_FACES, MAX_FACES, optional=True)] = Field(
         default=None, description="number of faces of the result; overrides `mesh_simplify` (extension)"
+    )
+    lods: Annotated[tuple[int, ...] | None, ListOrNothing(BoundedInt(MIN_FACES, MAX_FACES), MAX_LODS)] = Field(
+        default=None,
+        description="further levels of detail by their numbers of faces: files `…_lod1.glb`, `…_lod2.glb` in this "
+        "order, in every format (extension)",
     )
     chunk_size: Annotated[int, BoundedInt(1, 12000)] = Field(
         default=8192,
@@ -128,6 +145,18 @@ class ImageTo3DRequest(BaseModel):
         description="depth of the preview engine's solid: 0 is a thin plate, 1 is round, as deep as wide; by default "
         "guessed from the contour and returned as `meta.depth` (extension)",
     )
+    size: Annotated[float | None, BoundedFloatOrNothing(0.001, 1000)] = Field(
+        default=None,
+        description="longest side of the asset in metres; by default 1, and 0.1 in STL and 3MF, which are written in "
+        "millimetres (extension)",
+    )
+    origin: Annotated[Origin, one_of(Origin)] = Field(
+        default="bottom",
+        description="what lies at the origin: the middle of the base (`bottom`), or of the whole asset (extension)",
+    )
+    up_axis: Annotated[UpAxis | None, OneOfOrNothing(get_args(UpAxis))] = Field(
+        default=None, description="the axis that points up; by default z in STL, 3MF and PLY, y elsewhere (extension)"
+    )
 
     retention_s: Annotated[int | None, BoundedInt(MIN_RETENTION_S, MAX_RETENTION_S, optional=True)] = Field(
         default=None,
@@ -140,9 +169,14 @@ class ImageTo3DRequest(BaseModel):
         """The `chunk_size` that is used."""
         return max(self.chunk_size, LEAST_CHUNK_SIZE)
 
+    @property
+    def formats(self) -> tuple[OutputFormat, ...]:
+        """The file formats that are delivered, at least one."""
+        return self.output_formats or (self.output_format,)
+
     def effective_parameters(self) -> dict[str, Any]:
         """Every parameter that shapes the result, with its effective value: the `meta` of responses."""
-        return self.model_dump(mode="json", exclude=NOT_PARAMETERS)
+        return {**self.model_dump(mode="json", exclude=NOT_PARAMETERS), "output_formats": list(self.formats)}
 
     def check_view_angles(self, views: int) -> None:
         """Check that every view has an angle, if angles are given.
@@ -174,15 +208,30 @@ def parse_request(body: object, *, default_output_format: OutputFormat = "glb") 
         InvalidRequest: one sentence that names the first invalid field, its value and what is accepted.
     """
     given = read_fields(body)
-    try:
-        request = ImageTo3DRequest.model_validate({"output_format": default_output_format, **given})
-    except ValidationError as error:
-        raise InvalidRequest(first_error_message(error)) from None
+    request = validate_fields({"output_format": default_output_format, **given})
     if len(request.image) > 1 and not request.multi_image:
         raise InvalidRequest(f"image must be one image unless multi_image is true, got a list of {len(request.image)}")
     if len(request.image) > 1 or not request.multi_image:  # how many views a sheet has is known when it is split
         request.check_view_angles(len(request.image))
     return ParsedRequest(request, ignored_fields(given, ImageTo3DRequest.model_fields))
+
+
+def formats_of(parameters: Mapping[str, Any]) -> tuple[str, ...]:
+    """The file formats of a job by its effective parameters; version 0.1.0 recorded one alone."""
+    return tuple(parameters.get("output_formats") or (parameters.get("output_format", "glb"),))
+
+
+def validate_fields(fields: Mapping[str, object]) -> ImageTo3DRequest:
+    """The request that fields describe; its `output_format` is the first of `output_formats`.
+
+    Raises:
+        InvalidRequest: one sentence that names the first invalid field.
+    """
+    try:
+        request = ImageTo3DRequest.model_validate(fields)
+    except ValidationError as error:
+        raise InvalidRequest(first_error_message(error)) from None
+    return request.model_copy(update={"output_format": request.formats[0]})
 
 
 def read_fields(body: object) -> dict[str, object]:

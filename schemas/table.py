@@ -12,9 +12,9 @@ from schemas.request import ImageTo3DRequest
 
 SERVICE_FIELDS = frozenset({"key", "temp", "webhook", "track_id", "retention_s"})
 """Fields that only a service acts on: who pays, where files are stored, who is notified."""
-NOT_OPTIONS = SERVICE_FIELDS | {"image", "output_format"}
+NOT_OPTIONS = SERVICE_FIELDS | {"image", "output_format", "output_formats"}
 """Fields that are no options of a command: those of the service, the image, which every command takes in its own way,
-and the format, which is the extension of the output file."""
+and the formats: the first is the extension of the output file, `--also` names further ones."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,8 @@ def _kind(schema: dict[str, Any]) -> str:
 def _bounds(schema: dict[str, Any]) -> str:
     if "enum" in schema:
         return ", ".join(schema["enum"])
+    if "items" in schema and (each := _bounds(schema["items"])):
+        return f"at most {schema['maxItems']}: {each}"
     if "minimum" in schema:
         return f"{schema['minimum']:g}–{schema['maximum']:.10g}"
     return f"≤ {schema['maxLength']} characters" if "maxLength" in schema and "format" not in schema else ""

@@ -62,9 +62,9 @@ def pytest_configure() -> None:
         raise pytest.UsageError(f"tests/conftest.py names files that do not exist: {', '.join(missing)}")
 
 
-@pytest.hookimpl(tryfirst=True)
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that need a service, and put them first; the sort is stable, so files keep their order."""
+    """Mark the tests that need a service, and put them first. The sort is stable: shuffled files stay shuffled."""
     for item in items:
         if item.path.is_relative_to(TESTS) and needs_service(item):
             item.add_marker("service")

@@ -22,7 +22,7 @@ def body_of(names: list[tuple[str, str]], *, expires_at: float | None = None, re
 
 
 def test_every_file_of_a_job_has_a_kind_and_stands_in_one_list() -> None:
-    names = output_names("obj", file_prefix="p", render=True, extra_endings=("splat.ply", "cutout.png", "other.bin"))
+    names = output_names(["obj"], file_prefix="p", render=True, extra_endings=("splat.ply", "cutout.png", "other.bin"))
     body = body_of(names)  # type: ignore[arg-type]
 
     kinds = {entry["url"].removeprefix(URL): entry["kind"] for entry in body["files"]}

@@ -8,6 +8,7 @@ import io
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,16 @@ from pipeline import (
     inspect,
     python_api,
 )
-from pipeline.errors import EngineFailed, InvalidRequest, UnreadableImage, UnwritableOutput, WeightsUnusable
+from pipeline.errors import (
+    EngineFailed,
+    InvalidRequest,
+    MissingExtra,
+    UnreadableImage,
+    UnwritableOutput,
+    WeightsUnusable,
+)
+from pipeline.settings import Settings
+from schemas.formats import FORMATS, OUTPUT_FORMATS
 from schemas.request import ImageTo3DRequest
 from schemas.table import SERVICE_FIELDS
 from tests.fakes.images import bare_png, draw_figure, encode
@@ -39,6 +49,7 @@ from tests.fakes.images import bare_png, draw_figure, encode
 FIGURE = draw_figure(96)  # (96, 96, 4) uint8
 PNG = encode(FIGURE)
 SMALL: dict[str, Any] = {"resolution": 64, "texture_size": 512, "seed": 3}
+TAKE_OTHER_FORMS = {"image", "engine", "view_angles", "output_formats", "lods"}
 HEAVY = ("numpy", "numba", "pydantic", "PIL", "trimesh", "torch", "modal", "fastapi", "sqlalchemy")
 
 
@@ -128,7 +139,7 @@ def test_a_sheet_is_taken_apart_on_request() -> None:
     assert counts == [1, 3]
 
 
-@pytest.mark.parametrize("output_format", ["glb", "obj", "stl", "ply"])
+@pytest.mark.parametrize("output_format", OUTPUT_FORMATS)
 def test_the_mesh_of_every_format_has_the_reported_faces(output_format: Any) -> None:
     result = generate(FIGURE, output_format=output_format, **SMALL)
     report = inspect(result.files[result.model_name])
@@ -138,9 +149,15 @@ def test_the_mesh_of_every_format_has_the_reported_faces(output_format: Any) -> 
     assert result.mesh is result.mesh
     assert report.is_watertight and report.is_winding_consistent
     assert report.components == 1 and report.volume > 0
-    assert report.texture_size == ((512, 512) if output_format == "glb" else None)  # an OBJ's is in another file
-    assert report.has_vertex_colours == (output_format == "ply")
-    assert np.abs(np.array([report.lowest, report.highest])).max() <= 0.51
+    assert report.texture_size == (
+        (512, 512) if output_format in ("glb", "usdz") else None
+    )  # an OBJ's is in another file
+    assert report.has_vertex_colours == (output_format in ("ply", "3mf"))
+    spec = FORMATS[output_format]
+    size = spec.default_size_m
+    up = "xyz".index(spec.up_axis)
+    assert max(np.subtract(report.highest, report.lowest)) == pytest.approx(size, rel=1e-3)
+    assert report.lowest[up] == pytest.approx(0, abs=1e-3 * size)
 
 
 def test_an_obj_on_the_disk_is_inspected_with_its_texture(tmp_path: Path) -> None:
@@ -196,6 +213,17 @@ def test_a_wrong_argument_is_refused_in_one_sentence(case: str, tmp_path: Path) 
 
     assert words in str(refused.value) and "\n" not in str(refused.value)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_format_whose_package_is_missing_is_refused_before_anything_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    stages: list[str] = []
+    monkeypatch.setitem(FORMATS, "usdz", replace(FORMATS["usdz"], package="no_such_package"))
+
+    with pytest.raises(MissingExtra, match=r"the format usdz needs the extra 'usd': pip install 'image-to-3d\[usd\]'"):
+        generate(FIGURE, output_formats="glb,usdz", on_progress=lambda stage, percent: stages.append(stage), **SMALL)
+
+    assert stages == []
+    assert "usdz" not in Settings(output_formats=()).offered_formats and "3mf" in Settings().offered_formats
 
 
 def test_an_unknown_keyword_is_a_type_error() -> None:
@@ -326,7 +354,7 @@ def test_every_field_of_a_request_is_a_keyword_with_the_same_default() -> None:
 def test_every_field_of_a_request_is_a_keyword_of_the_same_type() -> None:
     annotations = python_inspect.get_annotations(generate)
     for name, field in ImageTo3DRequest.model_fields.items():
-        if name not in {*SERVICE_FIELDS, "image", "engine", "view_angles"}:  # those three take other forms as well
+        if name not in {*SERVICE_FIELDS, *TAKE_OTHER_FORMS}:
             assert eval(annotations[name], vars(python_api)) == field.annotation, name
 
 

@@ -35,6 +35,7 @@ from pipeline.service import Service
 from pipeline.storage.base import output_names
 from pipeline.storage.encrypted_bucket import decrypt_bucket
 from pipeline.storage.s3 import PROBE_PATIENCE
+from schemas.request import formats_of
 
 Args = ParamSpec("Args")
 Result = TypeVar("Result")
@@ -268,12 +269,13 @@ class Context:
         names = [
             name
             for name, kind in output_names(
-                str(parameters.get("output_format", "glb")),
+                formats_of(parameters),
                 file_prefix=job.file_prefix,
+                lods=len(parameters.get("lods") or ()),
                 render=bool(parameters.get("render")),
                 is_textured=not parameters.get("no_texture"),
             )
-            if kind in ("model", "companion", "turntable")
+            if kind in ("model", "companion", "lod", "turntable")
         ]
         encrypted = None if parameters.get("temp") else self.store.s3_of(job.api_key_id)
         if encrypted is not None:

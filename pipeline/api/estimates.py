@@ -41,13 +41,14 @@ def _estimate_of(submission: Submission, context: Context) -> EstimateBody:
     """The estimate of a validated submit. Blocks."""
     outlook, settings = read_outlook(context.store), context.settings
     engine = str(submission.job.meta.parameters.get("engine") or settings.engine)
-    price = settings.price_of(engine, seconds=outlook.job_s)
+    job_s = outlook.job_s_of.get(engine, outlook.job_s)
+    price = settings.price_of(engine, seconds=job_s)
     return EstimateBody(
         engine=engine,
-        seconds=round(outlook.job_s, 2),
+        seconds=round(job_s, 2),
         queue_position=outlook.queued + 1,
         queue_time=outlook.wait_s,
-        eta=max(1, math.ceil(outlook.wait_s + outlook.job_s)),
+        eta=max(1, math.ceil(outlook.wait_s + job_s)),
         price=price,
         currency=None if price is None else settings.currency,
         warning=" ".join(submission.job.meta.notes),

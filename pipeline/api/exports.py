@@ -25,6 +25,7 @@ from pipeline.api.routes import (
     V6,
     Submission,
     accept,
+    check_formats,
     check_retention,
     submission_of,
 )
@@ -66,6 +67,7 @@ def _read_export(request: Request, context: Context, body: dict[str, Any], call_
     # What the job drew is a parameter of its generation too.
     parameters = {**job.meta.parameters, "seed": job.result.meta.get("seed", 0)}
     parsed = parse_export(body, parameters=parameters, job_id=job.id)
+    check_formats(parsed.request, context)
     check_retention(parsed.request, context)
     source = export_source(job)
     if not is_test_key(key) and not context.service.generations.has(source.file_prefix):

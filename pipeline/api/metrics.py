@@ -96,6 +96,11 @@ def _of_store(counted: StoreMetrics) -> list[Metric]:
             ),
             {(kind,): counted.tasks_pending.get(kind, 0) for kind in tasks},
         ),
+        GaugeMetricFamily(
+            "image_to_3d_failed_requests_bytes",
+            "Requests that failed jobs keep for a retry by the operator",
+            value=counted.failed_requests_bytes,
+        ),
         _histogram("image_to_3d_job_duration_seconds", "Time from a job's submit to its end", "state", counted, "job"),
         _histogram("image_to_3d_stage_duration_seconds", "Wall time of a stage", "stage", counted, "stage"),
     ]

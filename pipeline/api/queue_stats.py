@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from pipeline.answers import DEFAULT_JOB_S
+from pipeline.jobs.histograms import Histogram, Series
 from pipeline.jobs.model import JobState, Timings
 from pipeline.jobs.store import JobStore, WorkerRegistry
+from pipeline.jobs.transitions import EXPORT_STAGE
 
 LIFETIME_S = 1.0
 
@@ -60,18 +63,21 @@ class Outlook:
         job_s: mean seconds of recent jobs.
         queued: jobs that wait.
         wait_s: whole seconds until the job would start.
+        job_s_of: mean seconds of work by engine, of the engines that have run.
     """
 
     engines: frozenset[str]
     job_s: float
     queued: int
     wait_s: int
+    job_s_of: Mapping[str, float] = field(default_factory=dict[str, float])
 
 
 def read_outlook(store: QueueStatsStore) -> Outlook:
     """The outlook at present. Blocks."""
     workers, timings = store.workers(), store.timings()
-    queued = store.metrics().states.get(JobState.QUEUED, 0)
+    counted = store.metrics()
+    queued = counted.states.get(JobState.QUEUED, 0)
     job_s = timings.seconds if timings.calls else DEFAULT_JOB_S
     ahead = queued if any(worker.job_id is None for worker in workers) else queued + 1
     return Outlook(
@@ -79,4 +85,15 @@ def read_outlook(store: QueueStatsStore) -> Outlook:
         job_s=job_s,
         queued=queued,
         wait_s=math.ceil(job_s * ahead / max(1, len(workers))),
+        job_s_of=_seconds_by_engine(counted.durations),
     )
+
+
+def _seconds_by_engine(durations: Mapping[Series, Histogram]) -> dict[str, float]:
+    """Mean seconds of a job of each engine: the sum of its stages' means, without the stage that only exports have."""
+    seconds: defaultdict[str, float] = defaultdict(float)
+    for series, histogram in durations.items():
+        runs = sum(histogram.counts)
+        if series.kind == "stage" and series.name != EXPORT_STAGE and runs:
+            seconds[series.engine] += histogram.sum_s / runs
+    return dict(seconds)

@@ -24,7 +24,8 @@ from pipeline.api.requests import idempotency_key, read_bounded_int, read_id, re
 from pipeline.api.sample_asset import sample_result
 from pipeline.engines.registry import check_views, find_spec
 from pipeline.errors import InvalidRequest, NotFound, StoreUnavailable
-from pipeline.imaging.inline import check_beginning, check_inline
+from pipeline.imaging.inline import check_inline
+from pipeline.imaging.signatures import SIGNATURE_BYTES, require_accepted
 from pipeline.jobs.api_keys import is_test_key
 from pipeline.jobs.model import ApiKey, ExportSource, Job, JobFilter, JobMeta, JobState, NewJob, Submitted
 from pipeline.net.egress import check_url
@@ -190,6 +191,7 @@ def read_submission(
     if caller.token is not None and parsed.request.webhook is not None:
         raise InvalidRequest("webhook cannot be set with a browser token; the result is fetched, or followed by events")
     _check_engine(parsed.request, context)
+    check_formats(parsed.request, context)
     check_retention(parsed.request, context)
     for image in parsed.request.image:
         if not is_http_url(image):
@@ -275,6 +277,18 @@ def _check_engine(request: ImageTo3DRequest, context: Context) -> None:
     check_views(find_spec(name), len(request.image), offered=offered)
 
 
+def check_formats(request: ImageTo3DRequest, context: Context) -> None:
+    """Refuse file formats that this deployment does not write.
+
+    Raises:
+        InvalidRequest: one is such.
+    """
+    offered = context.settings.offered_formats
+    for name in request.formats:
+        if name not in offered:
+            raise InvalidRequest(f"this deployment cannot write {name}; it offers {', '.join(offered)}")
+
+
 def check_retention(request: ImageTo3DRequest, context: Context) -> None:
     """Refuse a longer lifetime of temporary outputs than the deployment allows.
 
@@ -299,11 +313,11 @@ async def check_urls(submission: Submission, context: Context) -> None:
 
     def check() -> None:
         for url in submission.urls:
-            beginning = context.service.own_links.read(url, most_bytes=32)
+            beginning = context.service.own_links.read(url, most_bytes=SIGNATURE_BYTES)
             if beginning is None:
                 check_url(url, context.settings)
             else:
-                check_beginning(beginning)
+                require_accepted(beginning)
 
     if submission.urls:
         await context.resolve(check)

@@ -6,6 +6,7 @@ import hashlib
 import json
 from functools import cache
 from importlib.resources import files
+from pathlib import PurePath
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
@@ -14,6 +15,7 @@ from pipeline.api.problems import NOT_FOUND, NOT_MODIFIED, OK, documented
 from pipeline.errors import NotFound
 from pipeline.jobs.model import JobResult, JobState, NewJob
 from pipeline.storage.base import Artifact, content_type_of, output_names
+from schemas.request import formats_of
 
 router = APIRouter(tags=["files"])
 
@@ -45,10 +47,9 @@ def read_sample(name: str, request: Request) -> Response:
 
 
 def sample_result(new: NewJob, *, engine: str, base_url: str) -> JobResult:
-    """The result of a job of a test key: the asset in the format that its request names. Blocks."""
+    """The result of a job of a test key: the asset in the formats that its request names. Blocks."""
     parameters = new.meta.parameters
-    output_format = str(parameters["output_format"])
-    names = output_names(output_format, file_prefix=PREFIX, render=bool(parameters.get("render")))
+    names = output_names(formats_of(parameters), file_prefix=PREFIX, render=bool(parameters.get("render")))
     artifacts = tuple(
         Artifact(
             name=name,
@@ -57,7 +58,7 @@ def sample_result(new: NewJob, *, engine: str, base_url: str) -> JobResult:
             size_bytes=len(_content(name)),
             content_type=content_type_of(name),
             sha256=hashlib.sha256(_content(name)).hexdigest(),
-            faces=json.loads(_content("faces.json"))[output_format] if kind == "model" else None,
+            faces=json.loads(_content("faces.json"))[PurePath(name).suffix[1:]] if kind == "model" else None,
         )
         for name, kind in names
     )

@@ -16,6 +16,7 @@ import httpx
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from pipeline.client.errors import ApiError, ClientError, JobFailed
+from schemas.formats import OutputFormat
 from schemas.responses import EstimateBody, FailedBody, ListBody, ProcessingBody, SuccessBody
 
 API = "/api/v1/enterprise"
@@ -43,7 +44,8 @@ class SubmitParameters(TypedDict, total=False):
     """The fields of a submit but for the key and the image; docs/http-api.md describes each."""
 
     render: bool
-    output_format: Literal["glb", "obj", "stl", "ply"]
+    output_format: OutputFormat
+    output_formats: Sequence[OutputFormat] | str | None
     resolution: int
     multi_image: bool
     ss_guidance_strength: float
@@ -52,6 +54,7 @@ class SubmitParameters(TypedDict, total=False):
     slat_sampling_steps: int
     mesh_simplify: float
     target_faces: int | None
+    lods: Sequence[int] | str | None
     chunk_size: int
     seed: int
     temp: bool
@@ -64,6 +67,9 @@ class SubmitParameters(TypedDict, total=False):
     view_angles: Sequence[float | str] | str | None
     splat: bool
     depth: float | None
+    size: float | None
+    origin: Literal["bottom", "center"]
+    up_axis: Literal["y", "z"] | None
     retention_s: int | None
 
 
@@ -71,10 +77,15 @@ class ExportParameters(TypedDict, total=False):
     """What a finished job's files may be made anew with, without the engine; docs/http-api.md describes each."""
 
     render: bool
-    output_format: Literal["glb", "obj", "stl", "ply"]
+    output_format: OutputFormat
+    output_formats: Sequence[OutputFormat] | str | None
     mesh_simplify: float
     target_faces: int | None
+    lods: Sequence[int] | str | None
     texture_size: int
+    size: float | None
+    origin: Literal["bottom", "center"]
+    up_axis: Literal["y", "z"] | None
     no_texture: bool
     chunk_size: int
     temp: bool

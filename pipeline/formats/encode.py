@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
 
 from pipeline.formats.glb import glb_bytes
 from pipeline.formats.obj import mtl_bytes, obj_bytes
@@ -10,39 +12,82 @@ from pipeline.formats.ply import ply_bytes
 from pipeline.formats.png import png_bytes
 from pipeline.formats.stl import stl_bytes
 from pipeline.mesh.asset import Asset, thickened
+from pipeline.mesh.placement import Placement
+from pipeline.storage.base import companion_names
 from schemas.formats import FORMATS, OutputFormat
 
 
-def encode(asset: Asset, output_format: OutputFormat, *, stem: str) -> dict[str, bytes]:
-    """Write an asset in one format; an open surface gets a thickness where the format needs a body.
+class AssetEncoder:
+    """Writes an asset in any of the formats; what several of them need is made once.
 
     Args:
-        stem: what the names of the files begin with.
-
-    Returns:
-        The content of the model and of its companions by file name, the model first.
+        asset: +Y up, of any size.
+        placement: where the caller wants it in the files.
     """
-    if asset.is_open and FORMATS[output_format].needs_body:
-        asset = thickened(asset)
-    return ENCODERS[output_format](asset, stem)
+
+    def __init__(self, asset: Asset, placement: Placement | None = None) -> None:
+        self._asset = asset
+        self._placement = placement or Placement()
+        self._placed: dict[str, Asset] = {}
+
+    def asset_in(self, output_format: str) -> Asset:
+        """The asset as a format holds it: placed, and with a thickness where it is open and the format needs a body."""
+        if output_format not in self._placed:
+            asset, placement = self._asset, self._placement
+            if self.is_thickened_in(output_format):  # which changes its bounds
+                asset, placement = self._body, replace(placement, bounds=None)
+            self._placed[output_format] = placement.in_format(asset, FORMATS[output_format])
+        return self._placed[output_format]
+
+    def is_thickened_in(self, output_format: str) -> bool:
+        """Whether the format needs a body where the surface is open."""
+        return self._asset.is_open and FORMATS[output_format].needs_body
+
+    def comment_in(self, output_format: str) -> str:
+        """What a format without a place for units and axes says of them in a comment, with the asset's name."""
+        spec = FORMATS[output_format]
+        unit = {1.0: "metres", 1000.0: "millimetres"}[spec.units_per_metre]
+        return f"image-to-3d {self._asset.name}, {self._placement.up_axis or spec.up_axis}-up, {unit}"
+
+    @cached_property
+    def _body(self) -> Asset:
+        return thickened(self._asset)
+
+    @cached_property
+    def colour_png(self) -> bytes | None:
+        """The base colour as a PNG file; None without a texture."""
+        return png_bytes(self._asset.texture) if self._asset.is_textured else None
+
+    def files(self, output_formats: Sequence[OutputFormat], *, stem: str) -> dict[str, bytes]:
+        """The content of each model and of its companions by file name, each model before its companions.
+
+        Args:
+            stem: what the names of the files begin with.
+        """
+        contents: dict[str, bytes] = {}
+        for output_format in output_formats:
+            contents |= ENCODERS[output_format](self.asset_in(output_format), self, stem)
+        return contents
 
 
-def _glb(asset: Asset, stem: str) -> dict[str, bytes]:
+def _glb(asset: Asset, encoder: AssetEncoder, stem: str) -> dict[str, bytes]:
     split = asset.unwrapped
     content = glb_bytes(
         vertices=split.vertices,
         faces=split.faces,
         normals=asset.unwrapped_normals,
         uvs=split.uvs if asset.is_textured else None,
-        texture_png=png_bytes(asset.texture) if asset.is_textured else None,
+        texture_png=encoder.colour_png,
         double_sided=asset.is_open,
+        name=asset.name,
     )
     return {f"{stem}.glb": content}
 
 
-def _obj(asset: Asset, stem: str) -> dict[str, bytes]:
-    spec, split = FORMATS["obj"], asset.unwrapped
-    texture_name, material_name = f"{stem}{spec.texture_file}", f"{stem}{spec.material_file}"
+def _obj(asset: Asset, encoder: AssetEncoder, stem: str) -> dict[str, bytes]:
+    split = asset.unwrapped
+    material_name, *texture_names = companion_names("obj", file_prefix=stem, is_textured=asset.is_textured)
+    texture_name = texture_names[0] if texture_names else None
     files = {
         f"{stem}.obj": obj_bytes(
             vertices=asset.mesh.vertices,
@@ -51,20 +96,62 @@ def _obj(asset: Asset, stem: str) -> dict[str, bytes]:
             uvs=split.uvs if asset.is_textured else None,
             uv_faces=split.faces if asset.is_textured else None,
             material_file=material_name,
+            name=asset.name,
+            comment=encoder.comment_in("obj"),
         ),
-        material_name: mtl_bytes(texture_file=texture_name if asset.is_textured else None),
+        material_name: mtl_bytes(texture_file=texture_name, name=asset.name),
     }
-    return files | ({texture_name: png_bytes(asset.texture)} if asset.is_textured else {})
+    if texture_name is not None and encoder.colour_png is not None:
+        files[texture_name] = encoder.colour_png
+    return files
 
 
-def _stl(asset: Asset, stem: str) -> dict[str, bytes]:
-    return {f"{stem}.stl": stl_bytes(asset.mesh)}
+def _stl(asset: Asset, encoder: AssetEncoder, stem: str) -> dict[str, bytes]:
+    return {f"{stem}.stl": stl_bytes(asset.mesh, comment=encoder.comment_in("stl"))}
 
 
-def _ply(asset: Asset, stem: str) -> dict[str, bytes]:
-    mesh = asset.mesh
-    content = ply_bytes(vertices=mesh.vertices, faces=mesh.faces, normals=asset.normals, colours=asset.vertex_colours)
+def _ply(asset: Asset, encoder: AssetEncoder, stem: str) -> dict[str, bytes]:
+    content = ply_bytes(
+        vertices=asset.mesh.vertices,
+        faces=asset.mesh.faces,
+        normals=asset.normals,
+        colours=asset.vertex_colours,
+        comment=encoder.comment_in("ply"),
+    )
     return {f"{stem}.ply": content}
 
 
-ENCODERS: Mapping[str, Callable[[Asset, str], dict[str, bytes]]] = {"glb": _glb, "obj": _obj, "stl": _stl, "ply": _ply}
+def _usdz(asset: Asset, encoder: AssetEncoder, stem: str) -> dict[str, bytes]:
+    from pipeline.formats.usdz import usdz_bytes  # its package is large, and an extra
+
+    split = asset.unwrapped
+    content = usdz_bytes(
+        name=asset.name,
+        vertices=asset.mesh.vertices,
+        faces=asset.mesh.faces,
+        normals=asset.normals,
+        uvs=split.uvs if asset.is_textured else None,
+        uv_faces=split.faces if asset.is_textured else None,
+        texture_png=encoder.colour_png,
+        is_double_sided=asset.is_open,
+    )
+    return {f"{stem}.usdz": content}
+
+
+def _3mf(asset: Asset, encoder: AssetEncoder, stem: str) -> dict[str, bytes]:
+    from pipeline.formats.threemf import threemf_bytes
+
+    content = threemf_bytes(
+        name=asset.name, vertices=asset.mesh.vertices, faces=asset.mesh.faces, colours=asset.vertex_colours
+    )
+    return {f"{stem}.3mf": content}
+
+
+ENCODERS: Mapping[str, Callable[[Asset, AssetEncoder, str], dict[str, bytes]]] = {
+    "glb": _glb,
+    "obj": _obj,
+    "stl": _stl,
+    "ply": _ply,
+    "usdz": _usdz,
+    "3mf": _3mf,
+}

@@ -7,31 +7,20 @@ from __future__ import annotations
 
 import base64
 import binascii
-import re
 from collections.abc import Iterator
 
 from pipeline.errors import InvalidRequest, UnreadableImage
+from pipeline.imaging.signatures import SIGNATURE_BYTES, require_accepted
 from pipeline.net.download import MAX_BYTES
 
 MAX_TEXT_CHARS = MAX_BYTES * 3 // 2
 """Of base64 with its line breaks: 4 characters for 3 bytes, and some for the breaks."""
-UNQUOTED_CHARS = BASE64_CHARS = 1 << 20
+BASE64_CHARS = 1 << 20
+UNQUOTED_CHARS = 1 << 18
+"""Of a piece that is percent-decoded at once, about a millisecond, for which other threads wait."""
 MAX_HEAD_CHARS = 1024
 """Of a data URI's media type and parameters, for the check that keeps no content."""
-SIGNATURE_BYTES = 16
-_BAD_ESCAPE = re.compile("%(?![0-9A-Fa-f]{2})")
 _STANDARD_ALPHABET = str.maketrans("-_", "+/")
-
-ACCEPTED = "PNG, JPEG, WebP, BMP, GIF, TIFF or AVIF"
-_ENDINGS = {
-    b"\x89PNG\r\n\x1a\n": "png",
-    b"\xff\xd8\xff": "jpg",
-    b"GIF87a": "gif",
-    b"GIF89a": "gif",
-    b"BM": "bmp",
-    **dict.fromkeys((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), "tif"),  # TIFF and BigTIFF, in both byte orders
-}
-"""The beginnings of the formats' files, and the extensions of their names."""
 
 
 def read_inline(source: str) -> bytes:
@@ -47,7 +36,7 @@ def read_inline(source: str) -> bytes:
 
 
 def check_inline(source: str) -> None:
-    """Check a data URI or bare base64 as `read_inline` and `check_beginning` do, without its content in memory.
+    """Check a data URI or bare base64 as `read_inline` and `require_accepted` do, without its content in memory.
 
     Raises:
         InvalidRequest, UnreadableImage: as these.
@@ -55,35 +44,17 @@ def check_inline(source: str) -> None:
     begin = 0
     if source[:5].lower() == "data:":
         head, comma, _ = source[:MAX_HEAD_CHARS].partition(",")
-        if not comma or not head.lower().endswith(";base64") or "%" in source:
-            check_beginning(read_inline(source))  # escapes, or an error: rare enough to be read as a whole
+        if not comma or (head.lower().endswith(";base64") and "%" in source):
+            require_accepted(read_inline(source))  # escapes, or an error: rare enough to be read as a whole
+            return
+        if not head.lower().endswith(";base64"):
+            _check_unquoted(source, begin=len(head) + 1)
             return
         begin = len(head) + 1
     beginning = b""
     for piece in _base64_pieces(source, begin=begin):
         beginning = beginning or piece[:SIGNATURE_BYTES]
-    check_beginning(beginning)
-
-
-def check_beginning(content: bytes) -> None:
-    """Check the file signature.
-
-    Raises:
-        UnreadableImage: the content is empty or has no accepted format's signature.
-    """
-    if not content:
-        raise UnreadableImage(f"the image is empty; {ACCEPTED} is accepted")
-    if image_extension(content) is None:
-        raise UnreadableImage(f"the file is not a readable image; {ACCEPTED} is accepted")
-
-
-def image_extension(beginning: bytes) -> str | None:
-    """The extension of an image's name by its first 12 bytes; None for what is no accepted format."""
-    if beginning[:4] == b"RIFF" and beginning[8:12] == b"WEBP":
-        return "webp"
-    if beginning[4:8] == b"ftyp":
-        return "heic" if beginning[8:12] in (b"heic", b"heix", b"mif1", b"msf1") else "avif"
-    return next((ending for start, ending in _ENDINGS.items() if beginning.startswith(start)), None)
+    require_accepted(beginning)
 
 
 def at_most(content: bytes) -> bytes:
@@ -106,6 +77,19 @@ def _from_data_uri(uri: str) -> bytes:
     return at_most(_unquote(uri, begin=begin))
 
 
+def _check_unquoted(uri: str, *, begin: int) -> None:
+    """Check a data URI's percent-encoded content, which ends at once where its first bytes are those of no image."""
+    size_bytes = 0
+    for piece in _unquoted_pieces(uri, begin=begin):
+        if not size_bytes:
+            require_accepted(piece)
+        size_bytes += len(piece)
+        if size_bytes > MAX_BYTES:
+            raise UnreadableImage(_too_large())
+    if not size_bytes:
+        require_accepted(b"")
+
+
 def _unquote(text: str, *, begin: int) -> bytes:
     """Percent-decoding of a data URI's content, which begins at a character of it.
 
@@ -113,17 +97,28 @@ def _unquote(text: str, *, begin: int) -> bytes:
         InvalidRequest: a percent sign is followed by something else than two hexadecimal digits.
         UnreadableImage: the decoded bytes are too many for an image, in base64 too.
     """
-    for start in range(begin, len(text), UNQUOTED_CHARS):  # in pieces, between which other threads run
-        end = start + UNQUOTED_CHARS
-        found = _BAD_ESCAPE.search(text, start, end + 2)
-        if found is not None and found.start() < end:
-            raise InvalidRequest("image is a data URI with a percent sign that begins no escape")
     decoded = bytearray()
-    for piece in percent_decoded(text, begin=begin):
+    for piece in _unquoted_pieces(text, begin=begin):
         decoded += piece
         if len(decoded) > MAX_TEXT_CHARS:
             raise UnreadableImage(_too_large())
     return bytes(decoded)
+
+
+def _unquoted_pieces(text: str, *, begin: int) -> Iterator[bytes]:
+    """As `percent_decoded`, with a check of the escapes.
+
+    Raises:
+        InvalidRequest: a percent sign is followed by something else than two hexadecimal digits.
+    """
+    for start, end in _cuts(text, begin=begin):
+        piece = text[start:end]
+        decoded = _decode(piece)
+        # Each escape makes three bytes one. What is none is shortened less, except a line break behind the sign.
+        shortened = len(piece.encode()) - len(decoded)
+        if "%\n" in piece or "%\r" in piece or shortened != 2 * piece.count("%"):
+            raise InvalidRequest("image is a data URI with a percent sign that begins no escape")
+        yield decoded
 
 
 def percent_decoded(text: str, *, begin: int = 0) -> Iterator[bytes]:
@@ -133,14 +128,22 @@ def percent_decoded(text: str, *, begin: int = 0) -> Iterator[bytes]:
         text: every percent sign in it is followed by two hexadecimal digits.
         begin: the first character to decode.
     """
+    return (_decode(text[start:end]) for start, end in _cuts(text, begin=begin))
+
+
+def _cuts(text: str, *, begin: int) -> Iterator[tuple[int, int]]:
+    """The pieces of a text, none of which ends in an escape of three characters."""
     start = begin
     while start < len(text):
         end = start + UNQUOTED_CHARS
-        # An escape of three characters is not cut: the piece ends before it.
         end -= next((back for back in (1, 2) if text[end - back : end - back + 1] == "%"), 0) if end < len(text) else 0
-        # Quoted-printable is the same escape with another sign.
-        yield binascii.a2b_qp(text[start:end].encode().replace(b"=", b"%3D").replace(b"%", b"="))
+        yield start, end
         start = end
+
+
+def _decode(piece: str) -> bytes:
+    """Percent-decoding: quoted-printable is the same escape with another sign."""
+    return binascii.a2b_qp(piece.encode().replace(b"=", b"%3D").replace(b"%", b"="))
 
 
 def _from_base64(text: str) -> bytes:

@@ -496,6 +496,7 @@ class StoreMetrics:
         gpu_seconds: the sum over all jobs.
         task_attempts: by (kind, `ok` or `error`).
         tasks_pending: by kind.
+        failed_requests_bytes: what failed jobs keep, so that the operator can submit them again.
         durations: histograms of jobs, from submit to end, and of stages.
     """
 
@@ -508,6 +509,7 @@ class StoreMetrics:
     gpu_seconds: float
     task_attempts: Mapping[tuple[str, str], int]
     tasks_pending: Mapping[str, int]
+    failed_requests_bytes: int
     durations: Mapping[Series, Histogram]
 
 

@@ -40,7 +40,7 @@ from pipeline.jobs.model import (
 MAX_ATTEMPTS = 3
 """How often a job is claimed without progress before it is given up as failed."""
 REQUEST_LIFETIME_S = 86400.0
-"""How long the request of a job that failed through no fault of its caller is kept, with its images."""
+"""How long the request of a job that failed through no fault of its caller is kept at most, with its images."""
 MAX_PAUSE_S = 7200.0
 """No outbox task is scheduled further ahead: a later due time was written before the clock stepped back."""
 MAX_SKEW_S = 60.0
@@ -72,11 +72,15 @@ class Retention:
         record_lifetime_s: how long the record stays.
         webhook_window_s: how long its webhook is retried.
         upload_window_s: how long an upload to the caller's bucket is retried; the temporary copy expires then.
+        failed_requests_bytes: what the requests of failed jobs that are kept may occupy together.
+        failed_requests_bytes_per_key: the same for the jobs of one key.
     """
 
     record_lifetime_s: float = 7 * 86400.0
     webhook_window_s: float = 7200.0
     upload_window_s: float = 86400.0
+    failed_requests_bytes: int = 2 << 30
+    failed_requests_bytes_per_key: int = 256 << 20
 
 
 DEFAULT_RETENTION = Retention()
@@ -333,9 +337,37 @@ def completed(
     return Completion(ended, tasks, usage, keeps_request)
 
 
-def is_request_expired(finished_at: Any, *, now: float) -> Any:
-    """Whether the request that a failed job kept is to be deleted."""
-    return finished_at <= now - REQUEST_LIFETIME_S
+@dataclass(frozen=True)
+class FailedRequest:
+    """The request that a failed job keeps, without its content."""
+
+    job_id: int
+    api_key_id: str
+    finished_at: float
+    size_bytes: int
+
+
+def requests_to_delete(kept: Iterable[FailedRequest], *, now: float, retention: Retention) -> list[int]:
+    """Which failed jobs keep their requests no longer: those of `REQUEST_LIFETIME_S` ago, and the oldest beyond the
+    bounds of their key and of the deployment.
+
+    Returns:
+        The ids of the jobs, newest first.
+    """
+    deleted: list[int] = []
+    most_of_key, most = retention.failed_requests_bytes_per_key, retention.failed_requests_bytes
+    of_key: defaultdict[str, int] = defaultdict(int)
+    total = 0
+    for request in sorted(kept, key=lambda one: (one.finished_at, one.job_id), reverse=True):
+        is_expired = request.finished_at <= now - REQUEST_LIFETIME_S
+        if not is_expired and request.size_bytes <= min(most_of_key, most):  # one too large displaces no other
+            of_key[request.api_key_id] += request.size_bytes
+            if of_key[request.api_key_id] <= most_of_key:
+                total += request.size_bytes
+                if total <= most:
+                    continue
+        deleted.append(request.job_id)
+    return deleted
 
 
 def resubmission(job: Job, request: bytes, *, file_prefix: str) -> NewJob:

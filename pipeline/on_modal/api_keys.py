@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from pipeline.errors import ImageTo3DError, NotFound
@@ -21,39 +22,73 @@ Change = tuple[str, list[tuple[str, ...]]]
 COLUMNS = ("NAME", "KEY", "CREATED (UTC)", "STATE")
 
 
-def change(store: Store, master_keys: Sequence[bytes], *, record: ApiKey | None, revoke: str) -> Change:
-    """Add a key, or revoke the key of a name; runs in a container.
+@dataclass(frozen=True)
+class KeyCommand:
+    """What the operator wants of the keys; the others are names or ids of keys, "" for none.
+
+    Attributes:
+        record: of a key to add.
+    """
+
+    record: ApiKey | None = None
+    revoke: str = ""
+    show: str = ""
+    rotate_secret: str = ""
+
+
+def change(store: Store, master_keys: Sequence[bytes], command: KeyCommand) -> Change:
+    """Carry out a command; runs in a container.
 
     Returns:
-        The webhook secret of the new key or "", and a row for each key. A refusal is a single row of one sentence,
-        because Modal would print an exception with its traceback.
+        The webhook secret of the key that was added, shown or got a new one, else "", and a row for each key. A refusal
+        is a single row of one sentence, because Modal would print an exception with its traceback.
     """
     try:
-        secret = ""
-        if record is not None:
-            store.add_key(record)
-            secret = WebhookSigner(master_keys).secret_of(record)
-        if revoke:
-            found = [key for key in store.list_keys() if revoke in (key.name, key.id) and key.revoked_at is None]
-            if not found:
-                raise NotFound(f"There is no active key named {revoke!r}.")
-            store.revoke_key(found[0].id)
+        secret_of, secret = WebhookSigner(master_keys).secret_of, ""
+        if command.record is not None:
+            secret = secret_of(store.add_key(command.record))
+        if command.revoke:
+            store.revoke_key(_active_key(store, command.revoke).id)
+        if command.rotate_secret:
+            secret = secret_of(store.rotate_secret(_active_key(store, command.rotate_secret).id))
+        if command.show:
+            shown = _active_key(store, command.show)
+            return secret_of(shown), [_row(shown)]
         return secret, [_row(key) for key in store.list_keys()]
     except ImageTo3DError as error:
         return "", [(str(error),)]
 
 
+def _active_key(store: Store, name: str) -> ApiKey:
+    """The key in use with a name or id.
+
+    Raises:
+        NotFound: there is none.
+    """
+    for key in store.list_keys():
+        if name in (key.name, key.id) and key.revoked_at is None:
+            return key
+    raise NotFound(f"There is no active key named {name!r}.")
+
+
 def change_from_terminal(
-    create: str, revoke: str, *, settings: Settings, change: Callable[[ApiKey | None, str], Change]
+    create: str = "",
+    revoke: str = "",
+    show: str = "",
+    rotate_secret: str = "",
+    *,
+    settings: Settings,
+    change: Callable[[KeyCommand], Change],
 ) -> None:
-    """Run the whole command: change the keys, then print them.
+    """Run the whole command: change the keys, then print the key, the secret, or all keys.
 
     Args:
+        create: the name of a new key; the others are names or ids of keys.
         settings: their default limits become those of the new key.
         change: runs `change` in a container.
     """
     plain, record = make_key(create, limits=settings.default_limits) if create else ("", None)
-    secret, rows = change(record, revoke)
+    secret, rows = change(KeyCommand(record, revoke, show, rotate_secret))
     if len(rows) == 1 and len(rows[0]) == 1:
         sys.stderr.write(f"error: {rows[0][0]}\n")
         raise SystemExit(1)
@@ -61,11 +96,17 @@ def change_from_terminal(
         sys.stdout.write(f"{plain}\n")
         sys.stderr.write(f"Save it: it is not shown again. Its webhooks are signed with {secret}\n")
         return
+    if rotate_secret:
+        sys.stdout.write(f"{secret}\n")
+        sys.stderr.write("For a day its webhooks carry the signatures of both secrets.\n")
+        return
     table = [COLUMNS, *rows]
     widths = [max(len(row[column]) for row in table) for column in range(len(COLUMNS))]
     for row in table:
         line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
         sys.stdout.write(f"{line.rstrip()}\n")
+    if show:
+        sys.stdout.write(f"webhook secret  {secret}\n")
 
 
 def rotate(store: Store, master_keys: Sequence[bytes]) -> str | Rotation:

@@ -15,6 +15,7 @@ from scipy.spatial import ConvexHull
 from pipeline.engines.base import Generation, ignore_steps
 from pipeline.engines.preview.back_colours import invent_back_colours
 from pipeline.engines.preview.subject_image import SubjectImage
+from pipeline.engines.trellis.colours import GaussianColours, VertexColours
 from pipeline.mesh.tri_mesh import TriMesh
 from pipeline.stages.export import export
 from schemas.request import ImageTo3DRequest
@@ -53,11 +54,12 @@ def _try_prewarm() -> None:
 
 
 def prewarm_numba() -> None:
-    """Export a ball with a hole, delete the files, and invent a back: afterwards, no job has a kernel to compile."""
+    """Export a ball with a hole, invent a back, look a Gaussian up: afterwards, no job has a kernel to compile."""
     request = ImageTo3DRequest(image=("none",), texture_size=512)
     with tempfile.TemporaryDirectory(prefix="image-to-3d-") as folder:
         export(_ball(), request=request, file_prefix="ball", folder=Path(folder), on_step=ignore_steps)
     invent_back_colours(_tall_ellipse(), seed=1)
+    _one_gaussian().colours_at(np.zeros((1, 3), np.float32), np.zeros((1, 3), np.float32))
 
 
 def _ball() -> Generation:
@@ -67,6 +69,18 @@ def _ball() -> Generation:
     points = 0.5 * np.stack([radius * np.cos(turn), radius * np.sin(turn), z], axis=1)
     faces = ConvexHull(points).simplices[1:]
     return Generation(TriMesh(points.astype(np.float32), faces.astype(np.int32)), Grey(), engine="", seed=1)
+
+
+def _one_gaussian() -> GaussianColours:
+    """Return the smallest colour source of TRELLIS."""
+    return GaussianColours(
+        xyz=np.zeros((1, 3), np.float32),
+        scaling=np.ones((1, 3), np.float16),
+        rotation=np.array([[1, 0, 0, 0]], np.float16),
+        opacity=np.ones(1, np.float16),
+        rgb=np.zeros((1, 3), np.uint8),
+        fallback=VertexColours(np.zeros((1, 3), np.float32), np.zeros((1, 3), np.uint8)),
+    )
 
 
 def _tall_ellipse() -> SubjectImage:

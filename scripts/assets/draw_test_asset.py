@@ -15,12 +15,9 @@ FIELDS = {"seed": 7, "engine": "preview", "resolution": 64, "mesh_simplify": 0.9
 
 def main() -> None:
     """Write every format with its companions, the turntable and the thumbnail, and the number of faces."""
-    image, faces = draw(), {}
-    for output_format in OUTPUT_FORMATS:
-        is_first = output_format == OUTPUT_FORMATS[0]
-        result = generate(image, output_format=output_format, render=is_first, file_prefix="sample", **FIELDS)
-        result.save(FOLDER)
-        faces[output_format] = len(result.mesh.faces)
+    result = generate(draw(), output_formats=OUTPUT_FORMATS, render=True, file_prefix="sample", **FIELDS)
+    result.save(FOLDER)
+    faces = dict.fromkeys(OUTPUT_FORMATS, result.meta["mesh"]["faces"])
     (FOLDER / "faces.json").write_text(json.dumps(faces) + "\n")
 
 

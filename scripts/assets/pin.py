@@ -17,7 +17,7 @@ from packaging.utils import canonicalize_name
 from pipeline.on_modal.requirements import requirements
 
 ROOT = Path(__file__).resolve().parents[2]
-EXTRAS = ("local", "matting", "postgres", "tracing", "trellis")
+EXTRAS = ("local", "matting", "postgres", "tracing", "trellis", "usd")
 CONSTRAINTS = ROOT / "constraints.txt"
 
 

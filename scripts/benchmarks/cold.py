@@ -28,6 +28,7 @@ import modal
 from starlette.testclient import TestClient
 from tests.fakes.key_values import MemoryKeyValues
 from pipeline.jobs.stores.kv.store import KvStore
+from pipeline.on_modal.deployment import Deployment
 from pipeline.on_modal.web import web_app
 from pipeline.secrets import load_master_keys
 from pipeline.settings import Settings
@@ -35,10 +36,11 @@ from pipeline.settings import Settings
 def no_dispatch(job_id): pass
 
 settings = Settings(database_url=None, api_key="a-key-of-the-benchmark", secret_keys="a-secret-of-the-benchmark")
-app = web_app(
-    settings, master_keys=load_master_keys(settings),
-    store=KvStore(MemoryKeyValues()), outputs=None, missing=(), dispatch=no_dispatch,
+deployment = Deployment(
+    settings, load_master_keys(settings), KvStore(MemoryKeyValues()),
+    dispatch=no_dispatch, commit_work=lambda: None, commit_outputs=lambda: None,
 )
+app = web_app(deployment, outputs=None, state=None, missing=())
 assert TestClient(app).get("/health").status_code == 200
 heavy = [name for name in ("torch", "numpy", "scipy", "trimesh") if name in sys.modules]
 print(json.dumps({"heavy": heavy, "modules": len(sys.modules)}))

@@ -100,6 +100,13 @@ def peak_mib(pid: int) -> float:
     return _status_mib(pid, "VmHWM")
 
 
+def cpu_s(pid: int, *, thread: int | None = None) -> float:
+    """The CPU time of a process so far, or of one of its threads; the main thread has the number of the process."""
+    stat = Path(f"/proc/{pid}/stat" if thread is None else f"/proc/{pid}/task/{thread}/stat").read_text()
+    user, system = stat.rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
 def _status_mib(pid: int, name: str) -> float:
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith(name)).split()[1]) / 1024

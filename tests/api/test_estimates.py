@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from pipeline.jobs.model import JobFilter, KeyLimits
+from pipeline.jobs.model import JobFilter, JobResult, JobState, KeyLimits
 from pipeline.settings import Settings
 from tests.api.conftest import IMAGE, Deployment
 
@@ -32,6 +32,26 @@ def test_an_estimate_states_time_and_place_and_records_nothing(deployment: Deplo
         "warning": "Ignored, because this service has no such field: no_such_field.",
     }
     assert deployment.service.store.list_jobs(JobFilter(None)) == jobs_before
+
+
+def test_an_estimate_is_of_the_engine_that_would_run(deploy: Callable[..., Deployment]) -> None:
+    deployment = deploy(engine="preview", engines=("trellis",))
+
+    def seconds_of(engine: str) -> float:
+        return deployment.post(ESTIMATE, {"image": IMAGE, "engine": engine}).json()["seconds"]
+
+    def run(engine: str, generate_s: float) -> None:
+        store, job_id = deployment.service.store, deployment.submit(engine=engine)["id"]
+        job = store.claim("w1", lease_s=60, job_id=job_id)
+        assert job is not None
+        stages = {"intake": 1.0, "generate": generate_s}
+        store.complete(job.lease, JobResult(JobState.SUCCESS, stage_seconds=stages, engine=engine))
+
+    run("preview", 0.5)
+    assert (seconds_of("preview"), seconds_of("trellis")) == (1.5, 1.5)  # of recent jobs, before its first
+    run("trellis", 60.0)
+    run("trellis", 40.0)
+    assert (seconds_of("preview"), seconds_of("trellis")) == (1.5, 51.0)
 
 
 def test_an_estimate_refuses_what_a_submit_refuses(deployment: Deployment) -> None:

@@ -116,14 +116,15 @@ def test_an_export_costs_no_gpu_seconds_and_nothing_of_the_months_quota(deploy: 
     timings = deployment.service.store.timings()
 
     again = worker.exported(first["id"], output_format="stl", track_id="again")
-    third = worker.exported(again["id"], output_format="ply")
+    third = worker.exported(again["id"], output_formats=["ply", "stl"])
 
     (key, _) = deployment.service.store.list_keys()
     assert deployment.service.store.key_use(key.id).this_month == 1
     rows = deployment.service.store.usage_rows(LedgerFilter(key.id))
     assert [(row.job_id, row.gpu_seconds) for row in rows[1:]] == [(again["id"], 0.0), (third["id"], 0.0)]
     assert deployment.service.store.timings() == timings
-    assert again["track_id"] == "again" and third["output"][0].endswith(".ply")
+    assert again["track_id"] == "again" and again["meta"]["output_formats"] == ["stl"]
+    assert [url[-4:] for url in third["output"]] == [".ply", ".stl"] and third["meta"]["mesh"]["texture_size"] is None
     assert deployment.post("/api/v6/3d/image_to_3d", SMALL).status_code == 402
 
 

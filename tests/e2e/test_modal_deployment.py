@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -67,16 +68,29 @@ def run_modal(fake_modal: FakeModal, *arguments: str, exit_code: int = 0, **sett
     return process.stdout + process.stderr if exit_code else process.stdout
 
 
-@pytest.fixture(scope="module")
-def fake_modal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeModal]:
-    caches = {"NUMBA_CACHE_DIR": str(tmp_path_factory.mktemp("numba")), "OMP_NUM_THREADS": "2"}
-    folder = tmp_path_factory.mktemp("fake_modal")
-    with FakeModal(folder, limits=Limits(scaledown_s=30.0), container_environment=caches) as fake_modal:
+@contextmanager
+def running_modal(folder: Path) -> Iterator[FakeModal]:
+    """A server with the app's secret, and without a deployment."""
+    caches = {"NUMBA_CACHE_DIR": str(folder / "numba"), "OMP_NUM_THREADS": "2"}
+    with FakeModal(folder / "server", limits=Limits(scaledown_s=30.0), container_environment=caches) as fake_modal:
         fake_modal.create_secret("image-to-3d", {"IMAGE_TO_3D_API_KEY": KEY, "IMAGE_TO_3D_MASTER_KEY": MASTER_KEY})
-        run_modal(fake_modal, "deploy", "modal_app.py")
         yield fake_modal
         assert fake_modal.failures == []
         assert fake_modal.unanswered == {}
+
+
+@pytest.fixture(scope="module")
+def fake_modal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeModal]:
+    with running_modal(tmp_path_factory.mktemp("fake_modal")) as fake_modal:
+        run_modal(fake_modal, "deploy", "modal_app.py")
+        yield fake_modal
+
+
+@pytest.fixture
+def own_modal(tmp_path: Path) -> Iterator[FakeModal]:
+    """A server for one test, which deploys the app with other settings."""
+    with running_modal(tmp_path) as fake_modal:
+        yield fake_modal
 
 
 @pytest.fixture(scope="module")
@@ -353,26 +367,20 @@ def test_no_secret_appears_in_definitions_arguments_or_logs(fake_modal: FakeModa
     assert set(fake_modal.traces_of(KEY)) <= {"argument of web"}
 
 
-# The following tests deploy the app again, each with other settings.
-
-
 def test_with_a_database_and_an_otlp_endpoint_jobs_are_kept_there_and_traces_are_sent_there(
-    fake_modal: FakeModal, image: str
+    own_modal: FakeModal, image: str
 ) -> None:
     secret = {"IMAGE_TO_3D_API_KEY": KEY, "IMAGE_TO_3D_MASTER_KEY": MASTER_KEY}
     with running_server() as database_url, Receiver() as receiver, trace_receiver() as traces:
-        fake_modal.create_secret("image-to-3d", secret | {"DATABASE_URL": database_url})
-        run_modal(fake_modal, "deploy", "modal_app.py", OTEL_EXPORTER_OTLP_ENDPOINT=traces.url)
-        submitted = post(fake_modal, SUBMIT, image=image, resolution=64, seed=6, webhook=receiver.url).json()
-        final = until_final(fake_modal, submitted["id"])
+        own_modal.create_secret("image-to-3d", secret | {"DATABASE_URL": database_url})
+        run_modal(own_modal, "deploy", "modal_app.py", OTEL_EXPORTER_OTLP_ENDPOINT=traces.url)
+        submitted = post(own_modal, SUBMIT, image=image, resolution=64, seed=6, webhook=receiver.url).json()
+        final = until_final(own_modal, submitted["id"])
         receiver.wait_for(submitted["id"], timeout_s=WAIT_S)
         store = open_store(Settings(database_url=SecretStr(database_url)))
         (stored,) = store.list_jobs(JobFilter(None), limit=10)
         store.close()
-        fake_modal.create_secret("image-to-3d", secret)
-        fake_modal.wait_until(
-            lambda: {"POST", "call"} <= {span.name for span in traces_of_job(traces, submitted["id"])}
-        )
+        own_modal.wait_until(lambda: {"POST", "call"} <= {span.name for span in traces_of_job(traces, submitted["id"])})
 
     assert final["status"] == "success", final
     assert httpx.get(final["output"][0], timeout=WAIT_S).content[:4] == b"glTF"
@@ -391,19 +399,19 @@ def traces_of_job(traces: Received, job_id: int) -> list[Span]:
 
 
 def test_a_deployment_without_weights_names_the_command_and_starts_no_engine_container(
-    fake_modal: FakeModal, image: str, tmp_path: Path
+    own_modal: FakeModal, image: str, tmp_path: Path
 ) -> None:
     (tmp_path / "figure.png").write_bytes(encode(draw_figure(96)))
-    run_modal(fake_modal, "deploy", "modal_app.py", **NO_WEIGHTS)
-    started = len(fake_modal.containers("Generator"))
+    run_modal(own_modal, "deploy", "modal_app.py", **NO_WEIGHTS)
+    started = len(own_modal.containers("Generator"))
 
-    final = until_final(fake_modal, post(fake_modal, SUBMIT, image=image).json()["id"])
+    final = until_final(own_modal, post(own_modal, SUBMIT, image=image).json()["id"])
     options = ("--image", str(tmp_path / "figure.png"), "--out", str(tmp_path / "figure.glb"))
-    printed = run_modal(fake_modal, "run", "modal_app.py", *options, exit_code=1, **NO_WEIGHTS)
+    printed = run_modal(own_modal, "run", "modal_app.py", *options, exit_code=1, **NO_WEIGHTS)
 
     assert final["status"] == "failed"
     assert final["message"].endswith("modal run modal_app.py::fetch_weights --engine trellis"), final
     assert "GB of the weights of trellis are missing" in final["message"]
     assert final["message"] in printed
     assert "Traceback" not in printed
-    assert len(fake_modal.containers("Generator")) == started
+    assert len(own_modal.containers("Generator")) == started

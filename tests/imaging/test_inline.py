@@ -11,7 +11,8 @@ from urllib.parse import quote, quote_from_bytes
 import pytest
 
 from pipeline.errors import InvalidRequest, UnreadableImage
-from pipeline.imaging.inline import UNQUOTED_CHARS, at_most, check_beginning, check_inline, read_inline
+from pipeline.imaging.inline import UNQUOTED_CHARS, at_most, check_inline, read_inline
+from pipeline.imaging.signatures import require_accepted
 from pipeline.net.download import MAX_BYTES
 from tests.fakes.images import draw_figure, encode
 
@@ -45,15 +46,13 @@ def test_anything_else_is_refused(source: str) -> None:
 
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF"])
 def test_the_signature_of_every_accepted_format_passes(format: str) -> None:
-    check_beginning(encode(draw_figure(16, background=(255, 255, 255))[..., :3], format))
+    require_accepted(encode(draw_figure(16, background=(255, 255, 255))[..., :3], format))
 
 
-@pytest.mark.parametrize(
-    ("content", "words"), [(b"", "is empty"), (b"<svg/>", "not a readable image"), (b"R", "not a")]
-)
+@pytest.mark.parametrize(("content", "words"), [(b"", "is empty"), (b"<svg/>", "an SVG drawing"), (b"R", "not a")])
 def test_other_content_is_refused(content: bytes, words: str) -> None:
     with pytest.raises(UnreadableImage, match=words):
-        check_beginning(content)
+        require_accepted(content)
 
 
 def test_content_beyond_the_limit_is_refused() -> None:
@@ -86,10 +85,18 @@ def test_memory_for_an_escaped_image_is_a_small_multiple_of_its_length(text: str
     assert peak < 8 * size_bytes
 
 
-@pytest.mark.parametrize("text", ["%", "a%4", "%4g", "100%"])
-def test_a_percent_sign_that_begins_no_escape_is_refused(text: str) -> None:
-    with pytest.raises(InvalidRequest, match="percent sign that begins no escape"):
-        read_inline(f"data:image/png,{text}")
+@pytest.mark.parametrize("text", ["%", "a%4", "%4g", "100%", "%\n", "%\r\n", "%%41", "%=", "%41%\n41", "% 41", "%é"])
+@pytest.mark.parametrize("lead", ["", quote(PNG), quote(PNG) + "a" * UNQUOTED_CHARS])
+def test_a_percent_sign_that_begins_no_escape_is_refused(text: str, lead: str) -> None:
+    for read in (read_inline, check_inline):
+        with pytest.raises(InvalidRequest, match="percent sign that begins no escape"):
+            read(f"data:image/png,{lead}{text}")
+
+
+def test_escaped_content_that_is_no_image_is_refused_by_its_first_bytes() -> None:
+    with pytest.raises(UnreadableImage, match="not a readable image"):
+        check_inline("data:image/png," + "%41" * UNQUOTED_CHARS + "%")  # what follows is not read
+    check_inline("data:image/png," + quote(PNG) + "%41" * UNQUOTED_CHARS)
 
 
 def test_base64_far_beyond_the_limit_is_refused() -> None:
@@ -122,5 +129,5 @@ def test_the_check_without_the_content_agrees_with_reading_it(head: str, text: s
             return str(error)
         return "accepted"
 
-    whole = outcome_of(lambda: check_beginning(read_inline(head + text)))
+    whole = outcome_of(lambda: require_accepted(read_inline(head + text)))
     assert outcome_of(lambda: check_inline(head + text)) == whole

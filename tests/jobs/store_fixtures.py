@@ -77,7 +77,12 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 @pytest.fixture(params=["memory", "sqlite", POSTGRES, POOLED, "key-value"])
 def store(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> Iterator[Store]:
     """An empty store of each kind."""
-    retention = Retention(record_lifetime_s=1000.0, webhook_window_s=7200.0)
+    retention = Retention(
+        record_lifetime_s=1000.0,
+        webhook_window_s=7200.0,
+        failed_requests_bytes=20_000,
+        failed_requests_bytes_per_key=12_000,
+    )
     opened: Store
     if request.param == "memory":
         opened = MemoryStore(clock=clock, retention=retention)

@@ -16,9 +16,11 @@ from pipeline.jobs.transitions import (
     MAX_ATTEMPTS,
     MAX_PAUSE_S,
     MAX_SKEW_S,
+    REQUEST_LIFETIME_S,
     AttemptResult,
     Completion,
     Decision,
+    FailedRequest,
     Retention,
     UsageChange,
 )
@@ -295,3 +297,22 @@ def test_timings_average_a_stage_over_the_jobs_that_had_it() -> None:
     assert (timings.calls, timings.seconds) == (2, 4.5)
     assert timings.by_stage == {"intake": 1.0, "generate": 4.0}
     assert transitions.mean_timings([]).calls == 0
+
+
+def test_requests_of_failed_jobs_are_kept_newest_first_while_their_sums_fit() -> None:
+    bounds = Retention(failed_requests_bytes=30, failed_requests_bytes_per_key=20)
+
+    def deleted(*kept: tuple[int, str, float, int]) -> list[int]:
+        return transitions.requests_to_delete(
+            [FailedRequest(job_id, key, NOW - age_s, size) for job_id, key, age_s, size in kept],
+            now=NOW,
+            retention=bounds,
+        )
+
+    assert deleted() == []
+    assert deleted((1, "a", 0.0, 10), (2, "a", 1.0, 10), (3, "b", 2.0, 10)) == []
+    assert deleted((1, "a", 2.0, 10), (2, "a", 1.0, 10), (3, "a", 0.0, 10)) == [1]
+    assert deleted((1, "a", 0.0, 10), (2, "b", 1.0, 20), (3, "c", 2.0, 1)) == [3]
+    # What the bound of a key deletes takes no place from the other keys.
+    assert deleted((1, "a", 0.0, 21), (2, "b", 1.0, 20), (3, "c", 2.0, 10)) == [1]
+    assert deleted((1, "a", REQUEST_LIFETIME_S - 1, 1), (2, "a", REQUEST_LIFETIME_S, 1)) == [2]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
+from pipeline.mesh import simplify as simplification
 from pipeline.mesh.clean import clean
 from pipeline.mesh.measure import measure
 from pipeline.mesh.simplify import simplify
@@ -27,6 +30,18 @@ from tests.mesh.shapes import (
 )
 
 
+def distances(small: TriMesh, mesh: TriMesh) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Distances of the faces' middles to the nearest vertex of the mesh, and to the plane there."""
+    middles = small.corners.mean(axis=1)
+    distance, nearest = cKDTree(mesh.vertices).query(middles)
+    return distance, np.abs(((middles - mesh.vertices[nearest]) * mesh.vertex_normals()[nearest]).sum(axis=1))
+
+
+def surface_error(small: TriMesh, mesh: TriMesh) -> float:
+    """Mean distance of the faces' middles from the mesh's planes there."""
+    return float(distances(small, mesh)[1].mean())
+
+
 @pytest.mark.parametrize("share", [0.5, 0.1, 0.02])
 @pytest.mark.parametrize("name", ALL)
 def test_the_requested_face_count_is_met_and_the_mesh_stays_closed(name: str, share: float) -> None:
@@ -42,9 +57,7 @@ def test_the_requested_face_count_is_met_and_the_mesh_stays_closed(name: str, sh
 def test_the_surface_stays_within_a_fraction_of_a_cell() -> None:
     mesh = clean(ALL["organic"](64))
     small = simplify(mesh, target_faces=len(mesh.faces) // 10)
-    middles = small.corners.mean(axis=1)
-    distance, nearest = cKDTree(mesh.vertices).query(middles)
-    along = np.abs(((middles - mesh.vertices[nearest]) * mesh.vertex_normals()[nearest]).sum(axis=1))
+    distance, along = distances(small, mesh)
     assert along.mean() < 0.05 / 64 and along.max() < 0.7 / 64 and distance.max() < 2 / 64
 
 
@@ -98,6 +111,40 @@ def test_noise_of_any_shape_stays_closed(seed: int) -> None:
     mesh = clean(of_field(np.random.default_rng(seed).normal(size=(16, 16, 16))))
     small = simplify(mesh, target_faces=len(mesh.faces) // 5)
     assert welded_report(small)[:3] == welded_report(mesh)[:3] or measure(mesh).boundary_edges > 0
+
+
+@pytest.mark.parametrize("name", ["organic", "torus", "stalks"])
+def test_parts_keep_the_count_the_topology_and_the_error_of_one_heap(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mesh = clean(ALL[name]())
+    target = len(mesh.faces) // 12
+    whole = simplify(mesh, target_faces=target)
+    monkeypatch.setattr(simplification, "PART_FACES", len(mesh.faces) // 6)
+    parts = simplify(mesh, target_faces=target)
+    assert target - 1 <= len(parts.faces) <= target
+    assert welded_report(parts)[:3] == welded_report(mesh)[:3]
+    assert measure(parts).components == measure(mesh).components
+    # Small parts have long rims: the benchmark measures the true sizes, at an error within a hundredth.
+    assert surface_error(parts, mesh) <= 1.1 * surface_error(whole, mesh)
+
+
+def test_a_flat_part_does_not_use_up_the_faces_of_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    box = clean(of_field(np.pad(np.ones((30, 30, 30)), 3) - 0.5))
+    monkeypatch.setattr(simplification, "PART_FACES", 800)
+    small = simplify(clean(joined(box, sphere(24, radius=0.2))), target_faces=900)
+    assert 899 <= len(small.faces) <= 900 and measure(small).is_watertight
+
+
+def test_the_number_of_threads_does_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    mesh = clean(ALL["organic"](48))
+    monkeypatch.setattr(simplification, "PART_FACES", 2000)
+    results = []
+    for threads in (1, 2, 5):
+        monkeypatch.setattr(os, "cpu_count", lambda threads=threads: threads)
+        results.append(simplify(mesh, target_faces=len(mesh.faces) // 10))
+    assert all(np.array_equal(each.vertices, results[0].vertices) for each in results)
+    assert all(np.array_equal(each.faces, results[0].faces) for each in results)
 
 
 def test_simplifying_is_repeatable() -> None:

@@ -43,7 +43,7 @@ from pipeline.jobs.model import (
     UsageRow,
     WorkerRecord,
 )
-from pipeline.jobs.transitions import DEFAULT_RETENTION, Decision, Retention
+from pipeline.jobs.transitions import DEFAULT_RETENTION, Decision, FailedRequest, Retention
 
 
 class MemoryStore:
@@ -257,18 +257,18 @@ class MemoryStore:
 
     def expire_requests(self) -> int:
         with self._lock:
-            now = self._clock()
-            expired = [
-                job.id
-                for job in self._jobs.values()
-                if job.id in self._requests
-                and job.state is JobState.FAILED
-                and job.finished_at is not None
-                and transitions.is_request_expired(job.finished_at, now=now)
-            ]
-            for job_id in expired:
+            kept, now = self._failed_requests(), self._clock()
+            deleted = transitions.requests_to_delete(kept, now=now, retention=self._retention)
+            for job_id in deleted:
                 del self._requests[job_id]
-            return len(expired)
+            return len(deleted)
+
+    def _failed_requests(self) -> list[FailedRequest]:
+        return [
+            FailedRequest(job.id, job.api_key_id, job.finished_at, len(self._requests[job.id]))
+            for job in self._jobs.values()
+            if job.id in self._requests and job.finished_at is not None
+        ]
 
     def metrics(self) -> StoreMetrics:
         with self._lock:
@@ -285,6 +285,7 @@ class MemoryStore:
                 gpu_seconds=self._sums["gpu_seconds"][""],
                 task_attempts={(kind, outcome): count for (kind, _, outcome), count in attempts.items()},
                 tasks_pending=Counter(task.kind for task in self._tasks.values() if task.state == "pending"),
+                failed_requests_bytes=sum(kept.size_bytes for kept in self._failed_requests()),
                 durations=histograms_of(self._sums[COUNTER]),
             )
 
@@ -305,7 +306,9 @@ class MemoryStore:
             draw_task_id=lambda: f"msg_{uuid.uuid4().hex}",
         )
         self._put(job, end.job)
-        if not end.keeps_request:
+        if end.keeps_request:
+            self.expire_requests()
+        else:
             del self._requests[job.id]
         self._tasks |= {task.id: task for task in end.tasks}
         self._usage.append(end.usage)

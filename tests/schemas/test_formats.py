@@ -13,10 +13,10 @@ def test_every_format_of_the_contract_has_an_entry_and_an_encoder() -> None:
 
 def test_names_and_media_types_come_from_the_registry() -> None:
     for name, spec in FORMATS.items():
-        (model, _), *_ = output_names(name, file_prefix="p")
+        (model, _), *_ = output_names([name], file_prefix="p")
         assert model == f"p.{name}"
         assert content_type_of(model) == spec.media_type
 
 
 def test_extensions_read_as_a_sentence() -> None:
-    assert extensions_in_words() == ".glb, .obj, .stl or .ply"
+    assert extensions_in_words() == ".glb, .obj, .stl, .ply, .usdz or .3mf"

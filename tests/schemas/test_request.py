@@ -76,6 +76,7 @@ def test_defaults_are_the_documented_ones() -> None:
     assert parsed().effective_parameters() == {
         "render": False,
         "output_format": "glb",
+        "output_formats": ["glb"],
         "resolution": 256,
         "multi_image": False,
         "ss_guidance_strength": 7.5,
@@ -94,6 +95,7 @@ def test_defaults_are_the_documented_ones() -> None:
         "splat": False,
         "retention_s": None,
         "target_faces": None,
+        "lods": None,
         "depth": None,
     }
 
@@ -144,7 +146,7 @@ def test_values_are_read_leniently(field: str, given_as: object, means: object) 
         ({"ss_sampling_steps": "many"}, "ss_sampling_steps must be a whole number between 1 and 50, got 'many'"),
         ({"seed": -1}, "seed must be between 0 and 4294967295, got -1"),
         ({"render": "maybe"}, "render must be yes, no, true or false, got 'maybe'"),
-        ({"output_format": "fbx"}, "output_format must be one of glb, obj, stl, ply, got 'fbx'"),
+        ({"output_format": "fbx"}, "output_format must be one of glb, obj, stl, ply, usdz, 3mf, got 'fbx'"),
         ({"webhook": "ftp://a"}, "webhook must be an http or https URL, got 'ftp://a'"),
         ({"track_id": "x" * 256}, "track_id must be at most 255 characters, got 256"),
         ({"texture_size": 511}, "texture_size must be between 512 and 4096, got 511"),
@@ -216,7 +218,7 @@ def test_the_table_of_fields_has_a_row_for_each_with_its_bounds() -> None:
     rows = {row.name: row for row in field_rows()}
     assert list(rows) == list(ImageTo3DRequest.model_fields)
     assert (rows["mesh_simplify"].default, rows["mesh_simplify"].bounds) == ("0.9", "0.9–0.98")
-    assert rows["image"].default == "required" and rows["output_format"].bounds == "glb, obj, stl, ply"
+    assert rows["image"].default == "required" and rows["output_format"].bounds == "glb, obj, stl, ply, usdz, 3mf"
     assert all(row.effect for row in rows.values())
 
 

@@ -9,7 +9,16 @@ from schemas.table import NOT_OPTIONS, field_rows, option_rows
 
 def test_every_field_is_an_option_unless_a_rule_excludes_it() -> None:
     assert {row.name for row in option_rows()} == ImageTo3DRequest.model_fields.keys() - NOT_OPTIONS
-    assert {"key", "temp", "webhook", "track_id", "retention_s", "image", "output_format"} == NOT_OPTIONS
+    assert {
+        "key",
+        "temp",
+        "webhook",
+        "track_id",
+        "retention_s",
+        "image",
+        "output_format",
+        "output_formats",
+    } == NOT_OPTIONS
 
 
 def test_the_help_of_an_option_has_effect_bounds_and_default() -> None:

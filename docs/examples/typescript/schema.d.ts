@@ -833,7 +833,7 @@ export interface components {
             queue_time: number;
             /**
              * Seconds
-             * @description seconds of work, from the mean of recent jobs
+             * @description seconds of work: the mean of the engine, of recent jobs before its first
              */
             seconds: number;
             /**
@@ -942,7 +942,7 @@ export interface components {
             expires_at?: string | null;
             /**
              * Faces
-             * @description the number of faces of a model, null for other files
+             * @description the number of faces of a model or lod, null for other files
              */
             faces?: number | null;
             /**
@@ -952,7 +952,7 @@ export interface components {
             format: string;
             /**
              * Kind
-             * @description model, material, texture, turntable, thumbnail, splat, cutout or extra
+             * @description model, lod, material, texture, turntable, thumbnail, splat, cutout or extra
              */
             kind: string;
             /**
@@ -994,6 +994,11 @@ export interface components {
              */
             key?: string;
             /**
+             * Lods
+             * @description further levels of detail by their numbers of faces: files `…_lod1.glb`, `…_lod2.glb` in this order, in every format (extension)
+             */
+            lods?: number[] | string | null;
+            /**
              * Mesh Simplify
              * @description share of the extracted triangles that is removed
              * @default 0.9
@@ -1017,12 +1022,24 @@ export interface components {
              */
             no_texture: boolean;
             /**
+             * Origin
+             * @description what lies at the origin: the middle of the base (`bottom`), or of the whole asset (extension)
+             * @default bottom
+             * @enum {string}
+             */
+            origin: "bottom" | "center";
+            /**
              * Output Format
              * @description file format of the asset
              * @default glb
              * @enum {string}
              */
-            output_format: "glb" | "obj" | "stl" | "ply";
+            output_format: "glb" | "obj" | "stl" | "ply" | "usdz" | "3mf";
+            /**
+             * Output Formats
+             * @description several file formats of the same asset, the first of them first in `output`; overrides `output_format`, which becomes the first (extension)
+             */
+            output_formats?: ("glb" | "obj" | "stl" | "ply" | "usdz" | "3mf")[] | string | null;
             /**
              * Render
              * @description also deliver a turntable video (mp4)
@@ -1046,6 +1063,11 @@ export interface components {
              * @default 0
              */
             seed: number;
+            /**
+             * Size
+             * @description longest side of the asset in metres; by default 1, and 0.1 in STL and 3MF, which are written in millimetres (extension)
+             */
+            size?: number | null;
             /**
              * Slat Guidance Strength
              * @description guidance strength of stage 2, the structured latent
@@ -1098,6 +1120,11 @@ export interface components {
              * @description your own id, returned by the webhook and by fetch
              */
             track_id?: string | number | null;
+            /**
+             * Up Axis
+             * @description the axis that points up; by default z in STL, 3MF and PLY, y elsewhere (extension)
+             */
+            up_axis?: ("y" | "z") | null;
             /**
              * View Angles
              * @description where each view was taken from, in the order of the views: degrees, or `front`, `right`, `back`, `left`, `top`, `bottom`; guessed if not given (extension)
@@ -1139,6 +1166,11 @@ export interface components {
              */
             key?: string;
             /**
+             * Lods
+             * @description further levels of detail by their numbers of faces: files `…_lod1.glb`, `…_lod2.glb` in this order, in every format (extension)
+             */
+            lods?: number[] | string | null;
+            /**
              * Mesh Simplify
              * @description share of the extracted triangles that is removed
              * @default 0.9
@@ -1162,12 +1194,24 @@ export interface components {
              */
             no_texture: boolean;
             /**
+             * Origin
+             * @description what lies at the origin: the middle of the base (`bottom`), or of the whole asset (extension)
+             * @default bottom
+             * @enum {string}
+             */
+            origin: "bottom" | "center";
+            /**
              * Output Format
              * @description file format of the asset
              * @default glb
              * @enum {string}
              */
-            output_format: "glb" | "obj" | "stl" | "ply";
+            output_format: "glb" | "obj" | "stl" | "ply" | "usdz" | "3mf";
+            /**
+             * Output Formats
+             * @description several file formats of the same asset, the first of them first in `output`; overrides `output_format`, which becomes the first (extension)
+             */
+            output_formats?: ("glb" | "obj" | "stl" | "ply" | "usdz" | "3mf")[] | string | null;
             /**
              * Render
              * @description also deliver a turntable video (mp4)
@@ -1191,6 +1235,11 @@ export interface components {
              * @default 0
              */
             seed: number;
+            /**
+             * Size
+             * @description longest side of the asset in metres; by default 1, and 0.1 in STL and 3MF, which are written in millimetres (extension)
+             */
+            size?: number | null;
             /**
              * Slat Guidance Strength
              * @description guidance strength of stage 2, the structured latent
@@ -1243,6 +1292,11 @@ export interface components {
              * @description your own id, returned by the webhook and by fetch
              */
             track_id?: string | number | null;
+            /**
+             * Up Axis
+             * @description the axis that points up; by default z in STL, 3MF and PLY, y elsewhere (extension)
+             */
+            up_axis?: ("y" | "z") | null;
             /**
              * View Angles
              * @description where each view was taken from, in the order of the views: degrees, or `front`, `right`, `back`, `left`, `top`, `bottom`; guessed if not given (extension)
@@ -1548,7 +1602,7 @@ export interface components {
             nsfw_content_detected: boolean;
             /**
              * Output
-             * @description URLs of the model, its companions and the turntable, in this order
+             * @description URLs of the models with their companions, the levels of detail, the turntable
              */
             output: string[];
             /**
@@ -2242,6 +2296,11 @@ export interface operations {
                      */
                     key?: string;
                     /**
+                     * Lods
+                     * @description further levels of detail by their numbers of faces: files `…_lod1.glb`, `…_lod2.glb` in this order, in every format (extension)
+                     */
+                    lods?: number[] | string | null;
+                    /**
                      * Mesh Simplify
                      * @description share of the extracted triangles that is removed
                      * @default 0.9
@@ -2265,12 +2324,24 @@ export interface operations {
                      */
                     no_texture?: boolean;
                     /**
+                     * Origin
+                     * @description what lies at the origin: the middle of the base (`bottom`), or of the whole asset (extension)
+                     * @default bottom
+                     * @enum {string}
+                     */
+                    origin?: "bottom" | "center";
+                    /**
                      * Output Format
                      * @description file format of the asset
                      * @default glb
                      * @enum {string}
                      */
-                    output_format?: "glb" | "obj" | "stl" | "ply";
+                    output_format?: "glb" | "obj" | "stl" | "ply" | "usdz" | "3mf";
+                    /**
+                     * Output Formats
+                     * @description several file formats of the same asset, the first of them first in `output`; overrides `output_format`, which becomes the first (extension)
+                     */
+                    output_formats?: ("glb" | "obj" | "stl" | "ply" | "usdz" | "3mf")[] | string | null;
                     /**
                      * Render
                      * @description also deliver a turntable video (mp4)
@@ -2294,6 +2365,11 @@ export interface operations {
                      * @default 0
                      */
                     seed?: number;
+                    /**
+                     * Size
+                     * @description longest side of the asset in metres; by default 1, and 0.1 in STL and 3MF, which are written in millimetres (extension)
+                     */
+                    size?: number | null;
                     /**
                      * Slat Guidance Strength
                      * @description guidance strength of stage 2, the structured latent
@@ -2346,6 +2422,11 @@ export interface operations {
                      * @description your own id, returned by the webhook and by fetch
                      */
                     track_id?: string | number | null;
+                    /**
+                     * Up Axis
+                     * @description the axis that points up; by default z in STL, 3MF and PLY, y elsewhere (extension)
+                     */
+                    up_axis?: ("y" | "z") | null;
                     /**
                      * View Angles
                      * @description where each view was taken from, in the order of the views: degrees, or `front`, `right`, `back`, `left`, `top`, `bottom`; guessed if not given (extension)
@@ -2532,6 +2613,11 @@ export interface operations {
                      */
                     key?: string;
                     /**
+                     * Lods
+                     * @description further levels of detail by their numbers of faces: files `…_lod1.glb`, `…_lod2.glb` in this order, in every format (extension)
+                     */
+                    lods?: number[] | string | null;
+                    /**
                      * Mesh Simplify
                      * @description share of the extracted triangles that is removed
                      */
@@ -2542,11 +2628,22 @@ export interface operations {
                      */
                     no_texture?: boolean;
                     /**
+                     * Origin
+                     * @description what lies at the origin: the middle of the base (`bottom`), or of the whole asset (extension)
+                     * @enum {string}
+                     */
+                    origin?: "bottom" | "center";
+                    /**
                      * Output Format
                      * @description file format of the asset
                      * @enum {string}
                      */
-                    output_format?: "glb" | "obj" | "stl" | "ply";
+                    output_format?: "glb" | "obj" | "stl" | "ply" | "usdz" | "3mf";
+                    /**
+                     * Output Formats
+                     * @description several file formats of the same asset, the first of them first in `output`; overrides `output_format`, which becomes the first (extension)
+                     */
+                    output_formats?: ("glb" | "obj" | "stl" | "ply" | "usdz" | "3mf")[] | string | null;
                     /**
                      * Render
                      * @description also deliver a turntable video (mp4)
@@ -2557,6 +2654,11 @@ export interface operations {
                      * @description seconds for which temporary outputs can be downloaded, at most what the deployment allows (extension)
                      */
                     retention_s?: number | null;
+                    /**
+                     * Size
+                     * @description longest side of the asset in metres; by default 1, and 0.1 in STL and 3MF, which are written in millimetres (extension)
+                     */
+                    size?: number | null;
                     /**
                      * Target Faces
                      * @description number of faces of the result; overrides `mesh_simplify` (extension)
@@ -2577,6 +2679,11 @@ export interface operations {
                      * @description your own id, returned by the webhook and by fetch
                      */
                     track_id?: string | number | null;
+                    /**
+                     * Up Axis
+                     * @description the axis that points up; by default z in STL, 3MF and PLY, y elsewhere (extension)
+                     */
+                    up_axis?: ("y" | "z") | null;
                     /**
                      * Webhook
                      * @description URL that the final body is posted to when the job ends
@@ -2939,6 +3046,11 @@ export interface operations {
                      */
                     key?: string;
                     /**
+                     * Lods
+                     * @description further levels of detail by their numbers of faces: files `…_lod1.glb`, `…_lod2.glb` in this order, in every format (extension)
+                     */
+                    lods?: number[] | string | null;
+                    /**
                      * Mesh Simplify
                      * @description share of the extracted triangles that is removed
                      * @default 0.9
@@ -2962,12 +3074,24 @@ export interface operations {
                      */
                     no_texture?: boolean;
                     /**
+                     * Origin
+                     * @description what lies at the origin: the middle of the base (`bottom`), or of the whole asset (extension)
+                     * @default bottom
+                     * @enum {string}
+                     */
+                    origin?: "bottom" | "center";
+                    /**
                      * Output Format
                      * @description file format of the asset
                      * @default glb
                      * @enum {string}
                      */
-                    output_format?: "glb" | "obj" | "stl" | "ply";
+                    output_format?: "glb" | "obj" | "stl" | "ply" | "usdz" | "3mf";
+                    /**
+                     * Output Formats
+                     * @description several file formats of the same asset, the first of them first in `output`; overrides `output_format`, which becomes the first (extension)
+                     */
+                    output_formats?: ("glb" | "obj" | "stl" | "ply" | "usdz" | "3mf")[] | string | null;
                     /**
                      * Render
                      * @description also deliver a turntable video (mp4)
@@ -2991,6 +3115,11 @@ export interface operations {
                      * @default 0
                      */
                     seed?: number;
+                    /**
+                     * Size
+                     * @description longest side of the asset in metres; by default 1, and 0.1 in STL and 3MF, which are written in millimetres (extension)
+                     */
+                    size?: number | null;
                     /**
                      * Slat Guidance Strength
                      * @description guidance strength of stage 2, the structured latent
@@ -3043,6 +3172,11 @@ export interface operations {
                      * @description your own id, returned by the webhook and by fetch
                      */
                     track_id?: string | number | null;
+                    /**
+                     * Up Axis
+                     * @description the axis that points up; by default z in STL, 3MF and PLY, y elsewhere (extension)
+                     */
+                    up_axis?: ("y" | "z") | null;
                     /**
                      * View Angles
                      * @description where each view was taken from, in the order of the views: degrees, or `front`, `right`, `back`, `left`, `top`, `bottom`; guessed if not given (extension)
@@ -4557,6 +4691,11 @@ export interface operations {
                      */
                     key?: string;
                     /**
+                     * Lods
+                     * @description further levels of detail by their numbers of faces: files `…_lod1.glb`, `…_lod2.glb` in this order, in every format (extension)
+                     */
+                    lods?: number[] | string | null;
+                    /**
                      * Mesh Simplify
                      * @description share of the extracted triangles that is removed
                      * @default 0.9
@@ -4580,12 +4719,24 @@ export interface operations {
                      */
                     no_texture?: boolean;
                     /**
+                     * Origin
+                     * @description what lies at the origin: the middle of the base (`bottom`), or of the whole asset (extension)
+                     * @default bottom
+                     * @enum {string}
+                     */
+                    origin?: "bottom" | "center";
+                    /**
                      * Output Format
                      * @description file format of the asset
                      * @default glb
                      * @enum {string}
                      */
-                    output_format?: "glb" | "obj" | "stl" | "ply";
+                    output_format?: "glb" | "obj" | "stl" | "ply" | "usdz" | "3mf";
+                    /**
+                     * Output Formats
+                     * @description several file formats of the same asset, the first of them first in `output`; overrides `output_format`, which becomes the first (extension)
+                     */
+                    output_formats?: ("glb" | "obj" | "stl" | "ply" | "usdz" | "3mf")[] | string | null;
                     /**
                      * Render
                      * @description also deliver a turntable video (mp4)
@@ -4609,6 +4760,11 @@ export interface operations {
                      * @default 0
                      */
                     seed?: number;
+                    /**
+                     * Size
+                     * @description longest side of the asset in metres; by default 1, and 0.1 in STL and 3MF, which are written in millimetres (extension)
+                     */
+                    size?: number | null;
                     /**
                      * Slat Guidance Strength
                      * @description guidance strength of stage 2, the structured latent
@@ -4661,6 +4817,11 @@ export interface operations {
                      * @description your own id, returned by the webhook and by fetch
                      */
                     track_id?: string | number | null;
+                    /**
+                     * Up Axis
+                     * @description the axis that points up; by default z in STL, 3MF and PLY, y elsewhere (extension)
+                     */
+                    up_axis?: ("y" | "z") | null;
                     /**
                      * View Angles
                      * @description where each view was taken from, in the order of the views: degrees, or `front`, `right`, `back`, `left`, `top`, `bottom`; guessed if not given (extension)
@@ -4779,6 +4940,11 @@ export interface operations {
                      */
                     key?: string;
                     /**
+                     * Lods
+                     * @description further levels of detail by their numbers of faces: files `…_lod1.glb`, `…_lod2.glb` in this order, in every format (extension)
+                     */
+                    lods?: number[] | string | null;
+                    /**
                      * Mesh Simplify
                      * @description share of the extracted triangles that is removed
                      */
@@ -4789,11 +4955,22 @@ export interface operations {
                      */
                     no_texture?: boolean;
                     /**
+                     * Origin
+                     * @description what lies at the origin: the middle of the base (`bottom`), or of the whole asset (extension)
+                     * @enum {string}
+                     */
+                    origin?: "bottom" | "center";
+                    /**
                      * Output Format
                      * @description file format of the asset
                      * @enum {string}
                      */
-                    output_format?: "glb" | "obj" | "stl" | "ply";
+                    output_format?: "glb" | "obj" | "stl" | "ply" | "usdz" | "3mf";
+                    /**
+                     * Output Formats
+                     * @description several file formats of the same asset, the first of them first in `output`; overrides `output_format`, which becomes the first (extension)
+                     */
+                    output_formats?: ("glb" | "obj" | "stl" | "ply" | "usdz" | "3mf")[] | string | null;
                     /**
                      * Render
                      * @description also deliver a turntable video (mp4)
@@ -4804,6 +4981,11 @@ export interface operations {
                      * @description seconds for which temporary outputs can be downloaded, at most what the deployment allows (extension)
                      */
                     retention_s?: number | null;
+                    /**
+                     * Size
+                     * @description longest side of the asset in metres; by default 1, and 0.1 in STL and 3MF, which are written in millimetres (extension)
+                     */
+                    size?: number | null;
                     /**
                      * Target Faces
                      * @description number of faces of the result; overrides `mesh_simplify` (extension)
@@ -4824,6 +5006,11 @@ export interface operations {
                      * @description your own id, returned by the webhook and by fetch
                      */
                     track_id?: string | number | null;
+                    /**
+                     * Up Axis
+                     * @description the axis that points up; by default z in STL, 3MF and PLY, y elsewhere (extension)
+                     */
+                    up_axis?: ("y" | "z") | null;
                     /**
                      * Webhook
                      * @description URL that the final body is posted to when the job ends
@@ -5186,6 +5373,11 @@ export interface operations {
                      */
                     key?: string;
                     /**
+                     * Lods
+                     * @description further levels of detail by their numbers of faces: files `…_lod1.glb`, `…_lod2.glb` in this order, in every format (extension)
+                     */
+                    lods?: number[] | string | null;
+                    /**
                      * Mesh Simplify
                      * @description share of the extracted triangles that is removed
                      * @default 0.9
@@ -5209,12 +5401,24 @@ export interface operations {
                      */
                     no_texture?: boolean;
                     /**
+                     * Origin
+                     * @description what lies at the origin: the middle of the base (`bottom`), or of the whole asset (extension)
+                     * @default bottom
+                     * @enum {string}
+                     */
+                    origin?: "bottom" | "center";
+                    /**
                      * Output Format
                      * @description file format of the asset
                      * @default glb
                      * @enum {string}
                      */
-                    output_format?: "glb" | "obj" | "stl" | "ply";
+                    output_format?: "glb" | "obj" | "stl" | "ply" | "usdz" | "3mf";
+                    /**
+                     * Output Formats
+                     * @description several file formats of the same asset, the first of them first in `output`; overrides `output_format`, which becomes the first (extension)
+                     */
+                    output_formats?: ("glb" | "obj" | "stl" | "ply" | "usdz" | "3mf")[] | string | null;
                     /**
                      * Render
                      * @description also deliver a turntable video (mp4)
@@ -5238,6 +5442,11 @@ export interface operations {
                      * @default 0
                      */
                     seed?: number;
+                    /**
+                     * Size
+                     * @description longest side of the asset in metres; by default 1, and 0.1 in STL and 3MF, which are written in millimetres (extension)
+                     */
+                    size?: number | null;
                     /**
                      * Slat Guidance Strength
                      * @description guidance strength of stage 2, the structured latent
@@ -5290,6 +5499,11 @@ export interface operations {
                      * @description your own id, returned by the webhook and by fetch
                      */
                     track_id?: string | number | null;
+                    /**
+                     * Up Axis
+                     * @description the axis that points up; by default z in STL, 3MF and PLY, y elsewhere (extension)
+                     */
+                    up_axis?: ("y" | "z") | null;
                     /**
                      * View Angles
                      * @description where each view was taken from, in the order of the views: degrees, or `front`, `right`, `back`, `left`, `top`, `bottom`; guessed if not given (extension)

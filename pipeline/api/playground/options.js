@@ -4,7 +4,7 @@ import { EMPTY, HINTS, TITLES } from "./texts.js";
 
 const ELSEWHERE = new Set(["key", "image"]);
 const UP_FRONT = ["engine", "output_format", "resolution", "texture_size", "render"];
-const MOST_SEGMENTS = 4;
+const MOST_SEGMENTS = 6;
 const MOST_SLIDER_STEPS = 15000;
 
 const readers = new Map();

@@ -1,4 +1,4 @@
-"""Colours of surface points, computed from the Gaussians around them. numpy and scipy only, no torch.
+"""Colours of surface points, computed from the Gaussians around them. numpy, scipy and numba, no torch.
 
 The colour of a point is the mean of its nearest Gaussians, weighted by opacity and by their kernels at the point. The
 kernels are widened by `FOOTPRINT`, because a point between small Gaussians would otherwise be covered by none. If the
@@ -11,8 +11,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 from scipy import spatial
 
@@ -21,7 +23,10 @@ FOOTPRINT = 1 / 1024  # standard deviation added to every kernel, in units of th
 NEIGHBOURS = 12  # Gaussians per point
 MIN_TOTAL_WEIGHT = 1e-4  # sum of weights below which the vertex colours are used
 MIN_OPACITY = 1 / 255  # a Gaussian below this opacity is never visible in 8 bits
-BLOCK = 1 << 16  # points per query; bounds the memory
+MOST_CELLS = 128  # of the grid along its longest side: 8 MB of offsets
+PER_CELL = 12  # Gaussians in a cell that a surface passes through, about; the surface meets about two cells per column
+SLACK = 1 + 1e-6  # of a squared distance to a cell: its corners are rounded
+REACH = 6.0  # standard deviations after which a kernel is nothing: NEIGHBOURS exp(-18) is 1/500 of `MIN_TOTAL_WEIGHT`
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,12 +88,12 @@ class GaussianColours:
     fallback: VertexColours
 
     @cached_property
-    def tree(self) -> spatial.KDTree:
-        """The search tree of the centres, built at the first query."""
-        return spatial.KDTree(self.xyz)
+    def grid(self) -> _Grid:
+        """The Gaussians sorted into a grid, built at the first query."""
+        return _sort_into_grid(self)
 
     def __getstate__(self) -> dict[str, object]:
-        """Pickle the arrays without the tree, which is rebuilt at the first query."""
+        """Pickle the arrays without the grid, which is rebuilt at the first query."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
     def colours_at(
@@ -97,32 +102,146 @@ class GaussianColours:
         normals: NDArray[np.float32],  # (P, 3), used by the fallback only
     ) -> NDArray[np.float32]:  # (P, 3)
         """See `ColourSource.colours_at`."""
-        out = np.empty((len(points), 3), np.float32)
-        for start in range(0, len(points), BLOCK):
-            part = slice(start, start + BLOCK)
-            out[part] = self._block(points[part], normals[part])
-        return out
-
-    def _block(self, points: NDArray[np.float32], normals: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Compute the colours of at most `BLOCK` points: (P, 3), (P, 3) -> (P, 3)."""
-        count = min(NEIGHBOURS, len(self.xyz))
-        if count == 0:
+        if len(self.xyz) == 0:
             return self.fallback.colours_at(points, normals)
-        _, index = _nearest(self.tree, points, count)  # (P, K)
-        weight = self.opacity[index].astype(np.float32) * self._kernels(points, index)
-        total = weight.sum(axis=1, keepdims=True)  # (P, 1)
-        colours = np.einsum("pk,pkc->pc", weight, self.rgb[index] / np.float32(255)) / np.maximum(total, 1e-30)
-        faint = total[:, 0] < MIN_TOTAL_WEIGHT
+        sums = np.zeros((len(points), 4), np.float32)  # of weight times colour, and of the weights
+        _add_nearest(self.grid, np.ascontiguousarray(points, np.float32), sums)
+        total = sums[:, 3]
+        colours = sums[:, :3] / np.maximum(total, np.float32(1e-30))[:, None]
+        faint = total < MIN_TOTAL_WEIGHT
         if faint.any():
             colours[faint] = self.fallback.colours_at(points[faint], normals[faint])
-        return colours.astype(np.float32)
+        return colours.astype(np.float32, copy=False)
 
-    def _kernels(self, points: NDArray[np.float32], index: NDArray[np.intp]) -> NDArray[np.float32]:
-        """Return the value of each widened kernel at its point, relative to its peak: (P, 3), (P, K) -> (P, K)."""
-        offset = points[:, None] - self.xyz[index]  # (P, 1, 3) - (P, K, 3) -> (P, K, 3)
-        along = rotate_back(self.rotation[index].astype(np.float32), offset)  # along the axes of each Gaussian
-        variance = self.scaling[index].astype(np.float32) ** 2 + np.float32(FOOTPRINT**2)
-        return np.exp(-0.5 * (along**2 / variance).sum(axis=-1))
+
+class _Grid(NamedTuple):
+    """Gaussians in the order of the cells of a regular grid that they lie in.
+
+    Attributes:
+        centres: (G, 3) float32.
+        kernels: (G, 10) float32: the upper triangle, row by row, of the inverse of the widened covariance; colour in
+            [0, 1]; opacity.
+        starts: (X, Y, Z) int32, the first Gaussian of each cell.
+        ends: (X, Y, Z) int32, after the last one.
+        low: (3,) float64, the lowest corner.
+        side: of a cell.
+        reach: distance from which on no Gaussian counts.
+    """
+
+    centres: NDArray[np.float32]
+    kernels: NDArray[np.float32]
+    starts: NDArray[np.int32]
+    ends: NDArray[np.int32]
+    low: NDArray[np.float64]
+    side: float
+    reach: float
+
+
+def _sort_into_grid(source: GaussianColours) -> _Grid:
+    """Sort Gaussians, at least one, into a grid; Gaussians of one cell keep their order."""
+    low, high = source.xyz.min(axis=0).astype(np.float64), source.xyz.max(axis=0).astype(np.float64)
+    along_longest = min(MOST_CELLS, 1 + int(np.sqrt(len(source.xyz) / (2 * PER_CELL))))
+    side = max(float((high - low).max()) / along_longest, 1e-9)
+    cells = np.floor((source.xyz - low) / side).astype(np.int64)  # (G, 3), all at least 0
+    shape = tuple(int(each) for each in cells.max(axis=0) + 1)
+    cell = np.ravel_multi_index(tuple(cells.T), shape)
+    order = np.argsort(cell, kind="stable")
+    counts = np.bincount(cell, minlength=int(np.prod(shape)))
+    ends = np.cumsum(counts)
+    # The axes of each Gaussian as rows, divided by their standard deviations: (G, 3, 3); their products are the inverse
+    # of the covariance.
+    w, x, y, z = source.rotation[order].astype(np.float32).T
+    variance = source.scaling[order].astype(np.float32) ** 2 + np.float32(FOOTPRINT**2)
+    axes = [
+        [1 - 2 * (y * y + z * z), 2 * (x * y + w * z), 2 * (x * z - w * y)],
+        [2 * (x * y - w * z), 1 - 2 * (x * x + z * z), 2 * (y * z + w * x)],
+        [2 * (x * z + w * y), 2 * (y * z - w * x), 1 - 2 * (x * x + y * y)],
+    ]
+    inverse = [
+        sum((axes[k][i] * axes[k][j] / variance[:, k] for k in range(3)), np.float32(0))
+        for i in range(3)
+        for j in range(i, 3)
+    ]
+    colours = source.rgb[order] / np.float32(255)
+    kernels = np.column_stack([*inverse, colours, source.opacity[order].astype(np.float32)])
+    return _Grid(
+        source.xyz[order],
+        kernels.astype(np.float32),
+        (ends - counts).astype(np.int32).reshape(shape),
+        ends.astype(np.int32).reshape(shape),
+        low,
+        side,
+        REACH * float(np.sqrt(variance.max())),
+    )
+
+
+# Annotated, without an explicit numba signature; the reason stands in `pipeline.mesh.simplify`.
+@njit(cache=True, nogil=True)
+def _add_nearest(
+    grid: _Grid,
+    points: NDArray[np.float32],  # (P, 3)
+    sums: NDArray[np.float32],  # (P, 4) written
+) -> None:
+    """Sum up the `NEIGHBOURS` nearest Gaussians of each point: weight times colour, and the weight."""
+    centres, kernels, starts, ends, low, side = grid.centres, grid.kernels, grid.starts, grid.ends, grid.low, grid.side
+    nearest = np.empty(NEIGHBOURS, np.int64)
+    distance2 = np.empty(NEIGHBOURS)  # ascending
+    cell = np.empty(3, np.int64)
+    for p in range(len(points)):
+        for k in range(3):
+            cell[k] = min(max(int(np.floor((points[p, k] - low[k]) / side)), 0), starts.shape[k] - 1)
+        found = 0
+        ring = 0
+        while True:
+            # All cells at Chebyshev distance `ring` from the point's own.
+            for i in range(max(cell[0] - ring, 0), min(cell[0] + ring + 1, starts.shape[0])):
+                for j in range(max(cell[1] - ring, 0), min(cell[1] + ring + 1, starts.shape[1])):
+                    is_side = abs(i - cell[0]) == ring or abs(j - cell[1]) == ring
+                    step = 1 if is_side or ring == 0 else 2 * ring  # elsewhere only the column's two ends
+                    for c in range(cell[2] - ring, cell[2] + ring + 1, step):
+                        if c < 0 or c >= starts.shape[2]:
+                            continue
+                        if found == NEIGHBOURS:  # skip cells that are farther away than the last of the nearest
+                            d2 = 0.0
+                            for k, at in enumerate((i, j, c)):
+                                near = low[k] + at * side
+                                d2 += max(near - points[p, k], points[p, k] - near - side, 0.0) ** 2
+                            if d2 > distance2[found - 1] * SLACK:
+                                continue
+                        for g in range(starts[i, j, c], ends[i, j, c]):
+                            d2 = 0.0
+                            for k in range(3):
+                                d2 += (points[p, k] - centres[g, k]) ** 2
+                            if found == NEIGHBOURS and d2 >= distance2[found - 1]:
+                                continue
+                            if found < NEIGHBOURS:
+                                found += 1
+                            at = found - 1
+                            while at > 0 and distance2[at - 1] > d2:
+                                distance2[at], nearest[at] = distance2[at - 1], nearest[at - 1]
+                                at -= 1
+                            distance2[at], nearest[at] = d2, g
+            # Every Gaussian nearer than `safe`, the distance to the cells not visited yet, has been seen.
+            safe = np.inf
+            for k in range(3):
+                if cell[k] + ring + 1 < starts.shape[k]:
+                    safe = min(safe, low[k] + (cell[k] + ring + 1) * side - points[p, k])
+                if cell[k] - ring > 0:
+                    safe = min(safe, points[p, k] - low[k] - (cell[k] - ring) * side)
+            if safe > grid.reach or (found == NEIGHBOURS and distance2[found - 1] <= safe * abs(safe)):
+                break
+            ring += 1
+        for n in range(found):
+            g = nearest[n]
+            x, y, z = points[p, 0] - centres[g, 0], points[p, 1] - centres[g, 1], points[p, 2] - centres[g, 2]
+            exponent = (
+                kernels[g, 0] * x * x + kernels[g, 3] * y * y + kernels[g, 5] * z * z
+                + 2 * (kernels[g, 1] * x * y + kernels[g, 2] * x * z + kernels[g, 4] * y * z)
+            )  # fmt: skip
+            weight = kernels[g, 9] * np.exp(-0.5 * exponent)
+            for k in range(3):
+                sums[p, k] += weight * kernels[g, 6 + k]
+            sums[p, 3] += weight
 
 
 def _nearest(

@@ -7,7 +7,15 @@ import sys
 import numpy as np
 import pytest
 
-from pipeline.engines.trellis.colours import GaussianColours, VertexColours, gaussian_rgb, rotate_back
+from pipeline.engines.trellis.colours import (
+    FOOTPRINT,
+    MIN_TOTAL_WEIGHT,
+    NEIGHBOURS,
+    GaussianColours,
+    VertexColours,
+    gaussian_rgb,
+    rotate_back,
+)
 from pipeline.engines.trellis.frame import quaternions_to_y_up, to_y_up
 
 VOXELS = 32  # along the side of the cube; the released model has 64, with as many Gaussians per voxel
@@ -91,6 +99,35 @@ def test_without_gaussians_and_vertices_a_point_is_grey() -> None:
     assert source.colours_at(np.ones((2, 3), np.float32), np.ones((2, 3), np.float32)).tolist() == [[0.5] * 3] * 2
 
 
+def test_colours_equal_those_of_the_nearest_gaussians_found_one_by_one() -> None:
+    rng = np.random.default_rng(4)
+    count = 3_000
+    quaternions = rng.normal(size=(count, 4))
+    source = GaussianColours(
+        xyz=rng.uniform(-0.3, 0.3, (count, 3)).astype(np.float32),
+        scaling=rng.uniform(0.005, 0.05, (count, 3)).astype(np.float16),
+        rotation=(quaternions / np.linalg.norm(quaternions, axis=1, keepdims=True)).astype(np.float16),
+        opacity=rng.uniform(0.1, 1, count).astype(np.float16),
+        rgb=rng.integers(0, 256, (count, 3), np.uint8),
+        fallback=VertexColours(np.zeros((1, 3), np.float32), np.full((1, 3), 200, np.uint8)),
+    )
+    points = rng.uniform(-0.5, 0.5, (300, 3)).astype(np.float32)  # inside the grid and around it
+
+    expected = []
+    for point in points:
+        distance = np.linalg.norm(source.xyz.astype(np.float64) - point, axis=1)
+        nearest = np.argsort(distance)[:NEIGHBOURS]
+        offset = (point - source.xyz[nearest]).astype(np.float32)
+        along = rotate_back(source.rotation[nearest].astype(np.float32), offset)
+        variance = source.scaling[nearest].astype(np.float64) ** 2 + FOOTPRINT**2
+        weight = source.opacity[nearest] * np.exp(-0.5 * (along**2 / variance).sum(axis=1))
+        colour = weight @ source.rgb[nearest] / 255 / max(weight.sum(), 1e-30)
+        expected.append(colour if weight.sum() >= MIN_TOTAL_WEIGHT else [200 / 255] * 3)
+
+    # float16 quaternions are not quite of unit length, and the two sides turn by them in different ways.
+    np.testing.assert_allclose(source.colours_at(points, points), expected, atol=2e-3)
+
+
 def test_colours_are_weighted_by_opacity() -> None:
     source = GaussianColours(
         xyz=np.zeros((2, 3), np.float32),
@@ -106,7 +143,7 @@ def test_colours_are_weighted_by_opacity() -> None:
     np.testing.assert_allclose(found, [[0.75, 0, 0.25]], atol=1e-6)
 
 
-def test_a_colour_source_pickles_without_its_tree() -> None:
+def test_a_colour_source_pickles_without_its_grid() -> None:
     source = gaussians_on_a_sphere(0.1, no_fallback())
     points = sphere_points(10, np.random.default_rng(3))
     before = source.colours_at(points, points)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,17 +38,29 @@ def run_modal(fake_modal: FakeModal, *arguments: str) -> str:
     return done.stdout
 
 
-@pytest.fixture(scope="module")
-def fake_modal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeModal]:
-    with FakeModal(
-        tmp_path_factory.mktemp("fake_modal"), limits=Limits(scaledown_s=20.0), web_timeout_s=2.0
-    ) as fake_modal:
+@contextmanager
+def deployed_sample(folder: Path) -> Iterator[FakeModal]:
+    """A server on which the sample app is deployed."""
+    with FakeModal(folder, limits=Limits(scaledown_s=20.0), web_timeout_s=2.0) as fake_modal:
         run_modal(fake_modal, "secret", "create", "sample-secret", "SAMPLE_KEY=opensesame")
         run_modal(fake_modal, "deploy", str(SAMPLE))
         yield fake_modal
         assert fake_modal.failures == []
         assert fake_modal.unanswered == {}
     assert [each.pid for each in fake_modal.containers() if each.pid and Path(f"/proc/{each.pid}").exists()] == []
+
+
+@pytest.fixture(scope="module")
+def fake_modal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeModal]:
+    with deployed_sample(tmp_path_factory.mktemp("fake_modal")) as fake_modal:
+        yield fake_modal
+
+
+@pytest.fixture
+def own_modal(tmp_path: Path) -> Iterator[FakeModal]:
+    """A server for one test, which changes the app or its secret."""
+    with deployed_sample(tmp_path) as fake_modal:
+        yield fake_modal
 
 
 @pytest.fixture(scope="module")
@@ -351,24 +364,24 @@ def test_a_guarded_web_function_requires_the_proxy_token(fake_modal: FakeModal) 
     assert httpx.get(url, headers=fake_modal.proxy_headers(), timeout=60, follow_redirects=True).json() == "inside"
 
 
-def test_a_second_deploy_keeps_the_address_and_is_rolled_back(fake_modal: FakeModal) -> None:
-    before = fake_modal.web_url("web")
+def test_a_second_deploy_keeps_the_address_and_is_rolled_back(own_modal: FakeModal) -> None:
+    before = own_modal.web_url("web")
 
-    run_modal(fake_modal, "deploy", str(SAMPLE))
-    history = run_modal(fake_modal, "app", "history", APP)
-    run_modal(fake_modal, "app", "rollback", APP)
+    run_modal(own_modal, "deploy", str(SAMPLE))
+    history = run_modal(own_modal, "app", "history", APP)
+    run_modal(own_modal, "app", "rollback", APP)
 
     assert "v2" in history
-    assert fake_modal.web_url("web") == before
-    assert [version.rollback_of for version in fake_modal.apps()[0].versions] == [0, 0, 1]
+    assert own_modal.web_url("web") == before
+    assert [version.rollback_of for version in own_modal.apps()[0].versions] == [0, 0, 1]
 
 
-def test_a_stopped_app_ends_its_containers_and_its_address(fake_modal: FakeModal) -> None:
-    url = fake_modal.web_url("guarded")
+def test_a_stopped_app_ends_its_containers_and_its_address(own_modal: FakeModal) -> None:
+    url = own_modal.web_url("guarded")
 
-    run_modal(fake_modal, "app", "stop", APP, "--yes")
+    run_modal(own_modal, "app", "stop", APP, "--yes")
 
-    fake_modal.wait_until(lambda: all(each.is_ended for each in fake_modal.containers()))
+    own_modal.wait_until(lambda: all(each.is_ended for each in own_modal.containers()))
     assert httpx.get(url).status_code == 404
 
 
@@ -383,8 +396,8 @@ def test_the_server_started_by_hand_prints_its_variables_and_ends_on_a_signal(tm
     assert process.returncode == 0
 
 
-def test_a_missing_key_of_a_secret_fails_the_deploy(fake_modal: FakeModal) -> None:
-    fake_modal.create_secret("sample-secret", {"OTHER": "value"})
+def test_a_missing_key_of_a_secret_fails_the_deploy(own_modal: FakeModal) -> None:
+    own_modal.create_secret("sample-secret", {"OTHER": "value"})
 
     with pytest.raises(AssertionError, match="SAMPLE_KEY"):
-        run_modal(fake_modal, "deploy", str(SAMPLE))
+        run_modal(own_modal, "deploy", str(SAMPLE))

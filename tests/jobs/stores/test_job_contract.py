@@ -403,6 +403,41 @@ def test_a_job_that_failed_through_no_fault_of_its_caller_keeps_its_request_for_
     assert store.get(job.id, api_key_id=None).state is JobState.FAILED
 
 
+def test_the_oldest_requests_of_failed_jobs_are_deleted_beyond_a_sum_per_key_and_in_all(
+    store: Store, add_key: AddKey, clock: Clock
+) -> None:
+    first, second = add_key(), add_key()
+
+    def fail(key: ApiKey, size_bytes: int) -> int:
+        clock.advance(1)
+        job_id = store.submit(new_job(key, request=b"x" * size_bytes)).job.id
+        job = store.claim("w1", lease_s=30, job_id=job_id)
+        assert job is not None
+        store.complete(job.lease, JobResult(JobState.FAILED, error_code="engine_failed"))
+        return job_id
+
+    def kept(job_ids: list[int]) -> list[bool]:
+        def is_kept(job_id: int) -> bool:
+            try:
+                return bool(store.request_of(job_id))
+            except NotFound:
+                return False
+
+        return [is_kept(job_id) for job_id in job_ids]
+
+    of_first = [fail(first, 4000) for _ in range(4)]  # 12,000 bytes per key are kept
+    assert kept(of_first) == [False, True, True, True]
+    of_second = [fail(second, 5000), fail(second, 6000)]  # 20,000 in all
+    assert (kept(of_first), kept(of_second)) == ([False, False, True, True], [True, True])
+    assert store.metrics().failed_requests_bytes == 19_000
+    too_large = fail(second, 12_001)
+    assert (kept([too_large]), kept(of_second)) == ([False], [True, True])
+
+    queued = store.submit(new_job(first, request=b"x" * 50_000)).job.id
+    assert fail(second, 1) and kept([queued]) == [True]  # open jobs count towards no sum
+    assert store.expire_requests() == 0
+
+
 def test_a_kept_request_is_deleted_with_its_job(store: Store, add_key: AddKey, clock: Clock) -> None:
     store.submit(new_job(add_key()))
     job = claimed(store)

@@ -17,6 +17,7 @@ from pipeline.jobs.stores.kv.state import (
     PAGE_JOBS,
     PAGE_ROWS,
     ROWS,
+    Head,
     JobDocument,
     KeptRequest,
     ListedJob,
@@ -32,7 +33,7 @@ from pipeline.jobs.stores.kv.state import (
     rows_key,
 )
 from pipeline.jobs.stores.kv.transaction import Snapshot, Transaction
-from pipeline.jobs.transitions import TIMED_JOBS, Decision, Retention
+from pipeline.jobs.transitions import TIMED_JOBS, Decision, FailedRequest, Retention
 
 _lease_fields = attrgetter("state", "attempts", "lease_expires_at")
 
@@ -64,7 +65,8 @@ def apply(transaction: Transaction, job: Job, decision: Decision, *, now: float,
         job, decision, now=now, retention=retention, draw_task_id=lambda: f"msg_{job.id:08x}{secrets.token_hex(12)}"
     )
     if end.keeps_request:
-        head.kept[job.id] = KeptRequest(open_job.request, now)
+        head.kept[job.id] = KeptRequest(open_job.request, now, job.api_key_id)
+        delete_requests(transaction, now=now, retention=retention)
     else:
         _forget_request(transaction, open_job.request)
     head.accounts[job.api_key_id].count(transitions.usage_change(job, end.job))
@@ -153,13 +155,20 @@ def forget_job(transaction: Transaction, document: JobDocument) -> None:
     _put_page(transaction, number, page)
 
 
-def expire_requests(transaction: Transaction, *, now: float) -> int:
-    """Delete the requests that failed jobs kept long enough; returns how many."""
-    kept = transaction.head.kept
-    expired = [job_id for job_id, one in kept.items() if transitions.is_request_expired(one.finished_at, now=now)]
-    for job_id in expired:
+def failed_requests(head: Head) -> list[FailedRequest]:
+    """The requests that failed jobs keep."""
+    return [
+        FailedRequest(job_id, kept.api_key_id, kept.finished_at, kept.request.size_bytes)
+        for job_id, kept in head.kept.items()
+    ]
+
+
+def delete_requests(transaction: Transaction, *, now: float, retention: Retention) -> int:
+    """Delete the requests that failed jobs keep no longer; returns how many."""
+    deleted = transitions.requests_to_delete(failed_requests(transaction.head), now=now, retention=retention)
+    for job_id in deleted:
         _forget_kept(transaction, job_id)
-    return len(expired)
+    return len(deleted)
 
 
 def _forget_kept(transaction: Transaction, job_id: int) -> None:

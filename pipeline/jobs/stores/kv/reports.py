@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pipeline.jobs.histograms import histograms_of
 from pipeline.jobs.limits import day_of
 from pipeline.jobs.model import Job, JobFilter, JobState, LedgerFilter, StoreMetrics, UsageRow
-from pipeline.jobs.stores.kv.documents import read_page
+from pipeline.jobs.stores.kv.documents import failed_requests, read_page
 from pipeline.jobs.stores.kv.leases import with_heartbeats
 from pipeline.jobs.stores.kv.state import JOB, PAGE_JOBS, ROWS, ListedJob, job_key, page_key, rows_key
 from pipeline.jobs.stores.kv.transaction import Snapshot
@@ -101,4 +101,5 @@ def read_metrics(snapshot: Snapshot, *, now: float) -> StoreMetrics:
         task_attempts=attempts_by_outcome(totals.task_attempts),
         durations=histograms_of(totals.durations),
         tasks_pending=Counter(task.kind for task in head.tasks.values()),
+        failed_requests_bytes=sum(kept.size_bytes for kept in failed_requests(head)),
     )

@@ -64,18 +64,20 @@ class Account:
 
 @dataclass(frozen=True)
 class RequestPlace:
-    """Where a job's request is stored: `chunks` entries under one token."""
+    """Where a job's request is stored: `chunks` entries under one token; `size_bytes` is 0 in heads without it."""
 
     token: str
     chunks: int
+    size_bytes: int = 0
 
 
 @dataclass(frozen=True)
 class KeptRequest:
-    """The request of a failed job, which the operator may submit again."""
+    """The request of a failed job, which the operator may submit again; `api_key_id` is "" in heads without it."""
 
     request: RequestPlace
     finished_at: float
+    api_key_id: Annotated[str, Field(alias="key_id")] = ""
 
 
 @dataclass

@@ -326,7 +326,9 @@ class KvStore:
         now = self._clock()
         if not self._database.read(lambda snapshot: bool(snapshot.head.kept)):
             return 0
-        return self._database.commit(lambda transaction: documents.expire_requests(transaction, now=now))
+        return self._database.commit(
+            lambda transaction: documents.delete_requests(transaction, now=now, retention=self._retention)
+        )
 
     def metrics(self) -> StoreMetrics:
         return self._database.read(lambda snapshot: reports.read_metrics(snapshot, now=self._clock()))

@@ -17,7 +17,8 @@ from pipeline.jobs.stores.kv.transaction import Snapshot, Transaction
 
 def write_request(entries: KeyValues, request: bytes, *, wall_now: float) -> RequestPlace:
     """Write a request to entries that nothing refers to yet; the token holds the time, for the sweep of orphans."""
-    place = RequestPlace(f"{int(wall_now)}-{secrets.token_hex(8)}", max(1, -(-len(request) // MAX_VALUE_BYTES)))
+    chunks = max(1, -(-len(request) // MAX_VALUE_BYTES))
+    place = RequestPlace(f"{int(wall_now)}-{secrets.token_hex(8)}", chunks, len(request))
     for number in range(place.chunks):
         chunk = request[number * MAX_VALUE_BYTES : (number + 1) * MAX_VALUE_BYTES]
         entries.put(chunk_key(place.token, number), chunk)

@@ -12,6 +12,7 @@ from pipeline.jobs import histograms
 from pipeline.jobs.histograms import histograms_of
 from pipeline.jobs.model import FinalState, JobState, LedgerFilter, StoreMetrics, Timings, UsageDay, UsageRow
 from pipeline.jobs.stores.sql.schema import IS_PENDING, IS_QUEUED, by_key, jobs, key_months, tasks, totals, usage
+from pipeline.jobs.stores.sql.statements import failed_requests
 from pipeline.jobs.transitions import (
     EXPORT_STAGE,
     TIMED_JOBS,
@@ -55,6 +56,7 @@ def read_metrics(connection: sa.Connection, *, now: float) -> StoreMetrics:
         task_attempts=attempts_by_outcome(sums["task_attempts"]),
         durations=histograms_of(sums[histograms.COUNTER]),
         tasks_pending={row[0]: row[1] for row in pending},
+        failed_requests_bytes=sum(kept.size_bytes for kept in failed_requests(connection)),
     )
 
 

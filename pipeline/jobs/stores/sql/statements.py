@@ -27,7 +27,7 @@ from pipeline.jobs.stores.sql.schema import (
     tasks,
     usage,
 )
-from pipeline.jobs.transitions import Decision, Retention
+from pipeline.jobs.transitions import Decision, FailedRequest, Retention
 
 # The same statements in SQLite and Postgres.
 _COUNT_SUBMIT = sa.text(
@@ -214,7 +214,9 @@ def apply(connection: sa.Connection, job: Job, decision: Decision, *, now: float
         job, decision, now=now, retention=retention, draw_task_id=lambda: f"msg_{uuid.uuid4().hex}"
     )
     save(connection, job, end.job)
-    if not end.keeps_request:
+    if end.keeps_request:
+        delete_requests(connection, now=now, retention=retention)
+    else:
         connection.execute(job_requests.delete().where(job_requests.c.job_id == job.id))
     if end.tasks:
         connection.execute(tasks.insert(), [asdict(task) for task in end.tasks])
@@ -228,6 +230,22 @@ def apply(connection: sa.Connection, job: Job, decision: Decision, *, now: float
     connection.execute(usage.insert().values(row))
     add_to_totals(connection, transitions.completion_sums(end, decision))
     return end.job
+
+
+def failed_requests(connection: sa.Connection) -> list[FailedRequest]:
+    """The requests that failed jobs keep; their content is not read."""
+    columns = jobs.c.id, jobs.c.api_key_id, jobs.c.finished_at, sa.func.length(job_requests.c.body)
+    kept = job_requests.join(jobs, jobs.c.id == job_requests.c.job_id)
+    query = sa.select(*columns).select_from(kept).where(jobs.c.finished_at.is_not(None))
+    return [FailedRequest(*row) for row in connection.execute(query)]
+
+
+def delete_requests(connection: sa.Connection, *, now: float, retention: Retention) -> int:
+    """Delete the requests that failed jobs keep no longer; returns how many."""
+    deleted = transitions.requests_to_delete(failed_requests(connection), now=now, retention=retention)
+    if not deleted:
+        return 0
+    return connection.execute(job_requests.delete().where(job_requests.c.job_id.in_(deleted))).rowcount
 
 
 # ---- outbox ----

@@ -25,7 +25,6 @@ from pipeline.jobs.model import (
     Job,
     JobFilter,
     JobResult,
-    JobState,
     KeyLimits,
     KeyUse,
     Lease,
@@ -326,10 +325,8 @@ class SqlStore:
             return [job_from_row(row) for row in connection.execute(query)]
 
     def expire_requests(self) -> int:
-        is_expired = transitions.is_request_expired(jobs.c.finished_at, now=self._clock())
         with self._database.write() as connection:
-            ended = sa.select(jobs.c.id).where(jobs.c.state == str(JobState.FAILED), is_expired)
-            return connection.execute(job_requests.delete().where(job_requests.c.job_id.in_(ended))).rowcount
+            return statements.delete_requests(connection, now=self._clock(), retention=self._retention)
 
     def metrics(self) -> StoreMetrics:
         with self._database.read() as connection:
