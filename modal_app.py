@@ -291,12 +291,12 @@ def smoke(url: str = "", webhook: str = "") -> None:
 
 @app.local_entrypoint()
 @with_field_options
-def main(image: str, out: str = "out.glb", also: str = "", **fields: str | bool) -> None:
+def main(image: str, out: str = "out.glb", also: str = "", force: bool = False, **fields: str | bool) -> None:
     """Generate from one image, or from several views separated by commas; the files are written beside `--out`.
 
     `--also stl,ply` names further formats of the same asset.
     """
-    run_from_terminal(image, Path(out), fields, spawn=generate_once.spawn, entries=shared_dict, also=also)
+    run_from_terminal(image, Path(out), fields, spawn=generate_once.spawn, entries=shared_dict, also=also, force=force)
 
 
 def store_and_master_keys() -> tuple[Store, Sequence[bytes]]:

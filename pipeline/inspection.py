@@ -24,6 +24,8 @@ STL_HEADER_BYTES, STL_FACE_BYTES = 84, 50
 class InspectionReport:
     """What a 3D file holds. Vertices that lie in one place count as one, so that the seams of a texture are no holes.
 
+    STL states no unit and is taken to be in millimetres, as slicers do.
+
     Attributes:
         faces: triangles, those without area left out.
         vertices: places where corners of faces lie.
@@ -80,7 +82,7 @@ def inspect(file: str | PathLike[str] | bytes, *, file_type: str | None = None) 
         parts = [part for part in loaded.geometry.values() if isinstance(part, trimesh.Trimesh) and len(part.faces)]
         if not parts:
             raise ValueError("no mesh")
-        report = measure(_join(parts))
+        report = measure(_join(parts, units_per_metre=_units_per_metre(file_type or ending)))
     except Exception as error:  # readers of foreign files raise anything
         raise InvalidRequest(f"{name}: is no 3D file that can be read") from error
     reported = {field.name for field in fields(InspectionReport)}
@@ -128,8 +130,16 @@ def _zip_file_type(content: bytes) -> str:
     return "usdz" if any(name.endswith((".usd", ".usda", ".usdc")) for name in names) else "3mf"
 
 
-def _join(parts: list[trimesh.Trimesh]) -> TriMesh:
-    """All parts as one mesh, vertices joined where they lie within a micrometre, without faces that have no area."""
+def _units_per_metre(file_type: str) -> float:
+    """What a metre is in what `read_scene` returns of a format: STL states no unit, and is read in millimetres."""
+    return FORMATS[file_type].units_per_metre if file_type == "stl" else 1.0
+
+
+def _join(parts: list[trimesh.Trimesh], *, units_per_metre: float) -> TriMesh:
+    """All parts as one mesh in metres, vertices joined that lie close together, without faces that have no area.
+
+    Close is a millionth of the longest side, so that the size of the subject and the unit of the file do not matter.
+    """
     import numpy as np
 
     from pipeline.mesh.tri_mesh import TriMesh
@@ -137,10 +147,13 @@ def _join(parts: list[trimesh.Trimesh]) -> TriMesh:
     points = np.concatenate([np.asarray(part.vertices, np.float64) for part in parts])
     offsets = np.cumsum([0, *(len(part.vertices) for part in parts[:-1])])
     faces = np.concatenate([np.asarray(part.faces) + start for part, start in zip(parts, offsets, strict=True)])
-    _, first, place = np.unique(np.round(points * 1e6).astype(np.int64), axis=0, return_index=True, return_inverse=True)
+    cell = max(float(np.ptp(points, axis=0).max()) * 1e-6, 1e-30)
+    _, first, place = np.unique(
+        np.round(points / cell).astype(np.int64), axis=0, return_index=True, return_inverse=True
+    )
     welded = place.reshape(-1)[faces].astype(np.int32)
     has_area = (welded != np.roll(welded, 1, axis=1)).all(axis=1)
-    return TriMesh(points[first], welded[has_area])
+    return TriMesh(points[first] / units_per_metre, welded[has_area])
 
 
 def _texture_size(part: trimesh.Trimesh) -> tuple[int, int] | None:

@@ -26,12 +26,13 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, cast
 
 from pipeline.engines.registry import find_spec, require_weights
 from pipeline.errors import Cancelled, ImageTo3DError, InvalidRequest, MissingExtra, UnwritableOutput
+from pipeline.storage.base import cutout_names, output_names
 from schemas.formats import OutputFormat
-from schemas.request import ImageTo3DRequest, parse_request
+from schemas.request import ImageTo3DRequest, Origin, UpAxis, parse_request
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,6 +58,8 @@ OnProgress: TypeAlias = Callable[[str, int], None]
 DEFAULT_ENGINE = "preview"
 DEFAULT_FILE_PREFIX = "model"
 
+Content = TypeVar("Content")
+
 _one_at_a_time = threading.RLock()  # engines are not thread-safe; reentrant, since `on_progress` may generate too
 _engines: dict[str, LocalEngines] = {}
 _loaded_instances: weakref.WeakValueDictionary[int, Engine] = weakref.WeakValueDictionary()
@@ -71,7 +74,7 @@ class GenerationResult:
 
     Attributes:
         files: content by file name: the model, what belongs to it, the turntable, extra files, the thumbnail.
-        file_kinds: what each file is, by its name: model, companion, turntable, extra or thumbnail.
+        file_kinds: what each file is, by its name: model, companion, lod, turntable, extra or thumbnail.
         meta: every effective parameter, among them the seed that was drawn and the engine that ran.
         warnings: sentences about what was ignored, assumed or done differently.
         engine: name of the engine that ran.
@@ -139,11 +142,15 @@ def generate(
     resolution: int = 256,
     mesh_simplify: float = 0.90,
     target_faces: int | None = None,
+    lods: Sequence[int] | str | None = None,
     texture_size: int = 1024,
     no_texture: bool = False,
     render: bool = False,
     splat: bool = False,
     depth: float | None = None,
+    size: float | None = None,
+    origin: Origin = "bottom",
+    up_axis: UpAxis | None = None,
     ss_sampling_steps: int = 12,
     ss_guidance_strength: float = 7.5,
     slat_sampling_steps: int = 12,
@@ -180,12 +187,17 @@ def generate(
         resolution: the grid that the surface is extracted on, 64 to 512.
         mesh_simplify: share of the extracted triangles that is removed, 0.9 to 0.98.
         target_faces: number of faces of the result, 100 to 2,000,000; overrides `mesh_simplify`.
+        lods: up to 4 further numbers of faces, `[5000, 1000]`: the same asset in less detail as `…_lod1.glb`,
+            `…_lod2.glb`, in every format.
         texture_size: side of the texture in pixels, 512 to 4096.
         no_texture: leave the texture out.
         render: also make an mp4 turntable.
         splat: also give the Gaussians as a splat `.ply`, where the engine has them.
         depth: depth of the preview engine's solid, 0 (a thin plate) to 1 (round); by default guessed from the contour,
             see `meta["depth"]`.
+        size: longest side in metres, 0.001 to 1000; by default 1, and 0.1 in STL and 3MF, which are in millimetres.
+        origin: `bottom`: the middle of the base lies at the origin; `center`: the middle of the asset.
+        up_axis: `y` or `z`; by default z in STL, 3MF and PLY, and y elsewhere.
         ss_sampling_steps, ss_guidance_strength: stage 1 of TRELLIS, the sparse structure: 1 to 50, 0 to 10.
         slat_sampling_steps, slat_guidance_strength: stage 2 of TRELLIS, the structured latent: 1 to 50, 0 to 10.
         chunk_size: points evaluated at once, 1 to 12000: peak memory falls with it, the result stays.
@@ -216,11 +228,15 @@ def generate(
         "resolution": resolution,
         "mesh_simplify": mesh_simplify,
         "target_faces": target_faces,
+        "lods": lods,
         "texture_size": texture_size,
         "no_texture": no_texture,
         "render": render,
         "splat": splat,
         "depth": depth,
+        "size": size,
+        "origin": origin,
+        "up_axis": up_axis,
         "ss_sampling_steps": ss_sampling_steps,
         "ss_guidance_strength": ss_guidance_strength,
         "slat_sampling_steps": slat_sampling_steps,
@@ -403,6 +419,35 @@ def write_files(files: Mapping[str, bytes], folder: Path) -> list[Path]:
     except OSError as error:
         raise UnwritableOutput(f"cannot write to {folder}: {error.strerror or type(error).__name__}") from error
     return [folder / name for name in files]
+
+
+def rename_model(files: Mapping[str, Content], name: str) -> dict[str, Content]:
+    """The same files, of which the first, the model, has another name. No other file refers to it by name."""
+    return {name if number == 0 else old: content for number, (old, content) in enumerate(files.items())}
+
+
+def check_output_files(request: ImageTo3DRequest, output: Path) -> None:
+    """Check that no file of a job exists yet, before minutes are spent on making them.
+
+    Args:
+        output: the path of the model; the other files are named after it and lie beside it.
+
+    Raises:
+        UnwritableOutput: one does.
+    """
+    splat = ("splat.ply",) if request.splat else ()
+    named = output_names(
+        request.formats,
+        file_prefix=output.stem,
+        lods=len(request.lods or ()),
+        render=request.render,
+        is_textured=not request.no_texture,
+        extra_endings=splat,
+    )
+    cutouts = cutout_names(output.stem, views=len(request.image))
+    for name in (output.name, *(name for name, _ in named[1:]), *cutouts):
+        if (output.parent / name).exists():
+            raise UnwritableOutput(f"{output.parent / name} exists already; --force replaces it")
 
 
 def check_output_folder(folder: Path) -> None:

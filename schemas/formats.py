@@ -29,6 +29,7 @@ class FormatSpec:
         magic: the bytes that every file begins with; b"" where there are none.
         up_axis: the axis that points up in its files where the request names none.
         units_per_metre: what a metre is in its files.
+        default_size_m: longest side of the asset in metres where the request names none.
         package: the Python package that its encoder needs beside those of every export; "" without one.
         extra: the optional dependency group that has this package.
     """
@@ -42,6 +43,7 @@ class FormatSpec:
     magic: bytes = b""
     up_axis: Literal["y", "z"] = "y"
     units_per_metre: float = 1.0
+    default_size_m: float = 1.0
     package: str = ""
     extra: str = "local"
 
@@ -56,8 +58,11 @@ FORMATS: dict[str, FormatSpec] = {
     for spec in (
         FormatSpec("glb", "model/gltf-binary", "embedded", magic=b"glTF"),
         FormatSpec("obj", "model/obj", "companion", material_file=".mtl", texture_file="_texture.png"),
-        FormatSpec("stl", "model/stl", "none", needs_body=True),
-        FormatSpec("ply", "application/octet-stream", "vertices", magic=b"ply"),  # PLY has no registered type
+        # Slicers read STL in millimetres and z-up, other readers z-up, and PLY has no registered type.
+        FormatSpec(
+            "stl", "model/stl", "none", needs_body=True, up_axis="z", units_per_metre=1000.0, default_size_m=0.1
+        ),
+        FormatSpec("ply", "application/octet-stream", "vertices", magic=b"ply", up_axis="z"),
         FormatSpec("usdz", "model/vnd.usdz+zip", "embedded", package="pxr", extra="usd", magic=ZIP_MAGIC),
         FormatSpec(
             "3mf",
@@ -66,6 +71,7 @@ FORMATS: dict[str, FormatSpec] = {
             needs_body=True,
             up_axis="z",
             units_per_metre=1000.0,
+            default_size_m=0.1,
             package="lib3mf",
             magic=ZIP_MAGIC,
         ),
@@ -76,6 +82,6 @@ OUTPUT_FORMATS = tuple(FORMATS)
 
 
 def extensions_in_words(last: str = "or") -> str:
-    """The extensions for a sentence: ".glb, .obj, .stl or .ply"."""
+    """The extensions for a sentence: ".glb, .obj or .stl"."""
     *first, final = (f".{name}" for name in FORMATS)
     return f"{', '.join(first)} {last} {final}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
@@ -34,9 +34,13 @@ from schemas.contract import (
 from schemas.errors import InvalidRequest
 from schemas.formats import OUTPUT_FORMATS, OutputFormat
 
+Origin = Literal["bottom", "center"]
+UpAxis = Literal["y", "z"]
 MAX_VIEWS = 8
 LEAST_CHUNK_SIZE = 1024
 """A smaller `chunk_size` acts as this: it would save no memory worth naming, and take ten times as long."""
+MIN_FACES, MAX_FACES = 100, 2_000_000
+MAX_LODS = 4
 MULTI_IMAGE_MODES = ("stochastic", "multidiffusion")
 MIN_RETENTION_S, MAX_RETENTION_S = 60, 365 * 86400
 """Bounds of `retention_s` for every deployment; one may allow less."""
@@ -91,8 +95,13 @@ class ImageTo3DRequest(BaseModel):
     mesh_simplify: Annotated[float, BoundedFloat(0.90, 0.98)] = Field(
         default=0.90, description="share of the extracted triangles that is removed"
     )
-    target_faces: Annotated[int | None, BoundedInt(100, 2_000_000, optional=True)] = Field(
+    target_faces: Annotated[int | None, BoundedInt(MIN_FACES, MAX_FACES, optional=True)] = Field(
         default=None, description="number of faces of the result; overrides `mesh_simplify` (extension)"
+    )
+    lods: Annotated[tuple[int, ...] | None, ListOrNothing(BoundedInt(MIN_FACES, MAX_FACES), MAX_LODS)] = Field(
+        default=None,
+        description="further levels of detail by their numbers of faces: files `…_lod1.glb`, `…_lod2.glb` in this "
+        "order, in every format (extension)",
     )
     chunk_size: Annotated[int, BoundedInt(1, 12000)] = Field(
         default=8192,
@@ -135,6 +144,18 @@ class ImageTo3DRequest(BaseModel):
         default=None,
         description="depth of the preview engine's solid: 0 is a thin plate, 1 is round, as deep as wide; by default "
         "guessed from the contour and returned as `meta.depth` (extension)",
+    )
+    size: Annotated[float | None, BoundedFloatOrNothing(0.001, 1000)] = Field(
+        default=None,
+        description="longest side of the asset in metres; by default 1, and 0.1 in STL and 3MF, which are written in "
+        "millimetres (extension)",
+    )
+    origin: Annotated[Origin, one_of(Origin)] = Field(
+        default="bottom",
+        description="what lies at the origin: the middle of the base (`bottom`), or of the whole asset (extension)",
+    )
+    up_axis: Annotated[UpAxis | None, OneOfOrNothing(get_args(UpAxis))] = Field(
+        default=None, description="the axis that points up; by default z in STL, 3MF and PLY, y elsewhere (extension)"
     )
 
     retention_s: Annotated[int | None, BoundedInt(MIN_RETENTION_S, MAX_RETENTION_S, optional=True)] = Field(

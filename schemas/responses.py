@@ -27,12 +27,12 @@ class _Body(BaseModel):
 class FileEntry(_Body):
     """One delivered file."""
 
-    kind: str = Field(description="model, material, texture, turntable, thumbnail, splat, cutout or extra")
+    kind: str = Field(description="model, lod, material, texture, turntable, thumbnail, splat, cutout or extra")
     format: str = Field(description="the file's extension, such as `glb`")
     url: str = Field(description="where the file can be downloaded")
     content_type: str = Field(description="its MIME type")
     bytes: int = Field(description="its size")
-    faces: int | None = Field(default=None, description="the number of faces of a model, null for other files")
+    faces: int | None = Field(default=None, description="the number of faces of a model or lod, null for other files")
     expires_at: str | None = Field(
         default=None, description=f"when the URL ends, {ISO}; null for a file in your own bucket"
     )
@@ -54,7 +54,9 @@ class SuccessBody(_Body):
     warning: str = Field(default="", description="sentences about what was ignored, assumed or done differently")
     id: JobId = Field(ge=1, le=2**31 - 1, description="the job's id")
     generationTime: float = Field(description="seconds of work, without the wait")  # noqa: N815  # the documented name
-    output: list[str] = Field(description="URLs of the model, its companions and the turntable, in this order")
+    output: list[str] = Field(
+        description="URLs of the models with their companions, the levels of detail, the turntable"
+    )
     proxy_links: list[str] = Field(description="the same as `output`")
     nsfw_content_detected: bool = Field(default=False, description="always false: nothing is judged")
     webhook_status: str = Field(default="", description="how the delivery of the webhook went, empty without one")

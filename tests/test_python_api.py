@@ -8,6 +8,7 @@ import io
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,16 @@ from pipeline import (
     inspect,
     python_api,
 )
-from pipeline.errors import EngineFailed, InvalidRequest, UnreadableImage, UnwritableOutput, WeightsUnusable
-from schemas.formats import OUTPUT_FORMATS
+from pipeline.errors import (
+    EngineFailed,
+    InvalidRequest,
+    MissingExtra,
+    UnreadableImage,
+    UnwritableOutput,
+    WeightsUnusable,
+)
+from pipeline.settings import Settings
+from schemas.formats import FORMATS, OUTPUT_FORMATS
 from schemas.request import ImageTo3DRequest
 from schemas.table import SERVICE_FIELDS
 from tests.fakes.images import bare_png, draw_figure, encode
@@ -40,7 +49,7 @@ from tests.fakes.images import bare_png, draw_figure, encode
 FIGURE = draw_figure(96)  # (96, 96, 4) uint8
 PNG = encode(FIGURE)
 SMALL: dict[str, Any] = {"resolution": 64, "texture_size": 512, "seed": 3}
-TAKE_OTHER_FORMS = {"image", "engine", "view_angles", "output_formats"}
+TAKE_OTHER_FORMS = {"image", "engine", "view_angles", "output_formats", "lods"}
 HEAVY = ("numpy", "numba", "pydantic", "PIL", "trimesh", "torch", "modal", "fastapi", "sqlalchemy")
 
 
@@ -144,7 +153,11 @@ def test_the_mesh_of_every_format_has_the_reported_faces(output_format: Any) -> 
         (512, 512) if output_format in ("glb", "usdz") else None
     )  # an OBJ's is in another file
     assert report.has_vertex_colours == (output_format in ("ply", "3mf"))
-    assert np.abs(np.array([report.lowest, report.highest])).max() <= 0.51
+    spec = FORMATS[output_format]
+    size = spec.default_size_m
+    up = "xyz".index(spec.up_axis)
+    assert max(np.subtract(report.highest, report.lowest)) == pytest.approx(size, rel=1e-3)
+    assert report.lowest[up] == pytest.approx(0, abs=1e-3 * size)
 
 
 def test_an_obj_on_the_disk_is_inspected_with_its_texture(tmp_path: Path) -> None:
@@ -200,6 +213,17 @@ def test_a_wrong_argument_is_refused_in_one_sentence(case: str, tmp_path: Path) 
 
     assert words in str(refused.value) and "\n" not in str(refused.value)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_format_whose_package_is_missing_is_refused_before_anything_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    stages: list[str] = []
+    monkeypatch.setitem(FORMATS, "usdz", replace(FORMATS["usdz"], package="no_such_package"))
+
+    with pytest.raises(MissingExtra, match=r"the format usdz needs the extra 'usd': pip install 'image-to-3d\[usd\]'"):
+        generate(FIGURE, output_formats="glb,usdz", on_progress=lambda stage, percent: stages.append(stage), **SMALL)
+
+    assert stages == []
+    assert "usdz" not in Settings(output_formats=()).offered_formats and "3mf" in Settings().offered_formats
 
 
 def test_an_unknown_keyword_is_a_type_error() -> None:

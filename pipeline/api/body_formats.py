@@ -22,7 +22,7 @@ from pipeline.api.form_fields import (
     percent_decoded,
 )
 from pipeline.errors import InvalidRequest, UnsupportedMediaType
-from pipeline.imaging.inline import image_extension
+from pipeline.imaging.signatures import ImageFormat, recognise
 from schemas.contract import json_type_name
 
 MAX_STRUCTURE = 20_000
@@ -89,7 +89,7 @@ def choose_format(content_type: str, beginning: bytes, *, takes_raw: bool) -> Bo
     """
     media_type = content_type.partition(";")[0].strip().lower()
     start = beginning.lstrip(_BLANKS)[:1]
-    if takes_raw and beginning and (image_extension(beginning) is not None or media_type in RAW_TYPES):
+    if takes_raw and beginning and (isinstance(recognise(beginning), ImageFormat) or media_type in RAW_TYPES):
         return RawBody()
     if start in (b"", b"{", b"["):
         return JsonBody()

@@ -271,10 +271,11 @@ class Context:
             for name, kind in output_names(
                 formats_of(parameters),
                 file_prefix=job.file_prefix,
+                lods=len(parameters.get("lods") or ()),
                 render=bool(parameters.get("render")),
                 is_textured=not parameters.get("no_texture"),
             )
-            if kind in ("model", "companion", "turntable")
+            if kind in ("model", "companion", "lod", "turntable")
         ]
         encrypted = None if parameters.get("temp") else self.store.s3_of(job.api_key_id)
         if encrypted is not None:

@@ -18,6 +18,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 
 from pipeline.errors import InvalidRequest
 from pipeline.imaging import inline
+from pipeline.imaging.signatures import require_accepted
 
 FORM_TYPE = "application/x-www-form-urlencoded"
 MULTIPART_TYPE = "multipart/form-data"
@@ -86,7 +87,7 @@ class FilePart:
             UnreadableImage: it is larger than an image may be, or empty.
         """
         if self.size_bytes > inline.MAX_BYTES or not self.size_bytes:
-            inline.check_beginning(self.content())
+            require_accepted(self.content())
         text = bytearray()
         for start in range(0, self.size_bytes, _READ_BYTES):
             size_bytes = min(_READ_BYTES, self.size_bytes - start)

@@ -24,7 +24,8 @@ from pipeline.api.requests import idempotency_key, read_bounded_int, read_id, re
 from pipeline.api.sample_asset import sample_result
 from pipeline.engines.registry import check_views, find_spec
 from pipeline.errors import InvalidRequest, NotFound, StoreUnavailable
-from pipeline.imaging.inline import check_beginning, check_inline
+from pipeline.imaging.inline import check_inline
+from pipeline.imaging.signatures import SIGNATURE_BYTES, require_accepted
 from pipeline.jobs.api_keys import is_test_key
 from pipeline.jobs.model import ApiKey, ExportSource, Job, JobFilter, JobMeta, JobState, NewJob, Submitted
 from pipeline.net.egress import check_url
@@ -312,11 +313,11 @@ async def check_urls(submission: Submission, context: Context) -> None:
 
     def check() -> None:
         for url in submission.urls:
-            beginning = context.service.own_links.read(url, most_bytes=32)
+            beginning = context.service.own_links.read(url, most_bytes=SIGNATURE_BYTES)
             if beginning is None:
                 check_url(url, context.settings)
             else:
-                check_beginning(beginning)
+                require_accepted(beginning)
 
     if submission.urls:
         await context.resolve(check)

@@ -17,7 +17,8 @@ from pipeline.api.form_fields import FilePart, images_of
 from pipeline.api.problems import BAD_REQUEST, TOO_LARGE, TOO_MANY, UNAUTHORIZED, documented
 from pipeline.api.routes import BALL, ENTERPRISE, V6
 from pipeline.errors import DeliveryFailed, InvalidRequest, StoreUnavailable
-from pipeline.imaging.inline import check_beginning, image_extension, read_inline
+from pipeline.imaging.inline import read_inline
+from pipeline.imaging.signatures import require_accepted
 from pipeline.storage.base import Artifact, OutputFile, content_type_of
 from schemas.contract import given_fields, is_http_url, json_type_name
 from schemas.request import MAX_VIEWS
@@ -84,10 +85,9 @@ async def _store(body: dict[str, Any], api_key_id: str, context: Context) -> JSO
             raise InvalidRequest("image is required")
         if len(contents) > MAX_VIEWS:
             raise InvalidRequest(f"image must be at most {MAX_VIEWS} images, got {len(contents)}")
-        for content in contents:
-            check_beginning(content)
+        extensions = [require_accepted(content).extension for content in contents]
         context.uploads.take(api_key_id, sum(map(len, contents)))
-        stored = _store_images(contents, context)
+        stored = _store_images(contents, extensions, context)
         return UploadedBody(
             output=[artifact.url for artifact in stored],
             url=stored[0].url,
@@ -107,12 +107,12 @@ def _read(image: object) -> bytes:
     return read_inline(image)
 
 
-def _store_images(contents: list[bytes], context: Context) -> list[Artifact]:
+def _store_images(contents: list[bytes], extensions: list[str], context: Context) -> list[Artifact]:
     file_prefix = f"upload-{uuid.uuid4()}"
     with tempfile.TemporaryDirectory(prefix="image-to-3d-") as staging:
         files: list[OutputFile] = []
-        for number, content in enumerate(contents):
-            path = Path(staging) / f"image{number + 1}.{image_extension(content)}"
+        for number, (content, extension) in enumerate(zip(contents, extensions, strict=True)):
+            path = Path(staging) / f"image{number + 1}.{extension}"
             path.write_bytes(content)
             files.append(OutputFile(path, "extra", content_type_of(path.name)))
         try:

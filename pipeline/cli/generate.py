@@ -11,7 +11,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from inspect import Parameter, Signature, signature
 from pathlib import Path
@@ -22,6 +22,7 @@ from typer.core import TyperCommand
 from typer.main import get_command
 
 from pipeline.cli.fetch_weights import bytes_bar, fetch_on_first_use
+from schemas.formats import extensions_in_words
 
 if TYPE_CHECKING:
     from pipeline.nn.hub_download import OnBytes
@@ -94,7 +95,8 @@ def generate(
         typer.Argument(metavar="IMAGE", help="Path, http(s) URL or data URI; several are views of one subject"),
     ],
     output: Annotated[
-        Path, typer.Option("-o", "--output", help="File to write; its extension is the format: .glb, .obj, .stl, .ply")
+        Path,
+        typer.Option("-o", "--output", help=f"File to write; its extension is the format: {extensions_in_words()}"),
     ],
     also: Annotated[
         str | None,
@@ -104,6 +106,7 @@ def generate(
     allow_private_addresses: Annotated[
         bool, typer.Option("--allow-private-addresses", help="Download from this machine and its network too")
     ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace files that exist already")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text")] = False,
     **fields: Any,
 ) -> None:
@@ -116,13 +119,20 @@ def generate(
             also=also,
             weights=weights,
             allow_private_addresses=allow_private_addresses,
+            force=force,
         )
         paths = result.save(output.parent)
         _report(result, paths, as_json=as_json)
 
 
 def _generate(
-    body: dict[str, Any], output: Path, *, also: str | None, weights: str | None, allow_private_addresses: bool
+    body: dict[str, Any],
+    output: Path,
+    *,
+    also: str | None,
+    weights: str | None,
+    allow_private_addresses: bool,
+    force: bool,
 ) -> GenerationResult:
     """Generate the files, in memory.
 
@@ -130,9 +140,15 @@ def _generate(
         ImageTo3DError: as `pipeline.generate` raises it; also when the output cannot be written, before any work.
     """
     from pipeline.errors import InvalidRequest, UnwritableOutput
-    from pipeline.python_api import check_output_folder, read_settings, run_request
+    from pipeline.python_api import (
+        check_output_files,
+        check_output_folder,
+        read_settings,
+        rename_model,
+        run_request,
+    )
     from pipeline.settings import split_list
-    from schemas.formats import OUTPUT_FORMATS, extensions_in_words
+    from schemas.formats import OUTPUT_FORMATS
     from schemas.request import parse_request
 
     extension = output.suffix.lower().removeprefix(".")
@@ -142,9 +158,11 @@ def _generate(
     if output.is_dir():
         raise UnwritableOutput(f"{output} is a folder")
     check_output_folder(output.parent)
+    if not force:
+        check_output_files(request, output)
     settings = read_settings(weights=weights)
     with _display() as display:
-        return run_request(
+        result = run_request(
             request,
             request.image,
             settings=settings,
@@ -155,6 +173,11 @@ def _generate(
             ),
             on_progress=display.on_progress,
         )
+    return replace(
+        result,
+        files=rename_model(result.files, output.name),
+        file_kinds=rename_model(result.file_kinds, output.name),
+    )
 
 
 @contextmanager

@@ -54,6 +54,7 @@ class SubmitParameters(TypedDict, total=False):
     slat_sampling_steps: int
     mesh_simplify: float
     target_faces: int | None
+    lods: Sequence[int] | str | None
     chunk_size: int
     seed: int
     temp: bool
@@ -66,6 +67,9 @@ class SubmitParameters(TypedDict, total=False):
     view_angles: Sequence[float | str] | str | None
     splat: bool
     depth: float | None
+    size: float | None
+    origin: Literal["bottom", "center"]
+    up_axis: Literal["y", "z"] | None
     retention_s: int | None
 
 
@@ -77,7 +81,11 @@ class ExportParameters(TypedDict, total=False):
     output_formats: Sequence[OutputFormat] | str | None
     mesh_simplify: float
     target_faces: int | None
+    lods: Sequence[int] | str | None
     texture_size: int
+    size: float | None
+    origin: Literal["bottom", "center"]
+    up_axis: Literal["y", "z"] | None
     no_texture: bool
     chunk_size: int
     temp: bool

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
-
-import numpy as np
-from numpy.typing import NDArray
 
 from pipeline.formats.glb import glb_bytes
 from pipeline.formats.obj import mtl_bytes, obj_bytes
@@ -14,18 +12,42 @@ from pipeline.formats.ply import ply_bytes
 from pipeline.formats.png import png_bytes
 from pipeline.formats.stl import stl_bytes
 from pipeline.mesh.asset import Asset, thickened
+from pipeline.mesh.placement import Placement
+from pipeline.storage.base import companion_names
 from schemas.formats import FORMATS, OutputFormat
 
 
 class AssetEncoder:
-    """Writes an asset in any of the formats; what several of them need is made once."""
+    """Writes an asset in any of the formats; what several of them need is made once.
 
-    def __init__(self, asset: Asset) -> None:
+    Args:
+        asset: +Y up, of any size.
+        placement: where the caller wants it in the files.
+    """
+
+    def __init__(self, asset: Asset, placement: Placement | None = None) -> None:
         self._asset = asset
+        self._placement = placement or Placement()
+        self._placed: dict[str, Asset] = {}
 
     def asset_in(self, output_format: str) -> Asset:
-        """The asset as a format holds it: where the format needs a body, an open surface has a thickness."""
-        return self._body if self._asset.is_open and FORMATS[output_format].needs_body else self._asset
+        """The asset as a format holds it: placed, and with a thickness where it is open and the format needs a body."""
+        if output_format not in self._placed:
+            asset, placement = self._asset, self._placement
+            if self.is_thickened_in(output_format):  # which changes its bounds
+                asset, placement = self._body, replace(placement, bounds=None)
+            self._placed[output_format] = placement.in_format(asset, FORMATS[output_format])
+        return self._placed[output_format]
+
+    def is_thickened_in(self, output_format: str) -> bool:
+        """Whether the format needs a body where the surface is open."""
+        return self._asset.is_open and FORMATS[output_format].needs_body
+
+    def comment_in(self, output_format: str) -> str:
+        """What a format without a place for units and axes says of them in a comment, with the asset's name."""
+        spec = FORMATS[output_format]
+        unit = {1.0: "metres", 1000.0: "millimetres"}[spec.units_per_metre]
+        return f"image-to-3d {self._asset.name}, {self._placement.up_axis or spec.up_axis}-up, {unit}"
 
     @cached_property
     def _body(self) -> Asset:
@@ -57,13 +79,15 @@ def _glb(asset: Asset, encoder: AssetEncoder, stem: str) -> dict[str, bytes]:
         uvs=split.uvs if asset.is_textured else None,
         texture_png=encoder.colour_png,
         double_sided=asset.is_open,
+        name=asset.name,
     )
     return {f"{stem}.glb": content}
 
 
 def _obj(asset: Asset, encoder: AssetEncoder, stem: str) -> dict[str, bytes]:
-    spec, split = FORMATS["obj"], asset.unwrapped
-    texture_name, material_name = f"{stem}{spec.texture_file}", f"{stem}{spec.material_file}"
+    split = asset.unwrapped
+    material_name, *texture_names = companion_names("obj", file_prefix=stem, is_textured=asset.is_textured)
+    texture_name = texture_names[0] if texture_names else None
     files = {
         f"{stem}.obj": obj_bytes(
             vertices=asset.mesh.vertices,
@@ -72,19 +96,28 @@ def _obj(asset: Asset, encoder: AssetEncoder, stem: str) -> dict[str, bytes]:
             uvs=split.uvs if asset.is_textured else None,
             uv_faces=split.faces if asset.is_textured else None,
             material_file=material_name,
+            name=asset.name,
+            comment=encoder.comment_in("obj"),
         ),
-        material_name: mtl_bytes(texture_file=texture_name if asset.is_textured else None),
+        material_name: mtl_bytes(texture_file=texture_name, name=asset.name),
     }
-    return files | ({} if encoder.colour_png is None else {texture_name: encoder.colour_png})
+    if texture_name is not None and encoder.colour_png is not None:
+        files[texture_name] = encoder.colour_png
+    return files
 
 
 def _stl(asset: Asset, encoder: AssetEncoder, stem: str) -> dict[str, bytes]:
-    return {f"{stem}.stl": stl_bytes(asset.mesh)}
+    return {f"{stem}.stl": stl_bytes(asset.mesh, comment=encoder.comment_in("stl"))}
 
 
 def _ply(asset: Asset, encoder: AssetEncoder, stem: str) -> dict[str, bytes]:
-    mesh = asset.mesh
-    content = ply_bytes(vertices=mesh.vertices, faces=mesh.faces, normals=asset.normals, colours=asset.vertex_colours)
+    content = ply_bytes(
+        vertices=asset.mesh.vertices,
+        faces=asset.mesh.faces,
+        normals=asset.normals,
+        colours=asset.vertex_colours,
+        comment=encoder.comment_in("ply"),
+    )
     return {f"{stem}.ply": content}
 
 
@@ -93,7 +126,7 @@ def _usdz(asset: Asset, encoder: AssetEncoder, stem: str) -> dict[str, bytes]:
 
     split = asset.unwrapped
     content = usdz_bytes(
-        name=stem,
+        name=asset.name,
         vertices=asset.mesh.vertices,
         faces=asset.mesh.faces,
         normals=asset.normals,
@@ -108,14 +141,10 @@ def _usdz(asset: Asset, encoder: AssetEncoder, stem: str) -> dict[str, bytes]:
 def _3mf(asset: Asset, encoder: AssetEncoder, stem: str) -> dict[str, bytes]:
     from pipeline.formats.threemf import threemf_bytes
 
-    vertices = upright(asset.mesh.vertices) * FORMATS["3mf"].units_per_metre
-    content = threemf_bytes(name=stem, vertices=vertices, faces=asset.mesh.faces, colours=asset.vertex_colours)
+    content = threemf_bytes(
+        name=asset.name, vertices=asset.mesh.vertices, faces=asset.mesh.faces, colours=asset.vertex_colours
+    )
     return {f"{stem}.3mf": content}
-
-
-def upright(vectors: NDArray[np.floating]) -> NDArray[np.floating]:
-    """Vectors of a y-up frame in a z-up one, where the front looks along -Y: (V, 3)."""
-    return np.stack([vectors[:, 0], -vectors[:, 2], vectors[:, 1]], axis=1)
 
 
 ENCODERS: Mapping[str, Callable[[Asset, AssetEncoder, str], dict[str, bytes]]] = {

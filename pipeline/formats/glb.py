@@ -32,6 +32,7 @@ def glb_bytes(
     uvs: NDArray[np.float32] | None = None,
     texture_png: bytes | None = None,
     double_sided: bool = False,
+    name: str = "asset",
 ) -> bytes:
     """Encode a mesh.
 
@@ -42,6 +43,7 @@ def glb_bytes(
         uvs: (V, 2) in [0, 1], v downwards; None without a texture.
         texture_png: the base colour as a PNG file; None without a texture.
         double_sided: whether the backs of faces are seen, as those of an open surface are.
+        name: of the node, the mesh, the material and the image, so that assets in one project stay apart.
 
     Raises:
         ValueError: there is no face, or only one of `uvs` and `texture_png` is given.
@@ -64,9 +66,9 @@ def glb_bytes(
         "asset": {"version": "2.0", "generator": f"image-to-3d {__version__}"},
         "scene": 0,
         "scenes": [{"nodes": [0]}],
-        "nodes": [{"mesh": 0}],
-        "meshes": [{"primitives": [{"attributes": attributes, "indices": indices, "material": 0}]}],
-        "materials": [_material(is_textured=texture_png is not None, double_sided=double_sided)],
+        "nodes": [{"name": name, "mesh": 0}],
+        "meshes": [{"name": name, "primitives": [{"attributes": attributes, "indices": indices, "material": 0}]}],
+        "materials": [{"name": name} | _material(is_textured=texture_png is not None, double_sided=double_sided)],
     }
     if texture_png is not None:
         document["textures"] = [{"sampler": 0, "source": 0}]
@@ -78,7 +80,7 @@ def glb_bytes(
                 "wrapT": CLAMP_TO_EDGE,
             }
         ]
-        document["images"] = [{"bufferView": binary.add_view(texture_png), "mimeType": "image/png"}]
+        document["images"] = [{"bufferView": binary.add_view(texture_png), "mimeType": "image/png", "name": name}]
     document |= {
         "accessors": binary.accessors,
         "bufferViews": binary.views,

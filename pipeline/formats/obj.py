@@ -5,8 +5,6 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-MATERIAL = "surface"
-
 
 def obj_bytes(
     *,
@@ -16,20 +14,27 @@ def obj_bytes(
     uvs: NDArray[np.floating] | None = None,
     uv_faces: NDArray[np.int32] | None = None,
     material_file: str | None = None,
+    name: str = "asset",
+    comment: str = "image-to-3d",
 ) -> bytes:
     """Encode a mesh. Texture coordinates have their own indices, so vertices are not duplicated at seams.
 
     Args:
-        vertices: (V, 3) metres, y-up.
+        vertices: (V, 3).
         normals: (V, 3) unit vectors.
         faces: (F, 3) indices into both.
         uvs: (T, 2) in [0, 1], v downwards; written with v upwards, as OBJ defines it. None without a texture.
         uv_faces: (F, 3) indices into `uvs`; None without a texture.
         material_file: name of the .mtl file in the same folder.
+        name: of the object and its material: one word.
+        comment: the first line.
     """
-    lines = ["# image-to-3d, y-up, metres"]
+    lines = [f"# {comment}"]
     if material_file is not None:
-        lines += [f"mtllib {material_file}", f"usemtl {MATERIAL}"]
+        lines.append(f"mtllib {material_file}")
+    lines.append(f"o {name}")
+    if material_file is not None:
+        lines.append(f"usemtl {name}")
     lines += [f"v {x:.7g} {y:.7g} {z:.7g}" for x, y, z in vertices.tolist()]
     if uvs is not None:
         lines += [f"vt {u:.7g} {1 - v:.7g}" for u, v in uvs.tolist()]
@@ -45,14 +50,15 @@ def obj_bytes(
     return ("\n".join(lines) + "\n").encode()
 
 
-def mtl_bytes(*, texture_file: str | None) -> bytes:
+def mtl_bytes(*, texture_file: str | None, name: str = "asset") -> bytes:
     """Encode the material that `obj_bytes` refers to.
 
     Args:
+        name: that of the object.
         texture_file: name of the base colour's file in the same folder; None gives plain grey.
     """
     colour = "Kd 1 1 1" if texture_file is not None else "Kd 0.72 0.72 0.72"
-    lines = [f"newmtl {MATERIAL}", "Ka 1 1 1", colour, "Ks 0 0 0", "d 1", "illum 1"]
+    lines = [f"newmtl {name}", "Ka 1 1 1", colour, "Ks 0 0 0", "d 1", "illum 1"]
     if texture_file is not None:
         lines.append(f"map_Kd {texture_file}")
     return ("\n".join(lines) + "\n").encode()

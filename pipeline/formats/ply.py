@@ -16,14 +16,16 @@ def ply_bytes(
     faces: NDArray[np.int32],
     normals: NDArray[np.floating],
     colours: NDArray[np.uint8] | None = None,
+    comment: str = "image-to-3d",
 ) -> bytes:
     """Encode a mesh.
 
     Args:
-        vertices: (V, 3) metres, y-up.
+        vertices: (V, 3).
         faces: (F, 3).
         normals: (V, 3) unit vectors.
         colours: (V, 3) sRGB; None omits them.
+        comment: of the header, one line.
     """
     fields = VERTEX + (COLOUR if colours is not None else [])
     table = np.zeros(len(vertices), fields)
@@ -33,7 +35,7 @@ def ply_bytes(
     triangles = np.zeros(len(faces), FACE)
     triangles["count"] = 3
     triangles["corners"] = faces
-    header = ["ply", "format binary_little_endian 1.0", "comment image-to-3d, y-up, metres"]
+    header = ["ply", "format binary_little_endian 1.0", f"comment {comment}"]
     header.append(f"element vertex {len(vertices)}")
     header += [f"property {'uchar' if kind == 'u1' else 'float'} {name}" for name, kind in fields]
     header += [f"element face {len(faces)}", "property list uchar int vertex_indices", "end_header", ""]

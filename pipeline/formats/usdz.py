@@ -71,7 +71,7 @@ def usdz_bytes(
     root.GetPrim().SetDisplayName(name)
     stage.SetDefaultPrim(root.GetPrim())
     Usd.ModelAPI(root).SetKind("component")
-    mesh = _define_mesh(stage, f"/{identifier}/mesh", vertices, faces, normals)
+    mesh = _define_mesh(stage, f"/{identifier}/{identifier}", vertices, faces, normals)
     mesh.CreateDoubleSidedAttr(is_double_sided)
     if uvs is not None and uv_faces is not None:
         st = UsdGeom.PrimvarsAPI(mesh).CreatePrimvar(

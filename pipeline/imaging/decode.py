@@ -7,19 +7,26 @@ Knows nothing of where the bytes came from or how the image is used.
 from __future__ import annotations
 
 import io
+import struct
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import numpy as np
 from numpy.typing import NDArray
+from pi_heif import register_heif_opener
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from pipeline.errors import UnreadableImage
-from pipeline.imaging.inline import ACCEPTED
+from pipeline.imaging.image_files import completed, png_colour_chunks, without_metadata
+from pipeline.imaging.png_profile import profile_of
+from pipeline.imaging.signatures import CAMERA_RAW, JPEG, PNG, TIFF, ImageFormat, not_an_image, require_accepted
 
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "HEIF")
-MAX_MEGAPIXELS = 50
+register_heif_opener()
+
+MAX_MEGAPIXELS = 60
+MAX_JPEG_MEGAPIXELS = 240
+"""A JPEG is decoded at a half, a quarter or an eighth of its size, so that it gives at most `MAX_MEGAPIXELS`."""
 MAX_SIDE = 4096
 """A longer side is shrunk to this: no engine sees more, and no texture has more. It bounds the memory of a job."""
 SIXTEEN_BIT_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")
@@ -28,8 +35,9 @@ SIXTEEN_BIT_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")
 def decode_image(data: bytes) -> NDArray[np.uint8]:
     """Decode an image, and shrink one with a side of more than `MAX_SIDE`.
 
-    The first frame of an animation is used, EXIF rotation is applied, and colour profiles, CMYK, palettes and 16 bits
-    per channel are converted to 8-bit sRGB.
+    What is damaged or too large in metadata is ignored, and a PNG or JPEG may lack its end, see `completed`. The first
+    frame of an animation is used, EXIF rotation is applied, and colour profiles, CMYK, palettes and 16 bits per channel
+    are converted to 8-bit sRGB.
 
     Returns:
         (H, W, 4) uint8 RGBA, straight alpha; opaque if the image has no transparency.
@@ -37,14 +45,51 @@ def decode_image(data: bytes) -> NDArray[np.uint8]:
     Raises:
         UnreadableImage: the content is not an accepted image; the message is one sentence.
     """
-    if not data:
-        raise UnreadableImage(f"the image is empty; {ACCEPTED} is accepted")
+    kind = require_accepted(data)
     with _refusals(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns about sizes and profiles that this module handles
-        with Image.open(io.BytesIO(data), formats=_known_formats()) as image:
-            check_size(*image.size)
-            image.seek(0)
-            return rgba_of(image)
+        content = without_metadata(data, kind)
+        try:
+            return _decode(content, kind, data)
+        except UnreadableImage:
+            raise
+        except Exception:
+            bare = without_metadata(data, kind, keep_orientation=False)
+            for attempt in (bare if bare != content else None, completed(content, kind), completed(bare, kind)):
+                if attempt is None:
+                    continue
+                with suppress(*_DECODER_ERRORS):
+                    return _decode(attempt, kind, data)
+            raise
+
+
+_DECODER_ERRORS = (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, EOFError, struct.error)
+
+
+def _decode(content: bytes, kind: ImageFormat, original: bytes) -> NDArray[np.uint8]:
+    """Decode a file; `original` is what was sent, from which a PNG's colour is read."""
+    with _open(content, kind) as image:
+        if kind is TIFF and _is_camera_raw(image):
+            raise UnreadableImage(not_an_image(CAMERA_RAW))
+        check_size(*image.size, is_jpeg=kind is JPEG)
+        image.seek(0)
+        if kind is PNG:
+            image.info["icc_profile"] = profile_of(png_colour_chunks(original))
+        return rgba_of(image)
+
+
+def _open(content: bytes, kind: ImageFormat) -> Image.Image:
+    if kind.decoder not in Image.OPEN:
+        Image.init()
+    if kind is JPEG:  # `Image.open` refuses its size, which is not the one that is decoded
+        return Image.OPEN["JPEG"][0](io.BytesIO(content), "")
+    return Image.open(io.BytesIO(content), formats=[kind.decoder])
+
+
+def _is_camera_raw(image: Image.Image) -> bool:
+    """A TIFF whose first image is a preview of a camera's raw data, or that has a DNG version."""
+    tags = getattr(image, "tag_v2", {})
+    return 50706 in tags or (tags.get(254, 0) & 1 == 1 and 330 in tags)
 
 
 def rgba_of(image: Image.Image) -> NDArray[np.uint8]:
@@ -56,21 +101,39 @@ def rgba_of(image: Image.Image) -> NDArray[np.uint8]:
     Raises:
         UnreadableImage: it has too many pixels.
     """
-    check_size(*image.size)
-    image.draft(image.mode, (MAX_SIDE, MAX_SIDE))  # a JPEG is decoded at a half, a quarter or an eighth at once
+    is_jpeg = image.format == "JPEG"
+    check_size(*image.size, is_jpeg=is_jpeg)
+    if is_jpeg:
+        divisor = _divisor(*image.size)
+        image.draft(image.mode, (image.width // divisor, image.height // divisor))
     image.load()
-    upright = ImageOps.exif_transpose(image)
+    try:
+        upright = ImageOps.exif_transpose(image)
+    except _DECODER_ERRORS:  # of damaged EXIF
+        upright = image
     return np.array(_shrunk(_to_rgba(upright if upright is not None else image)))
 
 
-def check_size(width: int, height: int) -> None:
+def check_size(width: int, height: int, *, is_jpeg: bool = False) -> None:
     """Refuse an image that has too many pixels.
 
     Raises:
-        UnreadableImage: it has more than `MAX_MEGAPIXELS`.
+        UnreadableImage: it has more than `MAX_MEGAPIXELS`, or as a JPEG more than `MAX_JPEG_MEGAPIXELS`.
     """
-    if width * height > MAX_MEGAPIXELS * 1_000_000:
-        raise UnreadableImage(f"the image is {width} × {height} px; at most {MAX_MEGAPIXELS} megapixels are accepted")
+    if width * height > (MAX_JPEG_MEGAPIXELS if is_jpeg else MAX_MEGAPIXELS) * 1_000_000:
+        raise UnreadableImage(f"the image is {width} × {height} px; at most {_LIMITS} are accepted")
+
+
+_LIMITS = f"{MAX_MEGAPIXELS} megapixels, as JPEG {MAX_JPEG_MEGAPIXELS},"
+
+
+def _divisor(width: int, height: int) -> int:
+    """By how much a JPEG is decoded smaller: to no less than `MAX_SIDE`, unless it would be over `MAX_MEGAPIXELS`."""
+    for divisor in (1, 2, 4, 8):
+        fits = width * height <= MAX_MEGAPIXELS * 1_000_000 * divisor**2
+        if fits and max(width, height) < 2 * divisor * MAX_SIDE:
+            return divisor
+    return 8
 
 
 @contextmanager
@@ -81,9 +144,9 @@ def _refusals() -> Iterator[None]:
     except UnreadableImage:
         raise
     except UnidentifiedImageError:
-        raise UnreadableImage(f"the file is not a readable image; {ACCEPTED} is accepted") from None
+        raise UnreadableImage("the image is damaged: its header cannot be read; send it again") from None
     except Image.DecompressionBombError:
-        raise UnreadableImage(f"the image is larger than {MAX_MEGAPIXELS} megapixels") from None
+        raise UnreadableImage(f"the image is too large; at most {_LIMITS} are accepted") from None
     except MemoryError:
         raise
     except Exception as error:  # decoders raise anything: OSError, SyntaxError, struct.error, EOFError
@@ -100,17 +163,13 @@ def _shrunk(image: Image.Image) -> Image.Image:
     return image.convert("RGBA")
 
 
-def _known_formats() -> tuple[str, ...]:
-    """The accepted formats that the installed Pillow can decode."""
-    Image.init()
-    return tuple(name for name in FORMATS if name in Image.OPEN)
-
-
 def _to_rgba(image: Image.Image) -> Image.Image:
     """Convert to 8-bit sRGB with alpha."""
     if image.mode in SIXTEEN_BIT_MODES:
         image = _eight_bits(image)
     profile = image.info.get("icc_profile")
+    if profile and profile[16:20] == b"RGB " and image.mode in ("P", "L", "LA"):
+        image = image.convert("RGBA")
     if profile and image.mode in ("RGB", "RGBA", "CMYK", "L"):
         image = _to_srgb(image, profile)
     return image.convert("RGBA")

@@ -26,12 +26,12 @@ from numpy.typing import NDArray
 
 from pipeline.errors import Cancelled, DecoderLost, UnreadableImage
 from pipeline.imaging.decode import decode_image
-from pipeline.imaging.inline import ACCEPTED
+from pipeline.imaging.signatures import require_accepted
 
 CPU_S = 20
-"""Computing time of one image: 50 megapixels in the slowest format take a quarter of it."""
+"""Computing time of one image: 60 megapixels in the slowest format take a quarter of it."""
 MEMORY_BYTES = 3 << 30
-"""50 megapixels of 16-bit grey, which are scaled in float64, take half of it."""
+"""60 megapixels of 16-bit grey, which are scaled in float64, take two thirds of it."""
 WALL_S = 300.0
 """For a machine that is so busy that the computing time never comes."""
 POLL_S = 0.1
@@ -76,7 +76,7 @@ class DecodeProcess:
         if sys.platform == "win32":  # no fork
             return decode_image(content)
         if not content:
-            raise UnreadableImage(f"the image is empty; {ACCEPTED} is accepted")
+            require_accepted(content)
         with self._lock:
             for _ in range(ATTEMPTS):
                 try:

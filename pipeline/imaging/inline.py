@@ -10,6 +10,7 @@ import binascii
 from collections.abc import Iterator
 
 from pipeline.errors import InvalidRequest, UnreadableImage
+from pipeline.imaging.signatures import SIGNATURE_BYTES, require_accepted
 from pipeline.net.download import MAX_BYTES
 
 MAX_TEXT_CHARS = MAX_BYTES * 3 // 2
@@ -19,19 +20,7 @@ UNQUOTED_CHARS = 1 << 18
 """Of a piece that is percent-decoded at once, about a millisecond, for which other threads wait."""
 MAX_HEAD_CHARS = 1024
 """Of a data URI's media type and parameters, for the check that keeps no content."""
-SIGNATURE_BYTES = 16
 _STANDARD_ALPHABET = str.maketrans("-_", "+/")
-
-ACCEPTED = "PNG, JPEG, WebP, BMP, GIF, TIFF or AVIF"
-_ENDINGS = {
-    b"\x89PNG\r\n\x1a\n": "png",
-    b"\xff\xd8\xff": "jpg",
-    b"GIF87a": "gif",
-    b"GIF89a": "gif",
-    b"BM": "bmp",
-    **dict.fromkeys((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), "tif"),  # TIFF and BigTIFF, in both byte orders
-}
-"""The beginnings of the formats' files, and the extensions of their names."""
 
 
 def read_inline(source: str) -> bytes:
@@ -47,7 +36,7 @@ def read_inline(source: str) -> bytes:
 
 
 def check_inline(source: str) -> None:
-    """Check a data URI or bare base64 as `read_inline` and `check_beginning` do, without its content in memory.
+    """Check a data URI or bare base64 as `read_inline` and `require_accepted` do, without its content in memory.
 
     Raises:
         InvalidRequest, UnreadableImage: as these.
@@ -56,7 +45,7 @@ def check_inline(source: str) -> None:
     if source[:5].lower() == "data:":
         head, comma, _ = source[:MAX_HEAD_CHARS].partition(",")
         if not comma or (head.lower().endswith(";base64") and "%" in source):
-            check_beginning(read_inline(source))  # escapes, or an error: rare enough to be read as a whole
+            require_accepted(read_inline(source))  # escapes, or an error: rare enough to be read as a whole
             return
         if not head.lower().endswith(";base64"):
             _check_unquoted(source, begin=len(head) + 1)
@@ -65,28 +54,7 @@ def check_inline(source: str) -> None:
     beginning = b""
     for piece in _base64_pieces(source, begin=begin):
         beginning = beginning or piece[:SIGNATURE_BYTES]
-    check_beginning(beginning)
-
-
-def check_beginning(content: bytes) -> None:
-    """Check the file signature.
-
-    Raises:
-        UnreadableImage: the content is empty or has no accepted format's signature.
-    """
-    if not content:
-        raise UnreadableImage(f"the image is empty; {ACCEPTED} is accepted")
-    if image_extension(content) is None:
-        raise UnreadableImage(f"the file is not a readable image; {ACCEPTED} is accepted")
-
-
-def image_extension(beginning: bytes) -> str | None:
-    """The extension of an image's name by its first 12 bytes; None for what is no accepted format."""
-    if beginning[:4] == b"RIFF" and beginning[8:12] == b"WEBP":
-        return "webp"
-    if beginning[4:8] == b"ftyp":
-        return "heic" if beginning[8:12] in (b"heic", b"heix", b"mif1", b"msf1") else "avif"
-    return next((ending for start, ending in _ENDINGS.items() if beginning.startswith(start)), None)
+    require_accepted(beginning)
 
 
 def at_most(content: bytes) -> bytes:
@@ -114,12 +82,12 @@ def _check_unquoted(uri: str, *, begin: int) -> None:
     size_bytes = 0
     for piece in _unquoted_pieces(uri, begin=begin):
         if not size_bytes:
-            check_beginning(piece)
+            require_accepted(piece)
         size_bytes += len(piece)
         if size_bytes > MAX_BYTES:
             raise UnreadableImage(_too_large())
     if not size_bytes:
-        check_beginning(b"")
+        require_accepted(b"")
 
 
 def _unquote(text: str, *, begin: int) -> bytes:

@@ -26,6 +26,7 @@ class Asset:
         texture: (S, S, 3) uint8 sRGB; one grey texel where the request leaves the texture out.
         is_textured: whether the files contain the texture.
         vertex_colours: (V, 3) uint8 sRGB of the mesh's vertices; None where no format needs them.
+        name: of its parts in files, one word.
         is_open: whether the surface encloses nothing, so that both of its sides are seen.
     """
 
@@ -35,6 +36,7 @@ class Asset:
     texture: NDArray[np.uint8]
     is_textured: bool
     vertex_colours: NDArray[np.uint8] | None = None
+    name: str = "asset"
     is_open: bool = False
 
     @property

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.errors import CallerError, ImageTo3DError, InvalidRequest, StageError, is_caller_error
 from pipeline.on_modal.control_channel import ControlChannel, ProgressReporter
 from pipeline.on_modal.shared_dict import SharedDict
-from pipeline.python_api import run_in_memory, write_files
+from pipeline.python_api import check_output_files, rename_model, run_in_memory, write_files
 from pipeline.settings import split_list
 from schemas.contract import read_http_url
 from schemas.formats import OUTPUT_FORMATS, extensions_in_words
@@ -148,19 +148,23 @@ def run_from_terminal(
     spawn: Callable[[dict[str, Any], str, str], RemoteCall],
     entries: SharedDict,
     also: str = "",
+    force: bool = False,
 ) -> None:
     """The whole command. An error is printed as one sentence; the exit code is 2 if the user can fix it, else 1.
 
     Args:
         images, out, fields, also: as in `read_body`.
+        force: replace files that exist already.
         spawn: starts `generate_once` remotely, with the body, the file prefix and the channel's name.
         entries: the shared dictionary in which the channel is.
     """
     name = f"one-shot-{secrets.token_hex(8)}"
     try:
         body = read_body(images, out, fields, also=also)
+        if not force:
+            check_output_files(parse_request(body).request, out)
         result = wait_for(spawn(body, out.stem, name), ControlChannel(entries, name), _StagePrinter().report)
-        paths = write_files(result["files"], out.parent)
+        paths = write_files(rename_model(result["files"], out.name), out.parent)
     except ImageTo3DError as error:
         sys.stderr.write(f"error: {error}\n")
         raise SystemExit(2 if isinstance(error, CallerError) else 1) from None

@@ -8,8 +8,9 @@ from pathlib import Path, PurePath
 from typing import Literal, Protocol
 
 from schemas.formats import FORMATS
+from schemas.names import safe_name
 
-FileKind = Literal["model", "companion", "turntable", "extra", "thumbnail"]
+FileKind = Literal["model", "companion", "lod", "turntable", "extra", "thumbnail"]
 """What the export says of a file; stored with the job."""
 AnswerList = Literal["output", "extra_assets"]
 """The lists of URLs in a success body."""
@@ -32,6 +33,7 @@ class FileRole:
 
 ROLES: tuple[tuple[FileKind, str, FileRole], ...] = (
     ("model", "", FileRole("model", "output", "the asset in a requested format")),
+    ("lod", "", FileRole("lod", "output", "the asset in less detail, in a requested format")),
     ("companion", ".mtl", FileRole("material", "output", "the material of an OBJ")),
     ("companion", "", FileRole("texture", "output", "an image that the material names")),
     ("turntable", "", FileRole("turntable", "output", "a video of one turn (mp4)")),
@@ -74,9 +76,10 @@ class OutputFile:
 
     Attributes:
         path: its location; the file is delivered under the same name.
-        kind: `model` is the requested file, `companion` belongs to it (an OBJ's .mtl and texture).
+        kind: `model` is the requested file, `lod` the same in less detail; `companion` belongs to one of them (an OBJ's
+            .mtl and texture).
         content_type: MIME type.
-        faces: how many faces a model has; None for other files.
+        faces: how many faces a model or a level of detail has; None for other files.
     """
 
     path: Path
@@ -182,10 +185,28 @@ class LinkedFiles(Storage, Protocol):
         ...
 
 
+def companion_names(output_format: str, *, file_prefix: str, is_textured: bool = True) -> list[str]:
+    """The files that a model refers to: its material, then its texture. Their names are one word in every format."""
+    spec, word = FORMATS[output_format], safe_name(file_prefix)
+    endings = (spec.material_file, spec.texture_file if is_textured else "")
+    return [f"{word}{ending}" for ending in endings if ending]
+
+
+def cutout_names(file_prefix: str, *, views: int) -> list[str]:
+    """The names of the cut-outs of a job's views, each of which is delivered if its background was removed."""
+    return [f"{file_prefix}{f'_{number}' if views > 1 else ''}_cutout.png" for number in range(1, views + 1)]
+
+
+def level_stem(file_prefix: str, number: int) -> str:
+    """What the names of a level of detail begin with; number 0 is the asset itself."""
+    return f"{file_prefix}_lod{number}" if number else file_prefix
+
+
 def output_names(
     output_formats: Sequence[str],
     *,
     file_prefix: str,
+    lods: int = 0,
     render: bool = False,
     is_textured: bool = True,
     extra_endings: Sequence[str] = (),
@@ -194,16 +215,16 @@ def output_names(
 
     Args:
         output_formats: extensions of the models.
+        lods: how many further levels of detail there are.
         extra_endings: extensions of the engine's additional files.
     """
     names: list[tuple[str, FileKind]] = []
-    for output_format in output_formats:
-        names.append((f"{file_prefix}.{output_format}", "model"))
-        spec = FORMATS[output_format]
-        if spec.material_file:
-            names.append((f"{file_prefix}{spec.material_file}", "companion"))
-        if spec.texture_file and is_textured:
-            names.append((f"{file_prefix}{spec.texture_file}", "companion"))
+    for number in range(lods + 1):
+        stem = level_stem(file_prefix, number)
+        for output_format in output_formats:
+            names.append((f"{stem}.{output_format}", "lod" if number else "model"))
+            companions = companion_names(output_format, file_prefix=stem, is_textured=is_textured)
+            names.extend((name, "companion") for name in companions)
     if render:
         names.append((f"{file_prefix}.mp4", "turntable"))
     extra: FileKind = "extra"

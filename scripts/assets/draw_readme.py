@@ -11,7 +11,7 @@ from PIL import Image
 from pipeline.engines.preview.engine import PreviewEngine
 from pipeline.render.mesh_view import FOV_RAD, over_background, render_view
 from pipeline.render.orbit import Camera, intrinsics_of, look_at
-from pipeline.stages.export import make_asset, render_mesh_of
+from pipeline.stages.export import make_levels, render_mesh_of
 from pipeline.stages.generate import options_of
 from pipeline.stages.intake import load_views
 from schemas.request import parse_request
@@ -31,7 +31,7 @@ def main() -> None:
 
     views = load_views(request, fetch=no_download, allow_paths=True)
     generation = PreviewEngine().generate(views, options_of(request, seed=1))
-    mesh = render_mesh_of(make_asset(generation, request=request, on_step=lambda share: None))
+    mesh = render_mesh_of(make_levels(generation, request=request, on_step=lambda share: None)[0])
     panels = [over_background(np.asarray(Image.fromarray(views[0]).resize((SIZE, SIZE), Image.Resampling.LANCZOS)))]
     for degrees in (0, 45, 110, 180):
         yaw, pitch = math.radians(180 + degrees), 0.2

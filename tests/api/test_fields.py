@@ -26,6 +26,7 @@ NUMBERS: dict[str, tuple[float, float, float, float]] = {
     "seed": (0, 2**32 - 1, -1, 2**32),
     "texture_size": (512, 4096, 511, 4097),
     "depth": (0, 1, -0.001, 1.001),
+    "size": (0.001, 1000, 0.0009, 1000.1),
     "target_faces": (100, 2_000_000, 99, 2_000_001),
     "retention_s": (60, 7 * 86400, 59, 7 * 86400 + 1),
 }
@@ -80,6 +81,19 @@ def test_several_formats_are_accepted_in_every_form_of_a_list_and_predict_their_
     assert refusal(deployment, output_formats="[").startswith("output_formats must be a list of at most")
 
 
+def test_levels_of_detail_are_counts_of_faces_and_predict_their_links(deployment: Deployment) -> None:
+    for form in ([5000, 100], "5000,100", "[5000, 1e2]", ["5000", 100.0]):
+        submitted = deployment.submit(output_format="obj", lods=form, no_texture=True)
+        assert submitted["meta"]["lods"] == [5000, 100]
+        names = [urlsplit(link).path.rpartition("/")[2][36:] for link in submitted["future_links"]]
+        assert names == [".obj", ".mtl", "_lod1.obj", "_lod1.mtl", "_lod2.obj", "_lod2.mtl"]
+    assert deployment.submit(lods=[])["meta"]["lods"] is None
+    assert refusal(deployment, lods=[99]) == "lods must be between 100 and 2000000, got 99"
+    assert refusal(deployment, lods="500,many") == "lods must be a whole number between 100 and 2000000, got 'many'"
+    assert refusal(deployment, lods=[500, 500]) == "lods must be distinct values, got 500 twice"
+    assert refusal(deployment, lods=[101, 102, 103, 104, 105]) == "lods must be a list of at most 4 values, got 5"
+
+
 def test_a_format_that_the_deployment_cannot_write_is_refused(deploy: Callable[..., Deployment]) -> None:
     deployment = deploy(output_formats="glb,obj")
     sentence = "this deployment cannot write usdz; it offers glb, obj"
@@ -98,13 +112,25 @@ def test_every_field_is_tested_here() -> None:
         "image",
         "output_format",
         "output_formats",
+        "lods",
         "webhook",
         "track_id",
         "engine",
         "multi_image_mode",
         "view_angles",
+        "origin",
+        "up_axis",
     }
     assert {*NUMBERS, *BOOLEANS} | others == ImageTo3DRequest.model_fields.keys()
+
+
+@pytest.mark.parametrize(("field", "words"), [("origin", ("bottom", "center")), ("up_axis", ("y", "z"))])
+def test_a_word_is_accepted_in_any_case_and_another_is_refused(
+    deployment: Deployment, field: str, words: tuple[str, ...]
+) -> None:
+    for word in words:
+        assert deployment.submit(**{field: word.upper()})["meta"][field] == word
+    assert refusal(deployment, **{field: "up"}) == f"{field} must be one of {', '.join(words)}, got 'up'"
 
 
 def test_a_track_id_is_returned_unchanged(deployment: Deployment) -> None:
@@ -165,13 +191,13 @@ def as_base64(content: bytes) -> str:
     [
         ("hello, world", "image is neither an http(s) URL, nor a data URI, nor base64"),
         ("C:\\pictures\\me.png", "image is neither an http(s) URL, nor a data URI, nor base64"),
-        ("/etc/passwd", "the file is not a readable image; PNG, JPEG, WebP, BMP, GIF, TIFF or AVIF is accepted"),
+        ("/etc/passwd", "the file is not a readable image; PNG, JPEG, WebP, BMP, GIF, TIFF, AVIF or HEIC is accepted"),
         ("file:///etc/passwd", "image is neither an http(s) URL, nor a data URI, nor base64"),
         ("data:image/png;base64", "image is a data URI without a comma; data:image/png;base64,… is accepted"),
-        ("data:,", "the image is empty; PNG, JPEG, WebP, BMP, GIF, TIFF or AVIF is accepted"),
+        ("data:,", "the image is empty; PNG, JPEG, WebP, BMP, GIF, TIFF, AVIF or HEIC is accepted"),
         (
             as_base64(b"<svg xmlns='http://www.w3.org/2000/svg'/>"),
-            "the file is not a readable image; PNG, JPEG, WebP, BMP, GIF, TIFF or AVIF is accepted",
+            "the file is an SVG drawing; PNG, JPEG, WebP, BMP, GIF, TIFF, AVIF or HEIC is accepted",
         ),
         (as_base64(b"\x89PNG\r\n\x1a\n" + bytes(20 * 2**20)), "the image is larger than 20 MiB"),
         ("\ud800", "image must be plain text without NUL characters or lone surrogates"),

@@ -72,7 +72,7 @@ def test_several_files_get_a_url_each(deployment: Deployment) -> None:
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ({"content": b"<svg/>", "headers": {"content-type": "application/octet-stream"}}, "not a readable image"),
+        ({"content": b"<svg/>", "headers": {"content-type": "application/octet-stream"}}, "an SVG drawing"),
         ({"content": b"", "headers": {"content-type": "image/png"}}, "image is required"),
         ({"files": {"image": ("a.txt", b"hello")}}, "not a readable image"),
         ({"json": {"image": 7}}, "image must be a file, a data URI or base64, got a number"),

@@ -44,12 +44,14 @@ def image(tmp_path: Path) -> Path:
 
 
 def test_an_image_becomes_a_file_that_inspect_reads(image: Path, tmp_path: Path) -> None:
-    made = run("generate", image, "-o", tmp_path / "out" / "toy.glb", *FAST, "--seed", "5", "--json")
+    words = ("-o", tmp_path / "out" / "toy.glb", "--also", "3mf,stl", *FAST, "--seed", "5", "--json")
+    made = run("generate", image, *words)
     assert made.returncode == 0, made.stderr
     said = json.loads(made.stdout)
     assert said["meta"]["seed"] == 5 and said["meta"]["engine"] == "preview"
-    assert [Path(path).name for path in said["output"]] == ["toy.glb", "toy_thumbnail.png"]
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["toy.glb", "toy_thumbnail.png"]
+    names = ["toy.glb", "toy.3mf", "toy.stl", "toy_thumbnail.png"]
+    assert [Path(path).name for path in said["output"]] == names
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(names)
     assert made.stderr == ""  # quiet in a pipe
     found = json.loads(run("inspect", tmp_path / "out" / "toy.glb", "--json").stdout)
     assert found["watertight"] and found["texture"] == "512 × 512" and found["faces"] > 100
@@ -189,7 +191,7 @@ def test_bad_input_gives_one_sentence_exit_code_2_and_no_files(
 @pytest.mark.parametrize("output", ["a.fbx", "a", ".glb"])
 def test_an_output_with_an_unknown_extension_is_refused(image: Path, tmp_path: Path, output: str) -> None:
     done = run("generate", image, "-o", tmp_path / "out" / output)
-    assert done.returncode == REFUSED and "the output must end in .glb, .obj, .stl or .ply" in done.stderr
+    assert done.returncode == REFUSED and "the output must end in .glb, .obj, .stl, .ply, .usdz or .3mf" in done.stderr
 
 
 def test_an_output_that_cannot_be_written_is_refused_before_any_work(image: Path, tmp_path: Path) -> None:
@@ -254,3 +256,22 @@ def test_inspecting_something_else_than_a_3d_file_is_refused(tmp_path: Path) -> 
     for path in (tmp_path / "a.glb", tmp_path / "missing.glb", tmp_path):
         done = run("inspect", path)
         assert done.returncode == REFUSED and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+
+
+def test_a_file_that_exists_is_replaced_only_with_force(image: Path, tmp_path: Path) -> None:
+    out = tmp_path / "figure.obj"
+    for taken in ("figure.obj", "figure.mtl", "figure_texture.png", "figure_thumbnail.png"):
+        (tmp_path / taken).write_text("mine")
+        done = run("generate", image, "-o", out)
+        assert done.returncode == REFUSED and f"{taken} exists already; --force replaces it" in done.stderr
+        assert (tmp_path / taken).read_text() == "mine"
+        (tmp_path / taken).unlink()
+    out.write_text("mine")
+    assert run("generate", image, "-o", out, *FAST, "--force").returncode == 0
+    assert out.read_text().startswith("# image-to-3d figure")
+
+
+def test_the_output_is_written_as_it_was_typed(image: Path, tmp_path: Path) -> None:
+    assert run("generate", image, "-o", tmp_path / "My Robot.OBJ", *FAST).returncode == 0
+    names = {path.name for path in tmp_path.iterdir()} - {image.name}
+    assert names == {"My Robot.OBJ", "My_Robot.mtl", "My_Robot_texture.png", "My Robot_thumbnail.png"}

@@ -9,7 +9,15 @@ from pathlib import Path
 import pytest
 
 from tests.docs.conftest import IMAGE, Endpoint
-from tests.docs.typescript import CLIENT, SCHEMA, NoPackages, compile_client, generated_schema, packages, run_tool
+from tests.docs.typescript import (
+    CLIENT,
+    SCHEMA,
+    NoPackages,
+    client_packages,
+    compile_client,
+    generated_schema,
+    run_tool,
+)
 
 PROGRAM = Path(__file__).with_name("typescript_client.mjs")
 SCENARIOS = ("submit_to_download", "texts_and_views", "refusals", "failures", "lost_answers", "webhooks")
@@ -19,7 +27,7 @@ pytestmark = pytest.mark.xdist_group("docs_examples")
 @pytest.fixture(scope="module", autouse=True)
 def installed() -> Path:
     try:
-        return packages()
+        return client_packages()
     except NoPackages as error:
         pytest.skip(str(error))
 

@@ -6,9 +6,7 @@ repository. Knows nothing of what the client does.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -18,49 +16,21 @@ from typing import Any
 
 from tests.api.document import COPY
 from tests.docs.tables import EXAMPLES
+from tests.npm import NoPackages, packages
 
 CLIENT = EXAMPLES / "typescript"
 SCHEMA = CLIENT / "schema.d.ts"
 FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
-INSTALL_S, RUN_S = 120, 120
+RUN_S = 120
 
 
-class NoPackages(Exception):
-    """node or npm is missing, or npm cannot install the packages; the message is a reason to skip."""
-
-
-def packages() -> Path:
-    """The folder with `node_modules`; installed at the first use, kept for later ones.
+def client_packages() -> Path:
+    """The folder with `node_modules` of the client.
 
     Raises:
         NoPackages: they cannot be installed here.
     """
-    missing = [name for name in ("node", "npm") if shutil.which(name) is None]
-    if missing:
-        raise NoPackages(f"needs {' and '.join(missing)}")
-    manifest = (CLIENT / "package.json").read_bytes()
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "image-to-3d-tests"
-    folder = cache / f"npm-{hashlib.sha256(manifest).hexdigest()[:16]}"
-    if folder.is_dir():
-        return folder
-    cache.mkdir(parents=True, exist_ok=True)
-    made = Path(tempfile.mkdtemp(dir=cache))
-    (made / "package.json").write_bytes(manifest)
-    options = ("--no-package-lock", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error")
-    try:
-        done = subprocess.run(
-            ["npm", "install", *options], cwd=made, capture_output=True, text=True, timeout=INSTALL_S, check=False
-        )
-    except subprocess.TimeoutExpired:
-        raise NoPackages(f"npm install takes longer than {INSTALL_S} s") from None
-    if done.returncode:
-        shutil.rmtree(made)
-        raise NoPackages(f"npm install fails: {(done.stderr.strip().splitlines() or ['no reason stated'])[0]}")
-    try:
-        made.rename(folder)
-    except OSError:  # another process was faster
-        shutil.rmtree(made)
-    return folder
+    return packages((CLIENT / "package.json").read_bytes())
 
 
 def run_tool(name: str, *arguments: object) -> None:
@@ -70,7 +40,7 @@ def run_tool(name: str, *arguments: object) -> None:
         AssertionError: it fails; the message is its output.
         NoPackages: it cannot be installed here.
     """
-    command = [str(packages() / "node_modules" / ".bin" / name), *map(str, arguments)]
+    command = [str(client_packages() / "node_modules" / ".bin" / name), *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=RUN_S, check=False)
     assert done.returncode == 0, f"{name}: {done.stdout}{done.stderr}"
 
@@ -102,7 +72,7 @@ def compile_client(into: Path) -> Path:
     """
     for name in ("client.ts", "example.ts", "schema.d.ts", "package.json", "tsconfig.json"):
         shutil.copy(CLIENT / name, into)
-    (into / "node_modules").symlink_to(packages() / "node_modules")
+    (into / "node_modules").symlink_to(client_packages() / "node_modules")
     run_tool("tsc", "--project", into)
     return into / "build"
 

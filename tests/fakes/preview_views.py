@@ -15,6 +15,7 @@ from pipeline.formats.glb import unit_normals
 
 SIZE_PX = 160
 PATCH_PX = 15
+CORNER_PATCH_PX = (11, 17, 25)
 GAP_PX = 3  # columns between the two colours whose difference is a step
 MIN_CONTRAST = 0.06  # standard deviation of the patches that are looked for
 
@@ -46,9 +47,11 @@ def orthographic_view(generation: Generation, azimuth_rad: float, *, size: int =
     return view
 
 
-def gradient_energy(view: NDArray[np.float32]) -> float:
-    """Return the mean squared gradient of the colours, away from the silhouette."""
+def gradient_energy(view: NDArray[np.float32], without: NDArray[np.bool_] | None = None) -> float:
+    """Return the mean squared gradient of the colours, away from the silhouette and from the pixels `without`."""
     inside = _inside(view, margin=3)
+    if without is not None:
+        inside &= ~without
     across = np.diff(view[..., :3], axis=1, append=0) ** 2
     down = np.diff(view[..., :3], axis=0, append=0) ** 2
     return float((across + down).sum(axis=2)[inside].mean())
@@ -101,6 +104,42 @@ def repeated_feature(back: NDArray[np.float32], front: NDArray[np.float32], *, c
         for template in (patch, np.ascontiguousarray(patch[:, ::-1])):
             found = cv2.matchTemplate(np.ascontiguousarray(back[..., :3]), template, cv2.TM_CCOEFF_NORMED)
             best = max(best, float(found.max()))
+    return best
+
+
+def corner_patches(front: NDArray[np.float32]) -> list[tuple[int, int, int]]:
+    """Return the side, row and column of the front's patches with the most corners and colours, three of each side.
+
+    Other than the engine's own features, which are patches that occur once: Shi and Tomasi's smallest eigenvalue times
+    the entropy of the brightness.
+    """
+    grey = cv2.cvtColor(front[..., :3], cv2.COLOR_RGB2GRAY)
+    corners = np.asarray(cv2.cornerMinEigenVal(grey, 7), np.float32)
+    levels = np.clip(grey * 16, 0, 15).astype(int)
+    found: list[tuple[int, int, int]] = []
+    for side in CORNER_PATCH_PX:
+        shares = [np.asarray(cv2.blur((levels == k).astype(np.float32), (side, side))) for k in range(16)]
+        entropy = -sum(share * np.log(np.maximum(share, 1e-6)) for share in shares)
+        score = np.where(_inside(front, margin=side // 2 + 2), cv2.blur(corners, (side, side)) * entropy, 0)
+        for _ in range(3):
+            row, column = (int(place) for place in np.unravel_index(score.argmax(), score.shape))
+            if score[row, column] > 0:
+                found.append((side, row, column))
+                score[max(row - side, 0) : row + side + 1, max(column - side, 0) : column + side + 1] = 0
+    return found
+
+
+def repeated_corner_patch(back: NDArray[np.float32], front: NDArray[np.float32]) -> float:
+    """Return the best normalised correlation of the front's `corner_patches` over the back, at three scales."""
+    best, colours = 0.0, np.ascontiguousarray(back[..., :3])
+    for side, row, column in corner_patches(front):
+        half = side // 2
+        patch = front[row - half : row + half + 1, column - half : column + half + 1, :3]
+        for either in (patch, patch[:, ::-1]):
+            for scale in (0.75, 1.0, 1.33):
+                size = (round(side * scale),) * 2
+                template = cv2.resize(np.ascontiguousarray(either), size, interpolation=cv2.INTER_AREA)
+                best = max(best, float(cv2.matchTemplate(colours, template, cv2.TM_CCOEFF_NORMED).max()))
     return best
 
 

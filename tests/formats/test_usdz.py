@@ -52,7 +52,7 @@ def test_the_stage_states_what_readers_need(tmp_path: Path) -> None:
     path.write_bytes(encoded(name="my robot", is_double_sided=True))
     stage = Usd.Stage.Open(str(path))
     root = stage.GetDefaultPrim()
-    mesh = UsdGeom.Mesh(stage.GetPrimAtPath("/my_robot/mesh"))
+    mesh = UsdGeom.Mesh(stage.GetPrimAtPath("/my_robot/my_robot"))
 
     assert (root.GetName(), root.GetDisplayName()) == ("my_robot", "my robot")
     assert UsdGeom.GetStageMetersPerUnit(stage) == 1 and UsdGeom.GetStageUpAxis(stage) == "Y"

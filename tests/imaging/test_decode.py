@@ -82,8 +82,12 @@ def test_a_colour_profile_is_applied_and_a_broken_one_ignored() -> None:
 
 
 def test_a_huge_header_is_refused_before_its_pixels_are_decoded() -> None:
-    assert refusal_of(bare_png(60000, 60000)) == "the image is larger than 50 megapixels"
-    assert refusal_of(bare_png(10000, 5001)) == ("the image is 10000 × 5001 px; at most 50 megapixels are accepted")
+    assert refusal_of(bare_png(60000, 60000)) == (
+        "the image is too large; at most 60 megapixels, as JPEG 240, are accepted"
+    )
+    assert refusal_of(bare_png(10000, 6001)) == (
+        "the image is 10000 × 6001 px; at most 60 megapixels, as JPEG 240, are accepted"
+    )
 
 
 @pytest.mark.parametrize(
@@ -91,11 +95,11 @@ def test_a_huge_header_is_refused_before_its_pixels_are_decoded() -> None:
     [
         (b"", "the image is empty"),
         (b"just text, named .png", "is not a readable image"),
-        (b"%PDF-1.7 nothing", "is not a readable image"),
+        (b"%PDF-1.7 nothing", "is a PDF document; PNG"),
         (encode(OPAQUE)[:900], "damaged or truncated"),
         (encode(Image.fromarray(OPAQUE).convert("RGB"), "JPEG")[:700], "damaged or truncated"),
         (bare_png(20, 20), "damaged or truncated"),
-        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "is not a readable image"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "is an SVG drawing; PNG"),
     ],
 )
 def test_a_bad_file_is_refused_in_one_sentence(data: bytes, words: str) -> None:

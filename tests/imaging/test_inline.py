@@ -11,7 +11,8 @@ from urllib.parse import quote, quote_from_bytes
 import pytest
 
 from pipeline.errors import InvalidRequest, UnreadableImage
-from pipeline.imaging.inline import UNQUOTED_CHARS, at_most, check_beginning, check_inline, read_inline
+from pipeline.imaging.inline import UNQUOTED_CHARS, at_most, check_inline, read_inline
+from pipeline.imaging.signatures import require_accepted
 from pipeline.net.download import MAX_BYTES
 from tests.fakes.images import draw_figure, encode
 
@@ -45,15 +46,13 @@ def test_anything_else_is_refused(source: str) -> None:
 
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF"])
 def test_the_signature_of_every_accepted_format_passes(format: str) -> None:
-    check_beginning(encode(draw_figure(16, background=(255, 255, 255))[..., :3], format))
+    require_accepted(encode(draw_figure(16, background=(255, 255, 255))[..., :3], format))
 
 
-@pytest.mark.parametrize(
-    ("content", "words"), [(b"", "is empty"), (b"<svg/>", "not a readable image"), (b"R", "not a")]
-)
+@pytest.mark.parametrize(("content", "words"), [(b"", "is empty"), (b"<svg/>", "an SVG drawing"), (b"R", "not a")])
 def test_other_content_is_refused(content: bytes, words: str) -> None:
     with pytest.raises(UnreadableImage, match=words):
-        check_beginning(content)
+        require_accepted(content)
 
 
 def test_content_beyond_the_limit_is_refused() -> None:
@@ -130,5 +129,5 @@ def test_the_check_without_the_content_agrees_with_reading_it(head: str, text: s
             return str(error)
         return "accepted"
 
-    whole = outcome_of(lambda: check_beginning(read_inline(head + text)))
+    whole = outcome_of(lambda: require_accepted(read_inline(head + text)))
     assert outcome_of(lambda: check_inline(head + text)) == whole

@@ -76,14 +76,15 @@ def test_files_are_sent_with_the_body_and_urls_are_not(image: Path, tmp_path: Pa
     assert {name: body[name] for name in body if name != "image"} == {
         "seed": "3",
         "multi_image": True,
-        "output_format": "obj",
+        "output_formats": ["obj"],
     }
+    assert read_body(str(image), tmp_path / "a.glb", {}, also="stl, 3mf")["output_formats"] == ["glb", "stl", "3mf"]
 
 
 @pytest.mark.parametrize(
     ("out", "fields", "words"),
     [
-        ("a.fbx", {}, "--out must end in .glb, .obj, .stl or .ply, got 'a.fbx'"),
+        ("a.fbx", {}, "--out must end in .glb, .obj, .stl, .ply, .usdz or .3mf, got 'a.fbx'"),
         ("none/a.glb", {}, "there is no folder"),
         ("a.glb", {"mesh_simplify": "0.5"}, "mesh_simplify must be between 0.9 and 0.98"),
     ],

@@ -95,6 +95,7 @@ def test_defaults_are_the_documented_ones() -> None:
         "splat": False,
         "retention_s": None,
         "target_faces": None,
+        "lods": None,
         "depth": None,
     }
 

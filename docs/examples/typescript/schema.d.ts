@@ -942,7 +942,7 @@ export interface components {
             expires_at?: string | null;
             /**
              * Faces
-             * @description the number of faces of a model, null for other files
+             * @description the number of faces of a model or lod, null for other files
              */
             faces?: number | null;
             /**
@@ -952,7 +952,7 @@ export interface components {
             format: string;
             /**
              * Kind
-             * @description model, material, texture, turntable, thumbnail, splat, cutout or extra
+             * @description model, lod, material, texture, turntable, thumbnail, splat, cutout or extra
              */
             kind: string;
             /**
@@ -994,6 +994,11 @@ export interface components {
              */
             key?: string;
             /**
+             * Lods
+             * @description further levels of detail by their numbers of faces: files `…_lod1.glb`, `…_lod2.glb` in this order, in every format (extension)
+             */
+            lods?: number[] | string | null;
+            /**
              * Mesh Simplify
              * @description share of the extracted triangles that is removed
              * @default 0.9
@@ -1016,6 +1021,13 @@ export interface components {
              * @default false
              */
             no_texture: boolean;
+            /**
+             * Origin
+             * @description what lies at the origin: the middle of the base (`bottom`), or of the whole asset (extension)
+             * @default bottom
+             * @enum {string}
+             */
+            origin: "bottom" | "center";
             /**
              * Output Format
              * @description file format of the asset
@@ -1051,6 +1063,11 @@ export interface components {
              * @default 0
              */
             seed: number;
+            /**
+             * Size
+             * @description longest side of the asset in metres; by default 1, and 0.1 in STL and 3MF, which are written in millimetres (extension)
+             */
+            size?: number | null;
             /**
              * Slat Guidance Strength
              * @description guidance strength of stage 2, the structured latent
@@ -1103,6 +1120,11 @@ export interface components {
              * @description your own id, returned by the webhook and by fetch
              */
             track_id?: string | number | null;
+            /**
+             * Up Axis
+             * @description the axis that points up; by default z in STL, 3MF and PLY, y elsewhere (extension)
+             */
+            up_axis?: ("y" | "z") | null;
             /**
              * View Angles
              * @description where each view was taken from, in the order of the views: degrees, or `front`, `right`, `back`, `left`, `top`, `bottom`; guessed if not given (extension)
@@ -1144,6 +1166,11 @@ export interface components {
              */
             key?: string;
             /**
+             * Lods
+             * @description further levels of detail by their numbers of faces: files `…_lod1.glb`, `…_lod2.glb` in this order, in every format (extension)
+             */
+            lods?: number[] | string | null;
+            /**
              * Mesh Simplify
              * @description share of the extracted triangles that is removed
              * @default 0.9
@@ -1166,6 +1193,13 @@ export interface components {
              * @default false
              */
             no_texture: boolean;
+            /**
+             * Origin
+             * @description what lies at the origin: the middle of the base (`bottom`), or of the whole asset (extension)
+             * @default bottom
+             * @enum {string}
+             */
+            origin: "bottom" | "center";
             /**
              * Output Format
              * @description file format of the asset
@@ -1201,6 +1235,11 @@ export interface components {
              * @default 0
              */
             seed: number;
+            /**
+             * Size
+             * @description longest side of the asset in metres; by default 1, and 0.1 in STL and 3MF, which are written in millimetres (extension)
+             */
+            size?: number | null;
             /**
              * Slat Guidance Strength
              * @description guidance strength of stage 2, the structured latent
@@ -1253,6 +1292,11 @@ export interface components {
              * @description your own id, returned by the webhook and by fetch
              */
             track_id?: string | number | null;
+            /**
+             * Up Axis
+             * @description the axis that points up; by default z in STL, 3MF and PLY, y elsewhere (extension)
+             */
+            up_axis?: ("y" | "z") | null;
             /**
              * View Angles
              * @description where each view was taken from, in the order of the views: degrees, or `front`, `right`, `back`, `left`, `top`, `bottom`; guessed if not given (extension)
@@ -1558,7 +1602,7 @@ export interface components {
             nsfw_content_detected: boolean;
             /**
              * Output
-             * @description URLs of the model, its companions and the turntable, in this order
+             * @description URLs of the models with their companions, the levels of detail, the turntable
              */
             output: string[];
             /**
@@ -2252,6 +2296,11 @@ export interface operations {
                      */
                     key?: string;
                     /**
+                     * Lods
+                     * @description further levels of detail by their numbers of faces: files `…_lod1.glb`, `…_lod2.glb` in this order, in every format (extension)
+                     */
+                    lods?: number[] | string | null;
+                    /**
                      * Mesh Simplify
                      * @description share of the extracted triangles that is removed
                      * @default 0.9
@@ -2274,6 +2323,13 @@ export interface operations {
                      * @default false
                      */
                     no_texture?: boolean;
+                    /**
+                     * Origin
+                     * @description what lies at the origin: the middle of the base (`bottom`), or of the whole asset (extension)
+                     * @default bottom
+                     * @enum {string}
+                     */
+                    origin?: "bottom" | "center";
                     /**
                      * Output Format
                      * @description file format of the asset
@@ -2309,6 +2365,11 @@ export interface operations {
                      * @default 0
                      */
                     seed?: number;
+                    /**
+                     * Size
+                     * @description longest side of the asset in metres; by default 1, and 0.1 in STL and 3MF, which are written in millimetres (extension)
+                     */
+                    size?: number | null;
                     /**
                      * Slat Guidance Strength
                      * @description guidance strength of stage 2, the structured latent
@@ -2361,6 +2422,11 @@ export interface operations {
                      * @description your own id, returned by the webhook and by fetch
                      */
                     track_id?: string | number | null;
+                    /**
+                     * Up Axis
+                     * @description the axis that points up; by default z in STL, 3MF and PLY, y elsewhere (extension)
+                     */
+                    up_axis?: ("y" | "z") | null;
                     /**
                      * View Angles
                      * @description where each view was taken from, in the order of the views: degrees, or `front`, `right`, `back`, `left`, `top`, `bottom`; guessed if not given (extension)
@@ -2547,6 +2613,11 @@ export interface operations {
                      */
                     key?: string;
                     /**
+                     * Lods
+                     * @description further levels of detail by their numbers of faces: files `…_lod1.glb`, `…_lod2.glb` in this order, in every format (extension)
+                     */
+                    lods?: number[] | string | null;
+                    /**
                      * Mesh Simplify
                      * @description share of the extracted triangles that is removed
                      */
@@ -2556,6 +2627,12 @@ export interface operations {
                      * @description export without a texture (extension)
                      */
                     no_texture?: boolean;
+                    /**
+                     * Origin
+                     * @description what lies at the origin: the middle of the base (`bottom`), or of the whole asset (extension)
+                     * @enum {string}
+                     */
+                    origin?: "bottom" | "center";
                     /**
                      * Output Format
                      * @description file format of the asset
@@ -2578,6 +2655,11 @@ export interface operations {
                      */
                     retention_s?: number | null;
                     /**
+                     * Size
+                     * @description longest side of the asset in metres; by default 1, and 0.1 in STL and 3MF, which are written in millimetres (extension)
+                     */
+                    size?: number | null;
+                    /**
                      * Target Faces
                      * @description number of faces of the result; overrides `mesh_simplify` (extension)
                      */
@@ -2597,6 +2679,11 @@ export interface operations {
                      * @description your own id, returned by the webhook and by fetch
                      */
                     track_id?: string | number | null;
+                    /**
+                     * Up Axis
+                     * @description the axis that points up; by default z in STL, 3MF and PLY, y elsewhere (extension)
+                     */
+                    up_axis?: ("y" | "z") | null;
                     /**
                      * Webhook
                      * @description URL that the final body is posted to when the job ends
@@ -2959,6 +3046,11 @@ export interface operations {
                      */
                     key?: string;
                     /**
+                     * Lods
+                     * @description further levels of detail by their numbers of faces: files `…_lod1.glb`, `…_lod2.glb` in this order, in every format (extension)
+                     */
+                    lods?: number[] | string | null;
+                    /**
                      * Mesh Simplify
                      * @description share of the extracted triangles that is removed
                      * @default 0.9
@@ -2981,6 +3073,13 @@ export interface operations {
                      * @default false
                      */
                     no_texture?: boolean;
+                    /**
+                     * Origin
+                     * @description what lies at the origin: the middle of the base (`bottom`), or of the whole asset (extension)
+                     * @default bottom
+                     * @enum {string}
+                     */
+                    origin?: "bottom" | "center";
                     /**
                      * Output Format
                      * @description file format of the asset
@@ -3016,6 +3115,11 @@ export interface operations {
                      * @default 0
                      */
                     seed?: number;
+                    /**
+                     * Size
+                     * @description longest side of the asset in metres; by default 1, and 0.1 in STL and 3MF, which are written in millimetres (extension)
+                     */
+                    size?: number | null;
                     /**
                      * Slat Guidance Strength
                      * @description guidance strength of stage 2, the structured latent
@@ -3068,6 +3172,11 @@ export interface operations {
                      * @description your own id, returned by the webhook and by fetch
                      */
                     track_id?: string | number | null;
+                    /**
+                     * Up Axis
+                     * @description the axis that points up; by default z in STL, 3MF and PLY, y elsewhere (extension)
+                     */
+                    up_axis?: ("y" | "z") | null;
                     /**
                      * View Angles
                      * @description where each view was taken from, in the order of the views: degrees, or `front`, `right`, `back`, `left`, `top`, `bottom`; guessed if not given (extension)
@@ -4582,6 +4691,11 @@ export interface operations {
                      */
                     key?: string;
                     /**
+                     * Lods
+                     * @description further levels of detail by their numbers of faces: files `…_lod1.glb`, `…_lod2.glb` in this order, in every format (extension)
+                     */
+                    lods?: number[] | string | null;
+                    /**
                      * Mesh Simplify
                      * @description share of the extracted triangles that is removed
                      * @default 0.9
@@ -4604,6 +4718,13 @@ export interface operations {
                      * @default false
                      */
                     no_texture?: boolean;
+                    /**
+                     * Origin
+                     * @description what lies at the origin: the middle of the base (`bottom`), or of the whole asset (extension)
+                     * @default bottom
+                     * @enum {string}
+                     */
+                    origin?: "bottom" | "center";
                     /**
                      * Output Format
                      * @description file format of the asset
@@ -4639,6 +4760,11 @@ export interface operations {
                      * @default 0
                      */
                     seed?: number;
+                    /**
+                     * Size
+                     * @description longest side of the asset in metres; by default 1, and 0.1 in STL and 3MF, which are written in millimetres (extension)
+                     */
+                    size?: number | null;
                     /**
                      * Slat Guidance Strength
                      * @description guidance strength of stage 2, the structured latent
@@ -4691,6 +4817,11 @@ export interface operations {
                      * @description your own id, returned by the webhook and by fetch
                      */
                     track_id?: string | number | null;
+                    /**
+                     * Up Axis
+                     * @description the axis that points up; by default z in STL, 3MF and PLY, y elsewhere (extension)
+                     */
+                    up_axis?: ("y" | "z") | null;
                     /**
                      * View Angles
                      * @description where each view was taken from, in the order of the views: degrees, or `front`, `right`, `back`, `left`, `top`, `bottom`; guessed if not given (extension)
@@ -4809,6 +4940,11 @@ export interface operations {
                      */
                     key?: string;
                     /**
+                     * Lods
+                     * @description further levels of detail by their numbers of faces: files `…_lod1.glb`, `…_lod2.glb` in this order, in every format (extension)
+                     */
+                    lods?: number[] | string | null;
+                    /**
                      * Mesh Simplify
                      * @description share of the extracted triangles that is removed
                      */
@@ -4818,6 +4954,12 @@ export interface operations {
                      * @description export without a texture (extension)
                      */
                     no_texture?: boolean;
+                    /**
+                     * Origin
+                     * @description what lies at the origin: the middle of the base (`bottom`), or of the whole asset (extension)
+                     * @enum {string}
+                     */
+                    origin?: "bottom" | "center";
                     /**
                      * Output Format
                      * @description file format of the asset
@@ -4840,6 +4982,11 @@ export interface operations {
                      */
                     retention_s?: number | null;
                     /**
+                     * Size
+                     * @description longest side of the asset in metres; by default 1, and 0.1 in STL and 3MF, which are written in millimetres (extension)
+                     */
+                    size?: number | null;
+                    /**
                      * Target Faces
                      * @description number of faces of the result; overrides `mesh_simplify` (extension)
                      */
@@ -4859,6 +5006,11 @@ export interface operations {
                      * @description your own id, returned by the webhook and by fetch
                      */
                     track_id?: string | number | null;
+                    /**
+                     * Up Axis
+                     * @description the axis that points up; by default z in STL, 3MF and PLY, y elsewhere (extension)
+                     */
+                    up_axis?: ("y" | "z") | null;
                     /**
                      * Webhook
                      * @description URL that the final body is posted to when the job ends
@@ -5221,6 +5373,11 @@ export interface operations {
                      */
                     key?: string;
                     /**
+                     * Lods
+                     * @description further levels of detail by their numbers of faces: files `…_lod1.glb`, `…_lod2.glb` in this order, in every format (extension)
+                     */
+                    lods?: number[] | string | null;
+                    /**
                      * Mesh Simplify
                      * @description share of the extracted triangles that is removed
                      * @default 0.9
@@ -5243,6 +5400,13 @@ export interface operations {
                      * @default false
                      */
                     no_texture?: boolean;
+                    /**
+                     * Origin
+                     * @description what lies at the origin: the middle of the base (`bottom`), or of the whole asset (extension)
+                     * @default bottom
+                     * @enum {string}
+                     */
+                    origin?: "bottom" | "center";
                     /**
                      * Output Format
                      * @description file format of the asset
@@ -5278,6 +5442,11 @@ export interface operations {
                      * @default 0
                      */
                     seed?: number;
+                    /**
+                     * Size
+                     * @description longest side of the asset in metres; by default 1, and 0.1 in STL and 3MF, which are written in millimetres (extension)
+                     */
+                    size?: number | null;
                     /**
                      * Slat Guidance Strength
                      * @description guidance strength of stage 2, the structured latent
@@ -5330,6 +5499,11 @@ export interface operations {
                      * @description your own id, returned by the webhook and by fetch
                      */
                     track_id?: string | number | null;
+                    /**
+                     * Up Axis
+                     * @description the axis that points up; by default z in STL, 3MF and PLY, y elsewhere (extension)
+                     */
+                    up_axis?: ("y" | "z") | null;
                     /**
                      * View Angles
                      * @description where each view was taken from, in the order of the views: degrees, or `front`, `right`, `back`, `left`, `top`, `bottom`; guessed if not given (extension)

@@ -3,6 +3,8 @@
 export const TITLES = {
   engine: "Engine",
   output_format: "Format",
+  output_formats: "Several formats",
+  lods: "Levels of detail",
   resolution: "Detail",
   texture_size: "Texture size",
   render: "Turntable video",
@@ -25,6 +27,8 @@ export const TITLES = {
 
 export const HINTS = {
   output_format: "GLB suits the web and most programs, USDZ Apple's devices, OBJ and PLY editors, 3MF (with colours) and STL 3D printers. You can choose another one afterwards.",
+  output_formats: "Several formats at once, such as `glb, usdz, stl`. Replaces the format above.",
+  lods: "The model again with fewer triangles, such as `5000, 1000`.",
   resolution: "How fine the shape is. Higher takes longer and more memory.",
   texture_size: "Pixels along one side of the image on the surface.",
   render: "Also make a film of one turn around the model.",
@@ -49,4 +53,4 @@ export const HINTS = {
 };
 
 /** What an empty field means, in the field itself. */
-export const EMPTY = { depth: "guessed", target_faces: "not set", view_angles: "guessed", track_id: "name of the image", retention_s: "not set", webhook: "none" };
+export const EMPTY = { depth: "guessed", target_faces: "not set", output_formats: "only the one above", lods: "none", view_angles: "guessed", track_id: "name of the image", retention_s: "not set", webhook: "none" };

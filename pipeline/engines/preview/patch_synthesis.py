@@ -5,12 +5,14 @@ the weighted mean of what the patches over it say. The patches of the finest lev
 
 Source: Wexler, Shechtman, Irani, "Space-time completion of video", IEEE TPAMI 29 (2007); Barnes, Shechtman,
 Finkelstein, Goldman, "PatchMatch", ACM TOG 28 (2009); the limit on repetitions: Kaspar et al., "Self tuning texture
-optimization", Computer Graphics Forum 34 (2015).
+optimization", Computer Graphics Forum 34 (2015); the contrast that averages lose: Heitz, Neyret, "High-performance
+by-example noise using a histogram-preserving blending operator", PACMCGIT 1 (2018), section 3, here per frequency band.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -34,6 +36,10 @@ USAGE_COST = 12.0
 """Cost of a source for each time that it was used beyond its share."""
 MOST_USAGE = 5
 """Uses beyond its share that a source pays for."""
+BAND_SIGMAS = (1.0, 2.0, 4.0)
+"""Blurs between which the frequency bands of the finest level lie, in its pixels."""
+MOST_GAIN = 3.0
+"""Largest gain of a band. A part that needs more was averaged to nothing, and only its noise would grow."""
 FORBIDDEN = np.float32(1e6)
 """Source cost of patches that are never used."""
 
@@ -214,8 +220,58 @@ class _Search:
         correction = seam_correction(self.exemplar, self.target, small_inside, self.sources)
         weights = np.where(self.target, self._weights(), 0).astype(np.float32)
         scale = (target.shape[0] / self.target.shape[0], target.shape[1] / self.target.shape[1])
-        _vote(lab, filled, _positions(target), self.sources, weights, correction, scale[0], scale[1], 1)
+        pixels = _positions(target)
+        _vote(lab, filled, pixels, self.sources, weights, correction, scale[0], scale[1], 1)
+        sigmas = tuple(sigma * max(scale) for sigma in BAND_SIGMAS)
+        # What the sources have in each band, the mean of squares: averages of colours have less.
+        wanted, limits = np.zeros_like(lab), np.zeros_like(lab)
+        for found, voted in ((_band_energies(lab, sigmas), wanted), (_nearby_range(lab, max(sigmas)), limits)):
+            _vote(found, voted, pixels, self.sources, weights, np.zeros_like(correction), scale[0], scale[1], 1)
+        lightness = _with_energies(filled, wanted, target, sigmas)
+        # Beyond what the sources show nearby, more contrast would be a halo beside an edge.
+        least, most = (np.minimum(filled[..., 0], limits[..., 0]), np.maximum(filled[..., 0], limits[..., 1]))
+        filled[target, 0] = np.clip(lightness, least, most)[target]
         return filled
+
+
+def _bands(lab: NDArray[np.float32], sigmas: tuple[float, ...]) -> list[NDArray[np.float32]]:
+    """Return the differences of ever stronger blurs, finest first: (H, W, 3) each."""
+    blurred = [lab, *(np.asarray(cv2.GaussianBlur(lab, (0, 0), sigma), np.float32) for sigma in sigmas)]
+    return [finer - coarser for finer, coarser in pairwise(blurred)]
+
+
+def _band_energies(lab: NDArray[np.float32], sigmas: tuple[float, ...]) -> NDArray[np.float32]:
+    """Return the squares of the lightness of three bands: (H, W, 3) Lab -> (H, W, 3)."""
+    return np.ascontiguousarray(np.stack([band[..., 0] ** 2 for band in _bands(lab, sigmas)], axis=2), np.float32)
+
+
+def _nearby_range(lab: NDArray[np.float32], reach: float) -> NDArray[np.float32]:
+    """Return the least and the largest lightness nearby, and 0: (H, W, 3) Lab -> (H, W, 3)."""
+    square = np.ones((2 * round(reach) + 1,) * 2, np.uint8)
+    lightness = np.ascontiguousarray(lab[..., 0])
+    least, most = cv2.erode(lightness, square), cv2.dilate(lightness, square)
+    return np.ascontiguousarray(np.dstack([least, most, np.zeros_like(lightness)]), np.float32)
+
+
+def _with_energies(
+    lab: NDArray[np.float32],
+    wanted: NDArray[np.float32],
+    target: NDArray[np.bool_],
+    sigmas: tuple[float, ...],
+) -> NDArray[np.float32]:
+    """Amplify each band of a region's lightness to the energy that it should have nearby: (H, W, 3) -> (H, W).
+
+    A band is never weakened: patches that fit each other have their edges where the region has none.
+    """
+    found, lightness = _band_energies(lab, sigmas), lab[..., 0].copy()
+    for k, (band, sigma) in enumerate(zip(_bands(lab, sigmas), sigmas, strict=True)):
+        have, want = (
+            np.asarray(cv2.GaussianBlur(each[..., k] * target.astype(np.float32), (0, 0), 4 * sigma), np.float32)
+            for each in (found, wanted)
+        )
+        gain = np.sqrt((want + 1e-3) / (have + 1e-3)).clip(1, MOST_GAIN)
+        lightness += (gain - 1) * band[..., 0]
+    return lightness
 
 
 def _reduced(array: NDArray, shape: tuple[int, ...]) -> NDArray[np.float32]:

@@ -113,3 +113,23 @@ def test_a_step_of_shading_between_two_sources_disappears_and_a_border_stays() -
 
     assert steps((60, 0, 0))[0] < 2
     assert steps((50, 60, 0))[1] > 55
+
+
+def test_averages_of_patches_keep_the_contrast_of_their_sources() -> None:
+    side = 96
+    colours = np.repeat(textured(side)[..., :1], 3, axis=2)
+    target = np.zeros((side, side), bool)
+    target[30:66, 30:66] = True
+
+    found = fill(colours, target)
+
+    inner = cv2.erode(target.astype(np.uint8), np.ones((9, 9))) > 0
+    energy = (np.diff(found, axis=1) ** 2).sum(axis=2)
+    ratio = energy[inner[:, :-1]].mean() / energy[~target[:, :-1]].mean()
+    assert 0.95 < ratio < 1.1  # 0.88 of plain averages
+
+
+def test_a_plain_region_gets_no_contrast() -> None:
+    found = fill(np.full((64, 64, 3), 0.4, np.float32), hole())
+
+    assert found[hole()].std(axis=0).max() < 1e-4

@@ -1,0 +1,130 @@
+"""Metadata and a missing end: neither decides over pixels that are there."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from pipeline.errors import UnreadableImage
+from pipeline.imaging.decode import decode_image
+from tests.fakes.images import draw_figure, encode
+
+PIXELS = draw_figure(160, background=(200, 200, 210))
+PHOTO = Image.fromarray(PIXELS).convert("RGB")
+BIG = 3 << 20
+
+
+def chunk(name: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+def with_chunk(added: bytes, *, before_pixels: bool = True, pixels: NDArray[np.uint8] = PIXELS) -> bytes:
+    png = encode(pixels)
+    at = png.index(b"IDAT") - 4 if before_pixels else len(png) - 12
+    return png[:at] + added + png[at:]
+
+
+@pytest.mark.parametrize("before_pixels", [True, False])
+@pytest.mark.parametrize(
+    "added",
+    [
+        chunk(b"zTXt", b"workflow\0\0" + zlib.compress(bytes(BIG))),
+        chunk(b"iTXt", b"workflow\0\1\0\0\0" + zlib.compress(bytes(BIG))),
+        chunk(b"tEXt", b"parameters\0" + b"a" * BIG),
+        chunk(b"iCCP", b"monitor\0\0" + zlib.compress(bytes(BIG))),
+        chunk(b"iCCP", b"monitor\0\0broken"),
+        chunk(b"eXIf", b"MM\0*\0\0\xff\xff"),
+        chunk(b"eXIf", b"no EXIF"),
+        chunk(b"gAMA", b"\0"),
+        chunk(b"cHRM", bytes(32)) + chunk(b"gAMA", bytes(4)),
+        chunk(b"pHYs", b"\0"),
+        chunk(b"acTL", b"\0"),
+        chunk(b"tEXt", b"a\0b")[:-4] + b"\0\0\0\0",
+        chunk(b"zTXt", b"x") * 300,
+    ],
+)
+def test_a_png_is_read_whatever_its_metadata(added: bytes, before_pixels: bool) -> None:
+    assert np.array_equal(decode_image(with_chunk(added, before_pixels=before_pixels)), PIXELS)
+
+
+@pytest.mark.parametrize(
+    "segment",
+    [
+        b"\xff\xe1\0\x10Exif\0\0MM\0*\0\0\xff\xff",
+        b"\xff\xe1\xff\xffExif\0\0MM",  # its length leads beyond the file
+        b"\xff\xe2\0\x14ICC_PROFILE\0\1\1XXXX",
+        b"\xff\xe2\0\x0aMPF\0\0\0\0\0",
+        b"\xff\xed\0\x09Photosh",
+        b"\xff\xe0\0\x04JF",
+        b"\xff\xee\0\x08Adobe\0",
+    ],
+)
+def test_a_jpeg_is_read_whatever_its_metadata(segment: bytes) -> None:
+    jpeg = encode(PHOTO, "JPEG", quality=95)
+    assert np.array_equal(decode_image(jpeg[:2] + segment + jpeg[2:]), decode_image(jpeg))
+
+
+def test_a_webp_is_read_whatever_its_metadata() -> None:
+    webp = encode(PIXELS, "WEBP", lossless=True, exif=b"Exif\0\0MM\0*broken", xmp=b"<x/>", icc_profile=b"no profile")
+    assert np.array_equal(decode_image(webp), PIXELS)
+    assert np.array_equal(decode_image(webp[:-4]), PIXELS)  # the last chunk is metadata
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0, "restart_marker_rows": 1}])
+def test_a_jpeg_without_its_end_is_read_and_a_cut_one_is_not(options: dict[str, object]) -> None:
+    jpeg = encode(PHOTO, "JPEG", quality=95, **options)
+    whole = decode_image(jpeg).astype(int)
+    assert np.array_equal(decode_image(jpeg[:-2]), whole)
+    assert np.array_equal(decode_image(jpeg[:-1]), whole)
+    for share in (0.9, 0.5, 0.3):
+        with pytest.raises(UnreadableImage, match="damaged or truncated"):
+            decode_image(jpeg[: int(share * len(jpeg))])
+
+
+def test_a_png_without_its_end_is_read_and_a_cut_one_is_not() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (100, 40, 3), np.uint8)
+    png = encode(noise)
+    assert np.array_equal(decode_image(png[:-12])[..., :3], noise)
+    assert np.array_equal(decode_image(png[: int(0.99 * len(png))])[:97, :, :3], noise[:97])
+    with pytest.raises(UnreadableImage, match="damaged or truncated"):
+        decode_image(png[: int(0.9 * len(png))])
+
+
+LINEAR = np.full((4, 4, 3), 55, np.uint8)
+GAMA_1 = chunk(b"gAMA", (100_000).to_bytes(4, "big"))
+
+
+@pytest.mark.parametrize(
+    ("added", "grey"),
+    [
+        (GAMA_1, 128),  # sRGB of 55/255 in linear light
+        (chunk(b"gAMA", (45455).to_bytes(4, "big")), 55),
+        (GAMA_1 + chunk(b"sRGB", b"\0"), 55),  # sRGB goes before gAMA
+        (chunk(b"cICP", bytes((1, 8, 0, 1))) + chunk(b"sRGB", b"\0"), 128),  # and cICP before both
+        (chunk(b"cICP", bytes((1, 13, 0, 1))) + GAMA_1, 55),
+    ],
+)
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P"])
+def test_the_colours_of_a_png_follow_the_order_of_its_chunks(added: bytes, grey: int, mode: str) -> None:
+    image = Image.fromarray(LINEAR)
+    png = encode(image.quantize(2) if mode == "P" else image.convert(mode))
+    at = png.index(b"IHDR") + 21
+    assert np.abs(decode_image(png[:at] + added + png[at:])[..., :3].astype(int) - grey).max() <= 1
+
+
+def test_wide_primaries_are_converted() -> None:
+    red = np.zeros((4, 4, 3), np.uint8)
+    red[..., 0], red[..., 1:] = 200, 100
+    at = (png := encode(red)).index(b"IHDR") + 21
+    decoded = decode_image(png[:at] + chunk(b"cICP", bytes((12, 13, 0, 1))) + png[at:])[0, 0].astype(int)
+    assert np.abs(decoded[:3] - (216, 92, 95)).max() <= 3  # Display P3 to sRGB, by the matrices of CSS Color 4
+
+
+def test_a_large_jpeg_is_decoded_at_a_reduced_size() -> None:
+    wide = encode(Image.new("L", (10_000, 6_001), 90), "JPEG")
+    assert decode_image(wide).shape == (2458, 4096, 4)
