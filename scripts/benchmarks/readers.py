@@ -229,9 +229,9 @@ def cell(reader: Reader, result: GenerationResult, output_format: str, path: Pat
     words = ["opens"]
     if found.extents is not None:
         low, high = np.array(result.meta["mesh"]["bounds"])
-        metres = high - low  # y-up
-        expected = metres * FORMATS[output_format].units_per_metre
-        is_z_up = (reader.turns_up and output_format in ("glb", "obj", "usdz")) or FORMATS[output_format].up_axis == "z"
+        spec = FORMATS[output_format]
+        expected = (high - low) * (spec.default_size_m / FORMATS["glb"].default_size_m * spec.units_per_metre)
+        is_z_up = spec.up_axis == "z" or reader.turns_up
         if np.allclose(sorted(found.extents), sorted(expected), rtol=TOLERANCE):
             words.append("size")
         if np.allclose(found.extents, expected[[0, 2, 1]] if is_z_up else expected, rtol=TOLERANCE):

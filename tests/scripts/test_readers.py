@@ -8,7 +8,9 @@ from typing import Any
 
 from scripts.benchmarks.readers import Found, Reader, cell
 
-RESULT: Any = SimpleNamespace(meta={"mesh": {"bounds": [[-0.1, 0.0, -0.2], [0.1, 1.0, 0.2]]}})  # 0.2 × 1 × 0.4 m, y-up
+RESULT: Any = SimpleNamespace(
+    meta={"mesh": {"bounds": [[-0.1, 0.0, -0.2], [0.1, 1.0, 0.2]]}}
+)  # of the GLB: 0.2 × 1 × 0.4 m, y-up
 PATH = Path("robot.glb")
 
 
@@ -22,7 +24,7 @@ def test_size_and_orientation_are_told_apart() -> None:
     assert words(Found((0.2, 0.4, 1.0))) == "opens, size"
     assert words(Found((0.2, 0.4, 1.0)), turns_up=True) == "opens, size, upright"
     assert words(Found((200, 1000, 400))) == "opens"
-    assert words(Found((200, 400, 1000)), "3mf") == "opens, size, upright"
+    assert words(Found((20, 40, 100)), "3mf") == "opens, size, upright"
 
 
 def test_what_a_reader_does_not_tell_is_left_out() -> None:
