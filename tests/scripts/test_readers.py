@@ -10,7 +10,7 @@ from scripts.benchmarks.readers import Found, Reader, cell
 
 RESULT: Any = SimpleNamespace(
     meta={"mesh": {"bounds": [[-0.1, 0.0, -0.2], [0.1, 1.0, 0.2]]}}
-)  # of the GLB: 0.2 × 1 × 0.4 m, y-up
+)  # 0.2 × 1 × 0.4 m
 PATH = Path("robot.glb")
 
 
