@@ -24,6 +24,7 @@ EMPTY = StoreMetrics(
     gpu_seconds=0.0,
     task_attempts={},
     tasks_pending={},
+    failed_requests_bytes=0,
     durations={},
 )
 

@@ -42,6 +42,7 @@ def series(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
         gpu_seconds=0.0,
         task_attempts={("webhook", "error"): 1},
         tasks_pending={"webhook": 1},
+        failed_requests_bytes=0,
         durations={Series("job", "success", "preview"): Histogram(), Series("stage", "export", "preview"): Histogram()},
     )
     text = metrics_text(

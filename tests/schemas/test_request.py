@@ -97,6 +97,9 @@ def test_defaults_are_the_documented_ones() -> None:
         "target_faces": None,
         "lods": None,
         "depth": None,
+        "size": None,
+        "origin": "bottom",
+        "up_axis": None,
     }
 
 

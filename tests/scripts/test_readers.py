@@ -8,9 +8,7 @@ from typing import Any
 
 from scripts.benchmarks.readers import Found, Reader, cell
 
-RESULT: Any = SimpleNamespace(
-    meta={"mesh": {"bounds": [[-0.1, 0.0, -0.2], [0.1, 1.0, 0.2]]}}
-)  # 0.2 × 1 × 0.4 m
+RESULT: Any = SimpleNamespace(meta={"mesh": {"bounds": [[-0.1, 0.0, -0.2], [0.1, 1.0, 0.2]]}})  # 0.2 × 1 × 0.4 m
 PATH = Path("robot.glb")
 
 

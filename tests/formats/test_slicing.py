@@ -1,0 +1,34 @@
+"""PrusaSlicer slices STL and 3MF as they are delivered: a figure of 100 mm, standing on the bed."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from pipeline import generate
+from schemas.formats import FORMATS
+from tests.fakes.images import draw_figure
+
+SLICER = shutil.which("prusa-slicer")
+LAYER_MM = 0.25
+HEIGHT_MM = 100.0
+
+
+@pytest.mark.skipif(SLICER is None, reason="prusa-slicer is not installed")
+@pytest.mark.parametrize("output_format", [name for name, spec in FORMATS.items() if spec.needs_body])
+def test_a_slicer_prints_the_figure_standing_at_100_mm(tmp_path: Path, output_format: str) -> None:
+    result = generate(draw_figure(192), output_format=output_format, resolution=64, no_texture=True, seed=1)
+    model, *_ = result.save(tmp_path)
+    path = tmp_path / "figure.gcode"
+    layers = ["--layer-height", str(LAYER_MM), "--first-layer-height", str(LAYER_MM)]
+    command = [str(SLICER), "--export-gcode", *layers, "--output", str(path), str(model)]
+    sliced = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert sliced.returncode == 0, sliced.stderr
+    gcode = path.read_text()
+    heights = [float(each) for each in re.findall(r"^;Z:([\d.]+)$", gcode, flags=re.MULTILINE)]
+    assert len(heights) == gcode.count(";LAYER_CHANGE") == pytest.approx(HEIGHT_MM / LAYER_MM, abs=1)
+    assert max(heights) == pytest.approx(HEIGHT_MM, abs=LAYER_MM)
