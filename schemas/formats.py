@@ -58,7 +58,8 @@ FORMATS: dict[str, FormatSpec] = {
     for spec in (
         FormatSpec("glb", "model/gltf-binary", "embedded", magic=b"glTF"),
         FormatSpec("obj", "model/obj", "companion", material_file=".mtl", texture_file="_texture.png"),
-        # Slicers read STL in millimetres and z-up, other readers z-up, and PLY has no registered type.
+        # STL and PLY state no unit and no axis. Slicers read STL in millimetres; importers of both expect z up. PLY has
+        # no registered media type.
         FormatSpec(
             "stl", "model/stl", "none", needs_body=True, up_axis="z", units_per_metre=1000.0, default_size_m=0.1
         ),

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that tests use: PostgreSQL, pgbouncer and nginx, of which they start private servers,
-# Chromium, SQLite's command line, and a C compiler, for a system clock that can be set. Names what is missing and cannot be installed; the
-# tests that need it then skip with the same reason.
+# Chromium, SQLite's command line, PrusaSlicer, and a C compiler, for a system clock that can be set. Names what is missing and cannot be
+# installed; the tests that need it then skip with the same reason.
 set -euo pipefail
 
 has_postgresql() { compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || command -v initdb >/dev/null 2>&1; }
@@ -9,10 +9,11 @@ has_pgbouncer() { compgen -G '/usr/sbin/pgbouncer' >/dev/null || command -v pgbo
 has_nginx-light() { compgen -G '/usr/sbin/nginx' >/dev/null || command -v nginx >/dev/null 2>&1; }
 has_sqlite3() { command -v sqlite3 >/dev/null 2>&1; }
 has_chromium() { command -v chromium >/dev/null 2>&1; }
+has_prusa-slicer() { command -v prusa-slicer >/dev/null 2>&1; }
 has_build-essential() { command -v cc >/dev/null 2>&1; }
 
 missing=()
-for package in postgresql pgbouncer nginx-light chromium sqlite3 build-essential; do
+for package in postgresql pgbouncer nginx-light chromium sqlite3 prusa-slicer build-essential; do
     "has_$package" || missing+=("$package")
 done
 if [ ${#missing[@]} = 0 ]; then

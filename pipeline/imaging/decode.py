@@ -51,15 +51,20 @@ def decode_image(data: bytes) -> NDArray[np.uint8]:
         content = without_metadata(data, kind)
         try:
             return _decode(content, kind, data)
-        except UnreadableImage:
+        except (UnreadableImage, MemoryError, Image.DecompressionBombError):  # final, whatever is left out of the file
             raise
         except Exception:
             bare = without_metadata(data, kind, keep_orientation=False)
-            for attempt in (bare if bare != content else None, completed(content, kind), completed(bare, kind)):
-                if attempt is None:
-                    continue
+            repairs = (
+                lambda: bare if bare != content else None,
+                lambda: completed(content, kind, max_pixels=MAX_MEGAPIXELS * 1_000_000),
+                lambda: completed(bare, kind, max_pixels=MAX_MEGAPIXELS * 1_000_000),
+            )
+            for repair in repairs:
                 with suppress(*_DECODER_ERRORS):
-                    return _decode(attempt, kind, data)
+                    repaired = repair()
+                    if repaired is not None:
+                        return _decode(repaired, kind, data)
             raise
 
 

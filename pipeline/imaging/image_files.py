@@ -7,6 +7,7 @@ read all the same. Knows nothing of decoding to colours.
 from __future__ import annotations
 
 import io
+import re
 import struct
 import zlib
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ MIN_SHARE = 0.98
 MAX_PROFILE_BYTES = 8 << 20
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
+_JPEG_TABLE = re.compile(b"\xff[\xdb\xc4\xc0-\xc2]")
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 """Of PNG's colour types."""
 
@@ -42,10 +44,14 @@ def without_metadata(content: bytes, kind: ImageFormat, *, keep_orientation: boo
     return content
 
 
-def completed(content: bytes, kind: ImageFormat) -> bytes | None:
-    """A PNG or JPEG that ends too early, with an end; None if less than `MIN_SHARE` of its pixels is there."""
+def completed(content: bytes, kind: ImageFormat, *, max_pixels: int) -> bytes | None:
+    """A PNG or JPEG that ends too early, with an end; None if less than `MIN_SHARE` of its pixels is there.
+
+    Args:
+        max_pixels: of a PNG, whose rows are all in memory for this; None is returned for one with more.
+    """
     if kind is PNG:
-        return _completed_png(content)
+        return _completed_png(content, max_pixels=max_pixels)
     if kind is JPEG:
         return _completed_jpeg(content)
     return None
@@ -108,14 +114,14 @@ def _png_of(content: bytes, *, keep_orientation: bool) -> bytes:
     return b"".join(kept)
 
 
-def _completed_png(content: bytes) -> bytes | None:
+def _completed_png(content: bytes, *, max_pixels: int) -> bytes | None:
     chunks = list(_png_chunks(content))
     if not chunks or chunks[0][0] != b"IHDR" or len(chunks[0][1]) != 13 or not chunks[0][2]:
         return None
     if any(not is_whole for name, _, is_whole in chunks[:-1] if name in _PNG_PIXELS):
         return None  # damaged, not cut
     width, height, depth, colour, _, _, interlace = struct.unpack(">IIBBBBB", chunks[0][1])
-    if interlace or colour not in _CHANNELS:
+    if interlace or colour not in _CHANNELS or width * height > max_pixels:
         return None
     row_bytes = 1 + (width * depth * _CHANNELS[colour] + 7) // 8
     inflate = zlib.decompressobj()
@@ -162,8 +168,8 @@ def _jpeg_of(content: bytes, *, keep_orientation: bool) -> bytes:
 
 def _next_table(content: bytes, begin: int) -> int:
     """Where the next quantisation or Huffman table or frame header begins."""
-    starts = (content.find(bytes((0xFF, marker)), begin) for marker in (0xDB, 0xC4, 0xC0, 0xC1, 0xC2))
-    return min((start for start in starts if start >= 0), default=len(content))
+    found = _JPEG_TABLE.search(content, begin)
+    return len(content) if found is None else found.start()
 
 
 def _is_jpeg_colour(segment: bytes) -> bool:

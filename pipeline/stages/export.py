@@ -210,7 +210,7 @@ def _reduced_cutout(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def make_levels(generation: Generation, *, request: ImageTo3DRequest, on_step: OnStep) -> list[Asset]:
     """Clean, simplify, unwrap and bake: the asset, then its further levels of detail in the order of the request.
 
-    Further levels have textures of their own, of half the side: docs/performance.md has the measurement. One texture
+    Further levels have textures of their own, of half the side: docs/formats.md has the measurement. One texture
     for all would need the seams of the finest level in the coarser ones, whose faces cross them.
 
     Raises:

@@ -18,7 +18,7 @@ LAYER_MM = 0.25
 HEIGHT_MM = 100.0
 
 
-@pytest.mark.skipif(SLICER is None, reason="prusa-slicer is not installed")
+@pytest.mark.skipif(SLICER is None, reason="prusa-slicer is missing, which scripts/debian_for_tests.sh installs")
 @pytest.mark.parametrize("output_format", [name for name, spec in FORMATS.items() if spec.needs_body])
 def test_a_slicer_prints_the_figure_standing_at_100_mm(tmp_path: Path, output_format: str) -> None:
     result = generate(draw_figure(192), output_format=output_format, resolution=64, no_texture=True, seed=1)

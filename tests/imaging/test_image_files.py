@@ -12,6 +12,8 @@ from PIL import Image
 
 from pipeline.errors import UnreadableImage
 from pipeline.imaging.decode import decode_image
+from pipeline.imaging.image_files import completed
+from pipeline.imaging.signatures import PNG
 from tests.fakes.images import draw_figure, encode
 
 PIXELS = draw_figure(160, background=(200, 200, 210))
@@ -128,3 +130,11 @@ def test_wide_primaries_are_converted() -> None:
 def test_a_large_jpeg_is_decoded_at_a_reduced_size() -> None:
     wide = encode(Image.new("L", (10_000, 6_001), 90), "JPEG")
     assert decode_image(wide).shape == (2458, 4096, 4)
+
+
+def test_a_header_with_far_too_many_pixels_is_not_completed() -> None:
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 60_000, 60_000, 8, 6, 0, 0, 0))
+    zeros = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(1 << 24)))
+    assert completed(zeros, PNG, max_pixels=60_000_000) is None
+    with pytest.raises(UnreadableImage, match="megapixels"):
+        decode_image(zeros)
