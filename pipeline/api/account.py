@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from pipeline.api.body_schema import body_schema
 from pipeline.api.context import Context, context_of
 from pipeline.api.problems import BAD_REQUEST, OK, TOO_LARGE, TOO_MANY, UNAUTHORIZED, documented
-from pipeline.api.queue_stats import read_outlook
+from pipeline.api.queue_stats import read_queue_estimate
 from pipeline.api.routes import ENTERPRISE, KEY_BODY, V6
 from pipeline.errors import InvalidRequest
 from pipeline.jobs.model import LedgerFilter
@@ -81,8 +81,8 @@ async def system_details(request: Request, context: Context = Depends(context_of
     await context.caller(request)
 
     def read() -> SystemDetailsBody:
-        outlook = read_outlook(context.store)
-        return SystemDetailsBody(model_count=len(outlook.engines), queue_time=outlook.wait_s)
+        queue = read_queue_estimate(context.store)
+        return SystemDetailsBody(model_count=len(queue.engines), queue_time=queue.wait_s)
 
     return JSONResponse((await context.in_thread(read)).to_json())
 

@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse
 from pipeline.api.body_schema import body_schema
 from pipeline.api.context import Context, context_of
 from pipeline.api.problems import BAD_REQUEST, TOO_LARGE, UNAUTHORIZED, documented
-from pipeline.api.queue_stats import read_outlook
+from pipeline.api.queue_stats import read_queue_estimate
 from pipeline.api.routes import (
     DEFAULT_FORMATS,
     EXAMPLE,
@@ -39,16 +39,16 @@ async def estimate(request: Request, context: Context = Depends(context_of)) -> 
 
 def _estimate_of(submission: Submission, context: Context) -> EstimateBody:
     """The estimate of a validated submit. Blocks."""
-    outlook, settings = read_outlook(context.store), context.settings
+    queue, settings = read_queue_estimate(context.store), context.settings
     engine = str(submission.job.meta.parameters.get("engine") or settings.engine)
-    job_s = outlook.job_s_of.get(engine, outlook.job_s)
+    job_s = queue.job_s_of.get(engine, queue.job_s)
     price = settings.price_of(engine, seconds=job_s)
     return EstimateBody(
         engine=engine,
         seconds=round(job_s, 2),
-        queue_position=outlook.queued + 1,
-        queue_time=outlook.wait_s,
-        eta=max(1, math.ceil(outlook.wait_s + job_s)),
+        queue_position=queue.queued + 1,
+        queue_time=queue.wait_s,
+        eta=max(1, math.ceil(queue.wait_s + job_s)),
         price=price,
         currency=None if price is None else settings.currency,
         warning=" ".join(submission.job.meta.notes),

@@ -55,7 +55,7 @@ class QueueStatsReader:
 
 
 @dataclass(frozen=True)
-class Outlook:
+class QueueEstimate:
     """What a job that is submitted now can expect.
 
     Attributes:
@@ -73,14 +73,14 @@ class Outlook:
     job_s_of: Mapping[str, float] = field(default_factory=dict[str, float])
 
 
-def read_outlook(store: QueueStatsStore) -> Outlook:
-    """The outlook at present. Blocks."""
+def read_queue_estimate(store: QueueStatsStore) -> QueueEstimate:
+    """The queue at present. Blocks."""
     workers, timings = store.workers(), store.timings()
     counted = store.metrics()
     queued = counted.states.get(JobState.QUEUED, 0)
     job_s = timings.seconds if timings.calls else DEFAULT_JOB_S
     ahead = queued if any(worker.job_id is None for worker in workers) else queued + 1
-    return Outlook(
+    return QueueEstimate(
         engines=frozenset(engine for worker in workers if worker.is_ready for engine in worker.engines),
         job_s=job_s,
         queued=queued,

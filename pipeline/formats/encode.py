@@ -15,6 +15,7 @@ from pipeline.mesh.asset import Asset, thickened
 from pipeline.mesh.placement import Placement
 from pipeline.storage.base import companion_names
 from schemas.formats import FORMATS, OutputFormat
+from schemas.request import UpAxis
 
 
 class AssetEncoder:
@@ -47,7 +48,11 @@ class AssetEncoder:
         """What a format without a place for units and axes says of them in a comment, with the asset's name."""
         spec = FORMATS[output_format]
         unit = {1.0: "metres", 1000.0: "millimetres"}[spec.units_per_metre]
-        return f"image-to-3d {self._asset.name}, {self._placement.up_axis or spec.up_axis}-up, {unit}"
+        return f"image-to-3d {self._asset.name}, {self.up_axis_in(output_format)}-up, {unit}"
+
+    def up_axis_in(self, output_format: str) -> UpAxis:
+        """The axis that points up in a format's files."""
+        return self._placement.up_axis or FORMATS[output_format].up_axis
 
     @cached_property
     def _body(self) -> Asset:
@@ -134,6 +139,7 @@ def _usdz(asset: Asset, encoder: AssetEncoder, stem: str) -> dict[str, bytes]:
         uv_faces=split.faces if asset.is_textured else None,
         texture_png=encoder.colour_png,
         is_double_sided=asset.is_open,
+        up_axis=encoder.up_axis_in("usdz"),
     )
     return {f"{stem}.usdz": content}
 

@@ -18,10 +18,9 @@ import lib3mf
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.formats.archive import FIXED_TIME
 from pipeline.version import __version__
 
-FIXED_TIME = (1980, 1, 1, 0, 0, 0)
-"""The earliest time that a zip archive can state."""
 CONTENT_TYPES = "[Content_Types].xml"
 NAMESPACE = uuid.UUID("2f0e6f0e-6f0c-5a51-9a4e-3f6f7a9c1d10")
 """Chosen at random once; the UUIDs of parts are derived from it, since lib3mf would draw them."""

@@ -20,13 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pxr import Gf, Sdf, Tf, Usd, UsdGeom, UsdShade, Vt
 
+from pipeline.formats.archive import FIXED_TIME
 from pipeline.formats.glb import PLAIN_GREY, ROUGHNESS, unit_normals
 from pipeline.version import __version__
+from schemas.request import UpAxis
 
 ALIGNMENT = 64
 """Every file begins at a multiple of so many bytes, so that readers can map it into memory."""
-FIXED_TIME = (1980, 1, 1, 0, 0, 0)
-"""The earliest time that a zip archive can state."""
 LOCAL_HEADER_BYTES, FIELD_HEADER_BYTES = 30, 4
 PADDING_FIELD = 0x1986
 """The id of the extra field that holds the padding, as USD's own writer has it."""
@@ -42,17 +42,20 @@ def usdz_bytes(
     uv_faces: NDArray[np.int32] | None = None,
     texture_png: bytes | None = None,
     is_double_sided: bool = False,
+    up_axis: UpAxis = "y",
 ) -> bytes:
     """Encode a mesh. Texture coordinates have their own indices, so vertices are not split at seams.
 
     Args:
         name: what the scene is called; names of its parts are derived from it.
-        vertices: (V, 3) metres, y-up.
+        vertices: (V, 3) metres.
         faces: (F, 3) indices into `vertices`, at least one.
         normals: (V, 3) unit vectors.
         uvs: (T, 2) in [0, 1], v downwards; written with v upwards, as USD defines it. None without a texture.
         uv_faces: (F, 3) indices into `uvs`.
         texture_png: the base colour as a PNG file; None without a texture.
+        is_double_sided: whether the backs of faces are seen.
+        up_axis: of the vertices; the file states it. ARKit takes only y.
 
     Raises:
         ValueError: there is no face, or only some of `uvs`, `uv_faces` and `texture_png` are given.
@@ -64,7 +67,7 @@ def usdz_bytes(
     identifier = Tf.MakeValidIdentifier(name)
     texture_name = f"textures/{identifier}.png"
     stage = Usd.Stage.CreateInMemory()
-    UsdGeom.SetStageUpAxis(stage, UsdGeom.Tokens.y)
+    UsdGeom.SetStageUpAxis(stage, UsdGeom.Tokens.y if up_axis == "y" else UsdGeom.Tokens.z)
     UsdGeom.SetStageMetersPerUnit(stage, 1.0)
     stage.GetRootLayer().customLayerData = {"creator": f"image-to-3d {__version__}"}
     root = UsdGeom.Xform.Define(stage, f"/{identifier}")

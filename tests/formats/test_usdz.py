@@ -16,14 +16,23 @@ pytest.importorskip("pxr")
 from pipeline.formats.png import png_bytes
 from pipeline.formats.reading import read_usdz
 from pipeline.formats.usdz import usdz_bytes
+from schemas.request import UpAxis
 from tests.formats.meshes import FACES, NORMALS, TEXTURE, UVS, VERTICES, no_faces
 from tests.usd import ALIGNMENT, issues_of
 
 
-def encoded(*, name: str = "toy", is_textured: bool = True, is_double_sided: bool = False) -> bytes:
+def encoded(
+    *, name: str = "toy", is_textured: bool = True, is_double_sided: bool = False, up_axis: UpAxis = "y"
+) -> bytes:
     texture = {"uvs": UVS, "uv_faces": FACES, "texture_png": png_bytes(TEXTURE)} if is_textured else {}
     return usdz_bytes(
-        name=name, vertices=VERTICES, faces=FACES, normals=NORMALS, is_double_sided=is_double_sided, **texture
+        name=name,
+        vertices=VERTICES,
+        faces=FACES,
+        normals=NORMALS,
+        is_double_sided=is_double_sided,
+        up_axis=up_axis,
+        **texture,
     )
 
 
@@ -61,6 +70,14 @@ def test_the_stage_states_what_readers_need(tmp_path: Path) -> None:
     material, _ = UsdShade.MaterialBindingAPI(mesh).ComputeBoundMaterial()
     shader, _, _ = material.ComputeSurfaceSource()
     assert shader.GetIdAttr().Get() == "UsdPreviewSurface" and shader.GetInput("metallic").Get() == 0
+
+
+def test_the_stage_states_the_axis_that_points_up(tmp_path: Path) -> None:
+    from pxr import Usd, UsdGeom
+
+    path = tmp_path / "toy.usdz"
+    path.write_bytes(encoded(up_axis="z"))
+    assert UsdGeom.GetStageUpAxis(Usd.Stage.Open(str(path))) == "Z"
 
 
 def test_every_file_of_the_package_is_stored_and_aligned() -> None:

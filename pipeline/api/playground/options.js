@@ -6,6 +6,7 @@ const ELSEWHERE = new Set(["key", "image"]);
 const UP_FRONT = ["engine", "output_format", "resolution", "texture_size", "render"];
 const MOST_SEGMENTS = 6;
 const MOST_SLIDER_STEPS = 15000;
+const MOST_SLIDER_RATIO = 100000; // of its ends: on a wider range, all usual values lie at one end
 
 const readers = new Map();
 let engines = { default: "", engines: [] };
@@ -144,7 +145,8 @@ function choice(kind, schema, id) {
 function number(name, kind, schema, id) {
   const step = kind.type === "integer" ? 1 : (kind.maximum - kind.minimum) / 100 < 0.05 ? 0.01 : 0.1;
   const entry = make("input", { id, type: "text", inputMode: kind.type === "integer" ? "numeric" : "decimal", autocomplete: "off", value: schema.default ?? "", placeholder: EMPTY[name] ?? "" });
-  if (kind.minimum === undefined || kind.maximum === undefined || (kind.maximum - kind.minimum) / step > MOST_SLIDER_STEPS) return [entry];
+  if (kind.minimum === undefined || kind.maximum === undefined) return [entry];
+  if ((kind.maximum - kind.minimum) / step > MOST_SLIDER_STEPS || (kind.minimum > 0 && kind.maximum / kind.minimum > MOST_SLIDER_RATIO)) return [entry];
   const slider = make("input", { type: "range", min: kind.minimum, max: kind.maximum, step });
   slider.value = schema.default ?? (kind.minimum + kind.maximum) / 2;
   // The entry beside it says the same to a keyboard and a screen reader.

@@ -59,4 +59,4 @@ export const HINTS = {
 };
 
 /** What an empty field means, in the field itself. */
-export const EMPTY = { depth: "guessed", size: "by format", up_axis: "by format", target_faces: "not set", output_formats: "only the one above", lods: "none", view_angles: "guessed", track_id: "name of the image", retention_s: "not set", webhook: "none" };
+export const EMPTY = { depth: "guessed", size: "by format", target_faces: "not set", output_formats: "only the one above", lods: "none", view_angles: "guessed", track_id: "name of the image", retention_s: "not set", webhook: "none" };
