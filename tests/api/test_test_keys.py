@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from importlib.resources import files
 from urllib.parse import urlsplit
 
 import pytest
 
+from pipeline.inspection import inspect
 from pipeline.job_handler import webhook_dispatcher
 from pipeline.jobs.api_keys import is_test_key, make_key
 from pipeline.jobs.model import KeyLimits, LedgerFilter
-from schemas.formats import OUTPUT_FORMATS
+from schemas.formats import FORMATS, OUTPUT_FORMATS
 from tests.api.conftest import IMAGE, Deployment
 from tests.e2e.faults import Receiver
 
@@ -86,3 +88,11 @@ def test_only_keys_that_were_made_for_tests_are_test_keys() -> None:
     plain, record = make_key("a", limits=KeyLimits(), is_test=True)
     assert plain.startswith("i3d_test_") and is_test_key(record)
     assert not is_test_key(make_key("b", limits=KeyLimits())[1])
+
+
+@pytest.mark.parametrize("output_format", OUTPUT_FORMATS)
+def test_the_fixed_asset_is_as_large_as_a_job_would_make_it(output_format: str) -> None:
+    content = files("pipeline.api").joinpath("sample", f"sample.{output_format}").read_bytes()
+    report = inspect(content, file_type=output_format)
+    longest = max(high - low for low, high in zip(report.lowest, report.highest, strict=True))
+    assert longest == pytest.approx(FORMATS[output_format].default_size_m, rel=1e-3)
