@@ -41,7 +41,7 @@ class CardEngine:
     def generate(self, views, options, *, on_step=lambda share: None):
         on_step(0.5)  # called often: it reports progress, and raises when the caller cancels
         mesh = TriMesh(vertices=CORNERS, faces=FACES)
-        return Generation(mesh=mesh, colour_source=Projection(views[0]), engine=self.name, seed=options.seed)
+        return Generation(mesh=mesh, attribute_source=Projection(views[0]), engine=self.name, seed=options.seed)
 
 
 result = generate(sys.argv[1], engine=CardEngine(), seed=1, texture_size=512)

@@ -192,6 +192,11 @@ def companion_names(output_format: str, *, file_prefix: str, is_textured: bool =
     return [f"{word}{ending}" for ending in endings if ending]
 
 
+def map_name(file_prefix: str, channel: str) -> str:
+    """The file of an image that a material has beside its base colour: `robot_roughness.png`."""
+    return f"{safe_name(file_prefix)}_{channel}.png"
+
+
 def cutout_names(file_prefix: str, *, views: int) -> list[str]:
     """The names of the cut-outs of a job's views, each of which is delivered if its background was removed."""
     return [f"{file_prefix}{f'_{number}' if views > 1 else ''}_cutout.png" for number in range(1, views + 1)]

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from pipeline.mesh.bake import NO_FACE, bake, colour_vertices, own_texels
 from pipeline.mesh.clean import clean
+from pipeline.mesh.material import SurfaceAttributes
 from pipeline.mesh.simplify import simplify
 from pipeline.mesh.tri_mesh import TriMesh
 from pipeline.mesh.unwrap import UnwrappedMesh, unwrap
@@ -20,9 +21,14 @@ SIZE = 1024
 SHAPES = {"torus": torus, "box": box, "organic": organic}
 
 
-def field(points: NDArray[np.float32], normals: NDArray[np.float32]) -> NDArray[np.float32]:
+def colour_at(points: NDArray[np.float32]) -> NDArray[np.float32]:
     """A colour that is known everywhere; it does not depend on how many points are asked for at once."""
     return (0.5 + 0.4 * np.sin(11 * points + np.float32([0, 1, 2]))).astype(np.float32)
+
+
+def field(points: NDArray[np.float32], normals: NDArray[np.float32]) -> SurfaceAttributes:
+    """A source of colours alone."""
+    return SurfaceAttributes(colour_at(points))
 
 
 @cache
@@ -40,7 +46,7 @@ def texture_of(
     unwrapped: UnwrappedMesh, mesh: TriMesh, *, size: int = SIZE, chunk_size: int = 8192
 ) -> NDArray[np.uint8]:
     normals = mesh.vertex_normals()[unwrapped.source_vertices]
-    return bake(unwrapped, normals, field, texture_size=size, chunk_size=chunk_size)
+    return bake(unwrapped, normals, field, texture_size=size, chunk_size=chunk_size).base_colour
 
 
 def psnr(difference: NDArray[np.floating]) -> float:
@@ -74,7 +80,7 @@ def test_the_texture_equals_the_field_at_seams_too(name: str) -> None:
     column, row = low.T
     upper = texture[row, column] * (1 - x) + texture[row, column + 1] * x
     lower = texture[row + 1, column] * (1 - x) + texture[row + 1, column + 1] * x
-    difference = upper * (1 - y) + lower * y - field(points.astype(np.float32), points)
+    difference = upper * (1 - y) + lower * y - colour_at(points.astype(np.float32))
     covered = times_owned(unwrapped, SIZE) > 0
     at_edge = ~(
         covered[row, column] & covered[row, column + 1] & covered[row + 1, column] & covered[row + 1, column + 1]
@@ -87,14 +93,16 @@ def test_the_texture_equals_the_field_at_seams_too(name: str) -> None:
 def test_chunk_size_changes_only_the_points_per_call() -> None:
     mesh, asked = small("box"), []
 
-    def counting(points: NDArray[np.float32], normals: NDArray[np.float32]) -> NDArray[np.float32]:
+    def counting(points: NDArray[np.float32], normals: NDArray[np.float32]) -> SurfaceAttributes:
         asked.append(len(points))
         return field(points, normals)
 
     unwrapped = unwrapped_of("box")
     normals = mesh.vertex_normals()[unwrapped.source_vertices]
-    textures = [bake(unwrapped, normals, counting, texture_size=SIZE, chunk_size=size) for size in (997, 12_000)]
-    assert np.array_equal(*textures) and max(asked) <= 12_000 and min(asked[:5]) == 997
+    baked = [bake(unwrapped, normals, counting, texture_size=SIZE, chunk_size=size) for size in (997, 12_000)]
+    assert (
+        np.array_equal(*(material.base_colour for material in baked)) and max(asked) <= 12_000 and min(asked[:5]) == 997
+    )
     vertices = [colour_vertices(mesh, mesh.vertex_normals(), field, chunk_size=size) for size in (1, 5000)]
     assert np.array_equal(*vertices)
 
