@@ -23,13 +23,15 @@ from pipeline.formats.mp4 import encode_mp4
 from pipeline.formats.png import png_bytes
 from pipeline.imaging.background_removal import Cutout
 from pipeline.mesh.asset import THICKNESS_SHARE, Asset
-from pipeline.mesh.bake import bake, colour_vertices
+from pipeline.mesh.bake import Detail, bake, colour_vertices
 from pipeline.mesh.clean import clean
 from pipeline.mesh.clean_open import clean_open, faces_of_bodies
 from pipeline.mesh.material import ALPHA_CUTOFF, Material
 from pipeline.mesh.measure import measure
+from pipeline.mesh.nearest_surface import NearestSurface
 from pipeline.mesh.placement import Placement
 from pipeline.mesh.simplify import simplify
+from pipeline.mesh.tangents import vertex_tangents
 from pipeline.mesh.thicken import simplify_for_thickening
 from pipeline.mesh.tri_mesh import TriMesh
 from pipeline.mesh.unwrap import UnwrappedMesh, unwrap
@@ -126,7 +128,8 @@ def export(
         path = folder / name
         path.write_bytes(content)
         files.append(OutputFile(path, kinds[name], content_type_of(name), faces.get(name)))
-    warnings = _thickened_warning([name for name in request.formats if encoder.is_thickened_in(name)])
+    warnings = _normal_map_warning(request)
+    warnings += _thickened_warning([name for name in request.formats if encoder.is_thickened_in(name)])
     for stem, asked in zip(encoders, (request.target_faces, *(request.lods or ())), strict=True):
         warnings += _count_warning(f"{stem}.{request.formats[0]}", faces, asked=asked)
     return Exported((*files, *_cutout_files(cutouts, file_prefix, folder)), warnings, {"mesh": mesh_measures})
@@ -151,6 +154,16 @@ def _count_warning(name: str, faces: Mapping[str, int], *, asked: int | None) ->
         return ()
     reason = "the surface has no more" if faces[name] < asked else "the surface allows no fewer"
     return (f"{name} has {faces[name]:,} faces instead of {asked:,}: {reason}.",)
+
+
+def _normal_map_warning(request: ImageTo3DRequest) -> tuple[str, ...]:
+    """A sentence if a normal map was asked for that no file has."""
+    if not request.normal_map:
+        return ()
+    if request.no_texture:
+        return ("normal_map has no effect without a texture.",)
+    without = [name.upper() for name in request.formats if FORMATS[name].texture in ("vertices", "none")]
+    return (f"normal_map has no effect in {' and '.join(without)}, which has no images.",) if without else ()
 
 
 def _thickened_warning(output_formats: Sequence[str]) -> tuple[str, ...]:
@@ -236,6 +249,7 @@ def make_levels(generation: Generation, *, request: ImageTo3DRequest, on_step: O
     else:
         finest = with_faces(surface, request.target_faces)
     counts = request.lods or ()
+    detailed = NearestSurface(surface) if request.normal_map and not request.no_texture else None
     meshes = [finest, *(with_faces(finest if count <= len(finest.faces) else surface, count) for count in counts)]
     on_step(0.5)
 
@@ -249,6 +263,7 @@ def make_levels(generation: Generation, *, request: ImageTo3DRequest, on_step: O
                 generation,
                 request=request,
                 texture_size=max(request.texture_size // 2, LEAST_LOD_TEXTURE) if number else request.texture_size,
+                detailed=detailed,
                 on_step=step_of(number),
             ),
             is_open=is_open,
@@ -258,20 +273,36 @@ def make_levels(generation: Generation, *, request: ImageTo3DRequest, on_step: O
 
 
 def _with_texture(
-    mesh: TriMesh, generation: Generation, *, request: ImageTo3DRequest, texture_size: int, on_step: OnStep
+    mesh: TriMesh,
+    generation: Generation,
+    *,
+    request: ImageTo3DRequest,
+    texture_size: int,
+    detailed: NearestSurface | None,
+    on_step: OnStep,
 ) -> Asset:
-    """Unwrap and bake; without a texture where the request leaves it out."""
+    """Unwrap and bake; without a texture where the request leaves it out.
+
+    Args:
+        detailed: the surface whose normals are baked into a normal map; None bakes none.
+    """
     normals = unit_normals(mesh.vertex_normals())
     if request.no_texture:
         return _plain(mesh, normals)
     unwrapped = unwrap(mesh, texture_size=texture_size)
     on_step(0.4)
+    of_unwrapped = normals[unwrapped.source_vertices]
+    detail = None
+    if detailed is not None:
+        tangents = vertex_tangents(unwrapped.vertices, unwrapped.faces, of_unwrapped, unwrapped.uvs)
+        detail = Detail(detailed.normals_at, tangents)
     material = bake(
         unwrapped,
-        normals[unwrapped.source_vertices],
+        of_unwrapped,
         generation.attribute_source.attributes_at,
         texture_size=texture_size,
         chunk_size=request.points_at_once,
+        detail=detail,
         on_share=lambda share: on_step(0.4 + 0.6 * share),
     )
     colours = None

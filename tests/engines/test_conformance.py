@@ -90,7 +90,7 @@ class Neighbours(ColourSource):
         ("inside out", "not wound counter-clockwise"),
         ("not finite", "not finite"),
         ("wide indices", "mesh.faces is int64"),
-        ("neighbours", "depends on which points are asked for"),
+        ("neighbours", "depend on which points are asked for"),
         ("unsteady", "another result the second time"),
     ],
 )
