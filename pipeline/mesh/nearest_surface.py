@@ -125,6 +125,7 @@ def _sort_into_cells(
 ) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
     """The tables `starts` and `members` of a grid."""
     starts = np.zeros((shape[0], shape[1], shape[2], 2), np.int64)
+    members = np.empty(0, np.int32)
     for fill in range(2):
         if fill == 1:
             total = 0

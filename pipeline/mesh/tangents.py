@@ -26,7 +26,7 @@ def vertex_tangents(
         vertices: (V, 3).
         faces: (F, 3).
         normals: (V, 3) unit vectors.
-        uvs: (V, 2), v downwards, as in glTF; no chart is mirrored.
+        uvs: (V, 2), v downwards, as in glTF; charts may be mirrored.
 
     Returns:
         (V, 4) float32: unit tangents, each across its normal, and the sign w of the bitangent cross(normal, tangent) w,
@@ -49,9 +49,11 @@ def vertex_tangents(
         for axis in range(3):
             total[:, axis] += np.bincount(at, weighted[:, axis], len(vertices))
     tangents = _across(total, normals.astype(np.float64))
+    # Seen from outside, a face that is not mirrored runs counter-clockwise, so clockwise where v grows downwards.
+    mirrored = np.bincount(faces.ravel(), np.repeat(np.sign(determinant), 3), len(vertices)) > 0
     lost = np.linalg.norm(tangents, axis=1) < 0.5
     tangents[lost] = _any_across(normals[lost].astype(np.float64))
-    return np.column_stack([tangents, np.ones(len(vertices))]).astype(np.float32)
+    return np.column_stack([tangents, np.where(mirrored, -1.0, 1.0)]).astype(np.float32)
 
 
 def _across(vectors: NDArray[np.float64], normals: NDArray[np.float64]) -> NDArray[np.float64]:

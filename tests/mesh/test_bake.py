@@ -15,7 +15,7 @@ from pipeline.mesh.simplify import simplify
 from pipeline.mesh.tri_mesh import TriMesh
 from pipeline.mesh.unwrap import UnwrappedMesh, unwrap
 from tests.mesh.shapes import box, of_field, organic, stalks, tetrahedron, torus
-from tests.mesh.texels import times_owned
+from tests.mesh.texels import psnr, spread, times_owned
 
 SIZE = 1024
 SHAPES = {"torus": torus, "box": box, "organic": organic}
@@ -49,10 +49,6 @@ def texture_of(
     return bake(unwrapped, normals, field, texture_size=size, chunk_size=chunk_size).base_colour
 
 
-def psnr(difference: NDArray[np.floating]) -> float:
-    return float(10 * np.log10(1 / np.mean(difference**2)))
-
-
 @pytest.mark.parametrize("name", SHAPES)
 def test_no_texel_has_two_owners(name: str) -> None:
     assert times_owned(unwrapped_of(name), SIZE).max() == 1
@@ -68,26 +64,11 @@ def test_folded_and_thin_shapes_have_no_texel_with_two_owners_either() -> None:
 @pytest.mark.parametrize("name", SHAPES)
 def test_the_texture_equals_the_field_at_seams_too(name: str) -> None:
     mesh, unwrapped = small(name), unwrapped_of(name)
-    texture = texture_of(unwrapped, mesh).astype(np.float64) / 255
-    rng = np.random.default_rng(1)
-    area = np.linalg.norm(mesh.face_cross_products(), axis=1)
-    face = rng.choice(len(area), 100_000, p=area / area.sum())
-    weights = rng.dirichlet((1, 1, 1), len(face))
-    points = np.einsum("nk,nki->ni", weights, unwrapped.vertices[unwrapped.faces[face]])
-    places = np.einsum("nk,nki->ni", weights, unwrapped.uvs[unwrapped.faces[face]]) * SIZE - 0.5
-    low = np.clip(np.floor(places).astype(int), 0, SIZE - 2)
-    x, y = (places - low).T[:, :, None]
-    column, row = low.T
-    upper = texture[row, column] * (1 - x) + texture[row, column + 1] * x
-    lower = texture[row + 1, column] * (1 - x) + texture[row + 1, column + 1] * x
-    difference = upper * (1 - y) + lower * y - colour_at(points.astype(np.float32))
-    covered = times_owned(unwrapped, SIZE) > 0
-    at_edge = ~(
-        covered[row, column] & covered[row, column + 1] & covered[row + 1, column] & covered[row + 1, column + 1]
-    )
-    assert at_edge.sum() > 300
+    samples = spread(unwrapped, mesh.vertex_normals()[unwrapped.source_vertices], texture_size=SIZE)
+    difference = samples.read(texture_of(unwrapped, mesh)) - colour_at(samples.points)
+    assert samples.at_edge.sum() > 300
     assert psnr(difference) >= 38
-    assert psnr(difference[at_edge]) >= psnr(difference[~at_edge]) - 2
+    assert psnr(difference[samples.at_edge]) >= psnr(difference[~samples.at_edge]) - 2
 
 
 def test_chunk_size_changes_only_the_points_per_call() -> None:
