@@ -1,4 +1,4 @@
-"""The service below a path of nginx, which talks TLS to its clients, with the location that docs/deploy-docker.md gives."""
+"""The service below a path of nginx behind TLS, with the location that docs/deploy-docker.md gives."""
 
 from __future__ import annotations
 
