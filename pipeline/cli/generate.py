@@ -70,7 +70,8 @@ def _with_field_options(command: Callable[..., None]) -> Callable[..., None]:
     for row in option_rows():
         text = ENGINE_HELP if row.name == "engine" else row.option_help
         if row.kind == "bool":
-            added.append((row.name, Annotated[bool, typer.Option(row.option, help=text)], False))
+            flags = f"{row.option}/--no-{row.option[2:]}" if row.is_on_by_default else row.option
+            added.append((row.name, Annotated[bool, typer.Option(flags, help=text)], row.is_on_by_default))
         else:
             kind = {"int": "INTEGER", "float": "NUMBER"}.get(row.kind, "TEXT")
             added.append((row.name, Annotated[str | None, typer.Option(row.option, metavar=kind, help=text)], None))
