@@ -35,9 +35,9 @@ from pipeline.engines.trellis.stages import (
     run_sampler,
     structure_velocities,
 )
-from pipeline.engines.trellis.structure_decoder import occupied_coords
 from pipeline.engines.trellis.structure_flow import SparseStructureFlowModel
 from pipeline.mesh.tri_mesh import TriMesh
+from pipeline.nn.structure_decoder import occupied_coords
 from pipeline.ops.flexicubes import linear_cube_key
 from pipeline.ops.voxels import VoxelSet
 from pipeline.render.orbit import orbit_cameras

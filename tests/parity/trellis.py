@@ -11,7 +11,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pipeline.engines.trellis.dense_blocks import ModulatedCrossBlock, ResBlock3d, UpsampleBlock3d
 from pipeline.engines.trellis.gaussian_decoder import SLatGaussianDecoder
 from pipeline.engines.trellis.image_encoder import ImageEncoder, encoder_config
 from pipeline.engines.trellis.latent_flow import SLatFlowModel
@@ -32,13 +31,14 @@ from pipeline.engines.trellis.stages import (
     run_sampler,
     structure_velocities,
 )
-from pipeline.engines.trellis.structure_decoder import SparseStructureDecoder, occupied_coords
 from pipeline.engines.trellis.structure_flow import SparseStructureFlowModel
 from pipeline.nn.attention import CrossAttention, SelfAttention
+from pipeline.nn.dense_blocks import ModulatedCrossBlock, ResBlock3d, UpsampleBlock3d
 from pipeline.nn.deterministic_weights import deterministic_array, fill_deterministic
 from pipeline.nn.embeddings import TimestepEmbedder, position_embedding, timestep_sinusoids
 from pipeline.nn.norms import SparseGroupNorm32
 from pipeline.nn.sparse_conv import Sparse, SparseConv3d
+from pipeline.nn.structure_decoder import SparseStructureDecoder, coarsened_occupancy, occupied_coords
 from pipeline.ops.sparse import pool_cells, repeat_octants, spread_cells
 from pipeline.ops.voxels import VoxelSet
 from pipeline.render.orbit import Camera, intrinsics_of, orbit_angles, orbit_cameras
@@ -256,7 +256,8 @@ def structure_flow(fixture: Fixture) -> Mapping[str, Any]:
 @check("SparseStructureDecoder")
 def structure_decoder(fixture: Fixture) -> Mapping[str, Any]:
     logits = filled(SparseStructureDecoder(**model_args(fixture.args)), fixture.spec)(tensor(fixture, "x"))
-    return {"logits": logits, "coords": occupied_coords(logits)}
+    half = coarsened_occupancy(logits, side=logits.shape[-1] // 2)
+    return {"logits": logits, "coords": occupied_coords(logits), "coords_half": half}
 
 
 @check("SLatFlowModel")

@@ -37,9 +37,9 @@ from pipeline.engines.trellis.stages import (
     run_sampler,
     structure_velocities,
 )
-from pipeline.engines.trellis.structure_decoder import occupied_coords
 from pipeline.engines.trellis.weights import WEIGHTS_FOLDER
 from pipeline.errors import EngineFailed, InvalidRequest, OutOfMemory
+from pipeline.nn.structure_decoder import occupied_coords
 from pipeline.ops.voxels import VoxelSet
 from pipeline.sampling.guidance import MULTI_IMAGE_MODES, Evaluate, MultiImageMode
 

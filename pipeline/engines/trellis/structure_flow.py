@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.engines.trellis.dense_blocks import HEAD_EPS, ModulatedCrossBlock, modulation, pixel_shuffle_3d
 from pipeline.nn.attention import CrossCache
+from pipeline.nn.dense_blocks import HEAD_EPS, ModulatedCrossBlock, modulation, pixel_shuffle_3d
 from pipeline.nn.embeddings import TimestepEmbedder, position_embedding
 from pipeline.nn.precision import set_precision
 
