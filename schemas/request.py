@@ -22,6 +22,7 @@ from schemas.contract import (
     LenientBool,
     ListOrNothing,
     Name,
+    OneOfNumbers,
     OneOfOrNothing,
     Secret,
     ViewAngle,
@@ -41,6 +42,7 @@ LEAST_CHUNK_SIZE = 1024
 """A smaller `chunk_size` acts as this: it would save no memory worth naming, and take ten times as long."""
 MIN_FACES, MAX_FACES = 100, 2_000_000
 MAX_LODS = 4
+DETAILS = (512, 1024, 1536)
 MULTI_IMAGE_MODES = ("stochastic", "multidiffusion")
 MIN_RETENTION_S, MAX_RETENTION_S = 60, 365 * 86400
 """Bounds of `retention_s` for every deployment; one may allow less."""
@@ -119,6 +121,16 @@ class ImageTo3DRequest(BaseModel):
     )
     track_id: Annotated[str | int | None, EchoedId()] = Field(
         default=None, description="your own id, returned by the webhook and by fetch"
+    )
+    detail: Annotated[int, OneOfNumbers(DETAILS)] = Field(
+        default=1024,
+        description="voxels along the side of the grid that trellis2 decodes: 512, 1024 or 1536 (extension)",
+    )
+    tex_guidance_strength: Annotated[float, BoundedFloat(0, 10)] = Field(
+        default=1.0, description="guidance strength of the texture stage of trellis2 (extension)"
+    )
+    tex_sampling_steps: Annotated[int, BoundedInt(1, 50)] = Field(
+        default=12, description="sampling steps of the texture stage of trellis2 (extension)"
     )
     texture_size: Annotated[int, BoundedInt(512, 4096)] = Field(
         default=1024, description="side of the texture in pixels (extension)"

@@ -60,6 +60,8 @@ SAMPLING = (
     "splat",
 )
 """Fields that matter only to an engine that samples, or that has Gaussians."""
+MATERIALS = ("detail", "tex_guidance_strength", "tex_sampling_steps")
+"""Fields of an engine that samples materials."""
 LOCAL_PACKAGES = ("PIL", "cv2", "imageio_ffmpeg", "numba", "numpy", "scipy", "skimage", "trimesh", "xatlas")
 
 ENGINES: tuple[EngineSpec, ...] = (
@@ -72,7 +74,7 @@ ENGINES: tuple[EngineSpec, ...] = (
         max_views=8,
         has_weights=False,
         summary="weight-free silhouettes, on any CPU",
-        ignores=SAMPLING,
+        ignores=(*SAMPLING, *MATERIALS),
     ),
     EngineSpec(
         name="trellis",
@@ -85,7 +87,7 @@ ENGINES: tuple[EngineSpec, ...] = (
         summary="the released TRELLIS model",
         gpus=("H100", "A100-80GB", "A100-40GB"),
         needs="4.4 GB of weights and a GPU with 16 GB",
-        ignores=("view_angles", "depth"),
+        ignores=("view_angles", "depth", *MATERIALS),
     ),
     EngineSpec(
         name="triposr",
@@ -98,7 +100,20 @@ ENGINES: tuple[EngineSpec, ...] = (
         summary="the released TripoSR model: drafts, also on a laptop's CPU",
         gpus=("L4", "A10", "T4"),
         needs="1.7 GB of weights",
-        ignores=(*SAMPLING, "view_angles", "depth"),
+        ignores=(*SAMPLING, "view_angles", "depth", *MATERIALS),
+    ),
+    EngineSpec(
+        name="trellis2",
+        module="pipeline.engines.trellis2.engine",
+        class_name="Trellis2Engine",
+        extra="trellis",
+        packages=(*LOCAL_PACKAGES, "huggingface_hub", "safetensors", "torch", "transformers"),
+        max_views=8,
+        has_weights=True,
+        summary="the released TRELLIS.2 model: materials, transparency, open surfaces",
+        gpus=("H100", "H200", "A100-80GB"),
+        needs="13.6 GB of weights and a GPU with 24 GB",
+        ignores=("view_angles", "depth", "resolution", "chunk_size", "splat"),
     ),
 )
 

@@ -44,6 +44,9 @@ def options_of(request: ImageTo3DRequest, *, seed: int) -> GenerationOptions:
         multi_image_mode=request.multi_image_mode,
         splat=request.splat,
         depth=request.depth,
+        detail=request.detail,
+        tex_guidance_strength=request.tex_guidance_strength,
+        tex_sampling_steps=request.tex_sampling_steps,
         foreground_ratio=request.foreground_ratio,
         view_angles=request.view_angles,
     )

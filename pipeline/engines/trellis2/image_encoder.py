@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import DINOv3ViTModel
+from transformers.models.dinov3_vit.modeling_dinov3_vit import DINOv3ViTModel
 
 TOKEN_NORM_EPS = 1e-5
 
