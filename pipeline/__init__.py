@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pipeline.errors import CallerError, Cancelled, ImageTo3DError, StageError
     from pipeline.inspection import InspectionReport, inspect
     from pipeline.mesh.tri_mesh import TriMesh
-    from pipeline.python_api import GenerationResult, ImageSource, OnProgress, generate
+    from pipeline.python_api import GenerationResult, ImageSource, OnProgress, generate, generate_from_text
 
 __all__ = [
     "CallerError",
@@ -50,6 +50,7 @@ __all__ = [
     "TriMesh",
     "__version__",
     "generate",
+    "generate_from_text",
     "ignore_steps",
     "inspect",
 ]
@@ -67,7 +68,7 @@ _MODULES = {
     "pipeline.errors": ("CallerError", "Cancelled", "ImageTo3DError", "StageError"),
     "pipeline.inspection": ("InspectionReport", "inspect"),
     "pipeline.mesh.tri_mesh": ("TriMesh",),
-    "pipeline.python_api": ("GenerationResult", "ImageSource", "OnProgress", "generate"),
+    "pipeline.python_api": ("GenerationResult", "ImageSource", "OnProgress", "generate", "generate_from_text"),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 

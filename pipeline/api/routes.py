@@ -10,6 +10,7 @@ import math
 import uuid
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Depends, Request
@@ -22,18 +23,21 @@ from pipeline.api.context import Context, context_of
 from pipeline.api.problems import BAD_REQUEST, NOT_FOUND, OK, QUOTA_SPENT, TOO_LARGE, TOO_MANY, UNAUTHORIZED, documented
 from pipeline.api.requests import idempotency_key, read_bounded_int, read_id, read_track_id, requested_wait_s
 from pipeline.api.sample_asset import sample_result
-from pipeline.engines.registry import check_views, find_spec
+from pipeline.engines.registry import check_views, choose_engine
 from pipeline.errors import InvalidRequest, NotFound, StoreUnavailable
-from pipeline.imaging.inline import check_inline
+from pipeline.imaging.inline import MAX_TEXT_CHARS, check_inline
 from pipeline.imaging.signatures import SIGNATURE_BYTES, require_accepted
 from pipeline.jobs.api_keys import is_test_key
 from pipeline.jobs.model import ApiKey, ExportSource, Job, JobFilter, JobMeta, JobState, NewJob, Submitted
+from pipeline.moderation import check_prompts
+from pipeline.net.download import MAX_BYTES
 from pipeline.net.egress import check_url
 from pipeline.telemetry import current_traceparent, note_on_span
 from schemas.contract import given_fields, is_http_url
 from schemas.formats import OutputFormat
-from schemas.request import MIN_RETENTION_S, ImageTo3DRequest, ParsedRequest, parse_request
+from schemas.request import MIN_RETENTION_S, GenerationRequest, ImageTo3DRequest, ParsedRequest, parse_request
 from schemas.responses import ErrorBody, FailedBody, ListBody, ProcessingBody, ServerActionBody, SuccessBody
+from schemas.text import TextTo3DRequest, parse_text_request
 
 ENTERPRISE, V6 = "/api/v1/enterprise/3d", "/api/v6/3d"
 """The prefixes of the two versions of ModelsLab's API."""
@@ -103,6 +107,19 @@ LIST_BODY = body_schema(
     },
     example={"key": "…", "status": "success", "limit": 20},
 )
+TEXT_EXAMPLE = {
+    "key": "enterprise_api_key",
+    "prompt": "a ghost wearing white bedsheet",
+    "num_inference_steps": 30,
+    "guidance_scale": 3,
+    "resolution": 512,
+    "output_format": "glb",
+    "seed": 0,
+    "temp": "no",
+    "webhook": None,
+    "track_id": None,
+}
+TEXT_BODY = body_schema(TextTo3DRequest.model_json_schema(), example=TEXT_EXAMPLE, headers=(PREFER, IDEMPOTENCY_KEY))
 SUBMIT_BODY = body_schema(
     ImageTo3DRequest.model_json_schema(),
     example=EXAMPLE,
@@ -114,6 +131,14 @@ SUBMIT_BODY = body_schema(
 def prefix_of(request: Request) -> str:
     """The prefix of the version that a request was made to."""
     return V6 if request.scope["route"].path.startswith(V6) else ENTERPRISE
+
+
+async def submit_text(request: Request, context: Context = Depends(context_of)) -> JSONResponse:
+    """Submit a text. The response is the result if it is ready within the wait, else where to fetch it."""
+    body = await context.body(request)
+    path_format = DEFAULT_FORMATS[prefix_of(request)]
+    submission = await context.in_thread(partial(read_submission, is_text=True), request, context, body, path_format)
+    return await accept(request, context, submission)
 
 
 async def submit(request: Request, context: Context = Depends(context_of)) -> JSONResponse:
@@ -168,18 +193,28 @@ class Submission:
         urls: every address that the job would connect to.
         is_test: of a test key: it is answered with a fixed asset, and nothing runs.
         token: the browser token that it was sent with, None with a key.
+        has_images: the addresses in this deployment's own storage are those of images.
     """
 
     job: NewJob
     urls: tuple[str, ...]
     is_test: bool
     token: BrowserToken | None = None
+    has_images: bool = True
 
 
 def read_submission(
-    request: Request, context: Context, body: dict[str, Any], default_output_format: OutputFormat
+    request: Request,
+    context: Context,
+    body: dict[str, Any],
+    default_output_format: OutputFormat,
+    *,
+    is_text: bool = False,
 ) -> Submission:
-    """Check everything about a submit that needs no network. Blocks, for a while where images are large.
+    """Check everything about a submit that needs no network but a moderation service. Blocks where images are large.
+
+    Args:
+        is_text: the submit is one of a text.
 
     Raises:
         Unauthorized: the key is missing or unknown.
@@ -187,15 +222,19 @@ def read_submission(
         UnreadableImage: an inline image cannot be decoded.
     """
     caller = context.identify(request, body)
-    parsed = parse_request(body, default_output_format=default_output_format)
+    parse = parse_text_request if is_text else parse_request
+    parsed = parse(body, default_output_format=default_output_format)
     if caller.token is not None and parsed.request.webhook is not None:
         raise InvalidRequest("webhook cannot be set with a browser token; the result is fetched, or followed by events")
-    _check_engine(parsed.request, context)
+    parsed = _with_engine(parsed, context)
     check_formats(parsed.request, context)
     check_retention(parsed.request, context)
-    for image in parsed.request.image:
-        if not is_http_url(image):
-            check_inline(image)
+    if isinstance(parsed.request, TextTo3DRequest):
+        check_text(parsed.request, context)
+    else:
+        for image in parsed.request.sources:
+            if not is_http_url(image):
+                check_inline(image)
     engine = parsed.request.engine or context.settings.engine
     submission = submission_of(
         request, parsed, key=caller.key, sent=body, path_decides=default_output_format, engine=engine
@@ -239,11 +278,14 @@ def submission_of(
         engine=engine,
     )
     webhook = () if parsed.request.webhook is None else (parsed.request.webhook,)
-    return Submission(job, (*filter(is_http_url, parsed.request.image), *webhook), is_test_key(key))
+    urls = (*filter(is_http_url, parsed.request.sources), *webhook)
+    return Submission(job, urls, is_test_key(key), has_images=isinstance(parsed.request, ImageTo3DRequest))
 
 
-def _as_json(request: ImageTo3DRequest) -> bytes:
+def _as_json(request: GenerationRequest) -> bytes:
     """A request as JSON. Its images are encoded in pieces into the result: pydantic holds them twice."""
+    if not isinstance(request, ImageTo3DRequest):
+        return request.model_dump_json().encode()
     result = io.BytesIO()
     result.write(request.model_dump_json(exclude={"image"}).encode()[:-1] + b',"image":[')
     for number, image in enumerate(request.image):
@@ -264,20 +306,37 @@ def _digest_of(value: Any) -> str:
     return digest.hexdigest()
 
 
-def _check_engine(request: ImageTo3DRequest, context: Context) -> None:
-    """Refuse an engine that is not offered, and more views than the engine accepts.
+def _with_engine(parsed: ParsedRequest, context: Context) -> ParsedRequest:
+    """The request with the engine that it is for, where that is not the deployment's default.
 
     Raises:
-        InvalidRequest: either is the case.
+        InvalidRequest: the engine is not offered, takes no such input, or not so many views.
     """
-    offered = context.settings.offered_engines
-    name = request.engine or context.settings.engine
-    if name not in offered:
-        raise InvalidRequest(f"engine must be one of {', '.join(offered)}, got {name!r}")
-    check_views(find_spec(name), len(request.image), offered=offered)
+    request, offered = parsed.request, context.settings.offered_engines
+    spec = choose_engine(request.engine, request.kind, offered=offered)
+    if isinstance(request, ImageTo3DRequest):
+        check_views(spec, len(request.image), offered=offered)
+    if spec.name == (request.engine or context.settings.engine):
+        return parsed
+    return replace(parsed, request=request.model_copy(update={"engine": spec.name}))
 
 
-def check_formats(request: ImageTo3DRequest, context: Context) -> None:
+def check_text(request: TextTo3DRequest, context: Context) -> None:
+    """Refuse a text that the deployment's rules refuse, and a mesh where it takes none.
+
+    Raises:
+        InvalidRequest: the deployment takes no mesh, or the prompt is refused.
+        ServiceBusy: the moderation service does not answer.
+    """
+    if request.init_mesh is not None:
+        if not context.settings.init_mesh:
+            raise InvalidRequest("init_mesh is not offered by this deployment; leave it out")
+        if not is_http_url(request.init_mesh) and len(request.init_mesh) > MAX_TEXT_CHARS:
+            raise InvalidRequest(f"init_mesh must be at most {MAX_BYTES >> 20} MiB")
+    check_prompts((request.prompt, request.negative_prompt), context.settings)
+
+
+def check_formats(request: GenerationRequest, context: Context) -> None:
     """Refuse file formats that this deployment does not write.
 
     Raises:
@@ -289,7 +348,7 @@ def check_formats(request: ImageTo3DRequest, context: Context) -> None:
             raise InvalidRequest(f"this deployment cannot write {name}; it offers {', '.join(offered)}")
 
 
-def check_retention(request: ImageTo3DRequest, context: Context) -> None:
+def check_retention(request: GenerationRequest, context: Context) -> None:
     """Refuse a longer lifetime of temporary outputs than the deployment allows.
 
     Raises:
@@ -316,7 +375,7 @@ async def check_urls(submission: Submission, context: Context) -> None:
             beginning = context.service.own_links.read(url, most_bytes=SIGNATURE_BYTES)
             if beginning is None:
                 check_url(url, context.settings)
-            else:
+            elif submission.has_images:
                 require_accepted(beginning)
 
     if submission.urls:
@@ -378,6 +437,16 @@ for _prefix, _format in DEFAULT_FORMATS.items():
         response_model=JOB_BODY,
         responses=REFUSALS,
         openapi_extra=SUBMIT_BODY,
+    )
+    router.add_api_route(
+        f"{_prefix}/text_to_3d",
+        submit_text,
+        methods=["POST"],
+        name=f"submit_text{_suffix}",
+        description=f"{submit_text.__doc__} The default `output_format` is {_format}.",
+        response_model=JOB_BODY,
+        responses=REFUSALS,
+        openapi_extra=TEXT_BODY,
     )
     router.add_api_route(
         f"{_prefix}/fetch/{{call_id}}",

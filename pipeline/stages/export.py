@@ -36,7 +36,7 @@ from pipeline.render.mesh_view import RenderMesh, thumbnail, turntable
 from pipeline.storage.base import OutputFile, content_type_of, cutout_names, level_stem, output_names
 from schemas.formats import FORMATS
 from schemas.names import is_random_name, safe_name
-from schemas.request import ImageTo3DRequest
+from schemas.request import GenerationRequest
 
 TURNTABLE_FRAMES, TURNTABLE_FPS = 120, 30
 IMAGE_SIZE = 512
@@ -65,7 +65,7 @@ class Exported:
 def export(
     generation: Generation,
     *,
-    request: ImageTo3DRequest,
+    request: GenerationRequest,
     file_prefix: str,
     folder: Path,
     on_step: OnStep,
@@ -207,7 +207,7 @@ def _reduced_cutout(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.dstack([np.clip(colours, 0, 255), alpha]).round().astype(np.uint8)
 
 
-def make_levels(generation: Generation, *, request: ImageTo3DRequest, on_step: OnStep) -> list[Asset]:
+def make_levels(generation: Generation, *, request: GenerationRequest, on_step: OnStep) -> list[Asset]:
     """Clean, simplify, unwrap and bake: the asset, then its further levels of detail in the order of the request.
 
     Further levels have textures of their own, of half the side: docs/formats.md has the measurement. One texture
@@ -254,7 +254,7 @@ def make_levels(generation: Generation, *, request: ImageTo3DRequest, on_step: O
 
 
 def _with_texture(
-    mesh: TriMesh, generation: Generation, *, request: ImageTo3DRequest, texture_size: int, on_step: OnStep
+    mesh: TriMesh, generation: Generation, *, request: GenerationRequest, texture_size: int, on_step: OnStep
 ) -> Asset:
     """Unwrap and bake; without a texture where the request leaves it out."""
     normals = unit_normals(mesh.vertex_normals())
