@@ -236,7 +236,10 @@ def clean() -> None:
     image=weights_image, secrets=[settings], volumes={"/weights": weights}, env=FAST_DOWNLOAD, timeout=60 * MINUTES
 )
 def fetch_weights(engine: str = SCALING.engine, size: str = "") -> None:
-    """Download an engine's published weights, of trellis-text those of a size, and the best background remover to the Volume, once, pinned."""
+    """Download an engine's published weights and the best background remover to the Volume, once, pinned.
+
+    `--size base`, `large` or `xlarge` is for trellis-text.
+    """
     from pipeline.nn.remover_weights import BIREFNET, fetch_remover
 
     if (published := weights_module(find_spec(engine))) is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 from pydantic import Field
 
@@ -106,7 +106,10 @@ def parse_text_request(body: object, *, default_output_format: OutputFormat = "g
 
 def is_text_body(body: object) -> bool:
     """Whether the body of a submit, whose path does not say so, has a text and no image."""
-    return isinstance(body, Mapping) and "prompt" in body and not {"image", "init_image"} & given_fields(body).keys()
+    if not isinstance(body, Mapping):
+        return False
+    fields = cast(Mapping[object, object], body)
+    return "prompt" in fields and not {"image", "init_image"} & given_fields(fields).keys()
 
 
 def parse_any_request(body: object) -> ParsedRequest:

@@ -26,7 +26,7 @@ from pipeline.engines.trellis.image_encoder import ImageEncoder
 from pipeline.engines.trellis.latent_flow import SLatFlowModel
 from pipeline.engines.trellis.mesh_extraction import corner_offsets, extract_mesh, gather_field
 from pipeline.engines.trellis.models import PART_CLASSES, Models, _config, load_models
-from pipeline.engines.trellis.spec import IMAGE_LARGE, TINY, ModelSpec
+from pipeline.engines.trellis.spec import IMAGE_LARGE, TINY, EncoderSpec, ModelSpec
 from pipeline.engines.trellis.stages import (
     Contexts,
     SamplerSettings,
@@ -75,6 +75,7 @@ class Row:
 def random_models(spec: ModelSpec, device: torch.device, dtype: torch.dtype) -> Models:
     """All networks of a released size, made on the device and filled so that activations stay of order one."""
     with torch.device(device):
+        assert isinstance(spec.encoder, EncoderSpec)
         parts: dict[str, Any] = {name: PART_CLASSES[name](**spec.checkpoints[name].args) for name in PART_CLASSES}
         encoder = Dinov2WithRegistersModel(_config(spec.encoder))
     for part in (*parts.values(), encoder):
