@@ -94,7 +94,7 @@ def test_fetching_takes_flows_decoders_and_tower_each_from_its_repository(
 
     write_model(tmp_path / WEIGHTS_FOLDER, "large")
     monkeypatch.setattr(weights, "fetch_files", fetch_files)
-    digests = {name: "0" * 64 for name in CLIP_LARGE.sha256}
+    digests = dict.fromkeys(CLIP_LARGE.sha256, "0" * 64)
     monkeypatch.setattr(weights, "file_sha256", lambda path: digests[path.name])
 
     with pytest.raises(WeightsUnusable, match=r"has the sha256 0000.*expected .* as published"):
