@@ -25,8 +25,8 @@ def clipped(polygon: Points, axis: int, bound: float, sign: int) -> Points:
     return np.array(kept).reshape(-1, 3)
 
 
-def cells_by_clipping(vertices: Points, faces: NDArray[np.int64]) -> set[tuple[int, int, int]]:
-    """The cells of the unit cube in which some of a triangle is left when it is clipped to the cell."""
+def cells_by_clipping(vertices: Points, faces: NDArray[np.int64], *, margin: float) -> set[tuple[int, ...]]:
+    """The cells of the unit cube, grown by a margin, in which some of a triangle is left when it is clipped to them."""
     cells = set()
     for face in faces:
         low, high = (np.floor((vertices[face] + 0.5) * VOXEL_RESOLUTION + shift).astype(int) for shift in (-1e-9, 1e-9))
@@ -34,7 +34,7 @@ def cells_by_clipping(vertices: Points, faces: NDArray[np.int64]) -> set[tuple[i
             index = low.min(axis=0) + cell
             polygon = vertices[face]
             for axis in range(3):
-                for bound, sign in ((index[axis], -1), (index[axis] + 1, 1)):
+                for bound, sign in ((index[axis] - margin, -1), (index[axis] + 1 + margin, 1)):
                     if len(polygon):
                         polygon = clipped(polygon, axis, bound / VOXEL_RESOLUTION - 0.5, sign)
             if len(polygon):
@@ -54,7 +54,10 @@ def test_a_tilted_triangle_touches_the_cells_that_clipping_leaves_some_of_it_in(
 
         cells = {tuple(cell) for cell in voxelize(vertices, faces).tolist()}
 
-        assert cells == cells_by_clipping(centred, faces)
+        # Whether a cell that is only touched counts is decided by rounding here.
+        assert (
+            cells_by_clipping(centred, faces, margin=-1e-6) <= cells <= cells_by_clipping(centred, faces, margin=1e-6)
+        )
 
 
 def test_only_the_surface_is_marked_and_the_bounding_box_fills_the_grid() -> None:
