@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
-from typer.core import TyperCommand
 from typer.main import get_command
 
+from pipeline.cli.commands import OneValueCommand
 from pipeline.cli.fetch_weights import bytes_bar, fetch_on_first_use
 from schemas.formats import extensions_in_words
 
@@ -39,7 +39,7 @@ def register(app: typer.Typer) -> None:
     app.command("generate", cls=_GenerateCommand, help=SUMMARY)(_built_on_first_use)
 
 
-class _GenerateCommand(TyperCommand):
+class _GenerateCommand(OneValueCommand):
     """Takes its parameters and its callback from a command that is built when they are needed."""
 
     @cached_property
@@ -70,7 +70,8 @@ def _with_field_options(command: Callable[..., None]) -> Callable[..., None]:
     for row in (*option_rows(), *text_option_rows()):
         text = ENGINE_HELP if row.name == "engine" else row.option_help
         if row.kind == "bool":
-            added.append((row.name, Annotated[bool, typer.Option(row.option, help=text)], False))
+            flags = f"{row.option}/--no-{row.option[2:]}" if row.is_on_by_default else row.option
+            added.append((row.name, Annotated[bool, typer.Option(flags, help=text)], row.is_on_by_default))
         else:
             kind = {"int": "INTEGER", "float": "NUMBER"}.get(row.kind, "TEXT")
             added.append((row.name, Annotated[str | None, typer.Option(row.option, metavar=kind, help=text)], None))
@@ -141,17 +142,18 @@ def _body_of(images: list[str] | None, text: str | None, given: dict[str, Any]) 
     """
     from pipeline.errors import InvalidRequest
     from schemas.request import ImageTo3DRequest
+    from schemas.table import option_rows
     from schemas.text import TextTo3DRequest
 
     if bool(images) == (text is not None):
         raise InvalidRequest("name either an image or, by --text, a text")
-    fields = ImageTo3DRequest.model_fields if images else TextTo3DRequest.model_fields
-    for name, value in given.items():
-        if value is not False and name not in fields:
-            kind = "an image" if images else "a text"
+    kind, fields = ("an image", ImageTo3DRequest) if images else ("a text", TextTo3DRequest)
+    defaults = {row.name: row.is_on_by_default for row in option_rows() if row.kind == "bool"}
+    asked = {name: value for name, value in given.items() if name not in defaults or value != defaults[name]}
+    for name in asked:
+        if name not in fields.model_fields:
             raise InvalidRequest(f"--{name.replace('_', '-')} does not apply to {kind}")
-    known = {name: value for name, value in given.items() if name in fields}
-    return {**known, "image": images} if images else {**known, "prompt": text}
+    return {**asked, "image": images} if images else {**asked, "prompt": text}
 
 
 def _generate(

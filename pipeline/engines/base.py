@@ -49,6 +49,7 @@ class GenerationOptions:
     splat: bool = False
     view_angles: tuple[ViewAngle, ...] | None = None
     depth: float | None = None
+    foreground_ratio: float | None = None
     prompt: str | None = None
     negative_prompt: str = ""
     init_voxels: NDArray[np.uint8] | None = None

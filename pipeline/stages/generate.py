@@ -60,6 +60,7 @@ def options_of(request: GenerationRequest, *, seed: int) -> GenerationOptions:
         options,
         multi_image_mode=request.multi_image_mode,
         depth=request.depth,
+        foreground_ratio=request.foreground_ratio,
         view_angles=request.view_angles,
     )
 

@@ -25,7 +25,7 @@ from pipeline.engines.registry import TINY_WEIGHTS, find_spec
 from pipeline.engines.trellis.generation_run import GenerationRun
 from pipeline.engines.trellis.image_encoder import ImageEncoder
 from pipeline.engines.trellis.models import Models
-from pipeline.engines.trellis.preprocess import frame_subject
+from pipeline.engines.trellis.preprocess import FOREGROUND_RATIO, frame_subject
 from pipeline.engines.trellis.sampling_engine import SamplingEngine
 from pipeline.engines.trellis.spec import IMAGE_LARGE, TINY, SamplerSpec
 from pipeline.engines.trellis.stages import Contexts
@@ -100,8 +100,9 @@ class TrellisEngine(SamplingEngine):
         assert self._models is not None
         models = self._models
         mode = _checked_mode(options.multi_image_mode or self.multi_image_mode)
-        size = _encoder(models).image_size
-        images = torch.from_numpy(np.stack([frame_subject(view, size=size) for view in views]))  # (P, S, S, 3)
+        size, ratio = _encoder(models).image_size, options.foreground_ratio or FOREGROUND_RATIO
+        framed = [frame_subject(view, size=size, ratio=ratio) for view in views]
+        images = torch.from_numpy(np.stack(framed))  # (P, S, S, 3)
         run = GenerationRun(self.name, self.spec, models, models.device, options, mode, on_step)
         generation = self._run(run, lambda: _contexts(models, images))
         # Several images condition one sample; the released model has no input for where they were taken from.
