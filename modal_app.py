@@ -38,6 +38,9 @@ NAME = "image-to-3d"
 # Read once per process. Containers get them by their environment, since they import this file without the deployer's.
 SETTINGS, SCALING = Settings(), ScalingSettings()
 ENVIRONMENT = environment_of_containers(engine=SCALING.engine, weights="/weights", data_dir="/data")
+BLOCKLIST = "/blocklist.txt"  # a copy of the deployer's file, in the web function
+if SETTINGS.prompt_blocklist_file is not None:
+    ENVIRONMENT |= {"IMAGE_TO_3D_PROMPT_BLOCKLIST_FILE": BLOCKLIST}
 
 # Images: Python and packages only. No CUDA toolkit, no compiler, no build step; torch's wheels contain CUDA.
 
@@ -55,6 +58,8 @@ def image(*extras: str) -> modal.Image:
 
 TRACED = ("tracing",) if SETTINGS.is_traced else ()
 web_image = image("postgres", *TRACED)
+if SETTINGS.prompt_blocklist_file is not None and modal.is_local():
+    web_image = web_image.add_local_file(SETTINGS.prompt_blocklist_file, BLOCKLIST)
 work_image = image("postgres", "matting", "usd", *TRACED)
 gpu_image = image(*{find_spec(name).extra for name in (SCALING.engine, *SCALING.further_engines)})
 weights_image = image("trellis")
