@@ -368,7 +368,7 @@ def test_a_text_becomes_an_asset_through_the_same_stages(tmp_path: Path) -> None
     assert list(result.files) == ["model.stl", "model_thumbnail.png"]
     (tmp_path / "given.stl").write_bytes(result.files["model.stl"])
     variant = generate_from_text("gold", init_mesh=tmp_path / "given.stl", file_prefix="gold", **options)
-    assert list(variant.files)[0] == "gold.glb"
+    assert next(iter(variant.files)) == "gold.glb"
     assert len(variant.mesh.faces) > 100
 
 

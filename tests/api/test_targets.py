@@ -111,7 +111,7 @@ def test_a_path_of_an_earlier_version_is_answered_with_what_is_offered(deploymen
 
 
 def test_every_3d_path_of_modelslab_clients_is_served(deployment: Deployment) -> None:
-    """The paths that their Python, JavaScript, Go, PHP and Dart clients call, besides text_to_3d, which `test_text` covers."""
+    """The paths that their Python, JavaScript, Go, PHP and Dart clients call; `test_text` has text_to_3d."""
     job_id = deployment.submit()["id"]
     for prefix in ("/api/v6/3d", "/api/v1/enterprise/3d"):
         for path in (f"fetch/{job_id}", "clear_cache", "clear_queue", "update", "restart_server"):
