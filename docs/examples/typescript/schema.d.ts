@@ -1027,6 +1027,12 @@ export interface components {
              */
             no_texture: boolean;
             /**
+             * Normal Map
+             * @description bake the relief that simplification removes into a normal map, in GLB, OBJ and USDZ (extension)
+             * @default false
+             */
+            normal_map: boolean;
+            /**
              * Origin
              * @description what lies at the origin: the middle of the base (`bottom`), or of the whole asset (extension)
              * @default bottom
@@ -1209,6 +1215,12 @@ export interface components {
              * @default false
              */
             no_texture: boolean;
+            /**
+             * Normal Map
+             * @description bake the relief that simplification removes into a normal map, in GLB, OBJ and USDZ (extension)
+             * @default false
+             */
+            normal_map: boolean;
             /**
              * Origin
              * @description what lies at the origin: the middle of the base (`bottom`), or of the whole asset (extension)
@@ -2351,6 +2363,12 @@ export interface operations {
                      */
                     no_texture?: boolean;
                     /**
+                     * Normal Map
+                     * @description bake the relief that simplification removes into a normal map, in GLB, OBJ and USDZ (extension)
+                     * @default false
+                     */
+                    normal_map?: boolean;
+                    /**
                      * Origin
                      * @description what lies at the origin: the middle of the base (`bottom`), or of the whole asset (extension)
                      * @default bottom
@@ -2660,6 +2678,11 @@ export interface operations {
                      * @description export without a texture (extension)
                      */
                     no_texture?: boolean;
+                    /**
+                     * Normal Map
+                     * @description bake the relief that simplification removes into a normal map, in GLB, OBJ and USDZ (extension)
+                     */
+                    normal_map?: boolean;
                     /**
                      * Origin
                      * @description what lies at the origin: the middle of the base (`bottom`), or of the whole asset (extension)
@@ -3111,6 +3134,12 @@ export interface operations {
                      * @default false
                      */
                     no_texture?: boolean;
+                    /**
+                     * Normal Map
+                     * @description bake the relief that simplification removes into a normal map, in GLB, OBJ and USDZ (extension)
+                     * @default false
+                     */
+                    normal_map?: boolean;
                     /**
                      * Origin
                      * @description what lies at the origin: the middle of the base (`bottom`), or of the whole asset (extension)
@@ -4768,6 +4797,12 @@ export interface operations {
                      */
                     no_texture?: boolean;
                     /**
+                     * Normal Map
+                     * @description bake the relief that simplification removes into a normal map, in GLB, OBJ and USDZ (extension)
+                     * @default false
+                     */
+                    normal_map?: boolean;
+                    /**
                      * Origin
                      * @description what lies at the origin: the middle of the base (`bottom`), or of the whole asset (extension)
                      * @default bottom
@@ -5009,6 +5044,11 @@ export interface operations {
                      * @description export without a texture (extension)
                      */
                     no_texture?: boolean;
+                    /**
+                     * Normal Map
+                     * @description bake the relief that simplification removes into a normal map, in GLB, OBJ and USDZ (extension)
+                     */
+                    normal_map?: boolean;
                     /**
                      * Origin
                      * @description what lies at the origin: the middle of the base (`bottom`), or of the whole asset (extension)
@@ -5460,6 +5500,12 @@ export interface operations {
                      * @default false
                      */
                     no_texture?: boolean;
+                    /**
+                     * Normal Map
+                     * @description bake the relief that simplification removes into a normal map, in GLB, OBJ and USDZ (extension)
+                     * @default false
+                     */
+                    normal_map?: boolean;
                     /**
                      * Origin
                      * @description what lies at the origin: the middle of the base (`bottom`), or of the whole asset (extension)
