@@ -21,6 +21,7 @@ EXPORT_FIELDS = (
     "origin",
     "up_axis",
     "no_texture",
+    "normal_map",
     "render",
     "chunk_size",
     "temp",

@@ -163,6 +163,10 @@ class GenerationRequest(KeyedRequest):
     no_texture: Annotated[bool, LenientBool()] = Field(
         default=False, description="export without a texture (extension)"
     )
+    normal_map: Annotated[bool, LenientBool()] = Field(
+        default=False,
+        description="bake the relief that simplification removes into a normal map, in GLB, OBJ and USDZ (extension)",
+    )
     splat: Annotated[bool, LenientBool()] = Field(
         default=False, description="also deliver the Gaussians as a splat `.ply`, if the engine has them (extension)"
     )

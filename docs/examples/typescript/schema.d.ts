@@ -1066,6 +1066,12 @@ export interface components {
              */
             no_texture: boolean;
             /**
+             * Normal Map
+             * @description bake the relief that simplification removes into a normal map, in GLB, OBJ and USDZ (extension)
+             * @default false
+             */
+            normal_map: boolean;
+            /**
              * Origin
              * @description what lies at the origin: the middle of the base (`bottom`), or of the whole asset (extension)
              * @default bottom
@@ -1248,6 +1254,12 @@ export interface components {
              * @default false
              */
             no_texture: boolean;
+            /**
+             * Normal Map
+             * @description bake the relief that simplification removes into a normal map, in GLB, OBJ and USDZ (extension)
+             * @default false
+             */
+            normal_map: boolean;
             /**
              * Origin
              * @description what lies at the origin: the middle of the base (`bottom`), or of the whole asset (extension)
@@ -2565,6 +2577,12 @@ export interface operations {
                      */
                     no_texture?: boolean;
                     /**
+                     * Normal Map
+                     * @description bake the relief that simplification removes into a normal map, in GLB, OBJ and USDZ (extension)
+                     * @default false
+                     */
+                    normal_map?: boolean;
+                    /**
                      * Origin
                      * @description what lies at the origin: the middle of the base (`bottom`), or of the whole asset (extension)
                      * @default bottom
@@ -2874,6 +2892,11 @@ export interface operations {
                      * @description export without a texture (extension)
                      */
                     no_texture?: boolean;
+                    /**
+                     * Normal Map
+                     * @description bake the relief that simplification removes into a normal map, in GLB, OBJ and USDZ (extension)
+                     */
+                    normal_map?: boolean;
                     /**
                      * Origin
                      * @description what lies at the origin: the middle of the base (`bottom`), or of the whole asset (extension)
@@ -3325,6 +3348,12 @@ export interface operations {
                      * @default false
                      */
                     no_texture?: boolean;
+                    /**
+                     * Normal Map
+                     * @description bake the relief that simplification removes into a normal map, in GLB, OBJ and USDZ (extension)
+                     * @default false
+                     */
+                    normal_map?: boolean;
                     /**
                      * Origin
                      * @description what lies at the origin: the middle of the base (`bottom`), or of the whole asset (extension)
@@ -5262,6 +5291,12 @@ export interface operations {
                      */
                     no_texture?: boolean;
                     /**
+                     * Normal Map
+                     * @description bake the relief that simplification removes into a normal map, in GLB, OBJ and USDZ (extension)
+                     * @default false
+                     */
+                    normal_map?: boolean;
+                    /**
                      * Origin
                      * @description what lies at the origin: the middle of the base (`bottom`), or of the whole asset (extension)
                      * @default bottom
@@ -5503,6 +5538,11 @@ export interface operations {
                      * @description export without a texture (extension)
                      */
                     no_texture?: boolean;
+                    /**
+                     * Normal Map
+                     * @description bake the relief that simplification removes into a normal map, in GLB, OBJ and USDZ (extension)
+                     */
+                    normal_map?: boolean;
                     /**
                      * Origin
                      * @description what lies at the origin: the middle of the base (`bottom`), or of the whole asset (extension)
@@ -5954,6 +5994,12 @@ export interface operations {
                      * @default false
                      */
                     no_texture?: boolean;
+                    /**
+                     * Normal Map
+                     * @description bake the relief that simplification removes into a normal map, in GLB, OBJ and USDZ (extension)
+                     * @default false
+                     */
+                    normal_map?: boolean;
                     /**
                      * Origin
                      * @description what lies at the origin: the middle of the base (`bottom`), or of the whole asset (extension)

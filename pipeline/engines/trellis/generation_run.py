@@ -152,7 +152,7 @@ class GenerationRun:
         self.on_step(1.0)
         return Generation(
             mesh=mesh,
-            colour_source=source,
+            attribute_source=source,
             engine=self.engine,
             seed=options.seed,
             turntable_mp4=turntable,

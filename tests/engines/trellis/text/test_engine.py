@@ -40,7 +40,7 @@ def test_a_text_becomes_a_mesh_with_colours_and_a_splat_file(generation: Generat
     assert len(mesh.faces) > 1000
     assert mesh.volume() > 0
     assert np.abs(mesh.bounds()).max() < 0.52
-    colours = generation.colour_source.colours_at(mesh.vertices[:50], mesh.vertex_normals()[:50])
+    colours = generation.attribute_source.attributes_at(mesh.vertices[:50], mesh.vertex_normals()[:50]).base_colour
     assert colours.std() > 0
     assert generation.extra_files["splat.ply"].startswith(b"ply\n")
     assert (generation.engine, generation.seed, generation.gpu_seconds) == ("trellis-text", 7, 0.0)
