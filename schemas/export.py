@@ -19,6 +19,8 @@ EXPORT_FIELDS = (
     "size",
     "origin",
     "up_axis",
+    "print_ready",
+    "min_wall_mm",
     "no_texture",
     "render",
     "chunk_size",

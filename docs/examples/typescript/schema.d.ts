@@ -1010,6 +1010,12 @@ export interface components {
              */
             mesh_simplify: number;
             /**
+             * Min Wall Mm
+             * @description millimetres from which a wall is thick enough to print, for `print_ready` (extension)
+             * @default 0.8
+             */
+            min_wall_mm: number;
+            /**
              * Multi Image
              * @description several views of one subject: a list, or one sheet of views on a transparent background
              * @default false
@@ -1045,6 +1051,12 @@ export interface components {
              * @description several file formats of the same asset, the first of them first in `output`; overrides `output_format`, which becomes the first (extension)
              */
             output_formats?: ("glb" | "obj" | "stl" | "ply" | "usdz" | "3mf")[] | string | null;
+            /**
+             * Print Ready
+             * @description one solid shell on a flat base: cavities are filled, loose parts joined or removed, and walls thinner than `min_wall_mm` named in `warning`; `meta.print` has the measures (extension)
+             * @default false
+             */
+            print_ready: boolean;
             /**
              * Remove Bg
              * @description remove the background; false: the whole image is the subject, and its transparency is ignored (extension)
@@ -1193,6 +1205,12 @@ export interface components {
              */
             mesh_simplify: number;
             /**
+             * Min Wall Mm
+             * @description millimetres from which a wall is thick enough to print, for `print_ready` (extension)
+             * @default 0.8
+             */
+            min_wall_mm: number;
+            /**
              * Multi Image
              * @description several views of one subject: a list, or one sheet of views on a transparent background
              * @default false
@@ -1228,6 +1246,12 @@ export interface components {
              * @description several file formats of the same asset, the first of them first in `output`; overrides `output_format`, which becomes the first (extension)
              */
             output_formats?: ("glb" | "obj" | "stl" | "ply" | "usdz" | "3mf")[] | string | null;
+            /**
+             * Print Ready
+             * @description one solid shell on a flat base: cavities are filled, loose parts joined or removed, and walls thinner than `min_wall_mm` named in `warning`; `meta.print` has the measures (extension)
+             * @default false
+             */
+            print_ready: boolean;
             /**
              * Remove Bg
              * @description remove the background; false: the whole image is the subject, and its transparency is ignored (extension)
@@ -2334,6 +2358,12 @@ export interface operations {
                      */
                     mesh_simplify?: number;
                     /**
+                     * Min Wall Mm
+                     * @description millimetres from which a wall is thick enough to print, for `print_ready` (extension)
+                     * @default 0.8
+                     */
+                    min_wall_mm?: number;
+                    /**
                      * Multi Image
                      * @description several views of one subject: a list, or one sheet of views on a transparent background
                      * @default false
@@ -2369,6 +2399,12 @@ export interface operations {
                      * @description several file formats of the same asset, the first of them first in `output`; overrides `output_format`, which becomes the first (extension)
                      */
                     output_formats?: ("glb" | "obj" | "stl" | "ply" | "usdz" | "3mf")[] | string | null;
+                    /**
+                     * Print Ready
+                     * @description one solid shell on a flat base: cavities are filled, loose parts joined or removed, and walls thinner than `min_wall_mm` named in `warning`; `meta.print` has the measures (extension)
+                     * @default false
+                     */
+                    print_ready?: boolean;
                     /**
                      * Remove Bg
                      * @description remove the background; false: the whole image is the subject, and its transparency is ignored (extension)
@@ -2656,6 +2692,11 @@ export interface operations {
                      */
                     mesh_simplify?: number;
                     /**
+                     * Min Wall Mm
+                     * @description millimetres from which a wall is thick enough to print, for `print_ready` (extension)
+                     */
+                    min_wall_mm?: number;
+                    /**
                      * No Texture
                      * @description export without a texture (extension)
                      */
@@ -2677,6 +2718,11 @@ export interface operations {
                      * @description several file formats of the same asset, the first of them first in `output`; overrides `output_format`, which becomes the first (extension)
                      */
                     output_formats?: ("glb" | "obj" | "stl" | "ply" | "usdz" | "3mf")[] | string | null;
+                    /**
+                     * Print Ready
+                     * @description one solid shell on a flat base: cavities are filled, loose parts joined or removed, and walls thinner than `min_wall_mm` named in `warning`; `meta.print` has the measures (extension)
+                     */
+                    print_ready?: boolean;
                     /**
                      * Render
                      * @description also deliver a turntable video (mp4)
@@ -3095,6 +3141,12 @@ export interface operations {
                      */
                     mesh_simplify?: number;
                     /**
+                     * Min Wall Mm
+                     * @description millimetres from which a wall is thick enough to print, for `print_ready` (extension)
+                     * @default 0.8
+                     */
+                    min_wall_mm?: number;
+                    /**
                      * Multi Image
                      * @description several views of one subject: a list, or one sheet of views on a transparent background
                      * @default false
@@ -3130,6 +3182,12 @@ export interface operations {
                      * @description several file formats of the same asset, the first of them first in `output`; overrides `output_format`, which becomes the first (extension)
                      */
                     output_formats?: ("glb" | "obj" | "stl" | "ply" | "usdz" | "3mf")[] | string | null;
+                    /**
+                     * Print Ready
+                     * @description one solid shell on a flat base: cavities are filled, loose parts joined or removed, and walls thinner than `min_wall_mm` named in `warning`; `meta.print` has the measures (extension)
+                     * @default false
+                     */
+                    print_ready?: boolean;
                     /**
                      * Remove Bg
                      * @description remove the background; false: the whole image is the subject, and its transparency is ignored (extension)
@@ -4751,6 +4809,12 @@ export interface operations {
                      */
                     mesh_simplify?: number;
                     /**
+                     * Min Wall Mm
+                     * @description millimetres from which a wall is thick enough to print, for `print_ready` (extension)
+                     * @default 0.8
+                     */
+                    min_wall_mm?: number;
+                    /**
                      * Multi Image
                      * @description several views of one subject: a list, or one sheet of views on a transparent background
                      * @default false
@@ -4786,6 +4850,12 @@ export interface operations {
                      * @description several file formats of the same asset, the first of them first in `output`; overrides `output_format`, which becomes the first (extension)
                      */
                     output_formats?: ("glb" | "obj" | "stl" | "ply" | "usdz" | "3mf")[] | string | null;
+                    /**
+                     * Print Ready
+                     * @description one solid shell on a flat base: cavities are filled, loose parts joined or removed, and walls thinner than `min_wall_mm` named in `warning`; `meta.print` has the measures (extension)
+                     * @default false
+                     */
+                    print_ready?: boolean;
                     /**
                      * Remove Bg
                      * @description remove the background; false: the whole image is the subject, and its transparency is ignored (extension)
@@ -5005,6 +5075,11 @@ export interface operations {
                      */
                     mesh_simplify?: number;
                     /**
+                     * Min Wall Mm
+                     * @description millimetres from which a wall is thick enough to print, for `print_ready` (extension)
+                     */
+                    min_wall_mm?: number;
+                    /**
                      * No Texture
                      * @description export without a texture (extension)
                      */
@@ -5026,6 +5101,11 @@ export interface operations {
                      * @description several file formats of the same asset, the first of them first in `output`; overrides `output_format`, which becomes the first (extension)
                      */
                     output_formats?: ("glb" | "obj" | "stl" | "ply" | "usdz" | "3mf")[] | string | null;
+                    /**
+                     * Print Ready
+                     * @description one solid shell on a flat base: cavities are filled, loose parts joined or removed, and walls thinner than `min_wall_mm` named in `warning`; `meta.print` has the measures (extension)
+                     */
+                    print_ready?: boolean;
                     /**
                      * Render
                      * @description also deliver a turntable video (mp4)
@@ -5444,6 +5524,12 @@ export interface operations {
                      */
                     mesh_simplify?: number;
                     /**
+                     * Min Wall Mm
+                     * @description millimetres from which a wall is thick enough to print, for `print_ready` (extension)
+                     * @default 0.8
+                     */
+                    min_wall_mm?: number;
+                    /**
                      * Multi Image
                      * @description several views of one subject: a list, or one sheet of views on a transparent background
                      * @default false
@@ -5479,6 +5565,12 @@ export interface operations {
                      * @description several file formats of the same asset, the first of them first in `output`; overrides `output_format`, which becomes the first (extension)
                      */
                     output_formats?: ("glb" | "obj" | "stl" | "ply" | "usdz" | "3mf")[] | string | null;
+                    /**
+                     * Print Ready
+                     * @description one solid shell on a flat base: cavities are filled, loose parts joined or removed, and walls thinner than `min_wall_mm` named in `warning`; `meta.print` has the measures (extension)
+                     * @default false
+                     */
+                    print_ready?: boolean;
                     /**
                      * Remove Bg
                      * @description remove the background; false: the whole image is the subject, and its transparency is ignored (extension)
