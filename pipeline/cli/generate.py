@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
-from typer.core import TyperCommand
 from typer.main import get_command
 
+from pipeline.cli.commands import OneValueCommand
 from pipeline.cli.fetch_weights import bytes_bar, fetch_on_first_use
 from schemas.formats import extensions_in_words
 
@@ -39,7 +39,7 @@ def register(app: typer.Typer) -> None:
     app.command("generate", cls=_GenerateCommand, help=SUMMARY)(_built_on_first_use)
 
 
-class _GenerateCommand(TyperCommand):
+class _GenerateCommand(OneValueCommand):
     """Takes its parameters and its callback from a command that is built when they are needed."""
 
     @cached_property
