@@ -22,6 +22,7 @@ EXPORT_FIELDS = (
     "print_ready",
     "min_wall_mm",
     "no_texture",
+    "normal_map",
     "render",
     "chunk_size",
     "temp",

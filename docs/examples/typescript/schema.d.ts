@@ -1033,6 +1033,12 @@ export interface components {
              */
             no_texture: boolean;
             /**
+             * Normal Map
+             * @description bake the relief that simplification removes into a normal map, in GLB, OBJ and USDZ (extension)
+             * @default false
+             */
+            normal_map: boolean;
+            /**
              * Origin
              * @description what lies at the origin: the middle of the base (`bottom`), or of the whole asset (extension)
              * @default bottom
@@ -1227,6 +1233,12 @@ export interface components {
              * @default false
              */
             no_texture: boolean;
+            /**
+             * Normal Map
+             * @description bake the relief that simplification removes into a normal map, in GLB, OBJ and USDZ (extension)
+             * @default false
+             */
+            normal_map: boolean;
             /**
              * Origin
              * @description what lies at the origin: the middle of the base (`bottom`), or of the whole asset (extension)
@@ -2381,6 +2393,12 @@ export interface operations {
                      */
                     no_texture?: boolean;
                     /**
+                     * Normal Map
+                     * @description bake the relief that simplification removes into a normal map, in GLB, OBJ and USDZ (extension)
+                     * @default false
+                     */
+                    normal_map?: boolean;
+                    /**
                      * Origin
                      * @description what lies at the origin: the middle of the base (`bottom`), or of the whole asset (extension)
                      * @default bottom
@@ -2701,6 +2719,11 @@ export interface operations {
                      * @description export without a texture (extension)
                      */
                     no_texture?: boolean;
+                    /**
+                     * Normal Map
+                     * @description bake the relief that simplification removes into a normal map, in GLB, OBJ and USDZ (extension)
+                     */
+                    normal_map?: boolean;
                     /**
                      * Origin
                      * @description what lies at the origin: the middle of the base (`bottom`), or of the whole asset (extension)
@@ -3163,6 +3186,12 @@ export interface operations {
                      * @default false
                      */
                     no_texture?: boolean;
+                    /**
+                     * Normal Map
+                     * @description bake the relief that simplification removes into a normal map, in GLB, OBJ and USDZ (extension)
+                     * @default false
+                     */
+                    normal_map?: boolean;
                     /**
                      * Origin
                      * @description what lies at the origin: the middle of the base (`bottom`), or of the whole asset (extension)
@@ -4832,6 +4861,12 @@ export interface operations {
                      */
                     no_texture?: boolean;
                     /**
+                     * Normal Map
+                     * @description bake the relief that simplification removes into a normal map, in GLB, OBJ and USDZ (extension)
+                     * @default false
+                     */
+                    normal_map?: boolean;
+                    /**
                      * Origin
                      * @description what lies at the origin: the middle of the base (`bottom`), or of the whole asset (extension)
                      * @default bottom
@@ -5084,6 +5119,11 @@ export interface operations {
                      * @description export without a texture (extension)
                      */
                     no_texture?: boolean;
+                    /**
+                     * Normal Map
+                     * @description bake the relief that simplification removes into a normal map, in GLB, OBJ and USDZ (extension)
+                     */
+                    normal_map?: boolean;
                     /**
                      * Origin
                      * @description what lies at the origin: the middle of the base (`bottom`), or of the whole asset (extension)
@@ -5546,6 +5586,12 @@ export interface operations {
                      * @default false
                      */
                     no_texture?: boolean;
+                    /**
+                     * Normal Map
+                     * @description bake the relief that simplification removes into a normal map, in GLB, OBJ and USDZ (extension)
+                     * @default false
+                     */
+                    normal_map?: boolean;
                     /**
                      * Origin
                      * @description what lies at the origin: the middle of the base (`bottom`), or of the whole asset (extension)
