@@ -29,7 +29,7 @@ if TYPE_CHECKING:
         ignore_steps,
     )
     from pipeline.errors import CallerError, Cancelled, ImageTo3DError, StageError
-    from pipeline.inspection import InspectionReport, inspect
+    from pipeline.inspection import InspectionReport, inspect, inspect_print
     from pipeline.mesh.material import SurfaceAttributes
     from pipeline.mesh.tri_mesh import TriMesh
     from pipeline.python_api import GenerationResult, ImageSource, OnProgress, generate, generate_from_text
@@ -57,6 +57,7 @@ __all__ = [
     "generate_from_text",
     "ignore_steps",
     "inspect",
+    "inspect_print",
 ]
 
 _MODULES = {
@@ -71,7 +72,7 @@ _MODULES = {
         "ignore_steps",
     ),
     "pipeline.errors": ("CallerError", "Cancelled", "ImageTo3DError", "StageError"),
-    "pipeline.inspection": ("InspectionReport", "inspect"),
+    "pipeline.inspection": ("InspectionReport", "inspect", "inspect_print"),
     "pipeline.mesh.material": ("SurfaceAttributes",),
     "pipeline.mesh.tri_mesh": ("TriMesh",),
     "pipeline.python_api": ("GenerationResult", "ImageSource", "OnProgress", "generate", "generate_from_text"),

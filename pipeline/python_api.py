@@ -156,6 +156,8 @@ def generate(
     size: float | None = None,
     origin: Origin = "bottom",
     up_axis: UpAxis | None = None,
+    print_ready: bool = False,
+    min_wall_mm: float = 0.8,
     ss_sampling_steps: int = 12,
     ss_guidance_strength: float = 7.5,
     slat_sampling_steps: int = 12,
@@ -207,6 +209,9 @@ def generate(
         size: longest side in metres, 0.001 to 1000; by default 1, and 0.1 in STL and 3MF, which are in millimetres.
         origin: `bottom`: the middle of the base lies at the origin; `center`: the middle of the asset.
         up_axis: `y` or `z`; by default z in STL, 3MF and PLY, and y elsewhere.
+        print_ready: make it one solid shell that stands on a flat base. Warnings say what was changed for that, and
+            which walls are thinner than `min_wall_mm`; `meta["print"]` has the measures.
+        min_wall_mm: 0.1 to 10.
         ss_sampling_steps, ss_guidance_strength: stage 1 of TRELLIS, the sparse structure: 1 to 50, 0 to 10.
         slat_sampling_steps, slat_guidance_strength: stage 2 of TRELLIS, the structured latent: 1 to 50, 0 to 10.
         chunk_size: points evaluated at once, 1 to 12000: peak memory falls with it, the result stays.
@@ -249,6 +254,8 @@ def generate(
         "size": size,
         "origin": origin,
         "up_axis": up_axis,
+        "print_ready": print_ready,
+        "min_wall_mm": min_wall_mm,
         "ss_sampling_steps": ss_sampling_steps,
         "ss_guidance_strength": ss_guidance_strength,
         "slat_sampling_steps": slat_sampling_steps,

@@ -20,6 +20,8 @@ EXPORT_FIELDS = (
     "size",
     "origin",
     "up_axis",
+    "print_ready",
+    "min_wall_mm",
     "no_texture",
     "normal_map",
     "render",

@@ -128,11 +128,15 @@ def export(
         path = folder / name
         path.write_bytes(content)
         files.append(OutputFile(path, kinds[name], content_type_of(name), faces.get(name)))
+    meta: dict[str, Any] = {"mesh": mesh_measures}
     warnings = _normal_map_warning(request)
+    if request.print_ready:
+        meta["print"], for_print = _print_report(asset, request)
+        warnings += for_print
     warnings += _thickened_warning([name for name in request.formats if encoder.is_thickened_in(name)])
     for stem, asked in zip(encoders, (request.target_faces, *(request.lods or ())), strict=True):
         warnings += _count_warning(f"{stem}.{request.formats[0]}", faces, asked=asked)
-    return Exported((*files, *_cutout_files(cutouts, file_prefix, folder)), warnings, {"mesh": mesh_measures})
+    return Exported((*files, *_cutout_files(cutouts, file_prefix, folder)), warnings, meta)
 
 
 def asset_name(asset: Asset, file_prefix: str) -> str:
@@ -146,6 +150,22 @@ def asset_name(asset: Asset, file_prefix: str) -> str:
     for part in (asset.mesh.vertices, asset.mesh.faces, *asset.material.images):
         content.update(np.ascontiguousarray(part).tobytes())
     return f"asset_{content.hexdigest()[:8]}"
+
+
+def _print_size_mm(request: ImageTo3DRequest) -> float:
+    """Longest side of the print: that of the formats for printing where the request names none."""
+    return 1000 * (FORMATS["stl"].default_size_m if request.size is None else request.size)
+
+
+def _print_report(asset: Asset, request: ImageTo3DRequest) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Measures of an asset as it is printed, and sentences about what was changed for it and what may not succeed."""
+    from pipeline.mesh.print_check import check_print, wall_warning
+
+    size_mm, sides = _print_size_mm(request), np.ptp(asset.mesh.bounds(), axis=0)
+    report = check_print(asset.mesh, mm_per_unit=size_mm / float(sides.max()), min_wall_mm=request.min_wall_mm)
+    changed = f"Made ready to print at {size_mm:g} mm: {' '.join(asset.print_changes)}"
+    warnings = (*([changed] if asset.print_changes else []), *wall_warning(report, min_wall_mm=request.min_wall_mm))
+    return report.as_dict(), warnings
 
 
 def _count_warning(name: str, faces: Mapping[str, int], *, asked: int | None) -> tuple[str, ...]:
@@ -239,18 +259,13 @@ def make_levels(generation: Generation, *, request: GenerationRequest, on_step: 
         raise ExportFailed(f"export failed: the engine's surface {reason}")
     is_open = not generation.is_closed and not faces_of_bodies(surface).all()
     on_step(0.2)
-    becomes_body = is_open and FORMATS[request.formats[0]].needs_body
-
-    def with_faces(mesh: TriMesh, count: int) -> TriMesh:
-        return (simplify_for_thickening if becomes_body else simplify)(mesh, target_faces=count)
-
-    if request.target_faces is None:
-        finest = simplify(surface, target_faces=round((1 - request.mesh_simplify) * len(generation.mesh.faces)))
+    changes: tuple[str, ...] = ()
+    if request.print_ready:
+        meshes, changes = _print_levels(surface, request, len(generation.mesh.faces))
+        is_open = False
     else:
-        finest = with_faces(surface, request.target_faces)
-    counts = request.lods or ()
+        meshes = _simplified_levels(surface, request, len(generation.mesh.faces), is_open=is_open)
     detailed = NearestSurface(surface) if request.normal_map and not request.no_texture else None
-    meshes = [finest, *(with_faces(finest if count <= len(finest.faces) else surface, count) for count in counts)]
     on_step(0.5)
 
     def step_of(number: int) -> OnStep:
@@ -267,9 +282,42 @@ def make_levels(generation: Generation, *, request: GenerationRequest, on_step: 
                 on_step=step_of(number),
             ),
             is_open=is_open,
+            print_changes=changes,
         )
         for number, mesh in enumerate(meshes)
     ]
+
+
+def _simplified_levels(
+    surface: TriMesh, request: ImageTo3DRequest, extracted_faces: int, *, is_open: bool
+) -> list[TriMesh]:
+    """The surface and its further levels of detail, with their numbers of faces."""
+    becomes_body = is_open and FORMATS[request.formats[0]].needs_body
+
+    def with_faces(mesh: TriMesh, count: int) -> TriMesh:
+        return (simplify_for_thickening if becomes_body else simplify)(mesh, target_faces=count)
+
+    if request.target_faces is None:
+        finest = simplify(surface, target_faces=round((1 - request.mesh_simplify) * extracted_faces))
+    else:
+        finest = with_faces(surface, request.target_faces)
+    counts = request.lods or ()
+    return [finest, *(with_faces(finest if count <= len(finest.faces) else surface, count) for count in counts)]
+
+
+def _print_levels(
+    surface: TriMesh, request: ImageTo3DRequest, extracted_faces: int
+) -> tuple[list[TriMesh], tuple[str, ...]]:
+    """The same, each one shell on a flat base; and sentences about what was changed for that in the first."""
+    from pipeline.mesh.printable import make_solid, simplify_for_print  # its packages are needed for nothing else
+
+    size_mm = _print_size_mm(request)
+    solid = make_solid(surface, size_mm=size_mm)
+    finest = request.target_faces or round((1 - request.mesh_simplify) * extracted_faces)
+    made = [
+        simplify_for_print(solid.mesh, target_faces=count, size_mm=size_mm) for count in (finest, *(request.lods or ()))
+    ]
+    return [each.mesh for each in made], (*solid.changes, *made[0].changes)
 
 
 def _with_texture(

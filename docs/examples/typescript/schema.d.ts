@@ -1049,6 +1049,12 @@ export interface components {
              */
             mesh_simplify: number;
             /**
+             * Min Wall Mm
+             * @description millimetres from which a wall is thick enough to print, for `print_ready` (extension)
+             * @default 0.8
+             */
+            min_wall_mm: number;
+            /**
              * Multi Image
              * @description several views of one subject: a list, or one sheet of views on a transparent background
              * @default false
@@ -1090,6 +1096,12 @@ export interface components {
              * @description several file formats of the same asset, the first of them first in `output`; overrides `output_format`, which becomes the first (extension)
              */
             output_formats?: ("glb" | "obj" | "stl" | "ply" | "usdz" | "3mf")[] | string | null;
+            /**
+             * Print Ready
+             * @description one solid shell on a flat base: cavities are filled, loose parts joined or removed, and walls thinner than `min_wall_mm` named in `warning`; `meta.print` has the measures (extension)
+             * @default false
+             */
+            print_ready: boolean;
             /**
              * Remove Bg
              * @description remove the background; false: the whole image is the subject, and its transparency is ignored (extension)
@@ -1238,6 +1250,12 @@ export interface components {
              */
             mesh_simplify: number;
             /**
+             * Min Wall Mm
+             * @description millimetres from which a wall is thick enough to print, for `print_ready` (extension)
+             * @default 0.8
+             */
+            min_wall_mm: number;
+            /**
              * Multi Image
              * @description several views of one subject: a list, or one sheet of views on a transparent background
              * @default false
@@ -1279,6 +1297,12 @@ export interface components {
              * @description several file formats of the same asset, the first of them first in `output`; overrides `output_format`, which becomes the first (extension)
              */
             output_formats?: ("glb" | "obj" | "stl" | "ply" | "usdz" | "3mf")[] | string | null;
+            /**
+             * Print Ready
+             * @description one solid shell on a flat base: cavities are filled, loose parts joined or removed, and walls thinner than `min_wall_mm` named in `warning`; `meta.print` has the measures (extension)
+             * @default false
+             */
+            print_ready: boolean;
             /**
              * Remove Bg
              * @description remove the background; false: the whole image is the subject, and its transparency is ignored (extension)
@@ -2560,6 +2584,12 @@ export interface operations {
                      */
                     mesh_simplify?: number;
                     /**
+                     * Min Wall Mm
+                     * @description millimetres from which a wall is thick enough to print, for `print_ready` (extension)
+                     * @default 0.8
+                     */
+                    min_wall_mm?: number;
+                    /**
                      * Multi Image
                      * @description several views of one subject: a list, or one sheet of views on a transparent background
                      * @default false
@@ -2601,6 +2631,12 @@ export interface operations {
                      * @description several file formats of the same asset, the first of them first in `output`; overrides `output_format`, which becomes the first (extension)
                      */
                     output_formats?: ("glb" | "obj" | "stl" | "ply" | "usdz" | "3mf")[] | string | null;
+                    /**
+                     * Print Ready
+                     * @description one solid shell on a flat base: cavities are filled, loose parts joined or removed, and walls thinner than `min_wall_mm` named in `warning`; `meta.print` has the measures (extension)
+                     * @default false
+                     */
+                    print_ready?: boolean;
                     /**
                      * Remove Bg
                      * @description remove the background; false: the whole image is the subject, and its transparency is ignored (extension)
@@ -2888,6 +2924,11 @@ export interface operations {
                      */
                     mesh_simplify?: number;
                     /**
+                     * Min Wall Mm
+                     * @description millimetres from which a wall is thick enough to print, for `print_ready` (extension)
+                     */
+                    min_wall_mm?: number;
+                    /**
                      * No Texture
                      * @description export without a texture (extension)
                      */
@@ -2914,6 +2955,11 @@ export interface operations {
                      * @description several file formats of the same asset, the first of them first in `output`; overrides `output_format`, which becomes the first (extension)
                      */
                     output_formats?: ("glb" | "obj" | "stl" | "ply" | "usdz" | "3mf")[] | string | null;
+                    /**
+                     * Print Ready
+                     * @description one solid shell on a flat base: cavities are filled, loose parts joined or removed, and walls thinner than `min_wall_mm` named in `warning`; `meta.print` has the measures (extension)
+                     */
+                    print_ready?: boolean;
                     /**
                      * Render
                      * @description also deliver a turntable video (mp4)
@@ -3332,6 +3378,12 @@ export interface operations {
                      */
                     mesh_simplify?: number;
                     /**
+                     * Min Wall Mm
+                     * @description millimetres from which a wall is thick enough to print, for `print_ready` (extension)
+                     * @default 0.8
+                     */
+                    min_wall_mm?: number;
+                    /**
                      * Multi Image
                      * @description several views of one subject: a list, or one sheet of views on a transparent background
                      * @default false
@@ -3373,6 +3425,12 @@ export interface operations {
                      * @description several file formats of the same asset, the first of them first in `output`; overrides `output_format`, which becomes the first (extension)
                      */
                     output_formats?: ("glb" | "obj" | "stl" | "ply" | "usdz" | "3mf")[] | string | null;
+                    /**
+                     * Print Ready
+                     * @description one solid shell on a flat base: cavities are filled, loose parts joined or removed, and walls thinner than `min_wall_mm` named in `warning`; `meta.print` has the measures (extension)
+                     * @default false
+                     */
+                    print_ready?: boolean;
                     /**
                      * Remove Bg
                      * @description remove the background; false: the whole image is the subject, and its transparency is ignored (extension)
@@ -5274,6 +5332,12 @@ export interface operations {
                      */
                     mesh_simplify?: number;
                     /**
+                     * Min Wall Mm
+                     * @description millimetres from which a wall is thick enough to print, for `print_ready` (extension)
+                     * @default 0.8
+                     */
+                    min_wall_mm?: number;
+                    /**
                      * Multi Image
                      * @description several views of one subject: a list, or one sheet of views on a transparent background
                      * @default false
@@ -5315,6 +5379,12 @@ export interface operations {
                      * @description several file formats of the same asset, the first of them first in `output`; overrides `output_format`, which becomes the first (extension)
                      */
                     output_formats?: ("glb" | "obj" | "stl" | "ply" | "usdz" | "3mf")[] | string | null;
+                    /**
+                     * Print Ready
+                     * @description one solid shell on a flat base: cavities are filled, loose parts joined or removed, and walls thinner than `min_wall_mm` named in `warning`; `meta.print` has the measures (extension)
+                     * @default false
+                     */
+                    print_ready?: boolean;
                     /**
                      * Remove Bg
                      * @description remove the background; false: the whole image is the subject, and its transparency is ignored (extension)
@@ -5534,6 +5604,11 @@ export interface operations {
                      */
                     mesh_simplify?: number;
                     /**
+                     * Min Wall Mm
+                     * @description millimetres from which a wall is thick enough to print, for `print_ready` (extension)
+                     */
+                    min_wall_mm?: number;
+                    /**
                      * No Texture
                      * @description export without a texture (extension)
                      */
@@ -5560,6 +5635,11 @@ export interface operations {
                      * @description several file formats of the same asset, the first of them first in `output`; overrides `output_format`, which becomes the first (extension)
                      */
                     output_formats?: ("glb" | "obj" | "stl" | "ply" | "usdz" | "3mf")[] | string | null;
+                    /**
+                     * Print Ready
+                     * @description one solid shell on a flat base: cavities are filled, loose parts joined or removed, and walls thinner than `min_wall_mm` named in `warning`; `meta.print` has the measures (extension)
+                     */
+                    print_ready?: boolean;
                     /**
                      * Render
                      * @description also deliver a turntable video (mp4)
@@ -5978,6 +6058,12 @@ export interface operations {
                      */
                     mesh_simplify?: number;
                     /**
+                     * Min Wall Mm
+                     * @description millimetres from which a wall is thick enough to print, for `print_ready` (extension)
+                     * @default 0.8
+                     */
+                    min_wall_mm?: number;
+                    /**
                      * Multi Image
                      * @description several views of one subject: a list, or one sheet of views on a transparent background
                      * @default false
@@ -6019,6 +6105,12 @@ export interface operations {
                      * @description several file formats of the same asset, the first of them first in `output`; overrides `output_format`, which becomes the first (extension)
                      */
                     output_formats?: ("glb" | "obj" | "stl" | "ply" | "usdz" | "3mf")[] | string | null;
+                    /**
+                     * Print Ready
+                     * @description one solid shell on a flat base: cavities are filled, loose parts joined or removed, and walls thinner than `min_wall_mm` named in `warning`; `meta.print` has the measures (extension)
+                     * @default false
+                     */
+                    print_ready?: boolean;
                     /**
                      * Remove Bg
                      * @description remove the background; false: the whole image is the subject, and its transparency is ignored (extension)
