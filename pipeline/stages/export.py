@@ -152,12 +152,12 @@ def asset_name(asset: Asset, file_prefix: str) -> str:
     return f"asset_{content.hexdigest()[:8]}"
 
 
-def _print_size_mm(request: ImageTo3DRequest) -> float:
+def _print_size_mm(request: GenerationRequest) -> float:
     """Longest side of the print: that of the formats for printing where the request names none."""
     return 1000 * (FORMATS["stl"].default_size_m if request.size is None else request.size)
 
 
-def _print_report(asset: Asset, request: ImageTo3DRequest) -> tuple[dict[str, Any], tuple[str, ...]]:
+def _print_report(asset: Asset, request: GenerationRequest) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Measures of an asset as it is printed, and sentences about what was changed for it and what may not succeed."""
     from pipeline.mesh.print_check import check_print, wall_warning
 
@@ -289,7 +289,7 @@ def make_levels(generation: Generation, *, request: GenerationRequest, on_step: 
 
 
 def _simplified_levels(
-    surface: TriMesh, request: ImageTo3DRequest, extracted_faces: int, *, is_open: bool
+    surface: TriMesh, request: GenerationRequest, extracted_faces: int, *, is_open: bool
 ) -> list[TriMesh]:
     """The surface and its further levels of detail, with their numbers of faces."""
     becomes_body = is_open and FORMATS[request.formats[0]].needs_body
@@ -306,7 +306,7 @@ def _simplified_levels(
 
 
 def _print_levels(
-    surface: TriMesh, request: ImageTo3DRequest, extracted_faces: int
+    surface: TriMesh, request: GenerationRequest, extracted_faces: int
 ) -> tuple[list[TriMesh], tuple[str, ...]]:
     """The same, each one shell on a flat base; and sentences about what was changed for that in the first."""
     from pipeline.mesh.printable import make_solid, simplify_for_print  # its packages are needed for nothing else

@@ -1799,6 +1799,12 @@ export interface components {
              */
             mesh_simplify: number;
             /**
+             * Min Wall Mm
+             * @description millimetres from which a wall is thick enough to print, for `print_ready` (extension)
+             * @default 0.8
+             */
+            min_wall_mm: number;
+            /**
              * Negative Prompt
              * @description what to stay away from; guidance leads away from it instead of from an empty text
              * @default
@@ -1810,6 +1816,12 @@ export interface components {
              * @default false
              */
             no_texture: boolean;
+            /**
+             * Normal Map
+             * @description bake the relief that simplification removes into a normal map, in GLB, OBJ and USDZ (extension)
+             * @default false
+             */
+            normal_map: boolean;
             /**
              * Num Inference Steps
              * @description older name of `ss_sampling_steps` and `slat_sampling_steps` together
@@ -1834,6 +1846,12 @@ export interface components {
              * @description several file formats of the same asset, the first of them first in `output`; overrides `output_format`, which becomes the first (extension)
              */
             output_formats?: ("glb" | "obj" | "stl" | "ply" | "usdz" | "3mf")[] | string | null;
+            /**
+             * Print Ready
+             * @description one solid shell on a flat base: cavities are filled, loose parts joined or removed, and walls thinner than `min_wall_mm` named in `warning`; `meta.print` has the measures (extension)
+             * @default false
+             */
+            print_ready: boolean;
             /**
              * Prompt
              * @description what to make, in English; the model reads the first 75 tokens, about 55 words, and a warning quotes the rest
@@ -4074,6 +4092,12 @@ export interface operations {
                      */
                     mesh_simplify?: number;
                     /**
+                     * Min Wall Mm
+                     * @description millimetres from which a wall is thick enough to print, for `print_ready` (extension)
+                     * @default 0.8
+                     */
+                    min_wall_mm?: number;
+                    /**
                      * Negative Prompt
                      * @description what to stay away from; guidance leads away from it instead of from an empty text
                      * @default
@@ -4085,6 +4109,12 @@ export interface operations {
                      * @default false
                      */
                     no_texture?: boolean;
+                    /**
+                     * Normal Map
+                     * @description bake the relief that simplification removes into a normal map, in GLB, OBJ and USDZ (extension)
+                     * @default false
+                     */
+                    normal_map?: boolean;
                     /**
                      * Num Inference Steps
                      * @description older name of `ss_sampling_steps` and `slat_sampling_steps` together
@@ -4109,6 +4139,12 @@ export interface operations {
                      * @description several file formats of the same asset, the first of them first in `output`; overrides `output_format`, which becomes the first (extension)
                      */
                     output_formats?: ("glb" | "obj" | "stl" | "ply" | "usdz" | "3mf")[] | string | null;
+                    /**
+                     * Print Ready
+                     * @description one solid shell on a flat base: cavities are filled, loose parts joined or removed, and walls thinner than `min_wall_mm` named in `warning`; `meta.print` has the measures (extension)
+                     * @default false
+                     */
+                    print_ready?: boolean;
                     /**
                      * Prompt
                      * @description what to make, in English; the model reads the first 75 tokens, about 55 words, and a warning quotes the rest
@@ -6452,6 +6488,12 @@ export interface operations {
                      */
                     mesh_simplify?: number;
                     /**
+                     * Min Wall Mm
+                     * @description millimetres from which a wall is thick enough to print, for `print_ready` (extension)
+                     * @default 0.8
+                     */
+                    min_wall_mm?: number;
+                    /**
                      * Negative Prompt
                      * @description what to stay away from; guidance leads away from it instead of from an empty text
                      * @default
@@ -6463,6 +6505,12 @@ export interface operations {
                      * @default false
                      */
                     no_texture?: boolean;
+                    /**
+                     * Normal Map
+                     * @description bake the relief that simplification removes into a normal map, in GLB, OBJ and USDZ (extension)
+                     * @default false
+                     */
+                    normal_map?: boolean;
                     /**
                      * Num Inference Steps
                      * @description older name of `ss_sampling_steps` and `slat_sampling_steps` together
@@ -6487,6 +6535,12 @@ export interface operations {
                      * @description several file formats of the same asset, the first of them first in `output`; overrides `output_format`, which becomes the first (extension)
                      */
                     output_formats?: ("glb" | "obj" | "stl" | "ply" | "usdz" | "3mf")[] | string | null;
+                    /**
+                     * Print Ready
+                     * @description one solid shell on a flat base: cavities are filled, loose parts joined or removed, and walls thinner than `min_wall_mm` named in `warning`; `meta.print` has the measures (extension)
+                     * @default false
+                     */
+                    print_ready?: boolean;
                     /**
                      * Prompt
                      * @description what to make, in English; the model reads the first 75 tokens, about 55 words, and a warning quotes the rest
