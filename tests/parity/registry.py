@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from tests.parity.harness import Check, Fixture
 
-KIT_MODULES = ("tests.parity.trellis", "tests.parity.triposr", "tests.parity.trellis2")
+KIT_MODULES = ("tests.parity.trellis", "tests.parity.trellis_text", "tests.parity.triposr", "tests.parity.trellis2")
 
 
 def all_targets() -> dict[str, Check]:

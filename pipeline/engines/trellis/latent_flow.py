@@ -11,12 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.engines.trellis.sparse_blocks import SparseResBlock3d, per_row
-from pipeline.engines.trellis.structure_flow import Condition, encode_condition
+from pipeline.engines.trellis.sparse_blocks import SparseResBlock3d
+from pipeline.nn.condition import Condition, encode_condition
 from pipeline.nn.dense_blocks import HEAD_EPS, ModulatedCrossBlock, modulation
 from pipeline.nn.embeddings import TimestepEmbedder, position_embedding
 from pipeline.nn.precision import set_precision
 from pipeline.nn.sparse_conv import Sparse
+from pipeline.ops.sparse import per_row
 from pipeline.ops.voxels import VoxelSet
 
 
@@ -95,9 +96,10 @@ class SLatFlowModel(nn.Module):
         self.dtype = dtype
         set_precision((self.input_blocks, self.blocks, self.out_blocks), dtype)
 
-    def encode_condition(self, tokens: Tensor, *, unguided: bool = False) -> Condition:
-        """Compute keys and values of (P, L, E) tokens, or (P, B, L, E) tokens if batch elements differ."""
-        return encode_condition(self.blocks, tokens.to(self.dtype), unguided=unguided)
+    def encode_condition(self, tokens: Tensor, *, negative: Tensor | None = None) -> Condition:
+        """Compute keys and values of (P, L, E) tokens, or (P, B, L, E) if batch elements differ, and of a negative."""
+        negative = None if negative is None else negative.to(self.dtype)
+        return encode_condition(self.blocks, tokens.to(self.dtype), negative=negative)
 
     def forward(self, feats: Tensor, voxels: VoxelSet, t: Tensor, condition: Condition) -> Tensor:
         """Compute the velocity.

@@ -5,50 +5,20 @@ Source: Xiang et al. 2024, arXiv 2412.01506, section 3.3; microsoft/TRELLIS@6b0d
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.nn.attention import CrossCache
+from pipeline.nn.condition import Condition, encode_condition
 from pipeline.nn.dense_blocks import HEAD_EPS, ModulatedCrossBlock, modulation, pixel_shuffle_3d
 from pipeline.nn.embeddings import TimestepEmbedder, position_embedding
 from pipeline.nn.precision import set_precision
 
 
-@dataclass(frozen=True, eq=False)
-class Condition:
-    """Keys and values of the image tokens for every block's cross-attention; computed once per request."""
-
-    layers: tuple[CrossCache, ...]
-
-    def select(self, passes: Sequence[int], *, unguided: bool) -> Condition:
-        """Return the condition of the chosen guided passes, with or without the unguided pass after them."""
-        return Condition(tuple(layer.select(passes, unguided=unguided) for layer in self.layers))
-
-
-def encode_condition(blocks: Iterable[nn.Module], tokens: Tensor, *, unguided: bool) -> Condition:
-    """Compute keys and values of the tokens for every block.
-
-    Args:
-        blocks: of `ModulatedCrossBlock`.
-        tokens: (P, L, E), one context per guided pass, or (P, B, L, E), one per pass and batch element.
-        unguided: also compute the output for an unguided pass.
-    """
-    if tokens.ndim == 3:
-        tokens = tokens[:, None]  # (P, L, E) -> (P, 1, L, E)
-    layers: list[CrossCache] = []
-    for block in blocks:
-        assert isinstance(block, ModulatedCrossBlock)
-        layers.append(block.cross_attn.cache(tokens, unguided=unguided))
-    return Condition(tuple(layers))
-
-
 class SparseStructureFlowModel(nn.Module):
-    """A transformer over the patches of a dense latent, modulated by the time, with cross-attention to image tokens."""
+    """A transformer over the patches of a dense latent, modulated by the time, with cross-attention to a condition."""
 
     def __init__(
         self,
@@ -107,9 +77,10 @@ class SparseStructureFlowModel(nn.Module):
         self.dtype = dtype
         set_precision(self.blocks, dtype)
 
-    def encode_condition(self, tokens: Tensor, *, unguided: bool = False) -> Condition:
-        """Compute keys and values of (P, L, E) tokens, one context per guided pass."""
-        return encode_condition(self.blocks, tokens.to(self.dtype), unguided=unguided)
+    def encode_condition(self, tokens: Tensor, *, negative: Tensor | None = None) -> Condition:
+        """Compute keys and values of (P, L, E) tokens, one context per guided pass, and of the (1, L, E) negative."""
+        negative = None if negative is None else negative.to(self.dtype)
+        return encode_condition(self.blocks, tokens.to(self.dtype), negative=negative)
 
     def forward(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """Compute the velocity.
