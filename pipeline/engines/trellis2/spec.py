@@ -404,12 +404,15 @@ TINY = ModelSpec(
     shape_std=(1.0,) * 8,
     texture_mean=(0.0,) * 8,
     texture_std=(1.0,) * 8,
-    # A dozen voxels, of which most children exist, crossed by sheets along one axis: a small open surface.
+    # A few voxels, of which nearly all children exist, crossed by sheets along one axis: an open surface.
     deterministic_weights=DeterministicWeights(
         seed=20260401,
         added={
             "structure_decoder": {"out_layer.2.bias": -2.1},
-            "shape_decoder": {"output_layer.bias": (0.0, 0.0, 0.0, -4.0, 4.0, -4.0)},
+            "shape_decoder": {
+                "output_layer.bias": (0.0, 0.0, 0.0, -4.0, 4.0, -4.0),
+                **{f"blocks.{level}.1.to_subdiv.bias": (2.5,) * 8 for level in range(4)},
+            },
         },
     ),
 )
