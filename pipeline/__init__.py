@@ -19,6 +19,7 @@ from pipeline.version import __version__
 
 if TYPE_CHECKING:
     from pipeline.engines.base import (
+        AttributeSource,
         ColourSource,
         Engine,
         ForegroundImage,
@@ -28,11 +29,13 @@ if TYPE_CHECKING:
         ignore_steps,
     )
     from pipeline.errors import CallerError, Cancelled, ImageTo3DError, StageError
-    from pipeline.inspection import InspectionReport, inspect
+    from pipeline.inspection import InspectionReport, inspect, inspect_print
+    from pipeline.mesh.material import SurfaceAttributes
     from pipeline.mesh.tri_mesh import TriMesh
     from pipeline.python_api import GenerationResult, ImageSource, OnProgress, generate
 
 __all__ = [
+    "AttributeSource",
     "CallerError",
     "Cancelled",
     "ColourSource",
@@ -47,15 +50,18 @@ __all__ = [
     "OnProgress",
     "OnStep",
     "StageError",
+    "SurfaceAttributes",
     "TriMesh",
     "__version__",
     "generate",
     "ignore_steps",
     "inspect",
+    "inspect_print",
 ]
 
 _MODULES = {
     "pipeline.engines.base": (
+        "AttributeSource",
         "ColourSource",
         "Engine",
         "ForegroundImage",
@@ -65,7 +71,8 @@ _MODULES = {
         "ignore_steps",
     ),
     "pipeline.errors": ("CallerError", "Cancelled", "ImageTo3DError", "StageError"),
-    "pipeline.inspection": ("InspectionReport", "inspect"),
+    "pipeline.inspection": ("InspectionReport", "inspect", "inspect_print"),
+    "pipeline.mesh.material": ("SurfaceAttributes",),
     "pipeline.mesh.tri_mesh": ("TriMesh",),
     "pipeline.python_api": ("GenerationResult", "ImageSource", "OnProgress", "generate"),
 }

@@ -145,6 +145,7 @@ def generate(
     lods: Sequence[int] | str | None = None,
     texture_size: int = 1024,
     no_texture: bool = False,
+    normal_map: bool = False,
     render: bool = False,
     splat: bool = False,
     depth: float | None = None,
@@ -153,6 +154,8 @@ def generate(
     size: float | None = None,
     origin: Origin = "bottom",
     up_axis: UpAxis | None = None,
+    print_ready: bool = False,
+    min_wall_mm: float = 0.8,
     ss_sampling_steps: int = 12,
     ss_guidance_strength: float = 7.5,
     slat_sampling_steps: int = 12,
@@ -193,6 +196,7 @@ def generate(
             `…_lod2.glb`, in every format.
         texture_size: side of the texture in pixels, 512 to 4096.
         no_texture: leave the texture out.
+        normal_map: bake the relief that simplification removes into a normal map, in GLB, OBJ and USDZ.
         render: also make an mp4 turntable.
         splat: also give the Gaussians as a splat `.ply`, where the engine has them.
         depth: depth of the preview engine's solid, 0 (a thin plate) to 1 (round); by default guessed from the contour,
@@ -203,6 +207,9 @@ def generate(
         size: longest side in metres, 0.001 to 1000; by default 1, and 0.1 in STL and 3MF, which are in millimetres.
         origin: `bottom`: the middle of the base lies at the origin; `center`: the middle of the asset.
         up_axis: `y` or `z`; by default z in STL, 3MF and PLY, and y elsewhere.
+        print_ready: make it one solid shell that stands on a flat base. Warnings say what was changed for that, and
+            which walls are thinner than `min_wall_mm`; `meta["print"]` has the measures.
+        min_wall_mm: 0.1 to 10.
         ss_sampling_steps, ss_guidance_strength: stage 1 of TRELLIS, the sparse structure: 1 to 50, 0 to 10.
         slat_sampling_steps, slat_guidance_strength: stage 2 of TRELLIS, the structured latent: 1 to 50, 0 to 10.
         chunk_size: points evaluated at once, 1 to 12000: peak memory falls with it, the result stays.
@@ -236,6 +243,7 @@ def generate(
         "lods": lods,
         "texture_size": texture_size,
         "no_texture": no_texture,
+        "normal_map": normal_map,
         "render": render,
         "splat": splat,
         "depth": depth,
@@ -244,6 +252,8 @@ def generate(
         "size": size,
         "origin": origin,
         "up_axis": up_axis,
+        "print_ready": print_ready,
+        "min_wall_mm": min_wall_mm,
         "ss_sampling_steps": ss_sampling_steps,
         "ss_guidance_strength": ss_guidance_strength,
         "slat_sampling_steps": slat_sampling_steps,
@@ -449,6 +459,7 @@ def check_output_files(request: ImageTo3DRequest, output: Path) -> None:
         lods=len(request.lods or ()),
         render=request.render,
         is_textured=not request.no_texture,
+        has_normal_map=request.normal_map and not request.no_texture,
         extra_endings=splat,
     )
     cutouts = cutout_names(output.stem, views=len(request.image))

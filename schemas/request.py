@@ -129,6 +129,10 @@ class ImageTo3DRequest(BaseModel):
     no_texture: Annotated[bool, LenientBool()] = Field(
         default=False, description="export without a texture (extension)"
     )
+    normal_map: Annotated[bool, LenientBool()] = Field(
+        default=False,
+        description="bake the relief that simplification removes into a normal map, in GLB, OBJ and USDZ (extension)",
+    )
     multi_image_mode: Annotated[Literal["stochastic", "multidiffusion"] | None, OneOfOrNothing(MULTI_IMAGE_MODES)] = (
         Field(default=None, description="how the engine combines several views (extension)")
     )
@@ -167,7 +171,14 @@ class ImageTo3DRequest(BaseModel):
     up_axis: Annotated[UpAxis | None, OneOfOrNothing(get_args(UpAxis))] = Field(
         default=None, description="the axis that points up; by default z in STL, 3MF and PLY, y elsewhere (extension)"
     )
-
+    print_ready: Annotated[bool, LenientBool()] = Field(
+        default=False,
+        description="one solid shell on a flat base: cavities are filled, loose parts joined or removed, and walls "
+        "thinner than `min_wall_mm` named in `warning`; `meta.print` has the measures (extension)",
+    )
+    min_wall_mm: Annotated[float, BoundedFloat(0.1, 10)] = Field(
+        default=0.8, description="millimetres from which a wall is thick enough to print, for `print_ready` (extension)"
+    )
     retention_s: Annotated[int | None, BoundedInt(MIN_RETENTION_S, MAX_RETENTION_S, optional=True)] = Field(
         default=None,
         description="seconds for which temporary outputs can be downloaded, at most what the deployment allows "

@@ -274,6 +274,7 @@ class Context:
                 lods=len(parameters.get("lods") or ()),
                 render=bool(parameters.get("render")),
                 is_textured=not parameters.get("no_texture"),
+                has_normal_map=bool(parameters.get("normal_map")) and not parameters.get("no_texture"),
             )
             if kind in ("model", "companion", "lod", "turntable")
         ]

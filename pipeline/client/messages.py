@@ -63,6 +63,7 @@ class SubmitParameters(TypedDict, total=False):
     texture_size: int
     engine: str | None
     no_texture: bool
+    normal_map: bool
     multi_image_mode: Literal["stochastic", "multidiffusion"] | None
     view_angles: Sequence[float | str] | str | None
     splat: bool
@@ -72,6 +73,8 @@ class SubmitParameters(TypedDict, total=False):
     size: float | None
     origin: Literal["bottom", "center"]
     up_axis: Literal["y", "z"] | None
+    print_ready: bool
+    min_wall_mm: float
     retention_s: int | None
 
 
@@ -88,7 +91,10 @@ class ExportParameters(TypedDict, total=False):
     size: float | None
     origin: Literal["bottom", "center"]
     up_axis: Literal["y", "z"] | None
+    print_ready: bool
+    min_wall_mm: float
     no_texture: bool
+    normal_map: bool
     chunk_size: int
     temp: bool
     webhook: str | None

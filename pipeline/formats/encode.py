@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cached_property
 
 from pipeline.formats.glb import glb_bytes
-from pipeline.formats.obj import mtl_bytes, obj_bytes
+from pipeline.formats.material_images import MaterialImages
+from pipeline.formats.obj import MTL_KEYS, mtl_bytes, obj_bytes
 from pipeline.formats.ply import ply_bytes
-from pipeline.formats.png import png_bytes
 from pipeline.formats.stl import stl_bytes
 from pipeline.mesh.asset import Asset, thickened
 from pipeline.mesh.placement import Placement
-from pipeline.storage.base import companion_names
-from schemas.formats import FORMATS, OutputFormat
+from pipeline.storage.base import companion_names, map_name
+from schemas.formats import FORMATS
 from schemas.request import UpAxis
 
 
@@ -59,20 +59,22 @@ class AssetEncoder:
         return thickened(self._asset)
 
     @cached_property
-    def colour_png(self) -> bytes | None:
-        """The base colour as a PNG file; None without a texture."""
-        return png_bytes(self._asset.texture) if self._asset.is_textured else None
+    def images(self) -> MaterialImages:
+        """The images of the material; they are the same in every format."""
+        return MaterialImages(self._asset.material, self._asset.is_textured)
 
-    def files(self, output_formats: Sequence[OutputFormat], *, stem: str) -> dict[str, bytes]:
-        """The content of each model and of its companions by file name, each model before its companions.
+    def textures_in(self, output_format: str) -> dict[str, bytes]:
+        """The images that a format's files have, by channel."""
+        kind = FORMATS[output_format].texture
+        return {"embedded": self.images.packed, "companion": self.images.separate}.get(kind, {})
+
+    def files(self, output_format: str, *, stem: str) -> dict[str, bytes]:
+        """The content of the model and of its companions by file name, the model first.
 
         Args:
             stem: what the names of the files begin with.
         """
-        contents: dict[str, bytes] = {}
-        for output_format in output_formats:
-            contents |= ENCODERS[output_format](self.asset_in(output_format), self, stem)
-        return contents
+        return ENCODERS[output_format](self.asset_in(output_format), self, stem)
 
 
 def _glb(asset: Asset, encoder: AssetEncoder, stem: str) -> dict[str, bytes]:
@@ -82,8 +84,9 @@ def _glb(asset: Asset, encoder: AssetEncoder, stem: str) -> dict[str, bytes]:
         faces=split.faces,
         normals=asset.unwrapped_normals,
         uvs=split.uvs if asset.is_textured else None,
-        texture_png=encoder.colour_png,
-        double_sided=asset.is_open,
+        material=encoder.images if asset.is_textured else None,
+        tangents=asset.unwrapped_tangents if asset.material.normal is not None else None,
+        double_sided=asset.shows_backs,
         name=asset.name,
     )
     return {f"{stem}.glb": content}
@@ -92,8 +95,11 @@ def _glb(asset: Asset, encoder: AssetEncoder, stem: str) -> dict[str, bytes]:
 def _obj(asset: Asset, encoder: AssetEncoder, stem: str) -> dict[str, bytes]:
     split = asset.unwrapped
     material_name, *texture_names = companion_names("obj", file_prefix=stem, is_textured=asset.is_textured)
-    texture_name = texture_names[0] if texture_names else None
-    files = {
+    textures = encoder.textures_in("obj")
+    names = {channel: map_name(stem, channel) for channel in textures} | dict(
+        zip(textures, texture_names, strict=False)
+    )
+    return {
         f"{stem}.obj": obj_bytes(
             vertices=asset.mesh.vertices,
             normals=asset.normals,
@@ -104,11 +110,11 @@ def _obj(asset: Asset, encoder: AssetEncoder, stem: str) -> dict[str, bytes]:
             name=asset.name,
             comment=encoder.comment_in("obj"),
         ),
-        material_name: mtl_bytes(texture_file=texture_name, name=asset.name),
+        material_name: mtl_bytes(
+            material=asset.material, maps={MTL_KEYS[channel]: name for channel, name in names.items()}, name=asset.name
+        ),
+        **{names[channel]: content for channel, content in textures.items()},
     }
-    if texture_name is not None and encoder.colour_png is not None:
-        files[texture_name] = encoder.colour_png
-    return files
 
 
 def _stl(asset: Asset, encoder: AssetEncoder, stem: str) -> dict[str, bytes]:
@@ -137,8 +143,8 @@ def _usdz(asset: Asset, encoder: AssetEncoder, stem: str) -> dict[str, bytes]:
         normals=asset.normals,
         uvs=split.uvs if asset.is_textured else None,
         uv_faces=split.faces if asset.is_textured else None,
-        texture_png=encoder.colour_png,
-        is_double_sided=asset.is_open,
+        material=encoder.images if asset.is_textured else None,
+        is_double_sided=asset.shows_backs,
         up_axis=encoder.up_axis_in("usdz"),
     )
     return {f"{stem}.usdz": content}

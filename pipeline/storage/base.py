@@ -185,11 +185,19 @@ class LinkedFiles(Storage, Protocol):
         ...
 
 
-def companion_names(output_format: str, *, file_prefix: str, is_textured: bool = True) -> list[str]:
-    """The files that a model refers to: its material, then its texture. Their names are one word in every format."""
+def companion_names(
+    output_format: str, *, file_prefix: str, is_textured: bool = True, has_normal_map: bool = False
+) -> list[str]:
+    """The files that a model refers to: its material, then its images. Their names are one word in every format."""
     spec, word = FORMATS[output_format], safe_name(file_prefix)
     endings = (spec.material_file, spec.texture_file if is_textured else "")
-    return [f"{word}{ending}" for ending in endings if ending]
+    names = [f"{word}{ending}" for ending in endings if ending]
+    return [*names, map_name(file_prefix, "normal")] if spec.texture == "companion" and has_normal_map else names
+
+
+def map_name(file_prefix: str, channel: str) -> str:
+    """The file of an image that a material has beside its base colour: `robot_roughness.png`."""
+    return f"{safe_name(file_prefix)}_{channel}.png"
 
 
 def cutout_names(file_prefix: str, *, views: int) -> list[str]:
@@ -209,9 +217,12 @@ def output_names(
     lods: int = 0,
     render: bool = False,
     is_textured: bool = True,
+    has_normal_map: bool = False,
     extra_endings: Sequence[str] = (),
 ) -> list[tuple[str, FileKind]]:
     """The files of a job in the order of the answer, known before they exist, so that links can be predicted.
+
+    Only the images of alpha, metallic and roughness beside an OBJ are not among them: the surface decides on them.
 
     Args:
         output_formats: extensions of the models.
@@ -223,7 +234,9 @@ def output_names(
         stem = level_stem(file_prefix, number)
         for output_format in output_formats:
             names.append((f"{stem}.{output_format}", "lod" if number else "model"))
-            companions = companion_names(output_format, file_prefix=stem, is_textured=is_textured)
+            companions = companion_names(
+                output_format, file_prefix=stem, is_textured=is_textured, has_normal_map=has_normal_map
+            )
             names.extend((name, "companion") for name in companions)
     if render:
         names.append((f"{file_prefix}.mp4", "turntable"))

@@ -56,6 +56,12 @@ def test_an_image_becomes_a_file_that_inspect_reads(image: Path, tmp_path: Path)
     found = json.loads(run("inspect", tmp_path / "out" / "toy.glb", "--json").stdout)
     assert found["watertight"] and found["texture"] == "512 × 512" and found["faces"] > 100
     assert "watertight" in run("inspect", tmp_path / "out" / "toy.glb").stdout
+    printed = json.loads(run("inspect", "--print", "--min-wall-mm", "5", tmp_path / "out" / "toy.stl", "--json").stdout)
+    assert (printed["shells"], max(printed["size_mm"])) == (1, pytest.approx(100, abs=0.01))
+    assert (
+        printed["thin_wall_share"] > 0.05
+        and "base mm2" in run("inspect", "--print", tmp_path / "out" / "toy.stl").stdout
+    )
 
 
 def test_a_fetched_background_remover_is_used(tmp_path: Path) -> None:

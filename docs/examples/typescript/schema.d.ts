@@ -1010,6 +1010,12 @@ export interface components {
              */
             mesh_simplify: number;
             /**
+             * Min Wall Mm
+             * @description millimetres from which a wall is thick enough to print, for `print_ready` (extension)
+             * @default 0.8
+             */
+            min_wall_mm: number;
+            /**
              * Multi Image
              * @description several views of one subject: a list, or one sheet of views on a transparent background
              * @default false
@@ -1026,6 +1032,12 @@ export interface components {
              * @default false
              */
             no_texture: boolean;
+            /**
+             * Normal Map
+             * @description bake the relief that simplification removes into a normal map, in GLB, OBJ and USDZ (extension)
+             * @default false
+             */
+            normal_map: boolean;
             /**
              * Origin
              * @description what lies at the origin: the middle of the base (`bottom`), or of the whole asset (extension)
@@ -1045,6 +1057,12 @@ export interface components {
              * @description several file formats of the same asset, the first of them first in `output`; overrides `output_format`, which becomes the first (extension)
              */
             output_formats?: ("glb" | "obj" | "stl" | "ply" | "usdz" | "3mf")[] | string | null;
+            /**
+             * Print Ready
+             * @description one solid shell on a flat base: cavities are filled, loose parts joined or removed, and walls thinner than `min_wall_mm` named in `warning`; `meta.print` has the measures (extension)
+             * @default false
+             */
+            print_ready: boolean;
             /**
              * Remove Bg
              * @description remove the background; false: the whole image is the subject, and its transparency is ignored (extension)
@@ -1193,6 +1211,12 @@ export interface components {
              */
             mesh_simplify: number;
             /**
+             * Min Wall Mm
+             * @description millimetres from which a wall is thick enough to print, for `print_ready` (extension)
+             * @default 0.8
+             */
+            min_wall_mm: number;
+            /**
              * Multi Image
              * @description several views of one subject: a list, or one sheet of views on a transparent background
              * @default false
@@ -1209,6 +1233,12 @@ export interface components {
              * @default false
              */
             no_texture: boolean;
+            /**
+             * Normal Map
+             * @description bake the relief that simplification removes into a normal map, in GLB, OBJ and USDZ (extension)
+             * @default false
+             */
+            normal_map: boolean;
             /**
              * Origin
              * @description what lies at the origin: the middle of the base (`bottom`), or of the whole asset (extension)
@@ -1228,6 +1258,12 @@ export interface components {
              * @description several file formats of the same asset, the first of them first in `output`; overrides `output_format`, which becomes the first (extension)
              */
             output_formats?: ("glb" | "obj" | "stl" | "ply" | "usdz" | "3mf")[] | string | null;
+            /**
+             * Print Ready
+             * @description one solid shell on a flat base: cavities are filled, loose parts joined or removed, and walls thinner than `min_wall_mm` named in `warning`; `meta.print` has the measures (extension)
+             * @default false
+             */
+            print_ready: boolean;
             /**
              * Remove Bg
              * @description remove the background; false: the whole image is the subject, and its transparency is ignored (extension)
@@ -2334,6 +2370,12 @@ export interface operations {
                      */
                     mesh_simplify?: number;
                     /**
+                     * Min Wall Mm
+                     * @description millimetres from which a wall is thick enough to print, for `print_ready` (extension)
+                     * @default 0.8
+                     */
+                    min_wall_mm?: number;
+                    /**
                      * Multi Image
                      * @description several views of one subject: a list, or one sheet of views on a transparent background
                      * @default false
@@ -2350,6 +2392,12 @@ export interface operations {
                      * @default false
                      */
                     no_texture?: boolean;
+                    /**
+                     * Normal Map
+                     * @description bake the relief that simplification removes into a normal map, in GLB, OBJ and USDZ (extension)
+                     * @default false
+                     */
+                    normal_map?: boolean;
                     /**
                      * Origin
                      * @description what lies at the origin: the middle of the base (`bottom`), or of the whole asset (extension)
@@ -2369,6 +2417,12 @@ export interface operations {
                      * @description several file formats of the same asset, the first of them first in `output`; overrides `output_format`, which becomes the first (extension)
                      */
                     output_formats?: ("glb" | "obj" | "stl" | "ply" | "usdz" | "3mf")[] | string | null;
+                    /**
+                     * Print Ready
+                     * @description one solid shell on a flat base: cavities are filled, loose parts joined or removed, and walls thinner than `min_wall_mm` named in `warning`; `meta.print` has the measures (extension)
+                     * @default false
+                     */
+                    print_ready?: boolean;
                     /**
                      * Remove Bg
                      * @description remove the background; false: the whole image is the subject, and its transparency is ignored (extension)
@@ -2656,10 +2710,20 @@ export interface operations {
                      */
                     mesh_simplify?: number;
                     /**
+                     * Min Wall Mm
+                     * @description millimetres from which a wall is thick enough to print, for `print_ready` (extension)
+                     */
+                    min_wall_mm?: number;
+                    /**
                      * No Texture
                      * @description export without a texture (extension)
                      */
                     no_texture?: boolean;
+                    /**
+                     * Normal Map
+                     * @description bake the relief that simplification removes into a normal map, in GLB, OBJ and USDZ (extension)
+                     */
+                    normal_map?: boolean;
                     /**
                      * Origin
                      * @description what lies at the origin: the middle of the base (`bottom`), or of the whole asset (extension)
@@ -2677,6 +2741,11 @@ export interface operations {
                      * @description several file formats of the same asset, the first of them first in `output`; overrides `output_format`, which becomes the first (extension)
                      */
                     output_formats?: ("glb" | "obj" | "stl" | "ply" | "usdz" | "3mf")[] | string | null;
+                    /**
+                     * Print Ready
+                     * @description one solid shell on a flat base: cavities are filled, loose parts joined or removed, and walls thinner than `min_wall_mm` named in `warning`; `meta.print` has the measures (extension)
+                     */
+                    print_ready?: boolean;
                     /**
                      * Render
                      * @description also deliver a turntable video (mp4)
@@ -3095,6 +3164,12 @@ export interface operations {
                      */
                     mesh_simplify?: number;
                     /**
+                     * Min Wall Mm
+                     * @description millimetres from which a wall is thick enough to print, for `print_ready` (extension)
+                     * @default 0.8
+                     */
+                    min_wall_mm?: number;
+                    /**
                      * Multi Image
                      * @description several views of one subject: a list, or one sheet of views on a transparent background
                      * @default false
@@ -3111,6 +3186,12 @@ export interface operations {
                      * @default false
                      */
                     no_texture?: boolean;
+                    /**
+                     * Normal Map
+                     * @description bake the relief that simplification removes into a normal map, in GLB, OBJ and USDZ (extension)
+                     * @default false
+                     */
+                    normal_map?: boolean;
                     /**
                      * Origin
                      * @description what lies at the origin: the middle of the base (`bottom`), or of the whole asset (extension)
@@ -3130,6 +3211,12 @@ export interface operations {
                      * @description several file formats of the same asset, the first of them first in `output`; overrides `output_format`, which becomes the first (extension)
                      */
                     output_formats?: ("glb" | "obj" | "stl" | "ply" | "usdz" | "3mf")[] | string | null;
+                    /**
+                     * Print Ready
+                     * @description one solid shell on a flat base: cavities are filled, loose parts joined or removed, and walls thinner than `min_wall_mm` named in `warning`; `meta.print` has the measures (extension)
+                     * @default false
+                     */
+                    print_ready?: boolean;
                     /**
                      * Remove Bg
                      * @description remove the background; false: the whole image is the subject, and its transparency is ignored (extension)
@@ -4751,6 +4838,12 @@ export interface operations {
                      */
                     mesh_simplify?: number;
                     /**
+                     * Min Wall Mm
+                     * @description millimetres from which a wall is thick enough to print, for `print_ready` (extension)
+                     * @default 0.8
+                     */
+                    min_wall_mm?: number;
+                    /**
                      * Multi Image
                      * @description several views of one subject: a list, or one sheet of views on a transparent background
                      * @default false
@@ -4767,6 +4860,12 @@ export interface operations {
                      * @default false
                      */
                     no_texture?: boolean;
+                    /**
+                     * Normal Map
+                     * @description bake the relief that simplification removes into a normal map, in GLB, OBJ and USDZ (extension)
+                     * @default false
+                     */
+                    normal_map?: boolean;
                     /**
                      * Origin
                      * @description what lies at the origin: the middle of the base (`bottom`), or of the whole asset (extension)
@@ -4786,6 +4885,12 @@ export interface operations {
                      * @description several file formats of the same asset, the first of them first in `output`; overrides `output_format`, which becomes the first (extension)
                      */
                     output_formats?: ("glb" | "obj" | "stl" | "ply" | "usdz" | "3mf")[] | string | null;
+                    /**
+                     * Print Ready
+                     * @description one solid shell on a flat base: cavities are filled, loose parts joined or removed, and walls thinner than `min_wall_mm` named in `warning`; `meta.print` has the measures (extension)
+                     * @default false
+                     */
+                    print_ready?: boolean;
                     /**
                      * Remove Bg
                      * @description remove the background; false: the whole image is the subject, and its transparency is ignored (extension)
@@ -5005,10 +5110,20 @@ export interface operations {
                      */
                     mesh_simplify?: number;
                     /**
+                     * Min Wall Mm
+                     * @description millimetres from which a wall is thick enough to print, for `print_ready` (extension)
+                     */
+                    min_wall_mm?: number;
+                    /**
                      * No Texture
                      * @description export without a texture (extension)
                      */
                     no_texture?: boolean;
+                    /**
+                     * Normal Map
+                     * @description bake the relief that simplification removes into a normal map, in GLB, OBJ and USDZ (extension)
+                     */
+                    normal_map?: boolean;
                     /**
                      * Origin
                      * @description what lies at the origin: the middle of the base (`bottom`), or of the whole asset (extension)
@@ -5026,6 +5141,11 @@ export interface operations {
                      * @description several file formats of the same asset, the first of them first in `output`; overrides `output_format`, which becomes the first (extension)
                      */
                     output_formats?: ("glb" | "obj" | "stl" | "ply" | "usdz" | "3mf")[] | string | null;
+                    /**
+                     * Print Ready
+                     * @description one solid shell on a flat base: cavities are filled, loose parts joined or removed, and walls thinner than `min_wall_mm` named in `warning`; `meta.print` has the measures (extension)
+                     */
+                    print_ready?: boolean;
                     /**
                      * Render
                      * @description also deliver a turntable video (mp4)
@@ -5444,6 +5564,12 @@ export interface operations {
                      */
                     mesh_simplify?: number;
                     /**
+                     * Min Wall Mm
+                     * @description millimetres from which a wall is thick enough to print, for `print_ready` (extension)
+                     * @default 0.8
+                     */
+                    min_wall_mm?: number;
+                    /**
                      * Multi Image
                      * @description several views of one subject: a list, or one sheet of views on a transparent background
                      * @default false
@@ -5460,6 +5586,12 @@ export interface operations {
                      * @default false
                      */
                     no_texture?: boolean;
+                    /**
+                     * Normal Map
+                     * @description bake the relief that simplification removes into a normal map, in GLB, OBJ and USDZ (extension)
+                     * @default false
+                     */
+                    normal_map?: boolean;
                     /**
                      * Origin
                      * @description what lies at the origin: the middle of the base (`bottom`), or of the whole asset (extension)
@@ -5479,6 +5611,12 @@ export interface operations {
                      * @description several file formats of the same asset, the first of them first in `output`; overrides `output_format`, which becomes the first (extension)
                      */
                     output_formats?: ("glb" | "obj" | "stl" | "ply" | "usdz" | "3mf")[] | string | null;
+                    /**
+                     * Print Ready
+                     * @description one solid shell on a flat base: cavities are filled, loose parts joined or removed, and walls thinner than `min_wall_mm` named in `warning`; `meta.print` has the measures (extension)
+                     * @default false
+                     */
+                    print_ready?: boolean;
                     /**
                      * Remove Bg
                      * @description remove the background; false: the whole image is the subject, and its transparency is ignored (extension)
