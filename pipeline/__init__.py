@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from pipeline.inspection import InspectionReport, inspect, inspect_print
     from pipeline.mesh.material import SurfaceAttributes
     from pipeline.mesh.tri_mesh import TriMesh
-    from pipeline.python_api import GenerationResult, ImageSource, OnProgress, generate
+    from pipeline.python_api import GenerationResult, ImageSource, OnProgress, generate, generate_from_text
 
 __all__ = [
     "AttributeSource",
@@ -54,6 +54,7 @@ __all__ = [
     "TriMesh",
     "__version__",
     "generate",
+    "generate_from_text",
     "ignore_steps",
     "inspect",
     "inspect_print",
@@ -74,7 +75,7 @@ _MODULES = {
     "pipeline.inspection": ("InspectionReport", "inspect", "inspect_print"),
     "pipeline.mesh.material": ("SurfaceAttributes",),
     "pipeline.mesh.tri_mesh": ("TriMesh",),
-    "pipeline.python_api": ("GenerationResult", "ImageSource", "OnProgress", "generate"),
+    "pipeline.python_api": ("GenerationResult", "ImageSource", "OnProgress", "generate", "generate_from_text"),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import io
-import zipfile
 from dataclasses import dataclass, fields
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.errors import InvalidRequest, MissingExtra
-from schemas.formats import FORMATS, ZIP_MAGIC
+from pipeline.formats.file_type import file_type_of
+from schemas.formats import FORMATS
 
 if TYPE_CHECKING:
     import trimesh
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from pipeline.mesh.print_check import PrintReport
     from pipeline.mesh.tri_mesh import TriMesh
     from schemas.request import UpAxis
-
-STL_HEADER_BYTES, STL_FACE_BYTES = 84, 50
 
 
 @dataclass(frozen=True)
@@ -149,27 +147,6 @@ def _readable(path: Path) -> Path:
         raise InvalidRequest(f"{path}: {error.strerror}") from None
     except ValueError:
         raise InvalidRequest("the file's path holds a NUL character") from None
-
-
-def file_type_of(content: bytes) -> str:
-    """The format of a 3D file by how it begins; obj, which begins with anything, where it is none of the others."""
-    if content.startswith(ZIP_MAGIC):
-        return _zip_file_type(content)
-    for name, spec in FORMATS.items():
-        if spec.magic and content.startswith(spec.magic):
-            return name
-    faces = int.from_bytes(content[80:STL_HEADER_BYTES], "little")
-    is_binary_stl = len(content) == STL_HEADER_BYTES + STL_FACE_BYTES * faces
-    return "stl" if is_binary_stl or content[:5] == b"solid" else "obj"
-
-
-def _zip_file_type(content: bytes) -> str:
-    """Which of the formats that are zip archives a file has: 3mf or usdz."""
-    try:
-        names = zipfile.ZipFile(io.BytesIO(content)).namelist()
-    except zipfile.BadZipFile:
-        return "3mf"
-    return "usdz" if any(name.endswith((".usd", ".usda", ".usdc")) for name in names) else "3mf"
 
 
 def _units_per_metre(file_type: str) -> float:

@@ -45,9 +45,8 @@ BAD_REQUEST, UNAUTHORIZED, QUOTA_SPENT, NOT_FOUND, NOT_ALLOWED, GONE = 400, 401,
 TIMEOUT, TOO_LARGE, UNSUPPORTED_TYPE, NOT_SATISFIABLE, TOO_MANY, HEAD_TOO_LARGE = 408, 413, 415, 416, 429, 431
 INTERNAL, UNAVAILABLE = 500, 503
 STORE_RETRY_S = 2
-TEXT_TO_3D = ("text_to_3d", "txt_to_3d", "text23d")
 OFFERED = (
-    "image_to_3d, fetch and base64_to_url are offered under /api/v6/3d and /api/v1/enterprise/3d, "
+    "image_to_3d, text_to_3d, fetch and base64_to_url are offered under /api/v6/3d and /api/v1/enterprise/3d, "
     "and /openapi.json lists every path"
 )
 
@@ -171,8 +170,6 @@ def install(app: FastAPI, *, errors_as_200: bool) -> None:
 def _nothing_at(path: str) -> str:
     """Why a path is not served. Of ModelsLab's API its clients also call paths that this service does not offer."""
     if path.startswith("/api/"):
-        if path.rpartition("/")[2] in TEXT_TO_3D:
-            return f"text_to_3d is not offered, assets are made from images: {OFFERED}."
         return f"There is nothing at {path}: {OFFERED}."
     return f"There is nothing at {path}."
 

@@ -39,7 +39,7 @@ from pipeline.render.mesh_view import RenderMesh, thumbnail, turntable
 from pipeline.storage.base import FileKind, OutputFile, content_type_of, cutout_names, level_stem
 from schemas.formats import FORMATS
 from schemas.names import is_random_name, safe_name
-from schemas.request import ImageTo3DRequest
+from schemas.request import GenerationRequest
 
 TURNTABLE_FRAMES, TURNTABLE_FPS = 120, 30
 IMAGE_SIZE = 512
@@ -68,7 +68,7 @@ class Exported:
 def export(
     generation: Generation,
     *,
-    request: ImageTo3DRequest,
+    request: GenerationRequest,
     file_prefix: str,
     folder: Path,
     on_step: OnStep,
@@ -152,12 +152,12 @@ def asset_name(asset: Asset, file_prefix: str) -> str:
     return f"asset_{content.hexdigest()[:8]}"
 
 
-def _print_size_mm(request: ImageTo3DRequest) -> float:
+def _print_size_mm(request: GenerationRequest) -> float:
     """Longest side of the print: that of the formats for printing where the request names none."""
     return 1000 * (FORMATS["stl"].default_size_m if request.size is None else request.size)
 
 
-def _print_report(asset: Asset, request: ImageTo3DRequest) -> tuple[dict[str, Any], tuple[str, ...]]:
+def _print_report(asset: Asset, request: GenerationRequest) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Measures of an asset as it is printed, and sentences about what was changed for it and what may not succeed."""
     from pipeline.mesh.print_check import check_print, wall_warning
 
@@ -176,7 +176,7 @@ def _count_warning(name: str, faces: Mapping[str, int], *, asked: int | None) ->
     return (f"{name} has {faces[name]:,} faces instead of {asked:,}: {reason}.",)
 
 
-def _normal_map_warning(request: ImageTo3DRequest) -> tuple[str, ...]:
+def _normal_map_warning(request: GenerationRequest) -> tuple[str, ...]:
     """A sentence if a normal map was asked for that no file has."""
     if not request.normal_map:
         return ()
@@ -244,7 +244,7 @@ def _reduced_cutout(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.dstack([np.clip(colours, 0, 255), alpha]).round().astype(np.uint8)
 
 
-def make_levels(generation: Generation, *, request: ImageTo3DRequest, on_step: OnStep) -> list[Asset]:
+def make_levels(generation: Generation, *, request: GenerationRequest, on_step: OnStep) -> list[Asset]:
     """Clean, simplify, unwrap and bake: the asset, then its further levels of detail in the order of the request.
 
     Further levels have textures of their own, of half the side: docs/formats.md has the measurement. One texture
@@ -289,7 +289,7 @@ def make_levels(generation: Generation, *, request: ImageTo3DRequest, on_step: O
 
 
 def _simplified_levels(
-    surface: TriMesh, request: ImageTo3DRequest, extracted_faces: int, *, is_open: bool
+    surface: TriMesh, request: GenerationRequest, extracted_faces: int, *, is_open: bool
 ) -> list[TriMesh]:
     """The surface and its further levels of detail, with their numbers of faces."""
     becomes_body = is_open and FORMATS[request.formats[0]].needs_body
@@ -306,7 +306,7 @@ def _simplified_levels(
 
 
 def _print_levels(
-    surface: TriMesh, request: ImageTo3DRequest, extracted_faces: int
+    surface: TriMesh, request: GenerationRequest, extracted_faces: int
 ) -> tuple[list[TriMesh], tuple[str, ...]]:
     """The same, each one shell on a flat base; and sentences about what was changed for that in the first."""
     from pipeline.mesh.printable import make_solid, simplify_for_print  # its packages are needed for nothing else
@@ -324,7 +324,7 @@ def _with_texture(
     mesh: TriMesh,
     generation: Generation,
     *,
-    request: ImageTo3DRequest,
+    request: GenerationRequest,
     texture_size: int,
     detailed: NearestSurface | None,
     on_step: OnStep,
