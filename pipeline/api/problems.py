@@ -49,9 +49,8 @@ INTERNAL, UNAVAILABLE = 500, 503
 STORE_RETRY_S = 2
 SCHEMAS = "#/components/schemas/"
 """Where the OpenAPI document has the schemas that are referred to."""
-TEXT_TO_3D = ("text_to_3d", "txt_to_3d", "text23d")
 OFFERED = (
-    "image_to_3d, fetch and base64_to_url are offered under /api/v6/3d and /api/v1/enterprise/3d, "
+    "image_to_3d, text_to_3d, fetch and base64_to_url are offered under /api/v6/3d and /api/v1/enterprise/3d, "
     "and /openapi.json lists every path"
 )
 
@@ -175,8 +174,6 @@ def install(app: FastAPI, *, errors_as_200: bool) -> None:
 def _nothing_at(path: str) -> str:
     """Why a path is not served. Of ModelsLab's API its clients also call paths that this service does not offer."""
     if path.startswith("/api/"):
-        if path.rpartition("/")[2] in TEXT_TO_3D:
-            return f"text_to_3d is not offered, assets are made from images: {OFFERED}."
         return f"There is nothing at {path}: {OFFERED}."
     return f"There is nothing at {path}."
 

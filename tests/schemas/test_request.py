@@ -103,6 +103,8 @@ def test_defaults_are_the_documented_ones() -> None:
         "size": None,
         "origin": "bottom",
         "up_axis": None,
+        "print_ready": False,
+        "min_wall_mm": 0.8,
     }
 
 
