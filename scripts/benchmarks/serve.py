@@ -236,6 +236,7 @@ def wait_until_drained(data: Path, database_url: str | None) -> tuple[dict[str, 
     from pipeline.settings import Settings
 
     store = open_store(Settings(data_dir=data, database_url=None if database_url is None else SecretStr(database_url)))
+    states: dict[str, int] = {}
     deadline_s = time.monotonic() + DRAIN_WAIT_S
     while time.monotonic() < deadline_s:
         states = dict(store.metrics().states)
