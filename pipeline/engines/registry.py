@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +36,7 @@ class EngineSpec:
         needs: what it needs beyond a CPU and its packages, as words that follow "needs"; "" if nothing.
         ignores: fields of a submit that never change its result.
         inputs: what it makes assets from.
+        defaults: of fields of a submit, where they differ from the documented ones.
     """
 
     name: str
@@ -50,6 +51,7 @@ class EngineSpec:
     needs: str = ""
     ignores: tuple[str, ...] = ()
     inputs: tuple[RequestKind, ...] = ("image",)
+    defaults: Mapping[str, float] = field(default_factory=dict)
 
 
 TINY_WEIGHTS = "tiny"
@@ -130,6 +132,7 @@ ENGINES: tuple[EngineSpec, ...] = (
         gpus=("H100", "H200", "A100-80GB"),
         needs="13.6 GB of weights and a GPU with 24 GB",
         ignores=("view_angles", "depth", "resolution", "chunk_size", "splat"),
+        defaults={"slat_guidance_strength": 7.5},
     ),
 )
 
@@ -184,6 +187,11 @@ def choose_engine(name: str | None, kind: RequestKind, *, offered: Sequence[str]
     spec = find_spec(name or (taking or offered)[0])
     check_input(spec, kind, offered=offered)
     return spec
+
+
+def defaults_of(engine: object) -> Mapping[str, float]:
+    """Defaults of an engine that differ from the documented ones; none for a name that no engine has."""
+    return next((spec.defaults for spec in ENGINES if spec.name == engine), {})
 
 
 def check_views(spec: EngineSpec, views: int, *, offered: Iterable[str] = ()) -> None:
