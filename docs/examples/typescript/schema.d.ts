@@ -1017,6 +1017,13 @@ export interface components {
              */
             depth?: number | null;
             /**
+             * Detail
+             * @description voxels along the side of the grid that trellis2 decodes: 512, 1024 or 1536 (extension)
+             * @default 1024
+             * @enum {integer}
+             */
+            detail: 512 | 1024 | 1536;
+            /**
              * Engine
              * @description an engine that the deployment offers (extension)
              */
@@ -1178,6 +1185,18 @@ export interface components {
              */
             temp: boolean;
             /**
+             * Tex Guidance Strength
+             * @description guidance strength of the texture stage of trellis2 (extension)
+             * @default 1
+             */
+            tex_guidance_strength: number;
+            /**
+             * Tex Sampling Steps
+             * @description sampling steps of the texture stage of trellis2 (extension)
+             * @default 12
+             */
+            tex_sampling_steps: number;
+            /**
              * Texture Size
              * @description side of the texture in pixels (extension)
              * @default 1024
@@ -1220,6 +1239,13 @@ export interface components {
              * @description depth of the preview engine's solid: 0 is a thin plate, 1 is round, as deep as wide; by default guessed from the contour and returned as `meta.depth` (extension)
              */
             depth?: number | null;
+            /**
+             * Detail
+             * @description voxels along the side of the grid that trellis2 decodes: 512, 1024 or 1536 (extension)
+             * @default 1024
+             * @enum {integer}
+             */
+            detail: 512 | 1024 | 1536;
             /**
              * Engine
              * @description an engine that the deployment offers (extension)
@@ -1378,6 +1404,18 @@ export interface components {
              * @default false
              */
             temp: boolean;
+            /**
+             * Tex Guidance Strength
+             * @description guidance strength of the texture stage of trellis2 (extension)
+             * @default 1
+             */
+            tex_guidance_strength: number;
+            /**
+             * Tex Sampling Steps
+             * @description sampling steps of the texture stage of trellis2 (extension)
+             * @default 12
+             */
+            tex_sampling_steps: number;
             /**
              * Texture Size
              * @description side of the texture in pixels (extension)
@@ -2570,6 +2608,13 @@ export interface operations {
                      */
                     depth?: number | null;
                     /**
+                     * Detail
+                     * @description voxels along the side of the grid that trellis2 decodes: 512, 1024 or 1536 (extension)
+                     * @default 1024
+                     * @enum {integer}
+                     */
+                    detail?: 512 | 1024 | 1536;
+                    /**
                      * Engine
                      * @description an engine that the deployment offers (extension)
                      */
@@ -2730,6 +2775,18 @@ export interface operations {
                      * @default false
                      */
                     temp?: boolean;
+                    /**
+                     * Tex Guidance Strength
+                     * @description guidance strength of the texture stage of trellis2 (extension)
+                     * @default 1
+                     */
+                    tex_guidance_strength?: number;
+                    /**
+                     * Tex Sampling Steps
+                     * @description sampling steps of the texture stage of trellis2 (extension)
+                     * @default 12
+                     */
+                    tex_sampling_steps?: number;
                     /**
                      * Texture Size
                      * @description side of the texture in pixels (extension)
@@ -3364,6 +3421,13 @@ export interface operations {
                      */
                     depth?: number | null;
                     /**
+                     * Detail
+                     * @description voxels along the side of the grid that trellis2 decodes: 512, 1024 or 1536 (extension)
+                     * @default 1024
+                     * @enum {integer}
+                     */
+                    detail?: 512 | 1024 | 1536;
+                    /**
                      * Engine
                      * @description an engine that the deployment offers (extension)
                      */
@@ -3524,6 +3588,18 @@ export interface operations {
                      * @default false
                      */
                     temp?: boolean;
+                    /**
+                     * Tex Guidance Strength
+                     * @description guidance strength of the texture stage of trellis2 (extension)
+                     * @default 1
+                     */
+                    tex_guidance_strength?: number;
+                    /**
+                     * Tex Sampling Steps
+                     * @description sampling steps of the texture stage of trellis2 (extension)
+                     * @default 12
+                     */
+                    tex_sampling_steps?: number;
                     /**
                      * Texture Size
                      * @description side of the texture in pixels (extension)
@@ -5336,6 +5412,13 @@ export interface operations {
                      */
                     depth?: number | null;
                     /**
+                     * Detail
+                     * @description voxels along the side of the grid that trellis2 decodes: 512, 1024 or 1536 (extension)
+                     * @default 1024
+                     * @enum {integer}
+                     */
+                    detail?: 512 | 1024 | 1536;
+                    /**
                      * Engine
                      * @description an engine that the deployment offers (extension)
                      */
@@ -5496,6 +5579,18 @@ export interface operations {
                      * @default false
                      */
                     temp?: boolean;
+                    /**
+                     * Tex Guidance Strength
+                     * @description guidance strength of the texture stage of trellis2 (extension)
+                     * @default 1
+                     */
+                    tex_guidance_strength?: number;
+                    /**
+                     * Tex Sampling Steps
+                     * @description sampling steps of the texture stage of trellis2 (extension)
+                     * @default 12
+                     */
+                    tex_sampling_steps?: number;
                     /**
                      * Texture Size
                      * @description side of the texture in pixels (extension)
@@ -6062,6 +6157,13 @@ export interface operations {
                      */
                     depth?: number | null;
                     /**
+                     * Detail
+                     * @description voxels along the side of the grid that trellis2 decodes: 512, 1024 or 1536 (extension)
+                     * @default 1024
+                     * @enum {integer}
+                     */
+                    detail?: 512 | 1024 | 1536;
+                    /**
                      * Engine
                      * @description an engine that the deployment offers (extension)
                      */
@@ -6222,6 +6324,18 @@ export interface operations {
                      * @default false
                      */
                     temp?: boolean;
+                    /**
+                     * Tex Guidance Strength
+                     * @description guidance strength of the texture stage of trellis2 (extension)
+                     * @default 1
+                     */
+                    tex_guidance_strength?: number;
+                    /**
+                     * Tex Sampling Steps
+                     * @description sampling steps of the texture stage of trellis2 (extension)
+                     * @default 12
+                     */
+                    tex_sampling_steps?: number;
                     /**
                      * Texture Size
                      * @description side of the texture in pixels (extension)
