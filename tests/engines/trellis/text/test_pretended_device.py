@@ -1,4 +1,4 @@
-"""A generation on a pretended device: no operation mixes devices, and the device is asked for no more than for images."""
+"""A generation on a pretended device: no operation mixes devices, and steps wait no more often than those of images."""
 
 from __future__ import annotations
 
