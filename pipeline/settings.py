@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -21,7 +20,7 @@ from pipeline.jobs.model import KeyLimits
 from pipeline.telemetry import LogFormat
 from pipeline.version import user_agent
 from schemas.contract import is_http_url
-from schemas.formats import FORMATS
+from schemas.formats import FORMATS, is_installed
 
 MIB = 2**20
 HOUR_S = 3600.0
@@ -263,7 +262,7 @@ class Settings(BaseSettings):
         """
         if self.output_formats:
             return self.output_formats
-        can_export = find_spec("numpy") is not None
+        can_export = is_installed("numpy")
         return tuple(name for name, spec in FORMATS.items() if spec.is_writable or not can_export)
 
     @property
