@@ -15,6 +15,8 @@ export const TITLES = {
   size: "Size in metres",
   origin: "Origin",
   up_axis: "Up axis",
+  negative_prompt: "Stay away from",
+  init_mesh: "Keep the shape of a mesh",
   print_ready: "Ready to print",
   min_wall_mm: "Least wall in millimetres",
   mesh_simplify: "Simplification",
@@ -45,6 +47,8 @@ export const HINTS = {
   size: "The longest side. By default 1 m, and 0.1 m in STL and 3MF.",
   origin: "What lies at the origin: the middle of the base, or of the whole model.",
   up_axis: "By default `z` in STL, 3MF and PLY, and `y` elsewhere, as programs expect it.",
+  negative_prompt: "What the model should not look like, such as `blurry, broken`.",
+  init_mesh: "The address of a model, such as one of your results; only details and colours are made. Where the service allows it.",
   print_ready: "For 3D printers: one solid piece that stands on a flat base. Walls that are too thin are named.",
   min_wall_mm: "Thinner walls are named where the model is made ready to print. 0.8 suits most nozzles.",
   resolution: "How fine the shape is. Higher takes longer and more memory.",
@@ -75,4 +79,4 @@ export const HINTS = {
 };
 
 /** What an empty field means, in the field itself. */
-export const EMPTY = { depth: "guessed", foreground_ratio: "as usual", size: "by format", target_faces: "not set", output_formats: "only the one above", lods: "none", view_angles: "guessed", track_id: "name of the image", retention_s: "not set", webhook: "none" };
+export const EMPTY = { negative_prompt: "nothing", init_mesh: "none", depth: "guessed", foreground_ratio: "as usual", size: "by format", target_faces: "not set", output_formats: "only the one above", lods: "none", view_angles: "guessed", track_id: "name of the image", retention_s: "not set", webhook: "none" };
