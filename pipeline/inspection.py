@@ -79,7 +79,7 @@ def inspect(file: str | PathLike[str] | bytes, *, file_type: str | None = None) 
         raise MissingExtra("inspect", extra="local") from error
     try:
         loaded = read_scene(source, file_type=file_type or ending)
-        parts = [part for part in loaded.geometry.values() if isinstance(part, trimesh.Trimesh) and len(part.faces)]
+        parts = [part for part in loaded.dump() if isinstance(part, trimesh.Trimesh) and len(part.faces)]
         if not parts:
             raise ValueError("no mesh")
         report = measure(_join(parts, units_per_metre=_units_per_metre(file_type or ending)))

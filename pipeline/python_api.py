@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, cast
 from pipeline.engines.registry import find_spec, require_weights
 from pipeline.errors import Cancelled, ImageTo3DError, InvalidRequest, MissingExtra, UnwritableOutput
 from pipeline.storage.base import cutout_names, output_names
-from schemas.formats import OutputFormat
+from schemas.formats import Compression, OutputFormat, TextureFormat
 from schemas.request import ImageTo3DRequest, Origin, UpAxis, parse_request
 
 if TYPE_CHECKING:
@@ -151,6 +151,8 @@ def generate(
     size: float | None = None,
     origin: Origin = "bottom",
     up_axis: UpAxis | None = None,
+    texture_format: TextureFormat = "png",
+    compression: Compression = "none",
     ss_sampling_steps: int = 12,
     ss_guidance_strength: float = 7.5,
     slat_sampling_steps: int = 12,
@@ -198,6 +200,9 @@ def generate(
         size: longest side in metres, 0.001 to 1000; by default 1, and 0.1 in STL and 3MF, which are in millimetres.
         origin: `bottom`: the middle of the base lies at the origin; `center`: the middle of the asset.
         up_axis: `y` or `z`; by default z in STL, 3MF and PLY, and y elsewhere.
+        texture_format: `png`, `jpeg`, or in a GLB `webp`; the two lossy ones at 39 dB or better.
+        compression: of a GLB's geometry: `none`, `quantize`, `meshopt` or `draco`. Each needs an extension of glTF in
+            the programs that open the file; docs/formats.md has which do.
         ss_sampling_steps, ss_guidance_strength: stage 1 of TRELLIS, the sparse structure: 1 to 50, 0 to 10.
         slat_sampling_steps, slat_guidance_strength: stage 2 of TRELLIS, the structured latent: 1 to 50, 0 to 10.
         chunk_size: points evaluated at once, 1 to 12000: peak memory falls with it, the result stays.
@@ -237,6 +242,8 @@ def generate(
         "size": size,
         "origin": origin,
         "up_axis": up_axis,
+        "texture_format": texture_format,
+        "compression": compression,
         "ss_sampling_steps": ss_sampling_steps,
         "ss_guidance_strength": ss_guidance_strength,
         "slat_sampling_steps": slat_sampling_steps,
@@ -442,6 +449,7 @@ def check_output_files(request: ImageTo3DRequest, output: Path) -> None:
         lods=len(request.lods or ()),
         render=request.render,
         is_textured=not request.no_texture,
+        texture_format=request.texture_format,
         extra_endings=splat,
     )
     cutouts = cutout_names(output.stem, views=len(request.image))

@@ -32,7 +32,7 @@ from schemas.contract import (
     truncate_for_message,
 )
 from schemas.errors import InvalidRequest
-from schemas.formats import OUTPUT_FORMATS, OutputFormat
+from schemas.formats import OUTPUT_FORMATS, Compression, OutputFormat, TextureFormat
 
 Origin = Literal["bottom", "center"]
 UpAxis = Literal["y", "z"]
@@ -157,7 +157,16 @@ class ImageTo3DRequest(BaseModel):
     up_axis: Annotated[UpAxis | None, OneOfOrNothing(get_args(UpAxis))] = Field(
         default=None, description="the axis that points up; by default z in STL, 3MF and PLY, y elsewhere (extension)"
     )
-
+    texture_format: Annotated[TextureFormat, one_of(TextureFormat)] = Field(
+        default="png",
+        description="format of the texture's image: `jpeg` and `webp` (in GLB only) are much smaller, with losses "
+        "that are hardly seen (extension)",
+    )
+    compression: Annotated[Compression, one_of(Compression)] = Field(
+        default="none",
+        description="how a GLB stores the geometry: `quantize` in fewer bits, `meshopt` and `draco` also compressed; "
+        "fewer programs read these (extension)",
+    )
     retention_s: Annotated[int | None, BoundedInt(MIN_RETENTION_S, MAX_RETENTION_S, optional=True)] = Field(
         default=None,
         description="seconds for which temporary outputs can be downloaded, at most what the deployment allows "

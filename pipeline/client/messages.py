@@ -16,7 +16,7 @@ import httpx
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from pipeline.client.errors import ApiError, ClientError, JobFailed
-from schemas.formats import OutputFormat
+from schemas.formats import Compression, OutputFormat, TextureFormat
 from schemas.responses import EstimateBody, FailedBody, ListBody, ProcessingBody, SuccessBody
 
 API = "/api/v1/enterprise"
@@ -70,6 +70,8 @@ class SubmitParameters(TypedDict, total=False):
     size: float | None
     origin: Literal["bottom", "center"]
     up_axis: Literal["y", "z"] | None
+    texture_format: TextureFormat
+    compression: Compression
     retention_s: int | None
 
 
@@ -83,6 +85,8 @@ class ExportParameters(TypedDict, total=False):
     target_faces: int | None
     lods: Sequence[int] | str | None
     texture_size: int
+    texture_format: TextureFormat
+    compression: Compression
     size: float | None
     origin: Literal["bottom", "center"]
     up_axis: Literal["y", "z"] | None

@@ -6,15 +6,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pipeline.formats.glb import glb_bytes
 from pipeline.formats.obj import mtl_bytes, obj_bytes
 from pipeline.formats.ply import ply_bytes
-from pipeline.formats.png import png_bytes
 from pipeline.formats.stl import stl_bytes
+from pipeline.formats.texture import EncodedImage, encode_image
 from pipeline.mesh.asset import Asset, thickened
+from pipeline.mesh.bake import NO_FACE, own_texels
 from pipeline.mesh.placement import Placement
 from pipeline.storage.base import companion_names
-from schemas.formats import FORMATS, OutputFormat
+from schemas.formats import FORMATS, Compression, OutputFormat, TextureFormat
 from schemas.request import UpAxis
 
 
@@ -24,11 +28,23 @@ class AssetEncoder:
     Args:
         asset: +Y up, of any size.
         placement: where the caller wants it in the files.
+        texture_format: what the images of textures are, where a format allows it.
+        compression: of a GLB.
     """
 
-    def __init__(self, asset: Asset, placement: Placement | None = None) -> None:
+    def __init__(
+        self,
+        asset: Asset,
+        placement: Placement | None = None,
+        *,
+        texture_format: TextureFormat = "png",
+        compression: Compression = "none",
+    ) -> None:
+        self.texture_format: TextureFormat = texture_format
+        self.compression: Compression = compression
         self._asset = asset
         self._placement = placement or Placement()
+        self._colours: dict[TextureFormat, EncodedImage] = {}
         self._placed: dict[str, Asset] = {}
 
     def asset_in(self, output_format: str) -> Asset:
@@ -59,9 +75,20 @@ class AssetEncoder:
         return thickened(self._asset)
 
     @cached_property
-    def colour_png(self) -> bytes | None:
-        """The base colour as a PNG file; None without a texture."""
-        return png_bytes(self._asset.texture) if self._asset.is_textured else None
+    def _shown_texels(self) -> NDArray[np.bool_]:
+        """Which texels the surface shows: (S, S)."""
+        face, _ = own_texels(self._asset.unwrapped, texture_size=self._asset.texture.shape[0])
+        return face != NO_FACE
+
+    def colour_in(self, output_format: str) -> EncodedImage | None:
+        """The base colour as a file for a format; None without a texture."""
+        if not self._asset.is_textured:
+            return None
+        texture_format = FORMATS[output_format].texture_format(self.texture_format)
+        if texture_format not in self._colours:
+            shown = None if texture_format == "png" else self._shown_texels
+            self._colours[texture_format] = encode_image(self._asset.texture, texture_format, shown=shown)
+        return self._colours[texture_format]
 
     def files(self, output_formats: Sequence[OutputFormat], *, stem: str) -> dict[str, bytes]:
         """The content of each model and of its companions by file name, each model before its companions.
@@ -82,7 +109,8 @@ def _glb(asset: Asset, encoder: AssetEncoder, stem: str) -> dict[str, bytes]:
         faces=split.faces,
         normals=asset.unwrapped_normals,
         uvs=split.uvs if asset.is_textured else None,
-        texture_png=encoder.colour_png,
+        texture=encoder.colour_in("glb"),
+        compression=encoder.compression,
         double_sided=asset.is_open,
         name=asset.name,
     )
@@ -91,7 +119,9 @@ def _glb(asset: Asset, encoder: AssetEncoder, stem: str) -> dict[str, bytes]:
 
 def _obj(asset: Asset, encoder: AssetEncoder, stem: str) -> dict[str, bytes]:
     split = asset.unwrapped
-    material_name, *texture_names = companion_names("obj", file_prefix=stem, is_textured=asset.is_textured)
+    material_name, *texture_names = companion_names(
+        "obj", file_prefix=stem, is_textured=asset.is_textured, texture_format=encoder.texture_format
+    )
     texture_name = texture_names[0] if texture_names else None
     files = {
         f"{stem}.obj": obj_bytes(
@@ -106,8 +136,9 @@ def _obj(asset: Asset, encoder: AssetEncoder, stem: str) -> dict[str, bytes]:
         ),
         material_name: mtl_bytes(texture_file=texture_name, name=asset.name),
     }
-    if texture_name is not None and encoder.colour_png is not None:
-        files[texture_name] = encoder.colour_png
+    colour = encoder.colour_in("obj")
+    if texture_name is not None and colour is not None:
+        files[texture_name] = colour.content
     return files
 
 
@@ -137,7 +168,7 @@ def _usdz(asset: Asset, encoder: AssetEncoder, stem: str) -> dict[str, bytes]:
         normals=asset.normals,
         uvs=split.uvs if asset.is_textured else None,
         uv_faces=split.faces if asset.is_textured else None,
-        texture_png=encoder.colour_png,
+        texture=encoder.colour_in("usdz"),
         is_double_sided=asset.is_open,
         up_axis=encoder.up_axis_in("usdz"),
     )

@@ -7,21 +7,21 @@ Source: Khronos, glTF 2.0 Specification, ISO/IEC 12113:2022; section 4 (GLB), se
 
 from __future__ import annotations
 
-import json
-import struct
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.formats.glb_buffers import GlbBuffers, container
+from pipeline.formats.glb_geometry import add_geometry
+from pipeline.formats.texture import EncodedImage
 from pipeline.version import __version__
+from schemas.formats import Compression
 
-MAGIC, CONTAINER_VERSION, JSON_CHUNK, BINARY_CHUNK = 0x46546C67, 2, 0x4E4F534A, 0x004E4942
-FLOAT, UNSIGNED_SHORT, UNSIGNED_INT = 5126, 5123, 5125
-ARRAY_BUFFER, ELEMENT_ARRAY_BUFFER = 34962, 34963
 LINEAR, LINEAR_MIPMAP_LINEAR, CLAMP_TO_EDGE = 9729, 9987, 33071
 ROUGHNESS = 0.9
 PLAIN_GREY = [0.72, 0.72, 0.72, 1.0]
+WEBP = "EXT_texture_webp"
 
 
 def glb_bytes(
@@ -30,7 +30,8 @@ def glb_bytes(
     faces: NDArray[np.int32],
     normals: NDArray[np.float32],
     uvs: NDArray[np.float32] | None = None,
-    texture_png: bytes | None = None,
+    texture: EncodedImage | None = None,
+    compression: Compression = "none",
     double_sided: bool = False,
     name: str = "asset",
 ) -> bytes:
@@ -41,37 +42,35 @@ def glb_bytes(
         faces: (F, 3), at least one.
         normals: (V, 3) unit vectors; a zero vector is replaced by +Y.
         uvs: (V, 2) in [0, 1], v downwards; None without a texture.
-        texture_png: the base colour as a PNG file; None without a texture.
+        texture: the base colour; None without a texture.
+        compression: how the mesh is stored; all but none and a WebP texture need extensions, which fewer readers have.
         double_sided: whether the backs of faces are seen, as those of an open surface are.
         name: of the node, the mesh, the material and the image, so that assets in one project stay apart.
 
     Raises:
-        ValueError: there is no face, or only one of `uvs` and `texture_png` is given.
+        ValueError: there is no face, or only one of `uvs` and `texture` is given.
     """
     if len(faces) == 0:
         raise ValueError("a GLB needs at least one face, got none")
-    if (uvs is None) != (texture_png is None):
-        raise ValueError("uvs and texture_png must both be given or both be None")
-    binary = _Binary()
-    # 65535 is the primitive restart value of 16-bit indices, which glTF forbids as an index.
-    index_type = np.uint16 if len(vertices) < 65535 else np.uint32
-    attributes = {
-        "POSITION": binary.add_accessor(vertices.astype(np.float32), "VEC3", ARRAY_BUFFER, with_bounds=True),
-        "NORMAL": binary.add_accessor(unit_normals(normals), "VEC3", ARRAY_BUFFER),
-    }
-    if uvs is not None:
-        attributes["TEXCOORD_0"] = binary.add_accessor(uvs.astype(np.float32), "VEC2", ARRAY_BUFFER)
-    indices = binary.add_accessor(faces.astype(index_type).ravel(), "SCALAR", ELEMENT_ARRAY_BUFFER)
+    if (uvs is None) != (texture is None):
+        raise ValueError("uvs and texture must both be given or both be None")
+    buffers = GlbBuffers(is_coded=compression == "meshopt")
+    geometry = add_geometry(
+        buffers, vertices=vertices, faces=faces, normals=unit_normals(normals), uvs=uvs, compression=compression
+    )
+    extensions = list(geometry.extensions)
     document: dict[str, Any] = {
         "asset": {"version": "2.0", "generator": f"image-to-3d {__version__}"},
         "scene": 0,
         "scenes": [{"nodes": [0]}],
-        "nodes": [{"name": name, "mesh": 0}],
-        "meshes": [{"name": name, "primitives": [{"attributes": attributes, "indices": indices, "material": 0}]}],
-        "materials": [{"name": name} | _material(is_textured=texture_png is not None, double_sided=double_sided)],
+        "nodes": [{"name": name, "mesh": 0, **geometry.node}],
+        "meshes": [{"name": name, "primitives": [{**geometry.primitive, "material": 0}]}],
+        "materials": [{"name": name} | _material(is_textured=texture is not None, double_sided=double_sided)],
     }
-    if texture_png is not None:
-        document["textures"] = [{"sampler": 0, "source": 0}]
+    if texture is not None:
+        is_webp = texture.texture_format == "webp"
+        extensions += [WEBP] * is_webp
+        document["textures"] = [{"sampler": 0} | ({"extensions": {WEBP: {"source": 0}}} if is_webp else {"source": 0})]
         document["samplers"] = [
             {
                 "magFilter": LINEAR,
@@ -80,13 +79,12 @@ def glb_bytes(
                 "wrapT": CLAMP_TO_EDGE,
             }
         ]
-        document["images"] = [{"bufferView": binary.add_view(texture_png), "mimeType": "image/png", "name": name}]
-    document |= {
-        "accessors": binary.accessors,
-        "bufferViews": binary.views,
-        "buffers": [{"byteLength": len(binary.content)}],
-    }
-    return _container(json.dumps(document, separators=(",", ":")).encode(), bytes(binary.content))
+        image = {"bufferView": buffers.add_file(texture.content), "mimeType": texture.spec.media_type, "name": name}
+        document["images"] = [image]
+    if extensions:
+        document |= {"extensionsUsed": extensions, "extensionsRequired": extensions}
+    document |= {"accessors": buffers.accessors, "bufferViews": buffers.views, "buffers": buffers.buffers}
+    return container(document, buffers.content)
 
 
 def unit_normals(normals: NDArray[np.floating]) -> NDArray[np.float32]:
@@ -99,50 +97,3 @@ def _material(*, is_textured: bool, double_sided: bool) -> dict[str, Any]:
     colour = {"baseColorTexture": {"index": 0}} if is_textured else {"baseColorFactor": PLAIN_GREY}
     material = {"pbrMetallicRoughness": {**colour, "metallicFactor": 0.0, "roughnessFactor": ROUGHNESS}}
     return material | ({"doubleSided": True} if double_sided else {})
-
-
-class _Binary:
-    """The binary chunk under construction, with its buffer views and accessors."""
-
-    def __init__(self) -> None:
-        self.content = bytearray()
-        self.views: list[dict[str, Any]] = []
-        self.accessors: list[dict[str, Any]] = []
-
-    def add_view(self, content: bytes, target: int | None = None) -> int:
-        """Append bytes at the next multiple of four, as accessors must be aligned; return the view's index."""
-        self.content += b"\0" * (-len(self.content) % 4)
-        view = {"buffer": 0, "byteOffset": len(self.content), "byteLength": len(content)}
-        self.views.append(view if target is None else view | {"target": target})
-        self.content += content
-        return len(self.views) - 1
-
-    def add_accessor(self, values: NDArray[Any], kind: str, target: int, *, with_bounds: bool = False) -> int:
-        """Append an array, (N,) or (N, K); return the accessor's index."""
-        component = {"f": FLOAT, "H": UNSIGNED_SHORT, "I": UNSIGNED_INT}[values.dtype.char]
-        accessor: dict[str, Any] = {
-            "bufferView": self.add_view(np.ascontiguousarray(values).tobytes(), target),
-            "componentType": component,
-            "count": len(values),
-            "type": kind,
-        }
-        if with_bounds:
-            accessor |= {"min": values.min(axis=0).tolist(), "max": values.max(axis=0).tolist()}
-        self.accessors.append(accessor)
-        return len(self.accessors) - 1
-
-
-def _container(document: bytes, binary: bytes) -> bytes:
-    """Header and both chunks; the JSON is padded with spaces, the binary with zeros, to multiples of four bytes."""
-    document += b" " * (-len(document) % 4)
-    binary += b"\0" * (-len(binary) % 4)
-    length = 12 + 8 + len(document) + 8 + len(binary)
-    return b"".join(
-        [
-            struct.pack("<III", MAGIC, CONTAINER_VERSION, length),
-            struct.pack("<II", len(document), JSON_CHUNK),
-            document,
-            struct.pack("<II", len(binary), BINARY_CHUNK),
-            binary,
-        ]
-    )

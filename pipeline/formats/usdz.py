@@ -22,6 +22,7 @@ from pxr import Gf, Sdf, Tf, Usd, UsdGeom, UsdShade, Vt
 
 from pipeline.formats.archive import FIXED_TIME
 from pipeline.formats.glb import PLAIN_GREY, ROUGHNESS, unit_normals
+from pipeline.formats.texture import EncodedImage
 from pipeline.version import __version__
 from schemas.request import UpAxis
 
@@ -40,7 +41,7 @@ def usdz_bytes(
     normals: NDArray[np.floating],
     uvs: NDArray[np.floating] | None = None,
     uv_faces: NDArray[np.int32] | None = None,
-    texture_png: bytes | None = None,
+    texture: EncodedImage | None = None,
     is_double_sided: bool = False,
     up_axis: UpAxis = "y",
 ) -> bytes:
@@ -53,19 +54,19 @@ def usdz_bytes(
         normals: (V, 3) unit vectors.
         uvs: (T, 2) in [0, 1], v downwards; written with v upwards, as USD defines it. None without a texture.
         uv_faces: (F, 3) indices into `uvs`.
-        texture_png: the base colour as a PNG file; None without a texture.
+        texture: the base colour as a PNG or JPEG; None without a texture.
         is_double_sided: whether the backs of faces are seen.
         up_axis: of the vertices; the file states it. ARKit takes only y.
 
     Raises:
-        ValueError: there is no face, or only some of `uvs`, `uv_faces` and `texture_png` are given.
+        ValueError: there is no face, or only some of `uvs`, `uv_faces` and `texture` are given.
     """
     if len(faces) == 0:
         raise ValueError("a USDZ needs at least one face, got none")
-    if not (uvs is None) == (uv_faces is None) == (texture_png is None):
-        raise ValueError("uvs, uv_faces and texture_png must all be given or all be None")
+    if not (uvs is None) == (uv_faces is None) == (texture is None):
+        raise ValueError("uvs, uv_faces and texture must all be given or all be None")
     identifier = Tf.MakeValidIdentifier(name)
-    texture_name = f"textures/{identifier}.png"
+    texture_name = None if texture is None else f"textures/{identifier}{texture.spec.ending}"
     stage = Usd.Stage.CreateInMemory()
     UsdGeom.SetStageUpAxis(stage, UsdGeom.Tokens.y if up_axis == "y" else UsdGeom.Tokens.z)
     UsdGeom.SetStageMetersPerUnit(stage, 1.0)
@@ -83,10 +84,12 @@ def usdz_bytes(
         upwards = np.column_stack([uvs[:, 0], 1 - uvs[:, 1]]).astype(np.float32)
         st.Set(Vt.Vec2fArray.FromNumpy(upwards))
         st.SetIndices(Vt.IntArray.FromNumpy(np.ascontiguousarray(uv_faces, np.int32).ravel()))
-    material = _define_material(stage, f"/{identifier}/material", None if texture_png is None else texture_name)
+    material = _define_material(stage, f"/{identifier}/material", texture_name)
     UsdShade.MaterialBindingAPI.Apply(mesh.GetPrim()).Bind(material)
     files = {f"{identifier}.usdc": _binary_layer(stage.GetRootLayer())}
-    return package(files if texture_png is None else {**files, texture_name: texture_png})
+    if texture is not None and texture_name is not None:
+        files[texture_name] = texture.content
+    return package(files)
 
 
 def _define_mesh(

@@ -87,7 +87,12 @@ def export(
     part_name = asset_name(levels[0], file_prefix)
     placement = Placement(request.size, request.origin, request.up_axis, bounds=levels[0].mesh.bounds())
     encoders = {
-        level_stem(file_prefix, number): AssetEncoder(replace(level, name=level_stem(part_name, number)), placement)
+        level_stem(file_prefix, number): AssetEncoder(
+            replace(level, name=level_stem(part_name, number)),
+            placement,
+            texture_format=request.texture_format,
+            compression=request.compression,
+        )
         for number, level in enumerate(levels)
     }
     asset, encoder = levels[0], encoders[file_prefix]
@@ -114,12 +119,16 @@ def export(
         lods=len(levels) - 1,
         render=request.render,
         is_textured=asset.is_textured,
+        texture_format=request.texture_format,
         extra_endings=tuple(generation.extra_files),
     ):
         path = folder / name
         path.write_bytes(contents[name])
         files.append(OutputFile(path, kind, content_type_of(name), faces.get(name)))
     warnings = _thickened_warning([name for name in request.formats if encoder.is_thickened_in(name)])
+    warnings += _texture_warnings(encoder, request.formats)
+    if request.compression != "none" and "glb" not in request.formats:
+        warnings += (f"compression {request.compression} had no effect: it is for GLB alone.",)
     for stem, asked in zip(encoders, (request.target_faces, *(request.lods or ())), strict=True):
         warnings += _count_warning(f"{stem}.{request.formats[0]}", faces, asked=asked)
     return Exported((*files, *_cutout_files(cutouts, file_prefix, folder)), warnings, {"mesh": mesh_measures})
@@ -146,6 +155,18 @@ def _count_warning(name: str, faces: Mapping[str, int], *, asked: int | None) ->
     return (f"{name} has {faces[name]:,} faces instead of {asked:,}: {reason}.",)
 
 
+def _texture_warnings(encoder: AssetEncoder, output_formats: Sequence[str]) -> tuple[str, ...]:
+    """A sentence about each format whose texture is not in the format that was asked for."""
+    warnings = []
+    for name in output_formats:
+        colour = encoder.colour_in(name) if FORMATS[name].texture_formats else None
+        if colour is not None and colour.texture_format != encoder.texture_format:
+            is_known = encoder.texture_format in FORMATS[name].texture_formats
+            reason = "JPEG has no alpha" if is_known else f"{name.upper()} has no {encoder.texture_format}"
+            warnings.append(f"The texture of the {name.upper()} is a {colour.texture_format}: {reason}.")
+    return tuple(warnings)
+
+
 def _thickened_warning(output_formats: Sequence[str]) -> tuple[str, ...]:
     """A sentence about the formats in which an open surface became a body, if there are any."""
     if not output_formats:
@@ -163,8 +184,13 @@ def _measures(
     """Measures of an asset as a format has it, for answers: in metres, with the bytes of its files."""
     asset, units = encoder.asset_in(output_format), FORMATS[output_format].units_per_metre
     report = measure(asset.mesh)
-    has_image = asset.is_textured and FORMATS[output_format].texture in ("embedded", "companion")
-    names = output_names([output_format], file_prefix=file_prefix, is_textured=asset.is_textured)
+    colour = encoder.colour_in(output_format) if FORMATS[output_format].texture_formats else None
+    names = output_names(
+        [output_format],
+        file_prefix=file_prefix,
+        is_textured=asset.is_textured,
+        texture_format=encoder.texture_format,
+    )
     return {
         "faces": report.faces,
         "vertices": report.vertices,
@@ -172,8 +198,8 @@ def _measures(
         "components": report.components,
         "volume": _rounded(report.volume / units**3),
         "bounds": [[_rounded(value / units) for value in corner] for corner in (report.lowest, report.highest)],
-        "texture_size": asset.texture.shape[0] if has_image else None,
-        "texture_bytes": len(encoder.colour_png or b"") if has_image else 0,
+        "texture_size": None if colour is None else asset.texture.shape[0],
+        "texture_bytes": 0 if colour is None else len(colour.content),
         "file_bytes": sum(len(contents[name]) for name, kind in names if kind in ("model", "companion")),
     }
 

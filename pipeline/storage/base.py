@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Literal, Protocol
 
-from schemas.formats import FORMATS
+from schemas.formats import FORMATS, TEXTURE_FORMATS, TextureFormat
 from schemas.names import safe_name
 
 FileKind = Literal["model", "companion", "lod", "turntable", "extra", "thumbnail"]
@@ -185,11 +185,15 @@ class LinkedFiles(Storage, Protocol):
         ...
 
 
-def companion_names(output_format: str, *, file_prefix: str, is_textured: bool = True) -> list[str]:
+def companion_names(
+    output_format: str, *, file_prefix: str, is_textured: bool = True, texture_format: TextureFormat = "png"
+) -> list[str]:
     """The files that a model refers to: its material, then its texture. Their names are one word in every format."""
     spec, word = FORMATS[output_format], safe_name(file_prefix)
-    endings = (spec.material_file, spec.texture_file if is_textured else "")
-    return [f"{word}{ending}" for ending in endings if ending]
+    names = [f"{word}{spec.material_file}"] if spec.material_file else []
+    if spec.texture_file and is_textured:
+        names.append(f"{word}{spec.texture_file}{TEXTURE_FORMATS[spec.texture_format(texture_format)].ending}")
+    return names
 
 
 def cutout_names(file_prefix: str, *, views: int) -> list[str]:
@@ -209,6 +213,7 @@ def output_names(
     lods: int = 0,
     render: bool = False,
     is_textured: bool = True,
+    texture_format: TextureFormat = "png",
     extra_endings: Sequence[str] = (),
 ) -> list[tuple[str, FileKind]]:
     """The files of a job in the order of the answer, known before they exist, so that links can be predicted.
@@ -216,6 +221,7 @@ def output_names(
     Args:
         output_formats: extensions of the models.
         lods: how many further levels of detail there are.
+        texture_format: what the request asks for.
         extra_endings: extensions of the engine's additional files.
     """
     names: list[tuple[str, FileKind]] = []
@@ -223,7 +229,9 @@ def output_names(
         stem = level_stem(file_prefix, number)
         for output_format in output_formats:
             names.append((f"{stem}.{output_format}", "lod" if number else "model"))
-            companions = companion_names(output_format, file_prefix=stem, is_textured=is_textured)
+            companions = companion_names(
+                output_format, file_prefix=stem, is_textured=is_textured, texture_format=texture_format
+            )
             names.extend((name, "companion") for name in companions)
     if render:
         names.append((f"{file_prefix}.mp4", "turntable"))

@@ -15,7 +15,7 @@ from scipy.spatial import cKDTree
 from pipeline.engines.base import Generation, GenerationOptions
 from pipeline.engines.preview.engine import PreviewEngine
 from pipeline.formats.glb import glb_bytes, unit_normals
-from pipeline.formats.png import png_bytes
+from pipeline.formats.texture import encode_image
 from pipeline.imaging.decode import decode_image
 from pipeline.mesh.bake import bake
 from pipeline.mesh.clean import clean
@@ -56,10 +56,8 @@ def with_shared_texture(mesh: TriMesh, finest: RenderMesh) -> RenderMesh:
 
 def glb_size(mesh: RenderMesh) -> int:
     """Bytes of the GLB."""
-    texture_png = png_bytes(mesh.texture)
-    return len(
-        glb_bytes(vertices=mesh.vertices, faces=mesh.faces, normals=mesh.normals, uvs=mesh.uvs, texture_png=texture_png)
-    )
+    texture = encode_image(mesh.texture, "png")
+    return len(glb_bytes(vertices=mesh.vertices, faces=mesh.faces, normals=mesh.normals, uvs=mesh.uvs, texture=texture))
 
 
 def main(argv: list[str]) -> int:

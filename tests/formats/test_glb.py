@@ -11,13 +11,13 @@ import trimesh
 from PIL import Image
 
 from pipeline.formats.glb import glb_bytes, unit_normals
-from pipeline.formats.png import png_bytes
+from pipeline.formats.texture import encode_image
 from tests.formats.meshes import FACES, MESH, NORMALS, TEXTURE, UVS, VERTICES, no_faces
 from tests.gltf import document_of
 
 
 def textured() -> bytes:
-    return glb_bytes(vertices=VERTICES, faces=FACES, normals=NORMALS, uvs=UVS, texture_png=png_bytes(TEXTURE))
+    return glb_bytes(vertices=VERTICES, faces=FACES, normals=NORMALS, uvs=UVS, texture=encode_image(TEXTURE, "png"))
 
 
 def test_trimesh_reads_back_the_mesh_and_its_texture() -> None:

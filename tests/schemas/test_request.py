@@ -100,6 +100,8 @@ def test_defaults_are_the_documented_ones() -> None:
         "size": None,
         "origin": "bottom",
         "up_axis": None,
+        "texture_format": "png",
+        "compression": "none",
     }
 
 
