@@ -148,6 +148,8 @@ def generate(
     render: bool = False,
     splat: bool = False,
     depth: float | None = None,
+    remove_bg: bool = True,
+    foreground_ratio: float | None = None,
     size: float | None = None,
     origin: Origin = "bottom",
     up_axis: UpAxis | None = None,
@@ -197,6 +199,9 @@ def generate(
         splat: also give the Gaussians as a splat `.ply`, where the engine has them.
         depth: depth of the preview engine's solid, 0 (a thin plate) to 1 (round); by default guessed from the contour,
             see `meta["depth"]`.
+        remove_bg: false keeps the whole image as the subject, and ignores its transparency.
+        foreground_ratio: share of the engine's frame that the longer side of the subject fills, 0.5 to 1; by default
+            the engine's own: 0.83 for TRELLIS, 0.85 for TripoSR, 1 for the preview engine.
         size: longest side in metres, 0.001 to 1000; by default 1, and 0.1 in STL and 3MF, which are in millimetres.
         origin: `bottom`: the middle of the base lies at the origin; `center`: the middle of the asset.
         up_axis: `y` or `z`; by default z in STL, 3MF and PLY, and y elsewhere.
@@ -239,6 +244,8 @@ def generate(
         "render": render,
         "splat": splat,
         "depth": depth,
+        "remove_bg": remove_bg,
+        "foreground_ratio": foreground_ratio,
         "size": size,
         "origin": origin,
         "up_axis": up_axis,
@@ -334,7 +341,7 @@ def run_request(
 
     def load_views(request: ImageTo3DRequest) -> list[ForegroundImage]:
         images = (_decode(source, fetch=lambda url: fetch(url, policy)) for source in sources)
-        views = foreground_images(images, multi_image=request.multi_image, remover=remover)
+        views = foreground_images(images, multi_image=request.multi_image, remove_bg=request.remove_bg, remover=remover)
         request.check_view_angles(len(views))
         return views
 

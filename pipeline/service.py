@@ -213,10 +213,13 @@ def generation_gone(job_id: int, settings: Settings) -> GenerationGone:
     """The error of an export whose generation is not kept any more."""
     if settings.generation_lifetime_s <= 0:
         return GenerationGone("This deployment keeps no generations; submit the image again.")
-    return GenerationGone(
+    reasons = (
         f"The generation of job {job_id} is not kept any more: generations are kept for at most "
-        f"{settings.generation_lifetime_s:g} s, or until later ones need their space. Submit the image again."
+        f"{settings.generation_lifetime_s:g} s, or until later ones need their space."
     )
+    if settings.database_url is not None and settings.outputs_url is None:
+        reasons += " Or another machine has it: machines share them only where the operator sets OUTPUTS_URL."
+    return GenerationGone(f"{reasons} Submit the image again.")
 
 
 def local_outputs(

@@ -145,6 +145,16 @@ class ImageTo3DRequest(BaseModel):
         description="depth of the preview engine's solid: 0 is a thin plate, 1 is round, as deep as wide; by default "
         "guessed from the contour and returned as `meta.depth` (extension)",
     )
+    remove_bg: Annotated[bool, LenientBool()] = Field(
+        default=True,
+        description="remove the background; false: the whole image is the subject, and its transparency is ignored "
+        "(extension)",
+    )
+    foreground_ratio: Annotated[float | None, BoundedFloatOrNothing(0.5, 1)] = Field(
+        default=None,
+        description="share of the engine's frame that the longer side of the subject fills; by default the engine's "
+        "own: 0.83 for TRELLIS, 0.85 for TripoSR, 1 for the preview engine (extension)",
+    )
     size: Annotated[float | None, BoundedFloatOrNothing(0.001, 1000)] = Field(
         default=None,
         description="longest side of the asset in metres; by default 1, and 0.1 in STL and 3MF, which are written in "

@@ -41,10 +41,15 @@ class FieldRow:
         return f"--{self.name.replace('_', '-')}"
 
     @property
+    def is_on_by_default(self) -> bool:
+        """Whether the field is a boolean that is true where it is not given."""
+        return self.kind == "bool" and self.default == "true"
+
+    @property
     def option_help(self) -> str:
         """What an option's help says: effect, bounds and default."""
         effect = self.effect.removesuffix(" (extension)")
-        has_default = self.kind != "bool" and self.default != "–"  # a flag is off by default
+        has_default = self.kind != "bool" and self.default != "–"  # a flag shows its own
         notes = [self.bounds] if self.bounds else []
         notes += [f"default: {self.default}"] if has_default else []
         return effect[0].upper() + effect[1:] + (f" ({'; '.join(notes)})" if notes else "")

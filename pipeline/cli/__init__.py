@@ -7,9 +7,10 @@ from typing import Annotated
 import typer
 
 from pipeline.cli import doctor, engines, fetch_weights, generate, inspect, jobs, keys, secrets, serve, usage
+from pipeline.cli.commands import Commands
 from pipeline.version import __version__
 
-app = typer.Typer(name="image-to-3d", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = Commands(name="image-to-3d", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 
 def _print_version(is_asked: bool) -> None:

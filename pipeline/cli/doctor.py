@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -48,7 +48,7 @@ def doctor(
     skip_job: Annotated[bool, typer.Option("--skip-job", help="Run no job")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per check")] = False,
 ) -> None:
-    """Check engines, GPU, weights, disk, database, clock, public address, and run one job; exit code 1 if one failed.
+    """Check engines, formats, GPU, disk, database, clock, public address, and run one job; exit code 1 if one failed.
 
     Changes nothing and creates no database. The job runs through the service where it answers and a key is given, by
     --key or IMAGE_TO_3D_API_KEY, else in this process.
@@ -76,6 +76,7 @@ def findings(settings: Settings, *, key: str | None, runs_job: bool) -> Iterator
     checks: list[tuple[str, Callable[[], Iterator[Finding]]]] = [
         ("python", _python),
         ("engine", lambda: _engines(settings)),
+        ("formats", lambda: _formats(settings)),
         ("gpu", lambda: _gpu(settings)),
         ("disk", lambda: _disk(settings)),
         ("database", lambda: _database(settings)),
@@ -114,6 +115,23 @@ def _engines(settings: Settings) -> Iterator[Finding]:
             yield Finding(f"engine {name}", "failed", f"{missing}: image-to-3d fetch-weights --engine {name}")
         else:
             yield Finding(f"engine {name}", "ok", "installed" + (", weights are here" if state.has_weights else ""))
+
+
+def _formats(settings: Settings) -> Iterator[Finding]:
+    """The file formats that requests may name, and what is missing for the others, or for them, on this machine."""
+    from importlib.util import find_spec
+
+    from schemas.formats import FORMATS
+
+    offered = settings.offered_formats
+    detail = ", ".join(offered)
+    if find_spec("numpy") is None:
+        yield Finding("formats", "ok", f"{detail}, as far as the workers of other machines write them; none is here")
+        return
+    missing = [spec for spec in FORMATS.values() if not spec.is_writable]
+    hints = [f"{spec.name} needs pip install 'image-to-3d[{spec.extra}]'" for spec in missing]
+    is_broken = any(spec.name in offered for spec in missing)
+    yield Finding("formats", "failed" if is_broken else "ok", "; ".join([detail, *hints]))
 
 
 def _gpu(settings: Settings) -> Iterator[Finding]:
@@ -184,8 +202,20 @@ def _database(settings: Settings) -> Iterator[Finding]:
         yield Finding("workers", "ok" if workers else "warning", alive or "none is alive: jobs wait in the queue")
         if settings.database_url is not None:
             yield _clock("the database's", store.database_time())
+            yield from _shared_storage(settings, [worker.worker_id for worker in workers])
     finally:
         store.close()
+
+
+def _shared_storage(settings: Settings, worker_ids: Sequence[str]) -> Iterator[Finding]:
+    """Whether what the workers make can be read on every machine."""
+    import socket
+
+    if settings.outputs_url is not None:
+        yield Finding("storage", "ok", f"machines share {settings.outputs_url}")
+    elif any(not worker_id.startswith(f"{socket.gethostname()}-") for worker_id in worker_ids):
+        detail = f"workers run on other hosts, and OUTPUTS_URL is not set: all hosts must share {settings.data_dir}"
+        yield Finding("storage", "warning", f"{detail}, else files and kept generations stay where they were made")
 
 
 def _address(settings: Settings) -> Iterator[Finding]:

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
-from typer.core import TyperCommand
 from typer.main import get_command
 
+from pipeline.cli.commands import OneValueCommand
 from pipeline.cli.fetch_weights import bytes_bar, fetch_on_first_use
 from schemas.formats import extensions_in_words
 
@@ -39,7 +39,7 @@ def register(app: typer.Typer) -> None:
     app.command("generate", cls=_GenerateCommand, help=SUMMARY)(_built_on_first_use)
 
 
-class _GenerateCommand(TyperCommand):
+class _GenerateCommand(OneValueCommand):
     """Takes its parameters and its callback from a command that is built when they are needed."""
 
     @cached_property
@@ -70,7 +70,8 @@ def _with_field_options(command: Callable[..., None]) -> Callable[..., None]:
     for row in option_rows():
         text = ENGINE_HELP if row.name == "engine" else row.option_help
         if row.kind == "bool":
-            added.append((row.name, Annotated[bool, typer.Option(row.option, help=text)], False))
+            flags = f"{row.option}/--no-{row.option[2:]}" if row.is_on_by_default else row.option
+            added.append((row.name, Annotated[bool, typer.Option(flags, help=text)], row.is_on_by_default))
         else:
             kind = {"int": "INTEGER", "float": "NUMBER"}.get(row.kind, "TEXT")
             added.append((row.name, Annotated[str | None, typer.Option(row.option, metavar=kind, help=text)], None))

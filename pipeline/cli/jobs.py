@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pipeline.cli.commands import Commands
 from pipeline.cli.data_folder import DataOption, KeyOption, key_id_of, moment, opened_store, print_table
 
 if TYPE_CHECKING:
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
 IdArgument = Annotated[int, typer.Argument(help="Id of the job")]
 
-jobs = typer.Typer(help="List, show, cancel and retry jobs, send a webhook again.", no_args_is_help=True)
+jobs = Commands(help="List, show, cancel and retry jobs, send a webhook again.", no_args_is_help=True)
 
 
 def register(app: typer.Typer) -> None:

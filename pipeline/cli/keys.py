@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipeline.cli.commands import Commands
 from pipeline.cli.data_folder import DataOption, find_key, moment, opened_store, print_table, settings_for
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 NameArgument = Annotated[str, typer.Argument(help="Name of the API key")]
 Limit = Annotated[int | None, typer.Option(min=0, help="0 is no limit")]
 
-keys = typer.Typer(help="Create, show, list, revoke and limit API keys.", no_args_is_help=True)
+keys = Commands(help="Create, show, list, revoke and limit API keys.", no_args_is_help=True)
 
 
 def register(app: typer.Typer) -> None:

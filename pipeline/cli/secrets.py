@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import typer
 
+from pipeline.cli.commands import Commands
 from pipeline.cli.data_folder import DataOption, opened_store, settings_for
 
-secrets = typer.Typer(help="Replace the master key, from which all other secrets are derived.", no_args_is_help=True)
+secrets = Commands(help="Replace the master key, from which all other secrets are derived.", no_args_is_help=True)
 
 
 def register(app: typer.Typer) -> None:

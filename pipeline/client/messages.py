@@ -67,6 +67,8 @@ class SubmitParameters(TypedDict, total=False):
     view_angles: Sequence[float | str] | str | None
     splat: bool
     depth: float | None
+    remove_bg: bool
+    foreground_ratio: float | None
     size: float | None
     origin: Literal["bottom", "center"]
     up_axis: Literal["y", "z"] | None

@@ -47,6 +47,7 @@ class GenerationOptions:
     splat: bool = False
     view_angles: tuple[ViewAngle, ...] | None = None
     depth: float | None = None
+    foreground_ratio: float | None = None
 
 
 def ignored_options(engine: str, options: GenerationOptions, names: Iterable[str]) -> tuple[str, ...]:

@@ -42,11 +42,13 @@ class Cutout:
         image: (H, W, 4) uint8 RGBA, straight alpha.
         was_removed: the background was removed here; the image had none or came without a cut-out otherwise.
         confidence: 0 to 1 where the remover gives one, else None.
+        lost_transparency: the image was a cut-out, and its transparency was ignored on request.
     """
 
     image: Rgba
     was_removed: bool = False
     confidence: float | None = None
+    lost_transparency: bool = False
 
 
 def remove_background(image: Rgba, *, remover: BackgroundRemover | None = None) -> Rgba:
@@ -72,6 +74,22 @@ def cut_out(image: Rgba, *, remover: BackgroundRemover | None = None) -> Cutout:
         raise UnreadableImage("the image holds no subject: every pixel is transparent")
     _check_side(rows[-1] + 1 - rows[0], columns[-1] + 1 - columns[0])
     return cutout
+
+
+def keep_whole(image: Rgba) -> Cutout:
+    """Return the whole image as the subject, opaque; what is transparent becomes white, as on a page.
+
+    Args:
+        image: (H, W, 4) uint8 RGBA, straight alpha.
+
+    Raises:
+        UnreadableImage: it is too small.
+    """
+    _check_side(*image.shape[:2])
+    alpha = image[..., 3:].astype(np.float32) / 255
+    colours = np.round(image[..., :3] * alpha + 255 * (1 - alpha)).astype(np.uint8)
+    opaque = np.full(image.shape[:2], 255, np.uint8)
+    return Cutout(np.dstack([colours, opaque]), lost_transparency=is_cut_out(image[..., 3]))
 
 
 def is_cut_out(alpha: NDArray[np.uint8]) -> bool:

@@ -37,14 +37,23 @@ POLL_S = 0.5
 def with_field_options(entrypoint: Callable[..., None]) -> Callable[..., None]:
     """Give a function with `**fields` one keyword for each field, so that `modal run` makes options of them.
 
-    Modal reads the signature and the annotations. A field that is not given is "" or false.
+    Modal reads the signature and the annotations. A field that is not given has its value of `_defaults`.
     """
     own = [each for each in signature(entrypoint).parameters.values() if each.kind != Parameter.VAR_KEYWORD]
-    types = {row.name: bool if row.kind == "bool" else str for row in option_rows()}
-    fields = [Parameter(name, Parameter.KEYWORD_ONLY, default=kind(), annotation=kind) for name, kind in types.items()]
+    defaults = _defaults()
+    types = {name: type(value) for name, value in defaults.items()}
+    fields = [
+        Parameter(name, Parameter.KEYWORD_ONLY, default=value, annotation=type(value))
+        for name, value in defaults.items()
+    ]
     setattr(entrypoint, "__signature__", Signature([*own, *fields]))  # noqa: B010  # no attribute of a function's type
     entrypoint.__annotations__ |= types
     return entrypoint
+
+
+def _defaults() -> dict[str, bool | str]:
+    """What an option has that is not given, by the field's name: a boolean its default, any other field ""."""
+    return {row.name: row.is_on_by_default if row.kind == "bool" else "" for row in option_rows()}
 
 
 def read_body(images: str, out: Path, fields: Mapping[str, Any], *, also: str = "") -> dict[str, Any]:
@@ -53,7 +62,7 @@ def read_body(images: str, out: Path, fields: Mapping[str, Any], *, also: str = 
     Args:
         images: paths or http(s) URLs, separated by commas.
         out: the file to write; its extension is the format.
-        fields: further fields; empty ones were not given.
+        fields: further fields; those that have their defaults are left out.
         also: further formats of the same asset, separated by commas.
 
     Raises:
@@ -64,7 +73,8 @@ def read_body(images: str, out: Path, fields: Mapping[str, Any], *, also: str = 
         raise InvalidRequest(f"--out must end in {extensions_in_words()}, got {out.name!r}")
     if not out.parent.is_dir():
         raise InvalidRequest(f"--out: there is no folder {out.parent}")
-    given = {name: value for name, value in fields.items() if value not in ("", False)}
+    defaults = _defaults()
+    given = {name: value for name, value in fields.items() if value != defaults[name]}
     image = [source if read_http_url(source) else _encoded(Path(source)) for source in images.split(",")]
     formats = [extension, *split_list(also)]
     body = {**given, "image": image if len(image) > 1 else image[0], "output_formats": formats}

@@ -44,6 +44,7 @@ def options_of(request: ImageTo3DRequest, *, seed: int) -> GenerationOptions:
         multi_image_mode=request.multi_image_mode,
         splat=request.splat,
         depth=request.depth,
+        foreground_ratio=request.foreground_ratio,
         view_angles=request.view_angles,
     )
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,14 @@ from numpy.typing import NDArray
 
 from pipeline.engines.base import ForegroundImage
 from pipeline.errors import InvalidRequest
-from pipeline.imaging.background_removal import TRUSTED_CONFIDENCE, BackgroundRemover, Cutout, cut_out
+from pipeline.imaging.background_removal import (
+    SOLID_ALPHA,
+    TRUSTED_CONFIDENCE,
+    BackgroundRemover,
+    Cutout,
+    cut_out,
+    keep_whole,
+)
 from pipeline.imaging.decode import decode_image
 from pipeline.imaging.inline import at_most, read_inline
 from pipeline.imaging.views import split_sheet
@@ -48,7 +56,20 @@ class LoadedViews(list[ForegroundImage]):
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """One sentence for each cut-out that cannot be trusted."""
+        """One sentence for each cut-out that cannot be trusted, or that was not kept."""
+        return (*self._unsure, *self._lost)
+
+    @property
+    def _lost(self) -> tuple[str, ...]:
+        return tuple(
+            f"{_numbered('The transparency of the image', number, len(self.cutouts))} is ignored, because remove_bg is "
+            "false: the whole image is the subject. Leave remove_bg out to keep what the transparency cuts out."
+            for number, cutout in enumerate(self.cutouts, start=1)
+            if cutout.lost_transparency
+        )
+
+    @property
+    def _unsure(self) -> tuple[str, ...]:
         return tuple(
             f"{_numbered('The background of the image', number, len(self.cutouts))} was removed with a confidence of "
             f"{confidence:.2f}, and below {TRUSTED_CONFIDENCE} parts of the subject may be missing or parts of the "
@@ -86,19 +107,24 @@ def load_views(
         CallerError: one sentence about the first invalid image.
     """
     images = (decode(read_image(source, fetch=fetch, allow_paths=allow_paths)) for source in request.image)
-    views = foreground_images(images, multi_image=request.multi_image, remover=remover)
+    views = foreground_images(images, multi_image=request.multi_image, remove_bg=request.remove_bg, remover=remover)
     request.check_view_angles(len(views))
     return views
 
 
 def foreground_images(
-    images: Iterable[NDArray[np.uint8]], *, multi_image: bool, remover: BackgroundRemover | None = None
+    images: Iterable[NDArray[np.uint8]],
+    *,
+    multi_image: bool,
+    remove_bg: bool = True,
+    remover: BackgroundRemover | None = None,
 ) -> LoadedViews:
-    """Remove the backgrounds of decoded images.
+    """Remove the backgrounds of decoded images, unless they are to be kept.
 
     Args:
         images: each (H, W, 4) uint8 RGBA; decoded one after another where they come from a generator.
         multi_image: a single image is a sheet of several views.
+        remove_bg: false: each whole image is the subject, and each view of a sheet up to its bounding box.
         remover: removes backgrounds; None is the one that needs no weights.
 
     Returns:
@@ -107,11 +133,30 @@ def foreground_images(
     Raises:
         UnreadableImage: one sentence about the first image at fault.
     """
+    if not remove_bg:
+        return _whole_images(list(images), multi_image=multi_image)
     cutouts = [cut_out(image, remover=remover) for image in images]
     views = [cutout.image for cutout in cutouts]
     if multi_image and len(views) == 1:
         views = split_sheet(views[0], most=MAX_VIEWS)
     return LoadedViews(views, cutouts=cutouts)
+
+
+def _whole_images(images: Sequence[NDArray[np.uint8]], *, multi_image: bool) -> LoadedViews:
+    """Images with their backgrounds; the transparency of a sheet separates its views, and nothing else."""
+    is_sheet = multi_image and len(images) == 1
+    whole = [keep_whole(image) for image in images]
+    if not is_sheet:
+        return LoadedViews([each.image for each in whole], cutouts=whole)
+    views = [keep_whole(_bounded(view)).image for view in split_sheet(images[0], most=MAX_VIEWS)]
+    return LoadedViews(views, cutouts=[replace(whole[0], lost_transparency=False)])
+
+
+def _bounded(view: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A view without the soft edge around its bounding box: (H, W, 4) -> (h, w, 4)."""
+    solid = view[..., 3] >= SOLID_ALPHA
+    rows, columns = (np.flatnonzero(solid.any(axis=axis)) for axis in (1, 0))
+    return view[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
 
 def read_image(source: str, *, fetch: Fetch, allow_paths: bool = False) -> bytes:

@@ -5,20 +5,25 @@ from __future__ import annotations
 import shutil
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from pydantic import SecretStr
+from starlette.testclient import TestClient
 
 pytest.importorskip("numba", reason="needs the extra 'local'")
 
+from pipeline.api.app import create_app
 from pipeline.engines.base import Generation
 from pipeline.job_handler import JobHandler, folder_of
 from pipeline.jobs.model import Job, KeyLimits, LedgerFilter
 from pipeline.jobs.worker_loop import QueueWorker, WorkerOptions
-from pipeline.service import kept_generations
+from pipeline.service import kept_generations, open_service
+from pipeline.settings import Settings
 from pipeline.stages.generate import LocalEngines
 from tests.api.conftest import Deployment
 from tests.fakes.images import disc_as_base64
@@ -160,11 +165,36 @@ def test_an_export_beyond_the_kept_generation_is_refused_or_fails(deploy: Callab
     failed = worker.fetched(accepted["id"])
     assert (refused.status_code, refused.json()["error_code"]) == (410, "generation_gone")
     assert "kept for at most 3600 s" in refused.json()["message"]
+    assert "machine" not in refused.json()["message"]
     assert (failed["status"], failed["error_code"], failed["message"]) == (
         "failed",
         "generation_gone",
         refused.json()["message"],
     )
+
+
+def test_an_export_on_a_machine_that_shares_no_storage_is_refused_with_the_setting_that_shares_it(
+    deploy: Callable[..., Deployment], tmp_path: Path
+) -> None:
+    shared: dict[str, Any] = {
+        "database_url": SecretStr(f"sqlite:///{tmp_path / 'shared.sqlite3'}"),
+        "secret_keys": (SecretStr("the secret of all machines"),),
+    }
+    worker = Worker(deploy(**shared))
+    first = worker.finished()
+    second = open_service(Settings(data_dir=tmp_path / "second machine", **shared))
+    other = replace(worker.deployment, client=TestClient(create_app(second.settings, service=second)), service=second)
+
+    refused = other.post(EXPORT.format(first["id"]))
+    accepted = worker.deployment.post(EXPORT.format(first["id"]), prefer="wait=0").json()
+    Worker(other).work()
+    second.close()
+
+    failed = worker.fetched(accepted["id"])
+    assert (refused.status_code, refused.json()["error_code"]) == (410, "generation_gone")
+    assert "machines share them only where the operator sets OUTPUTS_URL" in refused.json()["message"]
+    assert (failed["error_code"], failed["message"]) == ("generation_gone", refused.json()["message"])
+    assert worker.exported(first["id"], output_format="stl")["status"] == "success"
 
 
 def test_deleting_a_job_deletes_its_generation(worker: Worker) -> None:

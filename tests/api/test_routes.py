@@ -38,7 +38,7 @@ def test_the_two_paths_differ_in_their_default_format(deployment: Deployment) ->
 def test_a_job_that_succeeded_is_fetched_under_every_path_and_its_links_answer(
     deployment: Deployment, path: str
 ) -> None:
-    submitted = deployment.submit(output_format="glb", foreground_ratio=1)
+    submitted = deployment.submit(output_format="glb", model_id="x")
     deployment.finish(submitted["id"])
     body = deployment.post(path.format(id=submitted["id"]), {"request_id": str(submitted["id"])}).json()
     assert body["status"] == "success" and body["generationTime"] == 1.25

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import socket
 import sqlite3
 import stat
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from pipeline.cli import doctor
 from pipeline.deployment import open_store
 from pipeline.jobs.model import WorkerRecord
 from pipeline.settings import Settings
+from schemas.formats import FORMATS
 from tests.e2e.test_serve_command import serving
 
 
@@ -48,6 +51,40 @@ def test_a_fresh_folder_is_told_what_is_missing_and_stays_empty(tmp_path: Path) 
     assert found["database"][0] == "warning" and "There is no service's data" in found["database"][1]
     assert found["address"][0] == "warning" and "does not answer from here" in found["address"][1]
     assert found["disk"][0] in ("ok", "warning") and not (tmp_path / "data").exists()
+
+
+def test_the_formats_are_those_that_requests_may_name_and_what_the_others_need(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("--data", str(tmp_path), "--skip-job")
+    every = run(*words)[1]["formats"]
+    usdz = replace(FORMATS["usdz"], package="a_package_that_nobody_has")
+    monkeypatch.setitem(FORMATS, "usdz", usdz)
+    without = run(*words)[1]["formats"]
+    monkeypatch.setenv("IMAGE_TO_3D_OUTPUT_FORMATS", "glb,usdz")
+    result, named = run(*words)
+
+    assert every == ("ok", "glb, obj, stl, ply, usdz, 3mf")
+    assert without == ("ok", "glb, obj, stl, ply, 3mf; usdz needs pip install 'image-to-3d[usd]'")
+    assert named["formats"] == ("failed", "glb, usdz; usdz needs pip install 'image-to-3d[usd]'")
+    assert result.exit_code == 1
+
+
+@pytest.mark.parametrize(("worker_id", "is_warned"), [(f"{socket.gethostname()}-1", False), ("elsewhere-1", True)])
+def test_workers_of_other_hosts_without_shared_storage_are_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, worker_id: str, is_warned: bool
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", f"sqlite:///{tmp_path / 'shared.sqlite3'}")
+    store = open_store(Settings(data_dir=tmp_path))
+    store.heartbeat_worker(WorkerRecord(worker_id, "preview", time.time(), is_ready=True))
+    store.close()
+
+    _, found = run("--data", str(tmp_path), "--skip-job")
+
+    assert found["workers"][0] == "ok"
+    assert ("storage" in found) == is_warned
+    if is_warned:
+        assert found["storage"][0] == "warning" and "OUTPUTS_URL is not set" in found["storage"][1]
 
 
 def test_missing_weights_fail_with_the_command_that_fetches_them(

@@ -15,6 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from pipeline.api.metrics import metrics_text
 from pipeline.jobs.histograms import Histogram, Series
 from pipeline.jobs.model import StoreMetrics
+from pipeline.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 MONITORING = ROOT / "docs" / "monitoring"
@@ -63,6 +64,20 @@ def test_each_expression_uses_series_and_labels_that_exist(expression: str, seri
     grouped = {label.strip() for group in re.findall(r"by \(([^)]*)\)", expression) for label in group.split(",")}
     selected = set(re.findall(r"(\w+)=~?\"", expression))
     assert grouped | selected <= known
+
+
+def test_every_metric_is_on_the_dashboard_or_in_a_rule(series: dict[str, set[str]]) -> None:
+    used = {name for expression in expressions() for name in re.findall(r"image_to_3d_\w+", expression)}
+    of_histograms = {name for name in series if re.search(r"_(count|sum|created)$", name)}
+    sums_of_histograms = {"image_to_3d_stage_seconds_total", "image_to_3d_stage_runs_total"}
+
+    assert series.keys() - of_histograms - sums_of_histograms == used
+
+
+def test_the_rule_about_kept_requests_has_the_limit_of_the_settings() -> None:
+    limit = Settings.model_fields["max_failed_requests_bytes"].default
+
+    assert f"image_to_3d_failed_requests_bytes) > 0.8 * {limit}" in (MONITORING / "alerts.yaml").read_text()
 
 
 def test_every_metric_of_the_documentation_exists_and_is_documented(series: dict[str, set[str]]) -> None:

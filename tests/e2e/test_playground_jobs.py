@@ -25,6 +25,11 @@ pytest_plugins = ("tests.e2e.playground_fixtures",)
 pytestmark = [NEEDS_CHROMIUM, pytest.mark.xdist_group("playground")]
 
 SLOW_BYTES_PER_S = 100_000
+PASTE = """(text) => {
+  const clipboardData = new DataTransfer();
+  clipboardData.setData("text/plain", text);
+  document.dispatchEvent(new ClipboardEvent("paste", { clipboardData, bubbles: true }));
+}"""
 
 
 def make(here: Visit, figure: bytes, *, name: str = "robot.png", output_format: str = "glb") -> int:
@@ -179,6 +184,49 @@ def test_a_refused_submit_leaves_the_result_and_counts_down(
     expect(page.locator("[data-field=resolution] .problem")).to_contain_text("resolution must be between")
 
 
+@pytest.mark.parametrize(
+    "address",
+    ["http://127.0.0.1:9/hook?secret=1", "http://127.1/hook", "http://user:pass@[::1]:9/", "HTTP://LocalHost/hook"],
+)
+def test_a_webhook_to_a_private_address_is_told_beside_the_webhook(
+    visit: Callable[..., Visit], figure: bytes, address: str
+) -> None:
+    here = visit(viewport=TINY)
+    page = here.page
+    here.drop(("figure.png", figure))
+    page.click("#more summary")
+    page.fill("#option-webhook", address)
+    page.click("#more summary")
+    page.click("#submit")
+    here.expect_state("failed")
+
+    expect(page.locator("[data-field=webhook] .problem")).to_have_text(
+        re.compile(r"^[\w.:]+ leads to an address that is not public$")
+    )
+    expect(page.locator("[data-field=webhook] .problem")).to_be_visible()
+    expect(page.locator("#option-webhook")).to_be_focused()
+    expect(page.locator("#image-problem")).to_have_text("")
+    expect(page.locator("#failure-hint")).to_contain_text("IMAGE_TO_3D_ALLOW_PRIVATE_ADDRESSES=yes")
+    page.fill("#option-webhook", "")
+    here.choose_smallest_asset()
+    page.click("#submit")
+    here.expect_state("done")
+    expect(page.locator("[data-field=webhook] .problem")).to_have_text("")
+
+
+def test_an_image_at_a_private_address_is_told_beside_the_images(visit: Callable[..., Visit]) -> None:
+    here = visit(viewport=TINY)
+    page = here.page
+    page.evaluate(PASTE, "http://127.1:9/figure.png")
+    page.click("#more summary")
+    page.fill("#option-webhook", "http://127.1:9/hook")
+    page.click("#submit")
+    here.expect_state("failed")
+
+    expect(page.locator("#image-problem")).to_have_text("127.1 leads to an address that is not public")
+    expect(page.locator("[data-field=webhook] .problem")).to_have_text("")
+
+
 def test_a_model_that_cannot_be_loaded_is_told_and_loaded_again(visit: Callable[..., Visit], figure: bytes) -> None:
     here = visit(viewport=TINY)
     page = here.page
@@ -204,7 +252,7 @@ def test_a_large_image_is_shrunk_and_keeps_its_transparency(visit: Callable[...,
 
     photo, cut = [sent_image(uri) for uri in here.submits[0]["image"]]
     assert photo.size == (2048, 1024) and photo.format == "JPEG"
-    assert cut.size == (293, 2048) and cut.mode == "RGBA" and cut.getchannel("A").getextrema()[0] < 100
+    assert cut.size == (293, 2048) and cut.mode == "RGBA" and np.asarray(cut.getchannel("A")).min() < 100
     expect(page.locator("#failure")).to_contain_text("does not answer")
 
 

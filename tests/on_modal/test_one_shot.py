@@ -64,6 +64,7 @@ def test_every_field_is_an_option_of_the_entrypoint() -> None:
     assert set(parameters) - {"image", "out"} == ImageTo3DRequest.model_fields.keys() - NOT_OPTIONS
     assert (parameters["seed"].annotation, parameters["seed"].default) == (str, "")
     assert (parameters["render"].annotation, parameters["render"].default) == (bool, False)
+    assert (parameters["remove_bg"].annotation, parameters["remove_bg"].default) == (bool, True)
     assert received == {"seed": "3", "render": True}
 
 
@@ -78,6 +79,8 @@ def test_files_are_sent_with_the_body_and_urls_are_not(image: Path, tmp_path: Pa
         "multi_image": True,
         "output_formats": ["obj"],
     }
+    assert "remove_bg" not in read_body(str(image), tmp_path / "a.glb", {"remove_bg": True})
+    assert read_body(str(image), tmp_path / "a.glb", {"remove_bg": False})["remove_bg"] is False
     assert read_body(str(image), tmp_path / "a.glb", {}, also="stl, 3mf")["output_formats"] == ["glb", "stl", "3mf"]
 
 

@@ -23,7 +23,7 @@ JSON_VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=10), inner, max_size=4),
     max_leaves=8,
 )
-FIELDS = [*ImageTo3DRequest.model_fields, "init_image", "foreground_ratio"]
+FIELDS = [*ImageTo3DRequest.model_fields, "init_image", "model_id"]
 
 
 def refusal_of(**fields: Any) -> str:
@@ -97,6 +97,8 @@ def test_defaults_are_the_documented_ones() -> None:
         "target_faces": None,
         "lods": None,
         "depth": None,
+        "remove_bg": True,
+        "foreground_ratio": None,
         "size": None,
         "origin": "bottom",
         "up_axis": None,
@@ -206,9 +208,9 @@ def test_a_missing_image_is_refused() -> None:
 
 
 def test_legacy_and_unknown_fields_are_read_or_mentioned() -> None:
-    result = parse_request({"init_image": "a", "foreground_ratio": 0.85, "model_id": "x"})
+    result = parse_request({"init_image": "a", "num_steps": 20, "model_id": "x"})
     assert result.request.image == ("a",)
-    assert result.warnings == ("Ignored, because this service has no such field: foreground_ratio, model_id.",)
+    assert result.warnings == ("Ignored, because this service has no such field: model_id, num_steps.",)
 
 
 def test_a_list_of_one_needs_no_multi_image() -> None:

@@ -33,3 +33,7 @@ def test_the_help_of_an_option_has_effect_bounds_and_default() -> None:
 def test_the_output_formats_are_those_of_the_field() -> None:
     (row,) = [row for row in field_rows() if row.name == "output_format"]
     assert row.bounds == ", ".join(OUTPUT_FORMATS)
+
+
+def test_a_boolean_that_is_on_by_default_is_the_only_one_that_a_command_can_switch_off() -> None:
+    assert [row.name for row in option_rows() if row.is_on_by_default] == ["remove_bg"]

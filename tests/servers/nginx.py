@@ -15,8 +15,12 @@ from tests.servers.s3 import server_process
 
 
 @contextmanager
-def nginx(location: str, *, port: int) -> Iterator[str]:
-    """Start nginx with this location block and yield its URL; skips the test where nginx is not installed."""
+def nginx(location: str, *, port: int, certificate: Path | None = None) -> Iterator[str]:
+    """Start nginx with this location block and yield its URL; skips the test where nginx is not installed.
+
+    Args:
+        certificate: a PEM file with the key too; with it nginx talks TLS to its clients, and HTTP to the service.
+    """
     program = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
     if program is None:
         pytest.skip("nginx is not installed (scripts/debian_for_tests.sh)")
@@ -26,11 +30,13 @@ def nginx(location: str, *, port: int) -> Iterator[str]:
         paths = "".join(
             f"{kind}_temp_path {folder}/{kind};\n" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
         )
-        server = f"server {{ listen 127.0.0.1:{port}; {location} }}"
+        tls = "" if certificate is None else f"ssl_certificate {certificate}; ssl_certificate_key {certificate};"
+        listen = f"listen 127.0.0.1:{port}{' ssl' if certificate else ''};"
+        server = f"server {{ {listen} {tls} {location} }}"
         (folder / "nginx.conf").write_text(
             f"daemon off; pid {folder}/pid; error_log {folder}/error.log;\nevents {{}}\n"
             f"http {{ access_log off;\n{paths}{server} }}\n"
         )
         command = [program, "-p", str(folder), "-e", str(folder / "error.log"), "-c", str(folder / "nginx.conf")]
         with server_process(command, port, cwd=folder) as url:
-            yield url
+            yield url if certificate is None else url.replace("http:", "https:")

@@ -148,3 +148,47 @@ def test_a_low_confidence_names_the_image_and_what_to_do() -> None:
     assert one.warnings[0].startswith("The background of the image was removed with a confidence of 0.31")
     assert "the image 2 was removed" in several.warnings[0]
     assert "transparent PNG" in one.warnings[0] and "--remover" in one.warnings[0]
+
+
+def test_remove_bg_false_keeps_the_whole_image_whatever_its_transparency() -> None:
+    opaque = draw_figure(96, background=(230, 230, 230))
+    glass = opaque.copy()
+    glass[:, :48, 3] = 100
+
+    scene, figure, half = foreground_images([opaque, FIGURE, glass], multi_image=True, remove_bg=False)
+
+    assert np.array_equal(scene, opaque)
+    assert (figure[..., 3] == 255).all() and figure.shape == FIGURE.shape
+    assert (figure[0, 0] == 255).all()  # what was transparent is white
+    assert half[0, 0].tolist() == [245, 245, 245, 255] and half[0, 90].tolist() == [230, 230, 230, 255]
+
+
+def test_remove_bg_false_says_which_cut_outs_are_not_kept() -> None:
+    opaque = draw_figure(64, background=(230, 230, 230))
+    views = foreground_images([opaque, FIGURE], multi_image=True, remove_bg=False)
+
+    assert len(views.warnings) == 1 and "the image 2 is ignored, because remove_bg is false" in views.warnings[0]
+    assert not any(cutout.was_removed for cutout in views.cutouts)
+    assert foreground_images([opaque], multi_image=False, remove_bg=False).warnings == ()
+
+
+def test_remove_bg_false_keeps_each_rectangle_of_a_sheet() -> None:
+    photo = draw_figure(80, background=(230, 230, 230))
+    sheet = np.zeros((100, 200, 4), np.uint8)
+    sheet[10:90, 10:90] = photo
+    sheet[10:90, 110:190] = photo
+
+    views = foreground_images([sheet], multi_image=True, remove_bg=False)
+
+    assert len(views) == 2 and all(np.array_equal(view, photo) for view in views)
+    assert views.warnings == ()
+    assert len(foreground_images([photo], multi_image=True, remove_bg=False)) == 1
+
+
+def test_the_request_decides_whether_the_background_is_removed() -> None:
+    opaque = base64.b64encode(encode(draw_figure(96, background=(230, 230, 230)))).decode()
+
+    (kept,) = load_views(parse_request({"image": opaque, "remove_bg": "no"}).request, fetch=no_network)
+    (removed,) = load_views(parse_request({"image": opaque}).request, fetch=no_network)
+
+    assert (kept[..., 3] == 255).all() and (removed[..., 3] == 0).mean() > 0.4

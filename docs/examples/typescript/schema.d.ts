@@ -983,6 +983,11 @@ export interface components {
              */
             engine?: string | null;
             /**
+             * Foreground Ratio
+             * @description share of the engine's frame that the longer side of the subject fills; by default the engine's own: 0.83 for TRELLIS, 0.85 for TripoSR, 1 for the preview engine (extension)
+             */
+            foreground_ratio?: number | null;
+            /**
              * Image
              * @description the image: http(s) URL, `data:` URI or bare base64; a list with `multi_image`
              */
@@ -1040,6 +1045,12 @@ export interface components {
              * @description several file formats of the same asset, the first of them first in `output`; overrides `output_format`, which becomes the first (extension)
              */
             output_formats?: ("glb" | "obj" | "stl" | "ply" | "usdz" | "3mf")[] | string | null;
+            /**
+             * Remove Bg
+             * @description remove the background; false: the whole image is the subject, and its transparency is ignored (extension)
+             * @default true
+             */
+            remove_bg: boolean;
             /**
              * Render
              * @description also deliver a turntable video (mp4)
@@ -1157,6 +1168,11 @@ export interface components {
              * @description an engine that the deployment offers (extension)
              */
             engine?: string | null;
+            /**
+             * Foreground Ratio
+             * @description share of the engine's frame that the longer side of the subject fills; by default the engine's own: 0.83 for TRELLIS, 0.85 for TripoSR, 1 for the preview engine (extension)
+             */
+            foreground_ratio?: number | null;
             /** @description the image: http(s) URL, `data:` URI or bare base64; a list with `multi_image` */
             image: string | string[];
             /**
@@ -1212,6 +1228,12 @@ export interface components {
              * @description several file formats of the same asset, the first of them first in `output`; overrides `output_format`, which becomes the first (extension)
              */
             output_formats?: ("glb" | "obj" | "stl" | "ply" | "usdz" | "3mf")[] | string | null;
+            /**
+             * Remove Bg
+             * @description remove the background; false: the whole image is the subject, and its transparency is ignored (extension)
+             * @default true
+             */
+            remove_bg: boolean;
             /**
              * Render
              * @description also deliver a turntable video (mp4)
@@ -2285,6 +2307,11 @@ export interface operations {
                      */
                     engine?: string | null;
                     /**
+                     * Foreground Ratio
+                     * @description share of the engine's frame that the longer side of the subject fills; by default the engine's own: 0.83 for TRELLIS, 0.85 for TripoSR, 1 for the preview engine (extension)
+                     */
+                    foreground_ratio?: number | null;
+                    /**
                      * Image
                      * @description the image: http(s) URL, `data:` URI or bare base64; a list with `multi_image`
                      */
@@ -2342,6 +2369,12 @@ export interface operations {
                      * @description several file formats of the same asset, the first of them first in `output`; overrides `output_format`, which becomes the first (extension)
                      */
                     output_formats?: ("glb" | "obj" | "stl" | "ply" | "usdz" | "3mf")[] | string | null;
+                    /**
+                     * Remove Bg
+                     * @description remove the background; false: the whole image is the subject, and its transparency is ignored (extension)
+                     * @default true
+                     */
+                    remove_bg?: boolean;
                     /**
                      * Render
                      * @description also deliver a turntable video (mp4)
@@ -3035,6 +3068,11 @@ export interface operations {
                      */
                     engine?: string | null;
                     /**
+                     * Foreground Ratio
+                     * @description share of the engine's frame that the longer side of the subject fills; by default the engine's own: 0.83 for TRELLIS, 0.85 for TripoSR, 1 for the preview engine (extension)
+                     */
+                    foreground_ratio?: number | null;
+                    /**
                      * Image
                      * @description the image: http(s) URL, `data:` URI or bare base64; a list with `multi_image`
                      */
@@ -3092,6 +3130,12 @@ export interface operations {
                      * @description several file formats of the same asset, the first of them first in `output`; overrides `output_format`, which becomes the first (extension)
                      */
                     output_formats?: ("glb" | "obj" | "stl" | "ply" | "usdz" | "3mf")[] | string | null;
+                    /**
+                     * Remove Bg
+                     * @description remove the background; false: the whole image is the subject, and its transparency is ignored (extension)
+                     * @default true
+                     */
+                    remove_bg?: boolean;
                     /**
                      * Render
                      * @description also deliver a turntable video (mp4)
@@ -4680,6 +4724,11 @@ export interface operations {
                      */
                     engine?: string | null;
                     /**
+                     * Foreground Ratio
+                     * @description share of the engine's frame that the longer side of the subject fills; by default the engine's own: 0.83 for TRELLIS, 0.85 for TripoSR, 1 for the preview engine (extension)
+                     */
+                    foreground_ratio?: number | null;
+                    /**
                      * Image
                      * @description the image: http(s) URL, `data:` URI or bare base64; a list with `multi_image`
                      */
@@ -4737,6 +4786,12 @@ export interface operations {
                      * @description several file formats of the same asset, the first of them first in `output`; overrides `output_format`, which becomes the first (extension)
                      */
                     output_formats?: ("glb" | "obj" | "stl" | "ply" | "usdz" | "3mf")[] | string | null;
+                    /**
+                     * Remove Bg
+                     * @description remove the background; false: the whole image is the subject, and its transparency is ignored (extension)
+                     * @default true
+                     */
+                    remove_bg?: boolean;
                     /**
                      * Render
                      * @description also deliver a turntable video (mp4)
@@ -5362,6 +5417,11 @@ export interface operations {
                      */
                     engine?: string | null;
                     /**
+                     * Foreground Ratio
+                     * @description share of the engine's frame that the longer side of the subject fills; by default the engine's own: 0.83 for TRELLIS, 0.85 for TripoSR, 1 for the preview engine (extension)
+                     */
+                    foreground_ratio?: number | null;
+                    /**
                      * Image
                      * @description the image: http(s) URL, `data:` URI or bare base64; a list with `multi_image`
                      */
@@ -5419,6 +5479,12 @@ export interface operations {
                      * @description several file formats of the same asset, the first of them first in `output`; overrides `output_format`, which becomes the first (extension)
                      */
                     output_formats?: ("glb" | "obj" | "stl" | "ply" | "usdz" | "3mf")[] | string | null;
+                    /**
+                     * Remove Bg
+                     * @description remove the background; false: the whole image is the subject, and its transparency is ignored (extension)
+                     * @default true
+                     */
+                    remove_bg?: boolean;
                     /**
                      * Render
                      * @description also deliver a turntable video (mp4)

@@ -1,5 +1,6 @@
 // Refusals on the page: beside the field that they are about, and when the same request may be sent again.
 import { at } from "./dom.js";
+import { sources } from "./images.js";
 
 const SECOND_MS = 1000;
 const PRIVATE = "The operator of this service can allow private addresses with the setting IMAGE_TO_3D_ALLOW_PRIVATE_ADDRESSES=yes.";
@@ -32,13 +33,20 @@ export function showProblem(message, { status = 0, code = "" } = {}) {
 // A message of the API begins with the name of the field that it is about, or with the host of an address.
 function fieldOf(message, status, code) {
   if (status === 401 || status === 402) return "key";
-  if (code === "blocked_address") return isIn(at("option-webhook")?.value, message) ? "webhook" : "image";
+  if (code === "blocked_address") return isAboutWebhook(message) ? "webhook" : "image";
   if (/^image\b|\bimages?\b/.test(message)) return "image";
   const first = message.split(/[ .]/, 1)[0];
   return document.querySelector(`.problem[data-for="${CSS.escape(first)}"]`) ? first : null;
 }
 
-const isIn = (address, message) => URL.canParse(address ?? "") && message.startsWith(new URL(address).hostname);
+// Images are checked before the webhook.
+function isAboutWebhook(message) {
+  const names = (address) => Boolean(address) && message.startsWith(`${hostOf(address)} `);
+  return names(at("option-webhook")?.value) && !sources().some(({ address }) => names(address));
+}
+
+// The host of a URL as the API writes it: as it was given, in lower case and without brackets. `URL` would rewrite 127.1.
+const hostOf = (address) => (/^\s*https?:\/\/(?:[^/?#]*@)?(\[[^\]]*\]|[^/?#:]*)/i.exec(address)?.[1] ?? "").replace(/^\[|\]$/g, "").toLowerCase();
 
 /** Count the seconds down until a request may be sent again; a listener hears the first and the last of them. */
 export function countDown(element, seconds) {

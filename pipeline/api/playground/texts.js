@@ -10,6 +10,8 @@ export const TITLES = {
   render: "Turntable video",
   multi_image: "Multi image",
   target_faces: "Number of faces",
+  remove_bg: "Remove the background",
+  foreground_ratio: "Subject's share of the frame",
   size: "Size in metres",
   origin: "Origin",
   up_axis: "Up axis",
@@ -34,6 +36,8 @@ export const HINTS = {
   output_format: "GLB suits the web and most programs, USDZ Apple's devices, OBJ and PLY editors, 3MF (with colours) and STL 3D printers. You can choose another one afterwards.",
   output_formats: "Several formats at once, such as `glb, usdz, stl`. Replaces the format above.",
   lods: "The model again with fewer triangles, such as `5000, 1000`.",
+  remove_bg: "Off: the whole image is the subject, and its transparency is ignored.",
+  foreground_ratio: "How much of the engine's view the subject fills. Smaller leaves more room around it. Empty: the engine's usual share.",
   size: "The longest side. By default 1 m, and 0.1 m in STL and 3MF.",
   origin: "What lies at the origin: the middle of the base, or of the whole model.",
   up_axis: "By default `z` in STL, 3MF and PLY, and `y` elsewhere, as programs expect it.",
@@ -63,4 +67,4 @@ export const HINTS = {
 };
 
 /** What an empty field means, in the field itself. */
-export const EMPTY = { depth: "guessed", size: "by format", target_faces: "not set", output_formats: "only the one above", lods: "none", view_angles: "guessed", track_id: "name of the image", retention_s: "not set", webhook: "none" };
+export const EMPTY = { depth: "guessed", foreground_ratio: "as usual", size: "by format", target_faces: "not set", output_formats: "only the one above", lods: "none", view_angles: "guessed", track_id: "name of the image", retention_s: "not set", webhook: "none" };

@@ -64,6 +64,7 @@ class PreviewEngine:
         arrangement = arrange_views(views, options.view_angles, max_side_px=MAX_SIDE_PX)
         on_step(0.1)
         pair = _front_and_back(arrangement)
+        resolution = round(options.resolution * (options.foreground_ratio or 1))  # the grid spans the frame
         ignored = find_spec(NAME).ignores if pair else (*find_spec(NAME).ignores, "depth")
         warnings = (*ignored_options(NAME, options, ignored), *arrangement.warnings)
         depth = None
@@ -73,7 +74,7 @@ class PreviewEngine:
             depth = round(shape.depth, 2) if options.depth is None else options.depth
             mesh = inflate(
                 front.alpha,
-                resolution=options.resolution,
+                resolution=resolution,
                 depth=depth,
                 is_symmetric=shape.is_symmetric,
                 front_parts=find_front_parts(front.colours, front.alpha),
@@ -84,7 +85,7 @@ class PreviewEngine:
             mesh, source = carve_views(
                 arrangement.images,
                 arrangement.directions,
-                resolution=options.resolution,
+                resolution=resolution,
                 invent_back=partial(invent_back_colours, seed=options.seed),
                 on_progress=lambda done: on_step(0.1 + 0.8 * done),
             )

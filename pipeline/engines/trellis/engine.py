@@ -28,7 +28,7 @@ from pipeline.engines.registry import TINY_WEIGHTS, find_spec
 from pipeline.engines.trellis import decode
 from pipeline.engines.trellis.cuda_warm_up import warm_up_cuda
 from pipeline.engines.trellis.models import Models, load_models
-from pipeline.engines.trellis.preprocess import frame_subject
+from pipeline.engines.trellis.preprocess import FOREGROUND_RATIO, frame_subject
 from pipeline.engines.trellis.spec import IMAGE_LARGE, TINY, ModelSpec, SamplerSpec
 from pipeline.engines.trellis.stages import (
     SamplerSettings,
@@ -173,7 +173,8 @@ class TrellisEngine:
         assert self._models is not None
         device = self._models.device
         mode = _checked_mode(options.multi_image_mode or self.multi_image_mode)
-        images = np.stack([frame_subject(view, size=self.spec.encoder.image_size) for view in views])
+        size, ratio = self.spec.encoder.image_size, options.foreground_ratio or FOREGROUND_RATIO
+        images = np.stack([frame_subject(view, size=size, ratio=ratio) for view in views])
         run = _GenerationRun(self.spec, self._models, device, options, mode, on_step, one_by_one=False)
         started = time.perf_counter()
         with torch.inference_mode():

@@ -9,10 +9,10 @@ from PIL import Image
 from pipeline.errors import UnreadableImage
 
 SOLID_ALPHA = 0.8 * 255  # pixels above define the bounding box of the subject
-MARGIN = 1.2  # side of the frame over the longer side of the bounding box
+FOREGROUND_RATIO = 1 / 1.2  # longer side of the bounding box over side of the frame
 
 
-def frame_subject(view: NDArray[np.uint8], *, size: int) -> NDArray[np.uint8]:
+def frame_subject(view: NDArray[np.uint8], *, size: int, ratio: float = FOREGROUND_RATIO) -> NDArray[np.uint8]:
     """Crop the subject with a margin, resize it and composite it on black.
 
     Source: microsoft/TRELLIS@6b0d647, trellis/pipelines/trellis_image_to_3d.py, preprocess_image.
@@ -20,6 +20,7 @@ def frame_subject(view: NDArray[np.uint8], *, size: int) -> NDArray[np.uint8]:
     Args:
         view: (H, W, 4) uint8 RGBA, straight alpha.
         size: side of the result in pixels.
+        ratio: longer side of the subject over side of the result.
 
     Returns:
         (size, size, 3) uint8.
@@ -32,7 +33,7 @@ def frame_subject(view: NDArray[np.uint8], *, size: int) -> NDArray[np.uint8]:
         raise UnreadableImage(f"the image holds no subject: no pixel has an alpha above {SOLID_ALPHA:.0f}")
     left, right, top, bottom = columns.min(), columns.max(), rows.min(), rows.max()
     centre_x, centre_y = (left + right) / 2, (top + bottom) / 2
-    half = int(max(right - left, bottom - top) * MARGIN) // 2
+    half = int(max(right - left, bottom - top) * (1 / ratio)) // 2
     box = (centre_x - half, centre_y - half, centre_x + half, centre_y + half)
     crop = Image.fromarray(view).crop(box)  # rounds halves to even; outside is transparent black
     if 0 in crop.size:

@@ -25,7 +25,7 @@ from pipeline.engines.triposr.field import TriplaneField
 from pipeline.engines.triposr.model import TSR, load_model
 from pipeline.engines.triposr.preprocess import composite_on_grey, frame_foreground, resize_images
 from pipeline.engines.triposr.rendering import turntable_frames
-from pipeline.engines.triposr.spec import RELEASED, TINY, ModelSpec
+from pipeline.engines.triposr.spec import FOREGROUND_RATIO, RELEASED, TINY, ModelSpec
 from pipeline.engines.triposr.surface import extract_surface, to_mesh
 from pipeline.engines.triposr.weights import WEIGHTS_FOLDER
 from pipeline.errors import EngineFailed, InvalidRequest, OutOfMemory
@@ -123,7 +123,7 @@ class TripoSREngine:
             raise InvalidRequest(f"engine {self.name} takes one view, got {len(views)}")
         self.load()
         assert self._model is not None
-        image = composite_on_grey(frame_foreground(views[0]))
+        image = composite_on_grey(frame_foreground(views[0], ratio=options.foreground_ratio or FOREGROUND_RATIO))
         device = self._device_of(self._model)
         started = time.perf_counter()
         with torch.inference_mode():

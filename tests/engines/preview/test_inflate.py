@@ -90,3 +90,13 @@ def test_the_front_shows_the_image_and_the_back_its_colours_without_the_badge() 
 def test_a_view_without_a_solid_pixel_is_refused() -> None:
     with pytest.raises(UnreadableImage):
         PreviewEngine().generate([np.zeros((64, 64, 4), np.uint8)], GenerationOptions(seed=1))
+
+
+@pytest.mark.parametrize("views", [1, 3])
+def test_foreground_ratio_is_the_share_of_the_grid_that_the_subject_fills(views: int) -> None:
+    def faces(ratio: float | None) -> int:
+        options = GenerationOptions(seed=1, resolution=128, foreground_ratio=ratio)
+        return len(PreviewEngine().generate([draw_figure(128)] * views, options).mesh.faces)
+
+    assert faces(1.0) == faces(None)
+    assert 0.25 < faces(0.5) / faces(None) < 0.5  # front and back have a quarter of the cells, the rim half of them

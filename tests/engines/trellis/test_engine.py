@@ -13,6 +13,7 @@ import torch
 from pipeline.engines.base import Generation, GenerationOptions
 from pipeline.engines.registry import make_engine
 from pipeline.engines.trellis.engine import TrellisEngine
+from pipeline.engines.trellis.preprocess import FOREGROUND_RATIO
 from pipeline.errors import Cancelled, InvalidRequest, UnreadableImage
 from pipeline.settings import Settings
 from tests.fakes.images import draw_disc
@@ -257,3 +258,11 @@ def test_unknown_names_and_missing_subjects_are_refused(engine: TrellisEngine) -
         engine.generate([], OPTIONS)
     with pytest.raises(UnreadableImage):
         engine.generate([np.zeros((8, 8, 4), np.uint8)], OPTIONS)
+
+
+def test_foreground_ratio_changes_the_frame_of_every_view_and_its_default_changes_nothing(
+    engine: TrellisEngine, generation: Generation
+) -> None:
+    usual = replace(OPTIONS, foreground_ratio=FOREGROUND_RATIO)
+    assert same(engine.generate([draw_disc()], usual), generation)
+    assert not same(engine.generate([draw_disc()], replace(OPTIONS, foreground_ratio=0.5)), generation)

@@ -32,3 +32,14 @@ def test_a_single_pixel_is_refused() -> None:
 
     with pytest.raises(UnreadableImage, match="a single pixel"):
         frame_subject(view, size=56)
+
+
+@pytest.mark.parametrize("ratio", [0.5, 0.7, 1.0])
+def test_the_subject_fills_the_share_of_the_frame_that_is_asked_for(ratio: float) -> None:
+    view = np.zeros((300, 300, 4), np.uint8)
+    view[50:250, 100:180] = (200, 100, 50, 255)
+
+    image = frame_subject(view, size=120, ratio=ratio)
+
+    lit = np.argwhere(image[..., 0] > 100)
+    assert np.ptp(lit[:, 0]) + 1 == pytest.approx(ratio * 120, abs=2)

@@ -152,3 +152,20 @@ def test_two_views_and_views_without_a_subject_are_refused(engine: TripoSREngine
     for view in (empty, line):
         with pytest.raises(UnreadableImage, match="holds no subject"):
             engine.generate([view], OPTIONS)
+
+
+@pytest.mark.parametrize("ratio", [0.5, 0.7, 1.0])
+def test_the_subject_fills_the_share_of_the_frame_that_is_asked_for(ratio: float) -> None:
+    view = np.zeros((300, 300, 4), np.uint8)
+    view[50:250, 100:180] = 255
+
+    framed = frame_foreground(view, ratio=ratio)
+
+    assert np.ptp(np.argwhere(framed[..., 3])[:, 0]) + 1 == pytest.approx(ratio * len(framed), abs=1)
+
+
+def test_foreground_ratio_changes_the_result_and_its_default_changes_nothing(
+    engine: TripoSREngine, generation: Generation
+) -> None:
+    assert same(engine.generate([draw_disc()], replace(OPTIONS, foreground_ratio=0.85)), generation)
+    assert not same(engine.generate([draw_disc()], replace(OPTIONS, foreground_ratio=0.5)), generation)
