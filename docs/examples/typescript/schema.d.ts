@@ -973,6 +973,13 @@ export interface components {
              */
             chunk_size: number;
             /**
+             * Compression
+             * @description how a GLB stores the geometry: `quantize` in fewer bits, `meshopt` and `draco` also compressed; fewer programs read these (extension)
+             * @default none
+             * @enum {string}
+             */
+            compression: "none" | "quantize" | "meshopt" | "draco";
+            /**
              * Depth
              * @description depth of the preview engine's solid: 0 is a thin plate, 1 is round, as deep as wide; by default guessed from the contour and returned as `meta.depth` (extension)
              */
@@ -1121,6 +1128,13 @@ export interface components {
              */
             temp: boolean;
             /**
+             * Texture Format
+             * @description format of the texture's image: `jpeg` and `webp` (in GLB only) are much smaller, with losses that are hardly seen (extension)
+             * @default png
+             * @enum {string}
+             */
+            texture_format: "png" | "jpeg" | "webp";
+            /**
              * Texture Size
              * @description side of the texture in pixels (extension)
              * @default 1024
@@ -1158,6 +1172,13 @@ export interface components {
              * @default 8192
              */
             chunk_size: number;
+            /**
+             * Compression
+             * @description how a GLB stores the geometry: `quantize` in fewer bits, `meshopt` and `draco` also compressed; fewer programs read these (extension)
+             * @default none
+             * @enum {string}
+             */
+            compression: "none" | "quantize" | "meshopt" | "draco";
             /**
              * Depth
              * @description depth of the preview engine's solid: 0 is a thin plate, 1 is round, as deep as wide; by default guessed from the contour and returned as `meta.depth` (extension)
@@ -1303,6 +1324,13 @@ export interface components {
              * @default false
              */
             temp: boolean;
+            /**
+             * Texture Format
+             * @description format of the texture's image: `jpeg` and `webp` (in GLB only) are much smaller, with losses that are hardly seen (extension)
+             * @default png
+             * @enum {string}
+             */
+            texture_format: "png" | "jpeg" | "webp";
             /**
              * Texture Size
              * @description side of the texture in pixels (extension)
@@ -2297,6 +2325,13 @@ export interface operations {
                      */
                     chunk_size?: number;
                     /**
+                     * Compression
+                     * @description how a GLB stores the geometry: `quantize` in fewer bits, `meshopt` and `draco` also compressed; fewer programs read these (extension)
+                     * @default none
+                     * @enum {string}
+                     */
+                    compression?: "none" | "quantize" | "meshopt" | "draco";
+                    /**
                      * Depth
                      * @description depth of the preview engine's solid: 0 is a thin plate, 1 is round, as deep as wide; by default guessed from the contour and returned as `meta.depth` (extension)
                      */
@@ -2444,6 +2479,13 @@ export interface operations {
                      * @default false
                      */
                     temp?: boolean;
+                    /**
+                     * Texture Format
+                     * @description format of the texture's image: `jpeg` and `webp` (in GLB only) are much smaller, with losses that are hardly seen (extension)
+                     * @default png
+                     * @enum {string}
+                     */
+                    texture_format?: "png" | "jpeg" | "webp";
                     /**
                      * Texture Size
                      * @description side of the texture in pixels (extension)
@@ -2640,6 +2682,12 @@ export interface operations {
                      */
                     chunk_size?: number;
                     /**
+                     * Compression
+                     * @description how a GLB stores the geometry: `quantize` in fewer bits, `meshopt` and `draco` also compressed; fewer programs read these (extension)
+                     * @enum {string}
+                     */
+                    compression?: "none" | "quantize" | "meshopt" | "draco";
+                    /**
                      * Key
                      * Format: password
                      * @description API key; also as header `key` or `Authorization: Bearer`
@@ -2702,6 +2750,12 @@ export interface operations {
                      * @description use temporary storage even where you have a bucket
                      */
                     temp?: boolean;
+                    /**
+                     * Texture Format
+                     * @description format of the texture's image: `jpeg` and `webp` (in GLB only) are much smaller, with losses that are hardly seen (extension)
+                     * @enum {string}
+                     */
+                    texture_format?: "png" | "jpeg" | "webp";
                     /**
                      * Texture Size
                      * @description side of the texture in pixels (extension)
@@ -3058,6 +3112,13 @@ export interface operations {
                      */
                     chunk_size?: number;
                     /**
+                     * Compression
+                     * @description how a GLB stores the geometry: `quantize` in fewer bits, `meshopt` and `draco` also compressed; fewer programs read these (extension)
+                     * @default none
+                     * @enum {string}
+                     */
+                    compression?: "none" | "quantize" | "meshopt" | "draco";
+                    /**
                      * Depth
                      * @description depth of the preview engine's solid: 0 is a thin plate, 1 is round, as deep as wide; by default guessed from the contour and returned as `meta.depth` (extension)
                      */
@@ -3205,6 +3266,13 @@ export interface operations {
                      * @default false
                      */
                     temp?: boolean;
+                    /**
+                     * Texture Format
+                     * @description format of the texture's image: `jpeg` and `webp` (in GLB only) are much smaller, with losses that are hardly seen (extension)
+                     * @default png
+                     * @enum {string}
+                     */
+                    texture_format?: "png" | "jpeg" | "webp";
                     /**
                      * Texture Size
                      * @description side of the texture in pixels (extension)
@@ -4714,6 +4782,13 @@ export interface operations {
                      */
                     chunk_size?: number;
                     /**
+                     * Compression
+                     * @description how a GLB stores the geometry: `quantize` in fewer bits, `meshopt` and `draco` also compressed; fewer programs read these (extension)
+                     * @default none
+                     * @enum {string}
+                     */
+                    compression?: "none" | "quantize" | "meshopt" | "draco";
+                    /**
                      * Depth
                      * @description depth of the preview engine's solid: 0 is a thin plate, 1 is round, as deep as wide; by default guessed from the contour and returned as `meta.depth` (extension)
                      */
@@ -4862,6 +4937,13 @@ export interface operations {
                      */
                     temp?: boolean;
                     /**
+                     * Texture Format
+                     * @description format of the texture's image: `jpeg` and `webp` (in GLB only) are much smaller, with losses that are hardly seen (extension)
+                     * @default png
+                     * @enum {string}
+                     */
+                    texture_format?: "png" | "jpeg" | "webp";
+                    /**
                      * Texture Size
                      * @description side of the texture in pixels (extension)
                      * @default 1024
@@ -4989,6 +5071,12 @@ export interface operations {
                      */
                     chunk_size?: number;
                     /**
+                     * Compression
+                     * @description how a GLB stores the geometry: `quantize` in fewer bits, `meshopt` and `draco` also compressed; fewer programs read these (extension)
+                     * @enum {string}
+                     */
+                    compression?: "none" | "quantize" | "meshopt" | "draco";
+                    /**
                      * Key
                      * Format: password
                      * @description API key; also as header `key` or `Authorization: Bearer`
@@ -5051,6 +5139,12 @@ export interface operations {
                      * @description use temporary storage even where you have a bucket
                      */
                     temp?: boolean;
+                    /**
+                     * Texture Format
+                     * @description format of the texture's image: `jpeg` and `webp` (in GLB only) are much smaller, with losses that are hardly seen (extension)
+                     * @enum {string}
+                     */
+                    texture_format?: "png" | "jpeg" | "webp";
                     /**
                      * Texture Size
                      * @description side of the texture in pixels (extension)
@@ -5407,6 +5501,13 @@ export interface operations {
                      */
                     chunk_size?: number;
                     /**
+                     * Compression
+                     * @description how a GLB stores the geometry: `quantize` in fewer bits, `meshopt` and `draco` also compressed; fewer programs read these (extension)
+                     * @default none
+                     * @enum {string}
+                     */
+                    compression?: "none" | "quantize" | "meshopt" | "draco";
+                    /**
                      * Depth
                      * @description depth of the preview engine's solid: 0 is a thin plate, 1 is round, as deep as wide; by default guessed from the contour and returned as `meta.depth` (extension)
                      */
@@ -5554,6 +5655,13 @@ export interface operations {
                      * @default false
                      */
                     temp?: boolean;
+                    /**
+                     * Texture Format
+                     * @description format of the texture's image: `jpeg` and `webp` (in GLB only) are much smaller, with losses that are hardly seen (extension)
+                     * @default png
+                     * @enum {string}
+                     */
+                    texture_format?: "png" | "jpeg" | "webp";
                     /**
                      * Texture Size
                      * @description side of the texture in pixels (extension)
