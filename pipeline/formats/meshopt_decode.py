@@ -77,7 +77,8 @@ def _decode_group(data: NDArray[np.uint8], at: int, mode: int) -> tuple[NDArray[
         return data[at : at + GROUP], at + GROUP
     bits = 2 * mode
     packed = np.repeat(data[at : at + 2 * bits], 8 // bits)
-    values = packed >> np.tile(np.arange(8 - bits, -1, -bits, dtype=np.uint8), 2 * bits) & (1 << bits) - 1
+    shifts = np.tile(np.arange(8 - bits, -1, -bits, dtype=np.uint8), 2 * bits)
+    values = np.bitwise_and(np.right_shift(packed, shifts), (1 << bits) - 1, dtype=np.uint8)
     at += 2 * bits
     is_large = values == (1 << bits) - 1
     large = int(is_large.sum())
