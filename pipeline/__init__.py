@@ -19,6 +19,7 @@ from pipeline.version import __version__
 
 if TYPE_CHECKING:
     from pipeline.engines.base import (
+        AttributeSource,
         ColourSource,
         Engine,
         ForegroundImage,
@@ -29,10 +30,12 @@ if TYPE_CHECKING:
     )
     from pipeline.errors import CallerError, Cancelled, ImageTo3DError, StageError
     from pipeline.inspection import InspectionReport, inspect
+    from pipeline.mesh.material import SurfaceAttributes
     from pipeline.mesh.tri_mesh import TriMesh
     from pipeline.python_api import GenerationResult, ImageSource, OnProgress, generate
 
 __all__ = [
+    "AttributeSource",
     "CallerError",
     "Cancelled",
     "ColourSource",
@@ -47,6 +50,7 @@ __all__ = [
     "OnProgress",
     "OnStep",
     "StageError",
+    "SurfaceAttributes",
     "TriMesh",
     "__version__",
     "generate",
@@ -56,6 +60,7 @@ __all__ = [
 
 _MODULES = {
     "pipeline.engines.base": (
+        "AttributeSource",
         "ColourSource",
         "Engine",
         "ForegroundImage",
@@ -66,6 +71,7 @@ _MODULES = {
     ),
     "pipeline.errors": ("CallerError", "Cancelled", "ImageTo3DError", "StageError"),
     "pipeline.inspection": ("InspectionReport", "inspect"),
+    "pipeline.mesh.material": ("SurfaceAttributes",),
     "pipeline.mesh.tri_mesh": ("TriMesh",),
     "pipeline.python_api": ("GenerationResult", "ImageSource", "OnProgress", "generate"),
 }

@@ -145,6 +145,7 @@ def generate(
     lods: Sequence[int] | str | None = None,
     texture_size: int = 1024,
     no_texture: bool = False,
+    normal_map: bool = False,
     render: bool = False,
     splat: bool = False,
     depth: float | None = None,
@@ -195,6 +196,7 @@ def generate(
             `…_lod2.glb`, in every format.
         texture_size: side of the texture in pixels, 512 to 4096.
         no_texture: leave the texture out.
+        normal_map: bake the relief that simplification removes into a normal map, in GLB, OBJ and USDZ.
         render: also make an mp4 turntable.
         splat: also give the Gaussians as a splat `.ply`, where the engine has them.
         depth: depth of the preview engine's solid, 0 (a thin plate) to 1 (round); by default guessed from the contour,
@@ -241,6 +243,7 @@ def generate(
         "lods": lods,
         "texture_size": texture_size,
         "no_texture": no_texture,
+        "normal_map": normal_map,
         "render": render,
         "splat": splat,
         "depth": depth,
@@ -457,6 +460,7 @@ def check_output_files(request: ImageTo3DRequest, output: Path) -> None:
         render=request.render,
         is_textured=not request.no_texture,
         texture_format=request.texture_format,
+        has_normal_map=request.normal_map and not request.no_texture,
         extra_endings=splat,
     )
     cutouts = cutout_names(output.stem, views=len(request.image))

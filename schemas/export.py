@@ -22,6 +22,7 @@ EXPORT_FIELDS = (
     "origin",
     "up_axis",
     "no_texture",
+    "normal_map",
     "render",
     "chunk_size",
     "temp",

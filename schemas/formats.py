@@ -43,8 +43,6 @@ class FormatSpec:
         media_type: MIME type.
         texture: where the colours are: embedded in the file, in files beside it, at the vertices, or nowhere.
         material_file: the end of the name of a material's file beside the model; "" without one.
-        texture_file: the end of the name of the texture's file beside the model, without that of its format; "" without
-            one.
         texture_formats: those that the images of its textures can have; empty where it has no images.
         needs_body: whether its readers, such as slicers, need a surface that encloses a body.
         magic: the bytes that every file begins with; b"" where there are none.
@@ -59,7 +57,6 @@ class FormatSpec:
     media_type: str
     texture: Literal["embedded", "companion", "vertices", "none"]
     material_file: str = ""
-    texture_file: str = ""
     texture_formats: tuple[TextureFormat, ...] = ()
     needs_body: bool = False
     magic: bytes = b""
@@ -88,7 +85,6 @@ FORMATS: dict[str, FormatSpec] = {
             "model/obj",
             "companion",
             material_file=".mtl",
-            texture_file="_texture",
             texture_formats=("png", "jpeg"),
         ),
         # STL and PLY state no unit and no axis. Slicers read STL in millimetres; importers of both expect z up. PLY has

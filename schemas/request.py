@@ -129,6 +129,10 @@ class ImageTo3DRequest(BaseModel):
     no_texture: Annotated[bool, LenientBool()] = Field(
         default=False, description="export without a texture (extension)"
     )
+    normal_map: Annotated[bool, LenientBool()] = Field(
+        default=False,
+        description="bake the relief that simplification removes into a normal map, in GLB, OBJ and USDZ (extension)",
+    )
     multi_image_mode: Annotated[Literal["stochastic", "multidiffusion"] | None, OneOfOrNothing(MULTI_IMAGE_MODES)] = (
         Field(default=None, description="how the engine combines several views (extension)")
     )

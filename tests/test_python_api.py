@@ -20,6 +20,7 @@ from PIL import Image
 import pipeline
 from pipeline import (
     CallerError,
+    ColourSource,
     ForegroundImage,
     Generation,
     GenerationOptions,
@@ -269,8 +270,8 @@ def test_an_exception_raised_from_on_progress_cancels_and_arrives_unchanged(at: 
     assert raised.value is stop
 
 
-class Red:
-    """A `ColourSource` of one colour."""
+class Red(ColourSource):
+    """One colour everywhere."""
 
     def colours_at(self, points: NDArray[np.float32], normals: NDArray[np.float32]) -> NDArray[np.float32]:
         return np.tile(np.float32([1, 0, 0]), (len(points), 1))
@@ -293,7 +294,7 @@ class Box:
     ) -> Generation:
         vertices = np.float32([[0, 0, 0], [0.4, 0, 0], [0, 0.4, 0], [0, 0, 0.4]])
         faces = np.int32([[0, 2, 1], [0, 1, 3], [0, 3, 2], [1, 2, 3]])
-        return Generation(mesh=TriMesh(vertices, faces), colour_source=Red(), engine=self.name, seed=options.seed)
+        return Generation(mesh=TriMesh(vertices, faces), attribute_source=Red(), engine=self.name, seed=options.seed)
 
 
 def test_an_engine_of_the_users_own_is_loaded_once() -> None:

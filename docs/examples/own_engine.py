@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 
-from pipeline import Generation, TriMesh, generate
+from pipeline import ColourSource, Generation, TriMesh, generate
 
 # The corners of a box, and two triangles for each of its six sides, counter-clockwise seen from outside.
 CORNERS = np.array([[x, y, z] for x in (-0.5, 0.5) for y in (-0.5, 0.5) for z in (-0.05, 0.05)], np.float32)
@@ -16,7 +16,7 @@ SIDES = [(0, 1, 3, 2), (4, 6, 7, 5), (0, 4, 5, 1), (2, 3, 7, 6), (0, 2, 6, 4), (
 FACES = np.array([face for a, b, c, d in SIDES for face in ((a, b, c), (a, c, d))], np.int32)
 
 
-class Projection:
+class Projection(ColourSource):
     """Looks at the image from the front: the colour of a point is that of the pixel in front of it."""
 
     def __init__(self, image):  # (H, W, 4) uint8
@@ -41,7 +41,7 @@ class CardEngine:
     def generate(self, views, options, *, on_step=lambda share: None):
         on_step(0.5)  # called often: it reports progress, and raises when the caller cancels
         mesh = TriMesh(vertices=CORNERS, faces=FACES)
-        return Generation(mesh=mesh, colour_source=Projection(views[0]), engine=self.name, seed=options.seed)
+        return Generation(mesh=mesh, attribute_source=Projection(views[0]), engine=self.name, seed=options.seed)
 
 
 result = generate(sys.argv[1], engine=CardEngine(), seed=1, texture_size=512)

@@ -15,6 +15,7 @@ from pipeline.api import (
     document,
     engines,
     estimates,
+    events,
     exports,
     files,
     pages,
@@ -83,7 +84,7 @@ def create_app(settings: Settings, *, service: Service | None = None) -> ASGIApp
     )
     app.state.context = Context(opened)
     problems.install(app, errors_as_200=settings.errors_as_200)
-    for module in (routes, exports, estimates, account, uploads, tokens):
+    for module in (routes, events, exports, estimates, account, uploads, tokens):
         app.include_router(module.router, dependencies=KEY_PLACES)
     for module in (engines, files, sample_asset, pages):
         app.include_router(module.router)

@@ -11,16 +11,8 @@ from pipeline.api.body_schema import body_schema
 from pipeline.api.context import Context, context_of
 from pipeline.api.problems import BAD_REQUEST, TOO_LARGE, UNAUTHORIZED, documented
 from pipeline.api.queue_stats import read_queue_estimate
-from pipeline.api.routes import (
-    DEFAULT_FORMATS,
-    EXAMPLE,
-    V6,
-    WORKING_EXAMPLE,
-    Submission,
-    check_urls,
-    prefix_of,
-    read_submission,
-)
+from pipeline.api.routes import DEFAULT_FORMATS, EXAMPLE, V6, WORKING_EXAMPLE, prefix_of
+from pipeline.api.submissions import Submission, check_urls, read_submission
 from schemas.request import ImageTo3DRequest
 from schemas.responses import EstimateBody
 

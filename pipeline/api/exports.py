@@ -19,16 +19,8 @@ from pipeline.api.problems import (
     documented,
 )
 from pipeline.api.requests import read_id
-from pipeline.api.routes import (
-    DEFAULT_FORMATS,
-    JOB_BODY,
-    V6,
-    Submission,
-    accept,
-    check_formats,
-    check_retention,
-    submission_of,
-)
+from pipeline.api.routes import DEFAULT_FORMATS, JOB_BODY, V6, accept
+from pipeline.api.submissions import Submission, check_formats, check_retention, submission_of
 from pipeline.errors import InvalidRequest
 from pipeline.jobs.api_keys import is_test_key
 from pipeline.jobs.model import ExportSource, Job, JobState

@@ -1,46 +1,32 @@
-"""Routes about jobs: submit, fetch, cancel, list, delete, redeliver, events."""
+"""Routes about jobs: submit, fetch, cancel, list, delete, redeliver."""
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
-import io
-import json
 import math
-import uuid
-from collections.abc import AsyncIterator
-from dataclasses import dataclass, replace
 from typing import Any
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse
-from sse_starlette import EventSourceResponse
 
 from pipeline.api.body_schema import IDEMPOTENCY_KEY, PREFER, body_schema
-from pipeline.api.browser_tokens import BrowserToken, Caller
+from pipeline.api.browser_tokens import Caller
 from pipeline.api.context import Context, context_of
-from pipeline.api.problems import BAD_REQUEST, NOT_FOUND, OK, QUOTA_SPENT, TOO_LARGE, TOO_MANY, UNAUTHORIZED, documented
-from pipeline.api.requests import idempotency_key, read_bounded_int, read_id, read_track_id, requested_wait_s
+from pipeline.api.problems import BAD_REQUEST, NOT_FOUND, QUOTA_SPENT, TOO_LARGE, TOO_MANY, UNAUTHORIZED, documented
+from pipeline.api.requests import read_bounded_int, read_id, read_track_id, requested_wait_s
 from pipeline.api.sample_asset import sample_result
-from pipeline.engines.registry import check_views, find_spec
-from pipeline.errors import InvalidRequest, NotFound, StoreUnavailable
-from pipeline.imaging.inline import check_inline
-from pipeline.imaging.signatures import SIGNATURE_BYTES, require_accepted
-from pipeline.jobs.api_keys import is_test_key
-from pipeline.jobs.model import ApiKey, ExportSource, Job, JobFilter, JobMeta, JobState, NewJob, Submitted
-from pipeline.net.egress import check_url
-from pipeline.telemetry import current_traceparent, note_on_span
-from schemas.contract import given_fields, is_http_url
+from pipeline.api.submissions import Submission, check_urls, read_submission
+from pipeline.errors import InvalidRequest
+from pipeline.jobs.model import Job, JobFilter, JobState, NewJob, Submitted
+from pipeline.telemetry import note_on_span
+from schemas.contract import given_fields
 from schemas.formats import OutputFormat
-from schemas.request import MIN_RETENTION_S, ImageTo3DRequest, ParsedRequest, parse_request
-from schemas.responses import ErrorBody, FailedBody, ListBody, ProcessingBody, ServerActionBody, SuccessBody
+from schemas.request import ImageTo3DRequest
+from schemas.responses import FailedBody, ListBody, ProcessingBody, ServerActionBody, SuccessBody
 
 ENTERPRISE, V6 = "/api/v1/enterprise/3d", "/api/v6/3d"
 """The prefixes of the two versions of ModelsLab's API."""
 DEFAULT_FORMATS: dict[str, OutputFormat] = {ENTERPRISE: "obj", V6: "glb"}
 """What a submit without `output_format` gets, by the version's prefix."""
-EVENT_POLL_S = 0.4
-PIECE_CHARS = 1 << 20
 MAX_PAGE = 200
 MAX_SEQ = 2**53
 
@@ -158,169 +144,6 @@ async def accept(request: Request, context: Context, submission: Submission) -> 
         answer = await _wait_for_body(context, submitted.job, wait_s=wait_s, fetch_path=fetch_path, base_url=base_url)
     replayed = {} if submitted.is_new else {"idempotent-replayed": "true"}
     return JSONResponse(answer, headers={**_rate_headers(submitted), **replayed})
-
-
-@dataclass(frozen=True)
-class Submission:
-    """A submit that was read and validated.
-
-    Attributes:
-        urls: every address that the job would connect to.
-        is_test: of a test key: it is answered with a fixed asset, and nothing runs.
-        token: the browser token that it was sent with, None with a key.
-    """
-
-    job: NewJob
-    urls: tuple[str, ...]
-    is_test: bool
-    token: BrowserToken | None = None
-
-
-def read_submission(
-    request: Request, context: Context, body: dict[str, Any], default_output_format: OutputFormat
-) -> Submission:
-    """Check everything about a submit that needs no network. Blocks, for a while where images are large.
-
-    Raises:
-        Unauthorized: the key is missing or unknown.
-        InvalidRequest: a field is missing, malformed or out of bounds.
-        UnreadableImage: an inline image cannot be decoded.
-    """
-    caller = context.identify(request, body)
-    parsed = parse_request(body, default_output_format=default_output_format)
-    if caller.token is not None and parsed.request.webhook is not None:
-        raise InvalidRequest("webhook cannot be set with a browser token; the result is fetched, or followed by events")
-    _check_engine(parsed.request, context)
-    check_formats(parsed.request, context)
-    check_retention(parsed.request, context)
-    for image in parsed.request.image:
-        if not is_http_url(image):
-            check_inline(image)
-    engine = parsed.request.engine or context.settings.engine
-    submission = submission_of(
-        request, parsed, key=caller.key, sent=body, path_decides=default_output_format, engine=engine
-    )
-    return replace(submission, token=caller.token)
-
-
-def submission_of(
-    request: Request,
-    parsed: ParsedRequest,
-    *,
-    key: ApiKey,
-    sent: dict[str, Any],
-    path_decides: str,
-    engine: str = "",
-    export_of: ExportSource | None = None,
-) -> Submission:
-    """A validated request as a job to record.
-
-    Args:
-        sent: the body as it was sent.
-        path_decides: what the path adds to the body: with another one, a repeated idempotency key is refused.
-        engine: as for `NewJob`.
-        export_of: the job whose files are made anew, None for a job that generates.
-
-    Raises:
-        InvalidRequest: the idempotency key is too long.
-    """
-    keyless = {name: value for name, value in sent.items() if name != "key"}
-    digest = _digest_of([path_decides, keyless])  # first: it holds the images as JSON, once
-    parameters = parsed.request.effective_parameters()
-    job = NewJob(
-        api_key_id=key.id,
-        file_prefix=str(uuid.uuid4()),
-        request=_as_json(parsed.request),
-        request_sha256=digest,
-        meta=JobMeta(parameters, tuple(parsed.warnings), current_traceparent(), export_of),
-        track_id=parsed.request.track_id,
-        webhook_url=parsed.request.webhook,
-        idempotency_key=idempotency_key(request),
-        engine=engine,
-    )
-    webhook = () if parsed.request.webhook is None else (parsed.request.webhook,)
-    return Submission(job, (*filter(is_http_url, parsed.request.image), *webhook), is_test_key(key))
-
-
-def _as_json(request: ImageTo3DRequest) -> bytes:
-    """A request as JSON. Its images are encoded in pieces into the result: pydantic holds them twice."""
-    result = io.BytesIO()
-    result.write(request.model_dump_json(exclude={"image"}).encode()[:-1] + b',"image":[')
-    for number, image in enumerate(request.image):
-        result.write(b',"' if number else b'"')
-        for start in range(0, len(image), PIECE_CHARS):
-            result.write(json.dumps(image[start : start + PIECE_CHARS])[1:-1].encode())
-        result.write(b'"')
-    result.write(b"]}")
-    return result.getvalue()
-
-
-def _digest_of(value: Any) -> str:
-    """The SHA-256 of a value as JSON, which is not in memory as a whole: it may hold images."""
-    digest = hashlib.sha256()
-    for text in json.JSONEncoder(sort_keys=True).iterencode(value):
-        for start in range(0, len(text), PIECE_CHARS):
-            digest.update(text[start : start + PIECE_CHARS].encode())
-    return digest.hexdigest()
-
-
-def _check_engine(request: ImageTo3DRequest, context: Context) -> None:
-    """Refuse an engine that is not offered, and more views than the engine accepts.
-
-    Raises:
-        InvalidRequest: either is the case.
-    """
-    offered = context.settings.offered_engines
-    name = request.engine or context.settings.engine
-    if name not in offered:
-        raise InvalidRequest(f"engine must be one of {', '.join(offered)}, got {name!r}")
-    check_views(find_spec(name), len(request.image), offered=offered)
-
-
-def check_formats(request: ImageTo3DRequest, context: Context) -> None:
-    """Refuse file formats that this deployment does not write.
-
-    Raises:
-        InvalidRequest: one is such.
-    """
-    offered = context.settings.offered_formats
-    for name in request.formats:
-        if name not in offered:
-            raise InvalidRequest(f"this deployment cannot write {name}; it offers {', '.join(offered)}")
-
-
-def check_retention(request: ImageTo3DRequest, context: Context) -> None:
-    """Refuse a longer lifetime of temporary outputs than the deployment allows.
-
-    Raises:
-        InvalidRequest: it is longer.
-    """
-    longest_s = context.settings.longest_retention_s
-    if request.retention_s is not None and request.retention_s > longest_s:
-        raise InvalidRequest(
-            f"retention_s must be between {MIN_RETENTION_S} and {longest_s}, got {request.retention_s}"
-        )
-
-
-async def check_urls(submission: Submission, context: Context) -> None:
-    """Refuse URLs that this deployment does not connect to, before anything is recorded.
-
-    Raises:
-        BlockedAddress: a URL leads to such an address.
-        InvalidRequest: a link of this deployment opens no file.
-        UnreadableImage: it opens a file that is no image.
-    """
-
-    def check() -> None:
-        for url in submission.urls:
-            beginning = context.service.own_links.read(url, most_bytes=SIGNATURE_BYTES)
-            if beginning is None:
-                check_url(url, context.settings)
-            else:
-                require_accepted(beginning)
-
-    if submission.urls:
-        await context.resolve(check)
 
 
 async def _wait_for_body(context: Context, job: Job, *, wait_s: float, fetch_path: str, base_url: str) -> Any:
@@ -468,44 +291,3 @@ async def list_jobs(request: Request, context: Context = Depends(context_of)) ->
 
     next_before = jobs[-1].seq if jobs and len(jobs) == limit else None
     return JSONResponse({"status": "success", "calls": await context.in_thread(bodies), "next": next_before})
-
-
-@router.get(
-    f"{ENTERPRISE}/events/{{call_id}}",
-    responses={
-        **documented(BAD_REQUEST, UNAUTHORIZED, NOT_FOUND),
-        OK: {"content": {"text/event-stream": {}}, "description": "Events `progress`, then one `end`."},
-    },
-    response_class=EventSourceResponse,
-)
-async def events(call_id: str, request: Request, context: Context = Depends(context_of)) -> EventSourceResponse:
-    """Server-sent events: stage, percent and queue position as they change, then the final body."""
-    caller, _ = await context.user(request)
-    job = await context.in_thread(context.job_of, caller, read_id(call_id))
-    return EventSourceResponse(_events(job.id, caller.key.id, context, context.base_url(request)), ping=15)
-
-
-async def _events(job_id: int, api_key_id: str, context: Context, base_url: str) -> AsyncIterator[dict[str, str]]:
-    last: dict[str, Any] | None = None
-
-    def read() -> tuple[bool, dict[str, Any]]:
-        job = context.store.get(job_id, api_key_id=api_key_id)
-        return job.state.is_final, context.job_body(job, fetch_path=f"{ENTERPRISE}/fetch", base_url=base_url)
-
-    while True:
-        try:
-            is_final, body = await context.in_thread(read)
-        except NotFound as error:  # the job was deleted while the client was connected
-            yield {"event": "end", "data": json.dumps(ErrorBody(message=str(error), error_code=error.code).to_json())}
-            return
-        except StoreUnavailable:  # the stream stays open until the store answers again
-            await asyncio.sleep(EVENT_POLL_S)
-            continue
-        if is_final:
-            yield {"event": "end", "data": json.dumps(body)}
-            return
-        progress = {name: body[name] for name in ("stage", "progress", "queue_position", "eta", "message")}
-        if last is None or progress | {"eta": 0} != last | {"eta": 0}:
-            yield {"event": "progress", "data": json.dumps(progress)}
-            last = progress
-        await asyncio.sleep(EVENT_POLL_S)

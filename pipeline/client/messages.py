@@ -63,6 +63,7 @@ class SubmitParameters(TypedDict, total=False):
     texture_size: int
     engine: str | None
     no_texture: bool
+    normal_map: bool
     multi_image_mode: Literal["stochastic", "multidiffusion"] | None
     view_angles: Sequence[float | str] | str | None
     splat: bool
@@ -93,6 +94,7 @@ class ExportParameters(TypedDict, total=False):
     origin: Literal["bottom", "center"]
     up_axis: Literal["y", "z"] | None
     no_texture: bool
+    normal_map: bool
     chunk_size: int
     temp: bool
     webhook: str | None

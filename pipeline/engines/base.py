@@ -5,13 +5,15 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.mesh.material import SurfaceAttributes
 from pipeline.mesh.tri_mesh import TriMesh
 from schemas.contract import ViewAngle
 
@@ -63,9 +65,30 @@ def ignored_options(engine: str, options: GenerationOptions, names: Iterable[str
     return (f"The {engine} engine ignores {', '.join(ignored)}.",) if ignored else ()
 
 
-class ColourSource(Protocol):
-    """Returns the colour of any surface point: from vertex colours, projected views, Gaussians or a field."""
+class AttributeSource(Protocol):
+    """Returns the attributes of any surface point."""
 
+    def attributes_at(
+        self,
+        points: NDArray[np.float32],  # (P, 3)
+        normals: NDArray[np.float32],  # (P, 3)
+    ) -> SurfaceAttributes:
+        """Return the attributes of surface points.
+
+        Args:
+            points: (P, 3) positions in the frame of the mesh.
+            normals: (P, 3) outward unit normals.
+
+        Returns:
+            The attributes of P points; the same ones are None at every call.
+        """
+        ...
+
+
+class ColourSource(ABC):
+    """An `AttributeSource` of colours alone: from vertex colours, projected views, Gaussians or a field."""
+
+    @abstractmethod
     def colours_at(
         self,
         points: NDArray[np.float32],  # (P, 3)
@@ -78,9 +101,12 @@ class ColourSource(Protocol):
             normals: (P, 3) outward unit normals.
 
         Returns:
-            (P, 3) sRGB in [0, 1].
+            (P, 3) float32 sRGB in [0, 1].
         """
-        ...
+
+    def attributes_at(self, points: NDArray[np.float32], normals: NDArray[np.float32]) -> SurfaceAttributes:
+        """See `AttributeSource.attributes_at`."""
+        return SurfaceAttributes(self.colours_at(points, normals))
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +115,7 @@ class Generation:
 
     Attributes:
         mesh: the extracted surface, not yet simplified, in the frame of `TriMesh`.
-        colour_source: returns the colour of any point on the surface.
+        attribute_source: returns the colour, and the material, of any point on the surface.
         engine: name of the engine.
         seed: the seed that was used.
         warnings: sentences for the caller, such as which parameters had no effect.
@@ -105,7 +131,7 @@ class Generation:
     """
 
     mesh: TriMesh
-    colour_source: ColourSource
+    attribute_source: AttributeSource
     engine: str
     seed: int
     warnings: tuple[str, ...] = ()
@@ -117,6 +143,12 @@ class Generation:
     view_angles: tuple[ViewAngle, ...] | None = None
     view_angles_confidence: float | None = None
     is_closed: bool = True
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore a pickled generation; version 0.1.0 had colours alone, under another name."""
+        if "colour_source" in state:
+            state["attribute_source"] = state.pop("colour_source")
+        self.__dict__.update(state)
 
 
 class Engine(Protocol):

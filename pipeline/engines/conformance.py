@@ -11,13 +11,13 @@ Knows no engine. Takes two whole generations and one that is cancelled at each o
 from __future__ import annotations
 
 import pickle
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.engines.base import ColourSource, Engine, ForegroundImage, Generation, GenerationOptions
+from pipeline.engines.base import AttributeSource, Engine, ForegroundImage, Generation, GenerationOptions
 from pipeline.errors import Cancelled
 
 MAX_PICKLED_BYTES = 60 * 10**6
@@ -27,6 +27,7 @@ MIN_STEPS = 3
 CANCELLED_AT = (0, 1, -1)
 """Calls of `on_step` that are tried as the one that cancels."""
 POINTS = 512
+ATTRIBUTES = ("base_colour", "alpha", "metallic", "roughness")
 OPTIONS = GenerationOptions(seed=7, resolution=64)
 
 
@@ -97,7 +98,7 @@ def _check_generation(engine: Engine, generation: Generation, options: Generatio
         problems.append("Generation.warnings holds text that is not a sentence.")
     problems += _check_mesh(generation, cell_m=1 / options.resolution)
     if not problems:
-        problems += _check_colours(generation)
+        problems += _check_attributes(generation)
         problems += _check_pickle(generation)
     return problems
 
@@ -127,31 +128,50 @@ def _sample(generation: Generation) -> tuple[NDArray[np.float32], NDArray[np.flo
     return vertices, generation.mesh.vertex_normals()[chosen]
 
 
-def _check_colours(generation: Generation) -> list[str]:
+def _check_attributes(generation: Generation) -> list[str]:
     points, normals = _sample(generation)
-    colours = generation.colour_source.colours_at(points, normals)
-    if colours.shape != points.shape or colours.dtype != np.float32:
-        return [f"colours_at returned {colours.dtype} {colours.shape} for {len(points)} points, not (P, 3) float32."]
-    if not (np.isfinite(colours).all() and colours.min() >= 0 and colours.max() <= 1):
-        return ["colours_at returned values outside 0 to 1."]
+    source = generation.attribute_source
+    found = _arrays(source, points, normals)
+    for name, values in found.items():
+        shape = (len(points), 3) if name == "base_colour" else (len(points),)
+        if values.shape != shape or values.dtype != np.float32:
+            return [f"{name} is {values.dtype} {values.shape} for {len(points)} points, not {shape} float32."]
+        if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
+            return [f"{name} has values outside 0 to 1."]
     problems: list[str] = []
-    if generation.colour_source.colours_at(points[:0], normals[:0]).shape != (0, 3):
-        problems.append("colours_at does not return (0, 3) for no points.")
-    if not _ignores_neighbours(generation.colour_source, points, normals, colours):
+    nothing = _arrays(source, points[:0], normals[:0])
+    if nothing.keys() != found.keys() or nothing["base_colour"].shape != (0, 3):
+        problems.append("attributes_at does not return the same attributes for no points, with a colour of (0, 3).")
+    elif not _ignores_neighbours(source, points, normals, found):
         problems.append(
-            "The colour of a point depends on which points are asked for with it, so chunk_size changes it."
+            "The attributes of a point depend on which points are asked for with it, so chunk_size changes it."
         )
     return problems
 
 
+def _arrays(
+    source: AttributeSource, points: NDArray[np.float32], normals: NDArray[np.float32]
+) -> dict[str, NDArray[np.float32]]:
+    """The attributes that there are, by name."""
+    attributes = source.attributes_at(points, normals)
+    return {name: values for name in ATTRIBUTES if (values := getattr(attributes, name)) is not None}
+
+
 def _ignores_neighbours(
-    source: ColourSource, points: NDArray[np.float32], normals: NDArray[np.float32], colours: NDArray[np.float32]
+    source: AttributeSource,
+    points: NDArray[np.float32],
+    normals: NDArray[np.float32],
+    expected: Mapping[str, NDArray[np.float32]],
 ) -> bool:
     """Whether pieces of other sizes, and another order, give the same bytes."""
     cuts = [0, 1, 8, 107, len(points)]
-    pieces = [source.colours_at(points[start:end], normals[start:end]) for start, end in pairwise(cuts) if start < end]
-    backwards = source.colours_at(points[::-1].copy(), normals[::-1].copy())[::-1]
-    return np.array_equal(np.concatenate(pieces), colours) and np.array_equal(backwards, colours)
+    pieces = [_arrays(source, points[start:end], normals[start:end]) for start, end in pairwise(cuts) if start < end]
+    backwards = _arrays(source, points[::-1].copy(), normals[::-1].copy())
+    return all(
+        np.array_equal(np.concatenate([piece[name] for piece in pieces]), values)
+        and np.array_equal(backwards[name][::-1], values)
+        for name, values in expected.items()
+    )
 
 
 def _check_pickle(generation: Generation) -> list[str]:
@@ -187,11 +207,11 @@ def _check_cancellation(
 
 def _are_equal(one: Generation, other: Generation) -> bool:
     points, normals = _sample(one)
+    first, second = (_arrays(each.attribute_source, points, normals) for each in (one, other))
     return (
         np.array_equal(one.mesh.vertices, other.mesh.vertices)
         and np.array_equal(one.mesh.faces, other.mesh.faces)
-        and np.array_equal(
-            one.colour_source.colours_at(points, normals), other.colour_source.colours_at(points, normals)
-        )
+        and first.keys() == second.keys()
+        and all(np.array_equal(values, second[name]) for name, values in first.items())
         and (one.turntable_mp4, dict(one.extra_files)) == (other.turntable_mp4, dict(other.extra_files))
     )

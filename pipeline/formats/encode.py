@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cached_property
 
@@ -10,15 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.formats.glb import glb_bytes
-from pipeline.formats.obj import mtl_bytes, obj_bytes
+from pipeline.formats.material_images import MaterialImages
+from pipeline.formats.obj import MTL_KEYS, mtl_bytes, obj_bytes
 from pipeline.formats.ply import ply_bytes
 from pipeline.formats.stl import stl_bytes
-from pipeline.formats.texture import EncodedImage, encode_image
+from pipeline.formats.texture import EncodedImage
 from pipeline.mesh.asset import Asset, thickened
 from pipeline.mesh.bake import NO_FACE, own_texels
 from pipeline.mesh.placement import Placement
-from pipeline.storage.base import companion_names
-from schemas.formats import FORMATS, Compression, OutputFormat, TextureFormat
+from pipeline.storage.base import companion_names, map_name
+from schemas.formats import FORMATS, Compression, TextureFormat
 from schemas.request import UpAxis
 
 
@@ -28,7 +29,7 @@ class AssetEncoder:
     Args:
         asset: +Y up, of any size.
         placement: where the caller wants it in the files.
-        texture_format: what the images of textures are, where a format allows it.
+        texture_format: of the images, where a format allows it.
         compression: of a GLB.
     """
 
@@ -44,7 +45,7 @@ class AssetEncoder:
         self.compression: Compression = compression
         self._asset = asset
         self._placement = placement or Placement()
-        self._colours: dict[TextureFormat, EncodedImage] = {}
+        self._images: dict[TextureFormat, MaterialImages] = {}
         self._placed: dict[str, Asset] = {}
 
     def asset_in(self, output_format: str) -> Asset:
@@ -77,29 +78,32 @@ class AssetEncoder:
     @cached_property
     def _shown_texels(self) -> NDArray[np.bool_]:
         """Which texels the surface shows: (S, S)."""
-        face, _ = own_texels(self._asset.unwrapped, texture_size=self._asset.texture.shape[0])
+        face, _ = own_texels(self._asset.unwrapped, texture_size=self._asset.material.base_colour.shape[0])
         return face != NO_FACE
 
-    def colour_in(self, output_format: str) -> EncodedImage | None:
-        """The base colour as a file for a format; None without a texture."""
-        if not self._asset.is_textured:
-            return None
-        texture_format = FORMATS[output_format].texture_format(self.texture_format)
-        if texture_format not in self._colours:
-            shown = None if texture_format == "png" else self._shown_texels
-            self._colours[texture_format] = encode_image(self._asset.texture, texture_format, shown=shown)
-        return self._colours[texture_format]
+    def images_in(self, output_format: str) -> MaterialImages:
+        """The images of the material; formats with the same kind of images share them."""
+        image_format = FORMATS[output_format].texture_format(self.texture_format)
+        if image_format not in self._images:
+            shown = None if image_format == "png" or not self._asset.is_textured else self._shown_texels
+            images = MaterialImages(self._asset.material, self._asset.is_textured, image_format, shown)
+            self._images[image_format] = images
+        return self._images[image_format]
 
-    def files(self, output_formats: Sequence[OutputFormat], *, stem: str) -> dict[str, bytes]:
-        """The content of each model and of its companions by file name, each model before its companions.
+    def textures_in(self, output_format: str) -> dict[str, EncodedImage]:
+        """The images that a format's files have, by channel."""
+        kind = FORMATS[output_format].texture
+        if kind == "embedded":
+            return self.images_in(output_format).packed
+        return self.images_in(output_format).separate if kind == "companion" else {}
+
+    def files(self, output_format: str, *, stem: str) -> dict[str, bytes]:
+        """The content of the model and of its companions by file name, the model first.
 
         Args:
             stem: what the names of the files begin with.
         """
-        contents: dict[str, bytes] = {}
-        for output_format in output_formats:
-            contents |= ENCODERS[output_format](self.asset_in(output_format), self, stem)
-        return contents
+        return ENCODERS[output_format](self.asset_in(output_format), self, stem)
 
 
 def _glb(asset: Asset, encoder: AssetEncoder, stem: str) -> dict[str, bytes]:
@@ -109,9 +113,10 @@ def _glb(asset: Asset, encoder: AssetEncoder, stem: str) -> dict[str, bytes]:
         faces=split.faces,
         normals=asset.unwrapped_normals,
         uvs=split.uvs if asset.is_textured else None,
-        texture=encoder.colour_in("glb"),
+        material=encoder.images_in("glb") if asset.is_textured else None,
         compression=encoder.compression,
-        double_sided=asset.is_open,
+        tangents=asset.unwrapped_tangents if asset.material.normal is not None else None,
+        double_sided=asset.shows_backs,
         name=asset.name,
     )
     return {f"{stem}.glb": content}
@@ -119,11 +124,13 @@ def _glb(asset: Asset, encoder: AssetEncoder, stem: str) -> dict[str, bytes]:
 
 def _obj(asset: Asset, encoder: AssetEncoder, stem: str) -> dict[str, bytes]:
     split = asset.unwrapped
-    material_name, *texture_names = companion_names(
-        "obj", file_prefix=stem, is_textured=asset.is_textured, texture_format=encoder.texture_format
-    )
-    texture_name = texture_names[0] if texture_names else None
-    files = {
+    (material_name,) = companion_names("obj", file_prefix=stem, is_textured=False)
+    textures = encoder.textures_in("obj")
+    names = {
+        channel: map_name(stem, "texture" if channel == "base_colour" else channel, image.texture_format)
+        for channel, image in textures.items()
+    }
+    return {
         f"{stem}.obj": obj_bytes(
             vertices=asset.mesh.vertices,
             normals=asset.normals,
@@ -134,12 +141,11 @@ def _obj(asset: Asset, encoder: AssetEncoder, stem: str) -> dict[str, bytes]:
             name=asset.name,
             comment=encoder.comment_in("obj"),
         ),
-        material_name: mtl_bytes(texture_file=texture_name, name=asset.name),
+        material_name: mtl_bytes(
+            material=asset.material, maps={MTL_KEYS[channel]: name for channel, name in names.items()}, name=asset.name
+        ),
+        **{names[channel]: image.content for channel, image in textures.items()},
     }
-    colour = encoder.colour_in("obj")
-    if texture_name is not None and colour is not None:
-        files[texture_name] = colour.content
-    return files
 
 
 def _stl(asset: Asset, encoder: AssetEncoder, stem: str) -> dict[str, bytes]:
@@ -168,8 +174,8 @@ def _usdz(asset: Asset, encoder: AssetEncoder, stem: str) -> dict[str, bytes]:
         normals=asset.normals,
         uvs=split.uvs if asset.is_textured else None,
         uv_faces=split.faces if asset.is_textured else None,
-        texture=encoder.colour_in("usdz"),
-        is_double_sided=asset.is_open,
+        material=encoder.images_in("usdz") if asset.is_textured else None,
+        is_double_sided=asset.shows_backs,
         up_axis=encoder.up_axis_in("usdz"),
     )
     return {f"{stem}.usdz": content}

@@ -19,7 +19,8 @@ COMPONENT_TYPES = {"b": 5120, "B": 5121, "h": 5122, "H": 5123, "I": 5125, "f": 5
 """glTF's numbers for the component types, by numpy's letters."""
 ARRAY_BUFFER, ELEMENT_ARRAY_BUFFER = 34962, 34963
 MESHOPT = "EXT_meshopt_compression"
-Kind = Literal["SCALAR", "VEC2", "VEC3"]
+Kind = Literal["SCALAR", "VEC2", "VEC3", "VEC4"]
+VECTORS: dict[int, Kind] = {2: "VEC2", 3: "VEC3", 4: "VEC4"}
 
 
 class GlbBuffers:
@@ -64,12 +65,11 @@ class GlbBuffers:
         """Append an attribute of the vertices; returns its accessor's index.
 
         Args:
-            values: (V, 2) or (V, 3).
+            values: (V, 2), (V, 3) or (V, 4).
             is_normalized: whether integers stand for [0, 1] or [-1, 1].
             with_bounds: whether the accessor states the lowest and highest values, as that of positions must.
             coded: (V, 4) int8 what is coded instead, to which readers apply the filter for unit vectors.
         """
-        kind: Kind = "VEC2" if values.shape[1] == 2 else "VEC3"
         elements = _padded_rows(values)
         stride = elements.shape[1]
         view: dict[str, Any] = {"byteStride": stride} if stride > values[0].nbytes else {}
@@ -83,7 +83,7 @@ class GlbBuffers:
         extra: dict[str, Any] = {"normalized": True} if is_normalized else {}
         if with_bounds:
             extra |= {"min": values.min(axis=0).tolist(), "max": values.max(axis=0).tolist()}
-        return self._add_accessor(values, kind, **extra)
+        return self._add_accessor(values, VECTORS[values.shape[1]], **extra)
 
     def add_faces(self, faces: NDArray[np.integer], *, vertices: int) -> int:
         """Append the indices of faces, (F, 3), of a number of vertices; returns their accessor's index."""

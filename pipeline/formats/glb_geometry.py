@@ -1,6 +1,6 @@
 """The geometry of a GLB in one of four ways of storing it.
 
-| compression | positions | normals | texture coordinates | coded by |
+| compression | positions | normals, tangents | texture coordinates | coded by |
 | --- | --- | --- | --- | --- |
 | none | 3 x float32 | 3 x float32 | 2 x float32 | |
 | quantize | 3 x 14 of 16 bits | 3 x 8 bits | 2 x 16 bits | |
@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial import KDTree
 
 from pipeline.formats.glb_buffers import MESHOPT, GlbBuffers
 from pipeline.formats.quantize import POSITION_BITS, octahedral, quantize_positions, quantize_to_integers
@@ -46,6 +47,24 @@ class GlbGeometry:
     extensions: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, eq=False)
+class _Vertices:
+    """Attributes of vertices, as for `add_geometry`."""
+
+    positions: NDArray[np.floating]
+    normals: NDArray[np.float32]
+    uvs: NDArray[np.float32] | None
+    tangents: NDArray[np.float32] | None
+
+    def __getitem__(self, chosen: NDArray[np.integer]) -> _Vertices:
+        return _Vertices(
+            self.positions[chosen],
+            self.normals[chosen],
+            None if self.uvs is None else self.uvs[chosen],
+            None if self.tangents is None else self.tangents[chosen],
+        )
+
+
 def add_geometry(
     buffers: GlbBuffers,
     *,
@@ -53,6 +72,7 @@ def add_geometry(
     faces: NDArray[np.int32],
     normals: NDArray[np.float32],
     uvs: NDArray[np.float32] | None,
+    tangents: NDArray[np.float32] | None,
     compression: Compression,
 ) -> GlbGeometry:
     """Add a mesh to the buffers of a GLB.
@@ -63,59 +83,67 @@ def add_geometry(
         faces: (F, 3), at least one.
         normals: (V, 3) unit vectors.
         uvs: (V, 2) in [0, 1]; None without a texture.
+        tangents: (V, 4) unit vectors and the sign of the bitangent; None without a normal map.
     """
+    attributes = _Vertices(vertices, normals, uvs, tangents)
     if compression == "none":
-        attributes = {
-            "POSITION": buffers.add_vertices(vertices.astype(np.float32), with_bounds=True),
-            "NORMAL": buffers.add_vertices(normals),
-        }
-        if uvs is not None:
-            attributes["TEXCOORD_0"] = buffers.add_vertices(uvs.astype(np.float32))
-        return GlbGeometry({"attributes": attributes, "indices": buffers.add_faces(faces, vertices=len(vertices))})
-    # Caches of vertices and the codec of triangles use the order.
+        return _add_floats(buffers, attributes, faces)
+    # Caches of vertices and the codec of triangles make use of the order.
     faces, old = reorder(faces, len(vertices))
-    add = _add_draco if compression == "draco" else _add_quantized
-    return add(buffers, vertices[old], faces, normals[old], None if uvs is None else uvs[old])
+    return {"quantize": _add_quantized, "meshopt": _add_quantized, "draco": _add_draco}[compression](
+        buffers, attributes[old], faces
+    )
 
 
-def _add_quantized(
-    buffers: GlbBuffers,
-    vertices: NDArray[np.floating],
-    faces: NDArray[np.int32],
-    normals: NDArray[np.float32],
-    uvs: NDArray[np.float32] | None,
-) -> GlbGeometry:
-    grid = quantize_positions(vertices)
-    if buffers.is_coded:
-        # The filter's input is the place on the octahedron, the place that means 1, and a byte for the caller.
-        places = octahedral(normals)
-        coded = np.column_stack([places, np.full(len(places), 127, np.int8), np.zeros(len(places), np.int8)])
-    else:
-        coded = None
+def _add_floats(buffers: GlbBuffers, vertices: _Vertices, faces: NDArray[np.int32]) -> GlbGeometry:
+    attributes = {
+        "POSITION": buffers.add_vertices(vertices.positions.astype(np.float32), with_bounds=True),
+        "NORMAL": buffers.add_vertices(vertices.normals),
+    }
+    if vertices.tangents is not None:
+        attributes["TANGENT"] = buffers.add_vertices(vertices.tangents.astype(np.float32))
+    if vertices.uvs is not None:
+        attributes["TEXCOORD_0"] = buffers.add_vertices(vertices.uvs.astype(np.float32))
+    indices = buffers.add_faces(faces, vertices=len(vertices.positions))
+    return GlbGeometry({"attributes": attributes, "indices": indices})
+
+
+def _add_quantized(buffers: GlbBuffers, vertices: _Vertices, faces: NDArray[np.int32]) -> GlbGeometry:
+    grid = quantize_positions(vertices.positions)
     attributes = {
         "POSITION": buffers.add_vertices(grid.places, with_bounds=True),
-        "NORMAL": buffers.add_vertices(quantize_to_integers(normals, np.int8), is_normalized=True, coded=coded),
+        "NORMAL": _add_directions(buffers, vertices.normals),
     }
-    if uvs is not None:
-        attributes["TEXCOORD_0"] = buffers.add_vertices(quantize_to_integers(uvs, np.uint16), is_normalized=True)
+    if vertices.tangents is not None:
+        attributes["TANGENT"] = _add_directions(buffers, vertices.tangents)
+    if vertices.uvs is not None:
+        uvs = quantize_to_integers(vertices.uvs, np.uint16)
+        attributes["TEXCOORD_0"] = buffers.add_vertices(uvs, is_normalized=True)
     return GlbGeometry(
-        {"attributes": attributes, "indices": buffers.add_faces(faces, vertices=len(vertices))},
+        {"attributes": attributes, "indices": buffers.add_faces(faces, vertices=len(grid.places))},
         # One scale for all axes: it leaves the directions of normals as they are.
         {"translation": grid.origin.tolist(), "scale": [grid.step] * 3},
         (QUANTIZATION, MESHOPT) if buffers.is_coded else (QUANTIZATION,),
     )
 
 
-def _add_draco(
-    buffers: GlbBuffers,
-    vertices: NDArray[np.floating],
-    faces: NDArray[np.int32],
-    normals: NDArray[np.float32],
-    uvs: NDArray[np.float32] | None,
-) -> GlbGeometry:
+def _add_directions(buffers: GlbBuffers, directions: NDArray[np.float32]) -> int:
+    """Add normals, (V, 3), or tangents, (V, 4), of 8 bits; returns their accessor's index."""
+    integers = quantize_to_integers(directions, np.int8)
+    if not buffers.is_coded:
+        return buffers.add_vertices(integers, is_normalized=True)
+    # What the filter reads: a place on the octahedron, the place that means 1, and what stays as it is.
+    coded = np.zeros((len(directions), 4), np.int8)
+    coded[:, :2] = octahedral(directions[:, :3])
+    coded[:, 2] = 127
+    coded[:, 3 : directions.shape[1]] = integers[:, 3:]
+    return buffers.add_vertices(integers, is_normalized=True, coded=coded)
+
+
+def _add_draco(buffers: GlbBuffers, vertices: _Vertices, faces: NDArray[np.int32]) -> GlbGeometry:
     import DracoPy
 
-    grid = quantize_positions(vertices)
+    grid = quantize_positions(vertices.positions)
     code = DracoPy.encode(
         grid.positions,
         faces.astype(np.uint32),
@@ -123,9 +151,9 @@ def _add_draco(
         quantization_origin=grid.origin,  # the same grid, on which different vertices have different places
         quantization_range=grid.step * grid.steps,
         compression_level=DRACO_LEVEL,
-        normals=normals.astype(np.float64),
+        normals=vertices.normals.astype(np.float64),
         normal_quantization_bits=DRACO_NORMAL_BITS,
-        tex_coord=None if uvs is None else uvs.astype(np.float64),
+        tex_coord=None if vertices.uvs is None else vertices.uvs.astype(np.float64),
         tex_coord_quantization_bits=DRACO_UV_BITS,
     )
     # Draco joins equal vertices and orders them anew: what the accessors describe is known after decoding.
@@ -139,8 +167,15 @@ def _add_draco(
         "POSITION": buffers.add_description(points, "VEC3", **bounds),
         "NORMAL": buffers.add_description(points, "VEC3"),
     }
-    if uvs is not None:
+    extensions = (DRACO,)
+    if vertices.uvs is not None:
         attributes["TEXCOORD_0"] = buffers.add_description(points, "VEC2")
+    if vertices.uvs is not None and vertices.tangents is not None:
+        # Draco has no attribute for tangents that readers know: they are stored beside it, in its order.
+        places = KDTree(np.column_stack([grid.positions, vertices.uvs]))
+        _, source = places.query(np.column_stack([points, decoded.tex_coord]))
+        attributes["TANGENT"] = _add_directions(buffers, vertices.tangents[source])
+        extensions = (DRACO, QUANTIZATION)
     indices = np.asarray(decoded.faces, np.uint32).ravel()
     return GlbGeometry(
         {
@@ -148,5 +183,5 @@ def _add_draco(
             "indices": buffers.add_description(indices, "SCALAR"),
             "extensions": {DRACO: {"bufferView": buffers.add_file(code), "attributes": ids}},
         },
-        extensions=(DRACO,),
+        extensions=extensions,
     )

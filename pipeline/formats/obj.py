@@ -2,8 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from numpy.typing import NDArray
+
+from pipeline.mesh.material import METALLIC, ROUGHNESS, Material
+
+MTL_KEYS = {
+    "base_colour": "map_Kd",
+    "alpha": "map_d",
+    "roughness": "map_Pr",
+    "metallic": "map_Pm",
+    "normal": "norm",
+}
+"""Keys of the images of each channel; the last three are those of the PBR extension."""
 
 
 def obj_bytes(
@@ -50,15 +63,26 @@ def obj_bytes(
     return ("\n".join(lines) + "\n").encode()
 
 
-def mtl_bytes(*, texture_file: str | None, name: str = "asset") -> bytes:
-    """Encode the material that `obj_bytes` refers to.
+def mtl_bytes(*, material: Material | None = None, maps: Mapping[str, str] | None = None, name: str = "asset") -> bytes:
+    """Encode the material that `obj_bytes` refers to: the classic keys, then those of the PBR extension.
+
+    Readers of the classic keys alone see a highlight as wide as the roughness and as strong as the metal.
 
     Args:
+        material: None gives plain grey.
+        maps: names of image files in the same folder by their keys, such as `map_Kd`, `map_d`, `map_Pr`, `map_Pm` and
+            `norm`; see `MTL_KEYS`.
         name: that of the object.
-        texture_file: name of the base colour's file in the same folder; None gives plain grey.
     """
-    colour = "Kd 1 1 1" if texture_file is not None else "Kd 0.72 0.72 0.72"
-    lines = [f"newmtl {name}", "Ka 1 1 1", colour, "Ks 0 0 0", "d 1", "illum 1"]
-    if texture_file is not None:
-        lines.append(f"map_Kd {texture_file}")
+    maps = maps or {}
+    metallic, roughness = (METALLIC, ROUGHNESS) if material is None else material.mean_metallic_roughness
+    colour = "Kd 1 1 1" if "map_Kd" in maps else "Kd 0.72 0.72 0.72"
+    lines = [f"newmtl {name}", "Ka 1 1 1", colour]
+    if (metallic, roughness) == (METALLIC, ROUGHNESS):
+        lines += ["Ks 0 0 0", "d 1", "illum 1"]
+    else:
+        strength = f"{metallic:.4g}"
+        lines += [f"Ks {strength} {strength} {strength}", f"Ns {1000 * (1 - roughness) ** 2:.4g}", "d 1", "illum 2"]
+    lines += [f"Pr {roughness:.4g}", f"Pm {metallic:.4g}"]
+    lines += [f"{key} {file_name}" for key, file_name in maps.items()]
     return ("\n".join(lines) + "\n").encode()

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 VERTEX = [("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("nx", "<f4"), ("ny", "<f4"), ("nz", "<f4")]
-COLOUR = [("red", "u1"), ("green", "u1"), ("blue", "u1")]
+COLOUR = [("red", "u1"), ("green", "u1"), ("blue", "u1"), ("alpha", "u1")]
 FACE = np.dtype([("count", "u1"), ("corners", "<i4", 3)])
 
 
@@ -24,10 +24,10 @@ def ply_bytes(
         vertices: (V, 3).
         faces: (F, 3).
         normals: (V, 3) unit vectors.
-        colours: (V, 3) sRGB; None omits them.
+        colours: (V, 3) sRGB, or (V, 4) with linear alpha; None omits them.
         comment: of the header, one line.
     """
-    fields = VERTEX + (COLOUR if colours is not None else [])
+    fields = VERTEX + (COLOUR[: colours.shape[1]] if colours is not None else [])
     table = np.zeros(len(vertices), fields)
     columns = [*vertices.T, *normals.T, *(colours.T if colours is not None else ())]
     for (name, _), column in zip(fields, columns, strict=True):

@@ -1,13 +1,14 @@
 """Images of textures as files: PNG keeps every value, JPEG and WebP are small. Equal pixels give equal bytes.
 
-A lossy format gets the lowest quality whose error, over the texels that a surface shows, is small enough. The other
-texels are made smooth for it: they are seen by nobody, and cost as many bytes as the shown ones.
+A lossy format gets the lowest quality whose error, over the texels that a surface shows, is small enough; a WebP is
+lossless if none is, as its colours have half the resolution. The other texels are made smooth: they are seen by nobody,
+and cost as many bytes as the shown ones.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +24,9 @@ LEAST_PSNR_DB = 39.0
 """Peak signal-to-noise ratio of a lossy texture over the texels that are shown: 1 dB above what is asked
 of every setting, since decoders differ in rounding."""
 QUALITIES = (60, 68, 75, 80, 84, 88, 91, 93, 95, 97, 99)
-"""Those that are tried; where none is good enough, the last one is taken."""
+"""Those that are tried."""
+LOSSLESS = 101
+"""Of WebP, beyond its highest quality."""
 MARGIN_TEXELS = 4
 """Texels around those that are shown which keep their colours: what bilinear filtering and two mipmap levels read."""
 
@@ -63,31 +66,35 @@ def encode_image(
     """
     if texture_format == "png" or (texture_format == "jpeg" and pixels.shape[2:] == (4,)):
         return EncodedImage(png_bytes(pixels), "png")
-    encode = {"jpeg": _jpeg_bytes, "webp": _webp_bytes}[texture_format]
+    encode, qualities = {
+        "jpeg": (_jpeg_bytes, QUALITIES),
+        "webp": (_webp_bytes, (*QUALITIES, LOSSLESS)),
+    }[texture_format]
     if shown is None or not shown.any():
         shown = np.ones(pixels.shape[:2], bool)
-    content = _smallest(encode, _smooth_unseen(pixels, shown), shown, least_psnr_db)
+    content = _smallest(encode, qualities, _smooth_unseen(pixels, shown), shown, least_psnr_db)
     return EncodedImage(content, texture_format)
 
 
 def _smallest(
     encode: Callable[[NDArray[np.uint8], int], bytes],
+    qualities: Sequence[int],
     pixels: NDArray[np.uint8],
     shown: NDArray[np.bool_],
     least_psnr_db: float,
 ) -> bytes:
-    """The file of the lowest quality that is good enough: the error falls with the quality, so halves are tried."""
-    low, high = 0, len(QUALITIES) - 1  # the answer lies between them, both included
+    """The file of the lowest quality that is good enough, else of the highest: halves are tried, as the error falls."""
+    low, high = 0, len(qualities) - 1  # the answer lies between them, both included
     files: dict[int, bytes] = {}
     while low < high:
         middle = (low + high) // 2
-        files[middle] = encode(pixels, QUALITIES[middle])
+        files[middle] = encode(pixels, qualities[middle])
         decoded = np.asarray(Image.open(io.BytesIO(files[middle])).convert(Image.fromarray(pixels).mode))
         if psnr_db(pixels[shown], decoded[shown]) >= least_psnr_db:
             high = middle
         else:
             low = middle + 1
-    return files[low] if low in files else encode(pixels, QUALITIES[low])
+    return files[low] if low in files else encode(pixels, qualities[low])
 
 
 def psnr_db(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
@@ -104,6 +111,8 @@ def _jpeg_bytes(pixels: NDArray[np.uint8], quality: int) -> bytes:
 
 def _webp_bytes(pixels: NDArray[np.uint8], quality: int) -> bytes:
     # exact: colours under transparent texels are kept, because filtering mixes them in.
+    if quality == LOSSLESS:
+        return _saved(pixels, "WEBP", lossless=True, method=4, exact=True)
     return _saved(pixels, "WEBP", quality=quality, method=4, exact=True)
 
 

@@ -39,7 +39,7 @@ def threemf_bytes(
         name: what slicers call the object.
         vertices: (V, 3) millimetres, z-up.
         faces: (F, 3), at least four.
-        colours: (V, 3) uint8 sRGB; None without.
+        colours: (V, 3) uint8 sRGB, or (V, 4) with linear alpha; None without.
 
     Raises:
         ValueError: there are too few faces for a solid.
@@ -70,7 +70,7 @@ def _set_colours(model: Any, mesh: Any, faces: NDArray[np.int32], colours: NDArr
     """Give every corner of a face the colour of its vertex."""
     group = model.AddColorGroup()
     palette, place = np.unique(colours, axis=0, return_inverse=True)
-    ids = np.array([group.AddColor(lib3mf.Color(*map(int, colour), 255)) for colour in palette], np.uint32)
+    ids = np.array([group.AddColor(lib3mf.Color(*map(int, (*colour, 255)[:4]))) for colour in palette], np.uint32)
     properties = np.empty((len(faces), 4), np.uint32)
     properties[:, 0] = group.GetResourceID()
     properties[:, 1:] = ids[place.reshape(-1)][faces]

@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 from pxr import Gf, Sdf, Tf, Usd, UsdGeom, UsdShade, Vt
 
 from pipeline.formats.archive import FIXED_TIME
-from pipeline.formats.glb import PLAIN_GREY, ROUGHNESS, unit_normals
-from pipeline.formats.texture import EncodedImage
+from pipeline.formats.glb import PLAIN_GREY, unit_normals
+from pipeline.formats.material_images import MaterialImages
+from pipeline.mesh.material import ALPHA_CUTOFF, METALLIC, ROUGHNESS
 from pipeline.version import __version__
 from schemas.request import UpAxis
 
@@ -41,7 +42,7 @@ def usdz_bytes(
     normals: NDArray[np.floating],
     uvs: NDArray[np.floating] | None = None,
     uv_faces: NDArray[np.int32] | None = None,
-    texture: EncodedImage | None = None,
+    material: MaterialImages | None = None,
     is_double_sided: bool = False,
     up_axis: UpAxis = "y",
 ) -> bytes:
@@ -54,19 +55,18 @@ def usdz_bytes(
         normals: (V, 3) unit vectors.
         uvs: (T, 2) in [0, 1], v downwards; written with v upwards, as USD defines it. None without a texture.
         uv_faces: (F, 3) indices into `uvs`.
-        texture: the base colour as a PNG or JPEG; None without a texture.
+        material: with PNG or JPEG images; None without a texture.
         is_double_sided: whether the backs of faces are seen.
         up_axis: of the vertices; the file states it. ARKit takes only y.
 
     Raises:
-        ValueError: there is no face, or only some of `uvs`, `uv_faces` and `texture` are given.
+        ValueError: there is no face, or only some of `uvs`, `uv_faces` and `material` are given.
     """
     if len(faces) == 0:
         raise ValueError("a USDZ needs at least one face, got none")
-    if not (uvs is None) == (uv_faces is None) == (texture is None):
-        raise ValueError("uvs, uv_faces and texture must all be given or all be None")
+    if not (uvs is None) == (uv_faces is None) == (material is None):
+        raise ValueError("uvs, uv_faces and material must all be given or all be None")
     identifier = Tf.MakeValidIdentifier(name)
-    texture_name = None if texture is None else f"textures/{identifier}{texture.spec.ending}"
     stage = Usd.Stage.CreateInMemory()
     UsdGeom.SetStageUpAxis(stage, UsdGeom.Tokens.y if up_axis == "y" else UsdGeom.Tokens.z)
     UsdGeom.SetStageMetersPerUnit(stage, 1.0)
@@ -84,12 +84,20 @@ def usdz_bytes(
         upwards = np.column_stack([uvs[:, 0], 1 - uvs[:, 1]]).astype(np.float32)
         st.Set(Vt.Vec2fArray.FromNumpy(upwards))
         st.SetIndices(Vt.IntArray.FromNumpy(np.ascontiguousarray(uv_faces, np.int32).ravel()))
-    material = _define_material(stage, f"/{identifier}/material", texture_name)
-    UsdShade.MaterialBindingAPI.Apply(mesh.GetPrim()).Bind(material)
-    files = {f"{identifier}.usdc": _binary_layer(stage.GetRootLayer())}
-    if texture is not None and texture_name is not None:
-        files[texture_name] = texture.content
-    return package(files)
+    textures = {} if material is None else _texture_files(material, identifier)
+    names = {channel: name for channel, (name, _) in textures.items()}
+    shader = _define_material(stage, f"/{identifier}/material", material, names)
+    UsdShade.MaterialBindingAPI.Apply(mesh.GetPrim()).Bind(shader)
+    return package({f"{identifier}.usdc": _binary_layer(stage.GetRootLayer()), **dict(textures.values())})
+
+
+def _texture_files(material: MaterialImages, identifier: str) -> dict[str, tuple[str, bytes]]:
+    """Name and content of the image of each channel."""
+    files = {}
+    for channel, image in material.packed.items():
+        suffix = "" if channel == "base_colour" else f"_{channel}"
+        files[channel] = f"textures/{identifier}{suffix}{image.spec.ending}", image.content
+    return files
 
 
 def _define_mesh(
@@ -112,35 +120,69 @@ def _define_mesh(
     return mesh
 
 
-def _define_material(stage: Usd.Stage, path: str, texture_name: str | None) -> UsdShade.Material:
-    material = UsdShade.Material.Define(stage, path)
+def _define_material(
+    stage: Usd.Stage, path: str, material: MaterialImages | None, texture_names: Mapping[str, str]
+) -> UsdShade.Material:
+    """A UsdPreviewSurface, with the textures that there are."""
+    defined = UsdShade.Material.Define(stage, path)
     surface = UsdShade.Shader.Define(stage, f"{path}/surface")
     surface.CreateIdAttr("UsdPreviewSurface")
-    surface.CreateInput("metallic", Sdf.ValueTypeNames.Float).Set(0.0)
-    surface.CreateInput("roughness", Sdf.ValueTypeNames.Float).Set(ROUGHNESS)
+    metallic = surface.CreateInput("metallic", Sdf.ValueTypeNames.Float)
+    roughness = surface.CreateInput("roughness", Sdf.ValueTypeNames.Float)
+    if "metallic_roughness" in texture_names:
+        packed = _define_texture(stage, path, "metallic_roughness", texture_names["metallic_roughness"])
+        metallic.ConnectToSource(packed.ConnectableAPI(), "b")
+        roughness.ConnectToSource(packed.ConnectableAPI(), "g")
+    else:
+        metallic.Set(METALLIC if material is None else material.material.metallic)
+        roughness.Set(ROUGHNESS if material is None else material.material.roughness)
     colour = surface.CreateInput("diffuseColor", Sdf.ValueTypeNames.Color3f)
-    if texture_name is None:
+    if material is None:
         colour.Set(Gf.Vec3f(*PLAIN_GREY[:3]))
     else:
-        colour.ConnectToSource(_define_texture(stage, path, texture_name).ConnectableAPI(), "rgb")
+        texture = _define_texture(stage, path, "base_colour", texture_names["base_colour"])
+        colour.ConnectToSource(texture.ConnectableAPI(), "rgb")
+        if material.material.alpha_mode != "OPAQUE":
+            texture.CreateOutput("a", Sdf.ValueTypeNames.Float)
+            opacity = surface.CreateInput("opacity", Sdf.ValueTypeNames.Float)
+            opacity.ConnectToSource(texture.ConnectableAPI(), "a")
+        if material.material.alpha_mode == "MASK":  # without a threshold the surface is blended
+            surface.CreateInput("opacityThreshold", Sdf.ValueTypeNames.Float).Set(ALPHA_CUTOFF)
+    if "normal" in texture_names:
+        texture = _define_texture(stage, path, "normal", texture_names["normal"])
+        # From bytes in [0, 1] to components in [-1, 1], as the specification asks of 8-bit normal maps.
+        texture.CreateInput("scale", Sdf.ValueTypeNames.Float4).Set(Gf.Vec4f(2, 2, 2, 1))
+        texture.CreateInput("bias", Sdf.ValueTypeNames.Float4).Set(Gf.Vec4f(-1, -1, -1, 0))
+        surface.CreateInput("normal", Sdf.ValueTypeNames.Normal3f).ConnectToSource(texture.ConnectableAPI(), "rgb")
     surface.CreateOutput("surface", Sdf.ValueTypeNames.Token)
-    material.CreateSurfaceOutput().ConnectToSource(surface.ConnectableAPI(), "surface")
-    return material
+    defined.CreateSurfaceOutput().ConnectToSource(surface.ConnectableAPI(), "surface")
+    return defined
 
 
-def _define_texture(stage: Usd.Stage, path: str, texture_name: str) -> UsdShade.Shader:
+OUTPUTS = {
+    "base_colour": {"rgb": Sdf.ValueTypeNames.Float3},
+    "metallic_roughness": {"g": Sdf.ValueTypeNames.Float, "b": Sdf.ValueTypeNames.Float},
+    "normal": {"rgb": Sdf.ValueTypeNames.Float3},
+}
+"""What is always read of the texture of each channel."""
+
+
+def _define_texture(stage: Usd.Stage, path: str, channel: str, texture_name: str) -> UsdShade.Shader:
+    """The texture of a channel; all of them share one reader of texture coordinates."""
     coordinates = UsdShade.Shader.Define(stage, f"{path}/coordinates")
     coordinates.CreateIdAttr("UsdPrimvarReader_float2")
     coordinates.CreateInput("varname", Sdf.ValueTypeNames.String).Set("st")
     coordinates.CreateOutput("result", Sdf.ValueTypeNames.Float2)
-    texture = UsdShade.Shader.Define(stage, f"{path}/base_colour")
+    texture = UsdShade.Shader.Define(stage, f"{path}/{channel}")
     texture.CreateIdAttr("UsdUVTexture")
     texture.CreateInput("file", Sdf.ValueTypeNames.Asset).Set(Sdf.AssetPath(texture_name))
-    texture.CreateInput("sourceColorSpace", Sdf.ValueTypeNames.Token).Set("sRGB")
+    space = "sRGB" if channel == "base_colour" else "raw"
+    texture.CreateInput("sourceColorSpace", Sdf.ValueTypeNames.Token).Set(space)
     for axis in ("wrapS", "wrapT"):
         texture.CreateInput(axis, Sdf.ValueTypeNames.Token).Set("clamp")
     texture.CreateInput("st", Sdf.ValueTypeNames.Float2).ConnectToSource(coordinates.ConnectableAPI(), "result")
-    texture.CreateOutput("rgb", Sdf.ValueTypeNames.Float3)
+    for output, kind in OUTPUTS[channel].items():
+        texture.CreateOutput(output, kind)
     return texture
 
 

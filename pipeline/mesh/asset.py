@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.mesh.material import Material
+from pipeline.mesh.tangents import vertex_tangents
 from pipeline.mesh.thicken import thicken
 from pipeline.mesh.tri_mesh import TriMesh
 from pipeline.mesh.unwrap import UnwrappedMesh
@@ -23,9 +25,9 @@ class Asset:
         mesh: cleaned and simplified.
         normals: (V, 3) unit vectors of its vertices.
         unwrapped: the mesh split along the seams of its texture.
-        texture: (S, S, 3) uint8 sRGB; one grey texel where the request leaves the texture out.
-        is_textured: whether the files contain the texture.
-        vertex_colours: (V, 3) uint8 sRGB of the mesh's vertices; None where no format needs them.
+        material: its images; one grey texel where the request leaves the texture out.
+        is_textured: whether the files contain the images.
+        vertex_colours: (V, 3) uint8 sRGB of the mesh's vertices, or (V, 4) with alpha; None where no format needs them.
         name: of its parts in files, one word.
         is_open: whether the surface encloses nothing, so that both of its sides are seen.
     """
@@ -33,7 +35,7 @@ class Asset:
     mesh: TriMesh
     normals: NDArray[np.float32]
     unwrapped: UnwrappedMesh
-    texture: NDArray[np.uint8]
+    material: Material
     is_textured: bool
     vertex_colours: NDArray[np.uint8] | None = None
     name: str = "asset"
@@ -43,6 +45,17 @@ class Asset:
     def unwrapped_normals(self) -> NDArray[np.float32]:
         """Unit normals of the vertices of `unwrapped`: (W, 3)."""
         return self.normals[self.unwrapped.source_vertices]
+
+    @property
+    def shows_backs(self) -> bool:
+        """Whether the backs of faces can be seen: of an open surface, and through one that is not opaque."""
+        return self.is_open or self.material.alpha_mode != "OPAQUE"
+
+    @property
+    def unwrapped_tangents(self) -> NDArray[np.float32]:
+        """Tangents of the vertices of `unwrapped`: (W, 4), see `vertex_tangents`."""
+        split = self.unwrapped
+        return vertex_tangents(split.vertices, split.faces, self.unwrapped_normals, split.uvs)
 
 
 def thickened(asset: Asset, *, thickness_share: float = THICKNESS_SHARE) -> Asset:

@@ -1,23 +1,28 @@
-"""Bakes surface colours into a texture, or into vertex colours. Knows nothing of where colours come from.
+"""Bakes the attributes of a surface into a material, or its colours into vertices. Knows nothing of their source.
 
-Every texel that a chart covers, or that bilinear filtering reads next to one, gets the colour of the surface there.
-All other texels repeat the nearest baked one (dilation), so that no background bleeds in at seams or in mipmaps.
+Every texel that a chart covers, or that bilinear filtering reads next to one, gets the attributes of the surface there,
+all of them in one pass. All other texels repeat the nearest baked one (dilation), so that no background bleeds in at
+seams or in mipmaps; so do the colours of texels without any alpha, which no one sees but the filter.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from pipeline.mesh.material import METALLIC, ROUGHNESS, Material, SurfaceAttributes, alpha_mode_of
 from pipeline.mesh.tri_mesh import TriMesh
 from pipeline.mesh.unwrap import UnwrappedMesh
 
-ColoursAt = Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[np.float32]]
-"""Points (P, 3) and unit normals (P, 3) to sRGB (P, 3) in [0, 1]."""
+AttributesAt = Callable[[NDArray[np.float32], NDArray[np.float32]], SurfaceAttributes]
+"""Points (P, 3) and unit normals (P, 3) to their attributes."""
+NormalsAt = Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[np.float32]]
+"""Points (P, 3) and unit normals (P, 3) to the unit normals (P, 3) of a finer surface there."""
 
 NO_FACE = -1
 REACH_TEXELS = 1.5
@@ -25,64 +30,124 @@ REACH_TEXELS = 1.5
 away."""
 MIN_WEIGHT, MAX_WEIGHT = -2.0, 3.0
 """Bounds of extrapolated barycentric weights: across a sliver's short side they grow without limit within a texel."""
+LEAST_NORMAL_Z = 0.05
+"""A baked normal stays on the outer side of the simplified surface, or light would come through it."""
+
+
+class Detail(NamedTuple):
+    """What a normal map is baked of.
+
+    Attributes:
+        normals_at: returns the normals of the finer surface.
+        tangents: (V, 4), see `pipeline.mesh.tangents`, of the unwrapped mesh.
+    """
+
+    normals_at: NormalsAt
+    tangents: NDArray[np.float32]
 
 
 def bake(
     unwrapped: UnwrappedMesh,
     normals: NDArray[np.float32],
-    colours_at: ColoursAt,
+    attributes_at: AttributesAt,
     *,
     texture_size: int,
     chunk_size: int,
+    detail: Detail | None = None,
     on_share: Callable[[float], None] = lambda share: None,
-) -> NDArray[np.uint8]:
-    """Bake the texture of an unwrapped mesh.
+) -> Material:
+    """Bake the material of an unwrapped mesh.
 
     Args:
         unwrapped: (V, 3) vertices, (F, 3) faces and (V, 2) texture coordinates.
         normals: (V, 3) unit normals of its vertices.
-        colours_at: returns the colours of surface points.
-        texture_size: side of the texture in texels.
-        chunk_size: most points per call of `colours_at`; it bounds the memory and does not change the texture.
+        attributes_at: returns the attributes of surface points.
+        texture_size: S, side of the images in texels.
+        chunk_size: most points per call of `attributes_at`; it bounds the memory and does not change the images.
+        detail: gives the material a normal map.
         on_share: called between chunks with the completed share, 0 to 1.
-
-    Returns:
-        (texture_size, texture_size, 3) uint8 sRGB, row 0 at the top.
     """
     face, weights = own_texels(unwrapped, texture_size=texture_size)
-    texture = np.zeros((texture_size, texture_size, 3), np.uint8)
-    rows, columns = np.nonzero(face != NO_FACE)
+    owned = face != NO_FACE
+    images: dict[str, NDArray[np.uint8]] = {}
+    rows, columns = np.nonzero(owned)
     for start in range(0, len(rows), chunk_size):
         chunk = (rows[start : start + chunk_size], columns[start : start + chunk_size])
         corners = unwrapped.faces[face[chunk]]  # (P, 3)
         share = weights[chunk][:, :, None]  # (P, 3, 1)
-        points = (unwrapped.vertices[corners] * share).sum(axis=1)  # (P, 3, 3) -> (P, 3)
-        directions = (normals[corners] * share).sum(axis=1)
-        directions /= np.maximum(np.sqrt((directions**2).sum(axis=1, keepdims=True)), 1e-12)
-        texture[chunk] = _as_bytes(colours_at(points.astype(np.float32), directions.astype(np.float32)))
+        points = (unwrapped.vertices[corners] * share).sum(axis=1).astype(np.float32)  # (P, 3, 3) -> (P, 3)
+        directions = _unit((normals[corners] * share).sum(axis=1)).astype(np.float32)
+        attributes = _as_bytes(attributes_at(points, directions))
+        if detail is not None:
+            tangents = (detail.tangents[corners] * share).sum(axis=1)
+            attributes["normal"] = _in_tangent_space(detail.normals_at(points, directions), directions, tangents)
+        for name, values in attributes.items():
+            images.setdefault(name, np.zeros((texture_size, texture_size, values.shape[1]), np.uint8))[chunk] = values
         on_share(min(1.0, (start + chunk_size) / len(rows)))
-    return _dilate(texture, face != NO_FACE)
+    return _material_of(images, owned)
 
 
 def colour_vertices(
-    mesh: TriMesh, normals: NDArray[np.float32], colours_at: ColoursAt, *, chunk_size: int
+    mesh: TriMesh, normals: NDArray[np.float32], attributes_at: AttributesAt, *, chunk_size: int
 ) -> NDArray[np.uint8]:
     """Colours of a mesh's vertices.
 
     Args:
         mesh: (V, 3) vertices.
         normals: (V, 3) unit normals.
-        colours_at: returns the colours of surface points.
-        chunk_size: most points per call of `colours_at`; it does not change the colours.
+        attributes_at: returns the attributes of surface points.
+        chunk_size: most points per call of `attributes_at`; it does not change the colours.
 
     Returns:
-        (V, 3) uint8 sRGB.
+        (V, 3) uint8 sRGB, or (V, 4) with alpha if the source has it.
     """
-    colours = np.empty((len(mesh.vertices), 3), np.uint8)
-    for start in range(0, len(colours), chunk_size):
+    parts = []
+    for start in range(0, len(mesh.vertices), chunk_size):
         chunk = slice(start, start + chunk_size)
-        colours[chunk] = _as_bytes(colours_at(mesh.vertices[chunk].astype(np.float32), normals[chunk]))
-    return colours
+        attributes = _as_bytes(attributes_at(mesh.vertices[chunk].astype(np.float32), normals[chunk]))
+        parts.append(np.column_stack([attributes[name] for name in ("base_colour", "alpha") if name in attributes]))
+    return np.concatenate(parts) if parts else np.zeros((0, 3), np.uint8)
+
+
+def _material_of(images: dict[str, NDArray[np.uint8]], owned: NDArray[np.bool_]) -> Material:
+    """Fill the free texels of images, (S, S, C) by name, and leave out those that say nothing."""
+    if not images:  # no face covers a texel
+        return Material(np.zeros((*owned.shape, 3), np.uint8))
+    alpha = images.get("alpha")
+    mode = "OPAQUE" if alpha is None else alpha_mode_of(alpha[owned][:, 0] / 255)
+    base_colour = images["base_colour"]
+    if alpha is None or mode == "OPAQUE":
+        base_colour = _dilate(base_colour, owned)
+    else:
+        base_colour = np.dstack([_dilate(base_colour, owned & (alpha[..., 0] > 0)), _dilate(alpha, owned)])
+    factors, both = {"metallic": METALLIC, "roughness": ROUGHNESS}, []
+    for name, default in factors.items():
+        image = images.get(name, np.full((*owned.shape, 1), round(default * 255), np.uint8))
+        both.append(image)
+        if name in images:
+            factors[name] = float(image[owned].mean()) / 255
+    is_uniform = all(np.ptp(image[owned]) <= 1 for image in both)
+    return Material(
+        base_colour,
+        mode,
+        None if is_uniform else _dilate(np.dstack(both), owned),
+        **factors,
+        normal=_dilate(images["normal"], owned) if "normal" in images else None,
+    )
+
+
+def _in_tangent_space(
+    detailed: NDArray[np.float32], normals: NDArray[np.float32], tangents: NDArray[np.floating]
+) -> NDArray[np.uint8]:
+    """Normals (P, 3) in the frame of interpolated normals (P, 3) and tangents (P, 4), as bytes (P, 3).
+
+    The bitangent is cross(normal, tangent) * w, as glTF defines it.
+    """
+    along = _unit(tangents[:, :3] - normals * (tangents[:, :3] * normals).sum(axis=1, keepdims=True))
+    across = np.cross(normals, along) * np.sign(tangents[:, 3:])
+    local = np.stack([(detailed * axis).sum(axis=1) for axis in (along, across, normals)], axis=1)
+    local[:, 2] = np.maximum(local[:, 2], LEAST_NORMAL_Z)
+    return _rounded(0.5 + 0.5 * _unit(local))
 
 
 def own_texels(unwrapped: UnwrappedMesh, *, texture_size: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
@@ -169,18 +234,29 @@ def _rasterise(
                     weights[y, x, 2] = 1 - u - v
 
 
-def _as_bytes(colours: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Round colours in [0, 1] to 8 bits: (P, 3) -> (P, 3)."""
-    return np.round(np.clip(colours, 0, 1) * 255).astype(np.uint8)
+def _as_bytes(attributes: SurfaceAttributes) -> dict[str, NDArray[np.uint8]]:
+    """The attributes that there are, by name: (P, C) uint8 each."""
+    values = {name: getattr(attributes, name) for name in ("base_colour", "alpha", "metallic", "roughness")}
+    return {name: _rounded(each.reshape(len(each), -1)) for name, each in values.items() if each is not None}
 
 
-def _dilate(texture: NDArray[np.uint8], owned: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """Fill all texels that are not owned, (S, S), with the colour of the nearest owned one: (S, S, 3) -> (S, S, 3)."""
+def _rounded(values: NDArray[np.floating]) -> NDArray[np.uint8]:
+    """Round values in [0, 1] to 8 bits."""
+    return np.round(np.clip(values, 0, 1) * 255).astype(np.uint8)
+
+
+def _unit(vectors: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Vectors of length 1: (P, 3) -> (P, 3)."""
+    return vectors / np.maximum(np.sqrt((vectors**2).sum(axis=1, keepdims=True)), 1e-12)
+
+
+def _dilate(image: NDArray[np.uint8], owned: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """Fill all texels that are not owned, (S, S), with the values of the nearest owned one: (S, S, C) -> (S, S, C)."""
     if owned.all() or not owned.any():
-        return texture
+        return image
     free = (~owned).astype(np.uint8)
     # The label of a texel names the nearest owned texel. Mask size 5 approximates the Euclidean distance within 2 %.
     labels = np.asarray(cv2.distanceTransformWithLabels(free, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)[1], int)
-    colour_of_label = np.zeros((labels.max() + 1, 3), np.uint8)
-    colour_of_label[labels[owned]] = texture[owned]
-    return colour_of_label[labels]
+    value_of_label = np.zeros((labels.max() + 1, image.shape[2]), np.uint8)
+    value_of_label[labels[owned]] = image[owned]
+    return value_of_label[labels]

@@ -12,7 +12,7 @@ import structlog
 from numpy.typing import NDArray
 from scipy.spatial import ConvexHull
 
-from pipeline.engines.base import Generation, ignore_steps
+from pipeline.engines.base import ColourSource, Generation, ignore_steps
 from pipeline.engines.preview.back_colours import invent_back_colours
 from pipeline.engines.preview.subject_image import SubjectImage
 from pipeline.engines.trellis.colours import GaussianColours, VertexColours
@@ -26,8 +26,8 @@ GOLDEN_ANGLE_RAD = np.pi * (3 - np.sqrt(5))
 log = structlog.get_logger()
 
 
-class Grey:
-    """A `ColourSource` of one colour."""
+class Grey(ColourSource):
+    """One colour everywhere."""
 
     def colours_at(self, points: NDArray[np.float32], normals: NDArray[np.float32]) -> NDArray[np.float32]:
         """See `ColourSource`."""

@@ -24,6 +24,8 @@ BACKGROUND = (244, 245, 247)
 AMBIENT = 0.62
 """Brightness of a surface that is seen edge-on; one that faces the camera has 1."""
 NO_FACE = -1
+SCREEN_DOOR = np.array([[0.125, 0.625], [0.875, 0.375]])
+"""Least alpha with which a surface covers each sample of a pixel: transparency without sorting, in five levels."""
 FRAMES_AHEAD = 2
 """Frames rendered in threads while one is encoded: each holds a supersampled image."""
 MIN_DEPTH_M = 1e-6
@@ -40,8 +42,9 @@ class RenderMesh:
         faces: (F, 3) int32.
         normals: (V, 3) unit vectors.
         uvs: (V, 2) in [0, 1], v downwards.
-        texture: (H, W, 3) uint8 sRGB.
-        is_double_sided: whether faces are lit on both sides.
+        texture: (H, W, 3) uint8 sRGB, or (H, W, 4) with alpha.
+        is_double_sided: whether faces are seen and lit on both sides.
+        alpha_cutoff: texels with less alpha are holes; None shows alpha as transparency.
     """
 
     vertices: NDArray[np.float32]
@@ -50,6 +53,7 @@ class RenderMesh:
     uvs: NDArray[np.float32]
     texture: NDArray[np.uint8]
     is_double_sided: bool = False
+    alpha_cutoff: float | None = None
 
 
 def turntable(mesh: RenderMesh, *, frames: int, size: int) -> Iterator[NDArray[np.uint8]]:
@@ -94,9 +98,13 @@ def render_view(mesh: RenderMesh, camera: Camera, *, size: int) -> NDArray[np.ui
     light = AMBIENT + (1 - AMBIENT) * (np.abs(facing) if mesh.is_double_sided else np.clip(facing, 0, 1))
     face = np.full((side, side), NO_FACE, np.int32)
     inverse_depth = np.zeros((side, side))
-    _find_faces(screen, mesh.faces, face, inverse_depth)
+    uvs = mesh.uvs.astype(np.float64)
+    has_alpha = mesh.texture.shape[2] == 4
+    alpha = np.ascontiguousarray(mesh.texture[..., 3]) if has_alpha else np.zeros((0, 0), np.uint8)
+    least = SCREEN_DOOR if mesh.alpha_cutoff is None else np.full_like(SCREEN_DOOR, mesh.alpha_cutoff)
+    _find_faces(screen, mesh.faces, mesh.is_double_sided, uvs, alpha, 255 * least, face, inverse_depth)
     samples = np.zeros((side, side, 4), np.float32)
-    _shade(screen, mesh.faces, face, light, mesh.uvs.astype(np.float64), mesh.texture, samples)
+    _shade(screen, mesh.faces, face, light, uvs, mesh.texture, samples)
     # Area filtering needs premultiplied colours, or the black of empty samples would darken the silhouette.
     image = np.asarray(cv2.resize(samples, (size, size), interpolation=cv2.INTER_AREA), np.float32)
     alpha = image[..., 3:]
@@ -128,6 +136,10 @@ def _to_z_up(vectors: NDArray[np.floating]) -> NDArray[np.float64]:
 def _find_faces(
     screen: NDArray[np.float64],  # (V, 3) column, row, inverse depth
     faces: NDArray[np.int32],  # (F, 3)
+    is_double_sided: bool,
+    uvs: NDArray[np.float64],  # (V, 2)
+    alpha: NDArray[np.uint8],  # (R, C); empty if the surface is opaque
+    least_alpha: NDArray[np.float64],  # (2, 2) by the sample's row and column
     face: NDArray[np.int32],  # (H, W) written
     inverse_depth: NDArray[np.float64],  # (H, W) written; zeros at first
 ) -> None:
@@ -140,7 +152,8 @@ def _find_faces(
         bx, by, bw = screen[b, 0], screen[b, 1], screen[b, 2]
         cx, cy, cw = screen[c, 0], screen[c, 1], screen[c, 2]
         area = (bx - ax) * (cy - ay) - (by - ay) * (cx - ax)
-        if area >= 0:  # back face: rows grow downwards, so a front face is clockwise and has a negative area
+        # Rows grow downwards, so a front face is clockwise and has a negative area.
+        if area == 0 or (area > 0 and not is_double_sided):
             continue
         left = max(int(np.ceil(min(ax, bx, cx) - 0.5)), 0)
         right = min(int(np.floor(max(ax, bx, cx) - 0.5)), width - 1)
@@ -155,6 +168,13 @@ def _find_faces(
                 if u >= 0 and v >= 0 and w >= 0:
                     near = u * aw + v * bw + w * cw
                     if near > inverse_depth[y, x]:
+                        if alpha.size > 0:
+                            pu = (u * aw * uvs[a, 0] + v * bw * uvs[b, 0] + w * cw * uvs[c, 0]) / near
+                            pv = (u * aw * uvs[a, 1] + v * bw * uvs[b, 1] + w * cw * uvs[c, 1]) / near
+                            row = min(max(int(pv * alpha.shape[0]), 0), alpha.shape[0] - 1)
+                            column = min(max(int(pu * alpha.shape[1]), 0), alpha.shape[1] - 1)
+                            if alpha[row, column] < least_alpha[y % 2, x % 2]:
+                                continue
                         inverse_depth[y, x] = near
                         face[y, x] = f
 

@@ -23,17 +23,20 @@ from pipeline.formats.mp4 import encode_mp4
 from pipeline.formats.png import png_bytes
 from pipeline.imaging.background_removal import Cutout
 from pipeline.mesh.asset import THICKNESS_SHARE, Asset
-from pipeline.mesh.bake import bake, colour_vertices
+from pipeline.mesh.bake import Detail, bake, colour_vertices
 from pipeline.mesh.clean import clean
 from pipeline.mesh.clean_open import clean_open, faces_of_bodies
+from pipeline.mesh.material import ALPHA_CUTOFF, Material
 from pipeline.mesh.measure import measure
+from pipeline.mesh.nearest_surface import NearestSurface
 from pipeline.mesh.placement import Placement
 from pipeline.mesh.simplify import simplify
+from pipeline.mesh.tangents import vertex_tangents
 from pipeline.mesh.thicken import simplify_for_thickening
 from pipeline.mesh.tri_mesh import TriMesh
 from pipeline.mesh.unwrap import UnwrappedMesh, unwrap
 from pipeline.render.mesh_view import RenderMesh, thumbnail, turntable
-from pipeline.storage.base import OutputFile, content_type_of, cutout_names, level_stem, output_names
+from pipeline.storage.base import FileKind, OutputFile, content_type_of, cutout_names, level_stem
 from schemas.formats import FORMATS
 from schemas.names import is_random_name, safe_name
 from schemas.request import ImageTo3DRequest
@@ -98,37 +101,42 @@ def export(
     asset, encoder = levels[0], encoders[file_prefix]
     render_mesh = render_mesh_of(asset)
     contents: dict[str, bytes] = {}
-    faces: dict[str, int] = {}
+    kinds: dict[str, FileKind] = {}
+    faces, bytes_of = dict[str, int](), dict[str, int]()  # by model
     for stem, each in encoders.items():
-        contents |= each.files(request.formats, stem=stem)
-        faces |= {f"{stem}.{name}": len(each.asset_in(name).mesh.faces) for name in request.formats}
-    mesh_measures = _measures(encoder, request.formats[0], contents, file_prefix)
+        for output_format in request.formats:
+            made = each.files(output_format, stem=stem)
+            contents |= made
+            kinds |= dict.fromkeys(made, "companion")
+            kinds[f"{stem}.{output_format}"] = "model" if each is encoder else "lod"
+            faces[f"{stem}.{output_format}"] = len(each.asset_in(output_format).mesh.faces)
+            bytes_of[f"{stem}.{output_format}"] = sum(map(len, made.values()))
+    model = f"{file_prefix}.{request.formats[0]}"
+    mesh_measures = _measures(encoder, request.formats[0], file_bytes=bytes_of[model])
     on_step(0.7)
     if request.render:
-        contents[f"{file_prefix}.mp4"] = generation.turntable_mp4 or _turntable_of(
+        name = f"{file_prefix}.mp4"
+        kinds[name] = "turntable"
+        contents[name] = generation.turntable_mp4 or _turntable_of(
             render_mesh, lambda share: on_step(0.7 + 0.25 * share)
         )
-    contents |= {f"{file_prefix}.{ending}": content for ending, content in generation.extra_files.items()}
-    contents[f"{file_prefix}_thumbnail.png"] = png_bytes(thumbnail(render_mesh, size=IMAGE_SIZE))
+    for ending, content in generation.extra_files.items():
+        kinds[f"{file_prefix}.{ending}"] = "extra"
+        contents[f"{file_prefix}.{ending}"] = content
+    name = f"{file_prefix}_thumbnail.png"
+    kinds[name] = "thumbnail"
+    contents[name] = png_bytes(thumbnail(render_mesh, size=IMAGE_SIZE))
     on_step(0.97)
     folder.mkdir(parents=True, exist_ok=True)
     files = []
-    for name, kind in output_names(
-        request.formats,
-        file_prefix=file_prefix,
-        lods=len(levels) - 1,
-        render=request.render,
-        is_textured=asset.is_textured,
-        texture_format=request.texture_format,
-        extra_endings=tuple(generation.extra_files),
-    ):
+    for name, content in contents.items():
         path = folder / name
-        path.write_bytes(contents[name])
-        files.append(OutputFile(path, kind, content_type_of(name), faces.get(name)))
-    warnings = _thickened_warning([name for name in request.formats if encoder.is_thickened_in(name)])
-    warnings += _texture_warnings(encoder, request.formats)
+        path.write_bytes(content)
+        files.append(OutputFile(path, kinds[name], content_type_of(name), faces.get(name)))
+    warnings = _normal_map_warning(request) + _texture_warnings(encoder, request.formats)
     if request.compression != "none" and "glb" not in request.formats:
         warnings += (f"compression {request.compression} had no effect: it is for GLB alone.",)
+    warnings += _thickened_warning([name for name in request.formats if encoder.is_thickened_in(name)])
     for stem, asked in zip(encoders, (request.target_faces, *(request.lods or ())), strict=True):
         warnings += _count_warning(f"{stem}.{request.formats[0]}", faces, asked=asked)
     return Exported((*files, *_cutout_files(cutouts, file_prefix, folder)), warnings, {"mesh": mesh_measures})
@@ -142,7 +150,7 @@ def asset_name(asset: Asset, file_prefix: str) -> str:
     if not is_random_name(file_prefix):
         return safe_name(file_prefix)
     content = hashlib.sha256()
-    for part in (asset.mesh.vertices, asset.mesh.faces, asset.texture):
+    for part in (asset.mesh.vertices, asset.mesh.faces, *asset.material.images):
         content.update(np.ascontiguousarray(part).tobytes())
     return f"asset_{content.hexdigest()[:8]}"
 
@@ -155,15 +163,25 @@ def _count_warning(name: str, faces: Mapping[str, int], *, asked: int | None) ->
     return (f"{name} has {faces[name]:,} faces instead of {asked:,}: {reason}.",)
 
 
+def _normal_map_warning(request: ImageTo3DRequest) -> tuple[str, ...]:
+    """A sentence if a normal map was asked for that no file has."""
+    if not request.normal_map:
+        return ()
+    if request.no_texture:
+        return ("normal_map has no effect without a texture.",)
+    without = [name.upper() for name in request.formats if FORMATS[name].texture in ("vertices", "none")]
+    return (f"normal_map has no effect in {' and '.join(without)}, which has no images.",) if without else ()
+
+
 def _texture_warnings(encoder: AssetEncoder, output_formats: Sequence[str]) -> tuple[str, ...]:
-    """A sentence about each format whose texture is not in the format that was asked for."""
-    warnings = []
+    """A sentence about each format that has images in another format than the one that was asked for."""
+    asked, warnings = encoder.texture_format, []
     for name in output_formats:
-        colour = encoder.colour_in(name) if FORMATS[name].texture_formats else None
-        if colour is not None and colour.texture_format != encoder.texture_format:
-            is_known = encoder.texture_format in FORMATS[name].texture_formats
-            reason = "JPEG has no alpha" if is_known else f"{name.upper()} has no {encoder.texture_format}"
-            warnings.append(f"The texture of the {name.upper()} is a {colour.texture_format}: {reason}.")
+        others = {image.texture_format for image in encoder.textures_in(name).values()} - {asked}
+        if others:
+            is_known = asked in FORMATS[name].texture_formats
+            reason = "JPEG has no alpha" if is_known else f"{name.upper()} has no {asked}"
+            warnings.append(f"The {name.upper()} has textures as {' and '.join(sorted(others))}: {reason}.")
     return tuple(warnings)
 
 
@@ -178,19 +196,11 @@ def _thickened_warning(output_formats: Sequence[str]) -> tuple[str, ...]:
     )
 
 
-def _measures(
-    encoder: AssetEncoder, output_format: str, contents: Mapping[str, bytes], file_prefix: str
-) -> dict[str, Any]:
+def _measures(encoder: AssetEncoder, output_format: str, *, file_bytes: int) -> dict[str, Any]:
     """Measures of an asset as a format has it, for answers: in metres, with the bytes of its files."""
     asset, units = encoder.asset_in(output_format), FORMATS[output_format].units_per_metre
     report = measure(asset.mesh)
-    colour = encoder.colour_in(output_format) if FORMATS[output_format].texture_formats else None
-    names = output_names(
-        [output_format],
-        file_prefix=file_prefix,
-        is_textured=asset.is_textured,
-        texture_format=encoder.texture_format,
-    )
+    textures = encoder.textures_in(output_format)
     return {
         "faces": report.faces,
         "vertices": report.vertices,
@@ -198,9 +208,9 @@ def _measures(
         "components": report.components,
         "volume": _rounded(report.volume / units**3),
         "bounds": [[_rounded(value / units) for value in corner] for corner in (report.lowest, report.highest)],
-        "texture_size": None if colour is None else asset.texture.shape[0],
-        "texture_bytes": 0 if colour is None else len(colour.content),
-        "file_bytes": sum(len(contents[name]) for name, kind in names if kind in ("model", "companion")),
+        "texture_size": asset.material.base_colour.shape[0] if textures else None,
+        "texture_bytes": sum(len(image.content) for image in textures.values()),
+        "file_bytes": file_bytes,
     }
 
 
@@ -258,6 +268,7 @@ def make_levels(generation: Generation, *, request: ImageTo3DRequest, on_step: O
     else:
         finest = with_faces(surface, request.target_faces)
     counts = request.lods or ()
+    detailed = NearestSurface(surface) if request.normal_map and not request.no_texture else None
     meshes = [finest, *(with_faces(finest if count <= len(finest.faces) else surface, count) for count in counts)]
     on_step(0.5)
 
@@ -271,6 +282,7 @@ def make_levels(generation: Generation, *, request: ImageTo3DRequest, on_step: O
                 generation,
                 request=request,
                 texture_size=max(request.texture_size // 2, LEAST_LOD_TEXTURE) if number else request.texture_size,
+                detailed=detailed,
                 on_step=step_of(number),
             ),
             is_open=is_open,
@@ -280,27 +292,43 @@ def make_levels(generation: Generation, *, request: ImageTo3DRequest, on_step: O
 
 
 def _with_texture(
-    mesh: TriMesh, generation: Generation, *, request: ImageTo3DRequest, texture_size: int, on_step: OnStep
+    mesh: TriMesh,
+    generation: Generation,
+    *,
+    request: ImageTo3DRequest,
+    texture_size: int,
+    detailed: NearestSurface | None,
+    on_step: OnStep,
 ) -> Asset:
-    """Unwrap and bake; without a texture where the request leaves it out."""
+    """Unwrap and bake; without a texture where the request leaves it out.
+
+    Args:
+        detailed: the surface whose normals are baked into a normal map; None bakes none.
+    """
     normals = unit_normals(mesh.vertex_normals())
     if request.no_texture:
         return _plain(mesh, normals)
     unwrapped = unwrap(mesh, texture_size=texture_size)
     on_step(0.4)
-    texture = bake(
+    of_unwrapped = normals[unwrapped.source_vertices]
+    detail = None
+    if detailed is not None:
+        tangents = vertex_tangents(unwrapped.vertices, unwrapped.faces, of_unwrapped, unwrapped.uvs)
+        detail = Detail(detailed.normals_at, tangents)
+    material = bake(
         unwrapped,
-        normals[unwrapped.source_vertices],
-        generation.colour_source.colours_at,
+        of_unwrapped,
+        generation.attribute_source.attributes_at,
         texture_size=texture_size,
         chunk_size=request.points_at_once,
+        detail=detail,
         on_share=lambda share: on_step(0.4 + 0.6 * share),
     )
     colours = None
     if any(FORMATS[name].texture == "vertices" for name in request.formats):
-        source = generation.colour_source.colours_at
+        source = generation.attribute_source.attributes_at
         colours = colour_vertices(mesh, normals, source, chunk_size=request.points_at_once)
-    return Asset(mesh, normals, unwrapped, texture, is_textured=True, vertex_colours=colours)
+    return Asset(mesh, normals, unwrapped, material, is_textured=True, vertex_colours=colours)
 
 
 def _plain(mesh: TriMesh, normals: NDArray[np.float32]) -> Asset:
@@ -309,14 +337,20 @@ def _plain(mesh: TriMesh, normals: NDArray[np.float32]) -> Asset:
     split = UnwrappedMesh(
         mesh.vertices.astype(np.float32), mesh.faces, np.zeros((len(vertices), 2), np.float32), vertices
     )
-    return Asset(mesh, normals, split, np.full((1, 1, 3), PLAIN_GREY, np.uint8), is_textured=False)
+    return Asset(mesh, normals, split, Material(np.full((1, 1, 3), PLAIN_GREY, np.uint8)), is_textured=False)
 
 
 def render_mesh_of(asset: Asset) -> RenderMesh:
     """An asset as the renderer takes it."""
     split = asset.unwrapped
     return RenderMesh(
-        split.vertices, split.faces, asset.unwrapped_normals, split.uvs, asset.texture, is_double_sided=asset.is_open
+        split.vertices,
+        split.faces,
+        asset.unwrapped_normals,
+        split.uvs,
+        asset.material.base_colour,
+        is_double_sided=asset.shows_backs,
+        alpha_cutoff=ALPHA_CUTOFF if asset.material.alpha_mode == "MASK" else None,
     )
 
 

@@ -186,14 +186,24 @@ class LinkedFiles(Storage, Protocol):
 
 
 def companion_names(
-    output_format: str, *, file_prefix: str, is_textured: bool = True, texture_format: TextureFormat = "png"
+    output_format: str,
+    *,
+    file_prefix: str,
+    is_textured: bool = True,
+    has_normal_map: bool = False,
+    texture_format: TextureFormat = "png",
 ) -> list[str]:
-    """The files that a model refers to: its material, then its texture. Their names are one word in every format."""
-    spec, word = FORMATS[output_format], safe_name(file_prefix)
-    names = [f"{word}{spec.material_file}"] if spec.material_file else []
-    if spec.texture_file and is_textured:
-        names.append(f"{word}{spec.texture_file}{TEXTURE_FORMATS[spec.texture_format(texture_format)].ending}")
-    return names
+    """The files that a model refers to: its material, then its images. Their names are one word in every format."""
+    spec = FORMATS[output_format]
+    names = [f"{safe_name(file_prefix)}{spec.material_file}"] if spec.material_file else []
+    channels = [*(["texture"] * is_textured), *(["normal"] * has_normal_map)] if spec.texture == "companion" else []
+    image_format = spec.texture_format(texture_format)
+    return [*names, *(map_name(file_prefix, channel, image_format) for channel in channels)]
+
+
+def map_name(file_prefix: str, channel: str, texture_format: TextureFormat) -> str:
+    """The file of an image of a material beside the model: `robot_texture.png`, `robot_roughness.jpg`."""
+    return f"{safe_name(file_prefix)}_{channel}{TEXTURE_FORMATS[texture_format].ending}"
 
 
 def cutout_names(file_prefix: str, *, views: int) -> list[str]:
@@ -213,10 +223,13 @@ def output_names(
     lods: int = 0,
     render: bool = False,
     is_textured: bool = True,
+    has_normal_map: bool = False,
     texture_format: TextureFormat = "png",
     extra_endings: Sequence[str] = (),
 ) -> list[tuple[str, FileKind]]:
     """The files of a job in the order of the answer, known before they exist, so that links can be predicted.
+
+    Only the images of alpha, metallic and roughness beside an OBJ are not among them: the surface decides on them.
 
     Args:
         output_formats: extensions of the models.
@@ -230,7 +243,11 @@ def output_names(
         for output_format in output_formats:
             names.append((f"{stem}.{output_format}", "lod" if number else "model"))
             companions = companion_names(
-                output_format, file_prefix=stem, is_textured=is_textured, texture_format=texture_format
+                output_format,
+                file_prefix=stem,
+                is_textured=is_textured,
+                has_normal_map=has_normal_map,
+                texture_format=texture_format,
             )
             names.extend((name, "companion") for name in companions)
     if render:

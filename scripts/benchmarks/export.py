@@ -18,6 +18,7 @@ from skimage.measure import marching_cubes
 
 from pipeline.mesh.bake import bake, own_texels
 from pipeline.mesh.clean import clean
+from pipeline.mesh.material import SurfaceAttributes
 from pipeline.mesh.simplify import simplify
 from pipeline.mesh.tri_mesh import TriMesh
 from pipeline.mesh.unwrap import UnwrappedMesh, unwrap
@@ -36,9 +37,14 @@ def organic_mesh(cells: int) -> TriMesh:
     return TriMesh((vertices / (cells - 1) - 0.5).astype(np.float32), faces.astype(np.int32))
 
 
-def colours(points: NDArray[np.float32], normals: NDArray[np.float32]) -> NDArray[np.float32]:
+def colours(points: NDArray[np.float32]) -> NDArray[np.float32]:
     """A smooth colour field."""
     return (0.5 + 0.4 * np.sin(9 * points + np.float32([0, 1, 2]))).astype(np.float32)
+
+
+def attributes(points: NDArray[np.float32], normals: NDArray[np.float32]) -> SurfaceAttributes:
+    """The same, as a source."""
+    return SurfaceAttributes(colours(points))
 
 
 def sample(mesh: TriMesh, count: int, seed: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -69,7 +75,7 @@ def ours(mesh: TriMesh, target: int, note: Callable[[str, float], None]) -> TriM
     note("unwrap", time.perf_counter() - started)
     started = time.perf_counter()
     normals = small.vertex_normals()[unwrapped.source_vertices]
-    bake(unwrapped, normals, colours, texture_size=TEXTURE_SIZE, chunk_size=8192)
+    bake(unwrapped, normals, attributes, texture_size=TEXTURE_SIZE, chunk_size=8192)
     note("bake and dilate", time.perf_counter() - started)
     return small
 
@@ -92,7 +98,7 @@ def usual(mesh: TriMesh, target: int, note: Callable[[str, float], None]) -> Tri
     owned = face >= 0
     points = (split.vertices[split.faces[face[owned]]] * weights[owned][:, :, None]).sum(axis=1)
     texture = np.zeros((TEXTURE_SIZE, TEXTURE_SIZE, 3), np.uint8)
-    texture[owned] = (colours(points, points) * 255).astype(np.uint8)
+    texture[owned] = (colours(points) * 255).astype(np.uint8)
     cv2.inpaint(texture, (~owned).astype(np.uint8), 3, cv2.INPAINT_TELEA)
     note("bake and dilate", time.perf_counter() - started)
     return TriMesh(vertices, faces)

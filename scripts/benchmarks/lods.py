@@ -15,10 +15,11 @@ from scipy.spatial import cKDTree
 from pipeline.engines.base import Generation, GenerationOptions
 from pipeline.engines.preview.engine import PreviewEngine
 from pipeline.formats.glb import glb_bytes, unit_normals
-from pipeline.formats.texture import encode_image
+from pipeline.formats.material_images import MaterialImages
 from pipeline.imaging.decode import decode_image
 from pipeline.mesh.bake import bake
 from pipeline.mesh.clean import clean
+from pipeline.mesh.material import Material
 from pipeline.mesh.simplify import simplify
 from pipeline.mesh.tri_mesh import TriMesh
 from pipeline.mesh.unwrap import unwrap
@@ -36,9 +37,9 @@ def with_own_texture(mesh: TriMesh, generation: Generation, *, texture_size: int
     normals = unit_normals(mesh.vertex_normals())
     split = unwrap(mesh, texture_size=texture_size)
     of_split = normals[split.source_vertices]
-    colours_at = generation.colour_source.colours_at
-    texture = bake(split, of_split, colours_at, texture_size=texture_size, chunk_size=8192)
-    return RenderMesh(split.vertices, split.faces, of_split, split.uvs, texture)
+    attributes_at = generation.attribute_source.attributes_at
+    material = bake(split, of_split, attributes_at, texture_size=texture_size, chunk_size=8192)
+    return RenderMesh(split.vertices, split.faces, of_split, split.uvs, material.base_colour)
 
 
 def with_shared_texture(mesh: TriMesh, finest: RenderMesh) -> RenderMesh:
@@ -56,8 +57,10 @@ def with_shared_texture(mesh: TriMesh, finest: RenderMesh) -> RenderMesh:
 
 def glb_size(mesh: RenderMesh) -> int:
     """Bytes of the GLB."""
-    texture = encode_image(mesh.texture, "png")
-    return len(glb_bytes(vertices=mesh.vertices, faces=mesh.faces, normals=mesh.normals, uvs=mesh.uvs, texture=texture))
+    material = MaterialImages(Material(mesh.texture))
+    return len(
+        glb_bytes(vertices=mesh.vertices, faces=mesh.faces, normals=mesh.normals, uvs=mesh.uvs, material=material)
+    )
 
 
 def main(argv: list[str]) -> int:

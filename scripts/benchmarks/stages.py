@@ -66,7 +66,7 @@ def generation(cells: int) -> Generation:
         rgb=rng.integers(0, 256, (GAUSSIANS, 3), np.uint8),
         fallback=VertexColours(mesh.vertices, np.full((len(mesh.vertices), 3), 128, np.uint8)),
     )
-    return Generation(mesh=mesh, colour_source=source, engine="trellis", seed=1)
+    return Generation(mesh=mesh, attribute_source=source, engine="trellis", seed=1)
 
 
 def export_once(made: Generation) -> None:

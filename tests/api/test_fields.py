@@ -31,7 +31,7 @@ NUMBERS: dict[str, tuple[float, float, float, float]] = {
     "target_faces": (100, 2_000_000, 99, 2_000_001),
     "retention_s": (60, 7 * 86400, 59, 7 * 86400 + 1),
 }
-BOOLEANS = ("render", "multi_image", "temp", "no_texture", "splat", "remove_bg")
+BOOLEANS = ("render", "multi_image", "temp", "no_texture", "normal_map", "splat", "remove_bg")
 PUBLIC = "http://93.184.215.14"  # an address, so that no test resolves a name
 
 

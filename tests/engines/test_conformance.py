@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.engines.base import ForegroundImage, Generation, GenerationOptions, OnStep, ignore_steps
+from pipeline.engines.base import ColourSource, ForegroundImage, Generation, GenerationOptions, OnStep, ignore_steps
 from pipeline.engines.conformance import check_engine
 from pipeline.engines.preview.engine import PreviewEngine
 from pipeline.engines.registry import ENGINES, TINY_WEIGHTS, EngineSpec, make_engine
@@ -63,12 +63,12 @@ class Broken(PreviewEngine):
             "inside out": {"mesh": TriMesh(vertices, faces[:, ::-1].copy())},
             "not finite": {"mesh": TriMesh(np.where(vertices == vertices.max(), np.nan, vertices), faces)},
             "wide indices": {"mesh": TriMesh(vertices, faces.astype(np.int64))},  # type: ignore[arg-type]
-            "neighbours": {"colour_source": Neighbours()},
+            "neighbours": {"attribute_source": Neighbours()},
             "unsteady": {"mesh": TriMesh(vertices * (1 - 0.01 * next(self._numbers)), faces)},
         }.get(self._promise, {})
 
 
-class Neighbours:
+class Neighbours(ColourSource):
     """A colour source whose colours depend on the number of points."""
 
     def colours_at(self, points: Any, normals: Any) -> Any:
@@ -90,7 +90,7 @@ class Neighbours:
         ("inside out", "not wound counter-clockwise"),
         ("not finite", "not finite"),
         ("wide indices", "mesh.faces is int64"),
-        ("neighbours", "depends on which points are asked for"),
+        ("neighbours", "depend on which points are asked for"),
         ("unsteady", "another result the second time"),
     ],
 )

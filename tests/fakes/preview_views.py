@@ -41,7 +41,9 @@ def orthographic_view(generation: Generation, azimuth_rad: float, *, size: int =
     chosen = nearest[seen]
     view = np.zeros((size, size, 5), np.float32)
     normals = unit_normals(generation.mesh.vertex_normals())
-    view[seen, :3] = generation.colour_source.colours_at(vertices[chosen].astype(np.float32), normals[chosen])
+    view[seen, :3] = generation.attribute_source.attributes_at(
+        vertices[chosen].astype(np.float32), normals[chosen]
+    ).base_colour
     view[seen, 3] = 1
     view[seen, 4] = depth[chosen]
     return view

@@ -11,13 +11,16 @@ import trimesh
 from PIL import Image
 
 from pipeline.formats.glb import glb_bytes, unit_normals
-from pipeline.formats.texture import encode_image
+from pipeline.formats.material_images import MaterialImages
+from pipeline.mesh.material import Material
 from tests.formats.meshes import FACES, MESH, NORMALS, TEXTURE, UVS, VERTICES, no_faces
 from tests.gltf import document_of
 
 
 def textured() -> bytes:
-    return glb_bytes(vertices=VERTICES, faces=FACES, normals=NORMALS, uvs=UVS, texture=encode_image(TEXTURE, "png"))
+    return glb_bytes(
+        vertices=VERTICES, faces=FACES, normals=NORMALS, uvs=UVS, material=MaterialImages(Material(TEXTURE))
+    )
 
 
 def test_trimesh_reads_back_the_mesh_and_its_texture() -> None:

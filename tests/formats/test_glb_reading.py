@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import trimesh
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 from pipeline.formats.glb import glb_bytes
 from pipeline.formats.glb_buffers import container
 from pipeline.formats.glb_reading import plain_glb, split
+from pipeline.formats.material_images import MaterialImages
 from pipeline.formats.reading import read_glb
-from pipeline.formats.texture import encode_image
+from pipeline.mesh.material import Material
 from schemas.formats import Compression
 from tests.formats.meshes import TEXTURE
 from tests.mesh.shapes import organic
@@ -30,7 +31,7 @@ def encoded(compression: Compression) -> bytes:
         faces=SHAPE.faces,
         normals=SHAPE.vertex_normals(),
         uvs=UVS,
-        texture=encode_image(TEXTURE, "png"),
+        material=MaterialImages(Material(TEXTURE)),
         compression=compression,
     )
 
@@ -52,7 +53,7 @@ def test_vertices_normals_and_coordinates_are_those_of_the_mesh(compression: Com
 
     assert len(read.faces) == len(exact.faces) == len(SHAPE.faces)
     # Vertices are found again by position and coordinates together: some lie closer than the grid is fine.
-    places = cKDTree(np.column_stack([exact.vertices, exact.visual.uv]))
+    places = KDTree(np.column_stack([exact.vertices, exact.visual.uv]))
     _, which = places.query(np.column_stack([read.vertices, read.visual.uv]))
     assert np.array_equal(np.unique(which), np.arange(len(SHAPE.vertices)))
     step = np.ptp(SHAPE.vertices, axis=0).max() / 16383

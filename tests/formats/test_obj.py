@@ -35,7 +35,7 @@ def test_every_index_refers_to_what_was_given_with_v_upwards() -> None:
     indices = np.array([[corner.split("/") for corner in row] for row in rows(data, "f")], int) - 1  # (F, 3, 3)
     assert np.array_equal(indices[..., 0], FACES) and np.array_equal(indices[..., 2], FACES)
     assert np.array_equal(indices[..., 1], uv_faces)
-    assert rows(data, "mtllib") == [["a.mtl"]] and rows(data, "usemtl") == rows(mtl_bytes(texture_file=None), "newmtl")
+    assert rows(data, "mtllib") == [["a.mtl"]] and rows(data, "usemtl") == rows(mtl_bytes(), "newmtl")
 
 
 def test_without_a_texture_faces_have_no_texture_index() -> None:
@@ -52,7 +52,7 @@ def test_a_mesh_without_faces_gives_a_file_without_faces() -> None:
 
 
 def test_a_material_names_its_texture_or_is_grey() -> None:
-    assert rows(mtl_bytes(texture_file="a.png"), "map_Kd") == [["a.png"]]
-    assert rows(mtl_bytes(texture_file="a.png"), "Kd") == [["1", "1", "1"]]
-    assert rows(mtl_bytes(texture_file=None), "map_Kd") == []
-    assert rows(mtl_bytes(texture_file=None), "Kd") == [["0.72", "0.72", "0.72"]]
+    assert rows(mtl_bytes(maps={"map_Kd": "a.png"}), "map_Kd") == [["a.png"]]
+    assert rows(mtl_bytes(maps={"map_Kd": "a.png"}), "Kd") == [["1", "1", "1"]]
+    assert rows(mtl_bytes(), "map_Kd") == []
+    assert rows(mtl_bytes(), "Kd") == [["0.72", "0.72", "0.72"]]

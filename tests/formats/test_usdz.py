@@ -13,9 +13,10 @@ import pytest
 
 pytest.importorskip("pxr")
 
+from pipeline.formats.material_images import MaterialImages
 from pipeline.formats.reading import read_usdz
-from pipeline.formats.texture import encode_image
 from pipeline.formats.usdz import usdz_bytes
+from pipeline.mesh.material import Material
 from schemas.request import UpAxis
 from tests.formats.meshes import FACES, NORMALS, TEXTURE, UVS, VERTICES, no_faces
 from tests.usd import ALIGNMENT, issues_of
@@ -24,7 +25,7 @@ from tests.usd import ALIGNMENT, issues_of
 def encoded(
     *, name: str = "toy", is_textured: bool = True, is_double_sided: bool = False, up_axis: UpAxis = "y"
 ) -> bytes:
-    texture = {"uvs": UVS, "uv_faces": FACES, "texture": encode_image(TEXTURE, "png")} if is_textured else {}
+    texture = {"uvs": UVS, "uv_faces": FACES, "material": MaterialImages(Material(TEXTURE))} if is_textured else {}
     return usdz_bytes(
         name=name,
         vertices=VERTICES,

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from pipeline.mesh.asset import Asset
+from pipeline.mesh.material import Material
 from pipeline.mesh.placement import place
 from pipeline.mesh.unwrap import unwrap
 from schemas.request import UpAxis
@@ -16,7 +17,9 @@ def asset() -> Asset:
     """A box of 1.0 x 0.7 x 0.4, moved from the origin."""
     box = cuboid()
     moved = type(box)(box.vertices + np.float32([0.3, 0.1, -0.2]), box.faces)
-    return Asset(moved, moved.vertex_normals(), unwrap(moved, texture_size=64), np.zeros((64, 64, 3), np.uint8), True)
+    return Asset(
+        moved, moved.vertex_normals(), unwrap(moved, texture_size=64), Material(np.zeros((64, 64, 3), np.uint8)), True
+    )
 
 
 @pytest.mark.parametrize("size", [0.002, 1.0, 100.0])

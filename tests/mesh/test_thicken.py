@@ -9,6 +9,7 @@ import pytest
 
 from pipeline.mesh.asset import Asset, thickened
 from pipeline.mesh.clean_open import clean_open
+from pipeline.mesh.material import Material
 from pipeline.mesh.measure import measure
 from pipeline.mesh.simplify import simplify
 from pipeline.mesh.thicken import faces_when_thickened, simplify_for_thickening, thicken
@@ -49,7 +50,9 @@ def test_both_layers_show_the_same_part_of_the_texture() -> None:
     mesh = simplify(clean_open(leaf()), target_faces=1000)
     split = unwrap(mesh, texture_size=512)
     colours = np.arange(3 * len(mesh.vertices)).reshape(-1, 3).astype(np.uint8)
-    asset = Asset(mesh, mesh.vertex_normals(), split, np.zeros((512, 512, 3), np.uint8), True, colours, is_open=True)
+    asset = Asset(
+        mesh, mesh.vertex_normals(), split, Material(np.zeros((512, 512, 3), np.uint8)), True, colours, is_open=True
+    )
     solid = thickened(asset, thickness_share=0.01)
     assert not solid.is_open and len(solid.unwrapped.faces) == len(solid.mesh.faces)
     assert (solid.unwrapped.vertices == solid.mesh.vertices[solid.unwrapped.source_vertices]).all()

@@ -13,7 +13,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.engines.base import Engine, ForegroundImage, Generation, GenerationOptions, OnStep, ignore_steps
+from pipeline.engines.base import (
+    ColourSource,
+    Engine,
+    ForegroundImage,
+    Generation,
+    GenerationOptions,
+    OnStep,
+    ignore_steps,
+)
 from pipeline.mesh.tri_mesh import TriMesh
 from pipeline.on_modal.control_channel import ControlChannel
 from pipeline.on_modal.engine_server import EngineServer
@@ -34,8 +42,8 @@ Action = Callable[[OnStep], object]
 
 
 @dataclass(frozen=True)
-class Grey:
-    """A `ColourSource` of one colour."""
+class Grey(ColourSource):
+    """One colour everywhere."""
 
     def colours_at(self, points: NDArray[np.float32], normals: NDArray[np.float32]) -> NDArray[np.float32]:
         return np.full((len(points), 3), 0.5, np.float32)

@@ -135,8 +135,8 @@ def test_a_remote_generation_equals_a_local_one(entries: InMemoryDict, channel: 
     assert np.array_equal(remote_generation.mesh.vertices, local.mesh.vertices)
     assert np.array_equal(remote_generation.mesh.faces, local.mesh.faces)
     normals = remote_generation.mesh.vertex_normals()
-    colours = remote_generation.colour_source.colours_at(remote_generation.mesh.vertices, normals)
-    assert np.array_equal(colours, local.colour_source.colours_at(local.mesh.vertices, normals))
+    colours = remote_generation.attribute_source.attributes_at(remote_generation.mesh.vertices, normals).base_colour
+    assert np.array_equal(colours, local.attribute_source.attributes_at(local.mesh.vertices, normals).base_colour)
     assert (remote_generation.engine, remote_generation.seed, remote_generation.gpu_seconds) == (
         "preview",
         OPTIONS.seed,

@@ -54,7 +54,9 @@ class EmptyEngine(ScriptedEngine):
 
     def generate(self, *arguments: Any, **options: Any) -> Generation:
         whole = super().generate(*arguments, **options)
-        return Generation(TriMesh(whole.mesh.vertices, np.zeros((0, 3), np.int32)), whole.colour_source, "preview", 7)
+        return Generation(
+            TriMesh(whole.mesh.vertices, np.zeros((0, 3), np.int32)), whole.attribute_source, "preview", 7
+        )
 
 
 @pytest.fixture

@@ -90,6 +90,7 @@ def test_defaults_are_the_documented_ones() -> None:
         "texture_size": 1024,
         "engine": None,
         "no_texture": False,
+        "normal_map": False,
         "multi_image_mode": None,
         "view_angles": None,
         "splat": False,

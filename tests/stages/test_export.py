@@ -25,6 +25,7 @@ from pipeline.imaging.background_removal import Cutout
 from pipeline.inspection import inspect
 from pipeline.mesh.asset import Asset
 from pipeline.mesh.clean_open import clean_open
+from pipeline.mesh.material import Material
 from pipeline.mesh.measure import measure
 from pipeline.mesh.placement import Placement
 from pipeline.mesh.tri_mesh import TriMesh
@@ -135,8 +136,8 @@ def test_a_format_that_has_no_webp_gets_a_jpeg_and_says_so(tmp_path: Path) -> No
     with zipfile.ZipFile(tmp_path / "toy.usdz") as package:
         assert package.namelist() == ["toy.usdc", "textures/toy.jpg"]
     assert made.warnings == (
-        "The texture of the OBJ is a jpeg: OBJ has no webp.",
-        "The texture of the USDZ is a jpeg: USDZ has no webp.",
+        "The OBJ has textures as jpeg: OBJ has no webp.",
+        "The USDZ has textures as jpeg: USDZ has no webp.",
     )
     assert made.meta["mesh"]["texture_bytes"] == (tmp_path / "toy_texture.jpg").stat().st_size
 
@@ -342,7 +343,7 @@ def test_a_cancelled_export_stops_and_leaves_no_files(tmp_path: Path) -> None:
 
 def test_a_surface_that_encloses_nothing_is_an_error(tmp_path: Path) -> None:
     flat = TriMesh(np.eye(3, dtype=np.float32), np.array([[0, 1, 2], [0, 2, 1]], np.int32))
-    empty = Generation(flat, generation().colour_source, engine="preview", seed=1)
+    empty = Generation(flat, generation().attribute_source, engine="preview", seed=1)
     with pytest.raises(ExportFailed, match="encloses nothing"):
         export(empty, request=request_for(), file_prefix="toy", folder=tmp_path, on_step=ignore_steps)
 
@@ -383,7 +384,7 @@ def as_delivered(mesh: TriMesh, output_format: str) -> TriMesh:
     split = UnwrappedMesh(
         mesh.vertices, mesh.faces, mesh.vertices[:, :2], np.arange(len(mesh.vertices), dtype=np.int32)
     )
-    asset = Asset(mesh, mesh.vertex_normals(), split, np.zeros((1, 1, 3), np.uint8), False)
+    asset = Asset(mesh, mesh.vertex_normals(), split, Material(np.zeros((1, 1, 3), np.uint8)), False)
     return Placement().in_format(asset, FORMATS[output_format]).mesh
 
 

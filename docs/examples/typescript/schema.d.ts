@@ -1034,6 +1034,12 @@ export interface components {
              */
             no_texture: boolean;
             /**
+             * Normal Map
+             * @description bake the relief that simplification removes into a normal map, in GLB, OBJ and USDZ (extension)
+             * @default false
+             */
+            normal_map: boolean;
+            /**
              * Origin
              * @description what lies at the origin: the middle of the base (`bottom`), or of the whole asset (extension)
              * @default bottom
@@ -1230,6 +1236,12 @@ export interface components {
              * @default false
              */
             no_texture: boolean;
+            /**
+             * Normal Map
+             * @description bake the relief that simplification removes into a normal map, in GLB, OBJ and USDZ (extension)
+             * @default false
+             */
+            normal_map: boolean;
             /**
              * Origin
              * @description what lies at the origin: the middle of the base (`bottom`), or of the whole asset (extension)
@@ -2386,6 +2398,12 @@ export interface operations {
                      */
                     no_texture?: boolean;
                     /**
+                     * Normal Map
+                     * @description bake the relief that simplification removes into a normal map, in GLB, OBJ and USDZ (extension)
+                     * @default false
+                     */
+                    normal_map?: boolean;
+                    /**
                      * Origin
                      * @description what lies at the origin: the middle of the base (`bottom`), or of the whole asset (extension)
                      * @default bottom
@@ -2708,6 +2726,11 @@ export interface operations {
                      * @description export without a texture (extension)
                      */
                     no_texture?: boolean;
+                    /**
+                     * Normal Map
+                     * @description bake the relief that simplification removes into a normal map, in GLB, OBJ and USDZ (extension)
+                     */
+                    normal_map?: boolean;
                     /**
                      * Origin
                      * @description what lies at the origin: the middle of the base (`bottom`), or of the whole asset (extension)
@@ -3172,6 +3195,12 @@ export interface operations {
                      * @default false
                      */
                     no_texture?: boolean;
+                    /**
+                     * Normal Map
+                     * @description bake the relief that simplification removes into a normal map, in GLB, OBJ and USDZ (extension)
+                     * @default false
+                     */
+                    normal_map?: boolean;
                     /**
                      * Origin
                      * @description what lies at the origin: the middle of the base (`bottom`), or of the whole asset (extension)
@@ -4843,6 +4872,12 @@ export interface operations {
                      */
                     no_texture?: boolean;
                     /**
+                     * Normal Map
+                     * @description bake the relief that simplification removes into a normal map, in GLB, OBJ and USDZ (extension)
+                     * @default false
+                     */
+                    normal_map?: boolean;
+                    /**
                      * Origin
                      * @description what lies at the origin: the middle of the base (`bottom`), or of the whole asset (extension)
                      * @default bottom
@@ -5097,6 +5132,11 @@ export interface operations {
                      * @description export without a texture (extension)
                      */
                     no_texture?: boolean;
+                    /**
+                     * Normal Map
+                     * @description bake the relief that simplification removes into a normal map, in GLB, OBJ and USDZ (extension)
+                     */
+                    normal_map?: boolean;
                     /**
                      * Origin
                      * @description what lies at the origin: the middle of the base (`bottom`), or of the whole asset (extension)
@@ -5561,6 +5601,12 @@ export interface operations {
                      * @default false
                      */
                     no_texture?: boolean;
+                    /**
+                     * Normal Map
+                     * @description bake the relief that simplification removes into a normal map, in GLB, OBJ and USDZ (extension)
+                     * @default false
+                     */
+                    normal_map?: boolean;
                     /**
                      * Origin
                      * @description what lies at the origin: the middle of the base (`bottom`), or of the whole asset (extension)

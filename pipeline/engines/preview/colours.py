@@ -73,8 +73,8 @@ class Projector:
 
 
 @dataclass(frozen=True, eq=False)
-class ProjectedViews:
-    """A `ColourSource`: the colour of a point comes from the unoccluded images that face it best."""
+class ProjectedViews(ColourSource):
+    """The colour of a point comes from the unoccluded images that face it best."""
 
     projectors: tuple[Projector, ...]
     sharpness: float = SHARPNESS
@@ -105,8 +105,8 @@ class ProjectedViews:
 
 
 @dataclass(frozen=True, eq=False)
-class TurnedColours:
-    """A `ColourSource` for a body that was turned so that its front is toward a direction."""
+class TurnedColours(ColourSource):
+    """Colours of a body that was turned so that its front is toward a direction."""
 
     source: ColourSource
     direction: ViewDirection

@@ -97,7 +97,7 @@ class PreviewEngine:
         is_arranged = len(views) > 1 or options.view_angles is not None
         return Generation(
             mesh=mesh,
-            colour_source=source,
+            attribute_source=source,
             engine=NAME,
             seed=options.seed,
             warnings=warnings,

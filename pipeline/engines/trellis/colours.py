@@ -18,6 +18,8 @@ from numba import njit
 from numpy.typing import NDArray
 from scipy import spatial
 
+from pipeline.engines.base import ColourSource
+
 SH_C0 = 0.28209479177387814  # the constant spherical harmonic, 1 / (2 sqrt(pi))
 FOOTPRINT = 1 / 1024  # standard deviation added to every kernel, in units of the cube: about one texel
 NEIGHBOURS = 12  # Gaussians per point
@@ -30,8 +32,8 @@ REACH = 6.0  # standard deviations after which a kernel is nothing: NEIGHBOURS e
 
 
 @dataclass(frozen=True, eq=False)
-class VertexColours:
-    """A `ColourSource` of vertex colours: the mean of the nearest three vertices, weighted by inverse distance.
+class VertexColours(ColourSource):
+    """Vertex colours: the mean of the nearest three vertices, weighted by inverse distance.
 
     Attributes:
         vertices: (V, 3) float32.
@@ -68,8 +70,8 @@ class VertexColours:
 
 
 @dataclass(frozen=True, eq=False)
-class GaussianColours:
-    """A `ColourSource` of Gaussians.
+class GaussianColours(ColourSource):
+    """Colours of Gaussians.
 
     Attributes:
         xyz: (G, 3) float32 centres in the frame of the mesh.

@@ -305,7 +305,7 @@ class _GenerationRun:
         self.on_step(1.0)
         return Generation(
             mesh=mesh,
-            colour_source=source,
+            attribute_source=source,
             engine=TrellisEngine.name,
             seed=options.seed,
             turntable_mp4=turntable,

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.engines.base import ColourSource
+
 PLANE_AXES = ((0, 1), (0, 2), (1, 2))  # model axes along W and along H of each plane: xy, xz, yz
 MODEL_AXES = (2, 0, 1)  # index of the model's x, y, z among the project's axes
 BLOCK = 1024  # points per matrix product; the last block is padded to this size
@@ -32,8 +34,8 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"relu": _relu, "silu": _silu
 
 
 @dataclass(frozen=True, eq=False)
-class TriplaneColours:
-    """A `ColourSource`: a triplane and the part of its decoder that computes colours.
+class TriplaneColours(ColourSource):
+    """A triplane and the part of its decoder that computes colours.
 
     Attributes:
         table: (3 * (H + 2) * (W + 2), N) float32, see `TriplaneField.table`.

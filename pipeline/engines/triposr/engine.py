@@ -163,7 +163,7 @@ class _GenerationRun:
         self.on_step(1.0)
         return Generation(
             mesh=mesh,
-            colour_source=colours_of(field),
+            attribute_source=colours_of(field),
             engine=TripoSREngine.name,
             seed=self.options.seed,
             turntable_mp4=turntable,

@@ -73,7 +73,7 @@ def test_a_view_from_above_carves() -> None:
 def test_a_view_from_above_colours_what_faces_it() -> None:
     images = views("teapot", *USUAL, "top")
     images[-1][..., :3] = (10, 200, 10)
-    source = generated(images, (*USUAL, "top")).colour_source
+    source = generated(images, (*USUAL, "top")).attribute_source
     up = np.array([[0, 1, 0]], np.float32)
     assert np.allclose(source.colours_at(up * 0.5, up) * 255, (10, 200, 10), atol=3)
 
@@ -124,8 +124,8 @@ def test_one_view_is_turned_to_its_side() -> None:
     assert side.view_angles == (90.0,) and front.view_angles is None
     point, forward = np.array([[0.1, 0.0, 0.2]], np.float32), np.array([[0, 0, 1]], np.float32)
     there, right = np.array([[0.2, 0.0, -0.1]], np.float32), np.array([[1, 0, 0]], np.float32)
-    seen = front.colour_source.colours_at(point, forward)
-    assert np.allclose(side.colour_source.colours_at(there, right), seen, atol=1e-3)
+    seen = front.attribute_source.attributes_at(point, forward).base_colour
+    assert np.allclose(side.attribute_source.attributes_at(there, right).base_colour, seen, atol=1e-3)
 
 
 def test_a_back_that_comes_first_stays_at_the_back() -> None:
@@ -135,7 +135,7 @@ def test_a_back_that_comes_first_stays_at_the_back() -> None:
 
 
 def test_a_side_that_no_view_shows_has_the_mirrored_colours_of_the_other() -> None:
-    source = generated(views("animal", *USUAL), USUAL).colour_source
+    source = generated(views("animal", *USUAL), USUAL).attribute_source
     right, left = np.array([[0.2, 0.05, 0.1]], np.float32), np.array([[-0.2, 0.05, 0.1]], np.float32)
     normal = np.array([[1, 0, 0]], np.float32)
     assert np.allclose(source.colours_at(left, -normal), source.colours_at(right, normal), atol=0.02)

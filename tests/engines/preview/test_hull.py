@@ -73,7 +73,7 @@ def test_each_side_takes_the_colours_of_its_own_image() -> None:
     colours = np.array([[200, 0, 0], [0, 200, 0], [0, 0, 200], [200, 200, 0]], np.uint8)
     for view, colour in zip(views, colours, strict=True):
         view[..., :3] = colour
-    source = PreviewEngine().generate(views, GenerationOptions(seed=1, resolution=64)).colour_source
+    source = PreviewEngine().generate(views, GenerationOptions(seed=1, resolution=64)).attribute_source
     sides = np.array([[0, 0, 1], [1, 0, 0], [0, 0, -1], [-1, 0, 0]], np.float32)
     points = sides * np.array([0.37, 0, 0.25], np.float32)
     assert np.allclose(source.colours_at(points, sides) * 255, colours, atol=2)

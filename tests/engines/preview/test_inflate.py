@@ -77,7 +77,7 @@ def test_the_draft_notice_names_engines_that_take_as_many_views() -> None:
 
 def test_the_front_shows_the_image_and_the_back_its_colours_without_the_badge() -> None:
     figure = draw_figure(128)
-    source = PreviewEngine().generate([figure], GenerationOptions(seed=1, resolution=64)).colour_source
+    source = PreviewEngine().generate([figure], GenerationOptions(seed=1, resolution=64)).attribute_source
     points = np.zeros((80, 3), np.float32)
     points[:, 0], points[:, 2] = np.linspace(-0.15, 0.15, 80), 0.2
     front = np.tile(np.float32([0, 0, 1]), (80, 1))

@@ -46,7 +46,7 @@ def test_an_image_becomes_a_mesh_with_colours_and_a_splat_file(engine: TrellisEn
     assert mesh.volume() > 0
     assert np.abs(mesh.bounds()).max() < 0.52  # a vertex may leave the cube by less than half of the grid's cubes
     assert len(np.unique(mesh.faces)) == len(mesh.vertices)
-    colours = generation.colour_source.colours_at(mesh.vertices[:50], mesh.vertex_normals()[:50])
+    colours = generation.attribute_source.attributes_at(mesh.vertices[:50], mesh.vertex_normals()[:50]).base_colour
     assert colours.dtype == np.float32
     assert 0 <= colours.min() <= colours.max() <= 1
     assert colours.std() > 0
@@ -215,7 +215,7 @@ def test_unset_sampler_settings_leave_those_of_the_model(engine: TrellisEngine) 
 def test_without_a_texture_the_colour_source_is_the_vertex_colours(engine: TrellisEngine) -> None:
     generation = engine.generate([draw_disc()], replace(OPTIONS, no_texture=True, splat=False))
 
-    assert type(generation.colour_source).__name__ == "VertexColours"
+    assert type(generation.attribute_source).__name__ == "VertexColours"
     assert dict(generation.extra_files) == {}
 
 

@@ -39,7 +39,10 @@ def same(a: Generation, b: Generation) -> bool:
     return (
         np.array_equal(a.mesh.vertices, b.mesh.vertices)
         and np.array_equal(a.mesh.faces, b.mesh.faces)
-        and np.array_equal(a.colour_source.colours_at(points, normals), b.colour_source.colours_at(points, normals))
+        and np.array_equal(
+            a.attribute_source.attributes_at(points, normals).base_colour,
+            b.attribute_source.attributes_at(points, normals).base_colour,
+        )
     )
 
 
@@ -55,7 +58,7 @@ def test_an_image_becomes_a_mesh_with_colours(engine: TripoSREngine, generation:
     assert len(mesh.faces) > 1000
     assert mesh.volume() > 0
     assert np.abs(mesh.bounds()).max() <= 0.5
-    colours = generation.colour_source.colours_at(mesh.vertices, mesh.vertex_normals())
+    colours = generation.attribute_source.attributes_at(mesh.vertices, mesh.vertex_normals()).base_colour
     assert colours.dtype == np.float32
     assert 0 <= colours.min() <= colours.max() <= 1
     assert colours.std() > 0

@@ -1,0 +1,63 @@
+"""The route that follows a job: server-sent events until its end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+from fastapi import APIRouter, Depends, Request
+from sse_starlette import EventSourceResponse
+
+from pipeline.api.context import Context, context_of
+from pipeline.api.problems import BAD_REQUEST, NOT_FOUND, OK, UNAUTHORIZED, documented
+from pipeline.api.requests import read_id
+from pipeline.api.routes import ENTERPRISE
+from pipeline.errors import NotFound, StoreUnavailable
+from schemas.responses import ErrorBody
+
+EVENT_POLL_S = 0.4
+
+router = APIRouter(tags=["jobs"])
+
+
+@router.get(
+    f"{ENTERPRISE}/events/{{call_id}}",
+    responses={
+        **documented(BAD_REQUEST, UNAUTHORIZED, NOT_FOUND),
+        OK: {"content": {"text/event-stream": {}}, "description": "Events `progress`, then one `end`."},
+    },
+    response_class=EventSourceResponse,
+)
+async def events(call_id: str, request: Request, context: Context = Depends(context_of)) -> EventSourceResponse:
+    """Server-sent events: stage, percent and queue position as they change, then the final body."""
+    caller, _ = await context.user(request)
+    job = await context.in_thread(context.job_of, caller, read_id(call_id))
+    return EventSourceResponse(_events(job.id, caller.key.id, context, context.base_url(request)), ping=15)
+
+
+async def _events(job_id: int, api_key_id: str, context: Context, base_url: str) -> AsyncIterator[dict[str, str]]:
+    last: dict[str, Any] | None = None
+
+    def read() -> tuple[bool, dict[str, Any]]:
+        job = context.store.get(job_id, api_key_id=api_key_id)
+        return job.state.is_final, context.job_body(job, fetch_path=f"{ENTERPRISE}/fetch", base_url=base_url)
+
+    while True:
+        try:
+            is_final, body = await context.in_thread(read)
+        except NotFound as error:  # the job was deleted while the client was connected
+            yield {"event": "end", "data": json.dumps(ErrorBody(message=str(error), error_code=error.code).to_json())}
+            return
+        except StoreUnavailable:  # the stream stays open until the store answers again
+            await asyncio.sleep(EVENT_POLL_S)
+            continue
+        if is_final:
+            yield {"event": "end", "data": json.dumps(body)}
+            return
+        progress = {name: body[name] for name in ("stage", "progress", "queue_position", "eta", "message")}
+        if last is None or progress | {"eta": 0} != last | {"eta": 0}:
+            yield {"event": "progress", "data": json.dumps(progress)}
+            last = progress
+        await asyncio.sleep(EVENT_POLL_S)

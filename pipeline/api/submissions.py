@@ -1,0 +1,195 @@
+"""A submit or an export, read and checked, as a job to record.
+
+Everything that is refused before a job exists is refused here. Knows nothing of paths and of answers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import uuid
+from dataclasses import dataclass, replace
+from typing import Any
+
+from fastapi import Request
+
+from pipeline.api.browser_tokens import BrowserToken
+from pipeline.api.context import Context
+from pipeline.api.requests import idempotency_key
+from pipeline.engines.registry import check_views, find_spec
+from pipeline.errors import InvalidRequest
+from pipeline.imaging.inline import check_inline
+from pipeline.imaging.signatures import SIGNATURE_BYTES, require_accepted
+from pipeline.jobs.api_keys import is_test_key
+from pipeline.jobs.model import ApiKey, ExportSource, JobMeta, NewJob
+from pipeline.net.egress import check_url
+from pipeline.telemetry import current_traceparent
+from schemas.contract import is_http_url
+from schemas.formats import OutputFormat
+from schemas.request import MIN_RETENTION_S, ImageTo3DRequest, ParsedRequest, parse_request
+
+PIECE_CHARS = 1 << 20
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A submit that was read and validated.
+
+    Attributes:
+        urls: every address that the job would connect to.
+        is_test: of a test key: it is answered with a fixed asset, and nothing runs.
+        token: the browser token that it was sent with, None with a key.
+    """
+
+    job: NewJob
+    urls: tuple[str, ...]
+    is_test: bool
+    token: BrowserToken | None = None
+
+
+def read_submission(
+    request: Request, context: Context, body: dict[str, Any], default_output_format: OutputFormat
+) -> Submission:
+    """Check everything about a submit that needs no network. Blocks, for a while where images are large.
+
+    Raises:
+        Unauthorized: the key is missing or unknown.
+        InvalidRequest: a field is missing, malformed or out of bounds.
+        UnreadableImage: an inline image cannot be decoded.
+    """
+    caller = context.identify(request, body)
+    parsed = parse_request(body, default_output_format=default_output_format)
+    if caller.token is not None and parsed.request.webhook is not None:
+        raise InvalidRequest("webhook cannot be set with a browser token; the result is fetched, or followed by events")
+    _check_engine(parsed.request, context)
+    check_formats(parsed.request, context)
+    check_retention(parsed.request, context)
+    for image in parsed.request.image:
+        if not is_http_url(image):
+            check_inline(image)
+    engine = parsed.request.engine or context.settings.engine
+    submission = submission_of(
+        request, parsed, key=caller.key, sent=body, path_decides=default_output_format, engine=engine
+    )
+    return replace(submission, token=caller.token)
+
+
+def submission_of(
+    request: Request,
+    parsed: ParsedRequest,
+    *,
+    key: ApiKey,
+    sent: dict[str, Any],
+    path_decides: str,
+    engine: str = "",
+    export_of: ExportSource | None = None,
+) -> Submission:
+    """A validated request as a job to record.
+
+    Args:
+        sent: the body as it was sent.
+        path_decides: what the path adds to the body: with another one, a repeated idempotency key is refused.
+        engine: as for `NewJob`.
+        export_of: the job whose files are made anew, None for a job that generates.
+
+    Raises:
+        InvalidRequest: the idempotency key is too long.
+    """
+    keyless = {name: value for name, value in sent.items() if name != "key"}
+    digest = _digest_of([path_decides, keyless])  # first: it holds the images as JSON, once
+    parameters = parsed.request.effective_parameters()
+    job = NewJob(
+        api_key_id=key.id,
+        file_prefix=str(uuid.uuid4()),
+        request=_as_json(parsed.request),
+        request_sha256=digest,
+        meta=JobMeta(parameters, tuple(parsed.warnings), current_traceparent(), export_of),
+        track_id=parsed.request.track_id,
+        webhook_url=parsed.request.webhook,
+        idempotency_key=idempotency_key(request),
+        engine=engine,
+    )
+    webhook = () if parsed.request.webhook is None else (parsed.request.webhook,)
+    return Submission(job, (*filter(is_http_url, parsed.request.image), *webhook), is_test_key(key))
+
+
+def _as_json(request: ImageTo3DRequest) -> bytes:
+    """A request as JSON. Its images are encoded in pieces into the result: pydantic holds them twice."""
+    result = io.BytesIO()
+    result.write(request.model_dump_json(exclude={"image"}).encode()[:-1] + b',"image":[')
+    for number, image in enumerate(request.image):
+        result.write(b',"' if number else b'"')
+        for start in range(0, len(image), PIECE_CHARS):
+            result.write(json.dumps(image[start : start + PIECE_CHARS])[1:-1].encode())
+        result.write(b'"')
+    result.write(b"]}")
+    return result.getvalue()
+
+
+def _digest_of(value: Any) -> str:
+    """The SHA-256 of a value as JSON, which is not in memory as a whole: it may hold images."""
+    digest = hashlib.sha256()
+    for text in json.JSONEncoder(sort_keys=True).iterencode(value):
+        for start in range(0, len(text), PIECE_CHARS):
+            digest.update(text[start : start + PIECE_CHARS].encode())
+    return digest.hexdigest()
+
+
+def _check_engine(request: ImageTo3DRequest, context: Context) -> None:
+    """Refuse an engine that is not offered, and more views than the engine accepts.
+
+    Raises:
+        InvalidRequest: either is the case.
+    """
+    offered = context.settings.offered_engines
+    name = request.engine or context.settings.engine
+    if name not in offered:
+        raise InvalidRequest(f"engine must be one of {', '.join(offered)}, got {name!r}")
+    check_views(find_spec(name), len(request.image), offered=offered)
+
+
+def check_formats(request: ImageTo3DRequest, context: Context) -> None:
+    """Refuse file formats that this deployment does not write.
+
+    Raises:
+        InvalidRequest: one is such.
+    """
+    offered = context.settings.offered_formats
+    for name in request.formats:
+        if name not in offered:
+            raise InvalidRequest(f"this deployment cannot write {name}; it offers {', '.join(offered)}")
+
+
+def check_retention(request: ImageTo3DRequest, context: Context) -> None:
+    """Refuse a longer lifetime of temporary outputs than the deployment allows.
+
+    Raises:
+        InvalidRequest: it is longer.
+    """
+    longest_s = context.settings.longest_retention_s
+    if request.retention_s is not None and request.retention_s > longest_s:
+        raise InvalidRequest(
+            f"retention_s must be between {MIN_RETENTION_S} and {longest_s}, got {request.retention_s}"
+        )
+
+
+async def check_urls(submission: Submission, context: Context) -> None:
+    """Refuse URLs that this deployment does not connect to, before anything is recorded.
+
+    Raises:
+        BlockedAddress: a URL leads to such an address.
+        InvalidRequest: a link of this deployment opens no file.
+        UnreadableImage: it opens a file that is no image.
+    """
+
+    def check() -> None:
+        for url in submission.urls:
+            beginning = context.service.own_links.read(url, most_bytes=SIGNATURE_BYTES)
+            if beginning is None:
+                check_url(url, context.settings)
+            else:
+                require_accepted(beginning)
+
+    if submission.urls:
+        await context.resolve(check)
