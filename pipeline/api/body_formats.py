@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any, Protocol, cast
 
 from pipeline.api.form_fields import (
@@ -29,15 +30,15 @@ MAX_STRUCTURE = 20_000
 """Brackets, braces, commas and colons in one body. A request has some hundred; every parsed value needs one of them."""
 MAX_NUMBER_CHARS = 300
 """Python's integers have no bound, and text of thousands of digits takes seconds to convert."""
-MAX_KEYS = 4
-"""How many texts of one body are tried as the API key."""
+MAX_KEYS, MAX_KEY_PLACES = 4, 1000
+"""How many texts of one body are tried as the API key, and how many places that look like its name are looked at."""
 JSON_TYPES = frozenset({"", "application/json", "text/json", "application/x-json"})
 RAW_TYPES = frozenset({"application/octet-stream", "binary/octet-stream"})
 TAKEN = "application/json, multipart/form-data and application/x-www-form-urlencoded are taken"
 
-_STRUCTURE = b"[{,:"
+_STRUCTURE = (b"[", b"{", b",", b":")
 _JSON_KEY = re.compile(rb'"key"\s*:\s*"((?:[^"\\]|\\.){1,512})"')
-_FORM_KEY = re.compile(rb"(?:^|&)key=([^&]{1,512})")
+_FORM_KEY = re.compile(rb"(?<![^&])key=([^&]{1,512})")
 _BLANKS = b" \t\r\n\xef\xbb\xbf\xff\xfe\0"
 """Blanks, and what begins or pads JSON text in UTF-8 with a mark, UTF-16 or UTF-32."""
 
@@ -113,20 +114,17 @@ class JsonBody:
         self._structure = 0
 
     def feed(self, piece: bytes) -> None:
-        self._structure += sum(piece.count(character) for character in _STRUCTURE)
+        for character in _STRUCTURE:
+            self._structure += count_up_to(MAX_STRUCTURE + 1 - self._structure, character, piece)
         if self._structure > MAX_STRUCTURE:
             self._content.clear()
             raise InvalidRequest(f"the body has more than {MAX_STRUCTURE} values")
         self._content += piece
 
     def keys(self) -> Iterator[str]:
-        for number, found in enumerate(_JSON_KEY.finditer(self._content)):
-            if number >= MAX_KEYS:
-                return
-            try:
-                yield str(json.loads(b'"' + found[1] + b'"'))
-            except ValueError:
-                continue
+        for found in _values_of_key(self._content, _JSON_KEY, name=b'"key"'):
+            with suppress(ValueError):
+                yield str(json.loads(b'"' + found + b'"'))
 
     def finish(self) -> dict[str, Any]:
         return parse_object(self._content)
@@ -142,17 +140,15 @@ class FormBody:
         self._fields = 1
 
     def feed(self, piece: bytes) -> None:
-        self._fields += piece.count(b"&")
+        self._fields += count_up_to(MAX_FORM_FIELDS + 1 - self._fields, b"&", piece)
         if self._fields > MAX_FORM_FIELDS:
             self._content.clear()
             raise InvalidRequest(f"the body has more than {MAX_FORM_FIELDS} fields")
         self._content += piece
 
     def keys(self) -> Iterator[str]:
-        for number, found in enumerate(_FORM_KEY.finditer(self._content)):
-            if number >= MAX_KEYS:
-                return
-            yield percent_decoded(found[1]).decode("utf-8", "replace")
+        for found in _values_of_key(self._content, _FORM_KEY, name=b"key="):
+            yield percent_decoded(found).decode("utf-8", "replace")
 
     def finish(self) -> dict[str, Any]:
         fields, content = FormFields(), bytes(self._content)
@@ -198,6 +194,38 @@ class RawBody:
 
     def finish(self) -> dict[str, Any]:
         return {"image": FilePart(self._spool, 0, self._spool.size_bytes)}
+
+
+def count_up_to(most: int, character: bytes, piece: bytes) -> int:
+    """How often a character occurs in bytes; the count ends at `most`.
+
+    Long texts have few of them, and `find` looks for the next one by memchr, which is some ten times faster than
+    `count`, a loop over the bytes.
+    """
+    count, at = 0, piece.find(character)
+    while at >= 0 and count < most:
+        count += 1
+        at = piece.find(character, at + 1)
+    return count
+
+
+def _values_of_key(content: bytearray, pattern: re.Pattern[bytes], *, name: bytes) -> Iterator[bytes]:
+    """What the fields `key` of a body hold, still encoded; at most `MAX_KEYS`.
+
+    `find` passes over a long text several times faster than a pattern does.
+
+    Args:
+        pattern: the field, with its value as the only group.
+        name: what the pattern begins with.
+    """
+    values, at = 0, -1
+    for _ in range(MAX_KEY_PLACES):
+        at = content.find(name, at + 1)
+        if at < 0 or values >= MAX_KEYS:
+            return
+        if found := pattern.match(content, at):
+            values += 1
+            yield found[1]
 
 
 def parse_object(content: bytes | bytearray) -> dict[str, Any]:

@@ -174,14 +174,16 @@ class _Received:
         """
         if self.announced_bytes is not None and self.announced_bytes > self._max_bytes:
             self._refuse_as_too_large()
-        content = bytearray()
-        while not self.is_complete and len(content) < size_bytes:
-            content += await self._next_decoded()
-            if self._size_bytes + len(content) > self._max_bytes:
-                content.clear()
+        pieces: list[bytes] = []
+        missing_bytes = size_bytes
+        while not self.is_complete and missing_bytes > 0:
+            pieces.append(await self._next_decoded())
+            missing_bytes -= len(pieces[-1])
+            self._size_bytes += len(pieces[-1])
+            if self._size_bytes > self._max_bytes:
+                pieces.clear()
                 self._refuse_as_too_large()
-        self._size_bytes += len(content)
-        return bytes(content)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     async def drain(self) -> None:
         """Read and discard what still arrives, up to a limit: a client that is still sending reads no refusal."""

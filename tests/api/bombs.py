@@ -36,6 +36,7 @@ def bodies() -> dict[str, bytes]:
         "2.7 M keys": b"{" + b",".join(b'"%d":1' % number for number in range(2_700_000)) + b"}",
         "floats": b'{"a":[' + b"1.25," * 6_000_000 + b"1]}",
         "one text": b'{"image":"' + b"A" * SIZE + b'"}',
+        "6 M names without values": b"{" + b'"key"' * (SIZE // 5) + b"}",
         "key, image of %41": with_key(b'"image":"data:image/png,' + b"%41" * (SIZE // 3) + b'"'),
         "key, image of %": with_key(b'"image":"data:image/png,' + b"%" * SIZE + b'"'),
         "key, 30 MB of base64": with_key(b'"image":"' + b"A" * SIZE + b'"'),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+import random
 import zlib
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -12,6 +13,7 @@ from urllib.parse import quote, urlencode
 import httpx
 import pytest
 
+from pipeline.api.body_formats import MAX_STRUCTURE, FormBody, JsonBody, count_up_to
 from pipeline.api.form_fields import IN_MEMORY_BYTES, MAX_FORM_FIELDS, FilePart
 from pipeline.api.request_body import SMALL_BYTES
 from pipeline.errors import BodyTooLarge, InvalidRequest, Unauthorized, UnsupportedMediaType
@@ -227,3 +229,58 @@ def test_curl_sends_json_under_the_type_of_forms(deployment: Deployment) -> None
     assert deployment.client.post(SUBMIT, content=body, headers=headers).json()["status"] == "processing"
     unescaped = f"key={deployment.key}&image={IMAGE}&note={quote('ä')}"
     assert deployment.client.post(SUBMIT, content=unescaped, headers=headers).json()["status"] == "processing"
+
+
+@pytest.mark.parametrize("most", [0, 1, 7, 1000])
+def test_a_count_ends_at_its_bound(most: int) -> None:
+    rng = random.Random(most)
+    for length in (0, 1, 2, 50, 5000):
+        piece = bytes(rng.choices(b"ab,{", k=length))
+        assert count_up_to(most, b",", piece) == min(most, piece.count(b","))
+
+
+def test_the_bound_of_values_holds_wherever_the_body_is_cut() -> None:
+    content = b'{"a":[' + b"1," * (MAX_STRUCTURE // 2) + b"[" * (MAX_STRUCTURE // 2) + b"]}"
+    for size in (1000, 4096, len(content)):
+        body = JsonBody()
+        with pytest.raises(InvalidRequest, match=f"more than {MAX_STRUCTURE} values"):
+            for at in range(0, len(content), size):
+                body.feed(content[at : at + size])
+    exact = JsonBody()
+    exact.feed(b"," * MAX_STRUCTURE)
+    with pytest.raises(InvalidRequest, match="more than"):
+        exact.feed(b",")
+
+
+@pytest.mark.parametrize(
+    ("content", "keys"),
+    [
+        (b'{"image":"' + b"A" * 100_000 + b'" , "key" : "k\\u00e9y"}', ["kéy"]),
+        (b'{"\\"key\\":":"key","key":"a","key":"b"}', ["a", "b"]),
+        (b'{"key":5,"key":"' + b"x" * 600 + b'"}', []),
+        (b'{"key":"a\\', []),
+        (b"".join(b'"key":"%d",' % number for number in range(9)), ["0", "1", "2", "3"]),
+        (b'"key"' * 2000 + b'"key":"late"', []),
+    ],
+)
+def test_keys_are_found_anywhere_in_json_up_to_a_bound(content: bytes, keys: list[str]) -> None:
+    body = JsonBody()
+    body.feed(content)
+
+    assert list(body.keys()) == keys
+
+
+@pytest.mark.parametrize(
+    ("content", "keys"),
+    [
+        (b"key=a%2Bb", ["a+b"]),
+        (b"image=" + b"A" * 100_000 + b"&key=k&monkey=no&key=", ["k"]),
+        (b"monkey=a&x=key=b", []),
+        (b"&".join(b"key=%d" % number for number in range(9)), ["0", "1", "2", "3"]),
+    ],
+)
+def test_keys_are_found_anywhere_in_a_form_up_to_a_bound(content: bytes, keys: list[str]) -> None:
+    body = FormBody()
+    body.feed(content)
+
+    assert list(body.keys()) == keys
