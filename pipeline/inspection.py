@@ -73,6 +73,7 @@ def inspect(file: str | PathLike[str] | bytes, *, file_type: str | None = None) 
     try:
         import trimesh
 
+        from pipeline.formats.glb_reading import UnreadExtension
         from pipeline.formats.reading import read_scene
         from pipeline.mesh.measure import measure
     except ModuleNotFoundError as error:
@@ -83,6 +84,8 @@ def inspect(file: str | PathLike[str] | bytes, *, file_type: str | None = None) 
         if not parts:
             raise ValueError("no mesh")
         report = measure(_join(parts, units_per_metre=_units_per_metre(file_type or ending)))
+    except UnreadExtension as error:
+        raise InvalidRequest(f"{name}: {error}") from error
     except Exception as error:  # readers of foreign files raise anything
         raise InvalidRequest(f"{name}: is no 3D file that can be read") from error
     reported = {field.name for field in fields(InspectionReport)}

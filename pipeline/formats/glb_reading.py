@@ -17,21 +17,25 @@ from pipeline.formats.glb_buffers import BINARY_CHUNK, COMPONENT_TYPES, JSON_CHU
 from pipeline.formats.meshopt_decode import decode_view
 
 COMPONENTS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4}
-READ_EXTENSIONS = {"EXT_texture_webp", "KHR_draco_mesh_compression", "KHR_mesh_quantization", MESHOPT}
-"""Those that change what the buffers of a file mean, and are read."""
 UNREAD_EXTENSIONS = {"KHR_meshopt_compression", "KHR_texture_basisu", "MESHOPT_compression"}
+"""Other ways to store arrays and images, without which a file shows nothing, or no colours."""
+
+
+class UnreadExtension(ValueError):
+    """A GLB stores its arrays or images in a way that is not read; the message names it."""
 
 
 def plain_glb(content: bytes) -> bytes:
     """The same GLB with plain arrays.
 
     Raises:
-        ValueError: it is no GLB, is damaged, or stores its arrays in a way that is not read.
+        UnreadExtension: it needs one.
+        ValueError: it is no GLB, or is damaged.
     """
     document, binary = split(content)
     required = set(document.get("extensionsRequired", ()))
     if unread := sorted(required & UNREAD_EXTENSIONS):
-        raise ValueError(f"needs {', '.join(unread)}, which is not read")
+        raise UnreadExtension(f"needs {', '.join(unread)}, which is not read")
     accessors = document.get("accessors", [])
     has_normalized = any(each.get("normalized") and "bufferView" in each for each in accessors)
     if MESHOPT not in required and not has_normalized:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import get_args
 
 import numpy as np
@@ -10,11 +11,13 @@ import trimesh
 from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
+from pipeline.errors import InvalidRequest
 from pipeline.formats.glb import glb_bytes
 from pipeline.formats.glb_buffers import container
 from pipeline.formats.glb_reading import plain_glb, split
 from pipeline.formats.material_images import MaterialImages
 from pipeline.formats.reading import read_glb
+from pipeline.inspection import inspect
 from pipeline.mesh.material import Material
 from schemas.formats import Compression
 from tests.formats.meshes import TEXTURE
@@ -123,3 +126,12 @@ def test_normalized_integers_of_an_interleaved_view_are_read() -> None:
     start = plain["bufferViews"][plain["accessors"][1]["bufferView"]]["byteOffset"]
     uvs = np.frombuffer(binary, np.float32, 6, start).reshape(3, 2)
     assert uvs == pytest.approx(np.array([[0, 0], [1, 32768 / 65535], [0.2, 0]]))
+
+
+def test_inspect_says_what_it_cannot_read(tmp_path: Path) -> None:
+    document, binary = split(encoded("none"))
+    path = tmp_path / "other.glb"
+    path.write_bytes(container(document | {"extensionsRequired": ["KHR_meshopt_compression"]}, binary))
+
+    with pytest.raises(InvalidRequest, match=r"other\.glb: needs KHR_meshopt_compression, which is not read$"):
+        inspect(path)

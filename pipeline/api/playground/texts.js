@@ -42,7 +42,7 @@ export const HINTS = {
   size: "The longest side. By default 1 m, and 0.1 m in STL and 3MF.",
   origin: "What lies at the origin: the middle of the base, or of the whole model.",
   up_axis: "By default `z` in STL, 3MF and PLY, and `y` elsewhere, as programs expect it.",
-  texture_format: "`jpeg` and `webp` are a fifth and a tenth as large, and hardly differ. `webp` is for GLB alone.",
+  texture_format: "`jpeg` and `webp` are much smaller, and hardly differ. `webp` is for GLB alone.",
   compression: "`meshopt` and `draco` make a GLB small for web pages; `quantize` a little. Fewer programs open such files.",
   resolution: "How fine the shape is. Higher takes longer and more memory.",
   texture_size: "Pixels along one side of the image on the surface.",
