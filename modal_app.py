@@ -5,7 +5,7 @@
     modal deploy modal_app.py
     modal run modal_app.py::smoke
 
-One image without a deployment: `modal run modal_app.py --image robot.png --out robot.glb`.
+One image without a deployment: `modal run modal_app.py --image robot.png --out robot.glb`; or `--text "a robot"`.
 """
 
 from __future__ import annotations
@@ -38,6 +38,9 @@ NAME = "image-to-3d"
 # Read once per process. Containers get them by their environment, since they import this file without the deployer's.
 SETTINGS, SCALING = Settings(), ScalingSettings()
 ENVIRONMENT = environment_of_containers(engine=SCALING.engine, weights="/weights", data_dir="/data")
+BLOCKLIST = "/blocklist.txt"  # a copy of the deployer's file, in the web function
+if SETTINGS.prompt_blocklist_file is not None:
+    ENVIRONMENT |= {"IMAGE_TO_3D_PROMPT_BLOCKLIST_FILE": BLOCKLIST}
 
 # Images: Python and packages only. No CUDA toolkit, no compiler, no build step; torch's wheels contain CUDA.
 
@@ -55,6 +58,8 @@ def image(*extras: str) -> modal.Image:
 
 TRACED = ("tracing",) if SETTINGS.is_traced else ()
 web_image = image("postgres", *TRACED)
+if SETTINGS.prompt_blocklist_file is not None and modal.is_local():
+    web_image = web_image.add_local_file(SETTINGS.prompt_blocklist_file, BLOCKLIST)
 work_image = image("postgres", "matting", "usd", *TRACED)
 gpu_image = image(*{find_spec(name).extra for name in (SCALING.engine, *SCALING.further_engines)})
 weights_image = image("trellis")
@@ -151,7 +156,9 @@ class Generator(EngineContainer):
 GENERATORS: dict[str, Any] = {SCALING.engine: Generator}
 for _name in SCALING.further_engines:
     # In its container, Modal finds a class as an attribute of this module.
-    _class = type(f"{_name.title()}Generator", (EngineContainer,), {"engine": _name, "__module__": __name__})
+    _class = type(
+        f"{_name.title().replace('-', '')}Generator", (EngineContainer,), {"engine": _name, "__module__": __name__}
+    )
     GENERATORS[_name] = globals()[_class.__name__] = app.cls(**gpu_options(_name, min_containers=0))(_class)
 
 
@@ -233,19 +240,22 @@ def clean() -> None:
 @app.function(
     image=weights_image, secrets=[settings], volumes={"/weights": weights}, env=FAST_DOWNLOAD, timeout=60 * MINUTES
 )
-def fetch_weights(engine: str = SCALING.engine) -> None:
-    """Download an engine's published weights and the best background remover to the Volume, once, pinned."""
+def fetch_weights(engine: str = SCALING.engine, size: str = "") -> None:
+    """Download an engine's published weights and the best background remover to the Volume, once, pinned.
+
+    `--size base`, `large` or `xlarge` is for trellis-text.
+    """
     from pipeline.nn.remover_weights import BIREFNET, fetch_remover
 
     if (published := weights_module(find_spec(engine))) is not None:
-        published.fetch_weights(Path("/weights"), report=print)
+        published.fetch_weights(Path("/weights"), report=print, **({"size": size} if size else {}))
     fetch_remover(Path("/weights"), spec=BIREFNET, report=print)
     weights.commit()
 
 
 @app.function(volumes=WEIGHTS, secrets=[settings], name="make_files", **WORK)
 def generate_once(body: dict[str, Any], file_prefix: str, channel: str) -> dict[str, Any]:
-    """One image without a service, for `modal run modal_app.py --image …`."""
+    """One image without a service, for `modal run modal_app.py --image …` and `--text …`."""
     from pipeline.on_modal import one_shot
     from pipeline.on_modal.control_channel import ControlChannel
 
@@ -291,12 +301,23 @@ def smoke(url: str = "", webhook: str = "") -> None:
 
 @app.local_entrypoint()
 @with_field_options
-def main(image: str, out: str = "out.glb", also: str = "", force: bool = False, **fields: str | bool) -> None:
-    """Generate from one image, or from several views separated by commas; the files are written beside `--out`.
+def main(
+    image: str = "", text: str = "", out: str = "out.glb", also: str = "", force: bool = False, **fields: str | bool
+) -> None:
+    """Generate from one image, from several views separated by commas, or from a text; writes beside `--out`.
 
     `--also stl,ply` names further formats of the same asset.
     """
-    run_from_terminal(image, Path(out), fields, spawn=generate_once.spawn, entries=shared_dict, also=also, force=force)
+    run_from_terminal(
+        image or None,
+        Path(out),
+        fields,
+        text=text or None,
+        spawn=generate_once.spawn,
+        entries=shared_dict,
+        also=also,
+        force=force,
+    )
 
 
 def store_and_master_keys() -> tuple[Store, Sequence[bytes]]:

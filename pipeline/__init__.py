@@ -29,10 +29,10 @@ if TYPE_CHECKING:
         ignore_steps,
     )
     from pipeline.errors import CallerError, Cancelled, ImageTo3DError, StageError
-    from pipeline.inspection import InspectionReport, inspect
+    from pipeline.inspection import InspectionReport, inspect, inspect_print
     from pipeline.mesh.material import SurfaceAttributes
     from pipeline.mesh.tri_mesh import TriMesh
-    from pipeline.python_api import GenerationResult, ImageSource, OnProgress, generate
+    from pipeline.python_api import GenerationResult, ImageSource, OnProgress, generate, generate_from_text
 
 __all__ = [
     "AttributeSource",
@@ -54,8 +54,10 @@ __all__ = [
     "TriMesh",
     "__version__",
     "generate",
+    "generate_from_text",
     "ignore_steps",
     "inspect",
+    "inspect_print",
 ]
 
 _MODULES = {
@@ -70,10 +72,10 @@ _MODULES = {
         "ignore_steps",
     ),
     "pipeline.errors": ("CallerError", "Cancelled", "ImageTo3DError", "StageError"),
-    "pipeline.inspection": ("InspectionReport", "inspect"),
+    "pipeline.inspection": ("InspectionReport", "inspect", "inspect_print"),
     "pipeline.mesh.material": ("SurfaceAttributes",),
     "pipeline.mesh.tri_mesh": ("TriMesh",),
-    "pipeline.python_api": ("GenerationResult", "ImageSource", "OnProgress", "generate"),
+    "pipeline.python_api": ("GenerationResult", "ImageSource", "OnProgress", "generate", "generate_from_text"),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -3,7 +3,8 @@
 ImageTo3DError
 ├── CallerError             the sender can correct it; never retried
 │   ├── InvalidRequest      a field is missing, malformed or out of bounds
-│   │   └── IdempotencyKeyReused  an Idempotency-Key was sent again with another body
+│   │   ├── IdempotencyKeyReused  an Idempotency-Key was sent again with another body
+│   │   └── PromptRefused   the deployment's rules refuse a text
 │   ├── UnreadableImage     an image cannot be decoded, or shows no subject
 │   ├── BlockedAddress      a URL leads to an address that this deployment does not connect to
 │   ├── DownloadFailed      an image's URL answered with an error, or with something else than an image
@@ -32,7 +33,7 @@ ImageTo3DError
 │   └── Interrupted         the job's workers stopped too often before it was finished
 ├── InternalError           an unexpected exception outside of any job
 ├── StoreUnavailable        the database is locked, full or unreachable; nothing was changed
-├── ServiceBusy             too many large requests are arriving at once
+├── ServiceBusy             too many large requests arrive at once, or the moderation service does not answer
 ├── LeaseLost               a worker wrote to a job that is no longer its own
 ├── CannotStart             a process of the service cannot start on this machine, for its operator
 └── Cancelled               the caller asked for the job to stop
@@ -56,6 +57,12 @@ class IdempotencyKeyReused(InvalidRequest):
     """An Idempotency-Key was sent again with another body."""
 
     code = "idempotency_key_reused"
+
+
+class PromptRefused(InvalidRequest):
+    """The deployment's list of words, or the moderation service that it asks, refuses a text."""
+
+    code = "prompt_refused"
 
 
 class UnreadableImage(CallerError):
@@ -270,7 +277,7 @@ class StoreUnavailable(ImageTo3DError):
 
 
 class ServiceBusy(ImageTo3DError):
-    """Too many large requests of callers whose key is not known yet are arriving at once."""
+    """Too many large requests of callers whose key is not known arrive at once, or moderation does not answer."""
 
     code = "service_busy"
     retryable = True  # they end, or are refused, within a minute

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import io
-import zipfile
 from dataclasses import dataclass, fields
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.errors import InvalidRequest, MissingExtra
-from schemas.formats import FORMATS, ZIP_MAGIC
+from pipeline.formats.file_type import file_type_of
+from schemas.formats import FORMATS
 
 if TYPE_CHECKING:
     import trimesh
 
+    from pipeline.mesh.print_check import PrintReport
     from pipeline.mesh.tri_mesh import TriMesh
-
-STL_HEADER_BYTES, STL_FACE_BYTES = 84, 50
+    from schemas.request import UpAxis
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,53 @@ def inspect(file: str | PathLike[str] | bytes, *, file_type: str | None = None) 
         InvalidRequest: it cannot be read, or holds no mesh.
         MissingExtra: the part of the installation that reads 3D files is absent.
     """
+    parts, mesh, _ = _read(file, file_type)
+    from pipeline.mesh.measure import measure
+
+    report = measure(mesh)
+    reported = {field.name for field in fields(InspectionReport)}
+    counts = {field.name: getattr(report, field.name) for field in fields(report) if field.name in reported}
+    return InspectionReport(
+        **counts,
+        texture_size=_texture_size(parts[0]),
+        has_vertex_colours=getattr(parts[0].visual, "kind", None) == "vertex",
+    )
+
+
+def inspect_print(
+    file: str | PathLike[str] | bytes,
+    *,
+    file_type: str | None = None,
+    min_wall_mm: float = 0.8,
+    up_axis: UpAxis | None = None,
+) -> PrintReport:
+    """Measure what a 3D printer needs to know of a file, at the size that it has.
+
+    Args:
+        file, file_type: as for `inspect`.
+        min_wall_mm: thinner walls are reported.
+        up_axis: the axis that points up on the printer; by default z for STL, 3MF and PLY, and y for the others.
+
+    Raises:
+        InvalidRequest: it cannot be read, or holds no mesh.
+        MissingExtra: the part of the installation that reads 3D files is absent.
+    """
+    _, mesh, read_as = _read(file, file_type)
+    from pipeline.mesh.print_check import check_print
+    from pipeline.mesh.tri_mesh import TriMesh
+
+    if (up_axis or FORMATS[read_as].up_axis) == "z":
+        mesh = TriMesh(mesh.vertices[:, [0, 2, 1]] * (1, 1, -1), mesh.faces)
+    return check_print(mesh, mm_per_unit=1000, min_wall_mm=min_wall_mm)
+
+
+def _read(file: str | PathLike[str] | bytes, file_type: str | None) -> tuple[list[trimesh.Trimesh], TriMesh, str]:
+    """The parts of a file, all of them as one mesh in metres, and the format that it was read as.
+
+    Raises:
+        InvalidRequest: it cannot be read, or holds no mesh.
+        MissingExtra: the part of the installation that reads 3D files is absent.
+    """
     name = "the file" if isinstance(file, bytes) else str(Path(file))
     if isinstance(file, bytes):
         source, ending = io.BytesIO(file), file_type_of(file)
@@ -75,26 +122,19 @@ def inspect(file: str | PathLike[str] | bytes, *, file_type: str | None = None) 
 
         from pipeline.formats.glb_reading import UnreadExtension
         from pipeline.formats.reading import read_scene
-        from pipeline.mesh.measure import measure
     except ModuleNotFoundError as error:
         raise MissingExtra("inspect", extra="local") from error
+    read_as = file_type or ending
     try:
-        loaded = read_scene(source, file_type=file_type or ending)
+        loaded = read_scene(source, file_type=read_as)
         parts = [part for part in loaded.dump() if isinstance(part, trimesh.Trimesh) and len(part.faces)]
         if not parts:
             raise ValueError("no mesh")
-        report = measure(_join(parts, units_per_metre=_units_per_metre(file_type or ending)))
+        return parts, _join(parts, units_per_metre=_units_per_metre(read_as)), read_as
     except UnreadExtension as error:
         raise InvalidRequest(f"{name}: {error}") from error
     except Exception as error:  # readers of foreign files raise anything
         raise InvalidRequest(f"{name}: is no 3D file that can be read") from error
-    reported = {field.name for field in fields(InspectionReport)}
-    counts = {field.name: getattr(report, field.name) for field in fields(report) if field.name in reported}
-    return InspectionReport(
-        **counts,
-        texture_size=_texture_size(parts[0]),
-        has_vertex_colours=getattr(parts[0].visual, "kind", None) == "vertex",
-    )
 
 
 def _readable(path: Path) -> Path:
@@ -110,27 +150,6 @@ def _readable(path: Path) -> Path:
         raise InvalidRequest(f"{path}: {error.strerror}") from None
     except ValueError:
         raise InvalidRequest("the file's path holds a NUL character") from None
-
-
-def file_type_of(content: bytes) -> str:
-    """The format of a 3D file by how it begins; obj, which begins with anything, where it is none of the others."""
-    if content.startswith(ZIP_MAGIC):
-        return _zip_file_type(content)
-    for name, spec in FORMATS.items():
-        if spec.magic and content.startswith(spec.magic):
-            return name
-    faces = int.from_bytes(content[80:STL_HEADER_BYTES], "little")
-    is_binary_stl = len(content) == STL_HEADER_BYTES + STL_FACE_BYTES * faces
-    return "stl" if is_binary_stl or content[:5] == b"solid" else "obj"
-
-
-def _zip_file_type(content: bytes) -> str:
-    """Which of the formats that are zip archives a file has: 3mf or usdz."""
-    try:
-        names = zipfile.ZipFile(io.BytesIO(content)).namelist()
-    except zipfile.BadZipFile:
-        return "3mf"
-    return "usdz" if any(name.endswith((".usd", ".usda", ".usdc")) for name in names) else "3mf"
 
 
 def _units_per_metre(file_type: str) -> float:

@@ -35,7 +35,8 @@ from pipeline.storage.own_links import OwnLinks
 from pipeline.storage.s3 import JOB_PATIENCE
 from pipeline.storage.shared_work import SharedWork
 from pipeline.webhooks.sender import WebhookDispatcher
-from schemas.request import ImageTo3DRequest
+from schemas.request import GenerationRequest
+from schemas.text import request_model
 
 STALE_FOLDER_S = 600.0
 """A work folder is kept for so long after its last change, even if its job has ended or is unknown."""
@@ -80,7 +81,8 @@ class JobHandler:
         Raises:
             StoreUnavailable: the store did not answer in the middle of the job.
         """
-        request = ImageTo3DRequest.model_validate_json(self._service.store.request_of(job.id))
+        model = request_model(job.meta.parameters)
+        request = model.model_validate_json(self._service.store.request_of(job.id))
         folder = folder_of(job, self._service.settings.work_dir)
         if self._shared_work is not None:
             self._shared_work.restore(folder)
@@ -124,14 +126,14 @@ class JobHandler:
         return load_generation(kept)
 
     def _deliver_and_keep(
-        self, job: Job, request: ImageTo3DRequest, is_cancelled: IsCancelled, files: Sequence[OutputFile]
+        self, job: Job, request: GenerationRequest, is_cancelled: IsCancelled, files: Sequence[OutputFile]
     ) -> Delivery:
         delivery = self._deliver(job, request, is_cancelled, files)
         folder = folder_of(job, self._service.settings.work_dir)
         self._generations.keep(job.file_prefix, folder / GENERATION)  # before the end is written: a kill loses neither
         return delivery
 
-    def _load_views(self, is_cancelled: IsCancelled, request: ImageTo3DRequest) -> list[ForegroundImage]:
+    def _load_views(self, is_cancelled: IsCancelled, request: GenerationRequest) -> list[ForegroundImage]:
         self._prepare(request.engine)
         decode = partial(self._decoder.decode, is_cancelled=is_cancelled)
         download = partial(self._download, is_cancelled)
@@ -146,7 +148,7 @@ class JobHandler:
         return fetch(url, policy=self._service.settings, is_cancelled=is_cancelled)
 
     def _deliver(
-        self, job: Job, request: ImageTo3DRequest, is_cancelled: IsCancelled, files: Sequence[OutputFile]
+        self, job: Job, request: GenerationRequest, is_cancelled: IsCancelled, files: Sequence[OutputFile]
     ) -> Delivery:
         bucket: CustomerBucket | None = None
         if not request.temp:

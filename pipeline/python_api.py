@@ -23,16 +23,18 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, cast
 
-from pipeline.engines.registry import find_spec, require_weights
+from pipeline.engines.registry import ENGINES, choose_engine, find_spec, require_weights
 from pipeline.errors import Cancelled, ImageTo3DError, InvalidRequest, MissingExtra, UnwritableOutput
 from pipeline.storage.base import cutout_names, output_names
 from schemas.formats import Compression, OutputFormat, TextureFormat
-from schemas.request import ImageTo3DRequest, Origin, UpAxis, parse_request
+from schemas.request import GenerationRequest, ImageTo3DRequest, Origin, UpAxis, parse_request
+from schemas.table import SERVICE_FIELDS
+from schemas.text import TextTo3DRequest, parse_text_request
 
 if TYPE_CHECKING:
     import numpy as np
@@ -156,6 +158,8 @@ def generate(
     up_axis: UpAxis | None = None,
     texture_format: TextureFormat = "png",
     compression: Compression = "none",
+    print_ready: bool = False,
+    min_wall_mm: float = 0.8,
     ss_sampling_steps: int = 12,
     ss_guidance_strength: float = 7.5,
     slat_sampling_steps: int = 12,
@@ -210,6 +214,9 @@ def generate(
         texture_format: `png`, `jpeg`, or in a GLB `webp`; the two lossy ones at 39 dB or better.
         compression: of a GLB's geometry: `none`, `quantize`, `meshopt` or `draco`. Each needs an extension of glTF in
             the programs that open the file; docs/formats.md has which do.
+        print_ready: make it one solid shell that stands on a flat base. Warnings say what was changed for that, and
+            which walls are thinner than `min_wall_mm`; `meta["print"]` has the measures.
+        min_wall_mm: 0.1 to 10.
         ss_sampling_steps, ss_guidance_strength: stage 1 of TRELLIS, the sparse structure: 1 to 50, 0 to 10.
         slat_sampling_steps, slat_guidance_strength: stage 2 of TRELLIS, the structured latent: 1 to 50, 0 to 10.
         chunk_size: points evaluated at once, 1 to 12000: peak memory falls with it, the result stays.
@@ -254,31 +261,97 @@ def generate(
         "up_axis": up_axis,
         "texture_format": texture_format,
         "compression": compression,
+        "print_ready": print_ready,
+        "min_wall_mm": min_wall_mm,
         "ss_sampling_steps": ss_sampling_steps,
         "ss_guidance_strength": ss_guidance_strength,
         "slat_sampling_steps": slat_sampling_steps,
         "slat_guidance_strength": slat_guidance_strength,
         "chunk_size": chunk_size,
     }
-    if engine is not None and not isinstance(engine, str) and not hasattr(engine, "generate"):
-        raise InvalidRequest(f"engine must be a name or an Engine, got {type(engine).__name__}")
-    request = parse_request(body).request
+    own_engine = _checked_engine(engine)
     settings = read_settings(weights=None if weights is None else str(weights))
-
-    def check_weights(name: str) -> None:
-        remedy = f"image-to-3d fetch-weights --engine {name} --dir {settings.weights}"
-        require_weights(find_spec(name), settings.weights, remedy=remedy)
-
     return run_request(
-        request,
+        parse_request(body).request,
         sources,
         settings=settings,
         file_prefix=_file_prefix(file_prefix, sources[0]),
-        engine=None if isinstance(engine, str) else engine,
+        engine=own_engine,
         allow_private_addresses=allow_private_addresses,
-        before_weights=check_weights,
+        before_weights=partial(_require_weights, settings),
         on_progress=on_progress,
     )
+
+
+def generate_from_text(
+    prompt: str,
+    *,
+    negative_prompt: str = "",
+    init_mesh: str | PathLike[str] | None = None,
+    engine: str | Engine | None = None,
+    weights: str | PathLike[str] | None = None,
+    file_prefix: str | None = None,
+    allow_private_addresses: bool = False,
+    on_progress: OnProgress | None = None,
+    **fields: Any,
+) -> GenerationResult:
+    """Turn a text into a textured 3D file.
+
+    Args:
+        prompt: what to make, in English, 1 to 1,000 characters. The model reads about the first 55 words; `warnings`
+            quotes what it does not read.
+        negative_prompt: what to stay away from.
+        init_mesh: a path, an http(s) URL or a data URI of a GLB, OBJ, STL or PLY whose shape is kept; only details and
+            colours are generated.
+        engine: `trellis-text` (the default), or an object of your own with the `Engine` protocol.
+        weights, file_prefix, allow_private_addresses, on_progress: as in `generate`.
+        fields: any other keyword of `generate` that is not about images, such as `output_format`, `seed` and `render`.
+            The sampling fields have the defaults of the released models: 25 steps and a strength of 7.5 in both stages.
+
+    Raises:
+        TypeError: a keyword is no field of a text.
+        CallerError, StageError: as `generate` raises them.
+    """
+    for name in fields:
+        if name not in TextTo3DRequest.model_fields or name in SERVICE_FIELDS:
+            raise TypeError(f"generate_from_text() got an unexpected keyword argument {name!r}")
+    own_engine = _checked_engine(engine)
+    body = {
+        **fields,
+        "prompt": prompt,
+        "negative_prompt": negative_prompt,
+        "init_mesh": None if init_mesh is None else str(init_mesh),
+        "engine": engine if isinstance(engine, str) else None,
+    }
+    settings = read_settings(weights=None if weights is None else str(weights))
+    return run_request(
+        parse_text_request(body).request,
+        (),
+        settings=settings,
+        file_prefix=_file_prefix(file_prefix or DEFAULT_FILE_PREFIX, ""),
+        engine=own_engine,
+        allow_private_addresses=allow_private_addresses,
+        before_weights=partial(_require_weights, settings),
+        on_progress=on_progress,
+    )
+
+
+def _checked_engine(engine: str | Engine | None) -> Engine | None:
+    """The engine that the caller passed, None where it is a name.
+
+    Raises:
+        InvalidRequest: it is neither.
+    """
+    if engine is None or isinstance(engine, str):
+        return None
+    if not hasattr(engine, "generate"):
+        raise InvalidRequest(f"engine must be a name or an Engine, got {type(engine).__name__}")
+    return engine
+
+
+def _require_weights(settings: Settings, name: str) -> None:
+    remedy = f"image-to-3d fetch-weights --engine {name} --dir {settings.weights}"
+    require_weights(find_spec(name), settings.weights, remedy=remedy)
 
 
 @cache
@@ -303,7 +376,7 @@ def read_settings(*, weights: str | None = None) -> Settings:
 
 
 def run_request(
-    request: ImageTo3DRequest,
+    request: GenerationRequest,
     sources: Sequence[ImageSource],
     *,
     settings: Settings,
@@ -316,7 +389,7 @@ def run_request(
     """Run a validated request on this machine.
 
     Args:
-        sources: the images themselves; those of the request are not read.
+        sources: the images themselves, none with a text; those of the request are not read.
         engine: used instead of the one that the request names.
         before_weights: called with the engine's name before its weights, or those of its background remover, are
             looked for; more than once.
@@ -325,13 +398,17 @@ def run_request(
     Raises:
         ImageTo3DError: as `generate` does; also any exception that `on_progress` raises.
     """
-    name = request.engine or DEFAULT_ENGINE
+    offered = dict.fromkeys((DEFAULT_ENGINE, *(spec.name for spec in ENGINES)))
+    name = (
+        DEFAULT_ENGINE if engine is not None else choose_engine(request.engine, request.kind, offered=[*offered]).name
+    )
     with _needs_extra(f"the {name} engine" if engine is None else "an engine", name if engine is None else None):
         from pipeline.imaging.cutout import Separation, separate
         from pipeline.imaging.rembg_remover import select_background_remover
         from pipeline.net.download import fetch
         from pipeline.stages.generate import run_engine
         from pipeline.stages.intake import foreground_images
+        from pipeline.stages.intake import load_views as load_inputs
     policy = _AddressPolicy(allow_private_addresses, settings.user_agent)
 
     def prepare_weights() -> None:
@@ -342,7 +419,9 @@ def run_request(
         prepare_weights()  # the background remover's weights are fetched with the engine's
         return (select_background_remover(settings.matting_model, settings.weights) or separate)(rgb)
 
-    def load_views(request: ImageTo3DRequest) -> list[ForegroundImage]:
+    def load_views(request: GenerationRequest) -> list[ForegroundImage]:
+        if not isinstance(request, ImageTo3DRequest):
+            return load_inputs(request, fetch=lambda url: fetch(url, policy), allow_paths=True)
         images = (_decode(source, fetch=lambda url: fetch(url, policy)) for source in sources)
         views = foreground_images(images, multi_image=request.multi_image, remove_bg=request.remove_bg, remover=remover)
         request.check_view_angles(len(views))
@@ -382,7 +461,7 @@ def run_request(
 
 
 def run_in_memory(
-    request: ImageTo3DRequest,
+    request: GenerationRequest,
     *,
     file_prefix: str,
     load_views: LoadViews,
@@ -443,7 +522,7 @@ def rename_model(files: Mapping[str, Content], name: str) -> dict[str, Content]:
     return {name if number == 0 else old: content for number, (old, content) in enumerate(files.items())}
 
 
-def check_output_files(request: ImageTo3DRequest, output: Path) -> None:
+def check_output_files(request: GenerationRequest, output: Path) -> None:
     """Check that no file of a job exists yet, before minutes are spent on making them.
 
     Args:
@@ -463,7 +542,7 @@ def check_output_files(request: ImageTo3DRequest, output: Path) -> None:
         has_normal_map=request.normal_map and not request.no_texture,
         extra_endings=splat,
     )
-    cutouts = cutout_names(output.stem, views=len(request.image))
+    cutouts = cutout_names(output.stem, views=len(request.sources) if request.kind == "image" else 0)
     for name in (output.name, *(name for name, _ in named[1:]), *cutouts):
         if (output.parent / name).exists():
             raise UnwritableOutput(f"{output.parent / name} exists already; --force replaces it")

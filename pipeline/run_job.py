@@ -38,7 +38,7 @@ from pipeline.stages.intake import LoadedViews
 from pipeline.storage.base import OutputFile
 from pipeline.telemetry import StageTimer
 from schemas.formats import FORMATS
-from schemas.request import ImageTo3DRequest
+from schemas.request import GenerationRequest
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ STAGE_ERRORS: dict[str, type[StageError]] = {
 GENERATION = "generate.pickle"
 """The checkpoint of a generation in a work folder."""
 
-LoadViews = Callable[[ImageTo3DRequest], list[ForegroundImage]]
+LoadViews = Callable[[GenerationRequest], list[ForegroundImage]]
 Generate = Callable[[Sequence[ForegroundImage], GenerationOptions, OnStep], Generation]
 Deliver = Callable[[Sequence[OutputFile]], Delivery]
 OnProgress = Callable[[str, int], None]
@@ -68,7 +68,7 @@ Result = TypeVar("Result")
 
 
 def run_job(
-    request: ImageTo3DRequest,
+    request: GenerationRequest,
     *,
     file_prefix: str,
     work_dir: Path,
@@ -102,13 +102,15 @@ def run_job(
     def generated() -> Generation:
         views = run.stage("intake", load_views, request)
         options = options_of(request, seed=run.seed)
+        if isinstance(views, LoadedViews) and views.init_voxels is not None:
+            options = replace(options, init_voxels=views.init_voxels)
         return run.stage("generate", generate, list(views), options, run.on_step)
 
     return _run_stages(run, generated, deliver=deliver, on_error=on_error)
 
 
 def run_export(
-    request: ImageTo3DRequest,
+    request: GenerationRequest,
     *,
     file_prefix: str,
     work_dir: Path,
@@ -196,7 +198,7 @@ class _Run:
 
     def __init__(
         self,
-        request: ImageTo3DRequest,
+        request: GenerationRequest,
         file_prefix: str,
         work_dir: Path,
         on_progress: OnProgress,

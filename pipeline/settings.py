@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -21,7 +20,7 @@ from pipeline.jobs.model import KeyLimits
 from pipeline.telemetry import LogFormat
 from pipeline.version import user_agent
 from schemas.contract import is_http_url
-from schemas.formats import FORMATS
+from schemas.formats import FORMATS, is_installed
 
 MIB = 2**20
 HOUR_S = 3600.0
@@ -125,6 +124,19 @@ class Settings(BaseSettings):
     """How far the sampling times of stage 1 are shifted towards noise."""
     trellis_slat_cfg_interval: Annotated[tuple[Time, Time], NoDecode] = (0.5, 1.0)
     trellis_slat_rescale_t: float = Field(default=3.0, gt=0)
+    trellis_text_size: Literal["base", "large", "xlarge"] | None = None
+    """Which of the text models is loaded; None means the largest whose weights are there."""
+    init_mesh: bool = False
+    """Allow a submit of a text to give a mesh, whose shape is kept."""
+    prompt_blocklist_file: Path | None = Field(
+        default=None,
+        validation_alias=AliasChoices("IMAGE_TO_3D_PROMPT_BLOCKLIST_FILE", "PROMPT_BLOCKLIST_FILE"),
+    )
+    """Words and phrases, one a line, that no prompt may hold; None means no such list."""
+    moderation_url: str | None = None
+    """A service that is asked about every prompt; None means none."""
+    moderation_token: SecretStr | None = None
+    """The bearer token that the moderation service requires."""
     matting_model: str | None = None
     """The background removal model, by rembg's name for it; None means the best fetched one, if there is one."""
     workers: int = Field(default=1, ge=0, le=256)
@@ -250,7 +262,7 @@ class Settings(BaseSettings):
         """
         if self.output_formats:
             return self.output_formats
-        can_export = find_spec("numpy") is not None
+        can_export = is_installed("numpy")
         return tuple(name for name, spec in FORMATS.items() if spec.is_writable or not can_export)
 
     @property
@@ -269,7 +281,8 @@ class Settings(BaseSettings):
                 "ss_rescale_t": self.trellis_ss_rescale_t,
                 "slat_cfg_interval": self.trellis_slat_cfg_interval,
                 "slat_rescale_t": self.trellis_slat_rescale_t,
-            }
+            },
+            "trellis-text": {"dtype": self.trellis_dtype, "size": self.trellis_text_size},
         }
 
     def price_of(self, engine: str, *, seconds: float) -> float | None:

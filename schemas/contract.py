@@ -318,6 +318,29 @@ class Text(_Reader):
 
 
 @dataclass(frozen=True)
+class Prompt(_Reader):
+    """A text of any script, signs and line breaks, stripped; no NUL and no lone surrogate."""
+
+    max_chars: int
+    least: int = 1
+
+    def read(self, value: object) -> str:
+        if not isinstance(value, str):
+            fail(f"must be a text, got {json_type_name(value)}")
+        text = value.strip()
+        if not self.least <= len(text) <= self.max_chars:
+            bounds = f"{self.least} to {self.max_chars}" if self.least else f"at most {self.max_chars}"
+            fail(f"must have {bounds} characters, got {len(text)}")
+        if not is_plain_text(text):
+            fail("must be plain text without NUL characters or lone surrogates")
+        return text
+
+    def describe(self) -> dict[str, Any]:
+        schema: dict[str, Any] = {"type": "string", "maxLength": self.max_chars}
+        return schema | {"minLength": self.least} if self.least else schema
+
+
+@dataclass(frozen=True)
 class Secret(_Reader):
     """A text that no message repeats, or null.
 
@@ -377,6 +400,21 @@ class ImageList(_Reader):
     def describe(self) -> dict[str, Any]:
         image = {"type": "string", "minLength": 1}
         return {"anyOf": [image, {"type": "array", "items": image, "minItems": 1, "maxItems": self.most}]}
+
+
+@dataclass(frozen=True)
+class FileSource(_Reader):
+    """A file as a URL, a data URI or base64, or null."""
+
+    def read(self, value: object) -> str | None:
+        if value is None:
+            return None
+        if not isinstance(value, str):
+            fail(f"must be an http(s) URL, a data URI or base64, got {json_type_name(value)}")
+        return ImageList(1).read(value)[0]
+
+    def describe(self) -> dict[str, Any]:
+        return {"anyOf": [{"type": "string", "minLength": 1}, {"type": "null"}]}
 
 
 @dataclass(frozen=True)

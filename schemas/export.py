@@ -7,6 +7,7 @@ from typing import Any
 
 from schemas.errors import InvalidRequest
 from schemas.request import ImageTo3DRequest, ParsedRequest, ignored_fields, read_fields, validate_fields
+from schemas.text import request_model
 
 EXPORT_FIELDS = (
     "key",
@@ -21,6 +22,8 @@ EXPORT_FIELDS = (
     "size",
     "origin",
     "up_axis",
+    "print_ready",
+    "min_wall_mm",
     "no_texture",
     "normal_map",
     "render",
@@ -53,12 +56,12 @@ def parse_export(body: object, *, parameters: Mapping[str, Any], job_id: int) ->
     if "output_format" in given:
         known.pop("output_formats", None)  # likewise
     changed = {name: value for name, value in given.items() if name in EXPORT_FIELDS}
-    request = validate_fields({**known, **changed, "image": f"the images of job {job_id}"})
+    request = validate_fields({**known, **changed, "image": f"the images of job {job_id}"}, request_model(parameters))
     if known.get("no_texture") and not request.no_texture:
         raise InvalidRequest(f"no_texture must be true: job {job_id} was generated without a texture")
     if request.render and not known.get("render"):
         raise InvalidRequest(f"render must be false: job {job_id} was generated without a turntable")
-    return ParsedRequest(request, ignored_fields(given, EXPORT_FIELDS))
+    return ParsedRequest(request, ignored_fields(given, EXPORT_FIELDS, reason="an export does not generate again"))
 
 
 def export_schema() -> dict[str, Any]:

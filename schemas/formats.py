@@ -6,6 +6,7 @@ A format is added here, and its encoder in `pipeline.formats.encode`. Knows noth
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from importlib.util import find_spec
 from typing import Literal
 
@@ -17,6 +18,12 @@ Compression = Literal["none", "quantize", "meshopt", "draco"]
 """How the geometry of a GLB is stored: as it is, in fewer bits, and these coded by one of glTF's two codecs."""
 
 ZIP_MAGIC = b"PK\x03\x04"
+
+
+@cache
+def is_installed(package: str) -> bool:
+    """Whether a package is installed here; looks through the folders of packages once, and imports nothing."""
+    return find_spec(package) is not None
 
 
 @dataclass(frozen=True)
@@ -68,8 +75,8 @@ class FormatSpec:
 
     @property
     def is_writable(self) -> bool:
-        """Whether the package of its encoder is installed here; looks it up without importing it."""
-        return not self.package or find_spec(self.package) is not None
+        """Whether the package of its encoder is installed here."""
+        return not self.package or is_installed(self.package)
 
     def texture_format(self, asked: TextureFormat) -> TextureFormat:
         """The format of its textures' images where a request asks for one: JPEG instead of WebP, both are lossy."""

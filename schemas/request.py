@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
@@ -34,6 +34,7 @@ from schemas.contract import (
 from schemas.errors import InvalidRequest
 from schemas.formats import OUTPUT_FORMATS, Compression, OutputFormat, TextureFormat
 
+RequestKind = Literal["image", "text"]
 Origin = Literal["bottom", "center"]
 UpAxis = Literal["y", "z"]
 MAX_VIEWS = 8
@@ -51,21 +52,58 @@ LEGACY_NAMES = {
     "face_limit": "target_faces",
 }
 """Field names of earlier versions of the documented API and of comparable services, and their names here."""
-NOT_PARAMETERS = {"key", "image", "webhook", "track_id"}
+NOT_PARAMETERS = {"key", "image", "init_mesh", "webhook", "track_id"}
 """Fields that do not shape the result: the caller, its images, and whom to notify."""
 
 
-class ImageTo3DRequest(BaseModel):
-    """A validated submit. Attributes are the documented fields; bounds are in the annotations."""
+class KeyedRequest(BaseModel):
+    """Who asks."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
     key: Annotated[SecretStr | None, Secret()] = Field(
         default=None, exclude=True, repr=False, description="API key; also as header `key` or `Authorization: Bearer`"
     )
+
+
+class _ImageInput(KeyedRequest):
+    """What a generation from images is made of. A base of its own, so that these fields come first."""
+
     image: Annotated[tuple[str, ...], ImageList(MAX_VIEWS)] = Field(
         repr=False, description="the image: http(s) URL, `data:` URI or bare base64; a list with `multi_image`"
     )
+    multi_image: Annotated[bool, LenientBool()] = Field(
+        default=False,
+        description="several views of one subject: a list, or one sheet of views on a transparent background",
+    )
+    multi_image_mode: Annotated[Literal["stochastic", "multidiffusion"] | None, OneOfOrNothing(MULTI_IMAGE_MODES)] = (
+        Field(default=None, description="how the engine combines several views (extension)")
+    )
+    view_angles: Annotated[tuple[ViewAngle, ...] | None, ViewAngles(MAX_VIEWS)] = Field(
+        default=None,
+        description="where each view was taken from, in the order of the views: degrees, or `front`, `right`, `back`, "
+        "`left`, `top`, `bottom`; guessed if not given (extension)",
+    )
+    depth: Annotated[float | None, BoundedFloatOrNothing(0, 1)] = Field(
+        default=None,
+        description="depth of the preview engine's solid: 0 is a thin plate, 1 is round, as deep as wide; by default "
+        "guessed from the contour and returned as `meta.depth` (extension)",
+    )
+    remove_bg: Annotated[bool, LenientBool()] = Field(
+        default=True,
+        description="remove the background; false: the whole image is the subject, and its transparency is ignored "
+        "(extension)",
+    )
+    foreground_ratio: Annotated[float | None, BoundedFloatOrNothing(0.5, 1)] = Field(
+        default=None,
+        description="share of the engine's frame that the longer side of the subject fills; by default the engine's "
+        "own: 0.83 for TRELLIS, 0.85 for TripoSR, 1 for the preview engine (extension)",
+    )
+
+
+class GenerationRequest(KeyedRequest):
+    """The fields that every generation has. Attributes are the documented fields; bounds are in the annotations."""
+
     render: Annotated[bool, LenientBool()] = Field(default=False, description="also deliver a turntable video (mp4)")
     output_format: Annotated[OutputFormat, one_of(OutputFormat)] = Field(
         default="glb", description="file format of the asset"
@@ -79,10 +117,6 @@ class ImageTo3DRequest(BaseModel):
     )
     resolution: Annotated[int, BoundedInt(64, 512)] = Field(
         default=256, description="resolution of the grid that the surface is extracted on"
-    )
-    multi_image: Annotated[bool, LenientBool()] = Field(
-        default=False,
-        description="several views of one subject: a list, or one sheet of views on a transparent background",
     )
     ss_guidance_strength: Annotated[float, BoundedFloat(0, 10)] = Field(
         default=7.5, description="guidance strength of stage 1, the sparse structure"
@@ -133,31 +167,8 @@ class ImageTo3DRequest(BaseModel):
         default=False,
         description="bake the relief that simplification removes into a normal map, in GLB, OBJ and USDZ (extension)",
     )
-    multi_image_mode: Annotated[Literal["stochastic", "multidiffusion"] | None, OneOfOrNothing(MULTI_IMAGE_MODES)] = (
-        Field(default=None, description="how the engine combines several views (extension)")
-    )
-    view_angles: Annotated[tuple[ViewAngle, ...] | None, ViewAngles(MAX_VIEWS)] = Field(
-        default=None,
-        description="where each view was taken from, in the order of the views: degrees, or `front`, `right`, `back`, "
-        "`left`, `top`, `bottom`; guessed if not given (extension)",
-    )
     splat: Annotated[bool, LenientBool()] = Field(
         default=False, description="also deliver the Gaussians as a splat `.ply`, if the engine has them (extension)"
-    )
-    depth: Annotated[float | None, BoundedFloatOrNothing(0, 1)] = Field(
-        default=None,
-        description="depth of the preview engine's solid: 0 is a thin plate, 1 is round, as deep as wide; by default "
-        "guessed from the contour and returned as `meta.depth` (extension)",
-    )
-    remove_bg: Annotated[bool, LenientBool()] = Field(
-        default=True,
-        description="remove the background; false: the whole image is the subject, and its transparency is ignored "
-        "(extension)",
-    )
-    foreground_ratio: Annotated[float | None, BoundedFloatOrNothing(0.5, 1)] = Field(
-        default=None,
-        description="share of the engine's frame that the longer side of the subject fills; by default the engine's "
-        "own: 0.83 for TRELLIS, 0.85 for TripoSR, 1 for the preview engine (extension)",
     )
     size: Annotated[float | None, BoundedFloatOrNothing(0.001, 1000)] = Field(
         default=None,
@@ -181,11 +192,29 @@ class ImageTo3DRequest(BaseModel):
         description="how a GLB stores the geometry: `quantize` in fewer bits, `meshopt` and `draco` also compressed; "
         "fewer programs read these (extension)",
     )
+    print_ready: Annotated[bool, LenientBool()] = Field(
+        default=False,
+        description="one solid shell on a flat base: cavities are filled, loose parts joined or removed, and walls "
+        "thinner than `min_wall_mm` named in `warning`; `meta.print` has the measures (extension)",
+    )
+    min_wall_mm: Annotated[float, BoundedFloat(0.1, 10)] = Field(
+        default=0.8, description="millimetres from which a wall is thick enough to print, for `print_ready` (extension)"
+    )
     retention_s: Annotated[int | None, BoundedInt(MIN_RETENTION_S, MAX_RETENTION_S, optional=True)] = Field(
         default=None,
         description="seconds for which temporary outputs can be downloaded, at most what the deployment allows "
         "(extension)",
     )
+
+    @property
+    def kind(self) -> RequestKind:
+        """What the asset is made from."""
+        raise NotImplementedError
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """What the job is made from besides text: URLs, data URIs or base64."""
+        return ()
 
     @property
     def points_at_once(self) -> int:
@@ -201,6 +230,20 @@ class ImageTo3DRequest(BaseModel):
         """Every parameter that shapes the result, with its effective value: the `meta` of responses."""
         return {**self.model_dump(mode="json", exclude=NOT_PARAMETERS), "output_formats": list(self.formats)}
 
+
+class ImageTo3DRequest(GenerationRequest, _ImageInput):
+    """A validated submit of images."""
+
+    @property
+    def kind(self) -> RequestKind:
+        """What the asset is made from."""
+        return "image"
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The images."""
+        return self.image
+
     def check_view_angles(self, views: int) -> None:
         """Check that every view has an angle, if angles are given.
 
@@ -212,11 +255,14 @@ class ImageTo3DRequest(BaseModel):
             raise InvalidRequest(f"view_angles must be one angle for each view, got {len(angles)} for {views}")
 
 
+Request = TypeVar("Request", bound=GenerationRequest)
+
+
 @dataclass(frozen=True)
 class ParsedRequest:
     """A validated request, and sentences about the fields that had no effect."""
 
-    request: ImageTo3DRequest
+    request: GenerationRequest
     warnings: tuple[str, ...] = ()
 
 
@@ -231,7 +277,7 @@ def parse_request(body: object, *, default_output_format: OutputFormat = "glb") 
         InvalidRequest: one sentence that names the first invalid field, its value and what is accepted.
     """
     given = read_fields(body)
-    request = validate_fields({"output_format": default_output_format, **given})
+    request = validate_fields({"output_format": default_output_format, **given}, ImageTo3DRequest)
     if len(request.image) > 1 and not request.multi_image:
         raise InvalidRequest(f"image must be one image unless multi_image is true, got a list of {len(request.image)}")
     if len(request.image) > 1 or not request.multi_image:  # how many views a sheet has is known when it is split
@@ -244,14 +290,17 @@ def formats_of(parameters: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(parameters.get("output_formats") or (parameters.get("output_format", "glb"),))
 
 
-def validate_fields(fields: Mapping[str, object]) -> ImageTo3DRequest:
+def validate_fields(fields: Mapping[str, object], model: type[Request]) -> Request:
     """The request that fields describe; its `output_format` is the first of `output_formats`.
+
+    Args:
+        model: which kind of request.
 
     Raises:
         InvalidRequest: one sentence that names the first invalid field.
     """
     try:
-        request = ImageTo3DRequest.model_validate(fields)
+        request = model.model_validate(fields)
     except ValidationError as error:
         raise InvalidRequest(first_error_message(error)) from None
     return request.model_copy(update={"output_format": request.formats[0]})
@@ -270,12 +319,17 @@ def read_fields(body: object) -> dict[str, object]:
     return given
 
 
-def ignored_fields(given: Mapping[str, object], known: Iterable[str]) -> tuple[str, ...]:
-    """A sentence about the given fields that have no effect, if there are any."""
+def ignored_fields(
+    given: Mapping[str, object], known: Iterable[str], *, reason: str = "this service has no such field"
+) -> tuple[str, ...]:
+    """A sentence about the given fields that have no effect, if there are any.
+
+    Args:
+        reason: why, where all of them have one for images; the default otherwise.
+    """
     ignored = sorted(given.keys() - set(known))
     if not ignored:
         return ()
     names = ", ".join(truncate_for_message(name)[1:-1] for name in ignored[:8]) + (", …" if len(ignored) > 8 else "")
     is_known = all(name in ImageTo3DRequest.model_fields for name in ignored)
-    reason = "an export does not generate again" if is_known else "this service has no such field"
-    return (f"Ignored, because {reason}: {names}.",)
+    return (f"Ignored, because {reason if is_known else 'this service has no such field'}: {names}.",)

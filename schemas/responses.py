@@ -168,7 +168,8 @@ class EngineEntry(_Body):
     name: str = Field(description="its name, for `engine` of a submit")
     summary: str = Field(description="what it is, as a phrase")
     needs: str = Field(description="what the machine that runs it needs, as a phrase; empty for any CPU")
-    max_views: int = Field(description="most views of one subject that it accepts")
+    inputs: list[str] = Field(description="what it makes assets from: image, text, or both")
+    max_views: int = Field(description="most views of one subject that it accepts; 0 for an engine of texts")
     ignores: list[str] = Field(description="fields of a submit that never change its result")
     offered: bool = Field(description="whether a submit to this deployment may name it")
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from schemas.request import ImageTo3DRequest
+from schemas.request import GenerationRequest, ImageTo3DRequest
+from schemas.text import FIELDS, OLDER_NAMES, TextTo3DRequest
 
 SERVICE_FIELDS = frozenset({"key", "temp", "webhook", "track_id", "retention_s"})
 """Fields that only a service acts on: who pays, where files are stored, who is notified."""
@@ -55,11 +56,11 @@ class FieldRow:
         return effect[0].upper() + effect[1:] + (f" ({'; '.join(notes)})" if notes else "")
 
 
-def field_rows() -> list[FieldRow]:
+def field_rows(model: type[GenerationRequest] = ImageTo3DRequest) -> list[FieldRow]:
     """All fields of a request in the order of the documentation."""
-    properties = ImageTo3DRequest.model_json_schema()["properties"]
+    properties = model.model_json_schema()["properties"]
     rows: list[FieldRow] = []
-    for name, field in ImageTo3DRequest.model_fields.items():
+    for name, field in model.model_fields.items():
         schema = _not_null(properties[name])
         default = "required" if field.is_required() else _in_words(field.default)
         rows.append(FieldRow(name, _kind(schema), default, _bounds(schema), field.description or ""))
@@ -69,6 +70,15 @@ def field_rows() -> list[FieldRow]:
 def option_rows() -> list[FieldRow]:
     """The fields that a command line offers as options: all but `NOT_OPTIONS`."""
     return [row for row in field_rows() if row.name not in NOT_OPTIONS]
+
+
+def text_option_rows() -> list[FieldRow]:
+    """The further fields that a command line offers with a text: not the prompt, which is `--text`, nor older names.
+
+    The sampling fields of a text have defaults of their own.
+    """
+    left_out = {"prompt", *OLDER_NAMES}
+    return [row for row in field_rows(TextTo3DRequest) if row.name in FIELDS and row.name not in left_out]
 
 
 def _not_null(schema: dict[str, Any]) -> dict[str, Any]:

@@ -21,7 +21,9 @@ def main() -> int:
     parser.add_argument("folders", nargs="*", type=Path, metavar="DIR", help="folders of .npz fixtures")
     parser.add_argument("--manifests", type=Path, metavar="DIR", help="compare published keys, shapes and dtypes")
     parser.add_argument(
-        "--full-size", action="store_true", help="write, load and corrupt random weights of the released sizes, 4.2 GB"
+        "--full-size",
+        action="store_true",
+        help="write, load and corrupt random weights of the released sizes, 4.2 GB of disk",
     )
     arguments = parser.parse_args()
     if not (arguments.folders or arguments.manifests or arguments.full_size):

@@ -29,6 +29,7 @@ from pipeline import (
     StageError,
     TriMesh,
     generate,
+    generate_from_text,
     ignore_steps,
     inspect,
     python_api,
@@ -357,6 +358,31 @@ def test_every_field_of_a_request_is_a_keyword_of_the_same_type() -> None:
     for name, field in ImageTo3DRequest.model_fields.items():
         if name not in {*SERVICE_FIELDS, *TAKE_OTHER_FORMS}:
             assert eval(annotations[name], vars(python_api)) == field.annotation, name
+
+
+def test_a_text_becomes_an_asset_through_the_same_stages(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"weights": "tiny", "ss_sampling_steps": 3, "slat_sampling_steps": 3, **SMALL}
+
+    result = generate_from_text("a robot", output_format="stl", **options)
+
+    assert (result.engine, result.meta["prompt"]) == ("trellis-text", "a robot")
+    assert list(result.files) == ["model.stl", "model_thumbnail.png"]
+    (tmp_path / "given.stl").write_bytes(result.files["model.stl"])
+    variant = generate_from_text("gold", init_mesh=tmp_path / "given.stl", file_prefix="gold", **options)
+    assert next(iter(variant.files)) == "gold.glb"
+    assert len(variant.mesh.faces) > 20
+
+
+def test_a_text_takes_the_keywords_of_its_fields_alone() -> None:
+    for name in ("image", "view_angles", "multi_image", "webhook", "steps"):
+        with pytest.raises(TypeError, match=f"unexpected keyword argument '{name}'"):
+            generate_from_text("a robot", **{name: 1})
+    with pytest.raises(InvalidRequest, match="engine must be a name or an Engine, got int"):
+        generate_from_text("a robot", engine=5)  # type: ignore[arg-type]
+    with pytest.raises(InvalidRequest, match="engine trellis takes no text; trellis-text would take it"):
+        generate_from_text("a robot", engine="trellis")
+    with pytest.raises(WeightsUnusable, match="fetch-weights --engine trellis-text"):
+        generate_from_text("a robot", weights="nowhere")
 
 
 def test_public_names_are_importable_documented_and_found_by_dir() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from pipeline.api.body_schema import JSON_TYPE
+from pipeline.api.problems import error_schemas
 
 UNUSED_STATUS = "422"
 """FastAPI's own status for invalid values; `problems` answers 400 in its place."""
@@ -81,6 +82,8 @@ def install(app: FastAPI, *, public_url: str | None = None) -> None:
                         content["schema"] = _named(content["schema"], document["components"]["schemas"])
         for name in UNUSED_SCHEMAS:
             document["components"]["schemas"].pop(name, None)
+        schemas = document["components"]["schemas"] | error_schemas()
+        document["components"]["schemas"] = dict(sorted(schemas.items()))
         document["webhooks"] = {"job_ended": WEBHOOK}
         if public_url is not None:
             document["servers"] = [{"url": public_url.rstrip("/")}]

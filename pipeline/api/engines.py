@@ -22,6 +22,7 @@ async def engines(context: Context = Depends(context_of)) -> JSONResponse:
             name=spec.name,
             summary=spec.summary,
             needs=spec.needs,
+            inputs=list(spec.inputs),
             max_views=spec.max_views,
             ignores=list(spec.ignores),
             offered=spec.name in settings.offered_engines,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse
@@ -15,6 +16,7 @@ from pipeline.api.routes import DEFAULT_FORMATS, EXAMPLE, V6, WORKING_EXAMPLE, p
 from pipeline.api.submissions import Submission, check_urls, read_submission
 from schemas.request import ImageTo3DRequest
 from schemas.responses import EstimateBody
+from schemas.text import is_text_body
 
 router = APIRouter(tags=["jobs"])
 
@@ -24,7 +26,8 @@ ESTIMATE_BODY = body_schema(ImageTo3DRequest.model_json_schema(), example=EXAMPL
 async def estimate(request: Request, context: Context = Depends(context_of)) -> JSONResponse:
     """Validate the body of a submit and say what the job would take and cost; nothing is recorded."""
     body = await context.body(request)
-    submission = await context.in_thread(read_submission, request, context, body, DEFAULT_FORMATS[prefix_of(request)])
+    read = partial(read_submission, is_text=is_text_body(body))
+    submission = await context.in_thread(read, request, context, body, DEFAULT_FORMATS[prefix_of(request)])
     await check_urls(submission, context)
     return JSONResponse((await context.in_thread(_estimate_of, submission, context)).to_json())
 

@@ -12,10 +12,12 @@ from typing import Any
 import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
+from pipeline.api.body_schema import JSON_TYPE
 from pipeline.errors import (
     BodyTooLarge,
     BodyTooSlow,
@@ -45,9 +47,10 @@ BAD_REQUEST, UNAUTHORIZED, QUOTA_SPENT, NOT_FOUND, NOT_ALLOWED, GONE = 400, 401,
 TIMEOUT, TOO_LARGE, UNSUPPORTED_TYPE, NOT_SATISFIABLE, TOO_MANY, HEAD_TOO_LARGE = 408, 413, 415, 416, 429, 431
 INTERNAL, UNAVAILABLE = 500, 503
 STORE_RETRY_S = 2
-TEXT_TO_3D = ("text_to_3d", "txt_to_3d", "text23d")
+SCHEMAS = "#/components/schemas/"
+"""Where the OpenAPI document has the schemas that are referred to."""
 OFFERED = (
-    "image_to_3d, fetch and base64_to_url are offered under /api/v6/3d and /api/v1/enterprise/3d, "
+    "image_to_3d, text_to_3d, fetch and base64_to_url are offered under /api/v6/3d and /api/v1/enterprise/3d, "
     "and /openapi.json lists every path"
 )
 
@@ -171,8 +174,6 @@ def install(app: FastAPI, *, errors_as_200: bool) -> None:
 def _nothing_at(path: str) -> str:
     """Why a path is not served. Of ModelsLab's API its clients also call paths that this service does not offer."""
     if path.startswith("/api/"):
-        if path.rpartition("/")[2] in TEXT_TO_3D:
-            return f"text_to_3d is not offered, assets are made from images: {OFFERED}."
         return f"There is nothing at {path}: {OFFERED}."
     return f"There is nothing at {path}."
 
@@ -192,11 +193,25 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
         INTERNAL: "An internal error, with a request id.",
         UNAVAILABLE: "The database is unavailable at the moment, or too many large requests are arriving.",
     }
-    models = {TOO_MANY: RateLimitedBody, QUOTA_SPENT: RateLimitedBody}
+    bodies = {TOO_MANY: RateLimitedBody, QUOTA_SPENT: RateLimitedBody}
     of_bodies = (TIMEOUT, UNSUPPORTED_TYPE) if TOO_LARGE in statuses else ()
     return {
-        status: {"model": models.get(status, ErrorBody), "description": descriptions[status]}
+        status: {"description": descriptions[status], **_json_content(bodies.get(status, ErrorBody))}
         for status in (*statuses, *of_bodies, INTERNAL, UNAVAILABLE)
+    }
+
+
+def _json_content(body: type[BaseModel]) -> dict[str, Any]:
+    """A JSON body of a response, by reference: of a `model` FastAPI makes a validator per route and status."""
+    return {"content": {JSON_TYPE: {"schema": {"$ref": f"{SCHEMAS}{body.__name__}"}}}}
+
+
+def error_schemas() -> dict[str, dict[str, Any]]:
+    """What `documented` refers to, by name."""
+    template = SCHEMAS + "{model}"
+    return {
+        body.__name__: body.model_json_schema(mode="serialization", ref_template=template)
+        for body in (ErrorBody, RateLimitedBody)
     }
 
 

@@ -7,6 +7,7 @@ used only once a known key was found in it. What the body holds is up to `body_f
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, NoReturn
@@ -160,7 +161,7 @@ class _Received:
         self._max_bytes = max_bytes
         self._is_client_waiting = "expect" in request.headers  # for the status 100, before it sends the body
         self._pieces = request.stream()
-        self._started_s = anyio.current_time()
+        self._started_s = time.monotonic()
         self._wire_bytes = 0
         self._is_read = False
 
@@ -216,7 +217,7 @@ class _Received:
             BodyTooSlow: they did not come in time.
         """
         self._is_read = True
-        spent_s = anyio.current_time() - self._started_s
+        spent_s = time.monotonic() - self._started_s
         left_s = GRACE_S + self._wire_bytes / MIN_BYTES_PER_S - spent_s
         with anyio.move_on_after(max(0.0, min(STALL_S, left_s))):
             piece = await anext(self._pieces, None)

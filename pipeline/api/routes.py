@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Depends, Request
@@ -22,6 +23,7 @@ from schemas.contract import given_fields
 from schemas.formats import OutputFormat
 from schemas.request import ImageTo3DRequest
 from schemas.responses import FailedBody, ListBody, ProcessingBody, ServerActionBody, SuccessBody
+from schemas.text import TextTo3DRequest
 
 ENTERPRISE, V6 = "/api/v1/enterprise/3d", "/api/v6/3d"
 """The prefixes of the two versions of ModelsLab's API."""
@@ -89,6 +91,19 @@ LIST_BODY = body_schema(
     },
     example={"key": "…", "status": "success", "limit": 20},
 )
+TEXT_EXAMPLE = {
+    "key": "enterprise_api_key",
+    "prompt": "a ghost wearing white bedsheet",
+    "num_inference_steps": 30,
+    "guidance_scale": 3,
+    "resolution": 512,
+    "output_format": "glb",
+    "seed": 0,
+    "temp": "no",
+    "webhook": None,
+    "track_id": None,
+}
+TEXT_BODY = body_schema(TextTo3DRequest.model_json_schema(), example=TEXT_EXAMPLE, headers=(PREFER, IDEMPOTENCY_KEY))
 SUBMIT_BODY = body_schema(
     ImageTo3DRequest.model_json_schema(),
     example=EXAMPLE,
@@ -100,6 +115,14 @@ SUBMIT_BODY = body_schema(
 def prefix_of(request: Request) -> str:
     """The prefix of the version that a request was made to."""
     return V6 if request.scope["route"].path.startswith(V6) else ENTERPRISE
+
+
+async def submit_text(request: Request, context: Context = Depends(context_of)) -> JSONResponse:
+    """Submit a text. The response is the result if it is ready within the wait, else where to fetch it."""
+    body = await context.body(request)
+    path_format = DEFAULT_FORMATS[prefix_of(request)]
+    submission = await context.in_thread(partial(read_submission, is_text=True), request, context, body, path_format)
+    return await accept(request, context, submission)
 
 
 async def submit(request: Request, context: Context = Depends(context_of)) -> JSONResponse:
@@ -201,6 +224,16 @@ for _prefix, _format in DEFAULT_FORMATS.items():
         response_model=JOB_BODY,
         responses=REFUSALS,
         openapi_extra=SUBMIT_BODY,
+    )
+    router.add_api_route(
+        f"{_prefix}/text_to_3d",
+        submit_text,
+        methods=["POST"],
+        name=f"submit_text{_suffix}",
+        description=f"{submit_text.__doc__} The default `output_format` is {_format}.",
+        response_model=JOB_BODY,
+        responses=REFUSALS,
+        openapi_extra=TEXT_BODY,
     )
     router.add_api_route(
         f"{_prefix}/fetch/{{call_id}}",

@@ -17,17 +17,20 @@ from fastapi import Request
 from pipeline.api.browser_tokens import BrowserToken
 from pipeline.api.context import Context
 from pipeline.api.requests import idempotency_key
-from pipeline.engines.registry import check_views, find_spec
+from pipeline.engines.registry import check_views, choose_engine
 from pipeline.errors import InvalidRequest
-from pipeline.imaging.inline import check_inline
+from pipeline.imaging.inline import MAX_TEXT_CHARS, check_inline
 from pipeline.imaging.signatures import SIGNATURE_BYTES, require_accepted
 from pipeline.jobs.api_keys import is_test_key
 from pipeline.jobs.model import ApiKey, ExportSource, JobMeta, NewJob
+from pipeline.moderation import check_prompts
+from pipeline.net.download import MAX_BYTES
 from pipeline.net.egress import check_url
 from pipeline.telemetry import current_traceparent
 from schemas.contract import is_http_url
 from schemas.formats import OutputFormat
-from schemas.request import MIN_RETENTION_S, ImageTo3DRequest, ParsedRequest, parse_request
+from schemas.request import MIN_RETENTION_S, GenerationRequest, ImageTo3DRequest, ParsedRequest, parse_request
+from schemas.text import TextTo3DRequest, parse_text_request
 
 PIECE_CHARS = 1 << 20
 
@@ -40,18 +43,28 @@ class Submission:
         urls: every address that the job would connect to.
         is_test: of a test key: it is answered with a fixed asset, and nothing runs.
         token: the browser token that it was sent with, None with a key.
+        has_images: the addresses in this deployment's own storage are those of images.
     """
 
     job: NewJob
     urls: tuple[str, ...]
     is_test: bool
     token: BrowserToken | None = None
+    has_images: bool = True
 
 
 def read_submission(
-    request: Request, context: Context, body: dict[str, Any], default_output_format: OutputFormat
+    request: Request,
+    context: Context,
+    body: dict[str, Any],
+    default_output_format: OutputFormat,
+    *,
+    is_text: bool = False,
 ) -> Submission:
-    """Check everything about a submit that needs no network. Blocks, for a while where images are large.
+    """Check everything about a submit that needs no network but a moderation service. Blocks where images are large.
+
+    Args:
+        is_text: the submit is one of a text.
 
     Raises:
         Unauthorized: the key is missing or unknown.
@@ -59,15 +72,19 @@ def read_submission(
         UnreadableImage: an inline image cannot be decoded.
     """
     caller = context.identify(request, body)
-    parsed = parse_request(body, default_output_format=default_output_format)
+    parse = parse_text_request if is_text else parse_request
+    parsed = parse(body, default_output_format=default_output_format)
     if caller.token is not None and parsed.request.webhook is not None:
         raise InvalidRequest("webhook cannot be set with a browser token; the result is fetched, or followed by events")
-    _check_engine(parsed.request, context)
+    parsed = _with_engine(parsed, context)
     check_formats(parsed.request, context)
     check_retention(parsed.request, context)
-    for image in parsed.request.image:
-        if not is_http_url(image):
-            check_inline(image)
+    if isinstance(parsed.request, TextTo3DRequest):
+        check_text(parsed.request, context)
+    else:
+        for image in parsed.request.sources:
+            if not is_http_url(image):
+                check_inline(image)
     engine = parsed.request.engine or context.settings.engine
     submission = submission_of(
         request, parsed, key=caller.key, sent=body, path_decides=default_output_format, engine=engine
@@ -111,11 +128,14 @@ def submission_of(
         engine=engine,
     )
     webhook = () if parsed.request.webhook is None else (parsed.request.webhook,)
-    return Submission(job, (*filter(is_http_url, parsed.request.image), *webhook), is_test_key(key))
+    urls = (*filter(is_http_url, parsed.request.sources), *webhook)
+    return Submission(job, urls, is_test_key(key), has_images=isinstance(parsed.request, ImageTo3DRequest))
 
 
-def _as_json(request: ImageTo3DRequest) -> bytes:
+def _as_json(request: GenerationRequest) -> bytes:
     """A request as JSON. Its images are encoded in pieces into the result: pydantic holds them twice."""
+    if not isinstance(request, ImageTo3DRequest):
+        return request.model_dump_json().encode()
     result = io.BytesIO()
     result.write(request.model_dump_json(exclude={"image"}).encode()[:-1] + b',"image":[')
     for number, image in enumerate(request.image):
@@ -136,20 +156,37 @@ def _digest_of(value: Any) -> str:
     return digest.hexdigest()
 
 
-def _check_engine(request: ImageTo3DRequest, context: Context) -> None:
-    """Refuse an engine that is not offered, and more views than the engine accepts.
+def _with_engine(parsed: ParsedRequest, context: Context) -> ParsedRequest:
+    """The request with the engine that it is for, where that is not the deployment's default.
 
     Raises:
-        InvalidRequest: either is the case.
+        InvalidRequest: the engine is not offered, takes no such input, or not so many views.
     """
-    offered = context.settings.offered_engines
-    name = request.engine or context.settings.engine
-    if name not in offered:
-        raise InvalidRequest(f"engine must be one of {', '.join(offered)}, got {name!r}")
-    check_views(find_spec(name), len(request.image), offered=offered)
+    request, offered = parsed.request, context.settings.offered_engines
+    spec = choose_engine(request.engine, request.kind, offered=offered)
+    if isinstance(request, ImageTo3DRequest):
+        check_views(spec, len(request.image), offered=offered)
+    if spec.name == (request.engine or context.settings.engine):
+        return parsed
+    return replace(parsed, request=request.model_copy(update={"engine": spec.name}))
 
 
-def check_formats(request: ImageTo3DRequest, context: Context) -> None:
+def check_text(request: TextTo3DRequest, context: Context) -> None:
+    """Refuse a text that the deployment's rules refuse, and a mesh where it takes none.
+
+    Raises:
+        InvalidRequest: the deployment takes no mesh, or the prompt is refused.
+        ServiceBusy: the moderation service does not answer.
+    """
+    if request.init_mesh is not None:
+        if not context.settings.init_mesh:
+            raise InvalidRequest("init_mesh is not offered by this deployment; leave it out")
+        if not is_http_url(request.init_mesh) and len(request.init_mesh) > MAX_TEXT_CHARS:
+            raise InvalidRequest(f"init_mesh must be at most {MAX_BYTES >> 20} MiB")
+    check_prompts((request.prompt, request.negative_prompt), context.settings)
+
+
+def check_formats(request: GenerationRequest, context: Context) -> None:
     """Refuse file formats that this deployment does not write.
 
     Raises:
@@ -161,7 +198,7 @@ def check_formats(request: ImageTo3DRequest, context: Context) -> None:
             raise InvalidRequest(f"this deployment cannot write {name}; it offers {', '.join(offered)}")
 
 
-def check_retention(request: ImageTo3DRequest, context: Context) -> None:
+def check_retention(request: GenerationRequest, context: Context) -> None:
     """Refuse a longer lifetime of temporary outputs than the deployment allows.
 
     Raises:
@@ -188,7 +225,7 @@ async def check_urls(submission: Submission, context: Context) -> None:
             beginning = context.service.own_links.read(url, most_bytes=SIGNATURE_BYTES)
             if beginning is None:
                 check_url(url, context.settings)
-            else:
+            elif submission.has_images:
                 require_accepted(beginning)
 
     if submission.urls:

@@ -119,13 +119,11 @@ def _engines(settings: Settings) -> Iterator[Finding]:
 
 def _formats(settings: Settings) -> Iterator[Finding]:
     """The file formats that requests may name, and what is missing for the others, or for them, on this machine."""
-    from importlib.util import find_spec
-
-    from schemas.formats import FORMATS
+    from schemas.formats import FORMATS, is_installed
 
     offered = settings.offered_formats
     detail = ", ".join(offered)
-    if find_spec("numpy") is None:
+    if not is_installed("numpy"):
         yield Finding("formats", "ok", f"{detail}, as far as the workers of other machines write them; none is here")
         return
     missing = [spec for spec in FORMATS.values() if not spec.is_writable]

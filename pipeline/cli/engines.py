@@ -37,12 +37,12 @@ def engines(
             state.name,
             "yes" if state.installed else f"no: pip install 'image-to-3d[{state.extra}]'",
             _weights_in_words(state, folder),
-            "1" if state.max_views == 1 else f"1 to {state.max_views}",
+            _inputs_in_words(state),
             state.summary,
         )
         for state in states
     ]
-    print_table(("ENGINE", "INSTALLED", "WEIGHTS", "VIEWS", "WHAT IT IS"), rows)
+    print_table(("ENGINE", "INSTALLED", "WEIGHTS", "TAKES", "WHAT IT IS"), rows)
 
 
 @dataclass(frozen=True)
@@ -50,17 +50,21 @@ class EngineState:
     """One engine on this machine.
 
     Attributes:
+        inputs: what it makes assets from: image, text, or both.
         installed: whether the packages of its extra are installed.
         has_weights: whether it needs weights at all.
+        weights_folder: where they lie in the folder of all engines' weights; "" if it needs none.
         missing_bytes: bytes of weights that are not in the folder yet.
     """
 
     name: str
     summary: str
     extra: str
+    inputs: tuple[str, ...]
     max_views: int
     installed: bool
     has_weights: bool
+    weights_folder: str
     missing_bytes: int
 
 
@@ -73,14 +77,23 @@ def state_of(spec: EngineSpec, folder: Path) -> EngineState:
         name=spec.name,
         summary=spec.summary,
         extra=spec.extra,
+        inputs=spec.inputs,
         max_views=spec.max_views,
         installed=is_installed(spec),
         has_weights=spec.has_weights,
+        weights_folder="" if module is None else module.WEIGHTS_FOLDER,
         missing_bytes=0 if module is None else module.missing_bytes(folder),
     )
+
+
+def _inputs_in_words(state: EngineState) -> str:
+    views = "1 image" if state.max_views == 1 else f"1 to {state.max_views} images"
+    return " or ".join("a text" if kind == "text" else views for kind in state.inputs)
 
 
 def _weights_in_words(state: EngineState, folder: Path) -> str:
     if not state.has_weights:
         return "needs none"
-    return f"{state.missing_bytes / 1e9:.1f} GB to fetch" if state.missing_bytes else f"in {folder / state.name}"
+    if state.missing_bytes:
+        return f"{state.missing_bytes / 1e9:.1f} GB to fetch"
+    return f"in {folder / state.weights_folder}"

@@ -28,10 +28,14 @@ def fetch_weights(
         str | None,
         typer.Option(help="Download this background remover alone: u2netp (5 MB), u2net (176 MB), birefnet (224 MB)"),
     ] = None,
+    size: Annotated[
+        str | None,
+        typer.Option(help="Which of the models of trellis-text: base, large or xlarge (default: xlarge)"),
+    ] = None,
 ) -> None:
     """Download an engine's weights at their pinned revisions and verify them; an interrupted download resumes."""
     from pipeline.engines.registry import find_spec, weights_module
-    from pipeline.errors import ImageTo3DError
+    from pipeline.errors import ImageTo3DError, InvalidRequest
 
     try:
         if remover is not None:
@@ -41,10 +45,13 @@ def fetch_weights(
         if weights is None:
             typer.echo(f"{engine} needs no weights")
             return
-        if missing := weights.missing_bytes(folder):
+        sized = {} if size is None else {"size": size}
+        if sized and not hasattr(weights, "find_size"):
+            raise InvalidRequest(f"{engine} has one size; --size is for trellis-text")
+        if missing := weights.missing_bytes(folder, **sized):
             typer.echo(f"{engine}: {missing / 1e9:.2f} GB to download")
         with _own_bar() as on_bytes:
-            fetched = weights.fetch_weights(folder, report=typer.echo, on_bytes=on_bytes)
+            fetched = weights.fetch_weights(folder, **sized, report=typer.echo, on_bytes=on_bytes)
     except ImageTo3DError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(1) from error

@@ -1,4 +1,4 @@
-"""`image-to-3d generate`: an image to a 3D file on this machine, through the Python API.
+"""`image-to-3d generate`: an image or a text to a 3D file on this machine, through the Python API.
 
 The options for request fields are made from the contract's table. That needs pydantic, which `image-to-3d --help` does
 not load: the command is built when it is first used.
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 FAILED, REFUSED = 1, 2  # exit codes: a failure of ours, and what the caller can fix
 
-SUMMARY = "Turn an image, or several views of one subject, into a textured 3D file."
-ENGINE_HELP = "Name of the engine, see `image-to-3d engines` (default: preview)"
+SUMMARY = "Turn an image, several views of one subject, or a text into a textured 3D file."
+ENGINE_HELP = "Name of the engine, see `image-to-3d engines` (default: preview; trellis-text for a text)"
 
 
 def register(app: typer.Typer) -> None:
@@ -64,10 +64,10 @@ def _with_field_options(command: Callable[..., None]) -> Callable[..., None]:
 
     Values stay text, so that the contract refuses them with the same sentence as over HTTP.
     """
-    from schemas.table import option_rows
+    from schemas.table import option_rows, text_option_rows
 
     added = []
-    for row in option_rows():
+    for row in (*option_rows(), *text_option_rows()):
         text = ENGINE_HELP if row.name == "engine" else row.option_help
         if row.kind == "bool":
             flags = f"{row.option}/--no-{row.option[2:]}" if row.is_on_by_default else row.option
@@ -92,13 +92,21 @@ def _with_field_options(command: Callable[..., None]) -> Callable[..., None]:
 
 def generate(
     images: Annotated[
-        list[str],
-        typer.Argument(metavar="IMAGE", help="Path, http(s) URL or data URI; several are views of one subject"),
-    ],
+        list[str] | None,
+        typer.Argument(metavar="[IMAGE]", help="Path, http(s) URL or data URI; several are views of one subject"),
+    ] = None,
+    *,
     output: Annotated[
         Path,
         typer.Option("-o", "--output", help=f"File to write; its extension is the format: {extensions_in_words()}"),
     ],
+    text: Annotated[
+        str | None,
+        typer.Option(
+            help="What to make, instead of an image; sampling then defaults to 25 steps and a strength of 7.5 in both "
+            "stages"
+        ),
+    ] = None,
     also: Annotated[
         str | None,
         typer.Option("--also", metavar="TEXT", help="Further formats of the same asset, beside the output: stl,ply"),
@@ -115,7 +123,7 @@ def generate(
     given = {name: value for name, value in fields.items() if value is not None}
     with _errors_as_exit_codes(as_json):
         result = _generate(
-            {"image": images, **given},
+            _body_of(images, text, given),
             output,
             also=also,
             weights=weights,
@@ -124,6 +132,28 @@ def generate(
         )
         paths = result.save(output.parent)
         _report(result, paths, as_json=as_json)
+
+
+def _body_of(images: list[str] | None, text: str | None, given: dict[str, Any]) -> dict[str, Any]:
+    """The request body that the command line describes.
+
+    Raises:
+        InvalidRequest: there are both images and a text, or neither; or an option that does not apply.
+    """
+    from pipeline.errors import InvalidRequest
+    from schemas.request import ImageTo3DRequest
+    from schemas.table import option_rows
+    from schemas.text import TextTo3DRequest
+
+    if bool(images) == (text is not None):
+        raise InvalidRequest("name either an image or, by --text, a text")
+    kind, fields = ("an image", ImageTo3DRequest) if images else ("a text", TextTo3DRequest)
+    defaults = {row.name: row.is_on_by_default for row in option_rows() if row.kind == "bool"}
+    asked = {name: value for name, value in given.items() if name not in defaults or value != defaults[name]}
+    for name in asked:
+        if name not in fields.model_fields:
+            raise InvalidRequest(f"--{name.replace('_', '-')} does not apply to {kind}")
+    return {**asked, "image": images} if images else {**asked, "prompt": text}
 
 
 def _generate(
@@ -150,12 +180,12 @@ def _generate(
     )
     from pipeline.settings import split_list
     from schemas.formats import OUTPUT_FORMATS
-    from schemas.request import parse_request
+    from schemas.text import parse_any_request
 
     extension = output.suffix.lower().removeprefix(".")
     if extension not in OUTPUT_FORMATS or not output.stem:
         raise InvalidRequest(f"the output must end in {extensions_in_words()}, got {output.name!r}")
-    request = parse_request(body | {"output_formats": [extension, *split_list(also or "")]}).request
+    request = parse_any_request(body | {"output_formats": [extension, *split_list(also or "")]}).request
     if output.is_dir():
         raise UnwritableOutput(f"{output} is a folder")
     check_output_folder(output.parent)
@@ -165,7 +195,7 @@ def _generate(
     with _display() as display:
         result = run_request(
             request,
-            request.image,
+            request.sources if request.kind == "image" else (),
             settings=settings,
             file_prefix=output.stem,
             allow_private_addresses=allow_private_addresses,

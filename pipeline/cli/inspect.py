@@ -23,14 +23,30 @@ def register(app: typer.Typer) -> None:
 
 def inspect(
     file: Annotated[Path, typer.Argument(help=f"A {extensions_in_words()} file.")],
+    for_print: Annotated[
+        bool, typer.Option("--print", help="Measure what a 3D printer needs to know: shells, base, walls, overhangs.")
+    ] = False,
+    min_wall_mm: Annotated[
+        float, typer.Option("--min-wall-mm", min=0.1, max=10, help="With --print: thinner walls are reported.")
+    ] = 0.8,
+    up_axis: Annotated[
+        str | None, typer.Option("--up-axis", help="With --print: y or z; by default that of the format.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")] = False,
 ) -> None:
     """Measure a 3D file: faces, vertices, whether it is watertight, bounds, texture, components."""
-    from pipeline.errors import ImageTo3DError
+    from pipeline.errors import ImageTo3DError, InvalidRequest
     from pipeline.inspection import inspect as measure
+    from pipeline.inspection import inspect_print
 
     try:
-        found = {"file": str(file), **_as_dict(measure(file))}
+        if up_axis not in (None, "y", "z"):
+            raise InvalidRequest(f"--up-axis must be y or z, got {up_axis!r}")
+        if for_print:
+            measures = inspect_print(file, min_wall_mm=min_wall_mm, up_axis=up_axis).as_dict()
+        else:
+            measures = _as_dict(measure(file))
+        found = {"file": str(file), **measures}
     except ImageTo3DError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(REFUSED) from error
@@ -39,7 +55,7 @@ def inspect(
         return
     width = max(len(name) for name in found)
     for name, value in found.items():
-        typer.echo(f"{name.replace('_', ' '):<{width}}  {_as_text(value)}")
+        typer.echo(f"{name.replace('_', ' '):<{width}}  {_in_print_words(name, value) or _as_text(value)}")
 
 
 def _as_dict(report: InspectionReport) -> dict[str, Any]:
@@ -64,9 +80,18 @@ def _colours_as_text(report: InspectionReport) -> str:
     return "colours of vertices" if report.has_vertex_colours else "none"
 
 
+def _in_print_words(name: str, value: Any) -> str:
+    """A measure of `--print` whose unit its name has; "" for any other."""
+    if name == "size_mm":
+        return " × ".join(f"{side:g}" for side in value) + " (width, depth, height)"
+    return f"{value:.2%}" if name.endswith("_share") else ""
+
+
 def _as_text(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if value is None:
+        return "none"
     if isinstance(value, list):
         low, high = value
         return " × ".join(f"{b - a:.3f}" for a, b in zip(low, high, strict=True)) + f" m, from {low} to {high}"

@@ -75,6 +75,8 @@ class SubmitParameters(TypedDict, total=False):
     up_axis: Literal["y", "z"] | None
     texture_format: TextureFormat
     compression: Compression
+    print_ready: bool
+    min_wall_mm: float
     retention_s: int | None
 
 
@@ -93,6 +95,8 @@ class ExportParameters(TypedDict, total=False):
     size: float | None
     origin: Literal["bottom", "center"]
     up_axis: Literal["y", "z"] | None
+    print_ready: bool
+    min_wall_mm: float
     no_texture: bool
     normal_map: bool
     chunk_size: int

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pipeline.mesh.material import SurfaceAttributes
 from pipeline.mesh.tri_mesh import TriMesh
 from schemas.contract import ViewAngle
+from schemas.request import RequestKind
 
 ForegroundImage = NDArray[np.uint8]
 """One view of the subject without its background: (H, W, 4) uint8 RGBA, straight alpha; alpha is the mask."""
@@ -33,7 +34,8 @@ class GenerationOptions:
     """The part of a request that an engine may use; every value is already validated.
 
     `seed` is never 0: in a request 0 means "draw a seed", and the options hold the drawn one. `view_angles`, if given,
-    has one angle for each view.
+    has one angle for each view. An engine that takes text makes the asset from `prompt`; `init_voxels`, (N, 3) cells
+    from `voxelize` with z up, are a shape that it keeps.
     """
 
     seed: int
@@ -50,6 +52,14 @@ class GenerationOptions:
     view_angles: tuple[ViewAngle, ...] | None = None
     depth: float | None = None
     foreground_ratio: float | None = None
+    prompt: str | None = None
+    negative_prompt: str = ""
+    init_voxels: NDArray[np.uint8] | None = None
+
+
+def input_kind(options: GenerationOptions) -> RequestKind:
+    """Return what a generation is made from."""
+    return "image" if options.prompt is None else "text"
 
 
 def ignored_options(engine: str, options: GenerationOptions, names: Iterable[str]) -> tuple[str, ...]:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import InvalidRequest, MissingExtra, WeightsUnusable
+from schemas.request import RequestKind
 
 if TYPE_CHECKING:
     from pipeline.engines.base import Engine
@@ -28,12 +29,13 @@ class EngineSpec:
         class_name: name of its class, which takes keyword arguments only.
         extra: the optional dependency group that it needs.
         packages: import names of the packages in that group.
-        max_views: most views of one subject that it accepts.
+        max_views: most views of one subject that it accepts; 0 for an engine that takes no image.
         has_weights: its class takes `weights`, the folder that `fetch-weights` fills.
         summary: one line of description.
         gpus: GPU types for a deployment on Modal, by Modal's names, best first; empty for an engine without a GPU.
         needs: what it needs beyond a CPU and its packages, as words that follow "needs"; "" if nothing.
         ignores: fields of a submit that never change its result.
+        inputs: what it makes assets from.
     """
 
     name: str
@@ -47,6 +49,7 @@ class EngineSpec:
     gpus: tuple[str, ...] = ()
     needs: str = ""
     ignores: tuple[str, ...] = ()
+    inputs: tuple[RequestKind, ...] = ("image",)
 
 
 TINY_WEIGHTS = "tiny"
@@ -88,6 +91,19 @@ ENGINES: tuple[EngineSpec, ...] = (
         ignores=("view_angles", "depth"),
     ),
     EngineSpec(
+        name="trellis-text",
+        module="pipeline.engines.trellis.text.engine",
+        class_name="TrellisTextEngine",
+        extra="trellis",
+        packages=(*LOCAL_PACKAGES, "huggingface_hub", "safetensors", "torch", "transformers"),
+        max_views=0,
+        has_weights=True,
+        summary="the released TRELLIS-text models: a text instead of an image",
+        gpus=("H100", "A100-80GB", "A100-40GB"),
+        needs="6.5 GB of weights and a GPU with 16 GB",
+        inputs=("text",),
+    ),
+    EngineSpec(
         name="triposr",
         module="pipeline.engines.triposr.engine",
         class_name="TripoSREngine",
@@ -113,6 +129,46 @@ def find_spec(name: str) -> EngineSpec:
         if spec.name == name:
             return spec
     raise InvalidRequest(f"engine must be one of {', '.join(s.name for s in ENGINES)}, got {name!r}")
+
+
+def check_input(spec: EngineSpec, kind: RequestKind, *, offered: Sequence[str] = ()) -> None:
+    """Check that an engine makes assets from a kind of input.
+
+    Args:
+        spec: the requested engine.
+        kind: of the input.
+        offered: names of the engines that the caller could choose instead; all of them by default.
+
+    Raises:
+        InvalidRequest: it does not; the message names the engines that do.
+    """
+    if kind in spec.inputs:
+        return
+    all_names = [other.name for other in ENGINES if kind in other.inputs]
+    names = [name for name in offered or all_names if name in all_names]
+    hint = f"{', '.join(names)} would take it"
+    if not names:
+        hint = f"no engine of this deployment takes one; {', '.join(all_names)} would, if its operator offered it"
+    raise InvalidRequest(f"engine {spec.name} takes no {kind}; {hint}")
+
+
+def choose_engine(name: str | None, kind: RequestKind, *, offered: Sequence[str]) -> EngineSpec:
+    """Return the engine of a request.
+
+    Args:
+        name: the engine that the request names; None for the first of the offered ones that takes the input.
+        kind: of the input.
+        offered: names of the engines that requests may name, the default first.
+
+    Raises:
+        InvalidRequest: the engine is not offered, or takes no such input.
+    """
+    if name is not None and name not in offered:
+        raise InvalidRequest(f"engine must be one of {', '.join(offered)}, got {name!r}")
+    taking = [each for each in offered if kind in find_spec(each).inputs]
+    spec = find_spec(name or (taking or offered)[0])
+    check_input(spec, kind, offered=offered)
+    return spec
 
 
 def check_views(spec: EngineSpec, views: int, *, offered: Iterable[str] = ()) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import cv2
@@ -21,6 +21,9 @@ LEAST_TRANSPARENT = 0.02
 """Share of transparent pixels from which alpha is a cut-out: rounded corners of a screenshot stay below."""
 MOST_IN_CORNERS = 0.08
 """Share up to which transparent pixels are rounded corners if they lie at the corners alone; an app icon's are 5 %."""
+
+LEAST_IN_FRAME, MOST_IN_FRAME = 0.02, 0.9
+"""Share of a framed rectangle that a subject in it has: less is a detail of what is shown, more is all of it."""
 
 TRUSTED_CONFIDENCE = 0.75
 """Below it a cut-out carries a warning; see `cutout.confidence` for what was measured."""
@@ -59,6 +62,9 @@ def remove_background(image: Rgba, *, remover: BackgroundRemover | None = None) 
 def cut_out(image: Rgba, *, remover: BackgroundRemover | None = None) -> Cutout:
     """Return the subject with a transparent background; an image that is a cut-out is kept unchanged.
 
+    A rectangle in a transparent frame may be an image that was padded, or a subject such as a book: the background in
+    it is removed where the remover finds a subject and is sure of it.
+
     Args:
         image: (H, W, 4) uint8 RGBA, straight alpha.
         remover: computes the alpha of any other image; by default `cutout.separate`.
@@ -67,7 +73,11 @@ def cut_out(image: Rgba, *, remover: BackgroundRemover | None = None) -> Cutout:
         UnreadableImage: the subject is missing or too small.
     """
     _check_side(*image.shape[:2])
-    cutout = Cutout(np.ascontiguousarray(image)) if is_cut_out(image[..., 3]) else _removed(image, remover or separate)
+    remover = remover or separate
+    if is_cut_out(image[..., 3]):
+        cutout = _removed_in_frame(image, remover) or Cutout(np.ascontiguousarray(image))
+    else:
+        cutout = _removed(image, remover)
     alpha = cutout.image[..., 3]
     rows, columns = (np.flatnonzero((alpha >= SOLID_ALPHA).any(axis=axis)) for axis in (1, 0))
     if len(rows) == 0:
@@ -109,6 +119,29 @@ def _is_in_corners(clear: NDArray[np.bool_]) -> bool:
     height, width = clear.shape
     rows, columns = slice(height // 3, height - height // 3), slice(width // 3, width - width // 3)
     return not clear[rows].any() and not clear[:, columns].any()
+
+
+def _removed_in_frame(image: Rgba, remover: BackgroundRemover) -> Cutout | None:
+    """Remove the background of an image that is opaque in a rectangle; None if it is not, or holds no sure subject."""
+    clear = image[..., 3] < SOLID_ALPHA
+    rows, columns = (np.flatnonzero(~clear.all(axis=axis)) for axis in (1, 0))
+    if len(rows) == 0:
+        return None
+    box = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
+    if is_cut_out(image[..., 3][box]):
+        return None
+    try:
+        found = _removed(image[box], remover)
+    except UnreadableImage:  # one colour, or one pattern
+        return None
+    share = float((found.image[..., 3] >= SOLID_ALPHA).mean())
+    is_sure = found.confidence is None or found.confidence >= TRUSTED_CONFIDENCE
+    if not is_sure or not LEAST_IN_FRAME <= share <= MOST_IN_FRAME:
+        return None
+    whole = image.copy()
+    whole[..., 3] = 0
+    whole[box] = found.image
+    return replace(found, image=whole)
 
 
 def _removed(image: Rgba, remover: BackgroundRemover) -> Cutout:

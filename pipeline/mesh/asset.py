@@ -30,6 +30,7 @@ class Asset:
         vertex_colours: (V, 3) uint8 sRGB of the mesh's vertices, or (V, 4) with alpha; None where no format needs them.
         name: of its parts in files, one word.
         is_open: whether the surface encloses nothing, so that both of its sides are seen.
+        print_changes: sentences about what `print_ready` changed.
     """
 
     mesh: TriMesh
@@ -40,6 +41,7 @@ class Asset:
     vertex_colours: NDArray[np.uint8] | None = None
     name: str = "asset"
     is_open: bool = False
+    print_changes: tuple[str, ...] = ()
 
     @property
     def unwrapped_normals(self) -> NDArray[np.float32]:

@@ -54,6 +54,9 @@ accuracy."""
 PARTS_STOP, PARTS_STOP_ABOVE = 2.5, 2.6
 """Multiples of the target at which the parts stop, and above which they go on. At 1.2 the rims, which only the last
 pass simplifies, raise the mean error by a tenth; at 2.5 by less than a hundredth."""
+RIM_WEIGHT = 2
+"""Faces that the parts leave for each face on their rims. At 0, 1,000 of 160,000 faces had three times the error; at 1
+the largest error is up to 1.5 times that of one heap, at 2 at most 1.06 times."""
 LEAST_REDUCTION = 4.0
 """Least ratio of the face count to the target at which parts are worth it."""
 FIRST_LIMIT, LIMIT_STEP = 1e-18, 4.0
@@ -171,7 +174,8 @@ def _collapse_parts(
     of_face: NDArray[np.int64],
     target: int,
 ) -> NDArray[np.int32]:
-    """Collapse edges inside of the parts, several parts at once, down to `PARTS_STOP_ABOVE` times the target.
+    """Collapse edges inside of the parts, several parts at once, down to `PARTS_STOP_ABOVE` times the target and the
+    rims.
 
     Collapses in two parts do not influence each other, because the vertices that parts share stay. So each part may
     collapse its cheapest edges by itself, up to a limit of the cost that is the same for all and rises in steps: what
@@ -204,11 +208,13 @@ def _collapse_parts(
         states.append(_new_state(points[number], own, quadrics[number], own_edges, own_locked, border[number]))
         outside.append(number)
     left = sum(len(state.faces) for state in states)
+    # The rims keep their faces until the last pass. Counted towards the target, they would leave none for the inside.
+    rims = RIM_WEIGHT * int((faces >= shared).any(axis=1).sum())
     limit = FIRST_LIMIT
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        while left > PARTS_STOP_ABOVE * target and limit < 1:
+        while left > PARTS_STOP_ABOVE * target + rims and limit < 1:
             # No part goes below its share of the stop, so that no flat part uses up the faces of the others.
-            share = PARTS_STOP * target / left
+            share = (PARTS_STOP * target + rims) / left
 
             def advance(state: _State, limit: float = limit, share: float = share) -> bool:
                 floor = int(np.ceil(share * state.counts[FACES_LEFT]))

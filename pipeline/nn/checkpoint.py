@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -76,6 +77,29 @@ def load_strictly(
             raise WeightsUnusable(f"{path.name} cannot be read: {error}") from error
     module.load_state_dict(state, strict=True, assign=True)
     module.eval().requires_grad_(False)
+
+
+def read_chosen_tensors(
+    path: Path, chosen: Mapping[str, Entry], *, device: torch.device, copy: bool
+) -> dict[str, Tensor]:
+    """Read some tensors of a file that holds more, in their stored types.
+
+    Args:
+        path: a safetensors file.
+        chosen: what is read, with the type and shape that it must have.
+        device: target device.
+        copy: copy the tensors into memory of their own instead of mapping them from the file.
+
+    Raises:
+        WeightsUnusable: the file is missing or truncated, or a tensor is missing or another.
+    """
+    found = read_entries(path)
+    check_entries(path.name, {key: found[key] for key in chosen if key in found}, chosen)
+    try:
+        with safe_open(path, framework="pt", device=str(device)) as file:
+            return {key: file.get_tensor(key).clone() if copy else file.get_tensor(key) for key in chosen}
+    except SafetensorError as error:
+        raise WeightsUnusable(f"{path.name} cannot be read: {error}") from error
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""One image through a remote engine without a service: no store, no API key; the files come back to the caller.
+"""One image or text through a remote engine without a service: no store, no API key; the files come back to the caller.
 
 `run_from_terminal` runs on the operator's machine, `generate_once` in a CPU container. Both build on
 `pipeline.python_api`. Knows no vendor.
@@ -15,6 +15,7 @@ from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.engines.registry import choose_engine
 from pipeline.errors import CallerError, ImageTo3DError, InvalidRequest, StageError, is_caller_error
 from pipeline.on_modal.control_channel import ControlChannel, ProgressReporter
 from pipeline.on_modal.shared_dict import SharedDict
@@ -22,8 +23,9 @@ from pipeline.python_api import check_output_files, rename_model, run_in_memory,
 from pipeline.settings import split_list
 from schemas.contract import read_http_url
 from schemas.formats import OUTPUT_FORMATS, extensions_in_words
-from schemas.request import ImageTo3DRequest, parse_request
-from schemas.table import option_rows
+from schemas.request import GenerationRequest
+from schemas.table import option_rows, text_option_rows
+from schemas.text import parse_any_request
 
 if TYPE_CHECKING:
     from pipeline.engines.base import ForegroundImage
@@ -53,14 +55,18 @@ def with_field_options(entrypoint: Callable[..., None]) -> Callable[..., None]:
 
 def _defaults() -> dict[str, bool | str]:
     """What an option has that is not given, by the field's name: a boolean its default, any other field ""."""
-    return {row.name: row.is_on_by_default if row.kind == "bool" else "" for row in option_rows()}
+    rows = (*option_rows(), *text_option_rows())
+    return {row.name: row.is_on_by_default if row.kind == "bool" else "" for row in rows}
 
 
-def read_body(images: str, out: Path, fields: Mapping[str, Any], *, also: str = "") -> dict[str, Any]:
+def read_body(
+    images: str | None, out: Path, fields: Mapping[str, Any], *, text: str | None = None, also: str = ""
+) -> dict[str, Any]:
     """The request body that the command line describes, with the content of image files in it.
 
     Args:
-        images: paths or http(s) URLs, separated by commas.
+        images: paths or http(s) URLs, separated by commas; None with a text.
+        text: the prompt, instead of images.
         out: the file to write; its extension is the format.
         fields: further fields; those that have their defaults are left out.
         also: further formats of the same asset, separated by commas.
@@ -75,18 +81,29 @@ def read_body(images: str, out: Path, fields: Mapping[str, Any], *, also: str = 
         raise InvalidRequest(f"--out: there is no folder {out.parent}")
     defaults = _defaults()
     given = {name: value for name, value in fields.items() if value != defaults[name]}
-    image = [source if read_http_url(source) else _encoded(Path(source)) for source in images.split(",")]
-    formats = [extension, *split_list(also)]
-    body = {**given, "image": image if len(image) > 1 else image[0], "output_formats": formats}
-    parse_request(body)
+    body = {**given, "output_formats": [extension, *split_list(also)]}
+    if (images is None) == (text is None):
+        raise InvalidRequest("give either --image or --text")
+    if images is not None:
+        image = [_read_source("image", source) for source in images.split(",")]
+        body["image"] = image if len(image) > 1 else image[0]
+    else:
+        body["prompt"] = text
+        if "init_mesh" in body:
+            body["init_mesh"] = _read_source("init-mesh", str(body["init_mesh"]))
+    parse_any_request(body)
     return body
 
 
-def _encoded(path: Path) -> str:
+def _read_source(option: str, source: str) -> str:
+    return source if read_http_url(source) else _encoded(option, Path(source))
+
+
+def _encoded(option: str, path: Path) -> str:
     try:
         return base64.b64encode(path.read_bytes()).decode()
     except OSError as error:
-        raise InvalidRequest(f"--image: {path} cannot be read: {error.strerror}") from None
+        raise InvalidRequest(f"--{option}: {path} cannot be read: {error.strerror}") from None
 
 
 def generate_once(
@@ -111,9 +128,9 @@ def generate_once(
     from pipeline.on_modal.prewarm import start_prewarm
     from pipeline.stages.intake import load_views
 
-    request, engine_channel = parse_request(dict(body)).request, f"{channel.name}/engine"
+    request, engine_channel = _for_engine(parse_any_request(dict(body)).request, settings), f"{channel.name}/engine"
 
-    def load_job_views(request: ImageTo3DRequest) -> list[ForegroundImage]:
+    def load_job_views(request: GenerationRequest) -> list[ForegroundImage]:
         engines.wake(request.engine)
         start_prewarm()
         remover = select_background_remover(settings.matting_model, settings.weights)
@@ -129,6 +146,16 @@ def generate_once(
         )
     engines.forget(engine_channel)
     return {**asdict(result), "files": files}
+
+
+def _for_engine(request: GenerationRequest, settings: Settings) -> GenerationRequest:
+    """The request with the name of the engine that it is for.
+
+    Raises:
+        InvalidRequest: there is none, or it takes no such input.
+    """
+    spec = choose_engine(request.engine, request.kind, offered=settings.offered_engines)
+    return request.model_copy(update={"engine": spec.name})
 
 
 def wait_for(call: RemoteCall, channel: ControlChannel, on_progress: Callable[[str, int], None]) -> dict[str, Any]:
@@ -151,10 +178,11 @@ def wait_for(call: RemoteCall, channel: ControlChannel, on_progress: Callable[[s
 
 
 def run_from_terminal(
-    images: str,
+    images: str | None,
     out: Path,
     fields: Mapping[str, Any],
     *,
+    text: str | None = None,
     spawn: Callable[[dict[str, Any], str, str], RemoteCall],
     entries: SharedDict,
     also: str = "",
@@ -163,16 +191,16 @@ def run_from_terminal(
     """The whole command. An error is printed as one sentence; the exit code is 2 if the user can fix it, else 1.
 
     Args:
-        images, out, fields, also: as in `read_body`.
+        images, out, fields, text, also: as in `read_body`.
         force: replace files that exist already.
         spawn: starts `generate_once` remotely, with the body, the file prefix and the channel's name.
         entries: the shared dictionary in which the channel is.
     """
     name = f"one-shot-{secrets.token_hex(8)}"
     try:
-        body = read_body(images, out, fields, also=also)
+        body = read_body(images, out, fields, text=text, also=also)
         if not force:
-            check_output_files(parse_request(body).request, out)
+            check_output_files(parse_any_request(body).request, out)
         result = wait_for(spawn(body, out.stem, name), ControlChannel(entries, name), _StagePrinter().report)
         paths = write_files(rename_model(result["files"], out.name), out.parent)
     except ImageTo3DError as error:

@@ -52,7 +52,17 @@ class ScalingSettings(BaseSettings):
         return tuple(dict.fromkeys(name for name in self.engines if name != self.engine))
 
 
-LOCAL_ONLY_SETTINGS = {"data_dir", "host", "port", "workers", "api_key", "secret_keys", "database_url"}
+LOCAL_ONLY_SETTINGS = {
+    "data_dir",
+    "host",
+    "port",
+    "workers",
+    "api_key",
+    "secret_keys",
+    "database_url",
+    "moderation_token",
+    "prompt_blocklist_file",
+}
 """Settings that the deploying machine never passes to containers: paths, addresses and secrets."""
 
 OTEL_VARIABLES = (

@@ -39,7 +39,7 @@ from pipeline.render.mesh_view import RenderMesh, thumbnail, turntable
 from pipeline.storage.base import FileKind, OutputFile, content_type_of, cutout_names, level_stem
 from schemas.formats import FORMATS
 from schemas.names import is_random_name, safe_name
-from schemas.request import ImageTo3DRequest
+from schemas.request import GenerationRequest
 
 TURNTABLE_FRAMES, TURNTABLE_FPS = 120, 30
 IMAGE_SIZE = 512
@@ -68,7 +68,7 @@ class Exported:
 def export(
     generation: Generation,
     *,
-    request: ImageTo3DRequest,
+    request: GenerationRequest,
     file_prefix: str,
     folder: Path,
     on_step: OnStep,
@@ -133,13 +133,17 @@ def export(
         path = folder / name
         path.write_bytes(content)
         files.append(OutputFile(path, kinds[name], content_type_of(name), faces.get(name)))
+    meta: dict[str, Any] = {"mesh": mesh_measures}
     warnings = _normal_map_warning(request) + _texture_warnings(encoder, request.formats)
     if request.compression != "none" and "glb" not in request.formats:
         warnings += (f"compression {request.compression} had no effect: it is for GLB alone.",)
+    if request.print_ready:
+        meta["print"], for_print = _print_report(asset, request)
+        warnings += for_print
     warnings += _thickened_warning([name for name in request.formats if encoder.is_thickened_in(name)])
     for stem, asked in zip(encoders, (request.target_faces, *(request.lods or ())), strict=True):
         warnings += _count_warning(f"{stem}.{request.formats[0]}", faces, asked=asked)
-    return Exported((*files, *_cutout_files(cutouts, file_prefix, folder)), warnings, {"mesh": mesh_measures})
+    return Exported((*files, *_cutout_files(cutouts, file_prefix, folder)), warnings, meta)
 
 
 def asset_name(asset: Asset, file_prefix: str) -> str:
@@ -155,6 +159,22 @@ def asset_name(asset: Asset, file_prefix: str) -> str:
     return f"asset_{content.hexdigest()[:8]}"
 
 
+def _print_size_mm(request: GenerationRequest) -> float:
+    """Longest side of the print: that of the formats for printing where the request names none."""
+    return 1000 * (FORMATS["stl"].default_size_m if request.size is None else request.size)
+
+
+def _print_report(asset: Asset, request: GenerationRequest) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Measures of an asset as it is printed, and sentences about what was changed for it and what may not succeed."""
+    from pipeline.mesh.print_check import check_print, wall_warning
+
+    size_mm, sides = _print_size_mm(request), np.ptp(asset.mesh.bounds(), axis=0)
+    report = check_print(asset.mesh, mm_per_unit=size_mm / float(sides.max()), min_wall_mm=request.min_wall_mm)
+    changed = f"Made ready to print at {size_mm:g} mm: {' '.join(asset.print_changes)}"
+    warnings = (*([changed] if asset.print_changes else []), *wall_warning(report, min_wall_mm=request.min_wall_mm))
+    return report.as_dict(), warnings
+
+
 def _count_warning(name: str, faces: Mapping[str, int], *, asked: int | None) -> tuple[str, ...]:
     """A sentence about a file whose number of faces is not the one that was asked for."""
     if asked is None or abs(faces[name] - asked) <= COUNT_TOLERANCE * asked:
@@ -163,7 +183,7 @@ def _count_warning(name: str, faces: Mapping[str, int], *, asked: int | None) ->
     return (f"{name} has {faces[name]:,} faces instead of {asked:,}: {reason}.",)
 
 
-def _normal_map_warning(request: ImageTo3DRequest) -> tuple[str, ...]:
+def _normal_map_warning(request: GenerationRequest) -> tuple[str, ...]:
     """A sentence if a normal map was asked for that no file has."""
     if not request.normal_map:
         return ()
@@ -243,7 +263,7 @@ def _reduced_cutout(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.dstack([np.clip(colours, 0, 255), alpha]).round().astype(np.uint8)
 
 
-def make_levels(generation: Generation, *, request: ImageTo3DRequest, on_step: OnStep) -> list[Asset]:
+def make_levels(generation: Generation, *, request: GenerationRequest, on_step: OnStep) -> list[Asset]:
     """Clean, simplify, unwrap and bake: the asset, then its further levels of detail in the order of the request.
 
     Further levels have textures of their own, of half the side: docs/formats.md has the measurement. One texture
@@ -258,18 +278,13 @@ def make_levels(generation: Generation, *, request: ImageTo3DRequest, on_step: O
         raise ExportFailed(f"export failed: the engine's surface {reason}")
     is_open = not generation.is_closed and not faces_of_bodies(surface).all()
     on_step(0.2)
-    becomes_body = is_open and FORMATS[request.formats[0]].needs_body
-
-    def with_faces(mesh: TriMesh, count: int) -> TriMesh:
-        return (simplify_for_thickening if becomes_body else simplify)(mesh, target_faces=count)
-
-    if request.target_faces is None:
-        finest = simplify(surface, target_faces=round((1 - request.mesh_simplify) * len(generation.mesh.faces)))
+    changes: tuple[str, ...] = ()
+    if request.print_ready:
+        meshes, changes = _print_levels(surface, request, len(generation.mesh.faces))
+        is_open = False
     else:
-        finest = with_faces(surface, request.target_faces)
-    counts = request.lods or ()
+        meshes = _simplified_levels(surface, request, len(generation.mesh.faces), is_open=is_open)
     detailed = NearestSurface(surface) if request.normal_map and not request.no_texture else None
-    meshes = [finest, *(with_faces(finest if count <= len(finest.faces) else surface, count) for count in counts)]
     on_step(0.5)
 
     def step_of(number: int) -> OnStep:
@@ -286,16 +301,49 @@ def make_levels(generation: Generation, *, request: ImageTo3DRequest, on_step: O
                 on_step=step_of(number),
             ),
             is_open=is_open,
+            print_changes=changes,
         )
         for number, mesh in enumerate(meshes)
     ]
+
+
+def _simplified_levels(
+    surface: TriMesh, request: GenerationRequest, extracted_faces: int, *, is_open: bool
+) -> list[TriMesh]:
+    """The surface and its further levels of detail, with their numbers of faces."""
+    becomes_body = is_open and FORMATS[request.formats[0]].needs_body
+
+    def with_faces(mesh: TriMesh, count: int) -> TriMesh:
+        return (simplify_for_thickening if becomes_body else simplify)(mesh, target_faces=count)
+
+    if request.target_faces is None:
+        finest = simplify(surface, target_faces=round((1 - request.mesh_simplify) * extracted_faces))
+    else:
+        finest = with_faces(surface, request.target_faces)
+    counts = request.lods or ()
+    return [finest, *(with_faces(finest if count <= len(finest.faces) else surface, count) for count in counts)]
+
+
+def _print_levels(
+    surface: TriMesh, request: GenerationRequest, extracted_faces: int
+) -> tuple[list[TriMesh], tuple[str, ...]]:
+    """The same, each one shell on a flat base; and sentences about what was changed for that in the first."""
+    from pipeline.mesh.printable import make_solid, simplify_for_print  # its packages are needed for nothing else
+
+    size_mm = _print_size_mm(request)
+    solid = make_solid(surface, size_mm=size_mm)
+    finest = request.target_faces or round((1 - request.mesh_simplify) * extracted_faces)
+    made = [
+        simplify_for_print(solid.mesh, target_faces=count, size_mm=size_mm) for count in (finest, *(request.lods or ()))
+    ]
+    return [each.mesh for each in made], (*solid.changes, *made[0].changes)
 
 
 def _with_texture(
     mesh: TriMesh,
     generation: Generation,
     *,
-    request: ImageTo3DRequest,
+    request: GenerationRequest,
     texture_size: int,
     detailed: NearestSurface | None,
     on_step: OnStep,

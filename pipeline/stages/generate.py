@@ -6,14 +6,24 @@ import logging
 import secrets
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from pipeline.engines.base import Engine, ForegroundImage, Generation, GenerationOptions, OnStep, ignore_steps
-from pipeline.engines.registry import check_views, find_spec, make_engine
+from pipeline.engines.base import (
+    Engine,
+    ForegroundImage,
+    Generation,
+    GenerationOptions,
+    OnStep,
+    ignore_steps,
+    input_kind,
+)
+from pipeline.engines.registry import check_input, check_views, find_spec, make_engine
 from pipeline.errors import EngineFailed, ImageTo3DError, translate
-from schemas.request import ImageTo3DRequest
+from schemas.request import GenerationRequest, ImageTo3DRequest
+from schemas.text import TextTo3DRequest
 
 MAX_SEED = 2**32 - 1
 
@@ -25,13 +35,13 @@ def draw_seed() -> int:
     return 1 + secrets.randbelow(MAX_SEED)
 
 
-def options_of(request: ImageTo3DRequest, *, seed: int) -> GenerationOptions:
+def options_of(request: GenerationRequest, *, seed: int) -> GenerationOptions:
     """The part of a request that an engine may use.
 
     Args:
         seed: the effective seed, already drawn where the request has 0.
     """
-    return GenerationOptions(
+    options = GenerationOptions(
         seed=seed,
         resolution=request.resolution,
         ss_guidance_strength=request.ss_guidance_strength,
@@ -41,8 +51,14 @@ def options_of(request: ImageTo3DRequest, *, seed: int) -> GenerationOptions:
         chunk_size=request.points_at_once,
         render=request.render,
         no_texture=request.no_texture,
-        multi_image_mode=request.multi_image_mode,
         splat=request.splat,
+    )
+    if isinstance(request, TextTo3DRequest):
+        return replace(options, prompt=request.prompt, negative_prompt=request.negative_prompt)
+    assert isinstance(request, ImageTo3DRequest)
+    return replace(
+        options,
+        multi_image_mode=request.multi_image_mode,
         depth=request.depth,
         foreground_ratio=request.foreground_ratio,
         view_angles=request.view_angles,
@@ -79,10 +95,11 @@ class LocalEngines:
             name: the engine; None is the default one.
 
         Raises:
-            InvalidRequest: there is no engine of that name, or it does not take that many views.
+            InvalidRequest: there is no engine of that name, or it does not take the input.
             ImageTo3DError: as `run_engine`.
         """
         spec = find_spec(name or self._default)
+        check_input(spec, input_kind(options))
         check_views(spec, len(views))
         return run_engine(self._loaded_engine(spec.name), views, options, on_step=on_step)
 

@@ -27,8 +27,10 @@ from pipeline.imaging.decode import decode_image
 from pipeline.imaging.inline import at_most, read_inline
 from pipeline.imaging.views import split_sheet
 from pipeline.net.download import MAX_BYTES
+from pipeline.stages.given_mesh import voxels_of_file
 from schemas.contract import read_http_url
-from schemas.request import MAX_VIEWS, ImageTo3DRequest
+from schemas.request import MAX_VIEWS, GenerationRequest, ImageTo3DRequest
+from schemas.text import TextTo3DRequest
 
 Decode = Callable[[bytes], NDArray[np.uint8]]
 """Decodes an image's bytes to (H, W, 4) uint8 RGBA, as `decode_image` does."""
@@ -43,7 +45,10 @@ class LoadedViews(list[ForegroundImage]):
 
     Attributes:
         cutouts: one for each image of the request; a sheet is one image.
+        init_voxels: (N, 3) cells of the mesh of a request whose shape is given, see `voxels_of_file`.
     """
+
+    init_voxels: NDArray[np.uint8] | None = None  # of the class too: a checkpoint of an earlier version has none
 
     def __init__(self, views: Iterable[ForegroundImage] = (), *, cutouts: Sequence[Cutout] = ()) -> None:
         super().__init__(views)
@@ -85,14 +90,14 @@ def _numbered(words: str, number: int, count: int) -> str:
 
 
 def load_views(
-    request: ImageTo3DRequest,
+    request: GenerationRequest,
     *,
     fetch: Fetch,
     decode: Decode = decode_image,
     remover: BackgroundRemover | None = None,
     allow_paths: bool = False,
 ) -> LoadedViews:
-    """Load and decode a request's images and remove their backgrounds.
+    """Load and decode a request's images and remove their backgrounds; or load its mesh, and make voxels of it.
 
     Args:
         fetch: downloads what is given as a URL.
@@ -101,11 +106,18 @@ def load_views(
         allow_paths: an image may be the path of a file of this machine; never for requests from outside.
 
     Returns:
-        One view for each image, or those of a sheet.
+        One view for each image, or those of a sheet; none of a text.
 
     Raises:
-        CallerError: one sentence about the first invalid image.
+        CallerError: one sentence about the first invalid image, or about the mesh.
     """
+    if isinstance(request, TextTo3DRequest):
+        loaded = LoadedViews()
+        if request.init_mesh is not None:
+            content = read_image(request.init_mesh, fetch=fetch, allow_paths=allow_paths)
+            loaded.init_voxels = voxels_of_file(content)
+        return loaded
+    assert isinstance(request, ImageTo3DRequest)
     images = (decode(read_image(source, fetch=fetch, allow_paths=allow_paths)) for source in request.image)
     views = foreground_images(images, multi_image=request.multi_image, remove_bg=request.remove_bg, remover=remover)
     request.check_view_angles(len(views))

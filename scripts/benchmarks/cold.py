@@ -23,9 +23,8 @@ DISK_SHARE = 0.9  # of the disk's own speed that is enough: two readings of one 
 BLOCK_BYTES = 16 * 2**20
 
 WEB = """
-import json, sys, time
+import asyncio, json, sys
 import modal
-from starlette.testclient import TestClient
 from tests.fakes.key_values import MemoryKeyValues
 from pipeline.jobs.stores.kv.store import KvStore
 from pipeline.on_modal.deployment import Deployment
@@ -41,7 +40,14 @@ deployment = Deployment(
     dispatch=no_dispatch, commit_work=lambda: None, commit_outputs=lambda: None,
 )
 app = web_app(deployment, outputs=None, state=None, missing=())
-assert TestClient(app).get("/health").status_code == 200
+statuses = []
+
+async def receive(): return {"type": "http.request", "body": b"", "more_body": False}
+async def send(message): statuses.append(message.get("status"))
+
+scope = {"type": "http", "method": "GET", "path": "/health", "raw_path": b"/health", "headers": []}
+asyncio.run(app(scope, receive, send))
+assert statuses[0] == 200
 heavy = [name for name in ("torch", "numpy", "scipy", "trimesh") if name in sys.modules]
 print(json.dumps({"heavy": heavy, "modules": len(sys.modules)}))
 """

@@ -169,9 +169,10 @@ class Service:
 
     Args:
         database_url: Postgres; None is an SQLite file in the folder.
+        root: the checkout whose version is started.
     """
 
-    def __init__(self, data: Path, database_url: str | None = None) -> None:
+    def __init__(self, data: Path, database_url: str | None = None, *, root: Path = ROOT) -> None:
         self.data = data
         self.database_url = database_url
         with socket.socket() as probe:
@@ -183,8 +184,8 @@ class Service:
             settings.append(f"DATABASE_URL={database_url}")
         self._environment = ["env", "-u", "DATABASE_URL", *(f"IMAGE_TO_3D_{setting}" for setting in settings)]
         serve = [sys.executable, "-m", "pipeline.cli", "serve", "--data", str(data), "--workers", "0"]
-        command = [*self._environment, *serve, "--port", str(self.port)]
-        self._processes = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)]
+        command = [*self._environment, f"PYTHONPATH={root}", *serve, "--port", str(self.port)]
+        self._processes = [subprocess.Popen(command, cwd=root, stdout=subprocess.DEVNULL)]
 
     def wait_until_ready(self) -> None:
         deadline_s = time.monotonic() + 60
@@ -235,6 +236,7 @@ def wait_until_drained(data: Path, database_url: str | None) -> tuple[dict[str, 
     from pipeline.settings import Settings
 
     store = open_store(Settings(data_dir=data, database_url=None if database_url is None else SecretStr(database_url)))
+    states: dict[str, int] = {}
     deadline_s = time.monotonic() + DRAIN_WAIT_S
     while time.monotonic() < deadline_s:
         states = dict(store.metrics().states)

@@ -29,7 +29,7 @@ from pipeline.engines.base import Generation
 from pipeline.engines.trellis.colours import GaussianColours, VertexColours
 from pipeline.stages.export import export
 from pipeline.stages.intake import load_views
-from schemas.request import ImageTo3DRequest, parse_request
+from schemas.request import GenerationRequest, parse_request
 from scripts.benchmarks.export import organic_mesh, sample
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,7 +42,7 @@ IMPORTS = {
 }
 
 
-def request() -> ImageTo3DRequest:
+def request() -> GenerationRequest:
     """The sample image on grey, so that its background has to be removed."""
     with Image.open(ROOT / "scripts/sample.png") as sample:
         opaque = Image.new("RGB", sample.size, (128, 128, 128))
@@ -75,7 +75,7 @@ def export_once(made: Generation) -> None:
         export(made, request=asked, file_prefix="bench", folder=Path(folder), on_step=lambda share: None)
 
 
-def intake_once(asked: ImageTo3DRequest) -> None:
+def intake_once(asked: GenerationRequest) -> None:
     def no_download(url: str) -> bytes:
         raise AssertionError(url)
 

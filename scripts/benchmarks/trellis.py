@@ -26,8 +26,9 @@ from pipeline.engines.trellis.image_encoder import ImageEncoder
 from pipeline.engines.trellis.latent_flow import SLatFlowModel
 from pipeline.engines.trellis.mesh_extraction import corner_offsets, extract_mesh, gather_field
 from pipeline.engines.trellis.models import PART_CLASSES, Models, _config, load_models
-from pipeline.engines.trellis.spec import IMAGE_LARGE, TINY, ModelSpec
+from pipeline.engines.trellis.spec import IMAGE_LARGE, TINY, EncoderSpec, ModelSpec
 from pipeline.engines.trellis.stages import (
+    Contexts,
     SamplerSettings,
     latent_velocities,
     model_time,
@@ -74,6 +75,7 @@ class Row:
 def random_models(spec: ModelSpec, device: torch.device, dtype: torch.dtype) -> Models:
     """All networks of a released size, made on the device and filled so that activations stay of order one."""
     with torch.device(device):
+        assert isinstance(spec.encoder, EncoderSpec)
         parts: dict[str, Any] = {name: PART_CLASSES[name](**spec.checkpoints[name].args) for name in PART_CLASSES}
         encoder = Dinov2WithRegistersModel(_config(spec.encoder))
     for part in (*parts.values(), encoder):
@@ -140,13 +142,19 @@ def give_surface(channels: Tensor, coords: Tensor, shape: Shape, resolution: int
     channels[:, 8:53] *= 0.1
 
 
+def image_contexts(tokens: Tensor) -> Contexts:
+    """The contexts of one image, as the engine makes them."""
+    return Contexts(tokens, torch.zeros_like(tokens[:1]))
+
+
 class Bench:
     """The stages of one model on one device."""
 
     def __init__(self, spec: ModelSpec, models: Models, shape: Shape, device: torch.device, *, repeats: int) -> None:
         self.spec, self.models, self.shape, self.device, self.repeats = spec, models, shape, device, repeats
         generator = torch.Generator().manual_seed(0)
-        size, flow = spec.encoder.image_size, models.structure_flow
+        assert isinstance(models.encoder, ImageEncoder)
+        size, flow = models.encoder.image_size, models.structure_flow
         images = torch.randint(0, 256, (1, size, size, 3), dtype=torch.uint8, generator=generator)
         self.images = images.to(device)
         self.coords = shape.voxels(models.latent_flow.resolution).to(device)
@@ -158,18 +166,21 @@ class Bench:
         """The occupied voxels without any cached table, as at the start of each job."""
         return VoxelSet(self.coords, batch_size=1)
 
+    def contexts(self) -> Contexts:
+        """Encode the image."""
+        return image_contexts(self.models.encoder(self.images))
+
     def rows(self) -> Iterator[Row]:
         """Measure stage after stage."""
         models, spec = self.models, self.spec
-        encode = partial(models.encoder, self.images)
-        tokens: Tensor = encode()
-        yield self._row("encode", encode)
+        contexts = self.contexts()
+        yield self._row("encode", self.contexts)
         for steps in STEPS:
-            yield self._row(f"structure sampling, {steps} steps", partial(self._structure, tokens, steps))
+            yield self._row(f"structure sampling, {steps} steps", partial(self._structure, contexts, steps))
         latent = self.noise * 0.5
         yield self._row("structure decode", lambda: occupied_coords(models.structure_decoder(latent)))
         for steps in STEPS:
-            yield self._row(f"latent sampling, {steps} steps", partial(self._latents, tokens, steps))
+            yield self._row(f"latent sampling, {steps} steps", partial(self._latents, contexts, steps))
         slat = self.slat_noise
         yield self._row("gaussian decoder", lambda: models.gaussian_decoder(slat, self.voxels()))
         yield self._row("radiance decoder", lambda: models.radiance_decoder(slat, self.voxels()))
@@ -196,15 +207,15 @@ class Bench:
     def _row(self, stage: str, step: Callable[[], object]) -> Row:
         return Row(stage, measure(step, self.device, repeats=self.repeats), count_work(step))
 
-    def _structure(self, tokens: Tensor, steps: int) -> Tensor:
+    def _structure(self, contexts: Contexts, steps: int) -> Tensor:
         sampler = self.spec.structure_sampler
         settings = SamplerSettings(steps, STRENGTHS[0], sampler.cfg_interval, sampler.rescale_t)
-        return run_sampler(self.noise, structure_velocities(self.models.structure_flow, tokens), settings)
+        return run_sampler(self.noise, structure_velocities(self.models.structure_flow, contexts), settings)
 
-    def _latents(self, tokens: Tensor, steps: int) -> Tensor:
+    def _latents(self, contexts: Contexts, steps: int) -> Tensor:
         sampler = self.spec.latent_sampler
         settings = SamplerSettings(steps, STRENGTHS[1], sampler.cfg_interval, sampler.rescale_t)
-        evaluate = latent_velocities(self.models.latent_flow, self.voxels(), tokens)
+        evaluate = latent_velocities(self.models.latent_flow, self.voxels(), contexts)
         return run_sampler(self.slat_noise, evaluate, settings)
 
     def _extract(self, coords: Tensor, channels: Tensor) -> object:
@@ -283,8 +294,7 @@ def ball_voxels(resolution: int, device: torch.device) -> Tensor:
 
 def print_changes(device: torch.device, dtype: torch.dtype, rounds: int) -> None:
     """What each piece of work that is done once gains over repeating it: one block at full width and real shapes."""
-    tokens = torch.randn(1, 1374, 1024, device=device)
-    zeros = torch.zeros_like(tokens)
+    contexts = image_contexts(torch.randn(1, 1374, 1024, device=device))
     with torch.device(device):
         flow = SparseStructureFlowModel(**flow_args("structure_flow"))
         latent_flow = SLatFlowModel(**flow_args("latent_flow"))
@@ -295,8 +305,8 @@ def print_changes(device: torch.device, dtype: torch.dtype, rounds: int) -> None
     coords = ball_voxels(64, device)
     feats = torch.randn(1, len(coords), 8, device=device)
     voxels = VoxelSet(coords, batch_size=1)
-    dense, sparse = structure_velocities(flow, tokens), latent_velocities(latent_flow, voxels, tokens)
-    plain = flow.encode_condition(torch.cat([tokens, zeros]))
+    dense, sparse = structure_velocities(flow, contexts), latent_velocities(latent_flow, voxels, contexts)
+    plain = flow.encode_condition(torch.cat([contexts.tokens, contexts.negative]))
     emb = flow.t_embedder(model_time(0.5, x)).to(dtype)
     modulate: Any = flow.blocks[0].adaLN_modulation  # type: ignore[union-attr]
 
@@ -305,15 +315,15 @@ def print_changes(device: torch.device, dtype: torch.dtype, rounds: int) -> None
 
     def fresh_tables() -> Tensor:
         fresh = VoxelSet(coords, batch_size=1)
-        return latent_velocities(latent_flow, fresh, tokens)(feats, 0.5, [0], True)
+        return latent_velocities(latent_flow, fresh, contexts)(feats, 0.5, [0], True)
 
     def known_tables() -> Tensor:
-        return latent_velocities(latent_flow, voxels, tokens)(feats, 0.5, [0], True)
+        return latent_velocities(latent_flow, voxels, contexts)(feats, 0.5, [0], True)
 
     changes: list[tuple[str, Callable[[], object], Callable[[], object]]] = [
         (
             "keys and values of the image once per job",
-            lambda: structure_velocities(flow, tokens)(x, 0.5, [0], True),
+            lambda: structure_velocities(flow, contexts)(x, 0.5, [0], True),
             lambda: dense(x, 0.5, [0], True),
         ),
         ("unguided cross-attention as a constant", attend_to_zeros, lambda: dense(x, 0.5, [0], True)),
@@ -361,8 +371,8 @@ def main(argv: list[str]) -> int:
         models = (
             random_models(spec, device, dtype) if given.full else load_models(TINY, None, device=device, dtype=dtype)
         )
-        loaded = peak_memory(lambda: warm_up_cuda(models, device), device)
         bench = Bench(spec, models, shape, device, repeats=given.repeats)
+        loaded = peak_memory(lambda: warm_up_cuda(models, device, bench.contexts), device)
         print(f"{spec.name}, {len(bench.coords)} occupied voxels; warming up took {loaded / 1e9:.2f} GB")
         rows = list(bench.rows())
         counts = (1024, 4096) if device.type == "cuda" else (512, 2048)

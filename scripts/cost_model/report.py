@@ -41,6 +41,7 @@ SCALEDOWN_WINDOWS_S = (2, 10, 30, 60, 300)
 BUFFERS, MINIMA, MAXIMA = (0, 1), (0, 1), (2, 4, 10)  # 10 GPUs is the limit of Modal's Starter plan
 GPUS = {
     "trellis": ("H100", "A100-80GB", "A100-40GB", "L40S"),
+    "trellis-text": ("H100", "A100-80GB", "A100-40GB", "L40S"),
     "triposr": ("L4", "A10", "T4"),
 }
 

@@ -13,15 +13,16 @@ from tests.api.conftest import IMAGE, Deployment
 
 
 def test_a_submit_may_name_exactly_the_engines_that_are_offered(deploy: Callable[..., Deployment]) -> None:
-    deployment = deploy(engine="preview", engines=("triposr",))
+    deployment = deploy(engine="preview", engines=("triposr", "trellis-text"))
 
     body = deployment.client.get("/engines").json()
 
     assert body["default"] == "preview"
     assert [entry["name"] for entry in body["engines"]] == [spec.name for spec in ENGINES]
     for entry in body["engines"]:
-        answer = deployment.post("/api/v6/3d/estimate", {"image": IMAGE, "engine": entry["name"]})
-        assert (answer.status_code == 200) == entry["offered"], entry["name"]
+        for kind, body in (("image", {"image": IMAGE}), ("text", {"prompt": "a robot"})):
+            answer = deployment.post("/api/v6/3d/estimate", {**body, "engine": entry["name"]})
+            assert (answer.status_code == 200) == (entry["offered"] and kind in entry["inputs"]), entry["name"]
         views = {"image": [IMAGE] * (entry["max_views"] + 1), "multi_image": True, "engine": entry["name"]}
         assert deployment.post("/api/v6/3d/estimate", views).status_code == 400
 

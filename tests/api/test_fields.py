@@ -28,10 +28,11 @@ NUMBERS: dict[str, tuple[float, float, float, float]] = {
     "depth": (0, 1, -0.001, 1.001),
     "foreground_ratio": (0.5, 1, 0.499, 1.001),
     "size": (0.001, 1000, 0.0009, 1000.1),
+    "min_wall_mm": (0.1, 10, 0.099, 10.001),
     "target_faces": (100, 2_000_000, 99, 2_000_001),
     "retention_s": (60, 7 * 86400, 59, 7 * 86400 + 1),
 }
-BOOLEANS = ("render", "multi_image", "temp", "no_texture", "normal_map", "splat", "remove_bg")
+BOOLEANS = ("render", "multi_image", "temp", "no_texture", "normal_map", "splat", "remove_bg", "print_ready")
 PUBLIC = "http://93.184.215.14"  # an address, so that no test resolves a name
 
 

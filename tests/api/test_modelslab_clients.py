@@ -7,6 +7,7 @@ modelslab-go@3b2fe7acb3, modelslab-php@4da69b8505 and modelslab-dart@63bb1f6f0b.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -113,11 +114,31 @@ def test_fields_without_an_effect_are_named(sdk: Sdk, deployment: Deployment) ->
 
 @each_client
 @pytest.mark.parametrize("prefix", PREFIXES)
-def test_text_to_3d_names_what_is_offered(sdk: Sdk, prefix: str, deployment: Deployment) -> None:
+def test_a_text_with_a_clients_fields_is_accepted(sdk: Sdk, prefix: str, deploy: Callable[..., Deployment]) -> None:
+    deployment = deploy(engine="preview", engines=("trellis-text",))
+
+    submitted = sdk.post(deployment, f"{prefix}text_to_3d", sdk.text)
+
+    job = submitted.json()
+    assert (submitted.status_code, job["status"]) == (200, "processing")
+    assert sdk.post(deployment, f"{prefix}fetch/{job['id']}").json()["id"] == job["id"]
+    sent = {name: value for name, value in sdk.text.items() if value is not None}
+    numbers = {"resolution": 256} if "resolution" in sent else {}
+    for name in ("prompt", "negative_prompt", "seed", "mesh_simplify", "chunk_size", "slat_sampling_steps"):
+        if name in sent:
+            assert job["meta"][name] == sent[name], name
+    assert numbers.items() <= job["meta"].items()
+    assert job["meta"]["ss_guidance_strength"] == sent.get("ss_guidance_strength", sent["guidance_scale"])
+    assert job["meta"]["ss_sampling_steps"] == sent["num_inference_steps"]
+
+
+@each_client
+@pytest.mark.parametrize("prefix", PREFIXES)
+def test_a_deployment_without_an_engine_of_texts_names_one(sdk: Sdk, prefix: str, deployment: Deployment) -> None:
     answer = sdk.post(deployment, f"{prefix}text_to_3d", sdk.text)
 
-    assert (answer.status_code, answer.json()["error_code"]) == (404, "not_found")
-    assert "image_to_3d, fetch and base64_to_url are offered" in answer.json()["message"]
+    assert (answer.status_code, answer.json()["error_code"]) == (400, "invalid_request")
+    assert answer.json()["message"].startswith("engine preview takes no text; no engine of this deployment takes one")
 
 
 @each_client

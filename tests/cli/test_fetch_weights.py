@@ -11,6 +11,7 @@ import typer
 from typer.testing import CliRunner
 
 from pipeline.cli import fetch_weights
+from pipeline.engines.trellis.text import weights as text_weights
 from pipeline.nn import remover_weights
 from pipeline.nn.hub_download import fetch_files
 from tests.fakes.model_hub import CONTENT, REVISION, serving
@@ -34,6 +35,26 @@ def test_an_unknown_engine_is_refused_in_one_sentence() -> None:
 
     assert result.exit_code == 1
     assert result.output.startswith("engine must be one of preview, trellis")
+
+
+def test_a_size_is_for_the_engine_that_has_several() -> None:
+    refused = CliRunner().invoke(command(), ["fetch-weights", "--engine", "triposr", "--size", "base"])
+    unknown = CliRunner().invoke(command(), ["fetch-weights", "--engine", "trellis-text", "--size", "huge"])
+
+    assert (refused.exit_code, refused.output) == (1, "triposr has one size; --size is for trellis-text\n")
+    assert (unknown.exit_code, unknown.output) == (1, "the size must be one of base, large, xlarge, got 'huge'\n")
+
+
+def test_a_size_says_what_it_downloads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text_weights, "fetch_weights", lambda folder, **_: folder)
+    words = ["fetch-weights", "--engine", "trellis-text", "--dir", str(tmp_path), "--size"]
+
+    said = {size: CliRunner().invoke(command(), [*words, size]).output.splitlines()[0] for size in ("base", "xlarge")}
+
+    assert said == {
+        "base": "trellis-text: 3.09 GB to download",
+        "xlarge": "trellis-text: 6.51 GB to download",
+    }
 
 
 def test_one_remover_is_fetched_alone_after_its_size_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,6 +56,12 @@ def test_an_image_becomes_a_file_that_inspect_reads(image: Path, tmp_path: Path)
     found = json.loads(run("inspect", tmp_path / "out" / "toy.glb", "--json").stdout)
     assert found["watertight"] and found["texture"] == "512 × 512" and found["faces"] > 100
     assert "watertight" in run("inspect", tmp_path / "out" / "toy.glb").stdout
+    printed = json.loads(run("inspect", "--print", "--min-wall-mm", "5", tmp_path / "out" / "toy.stl", "--json").stdout)
+    assert (printed["shells"], max(printed["size_mm"])) == (1, pytest.approx(100, abs=0.01))
+    assert (
+        printed["thin_wall_share"] > 0.05
+        and "base mm2" in run("inspect", "--print", tmp_path / "out" / "toy.stl").stdout
+    )
 
 
 def test_a_fetched_background_remover_is_used(tmp_path: Path) -> None:
@@ -79,6 +85,41 @@ def test_an_obj_beside_its_image_does_not_overwrite_the_image(image: Path) -> No
     assert image.read_bytes() == before
 
 
+def test_a_text_becomes_a_file_and_the_same_bytes_again(tmp_path: Path) -> None:
+    words = ["--text", "a robot 🤖", "--weights", "tiny", "--seed", "5", "--texture-size", "512", "--json"]
+    short = ["--ss-sampling-steps", "3", "--slat-sampling-steps", "3", "--resolution", "64"]
+
+    outs = [tmp_path / f"{name}.glb" for name in ("a", "b", "other")]
+    for out, more in zip(outs, ([], [], ["--negative-prompt", "blurry"]), strict=True):
+        made = run("generate", "-o", out, *words, *short, *more)
+        assert made.returncode == 0, made.stderr
+        answer = json.loads(made.stdout)
+        assert (answer["meta"]["engine"], answer["meta"]["prompt"]) == ("trellis-text", "a robot 🤖")
+
+    one, again, other = (out.read_bytes() for out in outs)
+    assert one == again != other
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "name either an image or, by --text, a text"),
+        (["a.png", "--text", "a robot"], "name either an image or, by --text, a text"),
+        (["--text", ""], "prompt is required"),
+        (["--text", "a robot", "--view-angles", "0"], "--view-angles does not apply to a text"),
+        (["--text", "a robot", "--no-remove-bg"], "--remove-bg does not apply to a text"),
+        (["a.png", "--negative-prompt", "blurry"], "--negative-prompt does not apply to an image"),
+        (["--text", "a robot", "--engine", "preview"], "engine preview takes no text; trellis-text would take it"),
+        (["--text", "a robot", "--init-mesh", "none.glb", "--weights", "tiny"], "none.glb does not exist"),
+    ],
+    ids=str,
+)
+def test_words_that_do_not_fit_together_are_refused(tmp_path: Path, words: list[str], message: str) -> None:
+    made = run("generate", "-o", tmp_path / "a.glb", *words)
+
+    assert (made.returncode, made.stderr) == (2, f"error: {message}\n")
+
+
 def help_of_generate(**environment: str) -> str:
     return run("generate", "--help", COLUMNS="200", NO_COLOR="1", **environment).stdout
 
@@ -97,7 +138,7 @@ def test_every_field_of_the_contract_is_an_option() -> None:
 def test_help_shows_bounds_and_defaults() -> None:
     shown = help_of_generate()
     assert "Side of the texture in pixels (512–4096; default: 1024)" in shown
-    assert "see `image-to-3d engines` (default: preview)" in shown
+    assert "see `image-to-3d engines` (default: preview; trellis-text for a text)" in shown
     assert "Folder of the engines' weights (default: weights)" in shown
 
 

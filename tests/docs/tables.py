@@ -16,6 +16,7 @@ from pipeline.api.problems import status_of
 from pipeline.errors import CallerError, ImageTo3DError, StageError, error_codes
 from pipeline.storage.base import ROLES
 from schemas.table import field_rows
+from schemas.text import TextTo3DRequest
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "docs" / "examples"
@@ -28,6 +29,15 @@ def field_table() -> str:
     """The fields of a request as a Markdown table without a line break at its end."""
     lines = ["| field | type | default | bounds | effect |", "| --- | --- | --- | --- | --- |"]
     lines += [f"| `{row.name}` | {row.kind} | {row.default} | {row.bounds} | {row.effect} |" for row in field_rows()]
+    return "\n".join(lines)
+
+
+def text_field_table() -> str:
+    """The fields of a text that images do not have, or have with another default, as a Markdown table."""
+    of_images = {row.name: row for row in field_rows()}
+    own = [row for row in field_rows(TextTo3DRequest) if of_images.get(row.name) != row]
+    lines = ["| field | type | default | bounds | effect |", "| --- | --- | --- | --- | --- |"]
+    lines += [f"| `{row.name}` | {row.kind} | {row.default} | {row.bounds} | {row.effect} |" for row in own]
     return "\n".join(lines)
 
 
@@ -71,6 +81,7 @@ def layers() -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "fields": field_table,
+    "text_fields": text_field_table,
     "errors": error_table,
     "kinds": kind_table,
     "layers": layers,

@@ -46,7 +46,7 @@ WAIT_S = 120.0
 NO_WEIGHTS = {"IMAGE_TO_3D_ENGINE": "trellis", "IMAGE_TO_3D_ENGINES": "", "IMAGE_TO_3D_WEIGHTS": ""}
 SETTINGS = {
     "IMAGE_TO_3D_ENGINE": "preview",
-    "IMAGE_TO_3D_ENGINES": "trellis",
+    "IMAGE_TO_3D_ENGINES": "trellis,trellis-text",
     "IMAGE_TO_3D_WEIGHTS": "tiny",
     "IMAGE_TO_3D_ALLOW_PRIVATE_ADDRESSES": "1",
     "IMAGE_TO_3D_SUBMIT_WAIT_S": "0",
@@ -119,7 +119,9 @@ def test_functions_have_the_intended_autoscaler_settings(fake_modal: FakeModal) 
         for name, each in ((name, facts.autoscaler) for name, facts in functions.items())
     }
 
-    assert scaling["TrellisGenerator"] == scaling["Generator"] == (0, 0, 10, MINUTE_S)
+    assert (
+        scaling["TrellisTextGenerator"] == scaling["TrellisGenerator"] == scaling["Generator"] == (0, 0, 10, MINUTE_S)
+    )
     assert scaling["web"] == (0, 0, 0, MINUTE_S)
     assert scaling[RUN_JOB][:3] == (0, 0, 100)
     assert scaling["deliver_webhooks"][3] == scaling["clean"][3] == 2
@@ -185,6 +187,19 @@ def test_a_submit_leads_to_a_model_behind_a_link_and_a_webhook(fake_modal: FakeM
     scene = trimesh.load_scene(trimesh.util.wrap_as_stream(whole.content), file_type="glb")
     assert len(scene.geometry) == 1
     assert (part.status_code, part.content) == (206, b"glTF")
+
+
+def test_a_text_leads_to_a_model_by_a_container_of_its_own_engine(fake_modal: FakeModal) -> None:
+    steps = {"ss_sampling_steps": 3, "slat_sampling_steps": 3}
+    fields = {"prompt": "a robot 🤖", "resolution": 64, "seed": 3, "texture_size": 512, **steps}
+    submitted = [post(fake_modal, "/api/v6/3d/text_to_3d", **fields).json() for _ in range(2)]
+
+    finals = [until_final(fake_modal, each["id"]) for each in submitted]
+
+    assert [final["status"] for final in finals] == ["success"] * 2, finals
+    assert finals[0]["meta"]["engine"] == "trellis-text"
+    first, second = (httpx.get(final["output"][0], timeout=WAIT_S).content for final in finals)
+    assert first == second and first.startswith(b"glTF")
 
 
 class SlowImageServer:
@@ -341,6 +356,15 @@ def test_one_image_without_a_deployment(fake_modal: FakeModal, tmp_path: Path) -
         "--resolution",
         "64",
     )
+
+    assert len(trimesh.load_scene(out).geometry) == 1
+
+
+def test_one_text_without_a_deployment(fake_modal: FakeModal, tmp_path: Path) -> None:
+    out = tmp_path / "robot.glb"
+    small = ("--resolution", "64", "--ss-sampling-steps", "3", "--slat-sampling-steps", "3")
+
+    run_modal(fake_modal, "run", "modal_app.py", "--text", "a robot", "--out", str(out), *small)
 
     assert len(trimesh.load_scene(out).geometry) == 1
 

@@ -10,7 +10,9 @@ from pipeline.engines.registry import (
     ENGINES,
     TINY_WEIGHTS,
     EngineSpec,
+    check_input,
     check_views,
+    choose_engine,
     find_spec,
     make_engine,
     require_weights,
@@ -45,11 +47,13 @@ def test_a_folder_with_missing_weights_is_refreshed_and_checked_again(tmp_path: 
 
 
 def test_an_unknown_engine_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(InvalidRequest, match=r"^engine must be one of preview, trellis, triposr, got 'magic'$"):
+    with pytest.raises(
+        InvalidRequest, match=r"^engine must be one of preview, trellis, trellis-text, triposr, got 'magic'$"
+    ):
         make_engine("magic")
 
 
-@pytest.mark.parametrize("spec", ENGINES, ids=lambda spec: spec.name)
+@pytest.mark.parametrize("spec", [each for each in ENGINES if "image" in each.inputs], ids=lambda spec: spec.name)
 def test_an_engine_takes_up_to_its_largest_number_of_views(spec: EngineSpec) -> None:
     check_views(spec, 1)
     check_views(spec, spec.max_views)
@@ -61,3 +65,31 @@ def test_an_engine_takes_up_to_its_largest_number_of_views(spec: EngineSpec) -> 
 def test_a_refusal_of_several_views_names_only_the_offered_engines_that_take_them() -> None:
     with pytest.raises(InvalidRequest, match=r"^engine triposr takes one view, got 2; preview would take them$"):
         check_views(find_spec("triposr"), 2, offered=["triposr", "preview"])
+
+
+@pytest.mark.parametrize("spec", ENGINES, ids=lambda spec: spec.name)
+def test_an_engine_takes_what_it_declares(spec: EngineSpec) -> None:
+    for kind in ("image", "text"):
+        if kind in spec.inputs:
+            check_input(spec, kind)
+        else:
+            with pytest.raises(InvalidRequest, match=rf"^engine {spec.name} takes no {kind}; .* would take it$"):
+                check_input(spec, kind)
+    assert (spec.max_views > 0) == ("image" in spec.inputs)
+
+
+def test_a_refusal_of_a_text_names_only_the_offered_engines_that_take_one() -> None:
+    with pytest.raises(InvalidRequest, match=r"^engine preview takes no text; trellis-text would take it$"):
+        choose_engine("preview", "text", offered=["preview", "trellis-text"])
+    with pytest.raises(InvalidRequest, match=r"no engine of this deployment takes one; trellis-text would, if its"):
+        choose_engine(None, "text", offered=["preview", "trellis"])
+    with pytest.raises(InvalidRequest, match=r"^engine must be one of preview, got 'trellis-text'$"):
+        choose_engine("trellis-text", "text", offered=["preview"])
+
+
+def test_a_request_that_names_no_engine_gets_the_first_that_takes_its_input() -> None:
+    offered = ["trellis-text", "triposr", "preview"]
+
+    assert choose_engine(None, "text", offered=offered).name == "trellis-text"
+    assert choose_engine(None, "image", offered=offered).name == "triposr"
+    assert choose_engine("preview", "image", offered=offered).name == "preview"

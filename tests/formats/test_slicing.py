@@ -18,8 +18,16 @@ LAYER_MM = 0.25
 HEIGHT_MM = 100.0
 
 
-@pytest.mark.skipif(SLICER is None, reason="prusa-slicer is missing, which scripts/debian_for_tests.sh installs")
-@pytest.mark.parametrize("output_format", [name for name, spec in FORMATS.items() if spec.needs_body])
+needs_slicer = pytest.mark.skipif(
+    SLICER is None, reason="prusa-slicer is missing, which scripts/debian_for_tests.sh installs"
+)
+each_print_format = pytest.mark.parametrize(
+    "output_format", [name for name, spec in FORMATS.items() if spec.needs_body]
+)
+
+
+@needs_slicer
+@each_print_format
 def test_a_slicer_prints_the_figure_standing_at_100_mm(tmp_path: Path, output_format: str) -> None:
     result = generate(draw_figure(192), output_format=output_format, resolution=64, no_texture=True, seed=1)
     model, *_ = result.save(tmp_path)
@@ -32,3 +40,23 @@ def test_a_slicer_prints_the_figure_standing_at_100_mm(tmp_path: Path, output_fo
     heights = [float(each) for each in re.findall(r"^;Z:([\d.]+)$", gcode, flags=re.MULTILINE)]
     assert len(heights) == gcode.count(";LAYER_CHANGE") == pytest.approx(HEIGHT_MM / LAYER_MM, abs=1)
     assert max(heights) == pytest.approx(HEIGHT_MM, abs=LAYER_MM)
+
+
+@needs_slicer
+@each_print_format
+def test_a_slicer_finds_one_part_in_what_is_ready_to_print_and_repairs_nothing(
+    tmp_path: Path, output_format: str
+) -> None:
+    result = generate(
+        draw_figure(192), output_format=output_format, resolution=64, no_texture=True, seed=1, print_ready=True
+    )
+    model, *_ = result.save(tmp_path)
+    said = subprocess.run([str(SLICER), "--info", str(model)], capture_output=True, text=True, timeout=120).stdout
+    found = dict(map(str.strip, line.split(" = ")) for line in said.splitlines() if " = " in line)
+
+    assert (found["manifold"], found["number_of_parts"]) == ("yes", "1"), said
+    assert not {"open_edges", "facets_removed", "facets_reversed", "edges_fixed", "backwards_edges"} & found.keys(), (
+        said
+    )
+    assert float(found["volume"]) == pytest.approx(result.meta["print"]["volume_mm3"], rel=1e-3)
+    assert float(found["size_z"]) == pytest.approx(HEIGHT_MM, abs=0.01)

@@ -120,3 +120,39 @@ def test_a_round_subject_that_fills_the_image_keeps_its_alpha() -> None:
     ball[..., 3] = 255 * (np.hypot(x - 49.5, y - 49.5) < 50)
 
     assert not cut_out(ball).was_removed
+
+
+def framed(image: np.ndarray, margin: int) -> np.ndarray:
+    return np.pad(image, ((margin, margin), (margin, margin), (0, 0)))
+
+
+@pytest.mark.parametrize("margin", [3, 20, 100])
+@pytest.mark.parametrize("case", ["plain", "rounded", "two sides"])
+def test_the_background_of_a_photograph_in_a_transparent_frame_is_removed(case: str, margin: int) -> None:
+    image, truth = opaque_scene(), draw_figure(256)[..., 3] >= 128
+    if case == "rounded":
+        image = with_rounded_corners(image, 20)
+    padded, truth = framed(image, margin), np.pad(truth, margin)
+    if case == "two sides":
+        padded, truth = padded[margin:-margin], truth[margin:-margin]
+
+    cutout = cut_out(padded)
+
+    assert cutout.was_removed and cutout.image.shape == padded.shape
+    assert mask_iou(cutout.image[..., 3] >= 128, truth) > 0.95
+
+
+@pytest.mark.parametrize("case", ["one colour", "gradient", "noise", "stripes"])
+def test_a_rectangle_without_a_subject_in_it_is_the_subject(case: str) -> None:
+    y, x = np.mgrid[:160, :120]
+    grey = {
+        "one colour": np.full((160, 120), 90),
+        "gradient": 40 + x + y / 2,
+        "noise": np.random.default_rng(0).integers(0, 256, (160, 120)),
+        "stripes": np.where(x // 12 % 2, 60, 200),
+    }[case]
+    poster = framed(np.dstack([*[grey] * 3, np.full((160, 120), 255)]).astype(np.uint8), 30)
+
+    cutout = cut_out(poster)
+
+    assert not cutout.was_removed and np.array_equal(cutout.image, poster)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,6 +12,7 @@ from PIL import Image, ImageCms, features
 
 from pipeline.errors import UnreadableImage
 from pipeline.imaging.decode import decode_image
+from pipeline.stages.intake import foreground_images
 from tests.fakes.images import bare_png, draw_figure, encode
 
 FIGURE = draw_figure(64)
@@ -120,3 +123,31 @@ def test_a_mutated_file_gives_an_image_or_one_sentence(data: st.DataObject) -> N
         assert "\n" not in str(refused)
     else:
         assert decoded.dtype == np.uint8 and decoded.shape[2] == 4
+
+
+def test_a_heic_of_a_phone_is_read_by_its_content() -> None:
+    content = (Path(__file__).parent / "figure.heic").read_bytes()
+
+    image = decode_image(content)
+
+    assert image.shape == (320, 256, 4)
+    colours = {
+        name: image[row, column, :3].astype(int)
+        for name, row, column in (
+            ("red", 160, 128),
+            ("green", 260, 105),
+            ("yellow", 260, 150),
+            ("blue", 70, 60),
+            ("ground", 300, 10),
+        )
+    }
+    for name, expected in (
+        ("red", (200, 30, 40)),
+        ("green", (40, 160, 60)),
+        ("yellow", (240, 210, 30)),
+        ("blue", (30, 60, 210)),
+        ("ground", (245, 245, 245)),
+    ):
+        assert np.abs(colours[name] - expected).max() <= 8, name
+    (figure,) = foreground_images([image], multi_image=False)
+    assert 0.2 < (figure[..., 3] >= 128).mean() < 0.5

@@ -138,3 +138,63 @@ def test_a_header_with_far_too_many_pixels_is_not_completed() -> None:
     assert completed(zeros, PNG, max_pixels=60_000_000) is None
     with pytest.raises(UnreadableImage, match="megapixels"):
         decode_image(zeros)
+
+
+TIFF_PHOTO = PIXELS[..., :3]
+FAR = struct.pack("<I", 0x7FFFFFF0)
+INSIDE = struct.pack("<I", 300)
+
+
+def tiff(*added: tuple[int, int, int, bytes], is_packed: bool) -> bytes:
+    """A TIFF of `TIFF_PHOTO` with further entries in its directory: tag, type, count and four bytes of the value."""
+    height, width, _ = TIFF_PHOTO.shape
+    data = zlib.compress(TIFF_PHOTO.tobytes()) if is_packed else TIFF_PHOTO.tobytes()
+
+    def number(value: int) -> bytes:
+        return struct.pack("<I", value)
+
+    own = {
+        256: width,
+        257: height,
+        258: 0,
+        259: 8 if is_packed else 1,
+        262: 2,
+        273: 0,
+        277: 3,
+        278: height,
+        279: len(data),
+    }
+    at = 8 + 2 + 12 * (len(own) + len(added)) + 4
+    own |= {258: at, 273: at + 6}
+    entries = [(tag, 3 if tag == 258 else 4, 3 if tag == 258 else 1, number(value)) for tag, value in own.items()]
+    directory = b"".join(struct.pack("<HHI", *entry[:3]) + entry[3] for entry in sorted([*entries, *added]))
+    count = struct.pack("<H", len(entries) + len(added))
+    return b"II*\0" + number(8) + count + directory + number(0) + struct.pack("<HHH", 8, 8, 8) + data
+
+
+@pytest.mark.parametrize("is_packed", [False, True])
+@pytest.mark.parametrize(
+    "entry",
+    [
+        (34665, 4, 1, FAR),  # EXIF beyond the file
+        (34665, 4, 1, INSIDE),  # EXIF in the pixels
+        (34853, 4, 1, struct.pack("<I", 8)),  # GPS that is the directory itself
+        (700, 1, 0xFFFFFFF0, INSIDE),  # XMP of 4 GB
+        (34675, 7, 5000, FAR),  # profile beyond the file
+        (34675, 7, 500, INSIDE),  # profile that is none
+        (33723, 99, 50, INSIDE),  # IPTC of an unknown type
+        (306, 2, 20, FAR),  # date beyond the file
+        (270, 2, 0x7FFFFFFF, INSIDE),  # description of 2 GB
+        (274, 2, 4, b"abc\0"),  # orientation in words
+        (282, 5, 1, bytes(4)),  # resolution in the header
+        (330, 4, 0x0FFFFFFF, INSIDE),  # a million further images
+        (50706, 1, 400, FAR),  # version of a raw file, beyond it
+    ],
+)
+def test_a_tiff_is_read_whatever_its_metadata(entry: tuple[int, int, int, bytes], is_packed: bool) -> None:
+    assert np.array_equal(decode_image(tiff(entry, is_packed=is_packed))[..., :3], TIFF_PHOTO)
+
+
+def test_a_raw_file_is_told_from_a_tiff_by_its_version() -> None:
+    with pytest.raises(UnreadableImage, match="a camera's raw file"):
+        decode_image(tiff((50706, 1, 4, b"\1\4\0\0"), is_packed=False))

@@ -137,3 +137,9 @@ def welded_report(mesh: TriMesh) -> tuple[bool, bool, int, float]:
     closed = all(len(uses) == 2 for uses in edges.values())
     consistent = all(sum(uses) == 0 for uses in edges.values())
     return closed, consistent, sum(len(uses) > 2 for uses in edges.values()), mesh.volume()
+
+
+def turned_over(mesh: TriMesh, *, upside_down: bool = False) -> TriMesh:
+    """The same surface wound inward, as a cavity is; or, mirrored at the ground too, wound outward again."""
+    flip = np.float32([1, -1, 1]) if upside_down else np.float32([1, 1, 1])
+    return TriMesh(mesh.vertices * flip, mesh.faces[:, ::-1].copy())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 
+import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -108,3 +109,32 @@ def test_unwrapping_keeps_the_faces_and_is_repeatable() -> None:
 def test_a_mesh_without_faces_has_no_atlas() -> None:
     with pytest.raises(ValueError, match="no atlas"):
         unwrap(TriMesh(np.zeros((0, 3), np.float32), np.zeros((0, 3), np.int32)), texture_size=512)
+
+
+def seam_steps(unwrapped: UnwrappedMesh, texture: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Largest difference of a channel across the middle of each seam edge, where both charts are read: (E,)."""
+    pairs: dict[tuple[int, int], list[NDArray[np.float32]]] = {}
+    for face in unwrapped.faces:
+        for start, end in zip(face, np.roll(face, -1), strict=True):
+            a, b = (int(unwrapped.source_vertices[corner]) for corner in (start, end))
+            pairs.setdefault((min(a, b), max(a, b)), []).append(unwrapped.uvs[[start, end]].mean(axis=0))
+    both = np.array([uvs for uvs in pairs.values() if len(uvs) == 2 and not np.allclose(*uvs, atol=1e-6)])
+    size = len(texture)
+    at = (both * size - 0.5).astype(np.float32)
+    x, y = at[..., 0], at[..., 1]
+    read = cv2.remap(texture.astype(np.float32), x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return np.abs(read[:, 0] - read[:, 1]).max(axis=1)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_no_seam_is_seen_in_the_first_mipmap_levels(name: str) -> None:
+    """At level 3 a texel is as wide as the gap between charts, and more of the neighbours' colours reach in."""
+    unwrapped = unwrapped_of(name)
+    level = texture_of(unwrapped, small(name)).astype(np.float32)
+    steps = []
+    for _ in range(4):
+        steps.append(np.quantile(seam_steps(unwrapped, level), 0.95))
+        level = level.reshape(len(level) // 2, 2, len(level) // 2, 2, 3).mean(axis=(1, 3))
+
+    assert len(seam_steps(unwrapped, level)) > 100
+    assert steps[0] < 2 and steps[1] < 2 and steps[2] < 6 and steps[3] < 20, steps  # of 255

@@ -10,11 +10,15 @@ import pytest
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
+from pipeline.engines.base import GenerationOptions
+from pipeline.engines.preview.engine import PreviewEngine
 from pipeline.mesh import simplify as simplification
 from pipeline.mesh.clean import clean
 from pipeline.mesh.measure import measure
 from pipeline.mesh.simplify import simplify
 from pipeline.mesh.tri_mesh import TriMesh
+from tests.fakes.images import draw_figure
+from tests.mesh.distances import surface_errors
 from tests.mesh.shapes import (
     ALL,
     border_distance,
@@ -22,6 +26,7 @@ from tests.mesh.shapes import (
     joined,
     leaf,
     of_field,
+    organic,
     sphere,
     stalks,
     tetrahedron,
@@ -151,3 +156,29 @@ def test_simplifying_is_repeatable() -> None:
     mesh = clean(torus())
     first, second = (simplify(mesh, target_faces=500) for _ in range(2))
     assert np.array_equal(first.vertices, second.vertices) and np.array_equal(first.faces, second.faces)
+
+
+def preview_figure() -> TriMesh:
+    options = GenerationOptions(seed=1, resolution=256)
+    return PreviewEngine().generate([draw_figure(384)], options).mesh
+
+
+LARGE = {"organic": lambda: organic(160), "torus": lambda: torus(200), "figure": preview_figure}
+ERRORS_OF_ONE_HEAP = {
+    # Mean and largest distance, in millionths of the unit cube, of commit 1d412bd, which had no parts.
+    "organic": {1000: (828.3, 4494), 5000: (137.6, 854.8), 50000: (8.99, 211.4)},
+    "torus": {1000: (1397.8, 7382), 5000: (159.2, 718.4), 50000: (11.09, 114.9)},
+    "figure": {1000: (755.8, 5465), 5000: (181.5, 3484), 50000: (15.52, 3559)},
+}
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_large_meshes_reach_any_count_closed_and_as_near_as_one_heap_does(name: str) -> None:
+    """Their parts must not be coarser than the rims between them, however few faces are asked for."""
+    mesh = clean(LARGE[name]())
+    assert len(mesh.faces) > 100_000
+    for count, (mean, largest) in ERRORS_OF_ONE_HEAP[name].items():
+        small = simplify(mesh, target_faces=count)
+        found = surface_errors(small, mesh)
+        assert len(small.faces) == pytest.approx(count, rel=0.01) and measure(small).is_watertight
+        assert found[0] * 1e6 <= 1.1 * mean and found[1] * 1e6 <= 1.1 * largest, (count, found)

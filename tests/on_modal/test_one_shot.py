@@ -61,7 +61,8 @@ def test_every_field_is_an_option_of_the_entrypoint() -> None:
     main("a.png", seed="3", render=True)
 
     assert list(parameters)[:2] == ["image", "out"]
-    assert set(parameters) - {"image", "out"} == ImageTo3DRequest.model_fields.keys() - NOT_OPTIONS
+    of_texts = {"negative_prompt", "init_mesh"}
+    assert set(parameters) - {"image", "out"} == of_texts | ImageTo3DRequest.model_fields.keys() - NOT_OPTIONS
     assert (parameters["seed"].annotation, parameters["seed"].default) == (str, "")
     assert (parameters["render"].annotation, parameters["render"].default) == (bool, False)
     assert (parameters["remove_bg"].annotation, parameters["remove_bg"].default) == (bool, True)
@@ -82,6 +83,25 @@ def test_files_are_sent_with_the_body_and_urls_are_not(image: Path, tmp_path: Pa
     assert "remove_bg" not in read_body(str(image), tmp_path / "a.glb", {"remove_bg": True})
     assert read_body(str(image), tmp_path / "a.glb", {"remove_bg": False})["remove_bg"] is False
     assert read_body(str(image), tmp_path / "a.glb", {}, also="stl, 3mf")["output_formats"] == ["glb", "stl", "3mf"]
+
+
+def test_a_text_is_sent_instead_of_images(tmp_path: Path) -> None:
+    mesh = tmp_path / "given.glb"
+    mesh.write_bytes(b"glTF")
+
+    body = read_body(None, tmp_path / "a.glb", {"init_mesh": str(mesh), "negative_prompt": "blurry"}, text="a robot")
+
+    assert body == {
+        "prompt": "a robot",
+        "negative_prompt": "blurry",
+        "init_mesh": "Z2xURg==",
+        "output_formats": ["glb"],
+    }
+    for images, text in ((None, None), ("a.png", "a robot")):
+        with pytest.raises(InvalidRequest, match="give either --image or --text"):
+            read_body(images, tmp_path / "a.glb", {}, text=text)
+    with pytest.raises(InvalidRequest, match="prompt must have 1 to 1000 characters"):
+        read_body(None, tmp_path / "a.glb", {}, text="x" * 1001)
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,11 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from pipeline.engines.trellis.models import load_models
+from pipeline.engines.trellis.models import _load_part, load_models
 from pipeline.engines.trellis.spec import IMAGE_LARGE
+from pipeline.engines.trellis.text.encoder import TOWER, load_text_encoder
+from pipeline.engines.trellis.text.spec import CLIP_LARGE, SIZES
+from pipeline.engines.trellis.text.tokenizer import VOCABULARY_FILES
 from pipeline.engines.trellis.weights import ENCODER_FOLDER, check_weights, manifest
 from pipeline.engines.triposr import weights as triposr
 from pipeline.engines.triposr.model import load_model as load_triposr
@@ -26,6 +29,7 @@ from pipeline.engines.triposr.spec import RELEASED
 from pipeline.errors import WeightsUnusable
 from pipeline.nn.checkpoint import TORCH_DTYPES
 from pipeline.nn.tensor_files import Entry
+from tests.fakes.clip_vocabulary import vocabulary_folder
 
 CORRUPTED = IMAGE_LARGE.structure_decoder.file_name  # the smallest of the six
 
@@ -99,7 +103,7 @@ def corrupt_in_every_way(folder: Path) -> int:
 
 def run_full_size() -> int:
     """Print seconds and sizes of all models and return the number of failures."""
-    return run_trellis() + run_triposr()
+    return run_trellis() + run_trellis_text() + run_triposr()
 
 
 def run_triposr() -> int:
@@ -126,6 +130,50 @@ def run_triposr() -> int:
         except WeightsUnusable as error:
             print(f"missing    {error}")
     print(f"{2 - wrong} passed, {wrong} failed")
+    return wrong
+
+
+def run_trellis_text() -> int:
+    """Load the largest text model's own networks of the released sizes, one file at a time, and corrupt each."""
+    spec, device, wrong, checks = SIZES["xlarge"], torch.device("cpu"), 0, 0
+    entries = {
+        name: manifest(Path(spec.checkpoints[name].file_name).stem) for name in ("structure_flow", "latent_flow")
+    }
+    for seed, (name, expected) in enumerate(entries.items()):
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / spec.checkpoints[name].file_name
+            path.parent.mkdir()
+            state = random_tensors(expected, seed=seed)
+            save_file(state, path)
+            size, started = path.stat().st_size, time.perf_counter()
+            part = _load_part(spec, name, Path(folder), device, torch.float16)
+            seconds = time.perf_counter() - started
+            loaded = part.state_dict()
+            is_equal = all(torch.equal(loaded[key], tensor.to(loaded[key].dtype)) for key, tensor in state.items())
+            is_published = size == spec.checkpoints[name].size_bytes
+            print(f"{path.name}  {size} bytes, loaded strictly in {seconds:.1f} s, equal {is_equal}")
+            del part, loaded
+            key, tensor = state.popitem()
+            save_file({**state, f"{key}.renamed": tensor}, path)
+            try:
+                _load_part(spec, name, Path(folder), device, torch.float16)
+                refused = False
+            except WeightsUnusable as error:
+                refused = True
+                print(f"renamed    {error}")
+            checks, wrong = checks + 3, wrong + (not is_equal) + (not is_published) + (not refused)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / CLIP_LARGE.file_name
+        state = random_tensors(manifest("text_encoder"), seed=9)
+        save_file({**state, "vision_model.post_layernorm.bias": torch.zeros(1024)}, path, metadata={"format": "pt"})
+        for name in VOCABULARY_FILES:
+            shutil.copy(vocabulary_folder() / name, folder)
+        encoder = load_text_encoder(CLIP_LARGE, Path(folder), device, copy=False)
+        found = {TOWER + key: tensor for key, tensor in encoder.model.state_dict().items()}
+        is_equal = all(torch.equal(found[key], tensor) for key, tensor in state.items())
+        print(f"text tower {sum(tensor.numel() for tensor in state.values())} parameters, equal {is_equal}")
+        checks, wrong = checks + 1, wrong + (not is_equal)
+    print(f"{checks - wrong} passed, {wrong} failed")
     return wrong
 
 

@@ -6,9 +6,12 @@ import json
 from pathlib import Path
 
 import torch
+from transformers import CLIPTextModel
 
 from pipeline.engines.trellis.models import make_part
-from pipeline.engines.trellis.spec import IMAGE_LARGE
+from pipeline.engines.trellis.spec import IMAGE_LARGE, ModelSpec
+from pipeline.engines.trellis.text.encoder import TOWER, text_config
+from pipeline.engines.trellis.text.spec import CLIP_LARGE, SIZES
 from pipeline.engines.trellis.weights import manifest
 from pipeline.engines.triposr.model import make_model
 from pipeline.engines.triposr.spec import RELEASED
@@ -25,13 +28,13 @@ def kit_entries(path: Path) -> dict[str, Entry]:
     return {key: Entry(names[data["dtypes"][key]], tuple(shape)) for key, shape in data["keys"].items()}
 
 
-def check_part(name: str, folder: Path) -> str:
+def check_part(name: str, folder: Path, spec: ModelSpec = IMAGE_LARGE) -> str:
     """Return what is wrong with one network; empty if nothing is."""
-    checkpoint = IMAGE_LARGE.checkpoints[name]
+    checkpoint = spec.checkpoints[name]
     stem = Path(checkpoint.file_name).stem
     path = folder / f"{stem}.json"
     with torch.device("meta"):
-        part = make_part(IMAGE_LARGE, name)
+        part = make_part(spec, name)
     try:
         expected = kit_entries(path)
         check_entries(f"the module {name}", module_entries(part), expected)
@@ -39,11 +42,38 @@ def check_part(name: str, folder: Path) -> str:
     except WeightsUnusable as error:
         return str(error)
     data = json.loads(path.read_text())
-    if data["safetensors_bytes_published_listing"] != checkpoint.size_bytes:
+    if data["safetensors_bytes_published_listing"] != checkpoint.size_bytes:  # None of those that no listing has
         return f"{checkpoint.size_bytes} bytes in the spec, {data['safetensors_bytes_published_listing']} published"
     if dict(checkpoint.args) != data["args"]:
         return f"arguments {dict(checkpoint.args)}, official {data['args']}"
     return ""
+
+
+def check_text_encoder(folder: Path) -> str:
+    """Return what is wrong with the text tower; empty if nothing is."""
+    data = json.loads((folder / "clip_vit_large_patch14_text.json").read_text())
+    expected = {key: Entry("F32", tuple(shape)) for key, shape in data["keys"].items()}
+    with torch.device("meta"):
+        entries = module_entries(CLIPTextModel(text_config(CLIP_LARGE)))
+    named = {TOWER + key.removeprefix(TOWER): entry for key, entry in entries.items()}
+    try:
+        check_entries("the module CLIPTextModel", named, expected)
+        check_entries("the packaged manifest", manifest("text_encoder"), expected)
+    except WeightsUnusable as error:
+        return str(error)
+    if data["safetensors_bytes_whole_file"] != CLIP_LARGE.size_bytes:
+        return f"{CLIP_LARGE.size_bytes} bytes in the spec, {data['safetensors_bytes_whole_file']} published"
+    return ""
+
+
+def text_rows(folder: Path) -> dict[str, tuple[int, str]]:
+    """The text models' own networks: the number of tensors, and what is wrong."""
+    rows = {
+        f"{size} {name}": (len(manifest(Path(spec.checkpoints[name].file_name).stem)), check_part(name, folder, spec))
+        for size, spec in SIZES.items()
+        for name in ("structure_flow", "latent_flow")
+    }
+    return rows | {"text tower": (len(manifest("text_encoder")), check_text_encoder(folder))}
 
 
 def check_triposr(folder: Path) -> str:
@@ -68,11 +98,15 @@ def run_manifests(folder: Path) -> int:
         print(f"{'triposr':20s} {len(triposr_manifest()):4d} tensors  {wrong or 'ok'}")
         print(f"{int(not wrong)} passed, {int(bool(wrong))} failed")
         return int(bool(wrong))
-    failed = 0
-    for name in IMAGE_LARGE.checkpoints:
-        wrong = check_part(name, folder)
-        failed += bool(wrong)
-        count = len(manifest(Path(IMAGE_LARGE.checkpoints[name].file_name).stem))
-        print(f"{name:20s} {count:4d} tensors  {wrong or 'ok'}")
-    print(f"{len(IMAGE_LARGE.checkpoints) - failed} passed, {failed} failed")
+    if (folder / "clip_tokenizer.json").exists():
+        rows = text_rows(folder)
+    else:
+        rows = {
+            name: (len(manifest(Path(checkpoint.file_name).stem)), check_part(name, folder))
+            for name, checkpoint in IMAGE_LARGE.checkpoints.items()
+        }
+    for name, (count, wrong) in rows.items():
+        print(f"{name:24s} {count:4d} tensors  {wrong or 'ok'}")
+    failed = sum(bool(wrong) for _, wrong in rows.values())
+    print(f"{len(rows) - failed} passed, {failed} failed")
     return failed

@@ -6,7 +6,7 @@ import importlib
 
 from tests.parity.harness import Check
 
-KIT_MODULES = ("tests.parity.trellis", "tests.parity.triposr")
+KIT_MODULES = ("tests.parity.trellis", "tests.parity.trellis_text", "tests.parity.triposr")
 
 
 def all_targets() -> dict[str, Check]:

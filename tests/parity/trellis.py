@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeVar
 
 import numpy as np
@@ -26,6 +28,7 @@ from pipeline.engines.trellis.sparse_blocks import (
     per_row,
 )
 from pipeline.engines.trellis.stages import (
+    Contexts,
     SamplerSettings,
     latent_velocities,
     model_time,
@@ -55,20 +58,29 @@ Module = TypeVar("Module", bound=nn.Module)
 TARGETS: dict[str, Check] = {}
 
 
-def check(*targets: str) -> Callable[[Callable[[Fixture], Mapping[str, Any]]], Callable[[Fixture], Mapping[str, Any]]]:
-    """Register a function that computes the outputs of a fixture, which are then compared one by one."""
+Compute = Callable[[Fixture], Mapping[str, Any]]
 
-    def register(compute: Callable[[Fixture], Mapping[str, Any]]) -> Callable[[Fixture], Mapping[str, Any]]:
-        def run(fixture: Fixture) -> list[Deviation]:
-            with torch.inference_mode():
-                computed = compute(fixture)
-            return compare_outputs(fixture, {k: np.asarray(v) for k, v in computed.items()})
 
-        for target in targets:
-            TARGETS[target] = run
-        return compute
+def check_into(registry: dict[str, Check]) -> Callable[..., Callable[[Compute], Compute]]:
+    """Return a decorator for functions that compute a fixture's outputs, which are then compared one by one."""
 
-    return register
+    def check(*targets: str) -> Callable[[Compute], Compute]:
+        def register(compute: Compute) -> Compute:
+            def run(fixture: Fixture) -> list[Deviation]:
+                with torch.inference_mode():
+                    computed = compute(fixture)
+                return compare_outputs(fixture, {k: np.asarray(v) for k, v in computed.items()})
+
+            for target in targets:
+                registry[target] = run
+            return compute
+
+        return register
+
+    return check
+
+
+check = check_into(TARGETS)
 
 
 def filled(module: Module, spec: Mapping[str, Any]) -> Module:
@@ -391,8 +403,16 @@ def logged(evaluate: Evaluate, log: list[Call]) -> Evaluate:
     return logging
 
 
+def contexts_of(fixture: Fixture) -> Contexts:
+    """Return the condition and the negative condition of a fixture; zeros where it has none."""
+    tokens = tensor(fixture, "cond")
+    return Contexts(
+        tokens, tensor(fixture, "neg_cond") if "neg_cond" in fixture.inputs else torch.zeros_like(tokens[:1])
+    )
+
+
 def fixture_velocities(fixture: Fixture) -> Evaluate:
-    """Return the model of the sampler fixtures, analytic or a tiny structure flow, with its negative condition."""
+    """Return the model of the sampler fixtures: analytic, a tiny structure flow, or a tiny latent flow."""
     conds = [tensor(fixture, name) for name in ("cond", "neg_cond") if name in fixture.inputs]
     spec = fixture.spec["model"]
 
@@ -405,16 +425,12 @@ def fixture_velocities(fixture: Fixture) -> Evaluate:
 
         return analytic
 
-    model = filled(SparseStructureFlowModel(**model_args(spec["args"])), spec)
-    condition = model.encode_condition(torch.cat(conds))  # the negative condition is not zero, so it is a pass
-
-    def velocities(x: Tensor, t: float, images: Sequence[int], unguided: bool) -> Tensor:
-        passes = [*images, *([len(conds) - 1] if unguided else [])]
-        stacked = x.repeat(len(passes), 1, 1, 1, 1)
-        v = model(stacked, model_time(t, x), condition.select(passes, unguided=False))
-        return v.unflatten(0, (len(passes), len(x)))
-
-    return velocities
+    model = filled(PIPELINE_MODELS[spec["target"]](**model_args(spec["args"])), spec)
+    if isinstance(model, SLatFlowModel):
+        sparse = latent_velocities(model, VoxelSet(tensor(fixture, "coords")), contexts_of(fixture))
+        return lambda x, t, images, unguided: sparse(x[None], t, images, unguided)  # (N, C) as in the release
+    assert isinstance(model, SparseStructureFlowModel)
+    return structure_velocities(model, contexts_of(fixture))
 
 
 @check("FlowEulerSampler", "FlowEulerCfgSampler", "FlowEulerGuidanceIntervalSampler")
@@ -450,45 +466,78 @@ PIPELINE_MODELS: dict[str, type[nn.Module]] = {
 }
 
 
+@dataclass(frozen=True)
+class PipelineRun:
+    """The stages of a pipeline fixture with its models, and the log of all passes.
+
+    Attributes:
+        contexts: what the passes are conditioned by.
+    """
+
+    fixture: Fixture
+    contexts: Contexts
+
+    @cached_property
+    def models(self) -> dict[str, Any]:
+        """The filled models by their names in the release."""
+        models: dict[str, Any] = {
+            name: filled(PIPELINE_MODELS[model["target"]](**model_args(model["args"])), model)
+            for name, model in self.fixture.spec["args"]["models"].items()
+        }
+        if decoder := models.get("sparse_structure_decoder"):
+            decoder.out_layer[2].bias += self.fixture.spec.get("occupancy_bias_shift", 0.0)
+        return models
+
+    @cached_property
+    def logs(self) -> list[list[Call]]:
+        return [[], []]
+
+    @cached_property
+    def generator(self) -> torch.Generator:
+        return torch.Generator().manual_seed(self.fixture.spec["run_args"]["seed"])
+
+    @property
+    def _several(self) -> dict[str, Any]:
+        return {"images": len(self.contexts), "mode": self.fixture.spec["run_args"].get("mode") or "stochastic"}
+
+    def sample_structure(self) -> dict[str, Any]:
+        """The first stage: latent, logits and coords."""
+        run, flow = self.fixture.spec["run_args"], self.models["sparse_structure_flow_model"]
+        shape = (run["num_samples"], flow.in_channels, *[flow.resolution] * 3)
+        noise = torch.randn(shape, generator=self.generator)
+        np.testing.assert_array_equal(noise, self.fixture.inputs["torch_noise_ss"])
+        evaluate = logged(structure_velocities(flow, self.contexts), self.logs[0])
+        latent = run_sampler(noise, evaluate, settings(run["sparse_structure_sampler_params"]), **self._several)
+        logits = self.models["sparse_structure_decoder"](latent)
+        return {"z_s": latent, "logits": logits, "coords": occupied_coords(logits)}
+
+    def sample_latents(self, coords: Tensor) -> dict[str, Any]:
+        """The second stage on given voxels, and the first decoder."""
+        spec, flow = self.fixture.spec, self.models["slat_flow_model"]
+        voxels = VoxelSet(coords)
+        noise = torch.randn((len(coords), flow.in_channels), generator=self.generator)
+        np.testing.assert_array_equal(noise, self.fixture.inputs["torch_noise_slat"])
+        evaluate = logged(latent_velocities(flow, voxels, self.contexts), self.logs[1])
+        sampled = run_sampler(noise[None], evaluate, settings(spec["run_args"]["slat_sampler_params"]), **self._several)
+        mean, std = (torch.tensor(spec["slat_normalization"][name]) for name in ("mean", "std"))
+        slat = sampled * std + mean
+        samples = spec["run_args"]["num_samples"]
+        calls = [(stage, t, image, samples) for stage, log in enumerate(self.logs) for t, image in log]
+        return {
+            "coords": coords,
+            "slat_norm": sampled[0],
+            "slat": slat[0],
+            "call_log": np.array(calls, np.float64),
+            "gs_feats": self.models["slat_decoder_gs"](slat, voxels)[0],
+        }
+
+
 @check("TrellisImageTo3DPipeline")
 def pipeline_run(fixture: Fixture) -> Mapping[str, Any]:
-    spec, run = fixture.spec, fixture.spec["run_args"]
-    models: dict[str, Any] = {
-        name: filled(PIPELINE_MODELS[model["target"]](**model_args(model["args"])), model)
-        for name, model in spec["args"]["models"].items()
-    }
-    decoder = models["sparse_structure_decoder"]
-    decoder.out_layer[2].bias += spec.get("occupancy_bias_shift", 0.0)
     tokens = tensor(fixture, "conds")
-    generator = torch.Generator().manual_seed(run["seed"])
-    several: dict[str, Any] = {"images": len(tokens), "mode": run.get("mode") or "stochastic"}
-    logs: list[list[Call]] = [[], []]
-
-    flow = models["sparse_structure_flow_model"]
-    side = flow.resolution
-    noise = torch.randn((run["num_samples"], flow.in_channels, side, side, side), generator=generator)
-    evaluate = logged(structure_velocities(flow, tokens), logs[0])
-    latent = run_sampler(noise, evaluate, settings(run["sparse_structure_sampler_params"]), **several)
-    logits = decoder(latent)
-    coords = occupied_coords(logits)
-
-    flow = models["slat_flow_model"]
-    voxels = VoxelSet(coords)
-    slat_noise = torch.randn((len(coords), flow.in_channels), generator=generator)
-    evaluate = logged(latent_velocities(flow, voxels, tokens), logs[1])
-    slat = run_sampler(slat_noise[None], evaluate, settings(run["slat_sampler_params"]), **several)
-    mean, std = (torch.tensor(spec["slat_normalization"][name]) for name in ("mean", "std"))
-    slat = slat * std + mean
-    calls = [(stage, t, image, run["num_samples"]) for stage, log in enumerate(logs) for t, image in log]
-    np.testing.assert_array_equal(noise, fixture.inputs["torch_noise_ss"])
-    np.testing.assert_array_equal(slat_noise, fixture.inputs["torch_noise_slat"])
-    return {
-        "logits": logits,
-        "coords": coords,
-        "slat": slat[0],
-        "call_log": np.array(calls, np.float64),
-        "gs_feats": models["slat_decoder_gs"](slat, voxels)[0],
-    }
+    run = PipelineRun(fixture, Contexts(tokens, torch.zeros_like(tokens[:1])))
+    structure = run.sample_structure()
+    return structure | run.sample_latents(structure["coords"])
 
 
 def settings(params: Mapping[str, Any]) -> SamplerSettings:

@@ -2,7 +2,10 @@
 
 from typing import get_args
 
+import pytest
+
 from pipeline.formats.encode import ENCODERS
+from pipeline.settings import Settings
 from pipeline.storage.base import content_type_of, output_names
 from schemas.formats import FORMATS, OUTPUT_FORMATS, OutputFormat, extensions_in_words
 
@@ -20,3 +23,10 @@ def test_names_and_media_types_come_from_the_registry() -> None:
 
 def test_extensions_read_as_a_sentence() -> None:
     assert extensions_in_words() == ".glb, .obj, .stl, .ply, .usdz or .3mf"
+
+
+def test_the_packages_of_formats_are_looked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    offered = Settings(output_formats=()).offered_formats
+    monkeypatch.setattr("schemas.formats.find_spec", lambda name: pytest.fail(f"{name} is looked for at each request"))
+
+    assert Settings(output_formats=()).offered_formats == offered

@@ -105,6 +105,8 @@ def test_defaults_are_the_documented_ones() -> None:
         "up_axis": None,
         "texture_format": "png",
         "compression": "none",
+        "print_ready": False,
+        "min_wall_mm": 0.8,
     }
 
 

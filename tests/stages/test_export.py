@@ -22,7 +22,7 @@ from pipeline.engines.base import Generation, GenerationOptions, ignore_steps
 from pipeline.engines.preview.engine import PreviewEngine
 from pipeline.errors import Cancelled, ExportFailed
 from pipeline.imaging.background_removal import Cutout
-from pipeline.inspection import inspect
+from pipeline.inspection import inspect, inspect_print
 from pipeline.mesh.asset import Asset
 from pipeline.mesh.clean_open import clean_open
 from pipeline.mesh.material import Material
@@ -39,7 +39,7 @@ from schemas.names import safe_name
 from schemas.request import ImageTo3DRequest, parse_request
 from tests.fakes.images import draw_figure, mask_iou
 from tests.gltf import document_of, issues_of
-from tests.mesh.shapes import border_distance, leaf, welded_report
+from tests.mesh.shapes import border_distance, joined, leaf, sphere, turned_over, welded_report
 
 SIDE = 384
 
@@ -425,3 +425,67 @@ def test_a_body_that_an_engine_calls_open_stays_a_body(tmp_path: Path) -> None:
     done = export(made, request=request, file_prefix="toy", folder=tmp_path, on_step=ignore_steps)
     same = export(generation(), request=request, file_prefix="toy", folder=tmp_path / "b", on_step=ignore_steps)
     assert done.warnings == () and done.files[0].faces == same.files[0].faces
+
+
+def parts_of_two() -> Generation:
+    """A figure, a cavity inside of it, and a ball beside it that touches nothing."""
+    body = generation().mesh
+    ball, hollow = sphere(24, 0.1), turned_over(sphere(20, 0.04))
+    right = body.bounds()[1, 0]
+    beside = TriMesh(ball.vertices + np.float32([right + 0.12, 0, 0]), ball.faces)
+    return replace(generation(), mesh=joined(body, beside, hollow))
+
+
+def test_print_ready_delivers_one_shell_on_a_flat_base_in_every_format(tmp_path: Path) -> None:
+    request = request_for(output_formats=["stl", "3mf", "glb"], print_ready=True, target_faces=4000)
+    exported = export(parts_of_two(), request=request, file_prefix="toy", folder=tmp_path, on_step=ignore_steps)
+
+    for name in ("stl", "3mf", "glb"):
+        report = inspect_print(tmp_path / f"toy.{name}")
+        assert (report.is_closed, report.shells, report.cavities) == (True, 1, 0), name
+        assert report.is_standing and max(report.size_mm) == pytest.approx(1000 if name == "glb" else 100, rel=1e-3)
+    assert exported.meta["mesh"]["faces"] == pytest.approx(4000, rel=0.01)
+    assert exported.meta["print"].items() >= {"closed": True, "shells": 1, "cavities": 0, "stands": True}.items()
+    assert exported.meta["print"]["base_mm2"] == pytest.approx(inspect_print(tmp_path / "toy.stl").base_mm2, rel=0.01)
+    (changed,) = [each for each in exported.warnings if each.startswith("Made ready to print at 100 mm: ")]
+    assert "pins of 3.0 mm" in changed and "base" in changed
+
+
+def test_print_ready_keeps_the_texture(tmp_path: Path) -> None:
+    plain, ready = (
+        make_levels(generation(), request=request_for(print_ready=value), on_step=ignore_steps)[0]
+        for value in (False, True)
+    )
+    for asset in (plain, ready):
+        assert asset.is_textured
+    pictures = [render_view(unlit(render_mesh_of(asset)), front_camera(), size=256) for asset in (plain, ready)]
+    body = (pictures[0][..., 3] > 0) & (pictures[1][..., 3] > 0)
+    assert np.abs(pictures[0][body].astype(int) - pictures[1][body]).mean() < 4
+
+
+def test_walls_that_are_thin_at_the_size_of_the_print_are_named(tmp_path: Path) -> None:
+    def warnings(**fields: Any) -> list[str]:
+        request = request_for(output_format="stl", print_ready=True, **fields)
+        exported = export(generation(), request=request, file_prefix="toy", folder=tmp_path, on_step=ignore_steps)
+        return [each for each in exported.warnings if "walls thinner than" in each]
+
+    assert warnings() == []  # the antennae are 2 mm thick
+    assert "thinner than 0.8 mm" in warnings(size=0.02)[0] and "a print of 20 mm" in warnings(size=0.02)[0]
+    assert "thinner than 5 mm" in warnings(min_wall_mm=5)[0]
+
+
+def test_without_print_ready_nothing_is_changed_or_measured(tmp_path: Path) -> None:
+    request = request_for(output_format="stl")
+    exported = export(parts_of_two(), request=request, file_prefix="toy", folder=tmp_path, on_step=ignore_steps)
+
+    assert "print" not in exported.meta and inspect_print(tmp_path / "toy.stl").shells == 2
+
+
+def test_an_open_surface_is_made_ready_to_print_as_a_body(tmp_path: Path) -> None:
+    sheet = replace(generation(), mesh=leaf(), is_closed=False)
+    request = request_for(output_format="glb", print_ready=True)
+    exported = export(sheet, request=request, file_prefix="leaf", folder=tmp_path, on_step=ignore_steps)
+
+    report = inspect_print(tmp_path / "leaf.glb")
+    assert (report.is_closed, report.shells, report.is_standing) == (True, 1, True)
+    assert "What encloses nothing was made 1.5 mm thick." in exported.warnings[0]

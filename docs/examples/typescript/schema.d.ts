@@ -259,6 +259,23 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/enterprise/3d/text_to_3d": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Submit a text. The response is the result if it is ready within the wait, else where to fetch it. The default `output_format` is obj */
+        post: operations["submit_text"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/enterprise/3d/tokens": {
         parameters: {
             query?: never;
@@ -531,6 +548,23 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v6/3d/text_to_3d": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Submit a text. The response is the result if it is ready within the wait, else where to fetch it. The default `output_format` is glb */
+        post: operations["submit_text_v6"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v6/3d/update": {
         parameters: {
             query?: never;
@@ -725,8 +759,13 @@ export interface components {
              */
             ignores: string[];
             /**
+             * Inputs
+             * @description what it makes assets from: image, text, or both
+             */
+            inputs: string[];
+            /**
              * Max Views
-             * @description most views of one subject that it accepts
+             * @description most views of one subject that it accepts; 0 for an engine of texts
              */
             max_views: number;
             /**
@@ -963,7 +1002,7 @@ export interface components {
         };
         /**
          * ImageTo3DRequest
-         * @description A validated submit. Attributes are the documented fields; bounds are in the annotations.
+         * @description A validated submit of images.
          */
         ImageTo3DRequest: {
             /**
@@ -1017,6 +1056,12 @@ export interface components {
              */
             mesh_simplify: number;
             /**
+             * Min Wall Mm
+             * @description millimetres from which a wall is thick enough to print, for `print_ready` (extension)
+             * @default 0.8
+             */
+            min_wall_mm: number;
+            /**
              * Multi Image
              * @description several views of one subject: a list, or one sheet of views on a transparent background
              * @default false
@@ -1058,6 +1103,12 @@ export interface components {
              * @description several file formats of the same asset, the first of them first in `output`; overrides `output_format`, which becomes the first (extension)
              */
             output_formats?: ("glb" | "obj" | "stl" | "ply" | "usdz" | "3mf")[] | string | null;
+            /**
+             * Print Ready
+             * @description one solid shell on a flat base: cavities are filled, loose parts joined or removed, and walls thinner than `min_wall_mm` named in `warning`; `meta.print` has the measures (extension)
+             * @default false
+             */
+            print_ready: boolean;
             /**
              * Remove Bg
              * @description remove the background; false: the whole image is the subject, and its transparency is ignored (extension)
@@ -1169,7 +1220,7 @@ export interface components {
         };
         /**
          * ImageTo3DRequestForm
-         * @description A validated submit. Attributes are the documented fields; bounds are in the annotations.
+         * @description A validated submit of images.
          */
         ImageTo3DRequestForm: {
             /**
@@ -1220,6 +1271,12 @@ export interface components {
              */
             mesh_simplify: number;
             /**
+             * Min Wall Mm
+             * @description millimetres from which a wall is thick enough to print, for `print_ready` (extension)
+             * @default 0.8
+             */
+            min_wall_mm: number;
+            /**
              * Multi Image
              * @description several views of one subject: a list, or one sheet of views on a transparent background
              * @default false
@@ -1261,6 +1318,12 @@ export interface components {
              * @description several file formats of the same asset, the first of them first in `output`; overrides `output_format`, which becomes the first (extension)
              */
             output_formats?: ("glb" | "obj" | "stl" | "ply" | "usdz" | "3mf")[] | string | null;
+            /**
+             * Print Ready
+             * @description one solid shell on a flat base: cavities are filled, loose parts joined or removed, and walls thinner than `min_wall_mm` named in `warning`; `meta.print` has the measures (extension)
+             * @default false
+             */
+            print_ready: boolean;
             /**
              * Remove Bg
              * @description remove the background; false: the whole image is the subject, and its transparency is ignored (extension)
@@ -1719,6 +1782,199 @@ export interface components {
              * @constant
              */
             status: "ok";
+        };
+        /**
+         * TextTo3DRequest
+         * @description A validated submit of a text; the defaults of the sampling fields are those of the released text models.
+         */
+        TextTo3DRequest: {
+            /**
+             * Chunk Size
+             * @description points evaluated at once: a smaller number needs less memory, the result is the same; numbers under 1024 act as 1024
+             * @default 8192
+             */
+            chunk_size: number;
+            /**
+             * Engine
+             * @description an engine that the deployment offers (extension)
+             */
+            engine?: string | null;
+            /**
+             * Guidance Scale
+             * @description older name of `ss_guidance_strength` and `slat_guidance_strength` together
+             */
+            guidance_scale?: number | null;
+            /**
+             * Init Mesh
+             * @description a mesh whose shape is kept, where the deployment allows it: http(s) URL, `data:` URI or bare base64 of a GLB, OBJ, STL or PLY; only its details and colours are generated (extension)
+             */
+            init_mesh?: string | null;
+            /**
+             * Key
+             * Format: password
+             * @description API key; also as header `key` or `Authorization: Bearer`
+             */
+            key?: string;
+            /**
+             * Lods
+             * @description further levels of detail by their numbers of faces: files `…_lod1.glb`, `…_lod2.glb` in this order, in every format (extension)
+             */
+            lods?: number[] | string | null;
+            /**
+             * Mesh Simplify
+             * @description share of the extracted triangles that is removed
+             * @default 0.9
+             */
+            mesh_simplify: number;
+            /**
+             * Min Wall Mm
+             * @description millimetres from which a wall is thick enough to print, for `print_ready` (extension)
+             * @default 0.8
+             */
+            min_wall_mm: number;
+            /**
+             * Negative Prompt
+             * @description what to stay away from; guidance leads away from it instead of from an empty text
+             * @default
+             */
+            negative_prompt: string;
+            /**
+             * No Texture
+             * @description export without a texture (extension)
+             * @default false
+             */
+            no_texture: boolean;
+            /**
+             * Normal Map
+             * @description bake the relief that simplification removes into a normal map, in GLB, OBJ and USDZ (extension)
+             * @default false
+             */
+            normal_map: boolean;
+            /**
+             * Num Inference Steps
+             * @description older name of `ss_sampling_steps` and `slat_sampling_steps` together
+             */
+            num_inference_steps?: number | null;
+            /**
+             * Origin
+             * @description what lies at the origin: the middle of the base (`bottom`), or of the whole asset (extension)
+             * @default bottom
+             * @enum {string}
+             */
+            origin: "bottom" | "center";
+            /**
+             * Output Format
+             * @description file format of the asset
+             * @default glb
+             * @enum {string}
+             */
+            output_format: "glb" | "obj" | "stl" | "ply" | "usdz" | "3mf";
+            /**
+             * Output Formats
+             * @description several file formats of the same asset, the first of them first in `output`; overrides `output_format`, which becomes the first (extension)
+             */
+            output_formats?: ("glb" | "obj" | "stl" | "ply" | "usdz" | "3mf")[] | string | null;
+            /**
+             * Print Ready
+             * @description one solid shell on a flat base: cavities are filled, loose parts joined or removed, and walls thinner than `min_wall_mm` named in `warning`; `meta.print` has the measures (extension)
+             * @default false
+             */
+            print_ready: boolean;
+            /**
+             * Prompt
+             * @description what to make, in English; the model reads the first 75 tokens, about 55 words, and a warning quotes the rest
+             */
+            prompt: string;
+            /**
+             * Render
+             * @description also deliver a turntable video (mp4)
+             * @default false
+             */
+            render: boolean;
+            /**
+             * Resolution
+             * @description resolution of the grid that the surface is extracted on
+             * @default 256
+             */
+            resolution: number;
+            /**
+             * Retention S
+             * @description seconds for which temporary outputs can be downloaded, at most what the deployment allows (extension)
+             */
+            retention_s?: number | null;
+            /**
+             * Seed
+             * @description the same seed gives the same bytes; 0 draws a seed, returned as `meta.seed`
+             * @default 0
+             */
+            seed: number;
+            /**
+             * Size
+             * @description longest side of the asset in metres; by default 1, and 0.1 in STL and 3MF, which are written in millimetres (extension)
+             */
+            size?: number | null;
+            /**
+             * Slat Guidance Strength
+             * @description guidance strength of stage 2, the structured latent
+             * @default 7.5
+             */
+            slat_guidance_strength: number;
+            /**
+             * Slat Sampling Steps
+             * @description sampling steps of stage 2
+             * @default 25
+             */
+            slat_sampling_steps: number;
+            /**
+             * Splat
+             * @description also deliver the Gaussians as a splat `.ply`, if the engine has them (extension)
+             * @default false
+             */
+            splat: boolean;
+            /**
+             * Ss Guidance Strength
+             * @description guidance strength of stage 1, the sparse structure
+             * @default 7.5
+             */
+            ss_guidance_strength: number;
+            /**
+             * Ss Sampling Steps
+             * @description sampling steps of stage 1
+             * @default 25
+             */
+            ss_sampling_steps: number;
+            /**
+             * Target Faces
+             * @description number of faces of the result; overrides `mesh_simplify` (extension)
+             */
+            target_faces?: number | null;
+            /**
+             * Temp
+             * @description use temporary storage even where you have a bucket
+             * @default false
+             */
+            temp: boolean;
+            /**
+             * Texture Size
+             * @description side of the texture in pixels (extension)
+             * @default 1024
+             */
+            texture_size: number;
+            /**
+             * Track Id
+             * @description your own id, returned by the webhook and by fetch
+             */
+            track_id?: string | number | null;
+            /**
+             * Up Axis
+             * @description the axis that points up; by default z in STL, 3MF and PLY, y elsewhere (extension)
+             */
+            up_axis?: ("y" | "z") | null;
+            /**
+             * Webhook
+             * @description URL that the final body is posted to when the job ends
+             */
+            webhook?: string | null;
         };
         /**
          * TokenBody
@@ -2381,6 +2637,12 @@ export interface operations {
                      */
                     mesh_simplify?: number;
                     /**
+                     * Min Wall Mm
+                     * @description millimetres from which a wall is thick enough to print, for `print_ready` (extension)
+                     * @default 0.8
+                     */
+                    min_wall_mm?: number;
+                    /**
                      * Multi Image
                      * @description several views of one subject: a list, or one sheet of views on a transparent background
                      * @default false
@@ -2422,6 +2684,12 @@ export interface operations {
                      * @description several file formats of the same asset, the first of them first in `output`; overrides `output_format`, which becomes the first (extension)
                      */
                     output_formats?: ("glb" | "obj" | "stl" | "ply" | "usdz" | "3mf")[] | string | null;
+                    /**
+                     * Print Ready
+                     * @description one solid shell on a flat base: cavities are filled, loose parts joined or removed, and walls thinner than `min_wall_mm` named in `warning`; `meta.print` has the measures (extension)
+                     * @default false
+                     */
+                    print_ready?: boolean;
                     /**
                      * Remove Bg
                      * @description remove the background; false: the whole image is the subject, and its transparency is ignored (extension)
@@ -2722,6 +2990,11 @@ export interface operations {
                      */
                     mesh_simplify?: number;
                     /**
+                     * Min Wall Mm
+                     * @description millimetres from which a wall is thick enough to print, for `print_ready` (extension)
+                     */
+                    min_wall_mm?: number;
+                    /**
                      * No Texture
                      * @description export without a texture (extension)
                      */
@@ -2748,6 +3021,11 @@ export interface operations {
                      * @description several file formats of the same asset, the first of them first in `output`; overrides `output_format`, which becomes the first (extension)
                      */
                     output_formats?: ("glb" | "obj" | "stl" | "ply" | "usdz" | "3mf")[] | string | null;
+                    /**
+                     * Print Ready
+                     * @description one solid shell on a flat base: cavities are filled, loose parts joined or removed, and walls thinner than `min_wall_mm` named in `warning`; `meta.print` has the measures (extension)
+                     */
+                    print_ready?: boolean;
                     /**
                      * Render
                      * @description also deliver a turntable video (mp4)
@@ -3179,6 +3457,12 @@ export interface operations {
                      */
                     mesh_simplify?: number;
                     /**
+                     * Min Wall Mm
+                     * @description millimetres from which a wall is thick enough to print, for `print_ready` (extension)
+                     * @default 0.8
+                     */
+                    min_wall_mm?: number;
+                    /**
                      * Multi Image
                      * @description several views of one subject: a list, or one sheet of views on a transparent background
                      * @default false
@@ -3220,6 +3504,12 @@ export interface operations {
                      * @description several file formats of the same asset, the first of them first in `output`; overrides `output_format`, which becomes the first (extension)
                      */
                     output_formats?: ("glb" | "obj" | "stl" | "ply" | "usdz" | "3mf")[] | string | null;
+                    /**
+                     * Print Ready
+                     * @description one solid shell on a flat base: cavities are filled, loose parts joined or removed, and walls thinner than `min_wall_mm` named in `warning`; `meta.print` has the measures (extension)
+                     * @default false
+                     */
+                    print_ready?: boolean;
                     /**
                      * Remove Bg
                      * @description remove the background; false: the whole image is the subject, and its transparency is ignored (extension)
@@ -3794,6 +4084,304 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+            /** @description An internal error, with a request id. */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+            /** @description The database is unavailable at the moment, or too many large requests are arriving. */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+        };
+    };
+    submit_text: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description `wait=N`: how many seconds to wait for the result, at most 120; 0 answers at once. */
+                Prefer?: string;
+                /** @description A text of yours. The same text with the same body again is answered with the first job, marked by the header `Idempotent-Replayed: true`; with another body it is refused. */
+                "Idempotency-Key"?: string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": {
+                    /**
+                     * Chunk Size
+                     * @description points evaluated at once: a smaller number needs less memory, the result is the same; numbers under 1024 act as 1024
+                     * @default 8192
+                     */
+                    chunk_size?: number;
+                    /**
+                     * Engine
+                     * @description an engine that the deployment offers (extension)
+                     */
+                    engine?: string | null;
+                    /**
+                     * Guidance Scale
+                     * @description older name of `ss_guidance_strength` and `slat_guidance_strength` together
+                     */
+                    guidance_scale?: number | null;
+                    /**
+                     * Init Mesh
+                     * @description a mesh whose shape is kept, where the deployment allows it: http(s) URL, `data:` URI or bare base64 of a GLB, OBJ, STL or PLY; only its details and colours are generated (extension)
+                     */
+                    init_mesh?: string | null;
+                    /**
+                     * Key
+                     * Format: password
+                     * @description API key; also as header `key` or `Authorization: Bearer`
+                     */
+                    key?: string;
+                    /**
+                     * Lods
+                     * @description further levels of detail by their numbers of faces: files `…_lod1.glb`, `…_lod2.glb` in this order, in every format (extension)
+                     */
+                    lods?: number[] | string | null;
+                    /**
+                     * Mesh Simplify
+                     * @description share of the extracted triangles that is removed
+                     * @default 0.9
+                     */
+                    mesh_simplify?: number;
+                    /**
+                     * Min Wall Mm
+                     * @description millimetres from which a wall is thick enough to print, for `print_ready` (extension)
+                     * @default 0.8
+                     */
+                    min_wall_mm?: number;
+                    /**
+                     * Negative Prompt
+                     * @description what to stay away from; guidance leads away from it instead of from an empty text
+                     * @default
+                     */
+                    negative_prompt?: string;
+                    /**
+                     * No Texture
+                     * @description export without a texture (extension)
+                     * @default false
+                     */
+                    no_texture?: boolean;
+                    /**
+                     * Normal Map
+                     * @description bake the relief that simplification removes into a normal map, in GLB, OBJ and USDZ (extension)
+                     * @default false
+                     */
+                    normal_map?: boolean;
+                    /**
+                     * Num Inference Steps
+                     * @description older name of `ss_sampling_steps` and `slat_sampling_steps` together
+                     */
+                    num_inference_steps?: number | null;
+                    /**
+                     * Origin
+                     * @description what lies at the origin: the middle of the base (`bottom`), or of the whole asset (extension)
+                     * @default bottom
+                     * @enum {string}
+                     */
+                    origin?: "bottom" | "center";
+                    /**
+                     * Output Format
+                     * @description file format of the asset
+                     * @default glb
+                     * @enum {string}
+                     */
+                    output_format?: "glb" | "obj" | "stl" | "ply" | "usdz" | "3mf";
+                    /**
+                     * Output Formats
+                     * @description several file formats of the same asset, the first of them first in `output`; overrides `output_format`, which becomes the first (extension)
+                     */
+                    output_formats?: ("glb" | "obj" | "stl" | "ply" | "usdz" | "3mf")[] | string | null;
+                    /**
+                     * Print Ready
+                     * @description one solid shell on a flat base: cavities are filled, loose parts joined or removed, and walls thinner than `min_wall_mm` named in `warning`; `meta.print` has the measures (extension)
+                     * @default false
+                     */
+                    print_ready?: boolean;
+                    /**
+                     * Prompt
+                     * @description what to make, in English; the model reads the first 75 tokens, about 55 words, and a warning quotes the rest
+                     */
+                    prompt: string;
+                    /**
+                     * Render
+                     * @description also deliver a turntable video (mp4)
+                     * @default false
+                     */
+                    render?: boolean;
+                    /**
+                     * Resolution
+                     * @description resolution of the grid that the surface is extracted on
+                     * @default 256
+                     */
+                    resolution?: number;
+                    /**
+                     * Retention S
+                     * @description seconds for which temporary outputs can be downloaded, at most what the deployment allows (extension)
+                     */
+                    retention_s?: number | null;
+                    /**
+                     * Seed
+                     * @description the same seed gives the same bytes; 0 draws a seed, returned as `meta.seed`
+                     * @default 0
+                     */
+                    seed?: number;
+                    /**
+                     * Size
+                     * @description longest side of the asset in metres; by default 1, and 0.1 in STL and 3MF, which are written in millimetres (extension)
+                     */
+                    size?: number | null;
+                    /**
+                     * Slat Guidance Strength
+                     * @description guidance strength of stage 2, the structured latent
+                     * @default 7.5
+                     */
+                    slat_guidance_strength?: number;
+                    /**
+                     * Slat Sampling Steps
+                     * @description sampling steps of stage 2
+                     * @default 25
+                     */
+                    slat_sampling_steps?: number;
+                    /**
+                     * Splat
+                     * @description also deliver the Gaussians as a splat `.ply`, if the engine has them (extension)
+                     * @default false
+                     */
+                    splat?: boolean;
+                    /**
+                     * Ss Guidance Strength
+                     * @description guidance strength of stage 1, the sparse structure
+                     * @default 7.5
+                     */
+                    ss_guidance_strength?: number;
+                    /**
+                     * Ss Sampling Steps
+                     * @description sampling steps of stage 1
+                     * @default 25
+                     */
+                    ss_sampling_steps?: number;
+                    /**
+                     * Target Faces
+                     * @description number of faces of the result; overrides `mesh_simplify` (extension)
+                     */
+                    target_faces?: number | null;
+                    /**
+                     * Temp
+                     * @description use temporary storage even where you have a bucket
+                     * @default false
+                     */
+                    temp?: boolean;
+                    /**
+                     * Texture Size
+                     * @description side of the texture in pixels (extension)
+                     * @default 1024
+                     */
+                    texture_size?: number;
+                    /**
+                     * Track Id
+                     * @description your own id, returned by the webhook and by fetch
+                     */
+                    track_id?: string | number | null;
+                    /**
+                     * Up Axis
+                     * @description the axis that points up; by default z in STL, 3MF and PLY, y elsewhere (extension)
+                     */
+                    up_axis?: ("y" | "z") | null;
+                    /**
+                     * Webhook
+                     * @description URL that the final body is posted to when the job ends
+                     */
+                    webhook?: string | null;
+                };
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["SuccessBody"] | components["schemas"]["ProcessingBody"] | components["schemas"]["FailedBody"];
+                };
+            };
+            /** @description A field is missing, malformed or out of bounds; an unreadable image; a blocked address. */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+            /** @description The API key is missing, unknown or revoked. */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+            /** @description The key's quota for the month is used up. */
+            402: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["RateLimitedBody"];
+                };
+            };
+            /** @description The body did not arrive in time. */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+            /** @description The body is too long. */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+            /** @description The body has a type or an encoding that is not taken; the message names those that are. */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+            /** @description Too many jobs are queued, or too many were submitted in one minute. */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["RateLimitedBody"];
                 };
             };
             /** @description An internal error, with a request id. */
@@ -4855,6 +5443,12 @@ export interface operations {
                      */
                     mesh_simplify?: number;
                     /**
+                     * Min Wall Mm
+                     * @description millimetres from which a wall is thick enough to print, for `print_ready` (extension)
+                     * @default 0.8
+                     */
+                    min_wall_mm?: number;
+                    /**
                      * Multi Image
                      * @description several views of one subject: a list, or one sheet of views on a transparent background
                      * @default false
@@ -4896,6 +5490,12 @@ export interface operations {
                      * @description several file formats of the same asset, the first of them first in `output`; overrides `output_format`, which becomes the first (extension)
                      */
                     output_formats?: ("glb" | "obj" | "stl" | "ply" | "usdz" | "3mf")[] | string | null;
+                    /**
+                     * Print Ready
+                     * @description one solid shell on a flat base: cavities are filled, loose parts joined or removed, and walls thinner than `min_wall_mm` named in `warning`; `meta.print` has the measures (extension)
+                     * @default false
+                     */
+                    print_ready?: boolean;
                     /**
                      * Remove Bg
                      * @description remove the background; false: the whole image is the subject, and its transparency is ignored (extension)
@@ -5128,6 +5728,11 @@ export interface operations {
                      */
                     mesh_simplify?: number;
                     /**
+                     * Min Wall Mm
+                     * @description millimetres from which a wall is thick enough to print, for `print_ready` (extension)
+                     */
+                    min_wall_mm?: number;
+                    /**
                      * No Texture
                      * @description export without a texture (extension)
                      */
@@ -5154,6 +5759,11 @@ export interface operations {
                      * @description several file formats of the same asset, the first of them first in `output`; overrides `output_format`, which becomes the first (extension)
                      */
                     output_formats?: ("glb" | "obj" | "stl" | "ply" | "usdz" | "3mf")[] | string | null;
+                    /**
+                     * Print Ready
+                     * @description one solid shell on a flat base: cavities are filled, loose parts joined or removed, and walls thinner than `min_wall_mm` named in `warning`; `meta.print` has the measures (extension)
+                     */
+                    print_ready?: boolean;
                     /**
                      * Render
                      * @description also deliver a turntable video (mp4)
@@ -5585,6 +6195,12 @@ export interface operations {
                      */
                     mesh_simplify?: number;
                     /**
+                     * Min Wall Mm
+                     * @description millimetres from which a wall is thick enough to print, for `print_ready` (extension)
+                     * @default 0.8
+                     */
+                    min_wall_mm?: number;
+                    /**
                      * Multi Image
                      * @description several views of one subject: a list, or one sheet of views on a transparent background
                      * @default false
@@ -5626,6 +6242,12 @@ export interface operations {
                      * @description several file formats of the same asset, the first of them first in `output`; overrides `output_format`, which becomes the first (extension)
                      */
                     output_formats?: ("glb" | "obj" | "stl" | "ply" | "usdz" | "3mf")[] | string | null;
+                    /**
+                     * Print Ready
+                     * @description one solid shell on a flat base: cavities are filled, loose parts joined or removed, and walls thinner than `min_wall_mm` named in `warning`; `meta.print` has the measures (extension)
+                     * @default false
+                     */
+                    print_ready?: boolean;
                     /**
                      * Remove Bg
                      * @description remove the background; false: the whole image is the subject, and its transparency is ignored (extension)
@@ -5898,6 +6520,304 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+            /** @description An internal error, with a request id. */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+            /** @description The database is unavailable at the moment, or too many large requests are arriving. */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+        };
+    };
+    submit_text_v6: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description `wait=N`: how many seconds to wait for the result, at most 120; 0 answers at once. */
+                Prefer?: string;
+                /** @description A text of yours. The same text with the same body again is answered with the first job, marked by the header `Idempotent-Replayed: true`; with another body it is refused. */
+                "Idempotency-Key"?: string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": {
+                    /**
+                     * Chunk Size
+                     * @description points evaluated at once: a smaller number needs less memory, the result is the same; numbers under 1024 act as 1024
+                     * @default 8192
+                     */
+                    chunk_size?: number;
+                    /**
+                     * Engine
+                     * @description an engine that the deployment offers (extension)
+                     */
+                    engine?: string | null;
+                    /**
+                     * Guidance Scale
+                     * @description older name of `ss_guidance_strength` and `slat_guidance_strength` together
+                     */
+                    guidance_scale?: number | null;
+                    /**
+                     * Init Mesh
+                     * @description a mesh whose shape is kept, where the deployment allows it: http(s) URL, `data:` URI or bare base64 of a GLB, OBJ, STL or PLY; only its details and colours are generated (extension)
+                     */
+                    init_mesh?: string | null;
+                    /**
+                     * Key
+                     * Format: password
+                     * @description API key; also as header `key` or `Authorization: Bearer`
+                     */
+                    key?: string;
+                    /**
+                     * Lods
+                     * @description further levels of detail by their numbers of faces: files `…_lod1.glb`, `…_lod2.glb` in this order, in every format (extension)
+                     */
+                    lods?: number[] | string | null;
+                    /**
+                     * Mesh Simplify
+                     * @description share of the extracted triangles that is removed
+                     * @default 0.9
+                     */
+                    mesh_simplify?: number;
+                    /**
+                     * Min Wall Mm
+                     * @description millimetres from which a wall is thick enough to print, for `print_ready` (extension)
+                     * @default 0.8
+                     */
+                    min_wall_mm?: number;
+                    /**
+                     * Negative Prompt
+                     * @description what to stay away from; guidance leads away from it instead of from an empty text
+                     * @default
+                     */
+                    negative_prompt?: string;
+                    /**
+                     * No Texture
+                     * @description export without a texture (extension)
+                     * @default false
+                     */
+                    no_texture?: boolean;
+                    /**
+                     * Normal Map
+                     * @description bake the relief that simplification removes into a normal map, in GLB, OBJ and USDZ (extension)
+                     * @default false
+                     */
+                    normal_map?: boolean;
+                    /**
+                     * Num Inference Steps
+                     * @description older name of `ss_sampling_steps` and `slat_sampling_steps` together
+                     */
+                    num_inference_steps?: number | null;
+                    /**
+                     * Origin
+                     * @description what lies at the origin: the middle of the base (`bottom`), or of the whole asset (extension)
+                     * @default bottom
+                     * @enum {string}
+                     */
+                    origin?: "bottom" | "center";
+                    /**
+                     * Output Format
+                     * @description file format of the asset
+                     * @default glb
+                     * @enum {string}
+                     */
+                    output_format?: "glb" | "obj" | "stl" | "ply" | "usdz" | "3mf";
+                    /**
+                     * Output Formats
+                     * @description several file formats of the same asset, the first of them first in `output`; overrides `output_format`, which becomes the first (extension)
+                     */
+                    output_formats?: ("glb" | "obj" | "stl" | "ply" | "usdz" | "3mf")[] | string | null;
+                    /**
+                     * Print Ready
+                     * @description one solid shell on a flat base: cavities are filled, loose parts joined or removed, and walls thinner than `min_wall_mm` named in `warning`; `meta.print` has the measures (extension)
+                     * @default false
+                     */
+                    print_ready?: boolean;
+                    /**
+                     * Prompt
+                     * @description what to make, in English; the model reads the first 75 tokens, about 55 words, and a warning quotes the rest
+                     */
+                    prompt: string;
+                    /**
+                     * Render
+                     * @description also deliver a turntable video (mp4)
+                     * @default false
+                     */
+                    render?: boolean;
+                    /**
+                     * Resolution
+                     * @description resolution of the grid that the surface is extracted on
+                     * @default 256
+                     */
+                    resolution?: number;
+                    /**
+                     * Retention S
+                     * @description seconds for which temporary outputs can be downloaded, at most what the deployment allows (extension)
+                     */
+                    retention_s?: number | null;
+                    /**
+                     * Seed
+                     * @description the same seed gives the same bytes; 0 draws a seed, returned as `meta.seed`
+                     * @default 0
+                     */
+                    seed?: number;
+                    /**
+                     * Size
+                     * @description longest side of the asset in metres; by default 1, and 0.1 in STL and 3MF, which are written in millimetres (extension)
+                     */
+                    size?: number | null;
+                    /**
+                     * Slat Guidance Strength
+                     * @description guidance strength of stage 2, the structured latent
+                     * @default 7.5
+                     */
+                    slat_guidance_strength?: number;
+                    /**
+                     * Slat Sampling Steps
+                     * @description sampling steps of stage 2
+                     * @default 25
+                     */
+                    slat_sampling_steps?: number;
+                    /**
+                     * Splat
+                     * @description also deliver the Gaussians as a splat `.ply`, if the engine has them (extension)
+                     * @default false
+                     */
+                    splat?: boolean;
+                    /**
+                     * Ss Guidance Strength
+                     * @description guidance strength of stage 1, the sparse structure
+                     * @default 7.5
+                     */
+                    ss_guidance_strength?: number;
+                    /**
+                     * Ss Sampling Steps
+                     * @description sampling steps of stage 1
+                     * @default 25
+                     */
+                    ss_sampling_steps?: number;
+                    /**
+                     * Target Faces
+                     * @description number of faces of the result; overrides `mesh_simplify` (extension)
+                     */
+                    target_faces?: number | null;
+                    /**
+                     * Temp
+                     * @description use temporary storage even where you have a bucket
+                     * @default false
+                     */
+                    temp?: boolean;
+                    /**
+                     * Texture Size
+                     * @description side of the texture in pixels (extension)
+                     * @default 1024
+                     */
+                    texture_size?: number;
+                    /**
+                     * Track Id
+                     * @description your own id, returned by the webhook and by fetch
+                     */
+                    track_id?: string | number | null;
+                    /**
+                     * Up Axis
+                     * @description the axis that points up; by default z in STL, 3MF and PLY, y elsewhere (extension)
+                     */
+                    up_axis?: ("y" | "z") | null;
+                    /**
+                     * Webhook
+                     * @description URL that the final body is posted to when the job ends
+                     */
+                    webhook?: string | null;
+                };
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["SuccessBody"] | components["schemas"]["ProcessingBody"] | components["schemas"]["FailedBody"];
+                };
+            };
+            /** @description A field is missing, malformed or out of bounds; an unreadable image; a blocked address. */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+            /** @description The API key is missing, unknown or revoked. */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+            /** @description The key's quota for the month is used up. */
+            402: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["RateLimitedBody"];
+                };
+            };
+            /** @description The body did not arrive in time. */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+            /** @description The body is too long. */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+            /** @description The body has a type or an encoding that is not taken; the message names those that are. */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorBody"];
+                };
+            };
+            /** @description Too many jobs are queued, or too many were submitted in one minute. */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["RateLimitedBody"];
                 };
             };
             /** @description An internal error, with a request id. */

@@ -1,6 +1,6 @@
 // The request of the page as code, in three languages, and the way to the clipboard.
 import { at, make, tabs } from "./dom.js";
-import { SUBMIT } from "./jobs.js";
+import { submitTo } from "./jobs.js";
 import { curl, javascript, python } from "./snippets.js";
 
 const LANGUAGES = { curl, python, javascript };
@@ -11,7 +11,7 @@ let chosen = "curl";
 
 /** Show the request with the key masked; the copied text holds the key. */
 export function showCode(key, sources, given) {
-  request = { url: SUBMIT, key, sources, given };
+  request = { url: submitTo(given), key, sources, given };
   for (const [name, write] of Object.entries(LANGUAGES)) at(name).textContent = write({ ...request, key: MASK });
   document.body.classList.add("has-code");
 }

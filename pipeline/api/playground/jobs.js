@@ -3,9 +3,10 @@
 /** The service's address without a slash at its end; a proxy may serve it below a path. */
 export const ROOT = new URL("..", import.meta.url).href.slice(0, -1);
 const V6 = "/api/v6/3d";
-const SUBMIT_PATH = `${V6}/image_to_3d`;
+const SUBMIT_PATHS = { image: `${V6}/image_to_3d`, text: `${V6}/text_to_3d` };
 const EXPORT_PATH = `${V6}/export/{call_id}`;
-export const SUBMIT = ROOT + SUBMIT_PATH;
+/** The address that a body is submitted to. */
+export const submitTo = (body) => ROOT + SUBMIT_PATHS["prompt" in body ? "text" : "image"];
 const ENTERPRISE = `${ROOT}/api/v1/enterprise/3d`;
 const RECONNECT_PAUSES_MS = [300, 1000, 3000, 5000, 5000];
 const NO_ANSWER = "The service does not answer. Is it still running?";
@@ -41,7 +42,7 @@ async function post(path, key, body, { more = {}, signal } = {}) {
 export function submit(key, body, { onSent = () => {}, signal } = {}) {
   return new Promise((resolve, reject) => {
     const request = new XMLHttpRequest();
-    request.open("POST", SUBMIT);
+    request.open("POST", submitTo(body));
     for (const [name, value] of Object.entries({ ...headers(key), prefer: "wait=0" })) request.setRequestHeader(name, value);
     request.responseType = "json";
     request.upload.onprogress = ({ loaded, total }) => onSent(loaded, total);
@@ -74,11 +75,11 @@ export function exportAgain(key, id, fields, once) {
   return post(ROOT + EXPORT_PATH.replace("{call_id}", id), key, fields, { more });
 }
 
-/** The fields of a submit and those of an export (null where there is none), from the contract itself. */
+/** The fields of a submit of images, of one of a text and of an export (null where there is none), from the contract. */
 export async function contract() {
   const { paths } = await (await fetch(`${ROOT}/openapi.json`)).json();
   const fields = (path) => paths[path]?.post.requestBody.content["application/json"].schema.properties ?? null;
-  return { submit: fields(SUBMIT_PATH), export: fields(EXPORT_PATH) };
+  return { image: fields(SUBMIT_PATHS.image), text: fields(SUBMIT_PATHS.text), export: fields(EXPORT_PATH) };
 }
 
 /** The engines of the service: `{default, engines}`. */

@@ -2,7 +2,7 @@
 import { at, make } from "./dom.js";
 import { EMPTY, HINTS, TITLES } from "./texts.js";
 
-const ELSEWHERE = new Set(["key", "image"]);
+const ELSEWHERE = new Set(["key", "image", "prompt", "guidance_scale", "num_inference_steps"]); // the last two are older names
 const UP_FRONT = ["engine", "output_format", "resolution", "texture_size", "render"];
 const MOST_SEGMENTS = 6;
 const MOST_SLIDER_STEPS = 15000;
@@ -11,21 +11,30 @@ const MOST_SLIDER_RATIO = 100000; // of its ends: on a wider range, all usual va
 const readers = new Map();
 let engines = { default: "", engines: [] };
 let imageCount = 0;
+let madeFrom = "image";
 let onRefresh = () => {};
 
-/**
- * Put a control for every field of the schema on the page.
- * `offered` is what the service says of its engines; `refreshed` is called when other fields have an effect than before.
- */
-export function showOptions(fields, offered, refreshed) {
+/** Prepare the options: `offered` is what the service says of its engines; `refreshed` is called when other fields have an effect than before. */
+export function watchOptions(offered, refreshed) {
   engines = offered;
   onRefresh = refreshed;
+  at("job").addEventListener("input", refresh);
+}
+
+/** Put a control for every field of the schema on the page; `made` is what the model is made from, image or text. */
+export function showOptions(fields, made) {
+  madeFrom = made;
+  readers.clear();
+  at("options").replaceChildren();
+  at("more-options").replaceChildren();
   const others = Object.keys(fields).filter((name) => !ELSEWHERE.has(name) && !UP_FRONT.includes(name));
   at("options").append(...UP_FRONT.filter((name) => name in fields).map((name) => control(name, fields[name])));
   at("more-options").append(...others.map((name) => control(name, fields[name])));
-  at("job").addEventListener("input", refresh);
   refresh();
 }
+
+/** Whether an engine that is offered makes models from a text. */
+export const takesText = () => engines.engines.some((one) => one.offered && one.inputs.includes("text"));
 
 /** The options that have an effect and differ from their defaults, as the API takes them. */
 export function options() {
@@ -48,11 +57,14 @@ export function setImageCount(count) {
 export const isUsed = (name) => !engineEntry()?.ignores.includes(name);
 
 const field = (name) => document.querySelector(`[data-field="${CSS.escape(name)}"]`);
-const engineEntry = () => engines.engines.find((one) => one.name === (at("option-engine")?.value || engines.default));
+const usable = () => engines.engines.filter((one) => one.inputs.includes(madeFrom));
+// The service's own choice for a request that names none: its default engine, else the first offered one that fits.
+const usualEngine = () => (usable().find((one) => one.name === engines.default) ?? usable().find((one) => one.offered))?.name;
+const engineEntry = () => engines.engines.find((one) => one.name === (at("option-engine")?.value || usualEngine()));
 
 // Hidden are what the engine ignores, and what says something about views where there are none.
 function refresh() {
-  const isSheet = imageCount < 2 && at("option-multi_image").checked;
+  const isSheet = imageCount < 2 && Boolean(at("option-multi_image")?.checked);
   const isOff = { view_angles: !isSheet, multi_image_mode: !isSheet && imageCount < 2 };
   for (const name of readers.keys()) field(name).hidden = Boolean(isOff[name]) || !isUsed(name);
   showEngine();
@@ -65,8 +77,8 @@ function showEngine() {
   const entry = engineEntry();
   const hint = at("option-engine-hint");
   if (!entry || !hint) return;
-  const views = entry.max_views > 1 ? `up to ${entry.max_views} views` : "one view";
-  const absent = engines.engines.filter((one) => !one.offered).map((one) => one.name);
+  const views = madeFrom === "text" ? "from a text" : entry.max_views > 1 ? `up to ${entry.max_views} views` : "one view";
+  const absent = usable().filter((one) => !one.offered).map((one) => one.name);
   const needs = entry.needs ? ` Runs on ${entry.needs}.` : "";
   hint.textContent = `${entry.summary[0].toUpperCase()}${entry.summary.slice(1)}; ${views}.${needs}${absent.length ? ` Not offered here: ${absent.join(", ")}.` : ""}`;
 }
@@ -126,8 +138,8 @@ function typed(input, kind) {
 // The default is sent as "not given": the service's operator may change it.
 function engineChoice(id) {
   const select = make("select", { id });
-  for (const one of engines.engines) {
-    const option = new Option(one.offered ? one.name : `${one.name} (not offered here)`, one.name === engines.default ? "" : one.name);
+  for (const one of usable()) {
+    const option = new Option(one.offered ? one.name : `${one.name} (not offered here)`, one.name === usualEngine() ? "" : one.name);
     option.disabled = !one.offered;
     select.append(option);
   }

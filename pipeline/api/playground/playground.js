@@ -1,7 +1,7 @@
 // The playground: from images and options to a model in a viewer. Each job has an address, `#job/ID`; a reload, a link
 // and the browser's history lead back to it.
 import { Refused, cancel, contract, engines, exportAgain, fetchJob, follow, submit } from "./jobs.js";
-import { at, make } from "./dom.js";
+import { at, make, tabs } from "./dom.js";
 import { clearProblems, countDown, remedy, showProblem, stopCountDown } from "./problems.js";
 import { allRead, count, firstName, image, preview, setAnglesUsed, sources, viewAngles, watchImages } from "./images.js";
 import { bytes } from "./shrink.js";
@@ -9,20 +9,24 @@ import { canMake, offerExports, showExport, watchExports } from "./exports.js";
 import { confirmCopy, showCode, toClipboard, watchCode } from "./code.js";
 import { ends, isGlb, showResult, showShared } from "./result.js";
 import { filesOf, jobName, sharedFile, shareLink } from "./files.js";
-import { isUsed, options, setImageCount, showOptions } from "./options.js";
+import { isUsed, options, setImageCount, showOptions, takesText, watchOptions } from "./options.js";
 import { key, watchKey } from "./key.js";
 import { loadViewer, STAYS_STILL } from "./viewer.js";
 import { markCurrent, refreshHistory, watchHistory } from "./history.js";
 
 const STAGES = { sending: "Upload", queued: "Queue", intake: "Image", generate: "Shape", export: "Texture", deliver: "Files" };
 const MAX_TRACK_ID_CHARS = 255;
+const MAX_NAME_CHARS = 60; // of a text, which names the files
 
 // What the page works on: `{id, key, controller, isSent, isCancelled}`; whatever was begun before it is left alone.
 let task = null;
 // The body of the job whose result is on the page, and the file of its model.
 let shown = null;
 let shownModel = null;
+// What the next model is made from: image or text.
+let kind = "image";
 
+const prompt = () => at("prompt").value.trim();
 const is = (state) => document.body.dataset.state === state;
 
 function begin(id = null) {
@@ -35,7 +39,7 @@ function begin(id = null) {
 function turnTo(state, said) {
   document.body.dataset.state = state;
   at("submit").setAttribute("aria-disabled", String(state === "running"));
-  at("submit").textContent = state === "running" ? "Working on it …" : state === "empty" || !count() ? "Make it 3D" : "Make it 3D again";
+  at("submit").textContent = state === "running" ? "Working on it …" : state === "empty" || !(kind === "text" ? prompt() : count()) ? "Make it 3D" : "Make it 3D again";
   if (said) at("said").textContent = said;
   if (state === "empty" || state === "failed") shown = shownModel = null;
 }
@@ -126,16 +130,18 @@ async function run(event) {
   if (is("running")) return;
   clearProblems();
   await allRead();
-  if (!count()) {
-    showProblem("image is required");
+  const isText = kind === "text";
+  if (isText ? !prompt() : !count()) {
+    showProblem(isText ? "prompt is required" : "image is required");
     if (!key()) showProblem("API key required", { status: 401 });
     return;
   }
   const angles = viewAngles();
-  const given = { ...options(), ...(count() > 1 ? { multi_image: true } : {}), ...(angles ? { view_angles: angles } : {}) };
-  showCode(key(), sources(), given);
+  const views = { ...(count() > 1 ? { multi_image: true } : {}), ...(angles ? { view_angles: angles } : {}) };
+  const given = isText ? { prompt: prompt(), ...options() } : { ...options(), ...views };
+  showCode(key(), isText ? [] : sources(), given);
   const now = begin();
-  showImageOf(preview());
+  showImageOf(isText ? "" : preview());
   turnTo("running");
   scrollToResult();
   showSending(0, 0);
@@ -144,8 +150,8 @@ async function run(event) {
     if (task === now && !now.isCancelled) showSending(loaded, total);
   };
   try {
-    const named = { track_id: firstName().slice(0, MAX_TRACK_ID_CHARS), ...given };
-    const body = await submit(now.key, { image: image(), ...named }, { onSent, signal: now.controller.signal });
+    const name = isText ? [...prompt().replace(/\s+/g, " ")].slice(0, MAX_NAME_CHARS).join("") : firstName().slice(0, MAX_TRACK_ID_CHARS);
+    const body = await submit(now.key, { ...(isText ? {} : { image: image() }), track_id: name, ...given }, { onSent, signal: now.controller.signal });
     now.id = body.id;
     if (now.isCancelled) await cancel(now.key, now.id);
     if (task !== now) return refreshHistory(now.key);
@@ -263,6 +269,19 @@ function keyChanged() {
   if (shownId() && !is("running") && !is("done")) open(shownId());
 }
 
+// A tab for texts where an engine takes them. The options are those of the chosen tab.
+function offerKinds(fields) {
+  const kinds = ["image", "text"];
+  at("kinds").hidden = !takesText();
+  tabs(at("kinds"), (place) => {
+    kind = kinds[place];
+    for (const one of kinds) at(`panel-${one}`).hidden = one !== kind;
+    clearProblems();
+    showOptions(fields[kind], kind);
+    setImageCount(count());
+  });
+}
+
 async function start() {
   at("job").addEventListener("submit", run);
   at("job").addEventListener("keydown", (event) => (event.ctrlKey || event.metaKey) && event.key === "Enter" && at("job").requestSubmit());
@@ -279,8 +298,8 @@ async function start() {
   addEventListener("hashchange", route);
   try {
     const [fields, offered] = await Promise.all([contract(), engines()]);
-    showOptions(fields.submit, offered, () => setAnglesUsed(isUsed("view_angles")));
-    setImageCount(count());
+    watchOptions(offered, () => setAnglesUsed(kind === "image" && isUsed("view_angles")));
+    offerKinds(fields);
     watchExports(fields.export, makeFiles);
   } catch {
     return showFailure("The page is not complete", "The service does not tell its options. Reload the page once it is back.");

@@ -23,7 +23,7 @@ export function showProblem(message, { status = 0, code = "" } = {}) {
   if (!field) return false;
   const isFirst = !document.querySelector("[aria-invalid]");
   document.querySelector(`.problem[data-for="${CSS.escape(field)}"]`).textContent = message;
-  const input = at({ key: "key", image: "choose" }[field] ?? `option-${field}`) ?? document.querySelector(`input[name="${CSS.escape(field)}"]`);
+  const input = at({ key: "key", image: "choose", prompt: "prompt" }[field] ?? `option-${field}`) ?? document.querySelector(`input[name="${CSS.escape(field)}"]`);
   input.closest("details")?.setAttribute("open", "");
   input.setAttribute("aria-invalid", "true");
   if (isFirst) input.focus();

@@ -2,13 +2,13 @@
 const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
 // In an unquoted here-document the shell would read these three.
 const plain = (text) => text.replace(/[\\$`]/g, "\\$&");
-const stemOf = ({ name }) => name.replace(/\.[^.]+$/, "").replace(/[^\p{L}\p{N} ._()-]+/gu, "_") || "model";
+const stemOf = (source) => (source?.name ?? "").replace(/\.[^.]+$/, "").replace(/[^\p{L}\p{N} ._()-]+/gu, "_") || "model";
 const oneOrList = (images) => (images.length > 1 ? `[${images.join(", ")}]` : images[0]);
 
 /** A shell command; the images are passed by a here-document, because an argument cannot be that long. */
 export function curl({ url, key, sources, given }) {
   const source = ({ name, address }) => (address ? plain(JSON.stringify(address)) : `"$(base64 < ${quoted(name)} | tr -d '\\n')"`);
-  const fields = [`"image": ${oneOrList(sources.map(source))}`];
+  const fields = sources.length ? [`"image": ${oneOrList(sources.map(source))}`] : [];
   for (const [name, value] of Object.entries(given)) fields.push(plain(`${JSON.stringify(name)}: ${JSON.stringify(value)}`));
   const authorization = `-H ${quoted(`Authorization: Bearer ${key}`)}`;
   const isObj = given.output_format === "obj";
@@ -38,7 +38,7 @@ const literal = (value) => (value === true ? "True" : value === false ? "False" 
 /** A Python program: submits, waits for the end, saves the files. */
 export function python({ url, key, sources, given }) {
   const source = ({ name, address }) => (address ? literal(address) : `image(${literal(name)})`);
-  const fields = [`"image": ${oneOrList(sources.map(source))}`];
+  const fields = sources.length ? [`"image": ${oneOrList(sources.map(source))}`] : [];
   for (const [name, value] of Object.entries(given)) fields.push(`${literal(name)}: ${literal(value)}`);
   return `import base64
 import pathlib
@@ -68,7 +68,7 @@ for url in job["output"] + job["extra_assets"]:
 /** A JavaScript program for Node: submits, waits for the end, saves the files. */
 export function javascript({ url, key, sources, given }) {
   const source = ({ name, address }) => (address ? JSON.stringify(address) : `await image(${JSON.stringify(name)})`);
-  const fields = [`image: ${oneOrList(sources.map(source))}`];
+  const fields = sources.length ? [`image: ${oneOrList(sources.map(source))}`] : [];
   for (const [name, value] of Object.entries(given)) fields.push(`${name}: ${JSON.stringify(value)}`);
   return `// node job.mjs
 import { readFile, writeFile } from "node:fs/promises";

@@ -17,6 +17,10 @@ export const TITLES = {
   up_axis: "Up axis",
   texture_format: "Texture format",
   compression: "Compression of GLB",
+  negative_prompt: "Stay away from",
+  init_mesh: "Keep the shape of a mesh",
+  print_ready: "Ready to print",
+  min_wall_mm: "Least wall in millimetres",
   mesh_simplify: "Simplification",
   no_texture: "No texture",
   normal_map: "Normal map",
@@ -44,6 +48,10 @@ export const HINTS = {
   up_axis: "By default `z` in STL, 3MF and PLY, and `y` elsewhere, as programs expect it.",
   texture_format: "`jpeg` and `webp` are much smaller, and hardly differ. `webp` is for GLB alone.",
   compression: "`meshopt` and `draco` make a GLB small for web pages; `quantize` a little. Fewer programs open such files.",
+  negative_prompt: "What the model should not look like, such as `blurry, broken`.",
+  init_mesh: "The address of a model, such as one of your results; only details and colours are made. Where the service allows it.",
+  print_ready: "For 3D printers: one solid piece that stands on a flat base. Walls that are too thin are named.",
+  min_wall_mm: "Thinner walls are named where the model is made ready to print. 0.8 suits most nozzles.",
   resolution: "How fine the shape is. Higher takes longer and more memory.",
   texture_size: "Pixels along one side of the image on the surface.",
   render: "Also make a film of one turn around the model.",
@@ -69,4 +77,4 @@ export const HINTS = {
 };
 
 /** What an empty field means, in the field itself. */
-export const EMPTY = { depth: "guessed", foreground_ratio: "as usual", size: "by format", target_faces: "not set", output_formats: "only the one above", lods: "none", view_angles: "guessed", track_id: "name of the image", retention_s: "not set", webhook: "none" };
+export const EMPTY = { negative_prompt: "nothing", init_mesh: "none", depth: "guessed", foreground_ratio: "as usual", size: "by format", target_faces: "not set", output_formats: "only the one above", lods: "none", view_angles: "guessed", track_id: "name of the image", retention_s: "not set", webhook: "none" };

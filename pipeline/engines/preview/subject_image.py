@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -15,6 +15,11 @@ from pipeline.errors import UnreadableImage
 
 SOLID_ALPHA = 128  # pixels with at least this alpha belong to the mask
 MAX_HEIGHT_RATIO = 1.15  # perspective varies the height of a subject by less; a larger ratio means separate crops
+LEAST_LINE = 4
+"""Length of a line in pixels of the shrunk mask; shorter ones are crumbs."""
+LEAST_COVER = 0.3
+"""Least share of a pixel's width that a line covers in it; below, the line runs through the next pixel."""
+SOLID_LINE = np.float32(0.75)
 MARGIN = 0.05  # around the subject, relative to its longer side: shows what colour the background had
 
 
@@ -66,7 +71,28 @@ def crop_subject(view: ForegroundImage, *, max_side_px: int, is_axis_known: bool
         centre = ((right - left) / 2, (bottom - top) / 2)
         unit = float(bottom - top)
     image = SubjectImage(alpha, colours, (float(centre[0]), float(centre[1])), unit)
-    return shrink_subject(image, max_side_px=max_side_px)
+    small = shrink_subject(image, max_side_px=max_side_px)
+    return replace(small, alpha=_with_thin_parts(small.alpha, alpha))
+
+
+def _with_thin_parts(small: NDArray[np.float32], alpha: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Make lines solid in a shrunk mask (h, w) that are thinner than its pixels: (H, W) has them at full size.
+
+    They are what an opening by a pixel of the shrunk mask removes, but for crumbs along curved edges.
+    """
+    factor = max(alpha.shape) / max(small.shape)
+    if factor <= 2:  # a line of a pixel covers half of one still
+        return small
+    reach = int(np.ceil(factor))
+    solid = (alpha > 0.5).astype(np.uint8)
+    thin = solid - cv2.morphologyEx(solid, cv2.MORPH_OPEN, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (reach, reach)))
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(thin, connectivity=8)
+    longest = np.asarray(stats)[:, [cv2.CC_STAT_WIDTH, cv2.CC_STAT_HEIGHT]].max(axis=1)
+    is_line = longest > LEAST_LINE * factor
+    is_line[0] = False
+    lines = is_line[np.asarray(labels)].astype(np.float32)
+    covered = np.asarray(cv2.resize(lines, small.shape[::-1], interpolation=cv2.INTER_AREA))
+    return np.where(covered > LEAST_COVER / factor, np.maximum(small, SOLID_LINE), small).astype(np.float32)
 
 
 def shrink_subject(image: SubjectImage, *, max_side_px: int) -> SubjectImage:

@@ -2,35 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from pipeline.engines.trellis.mesh_extraction import extract_mesh, gather_field
 from pipeline.engines.trellis.models import Models
-from pipeline.engines.trellis.stages import latent_velocities, structure_velocities
+from pipeline.engines.trellis.stages import Contexts, latent_velocities, structure_velocities
 from pipeline.ops.voxels import VoxelSet
 
 SHELL = 0.35, 0.42  # radii of the occupied shell, in units of the cube
 
 
-def warm_up_cuda(models: Models, device: torch.device) -> None:
-    """Run every network once, with and without guidance, on a grey image and a hollow ball, and discard the results.
+def warm_up_cuda(models: Models, device: torch.device, encode: Callable[[], Contexts]) -> None:
+    """Run every network once, with and without guidance, on some contexts and a hollow ball, and discard the results.
 
     Args:
         models: the networks, on `device`.
         device: their device.
+        encode: runs the encoder on a small input.
     """
-    size = models.encoder.image_size
     flow, latent_flow = models.structure_flow, models.latent_flow
     with torch.inference_mode():
-        tokens = models.encoder(torch.full((1, size, size, 3), 128, dtype=torch.uint8, device=device))
+        contexts = encode()
         noise = torch.zeros((1, flow.in_channels, *[flow.resolution] * 3), device=device)
-        evaluate = structure_velocities(flow, tokens)
+        evaluate = structure_velocities(flow, contexts)
         for unguided in (False, True):
             evaluate(noise, 0.5, [0], unguided)
         models.structure_decoder(noise)
         voxels = VoxelSet(ball_shell(latent_flow.resolution).to(device), batch_size=1)
         slat = torch.zeros((1, len(voxels), latent_flow.in_channels), device=device)
-        evaluate = latent_velocities(latent_flow, voxels, tokens)
+        evaluate = latent_velocities(latent_flow, voxels, contexts)
         for unguided in (False, True):
             evaluate(slat, 0.5, [0], unguided)
         models.gaussian_decoder(slat, voxels)

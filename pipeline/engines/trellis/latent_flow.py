@@ -95,9 +95,10 @@ class SLatFlowModel(nn.Module):
         self.dtype = dtype
         set_precision((self.input_blocks, self.blocks, self.out_blocks), dtype)
 
-    def encode_condition(self, tokens: Tensor, *, unguided: bool = False) -> Condition:
-        """Compute keys and values of (P, L, E) tokens, or (P, B, L, E) tokens if batch elements differ."""
-        return encode_condition(self.blocks, tokens.to(self.dtype), unguided=unguided)
+    def encode_condition(self, tokens: Tensor, *, negative: Tensor | None = None) -> Condition:
+        """Compute keys and values of (P, L, E) tokens, or (P, B, L, E) if batch elements differ, and of a negative."""
+        negative = None if negative is None else negative.to(self.dtype)
+        return encode_condition(self.blocks, tokens.to(self.dtype), negative=negative)
 
     def forward(self, feats: Tensor, voxels: VoxelSet, t: Tensor, condition: Condition) -> Tensor:
         """Compute the velocity.

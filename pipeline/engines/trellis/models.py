@@ -9,17 +9,19 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel
+from transformers import CLIPTextModel, Dinov2WithRegistersConfig, Dinov2WithRegistersModel
 
 from pipeline.engines.trellis.gaussian_decoder import SLatGaussianDecoder
 from pipeline.engines.trellis.image_encoder import ImageEncoder, encoder_config
 from pipeline.engines.trellis.latent_flow import SLatFlowModel
 from pipeline.engines.trellis.mesh_decoder import SLatMeshDecoder
 from pipeline.engines.trellis.radiance_decoder import SLatRadianceFieldDecoder
-from pipeline.engines.trellis.spec import DeterministicWeights, EncoderSpec, ModelSpec
+from pipeline.engines.trellis.spec import DeterministicWeights, EncoderSpec, ModelSpec, TextEncoderSpec
 from pipeline.engines.trellis.structure_decoder import SparseStructureDecoder
 from pipeline.engines.trellis.structure_flow import SparseStructureFlowModel
-from pipeline.engines.trellis.weights import ENCODER_FOLDER, check_weights
+from pipeline.engines.trellis.text.encoder import TextEncoder, load_text_encoder, text_config
+from pipeline.engines.trellis.text.tokenizer import PromptTokenizer
+from pipeline.engines.trellis.weights import check_weights, encoder_path
 from pipeline.errors import WeightsUnusable
 from pipeline.nn.checkpoint import load_strictly, module_entries, read_tensors
 from pipeline.nn.deterministic_weights import fill_deterministic
@@ -38,7 +40,7 @@ PART_CLASSES: dict[str, type[nn.Module]] = {
 class Models:
     """The networks of one model."""
 
-    encoder: ImageEncoder
+    encoder: ImageEncoder | TextEncoder
     structure_flow: SparseStructureFlowModel
     structure_decoder: SparseStructureDecoder
     latent_flow: SLatFlowModel
@@ -90,7 +92,7 @@ def load_models(spec: ModelSpec, folder: Path | None, *, device: torch.device, d
     )  # all headers first, so that a wrong file is found before gigabytes are read
     with ThreadPoolExecutor() as pool:
         parts = {name: pool.submit(_load_part, spec, name, folder, device, dtype) for name in PART_CLASSES}
-        encoder = pool.submit(_load_encoder, spec.encoder, folder, device, copy=dtype is None)
+        encoder = pool.submit(_load_any_encoder, spec.encoder, folder, device, copy=dtype is None)
         filled: dict[str, Any] = {name: part.result() for name, part in parts.items()}
         return Models(encoder=encoder.result(), **filled)
 
@@ -110,6 +112,14 @@ def _load_part(spec: ModelSpec, name: str, folder: Path, device: torch.device, d
     path = folder / spec.checkpoints[name].file_name
     load_strictly(part, path, device=device, stored=stored, copy=dtype is None)
     return part
+
+
+def _load_any_encoder(
+    spec: EncoderSpec | TextEncoderSpec, folder: Path, device: torch.device, *, copy: bool
+) -> ImageEncoder | TextEncoder:
+    if isinstance(spec, TextEncoderSpec):
+        return load_text_encoder(spec, encoder_path(folder, spec).parent, device, copy=copy)
+    return _load_encoder(spec, folder, device, copy=copy)
 
 
 def _config(spec: EncoderSpec) -> Dinov2WithRegistersConfig:
@@ -135,7 +145,7 @@ def _load_encoder(spec: EncoderSpec, folder: Path, device: torch.device, *, copy
     Raises:
         WeightsUnusable: the file is missing, truncated, or does not match.
     """
-    path = folder / ENCODER_FOLDER / spec.file_name
+    path = encoder_path(folder, spec)
     loaded: Any = Dinov2WithRegistersModel.from_pretrained(
         None if copy else path.parent,
         state_dict=read_tensors(path) if copy else None,
@@ -153,16 +163,22 @@ def _load_encoder(spec: EncoderSpec, folder: Path, device: torch.device, *, copy
     return ImageEncoder(model).to(device)
 
 
+def _untrained_encoder(spec: EncoderSpec | TextEncoderSpec) -> ImageEncoder | TextEncoder:
+    if isinstance(spec, TextEncoderSpec):
+        return TextEncoder(CLIPTextModel(text_config(spec)), PromptTokenizer.of_bytes())
+    return ImageEncoder(Dinov2WithRegistersModel(_config(spec)))
+
+
 @torch.no_grad()
 def _deterministic_models(
     spec: ModelSpec, rule: DeterministicWeights, *, device: torch.device, dtype: torch.dtype | None
 ) -> Models:
     with torch.random.fork_rng(devices=[]):  # layer initialisation draws from the global generator
         parts: dict[str, Any] = {name: make_part(spec, name) for name in PART_CLASSES}
-        encoder = Dinov2WithRegistersModel(_config(spec.encoder))
-    for name, part in {**parts, "encoder": encoder}.items():
+        encoder = _untrained_encoder(spec.encoder)
+    for name, part in {**parts, "encoder": encoder.model}.items():
         fill_deterministic(part, seed=rule.seed, key_prefix=f"{name}.")
-    models = Models(encoder=ImageEncoder(encoder), **parts)
+    models = Models(encoder=encoder, **parts)
     parts["structure_decoder"].out_layer[2].bias += rule.occupancy_shift
     models.mesh_decoder.out_layer.bias[:8] += rule.distance_shift
     for field in fields(models):

@@ -32,6 +32,30 @@ class EncoderSpec:
 
 
 @dataclass(frozen=True)
+class TextEncoderSpec:
+    """The text encoder of a text model and where its weights are published.
+
+    Attributes:
+        repo_id: repository on the model hub.
+        revision: full commit hash there.
+        file_name: file there, which holds the text tower among other networks.
+        size_bytes: size of that file; None if nothing is published.
+        sha256: digests of the published files by name.
+        vocabulary: number of tokens; the last two are the start and the end of a text.
+    """
+
+    repo_id: str
+    revision: str
+    file_name: str
+    size_bytes: int | None
+    sha256: Mapping[str, str]
+    width: int
+    depth: int
+    heads: int
+    vocabulary: int
+
+
+@dataclass(frozen=True)
 class CheckpointSpec:
     """One of the six files of a model.
 
@@ -86,7 +110,7 @@ class ModelSpec:
     name: str
     repo_id: str
     revision: str
-    encoder: EncoderSpec
+    encoder: EncoderSpec | TextEncoderSpec
     structure_flow: CheckpointSpec
     structure_decoder: CheckpointSpec
     latent_flow: CheckpointSpec

@@ -1,4 +1,4 @@
-"""The two sampling stages, from image tokens to the structured latent. Knows no files, devices or requests.
+"""The two sampling stages, from condition tokens to the structured latent. Knows no files, devices or requests.
 
 Source: Xiang et al. 2024, arXiv 2412.01506, section 3.3.
 """
@@ -37,19 +37,36 @@ class SamplerSettings:
     rescale_t: float
 
 
+@dataclass(frozen=True, eq=False)
+class Contexts:
+    """What a generation is conditioned by.
+
+    Attributes:
+        tokens: (P, L, E) tokens of P images, or of a text.
+        negative: (1, L, E) context of the unguided pass: zeros for the image model, an encoded text for
+            the text models.
+    """
+
+    tokens: Tensor
+    negative: Tensor
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+
 def model_time(t: float, like: Tensor) -> Tensor:
     """Return a time in [0, 1] as the models' (1,) float32 input, on the device of `like`."""
     return torch.tensor([TIME_SCALE * t], dtype=torch.float32, device=like.device)
 
 
-def structure_velocities(flow: SparseStructureFlowModel, tokens: Tensor) -> Evaluate:
-    """Return the velocities of the (B, C, R, R, R) dense latent under each image and without one, in one batch.
+def structure_velocities(flow: SparseStructureFlowModel, contexts: Contexts) -> Evaluate:
+    """Return the velocities of the (B, C, R, R, R) dense latent under each context and the negative one, in one batch.
 
     Args:
         flow: the model.
-        tokens: (P, L, E) tokens of P images; their keys and values are computed here, once.
+        contexts: what the passes are conditioned by; keys and values are computed here, once.
     """
-    condition = flow.encode_condition(tokens, unguided=True)
+    condition = flow.encode_condition(contexts.tokens, negative=contexts.negative)
 
     def evaluate(x: Tensor, t: float, images: Sequence[int], unguided: bool) -> Tensor:
         passes = len(images) + unguided
@@ -60,15 +77,15 @@ def structure_velocities(flow: SparseStructureFlowModel, tokens: Tensor) -> Eval
     return evaluate
 
 
-def latent_velocities(flow: SLatFlowModel, voxels: VoxelSet, tokens: Tensor) -> Evaluate:
-    """Return the velocities of the (1, N, C) latents under each image and without one, in one batch.
+def latent_velocities(flow: SLatFlowModel, voxels: VoxelSet, contexts: Contexts) -> Evaluate:
+    """Return the velocities of the (1, N, C) latents under each context and the negative one, in one batch.
 
     Args:
         flow: the model.
         voxels: the N voxels; all passes share their neighbour and window tables.
-        tokens: (P, L, E) tokens of P images; their keys and values are computed here, once.
+        contexts: what the passes are conditioned by; keys and values are computed here, once.
     """
-    condition = flow.encode_condition(tokens, unguided=True)
+    condition = flow.encode_condition(contexts.tokens, negative=contexts.negative)
 
     def evaluate(x: Tensor, t: float, images: Sequence[int], unguided: bool) -> Tensor:
         passes = len(images) + unguided

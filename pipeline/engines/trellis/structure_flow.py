@@ -21,34 +21,49 @@ from pipeline.nn.precision import set_precision
 
 @dataclass(frozen=True, eq=False)
 class Condition:
-    """Keys and values of the image tokens for every block's cross-attention; computed once per request."""
+    """Keys and values of the condition tokens for every block's cross-attention; computed once per request.
+
+    Attributes:
+        layers: of each block.
+        negative_pass: the pass of `layers` that holds the negative condition; None if that is all zero, which each
+            layer answers with a constant, or if there is no unguided pass.
+    """
 
     layers: tuple[CrossCache, ...]
+    negative_pass: int | None = None
 
     def select(self, passes: Sequence[int], *, unguided: bool) -> Condition:
         """Return the condition of the chosen guided passes, with or without the unguided pass after them."""
+        if unguided and self.negative_pass is not None:
+            passes, unguided = [*passes, self.negative_pass], False
         return Condition(tuple(layer.select(passes, unguided=unguided) for layer in self.layers))
 
 
-def encode_condition(blocks: Iterable[nn.Module], tokens: Tensor, *, unguided: bool) -> Condition:
+def encode_condition(blocks: Iterable[nn.Module], tokens: Tensor, *, negative: Tensor | None = None) -> Condition:
     """Compute keys and values of the tokens for every block.
 
     Args:
         blocks: of `ModulatedCrossBlock`.
         tokens: (P, L, E), one context per guided pass, or (P, B, L, E), one per pass and batch element.
-        unguided: also compute the output for an unguided pass.
+        negative: (1, L, E) context of the unguided pass; None if there is no such pass.
     """
+    # For a context of zeros the cross-attention is a constant per layer, see `CrossCache.unguided`. Any other context
+    # is attended to like those of the guided passes.
+    is_zero = negative is not None and not bool(negative.any())
+    negative_pass = None
+    if negative is not None and not is_zero:
+        tokens, negative_pass = torch.cat([tokens, negative]), len(tokens)  # (P + 1, L, E)
     if tokens.ndim == 3:
         tokens = tokens[:, None]  # (P, L, E) -> (P, 1, L, E)
     layers: list[CrossCache] = []
     for block in blocks:
         assert isinstance(block, ModulatedCrossBlock)
-        layers.append(block.cross_attn.cache(tokens, unguided=unguided))
-    return Condition(tuple(layers))
+        layers.append(block.cross_attn.cache(tokens, unguided=is_zero))
+    return Condition(tuple(layers), negative_pass)
 
 
 class SparseStructureFlowModel(nn.Module):
-    """A transformer over the patches of a dense latent, modulated by the time, with cross-attention to image tokens."""
+    """A transformer over the patches of a dense latent, modulated by the time, with cross-attention to a condition."""
 
     def __init__(
         self,
@@ -107,9 +122,10 @@ class SparseStructureFlowModel(nn.Module):
         self.dtype = dtype
         set_precision(self.blocks, dtype)
 
-    def encode_condition(self, tokens: Tensor, *, unguided: bool = False) -> Condition:
-        """Compute keys and values of (P, L, E) tokens, one context per guided pass."""
-        return encode_condition(self.blocks, tokens.to(self.dtype), unguided=unguided)
+    def encode_condition(self, tokens: Tensor, *, negative: Tensor | None = None) -> Condition:
+        """Compute keys and values of (P, L, E) tokens, one context per guided pass, and of the (1, L, E) negative."""
+        negative = None if negative is None else negative.to(self.dtype)
+        return encode_condition(self.blocks, tokens.to(self.dtype), negative=negative)
 
     def forward(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """Compute the velocity.

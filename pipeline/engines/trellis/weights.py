@@ -7,7 +7,7 @@ from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
-from pipeline.engines.trellis.spec import IMAGE_LARGE, EncoderSpec, ModelSpec
+from pipeline.engines.trellis.spec import IMAGE_LARGE, EncoderSpec, ModelSpec, TextEncoderSpec
 from pipeline.errors import WeightsUnusable
 from pipeline.nn.hub_download import OnBytes, Report, fetch_files, ignore_progress, unpack_manifest, verify_record
 from pipeline.nn.remover_weights import fetch_remover, missing_remover_bytes
@@ -15,6 +15,7 @@ from pipeline.nn.tensor_files import Entry, check_entries, read_entries
 
 WEIGHTS_FOLDER = "trellis"  # below the folder of all engines' weights
 ENCODER_FOLDER = "encoder"
+TEXT_ENCODER_FOLDER = "text_encoder"
 
 
 @cache
@@ -22,19 +23,30 @@ def manifest(name: str) -> dict[str, Entry]:
     """Return the tensors of a published file.
 
     Args:
-        name: the file's name without folder and extension, or `encoder`.
+        name: the file's name without folder and extension, `encoder`, or `text_encoder` for the text tower alone.
     """
     return unpack_manifest(json.loads(files("pipeline.engines.trellis").joinpath("manifests.json").read_text())[name])
 
 
-def check_encoder_file(path: Path, spec: EncoderSpec) -> None:
+def encoder_path(folder: Path, spec: EncoderSpec | TextEncoderSpec) -> Path:
+    """Return where the encoder's file lies in the folder of the models."""
+    name = TEXT_ENCODER_FOLDER if isinstance(spec, TextEncoderSpec) else ENCODER_FOLDER
+    return folder / name / spec.file_name
+
+
+def check_encoder_file(path: Path, spec: EncoderSpec | TextEncoderSpec) -> None:
     """Check the header of the encoder's file; its keys are those of the transformers release that wrote it.
+
+    Of a text encoder's file only the text tower is used, and checked.
 
     Raises:
         WeightsUnusable: the file is missing, truncated, or belongs to another model.
     """
     found = read_entries(path)
-    if spec == IMAGE_LARGE.encoder:
+    if isinstance(spec, TextEncoderSpec):
+        expected = manifest("text_encoder")
+        check_entries(path.name, {key: entry for key, entry in found.items() if key in expected}, expected)
+    elif spec == IMAGE_LARGE.encoder:
         check_entries(path.name, found, manifest("encoder"))
 
 
@@ -42,7 +54,7 @@ def check_weights(folder: Path, spec: ModelSpec = IMAGE_LARGE, *, sizes: bool = 
     """Check the headers of all files of a model: names, shapes and types.
 
     Args:
-        folder: the folder of the model.
+        folder: the folder of the models.
         spec: the model.
         sizes: also require the published file sizes, which re-written files need not have.
 
@@ -56,14 +68,29 @@ def check_weights(folder: Path, spec: ModelSpec = IMAGE_LARGE, *, sizes: bool = 
             raise WeightsUnusable(
                 f"{path.name} has {path.stat().st_size} bytes, expected {checkpoint.size_bytes} as published"
             )
-    check_encoder_file(folder / ENCODER_FOLDER / spec.encoder.file_name, spec.encoder)
+    check_encoder_file(encoder_path(folder, spec.encoder), spec.encoder)
+
+
+def file_sizes(folder: Path, spec: ModelSpec) -> dict[Path, int]:
+    """Return the size in bytes of every file of a model; without a published size, that of its tensors."""
+
+    def size_of(name: str, published: int | None) -> int:
+        return published or sum(entry.size_bytes for entry in manifest(name).values())
+
+    sizes = {
+        folder / checkpoint.file_name: size_of(Path(checkpoint.file_name).stem, checkpoint.size_bytes)
+        for checkpoint in spec.checkpoints.values()
+    }
+    encoder = spec.encoder
+    is_text = isinstance(encoder, TextEncoderSpec)
+    published = encoder.size_bytes if is_text else None
+    sizes[encoder_path(folder, encoder)] = size_of("text_encoder" if is_text else "encoder", published)
+    return sizes
 
 
 def missing_bytes(weights: Path, spec: ModelSpec = IMAGE_LARGE) -> int:
     """Return how many bytes `fetch_weights` would download into the folder of all engines' weights; 0 if complete."""
-    folder, encoder = weights / WEIGHTS_FOLDER, spec.encoder
-    sizes = {folder / checkpoint.file_name: checkpoint.size_bytes or 0 for checkpoint in spec.checkpoints.values()}
-    sizes[folder / ENCODER_FOLDER / encoder.file_name] = sum(entry.size_bytes for entry in manifest("encoder").values())
+    sizes = file_sizes(weights / WEIGHTS_FOLDER, spec)
     return sum(size for path, size in sizes.items() if not path.exists()) + missing_remover_bytes(weights)
 
 

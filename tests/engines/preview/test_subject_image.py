@@ -2,8 +2,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from PIL import Image, ImageDraw
+from scipy import ndimage
 
+from pipeline.engines.preview.mask_grid import sample_mask
 from pipeline.engines.preview.subject_image import crop_subject, have_common_frame, sample_bilinear
+from pipeline.imaging.decode import MAX_SIDE
 
 
 def view_of(rows: slice, columns: slice, *, side: int = 20, colour: int = 200) -> np.ndarray:
@@ -75,3 +79,31 @@ def test_an_image_of_one_pixel_is_constant_and_no_positions_give_no_samples() ->
 
     assert sample_bilinear(image, np.array([-3.0, 0.5, 9.0]), np.zeros(3)).tolist() == [0.25] * 3
     assert sample_bilinear(image, np.zeros(0), np.zeros(0)).shape == (0,)
+
+
+@pytest.mark.parametrize("resolution", [64, 256, 512])
+def test_lines_of_a_pixel_in_the_largest_image_reach_the_grid(resolution: int) -> None:
+    """Shrunk to a quarter, such a line covers a quarter of a pixel, and less where it slants."""
+    mask = Image.new("L", (MAX_SIDE, MAX_SIDE))
+    pen, centre = ImageDraw.Draw(mask), MAX_SIDE / 2
+    for angle in np.arange(24) * np.pi / 12 + 0.05:
+        end = (centre + 0.98 * centre * np.cos(angle), centre + 0.98 * centre * np.sin(angle))
+        pen.line((centre, centre, *end), fill=255, width=1)
+    pen.ellipse((centre * 0.9, centre * 0.9, centre * 1.1, centre * 1.1), fill=255)
+    view = np.full((MAX_SIDE, MAX_SIDE, 4), 90, np.uint8)
+    view[..., 3] = np.asarray(mask)
+
+    grid = sample_mask(crop_subject(view, max_side_px=1024, is_axis_known=False).alpha, resolution=resolution)
+
+    assert ndimage.label(grid.inside, np.ones((3, 3)))[1] == 1
+    rows, columns = np.nonzero(grid.inside)
+    assert min(np.ptp(rows), np.ptp(columns)) * grid.cell_m > 0.96
+
+
+def test_the_edge_of_a_wide_part_is_not_widened_when_the_image_is_shrunk() -> None:
+    view = np.full((4000, 4000, 4), 90, np.uint8)
+    view[..., 3] = 255 * (np.hypot(*(np.mgrid[:4000, :4000] - 1999.5)) < 1990)
+
+    alpha = crop_subject(view, max_side_px=1000, is_axis_known=False).alpha
+
+    assert alpha.sum() == pytest.approx(np.pi * 500**2, rel=2e-3)

@@ -3,8 +3,10 @@ from __future__ import annotations
 import torch
 
 from pipeline.engines.trellis.cuda_warm_up import ball_shell, warm_up_cuda
+from pipeline.engines.trellis.image_encoder import ImageEncoder
 from pipeline.engines.trellis.models import load_models
 from pipeline.engines.trellis.spec import TINY
+from pipeline.engines.trellis.stages import Contexts
 
 
 def test_warming_up_runs_every_network() -> None:
@@ -13,7 +15,9 @@ def test_warming_up_runs_every_network() -> None:
     for part in vars(models).values():
         part.register_forward_hook(lambda module, inputs, output: ran.add(type(module).__name__))
 
-    warm_up_cuda(models, torch.device("cpu"))
+    assert isinstance(models.encoder, ImageEncoder)
+    image = torch.zeros((1, 112, 112, 3), dtype=torch.uint8)
+    warm_up_cuda(models, torch.device("cpu"), lambda: Contexts(models.encoder(image), torch.zeros(1, 69, 48)))
 
     assert ran == {type(part).__name__ for part in vars(models).values()}
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Annotated, Any, Generic, TypeVar
 
 from pydantic import Field, TypeAdapter
@@ -198,10 +199,17 @@ T = TypeVar("T")
 
 
 class Codec(Generic[T]):
-    """Converts values of one type to JSON and back, under the stored field names (the aliases)."""
+    """Converts values of one type to JSON and back, under the stored field names (the aliases).
+
+    The converter is built at its first use: a starting web container answers before it needs any.
+    """
 
     def __init__(self, kind: Any) -> None:
-        self._adapter: TypeAdapter[T] = TypeAdapter(kind)
+        self._kind = kind
+
+    @cached_property
+    def _adapter(self) -> TypeAdapter[T]:
+        return TypeAdapter(self._kind)
 
     def to_json(self, value: T) -> bytes:
         """The value as JSON bytes."""
