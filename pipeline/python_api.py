@@ -28,7 +28,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, cast
 
-from pipeline.engines.registry import ENGINES, choose_engine, find_spec, require_weights
+from pipeline.engines.registry import ENGINES, choose_engine, defaults_of, find_spec, require_weights
 from pipeline.errors import Cancelled, ImageTo3DError, InvalidRequest, MissingExtra, UnwritableOutput
 from pipeline.storage.base import cutout_names, output_names
 from schemas.formats import Compression, OutputFormat, TextureFormat
@@ -163,7 +163,10 @@ def generate(
     ss_sampling_steps: int = 12,
     ss_guidance_strength: float = 7.5,
     slat_sampling_steps: int = 12,
-    slat_guidance_strength: float = 3.0,
+    slat_guidance_strength: float | None = None,
+    tex_sampling_steps: int = 12,
+    tex_guidance_strength: float = 1.0,
+    detail: int = 1024,
     chunk_size: int = 8192,
     weights: str | PathLike[str] | None = None,
     file_prefix: str | None = None,
@@ -218,7 +221,10 @@ def generate(
             which walls are thinner than `min_wall_mm`; `meta["print"]` has the measures.
         min_wall_mm: 0.1 to 10.
         ss_sampling_steps, ss_guidance_strength: stage 1 of TRELLIS, the sparse structure: 1 to 50, 0 to 10.
-        slat_sampling_steps, slat_guidance_strength: stage 2 of TRELLIS, the structured latent: 1 to 50, 0 to 10.
+        slat_sampling_steps, slat_guidance_strength: stage 2 of TRELLIS, the structured latent: 1 to 50, 0 to 10; by
+            default 12, and 3 or the engine's own.
+        tex_sampling_steps, tex_guidance_strength: the texture stage of TRELLIS.2: 1 to 50, 0 to 10.
+        detail: voxels along the side of the grid that TRELLIS.2 decodes: 512, 1024 or 1536.
         chunk_size: points evaluated at once, 1 to 12000: peak memory falls with it, the result stays.
         weights: folder of all engines' weights; by default `IMAGE_TO_3D_WEIGHTS`, else `weights`.
         file_prefix: what the names of all files begin with; by default the name of the first image's file, else
@@ -267,12 +273,15 @@ def generate(
         "ss_guidance_strength": ss_guidance_strength,
         "slat_sampling_steps": slat_sampling_steps,
         "slat_guidance_strength": slat_guidance_strength,
+        "tex_sampling_steps": tex_sampling_steps,
+        "tex_guidance_strength": tex_guidance_strength,
+        "detail": detail,
         "chunk_size": chunk_size,
     }
     own_engine = _checked_engine(engine)
     settings = read_settings(weights=None if weights is None else str(weights))
     return run_request(
-        parse_request(body).request,
+        parse_request(body, defaults=defaults_of(body["engine"] or DEFAULT_ENGINE)).request,
         sources,
         settings=settings,
         file_prefix=_file_prefix(file_prefix, sources[0]),

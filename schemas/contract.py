@@ -204,6 +204,23 @@ class BoundedInt(_Reader):
 
 
 @dataclass(frozen=True)
+class OneOfNumbers(_Reader):
+    """One of a few whole numbers, also as text."""
+
+    numbers: tuple[int, ...]
+
+    def read(self, value: object) -> int:
+        number = _number(value)
+        if number not in self.numbers:
+            words = ", ".join(map(str, self.numbers[:-1])) + f" or {self.numbers[-1]}"
+            fail(f"must be {words}, got {truncate_for_message(value)}")
+        return int(number)
+
+    def describe(self) -> dict[str, Any]:
+        return {"type": "integer", "enum": list(self.numbers)}
+
+
+@dataclass(frozen=True)
 class LenientBool(_Reader):
     """A boolean, also as yes/no, true/false, on/off, 1/0."""
 

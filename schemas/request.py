@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
@@ -22,6 +23,7 @@ from schemas.contract import (
     LenientBool,
     ListOrNothing,
     Name,
+    OneOfNumbers,
     OneOfOrNothing,
     Secret,
     ViewAngle,
@@ -42,6 +44,7 @@ LEAST_CHUNK_SIZE = 1024
 """A smaller `chunk_size` acts as this: it would save no memory worth naming, and take ten times as long."""
 MIN_FACES, MAX_FACES = 100, 2_000_000
 MAX_LODS = 4
+DETAILS = (512, 1024, 1536)
 MULTI_IMAGE_MODES = ("stochastic", "multidiffusion")
 MIN_RETENTION_S, MAX_RETENTION_S = 60, 365 * 86400
 """Bounds of `retention_s` for every deployment; one may allow less."""
@@ -234,6 +237,17 @@ class GenerationRequest(KeyedRequest):
 class ImageTo3DRequest(GenerationRequest, _ImageInput):
     """A validated submit of images."""
 
+    detail: Annotated[int, OneOfNumbers(DETAILS)] = Field(
+        default=1024,
+        description="voxels along the side of the grid that trellis2 decodes: 512, 1024 or 1536 (extension)",
+    )
+    tex_guidance_strength: Annotated[float, BoundedFloat(0, 10)] = Field(
+        default=1.0, description="guidance strength of the texture stage of trellis2 (extension)"
+    )
+    tex_sampling_steps: Annotated[int, BoundedInt(1, 50)] = Field(
+        default=12, description="sampling steps of the texture stage of trellis2 (extension)"
+    )
+
     @property
     def kind(self) -> RequestKind:
         """What the asset is made from."""
@@ -266,18 +280,24 @@ class ParsedRequest:
     warnings: tuple[str, ...] = ()
 
 
-def parse_request(body: object, *, default_output_format: OutputFormat = "glb") -> ParsedRequest:
+def parse_request(
+    body: object,
+    *,
+    default_output_format: OutputFormat = "glb",
+    defaults: Mapping[str, object] = MappingProxyType({}),
+) -> ParsedRequest:
     """Read the JSON body of a submit.
 
     Args:
         body: the parsed JSON, of any type.
         default_output_format: what a body without `output_format` gets; it depends on the path.
+        defaults: of the engine that will run, where they differ from those of the fields.
 
     Raises:
         InvalidRequest: one sentence that names the first invalid field, its value and what is accepted.
     """
     given = read_fields(body)
-    request = validate_fields({"output_format": default_output_format, **given}, ImageTo3DRequest)
+    request = validate_fields({"output_format": default_output_format, **defaults, **given}, ImageTo3DRequest)
     if len(request.image) > 1 and not request.multi_image:
         raise InvalidRequest(f"image must be one image unless multi_image is true, got a list of {len(request.image)}")
     if len(request.image) > 1 or not request.multi_image:  # how many views a sheet has is known when it is split

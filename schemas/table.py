@@ -93,7 +93,7 @@ def _kind(schema: dict[str, Any]) -> str:
 
 def _bounds(schema: dict[str, Any]) -> str:
     if "enum" in schema:
-        return ", ".join(schema["enum"])
+        return ", ".join(map(str, schema["enum"]))
     if "items" in schema and (each := _bounds(schema["items"])):
         return f"at most {schema['maxItems']}: {each}"
     if "minimum" in schema:

@@ -17,7 +17,7 @@ from fastapi import Request
 from pipeline.api.browser_tokens import BrowserToken
 from pipeline.api.context import Context
 from pipeline.api.requests import idempotency_key
-from pipeline.engines.registry import check_views, choose_engine
+from pipeline.engines.registry import check_views, choose_engine, defaults_of
 from pipeline.errors import InvalidRequest
 from pipeline.imaging.inline import MAX_TEXT_CHARS, check_inline
 from pipeline.imaging.signatures import SIGNATURE_BYTES, require_accepted
@@ -72,8 +72,11 @@ def read_submission(
         UnreadableImage: an inline image cannot be decoded.
     """
     caller = context.identify(request, body)
-    parse = parse_text_request if is_text else parse_request
-    parsed = parse(body, default_output_format=default_output_format)
+    if is_text:
+        parsed = parse_text_request(body, default_output_format=default_output_format)
+    else:
+        defaults = defaults_of(body.get("engine") or context.settings.engine)
+        parsed = parse_request(body, default_output_format=default_output_format, defaults=defaults)
     if caller.token is not None and parsed.request.webhook is not None:
         raise InvalidRequest("webhook cannot be set with a browser token; the result is fetched, or followed by events")
     parsed = _with_engine(parsed, context)

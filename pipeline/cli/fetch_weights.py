@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -32,10 +32,19 @@ def fetch_weights(
         str | None,
         typer.Option(help="Which of the models of trellis-text: base, large or xlarge (default: xlarge)"),
     ] = None,
+    detail: Annotated[
+        int | None,
+        typer.Option(help="The finest detail that trellis2 will be asked for: 512, 1024 or 1536 (default: 1024)"),
+    ] = None,
+    encoder_repo: Annotated[
+        str | None,
+        typer.Option(help="A repository with the image encoder of trellis2, whose own asks for consent"),
+    ] = None,
 ) -> None:
     """Download an engine's weights at their pinned revisions and verify them; an interrupted download resumes."""
     from pipeline.engines.registry import find_spec, weights_module
     from pipeline.errors import ImageTo3DError, InvalidRequest
+    from schemas.request import DETAILS
 
     try:
         if remover is not None:
@@ -45,13 +54,20 @@ def fetch_weights(
         if weights is None:
             typer.echo(f"{engine} needs no weights")
             return
-        sized = {} if size is None else {"size": size}
+        sized: dict[str, Any] = {} if size is None else {"size": size}
         if sized and not hasattr(weights, "find_size"):
             raise InvalidRequest(f"{engine} has one size; --size is for trellis-text")
+        if detail is not None or encoder_repo is not None:
+            if not hasattr(weights, "networks_for"):
+                raise InvalidRequest(f"--detail and --encoder-repo are for trellis2, not {engine}")
+            if detail not in (None, *DETAILS):
+                raise InvalidRequest(f"--detail must be one of {', '.join(map(str, DETAILS))}, got {detail}")
+            sized = {} if detail is None else {"detail": detail}
         if missing := weights.missing_bytes(folder, **sized):
             typer.echo(f"{engine}: {missing / 1e9:.2f} GB to download")
         with _own_bar() as on_bytes:
-            fetched = weights.fetch_weights(folder, **sized, report=typer.echo, on_bytes=on_bytes)
+            mirror = {} if encoder_repo is None else {"encoder_repo": encoder_repo}
+            fetched = weights.fetch_weights(folder, **sized, **mirror, report=typer.echo, on_bytes=on_bytes)
     except ImageTo3DError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(1) from error

@@ -51,6 +51,9 @@ class SubmitParameters(TypedDict, total=False):
     ss_guidance_strength: float
     ss_sampling_steps: int
     slat_guidance_strength: float
+    detail: int
+    tex_sampling_steps: int
+    tex_guidance_strength: float
     slat_sampling_steps: int
     mesh_simplify: float
     target_faces: int | None

@@ -51,6 +51,9 @@ class GenerationOptions:
     splat: bool = False
     view_angles: tuple[ViewAngle, ...] | None = None
     depth: float | None = None
+    detail: int = 1024
+    tex_guidance_strength: float = 1.0
+    tex_sampling_steps: int = 12
     foreground_ratio: float | None = None
     prompt: str | None = None
     negative_prompt: str = ""

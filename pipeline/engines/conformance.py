@@ -116,7 +116,7 @@ def _check_mesh(generation: Generation, *, cell_m: float) -> list[str]:
     problems: list[str] = []
     if np.abs(vertices).max() > 0.5 + cell_m:
         problems.append("The mesh reaches out of the unit cube centred at the origin, by more than a cell.")
-    if generation.mesh.volume() <= 0:
+    if generation.is_closed and generation.mesh.volume() <= 0:
         problems.append("The faces are not wound counter-clockwise seen from outside.")
     return problems
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +36,7 @@ class EngineSpec:
         needs: what it needs beyond a CPU and its packages, as words that follow "needs"; "" if nothing.
         ignores: fields of a submit that never change its result.
         inputs: what it makes assets from.
+        defaults: of fields of a submit, where they differ from the documented ones.
     """
 
     name: str
@@ -50,6 +51,7 @@ class EngineSpec:
     needs: str = ""
     ignores: tuple[str, ...] = ()
     inputs: tuple[RequestKind, ...] = ("image",)
+    defaults: Mapping[str, float] = field(default_factory=dict)
 
 
 TINY_WEIGHTS = "tiny"
@@ -63,6 +65,8 @@ SAMPLING = (
     "splat",
 )
 """Fields that matter only to an engine that samples, or that has Gaussians."""
+MATERIALS = ("detail", "tex_guidance_strength", "tex_sampling_steps")
+"""Fields of an engine that samples materials."""
 LOCAL_PACKAGES = ("PIL", "cv2", "imageio_ffmpeg", "numba", "numpy", "scipy", "skimage", "trimesh", "xatlas")
 
 ENGINES: tuple[EngineSpec, ...] = (
@@ -75,7 +79,7 @@ ENGINES: tuple[EngineSpec, ...] = (
         max_views=8,
         has_weights=False,
         summary="weight-free silhouettes, on any CPU",
-        ignores=SAMPLING,
+        ignores=(*SAMPLING, *MATERIALS),
     ),
     EngineSpec(
         name="trellis",
@@ -88,7 +92,7 @@ ENGINES: tuple[EngineSpec, ...] = (
         summary="the released TRELLIS model",
         gpus=("H100", "A100-80GB", "A100-40GB"),
         needs="4.4 GB of weights and a GPU with 16 GB",
-        ignores=("view_angles", "depth"),
+        ignores=("view_angles", "depth", *MATERIALS),
     ),
     EngineSpec(
         name="trellis-text",
@@ -114,7 +118,21 @@ ENGINES: tuple[EngineSpec, ...] = (
         summary="the released TripoSR model: drafts, also on a laptop's CPU",
         gpus=("L4", "A10", "T4"),
         needs="1.7 GB of weights",
-        ignores=(*SAMPLING, "view_angles", "depth"),
+        ignores=(*SAMPLING, "view_angles", "depth", *MATERIALS),
+    ),
+    EngineSpec(
+        name="trellis2",
+        module="pipeline.engines.trellis2.engine",
+        class_name="Trellis2Engine",
+        extra="trellis",
+        packages=(*LOCAL_PACKAGES, "huggingface_hub", "safetensors", "torch", "transformers"),
+        max_views=8,
+        has_weights=True,
+        summary="the released TRELLIS.2 model: materials, transparency, open surfaces",
+        gpus=("H100", "H200", "A100-80GB"),
+        needs="13.6 GB of weights and a GPU with 24 GB",
+        ignores=("view_angles", "depth", "resolution", "chunk_size", "splat"),
+        defaults={"slat_guidance_strength": 7.5},
     ),
 )
 
@@ -169,6 +187,11 @@ def choose_engine(name: str | None, kind: RequestKind, *, offered: Sequence[str]
     spec = find_spec(name or (taking or offered)[0])
     check_input(spec, kind, offered=offered)
     return spec
+
+
+def defaults_of(engine: object) -> Mapping[str, float]:
+    """Defaults of an engine that differ from the documented ones; none for a name that no engine has."""
+    return next((spec.defaults for spec in ENGINES if spec.name == engine), {})
 
 
 def check_views(spec: EngineSpec, views: int, *, offered: Iterable[str] = ()) -> None:

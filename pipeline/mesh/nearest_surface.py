@@ -43,10 +43,12 @@ class NearestSurface:
 
     Args:
         mesh: (V, 3) vertices, (F, 3) faces, at least one.
+        is_oriented: whether faces look to the outside; else a face may look either way.
     """
 
-    def __init__(self, mesh: TriMesh) -> None:
+    def __init__(self, mesh: TriMesh, *, is_oriented: bool = True) -> None:
         self._mesh = mesh
+        self._is_oriented = is_oriented
 
     def find(self, points: NDArray[np.float32], normals: NDArray[np.float32]) -> Nearest:
         """The nearest places whose faces look to the same side as the points do.
@@ -57,7 +59,9 @@ class NearestSurface:
         """
         faces = np.full(len(points), NO_FACE, np.int32)
         weights = np.zeros((len(points), 3), np.float32)
-        _find_nearest(self._grid, points.astype(np.float64), normals.astype(np.float64), faces, weights)
+        _find_nearest(
+            self._grid, self._is_oriented, points.astype(np.float64), normals.astype(np.float64), faces, weights
+        )
         return Nearest(faces, weights)
 
     def normals_at(self, points: NDArray[np.float32], normals: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -149,6 +153,7 @@ def _sort_into_cells(
 @njit(cache=True, nogil=True, error_model="numpy")
 def _find_nearest(
     grid: _Grid,
+    is_oriented: bool,
     points: NDArray[np.float64],  # (P, 3)
     normals: NDArray[np.float64],  # (P, 3)
     faces: NDArray[np.int32],  # (P,) written
@@ -175,7 +180,7 @@ def _find_nearest(
                             cosine = 0.0
                             for k in range(3):
                                 cosine += grid.normals[f, k] * normals[p, k]
-                            if cosine < LEAST_COSINE:
+                            if (cosine if is_oriented else abs(cosine)) < LEAST_COSINE:
                                 continue
                             u, v, w = _nearest_in_triangle(points[p], grid.corners[f])
                             d2 = 0.0

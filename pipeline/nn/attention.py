@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.nn.norms import MultiHeadRMSNorm
+from pipeline.nn.rotary import rotate
 from pipeline.ops.attention import attend, attend_in_windows, attend_per_element
 from pipeline.ops.voxels import VoxelSet
 
@@ -74,17 +75,20 @@ class SelfAttention(nn.Module):
         self.k_rms_norm = MultiHeadRMSNorm(head_dim, num_heads) if qk_rms_norm else None
         self.to_out = nn.Linear(channels, channels)
 
-    def forward(self, x: Tensor, voxels: VoxelSet | None = None) -> Tensor:
+    def forward(self, x: Tensor, voxels: VoxelSet | None = None, phases: Tensor | None = None) -> Tensor:
         """Attend: (B, N, C) -> (B, N, C).
 
         Args:
             x: (B, N, C) tokens; with `voxels`, (P, N, C) features of P passes that share the voxels.
             voxels: the N voxels; None attends over the whole sequence.
+            phases: (N, D / 2) from `rotary_phases`, turning queries and keys; None without positions.
         """
         # (B, N, C) -> (B, N, 3C) -> (B, N, 3, H, D) -> three times (B, N, H, D), D = C/H
         q, k, v = self.to_qkv(x).unflatten(-1, (3, self.num_heads, -1)).unbind(-3)
         if self.q_rms_norm is not None and self.k_rms_norm is not None:
             q, k = self.q_rms_norm(q), self.k_rms_norm(k)
+        if phases is not None:
+            q, k = rotate(q, phases), rotate(k, phases)
         if voxels is None:
             out = attend(q, k, v)
         elif self.window_size is None:

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from pipeline.nn.sparse_conv import SparseConv3d
+from pipeline.nn.sparse_conv import SparseConv3d, SubmanifoldConv3
 
-HEAVY_LAYERS = (nn.Linear, nn.Conv3d, SparseConv3d)
+HEAVY_LAYERS = (nn.Linear, nn.Conv3d, SparseConv3d, SubmanifoldConv3)
 
 
 def set_precision(parts: Iterable[nn.Module], dtype: torch.dtype) -> None:

@@ -48,6 +48,20 @@ class SparseConv3d(nn.Module):
         return out if bias is None else out + bias
 
 
+class SubmanifoldConv3(nn.Module):
+    """Submanifold convolution of kernel 3 with weights `weight` (D, 3, 3, 3, C) and `bias` (D,)."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        """Allocate uninitialised weights."""
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(out_channels, 3, 3, 3, in_channels))
+        self.bias = nn.Parameter(torch.empty(out_channels))
+
+    def forward(self, feats: Tensor, voxels: VoxelSet) -> Tensor:
+        """(..., N, C) -> (..., N, D) in the type of the weights."""
+        return sparse_conv3(feats.to(self.weight.dtype), voxels, self.weight, self.bias)
+
+
 class Sparse(NamedTuple):
     """Features on a set of voxels, in the row order of `voxels`."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pipeline.ops.voxels import VoxelSet
+from pipeline.ops.voxels import Children, VoxelSet
 
 GATHER_LIMIT = 1 << 26  # elements of one gathered block: bounds the memory and does not change the result
 
@@ -70,3 +70,27 @@ def spread_cells(feats: Tensor, voxels: VoxelSet, factor: int) -> Tensor:
 def repeat_octants(feats: Tensor) -> Tensor:
     """Copy each voxel's features to its eight children in `VoxelSet.subdivide`: (..., N, C) -> (..., 8N, C)."""
     return feats.repeat_interleave(8, dim=-2)
+
+
+def per_row(values: Tensor, voxels: VoxelSet) -> Tensor:
+    """Repeat the values of each batch element for its rows: (B, C) -> (N, C); (1, C) stays as it is."""
+    return values if len(values) == 1 else values[voxels.coords[:, 0].long()]
+
+
+def take_octants(feats: Tensor, children: Children) -> Tensor:
+    """Give every child its eighth of the parent's channels: (..., N, 8 C) -> (..., M, C)."""
+    parts = feats.unflatten(-1, (8, -1)).flatten(-3, -2)  # (..., N, 8, C) -> (..., 8 N, C)
+    return parts.index_select(-2, children.parent * 8 + children.octant)
+
+
+def merge_octants(feats: Tensor, voxels: VoxelSet) -> Tensor:
+    """Put the channels of a cell's voxels side by side, zeros where one is missing: (..., N, C) -> (..., M, 8 C).
+
+    The inverse of `take_octants`, on the cells of `voxels.coarsen(2)`.
+    """
+    coarsening = voxels.coarsen(2)
+    x, y, z = (voxels.coords[:, 1:].long() % 2).unbind(-1)
+    place = coarsening.cell_of_row * 8 + x + 2 * y + 4 * z
+    merged = feats.new_zeros((*feats.shape[:-2], len(coarsening.cells) * 8, feats.shape[-1]))
+    merged[..., place, :] = feats
+    return merged.unflatten(-2, (-1, 8)).flatten(-2)

@@ -55,6 +55,21 @@ class Coarsening:
     groups: Groups
 
 
+@dataclass(frozen=True, eq=False)
+class Children:
+    """Some of the eight children of each of N voxels.
+
+    Attributes:
+        voxels: the M children, in the order of their parents and then of their octants.
+        parent: (M,) int64 row of each child's parent.
+        octant: (M,) int64 number of each child: x + 2 y + 4 z of its offset.
+    """
+
+    voxels: VoxelSet
+    parent: Tensor
+    octant: Tensor
+
+
 class VoxelSet:
     """N distinct voxels with their derived tables.
 
@@ -117,6 +132,18 @@ class VoxelSet:
     def subdivide(self) -> VoxelSet:
         """Split every voxel into eight: row r becomes rows 8r to 8r + 7, in the order of `OCTANTS`."""
         return self.remember("subdivide", self._make_subdivision)
+
+    def subdivide_where(self, exists: Tensor) -> Children:
+        """Split every voxel into some of its eight children.
+
+        Args:
+            exists: (N, 8) bool by octant x + 2 y + 4 z, x the fastest, unlike `OCTANTS`.
+        """
+        parent, octant = exists.nonzero(as_tuple=True)
+        offset = torch.stack([octant & 1, octant >> 1 & 1, octant >> 2 & 1], dim=-1).int()
+        coords = self.coords[parent]
+        coords = torch.cat([coords[:, :1], coords[:, 1:] * 2 + offset], dim=-1)
+        return Children(VoxelSet(coords, batch_size=self.batch_size), parent, octant)
 
     def _make_segments(self) -> list[slice]:
         if self.batch_size == 1:

@@ -60,6 +60,9 @@ def options_of(request: GenerationRequest, *, seed: int) -> GenerationOptions:
         options,
         multi_image_mode=request.multi_image_mode,
         depth=request.depth,
+        detail=request.detail,
+        tex_guidance_strength=request.tex_guidance_strength,
+        tex_sampling_steps=request.tex_sampling_steps,
         foreground_ratio=request.foreground_ratio,
         view_angles=request.view_angles,
     )

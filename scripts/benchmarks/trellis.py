@@ -27,22 +27,15 @@ from pipeline.engines.trellis.latent_flow import SLatFlowModel
 from pipeline.engines.trellis.mesh_extraction import corner_offsets, extract_mesh, gather_field
 from pipeline.engines.trellis.models import PART_CLASSES, Models, _config, load_models
 from pipeline.engines.trellis.spec import IMAGE_LARGE, TINY, EncoderSpec, ModelSpec
-from pipeline.engines.trellis.stages import (
-    Contexts,
-    SamplerSettings,
-    latent_velocities,
-    model_time,
-    one_pass_at_a_time,
-    run_sampler,
-    structure_velocities,
-)
-from pipeline.engines.trellis.structure_decoder import occupied_coords
+from pipeline.engines.trellis.stages import SamplerSettings, run_sampler
 from pipeline.engines.trellis.structure_flow import SparseStructureFlowModel
 from pipeline.mesh.tri_mesh import TriMesh
+from pipeline.nn.structure_decoder import occupied_coords
 from pipeline.ops.flexicubes import linear_cube_key
 from pipeline.ops.voxels import VoxelSet
 from pipeline.render.orbit import orbit_cameras
 from pipeline.render.radiance_field import render_field
+from pipeline.sampling.contexts import Contexts, latent_velocities, model_time, one_pass_at_a_time, structure_velocities
 from scripts.benchmarks.export import organic_mesh, sample
 from scripts.benchmarks.measuring import (
     Measured,

@@ -44,6 +44,9 @@ def test_the_preview_engine_names_in_its_warning_what_the_list_says_it_ignores()
         slat_sampling_steps=1,
         multi_image_mode="stochastic",
         splat=True,
+        detail=512,
+        tex_guidance_strength=2.0,
+        tex_sampling_steps=1,
     )
 
     warning = make_engine("preview").generate([ball], options).warnings[0]

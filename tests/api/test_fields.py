@@ -21,6 +21,8 @@ NUMBERS: dict[str, tuple[float, float, float, float]] = {
     "ss_sampling_steps": (1, 50, 0, 51),
     "slat_guidance_strength": (0, 10, -0.001, 10.001),
     "slat_sampling_steps": (1, 50, 0, 51),
+    "tex_guidance_strength": (0, 10, -0.1, 10.1),
+    "tex_sampling_steps": (1, 50, 0, 51),
     "mesh_simplify": (0.9, 0.98, 0.8999, 0.9801),
     "chunk_size": (1, 12000, 0, 12001),
     "seed": (0, 2**32 - 1, -1, 2**32),

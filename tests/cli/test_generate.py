@@ -89,7 +89,7 @@ def test_a_text_becomes_a_file_and_the_same_bytes_again(tmp_path: Path) -> None:
     words = ["--text", "a robot 🤖", "--weights", "tiny", "--seed", "5", "--texture-size", "512", "--json"]
     short = ["--ss-sampling-steps", "3", "--slat-sampling-steps", "3", "--resolution", "64"]
 
-    outs = [tmp_path / f"{name}.glb" for name in ("a", "b", "other")]
+    outs = [tmp_path / name / "robot.glb" for name in ("first", "again", "other")]  # the file holds its own name
     for out, more in zip(outs, ([], [], ["--negative-prompt", "blurry"]), strict=True):
         made = run("generate", "-o", out, *words, *short, *more)
         assert made.returncode == 0, made.stderr

@@ -13,7 +13,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pipeline.engines.trellis.dense_blocks import ModulatedCrossBlock, ResBlock3d, UpsampleBlock3d
 from pipeline.engines.trellis.gaussian_decoder import SLatGaussianDecoder
 from pipeline.engines.trellis.image_encoder import ImageEncoder, encoder_config
 from pipeline.engines.trellis.latent_flow import SLatFlowModel
@@ -21,31 +20,21 @@ from pipeline.engines.trellis.mesh_decoder import SLatMeshDecoder
 from pipeline.engines.trellis.mesh_extraction import extract_mesh, gather_field
 from pipeline.engines.trellis.preprocess import frame_subject
 from pipeline.engines.trellis.radiance_decoder import SLatRadianceFieldDecoder
-from pipeline.engines.trellis.sparse_blocks import (
-    SparseResBlock3d,
-    SparseSubdivideBlock3d,
-    SparseTransformerBlock,
-    per_row,
-)
-from pipeline.engines.trellis.stages import (
-    Contexts,
-    SamplerSettings,
-    latent_velocities,
-    model_time,
-    run_sampler,
-    structure_velocities,
-)
-from pipeline.engines.trellis.structure_decoder import SparseStructureDecoder, occupied_coords
+from pipeline.engines.trellis.sparse_blocks import SparseResBlock3d, SparseSubdivideBlock3d, SparseTransformerBlock
+from pipeline.engines.trellis.stages import SamplerSettings, run_sampler
 from pipeline.engines.trellis.structure_flow import SparseStructureFlowModel
 from pipeline.nn.attention import CrossAttention, SelfAttention
+from pipeline.nn.dense_blocks import ModulatedCrossBlock, ResBlock3d, UpsampleBlock3d
 from pipeline.nn.deterministic_weights import deterministic_array, fill_deterministic
 from pipeline.nn.embeddings import TimestepEmbedder, position_embedding, timestep_sinusoids
 from pipeline.nn.norms import SparseGroupNorm32
 from pipeline.nn.sparse_conv import Sparse, SparseConv3d
-from pipeline.ops.sparse import pool_cells, repeat_octants, spread_cells
+from pipeline.nn.structure_decoder import SparseStructureDecoder, coarsened_occupancy, occupied_coords
+from pipeline.ops.sparse import per_row, pool_cells, repeat_octants, spread_cells
 from pipeline.ops.voxels import VoxelSet
 from pipeline.render.orbit import Camera, intrinsics_of, orbit_angles, orbit_cameras
 from pipeline.render.radiance_field import RadianceField, render_field
+from pipeline.sampling.contexts import Contexts, latent_velocities, model_time, structure_velocities
 from pipeline.sampling.flow_euler import FlowStep, euler_steps, flow_times
 from pipeline.sampling.guidance import Evaluate, Guidance, guided_velocity
 from tests.parity.harness import Check, Deviation, Fixture, compare, compare_outputs
@@ -268,7 +257,8 @@ def structure_flow(fixture: Fixture) -> Mapping[str, Any]:
 @check("SparseStructureDecoder")
 def structure_decoder(fixture: Fixture) -> Mapping[str, Any]:
     logits = filled(SparseStructureDecoder(**model_args(fixture.args)), fixture.spec)(tensor(fixture, "x"))
-    return {"logits": logits, "coords": occupied_coords(logits)}
+    half = coarsened_occupancy(logits, side=logits.shape[-1] // 2)
+    return {"logits": logits, "coords": occupied_coords(logits), "coords_half": half}
 
 
 @check("SLatFlowModel")

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from pipeline.engines.trellis.stages import Contexts
 from pipeline.engines.trellis.text.encoder import TOWER, TextEncoder
 from pipeline.mesh.voxelize import voxelize
 from pipeline.nn.deterministic_weights import fill_deterministic
+from pipeline.sampling.contexts import Contexts
 from tests.fakes.clip_vocabulary import prompt_tokenizer
 from tests.parity.harness import Check, Fixture
 from tests.parity.trellis import PipelineRun, check_into, contexts_of, tensor

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -93,3 +94,21 @@ def test_compositing_blends_by_alpha() -> None:
 
     assert out[0, 0].tolist() == list(BACKGROUND) and out[0, 1].tolist() == [10, 20, 30]
     assert out[0, 2].tolist() == [round(0.8 * channel) for channel in BACKGROUND]
+
+
+def test_an_open_surface_is_seen_from_behind_too() -> None:
+    both_sides = replace(square(), is_double_sided=True)
+
+    image = render_view(both_sides, from_direction(0, 1), size=SIZE)
+
+    assert (image[..., 3] > 0).sum() == pytest.approx((0.6 / 1.1 * SIZE) ** 2, rel=0.1)
+
+
+@pytest.mark.parametrize(("alpha", "cutoff", "seen"), [(40, 0.5, 0), (200, 0.5, 255), (128, None, 128), (70, None, 64)])
+def test_alpha_is_a_hole_or_transparency(alpha: int, cutoff: float | None, seen: int) -> None:
+    plain = square()
+    texture = np.dstack([plain.texture, np.full((2, 2), alpha, np.uint8)])
+
+    image = render_view(replace(plain, texture=texture, alpha_cutoff=cutoff), horizon_camera(0), size=SIZE)
+
+    assert image[SIZE // 2, SIZE // 2, 3] == pytest.approx(seen, abs=1)

@@ -9,8 +9,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipeline.engines.trellis.dense_blocks import UpsampleBlock3d
 from pipeline.engines.trellis.sparse_blocks import SparseTransformerBlock
+from pipeline.nn.dense_blocks import UpsampleBlock3d
 from pipeline.ops.voxels import VoxelSet
 from scripts.benchmarks.measuring import Rates, Step, Work, count_work
 

@@ -1024,6 +1024,13 @@ export interface components {
              */
             depth?: number | null;
             /**
+             * Detail
+             * @description voxels along the side of the grid that trellis2 decodes: 512, 1024 or 1536 (extension)
+             * @default 1024
+             * @enum {integer}
+             */
+            detail: 512 | 1024 | 1536;
+            /**
              * Engine
              * @description an engine that the deployment offers (extension)
              */
@@ -1185,6 +1192,18 @@ export interface components {
              */
             temp: boolean;
             /**
+             * Tex Guidance Strength
+             * @description guidance strength of the texture stage of trellis2 (extension)
+             * @default 1
+             */
+            tex_guidance_strength: number;
+            /**
+             * Tex Sampling Steps
+             * @description sampling steps of the texture stage of trellis2 (extension)
+             * @default 12
+             */
+            tex_sampling_steps: number;
+            /**
              * Texture Format
              * @description format of the texture's image: `jpeg` and `webp` (in GLB only) are much smaller, with losses that are hardly seen (extension)
              * @default png
@@ -1241,6 +1260,13 @@ export interface components {
              * @description depth of the preview engine's solid: 0 is a thin plate, 1 is round, as deep as wide; by default guessed from the contour and returned as `meta.depth` (extension)
              */
             depth?: number | null;
+            /**
+             * Detail
+             * @description voxels along the side of the grid that trellis2 decodes: 512, 1024 or 1536 (extension)
+             * @default 1024
+             * @enum {integer}
+             */
+            detail: 512 | 1024 | 1536;
             /**
              * Engine
              * @description an engine that the deployment offers (extension)
@@ -1399,6 +1425,18 @@ export interface components {
              * @default false
              */
             temp: boolean;
+            /**
+             * Tex Guidance Strength
+             * @description guidance strength of the texture stage of trellis2 (extension)
+             * @default 1
+             */
+            tex_guidance_strength: number;
+            /**
+             * Tex Sampling Steps
+             * @description sampling steps of the texture stage of trellis2 (extension)
+             * @default 12
+             */
+            tex_sampling_steps: number;
             /**
              * Texture Format
              * @description format of the texture's image: `jpeg` and `webp` (in GLB only) are much smaller, with losses that are hardly seen (extension)
@@ -1795,6 +1833,13 @@ export interface components {
              */
             chunk_size: number;
             /**
+             * Compression
+             * @description how a GLB stores the geometry: `quantize` in fewer bits, `meshopt` and `draco` also compressed; fewer programs read these (extension)
+             * @default none
+             * @enum {string}
+             */
+            compression: "none" | "quantize" | "meshopt" | "draco";
+            /**
              * Engine
              * @description an engine that the deployment offers (extension)
              */
@@ -1954,6 +1999,13 @@ export interface components {
              * @default false
              */
             temp: boolean;
+            /**
+             * Texture Format
+             * @description format of the texture's image: `jpeg` and `webp` (in GLB only) are much smaller, with losses that are hardly seen (extension)
+             * @default png
+             * @enum {string}
+             */
+            texture_format: "png" | "jpeg" | "webp";
             /**
              * Texture Size
              * @description side of the texture in pixels (extension)
@@ -2605,6 +2657,13 @@ export interface operations {
                      */
                     depth?: number | null;
                     /**
+                     * Detail
+                     * @description voxels along the side of the grid that trellis2 decodes: 512, 1024 or 1536 (extension)
+                     * @default 1024
+                     * @enum {integer}
+                     */
+                    detail?: 512 | 1024 | 1536;
+                    /**
                      * Engine
                      * @description an engine that the deployment offers (extension)
                      */
@@ -2765,6 +2824,18 @@ export interface operations {
                      * @default false
                      */
                     temp?: boolean;
+                    /**
+                     * Tex Guidance Strength
+                     * @description guidance strength of the texture stage of trellis2 (extension)
+                     * @default 1
+                     */
+                    tex_guidance_strength?: number;
+                    /**
+                     * Tex Sampling Steps
+                     * @description sampling steps of the texture stage of trellis2 (extension)
+                     * @default 12
+                     */
+                    tex_sampling_steps?: number;
                     /**
                      * Texture Format
                      * @description format of the texture's image: `jpeg` and `webp` (in GLB only) are much smaller, with losses that are hardly seen (extension)
@@ -3425,6 +3496,13 @@ export interface operations {
                      */
                     depth?: number | null;
                     /**
+                     * Detail
+                     * @description voxels along the side of the grid that trellis2 decodes: 512, 1024 or 1536 (extension)
+                     * @default 1024
+                     * @enum {integer}
+                     */
+                    detail?: 512 | 1024 | 1536;
+                    /**
                      * Engine
                      * @description an engine that the deployment offers (extension)
                      */
@@ -3585,6 +3663,18 @@ export interface operations {
                      * @default false
                      */
                     temp?: boolean;
+                    /**
+                     * Tex Guidance Strength
+                     * @description guidance strength of the texture stage of trellis2 (extension)
+                     * @default 1
+                     */
+                    tex_guidance_strength?: number;
+                    /**
+                     * Tex Sampling Steps
+                     * @description sampling steps of the texture stage of trellis2 (extension)
+                     * @default 12
+                     */
+                    tex_sampling_steps?: number;
                     /**
                      * Texture Format
                      * @description format of the texture's image: `jpeg` and `webp` (in GLB only) are much smaller, with losses that are hardly seen (extension)
@@ -4128,6 +4218,13 @@ export interface operations {
                      */
                     chunk_size?: number;
                     /**
+                     * Compression
+                     * @description how a GLB stores the geometry: `quantize` in fewer bits, `meshopt` and `draco` also compressed; fewer programs read these (extension)
+                     * @default none
+                     * @enum {string}
+                     */
+                    compression?: "none" | "quantize" | "meshopt" | "draco";
+                    /**
                      * Engine
                      * @description an engine that the deployment offers (extension)
                      */
@@ -4287,6 +4384,13 @@ export interface operations {
                      * @default false
                      */
                     temp?: boolean;
+                    /**
+                     * Texture Format
+                     * @description format of the texture's image: `jpeg` and `webp` (in GLB only) are much smaller, with losses that are hardly seen (extension)
+                     * @default png
+                     * @enum {string}
+                     */
+                    texture_format?: "png" | "jpeg" | "webp";
                     /**
                      * Texture Size
                      * @description side of the texture in pixels (extension)
@@ -5411,6 +5515,13 @@ export interface operations {
                      */
                     depth?: number | null;
                     /**
+                     * Detail
+                     * @description voxels along the side of the grid that trellis2 decodes: 512, 1024 or 1536 (extension)
+                     * @default 1024
+                     * @enum {integer}
+                     */
+                    detail?: 512 | 1024 | 1536;
+                    /**
                      * Engine
                      * @description an engine that the deployment offers (extension)
                      */
@@ -5571,6 +5682,18 @@ export interface operations {
                      * @default false
                      */
                     temp?: boolean;
+                    /**
+                     * Tex Guidance Strength
+                     * @description guidance strength of the texture stage of trellis2 (extension)
+                     * @default 1
+                     */
+                    tex_guidance_strength?: number;
+                    /**
+                     * Tex Sampling Steps
+                     * @description sampling steps of the texture stage of trellis2 (extension)
+                     * @default 12
+                     */
+                    tex_sampling_steps?: number;
                     /**
                      * Texture Format
                      * @description format of the texture's image: `jpeg` and `webp` (in GLB only) are much smaller, with losses that are hardly seen (extension)
@@ -6163,6 +6286,13 @@ export interface operations {
                      */
                     depth?: number | null;
                     /**
+                     * Detail
+                     * @description voxels along the side of the grid that trellis2 decodes: 512, 1024 or 1536 (extension)
+                     * @default 1024
+                     * @enum {integer}
+                     */
+                    detail?: 512 | 1024 | 1536;
+                    /**
                      * Engine
                      * @description an engine that the deployment offers (extension)
                      */
@@ -6323,6 +6453,18 @@ export interface operations {
                      * @default false
                      */
                     temp?: boolean;
+                    /**
+                     * Tex Guidance Strength
+                     * @description guidance strength of the texture stage of trellis2 (extension)
+                     * @default 1
+                     */
+                    tex_guidance_strength?: number;
+                    /**
+                     * Tex Sampling Steps
+                     * @description sampling steps of the texture stage of trellis2 (extension)
+                     * @default 12
+                     */
+                    tex_sampling_steps?: number;
                     /**
                      * Texture Format
                      * @description format of the texture's image: `jpeg` and `webp` (in GLB only) are much smaller, with losses that are hardly seen (extension)
@@ -6564,6 +6706,13 @@ export interface operations {
                      */
                     chunk_size?: number;
                     /**
+                     * Compression
+                     * @description how a GLB stores the geometry: `quantize` in fewer bits, `meshopt` and `draco` also compressed; fewer programs read these (extension)
+                     * @default none
+                     * @enum {string}
+                     */
+                    compression?: "none" | "quantize" | "meshopt" | "draco";
+                    /**
                      * Engine
                      * @description an engine that the deployment offers (extension)
                      */
@@ -6723,6 +6872,13 @@ export interface operations {
                      * @default false
                      */
                     temp?: boolean;
+                    /**
+                     * Texture Format
+                     * @description format of the texture's image: `jpeg` and `webp` (in GLB only) are much smaller, with losses that are hardly seen (extension)
+                     * @default png
+                     * @enum {string}
+                     */
+                    texture_format?: "png" | "jpeg" | "webp";
                     /**
                      * Texture Size
                      * @description side of the texture in pixels (extension)

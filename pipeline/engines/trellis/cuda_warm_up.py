@@ -8,8 +8,8 @@ import torch
 
 from pipeline.engines.trellis.mesh_extraction import extract_mesh, gather_field
 from pipeline.engines.trellis.models import Models
-from pipeline.engines.trellis.stages import Contexts, latent_velocities, structure_velocities
 from pipeline.ops.voxels import VoxelSet
+from pipeline.sampling.contexts import Contexts, latent_velocities, structure_velocities
 
 SHELL = 0.35, 0.42  # radii of the occupied shell, in units of the cube
 

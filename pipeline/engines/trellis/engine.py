@@ -28,9 +28,9 @@ from pipeline.engines.trellis.models import Models
 from pipeline.engines.trellis.preprocess import FOREGROUND_RATIO, frame_subject
 from pipeline.engines.trellis.sampling_engine import SamplingEngine
 from pipeline.engines.trellis.spec import IMAGE_LARGE, TINY, SamplerSpec
-from pipeline.engines.trellis.stages import Contexts
 from pipeline.engines.trellis.weights import WEIGHTS_FOLDER
 from pipeline.errors import InvalidRequest
+from pipeline.sampling.contexts import Contexts
 from pipeline.sampling.guidance import MULTI_IMAGE_MODES, MultiImageMode
 
 

@@ -15,17 +15,11 @@ from pipeline.engines.base import Generation, GenerationOptions, OnStep
 from pipeline.engines.trellis import decode
 from pipeline.engines.trellis.models import Models
 from pipeline.engines.trellis.spec import ModelSpec, SamplerSpec
-from pipeline.engines.trellis.stages import (
-    Contexts,
-    SamplerSettings,
-    latent_velocities,
-    one_pass_at_a_time,
-    run_sampler,
-    structure_velocities,
-)
-from pipeline.engines.trellis.structure_decoder import occupied_coords
+from pipeline.engines.trellis.stages import SamplerSettings, run_sampler
 from pipeline.errors import EngineFailed
+from pipeline.nn.structure_decoder import occupied_coords
 from pipeline.ops.voxels import VoxelSet
+from pipeline.sampling.contexts import Contexts, latent_velocities, one_pass_at_a_time, structure_velocities
 from pipeline.sampling.guidance import Evaluate, MultiImageMode
 
 AFTER_ENCODING, AFTER_STRUCTURE, AFTER_LATENT, AFTER_MESH = 0.03, 0.35, 0.85, 0.95

@@ -11,12 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.engines.trellis.dense_blocks import HEAD_EPS, ModulatedCrossBlock, modulation
-from pipeline.engines.trellis.sparse_blocks import SparseResBlock3d, per_row
-from pipeline.engines.trellis.structure_flow import Condition, encode_condition
+from pipeline.engines.trellis.sparse_blocks import SparseResBlock3d
+from pipeline.nn.condition import Condition, encode_condition
+from pipeline.nn.dense_blocks import HEAD_EPS, ModulatedCrossBlock, modulation
 from pipeline.nn.embeddings import TimestepEmbedder, position_embedding
 from pipeline.nn.precision import set_precision
 from pipeline.nn.sparse_conv import Sparse
+from pipeline.ops.sparse import per_row
 from pipeline.ops.voxels import VoxelSet
 
 

@@ -17,7 +17,6 @@ from pipeline.engines.trellis.latent_flow import SLatFlowModel
 from pipeline.engines.trellis.mesh_decoder import SLatMeshDecoder
 from pipeline.engines.trellis.radiance_decoder import SLatRadianceFieldDecoder
 from pipeline.engines.trellis.spec import DeterministicWeights, EncoderSpec, ModelSpec, TextEncoderSpec
-from pipeline.engines.trellis.structure_decoder import SparseStructureDecoder
 from pipeline.engines.trellis.structure_flow import SparseStructureFlowModel
 from pipeline.engines.trellis.text.encoder import TextEncoder, load_text_encoder, text_config
 from pipeline.engines.trellis.text.tokenizer import PromptTokenizer
@@ -25,6 +24,7 @@ from pipeline.engines.trellis.weights import check_weights, encoder_path
 from pipeline.errors import WeightsUnusable
 from pipeline.nn.checkpoint import load_strictly, module_entries, read_tensors
 from pipeline.nn.deterministic_weights import fill_deterministic
+from pipeline.nn.structure_decoder import SparseStructureDecoder
 
 PART_CLASSES: dict[str, type[nn.Module]] = {
     "structure_flow": SparseStructureFlowModel,

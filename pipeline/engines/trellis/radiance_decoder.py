@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.engines.trellis.dense_blocks import HEAD_EPS
 from pipeline.engines.trellis.latent_decoder import LatentTransformer
+from pipeline.nn.dense_blocks import HEAD_EPS
 from pipeline.ops.voxels import VoxelSet
 from pipeline.render.radiance_field import RadianceField
 

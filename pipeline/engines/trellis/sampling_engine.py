@@ -13,9 +13,9 @@ from pipeline.engines.trellis.cuda_warm_up import warm_up_cuda
 from pipeline.engines.trellis.generation_run import Encode, GenerationRun
 from pipeline.engines.trellis.models import Models, load_models
 from pipeline.engines.trellis.spec import ModelSpec
-from pipeline.engines.trellis.stages import Contexts
 from pipeline.errors import InvalidRequest, OutOfMemory
 from pipeline.ops.voxels import VoxelSet
+from pipeline.sampling.contexts import Contexts
 
 CPU = torch.device("cpu")
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}

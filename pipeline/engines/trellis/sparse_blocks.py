@@ -8,11 +8,11 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.engines.trellis.dense_blocks import BLOCK_EPS, FeedForward
 from pipeline.nn.attention import SelfAttention
+from pipeline.nn.dense_blocks import BLOCK_EPS, FeedForward
 from pipeline.nn.norms import LayerNorm32, SparseGroupNorm32
 from pipeline.nn.sparse_conv import Sparse, SparseConv3d
-from pipeline.ops.sparse import pool_cells, repeat_octants, spread_cells
+from pipeline.ops.sparse import per_row, pool_cells, repeat_octants, spread_cells
 from pipeline.ops.voxels import VoxelSet
 
 
@@ -105,11 +105,6 @@ class SparseResBlock3d(nn.Module):
         h = self.norm2(h) * (1 + scale) + shift
         h = self.conv2(F.silu(h), voxels)
         return Sparse(h + self.skip_connection(feats), voxels)
-
-
-def per_row(values: Tensor, voxels: VoxelSet) -> Tensor:
-    """Repeat the values of each batch element for its rows: (B, C) -> (N, C); (1, C) stays as it is."""
-    return values if len(values) == 1 else values[voxels.coords[:, 0].long()]
 
 
 class SparseSubdivideBlock3d(nn.Module):

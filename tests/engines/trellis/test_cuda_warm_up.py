@@ -6,7 +6,7 @@ from pipeline.engines.trellis.cuda_warm_up import ball_shell, warm_up_cuda
 from pipeline.engines.trellis.image_encoder import ImageEncoder
 from pipeline.engines.trellis.models import load_models
 from pipeline.engines.trellis.spec import TINY
-from pipeline.engines.trellis.stages import Contexts
+from pipeline.sampling.contexts import Contexts
 
 
 def test_warming_up_runs_every_network() -> None:

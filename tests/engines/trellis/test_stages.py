@@ -7,8 +7,8 @@ import torch
 
 from pipeline.engines.trellis.models import Models, load_models
 from pipeline.engines.trellis.spec import TINY
-from pipeline.engines.trellis.stages import Contexts, latent_velocities, one_pass_at_a_time, structure_velocities
 from pipeline.ops.voxels import VoxelSet
+from pipeline.sampling.contexts import Contexts, latent_velocities, one_pass_at_a_time, structure_velocities
 from tests.reference.voxels import random_coords
 
 CPU = torch.device("cpu")

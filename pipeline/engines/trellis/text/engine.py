@@ -26,7 +26,6 @@ from pipeline.engines.registry import TINY_WEIGHTS, find_spec
 from pipeline.engines.trellis.generation_run import GenerationRun
 from pipeline.engines.trellis.models import Models
 from pipeline.engines.trellis.sampling_engine import SamplingEngine
-from pipeline.engines.trellis.stages import Contexts
 from pipeline.engines.trellis.text.encoder import TextEncoder
 from pipeline.engines.trellis.text.spec import SIZES, TINY_TEXT
 from pipeline.engines.trellis.text.tokenizer import CONTEXT_LENGTH, TokenizedPrompt
@@ -35,6 +34,7 @@ from pipeline.engines.trellis.weights import WEIGHTS_FOLDER
 from pipeline.errors import InvalidRequest
 from pipeline.mesh.voxelize import VOXEL_RESOLUTION
 from pipeline.ops.voxels import VoxelSet
+from pipeline.sampling.contexts import Contexts
 
 QUOTED_CHARS = 80
 """How much of an unread end of a prompt a warning quotes."""

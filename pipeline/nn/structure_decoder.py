@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from pipeline.engines.trellis.dense_blocks import NormType, ResBlock3d, UpsampleBlock3d, channel_norm
+from pipeline.nn.dense_blocks import NormType, ResBlock3d, UpsampleBlock3d, channel_norm
 from pipeline.nn.precision import set_precision
 
 
@@ -57,3 +57,14 @@ class SparseStructureDecoder(nn.Module):
 def occupied_coords(logits: Tensor) -> Tensor:
     """Return the voxels `[batch, x, y, z]` whose logit is positive, sorted: (B, 1, S, S, S) -> (N, 4) int32."""
     return torch.argwhere(logits > 0)[:, [0, 2, 3, 4]].int()  # column 1 is the channel
+
+
+def coarsened_occupancy(logits: Tensor, *, side: int) -> Tensor:
+    """Voxels whose logit is positive, on a grid that may be coarser: (B, 1, S, S, S) -> (N, 4) int32, sorted.
+
+    A voxel of the coarser grid is occupied if any of its finer ones is.
+    """
+    factor = logits.shape[-1] // side
+    if factor > 1:
+        logits = torch.nn.functional.max_pool3d((logits > 0).float(), factor)
+    return occupied_coords(logits)

@@ -49,12 +49,19 @@ class ModulatedCrossBlock(nn.Module):
         *,
         mlp_ratio: float = 4.0,
         share_mod: bool = False,
+        offset_shared: bool = False,
         qk_rms_norm: bool = False,
         qk_rms_norm_cross: bool = False,
         qkv_bias: bool = True,
         window_size: int | None = None,
         shift_window: int = 0,
     ) -> None:
+        """Build the layers.
+
+        Args:
+            share_mod: the modulation is computed once for all blocks.
+            offset_shared: the block adds a vector of its own to the shared modulation.
+        """
         super().__init__()
         self.norm1 = LayerNorm32(channels, eps=BLOCK_EPS, elementwise_affine=False)
         self.norm2 = LayerNorm32(channels, eps=BLOCK_EPS)
@@ -72,8 +79,16 @@ class ModulatedCrossBlock(nn.Module):
         )
         self.mlp = FeedForward(channels, mlp_ratio)
         self.adaLN_modulation = None if share_mod else modulation(channels, 6)
+        self.modulation = nn.Parameter(torch.zeros(6 * channels)) if share_mod and offset_shared else None
 
-    def forward(self, x: Tensor, mod: Tensor, context: CrossCache, voxels: VoxelSet | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        mod: Tensor,
+        context: CrossCache,
+        voxels: VoxelSet | None = None,
+        phases: Tensor | None = None,
+    ) -> Tensor:
         """Apply the block.
 
         Args:
@@ -81,14 +96,17 @@ class ModulatedCrossBlock(nn.Module):
             mod: time embedding, broadcastable to (B, N, C); (..., 6C) if the modulation is shared by all blocks.
             context: keys and values, cached by this block's cross-attention.
             voxels: the N voxels; None for dense tokens.
+            phases: (N, D / 2) from `rotary_phases`; None without rotary positions.
 
         Returns:
             (B, N, C).
         """
         if self.adaLN_modulation is not None:
             mod = self.adaLN_modulation(mod)  # (..., C) -> (..., 6C)
+        elif self.modulation is not None:
+            mod = (mod + self.modulation).to(x.dtype)  # the sum in float32, as in the release
         shift_msa, scale_msa, gate_msa, shift_mlp, scale_mlp, gate_mlp = mod.chunk(6, dim=-1)  # (..., C)
-        x = x + self.self_attn(self.norm1(x) * (1 + scale_msa) + shift_msa, voxels) * gate_msa
+        x = x + self.self_attn(self.norm1(x) * (1 + scale_msa) + shift_msa, voxels, phases) * gate_msa
         x = x + self.cross_attn(self.norm2(x), context, voxels)  # not modulated, unlike the other two
         return x + self.mlp(self.norm3(x) * (1 + scale_mlp) + shift_mlp) * gate_mlp
 

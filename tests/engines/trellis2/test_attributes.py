@@ -1,0 +1,70 @@
+"""Attributes read from voxels: those of the field, on the side of the surface that is asked for."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.engines.trellis2.attributes import VoxelAttributes
+from pipeline.mesh.bake import bake
+from pipeline.mesh.clean import clean
+from pipeline.mesh.simplify import simplify
+from pipeline.mesh.tri_mesh import TriMesh
+from pipeline.mesh.unwrap import unwrap
+from tests.mesh.shapes import torus
+from tests.mesh.texels import psnr, spread
+
+RESOLUTION, SIZE = 256, 2048
+
+
+def field(points: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Six smooth channels in the project's frame: (P, 3) -> (P, 6) in [0, 1]."""
+    return 0.5 + 0.4 * np.sin(5 * points.sum(axis=1)[:, None] + 3 * points[:, :1] + np.arange(6))
+
+
+def voxels_around(surface: TriMesh) -> VoxelAttributes:
+    """The voxels that the vertices and middles of faces lie in or next to, with the field's values at their centres."""
+    points = np.concatenate([surface.vertices, surface.corners.mean(axis=1)])
+    x, y, z = points.T
+    model = np.stack([x, -z, y], axis=1)
+    low = np.floor((model + 0.5) * RESOLUTION - 0.5).astype(int)
+    steps = np.stack(np.meshgrid([0, 1], [0, 1], [0, 1]), axis=-1).reshape(-1, 3)
+    coords = np.unique((low[:, None] + steps).reshape(-1, 3), axis=0)
+    centres = (coords + 0.5) / RESOLUTION - 0.5
+    values = field(np.stack([centres[:, 0], centres[:, 2], -centres[:, 1]], axis=1))
+    return VoxelAttributes(surface, coords.astype(np.int16), np.round(values * 255).astype(np.uint8), RESOLUTION)
+
+
+def test_a_bake_equals_the_field_of_every_channel() -> None:
+    surface = clean(torus(120))
+    source = voxels_around(surface)
+    mesh = simplify(surface, target_faces=len(surface.faces) // 10)
+    split = unwrap(mesh, texture_size=SIZE)
+    normals = mesh.vertex_normals()[split.source_vertices]
+    material = bake(split, normals, source.attributes_at, texture_size=SIZE, chunk_size=8192)
+    samples = spread(split, normals, texture_size=SIZE)
+    truth = field(samples.points)
+    assert material.metallic_roughness is not None and material.alpha_mode == "BLEND"
+    found = np.column_stack([samples.read(material.base_colour)[:, :3], samples.read(material.metallic_roughness)])
+    for channel in range(5):
+        assert psnr(found[:, channel] - truth[:, channel]) >= 38, channel
+    assert psnr(samples.read(material.base_colour)[:, 3] - truth[:, 5]) >= 38
+
+
+def test_a_badly_wound_surface_gives_the_same() -> None:
+    surface = clean(torus(60))
+    flipped = surface.faces.copy()
+    flipped[::2] = flipped[::2, ::-1]
+    points, normals = surface.vertices[:300].astype(np.float32), surface.vertex_normals()[:300]
+    expected = voxels_around(surface).attributes_at(points, normals)
+    found = voxels_around(TriMesh(surface.vertices, flipped)).attributes_at(points, normals)
+    np.testing.assert_allclose(found.base_colour, expected.base_colour, atol=1e-6)
+
+
+def test_a_point_between_voxels_that_do_not_exist_takes_those_nearby() -> None:
+    surface = clean(torus(60))
+    whole = voxels_around(surface)
+    sparse = VoxelAttributes(surface, whole.coords[::3], whole.values[::3], RESOLUTION)
+    points, normals = surface.vertices[:300].astype(np.float32), surface.vertex_normals()[:300]
+    colours = sparse.attributes_at(points, normals).base_colour
+    assert np.abs(colours - field(points)[:, :3]).max() < 0.1
