@@ -129,8 +129,16 @@ def test_every_field_is_tested_here() -> None:
         "up_axis",
         "texture_format",
         "compression",
+        "detail",
     }
     assert {*NUMBERS, *BOOLEANS} | others == ImageTo3DRequest.model_fields.keys()
+
+
+def test_a_detail_is_one_of_the_grids_that_trellis2_has(deployment: Deployment) -> None:
+    for form in (512, "1024", 1536.0):
+        assert deployment.submit(detail=form)["meta"]["detail"] == int(float(form))
+    for wrong in (511, 1025, "2048", True):
+        assert refusal(deployment, detail=wrong).startswith("detail must be one of 512, 1024, 1536")
 
 
 @pytest.mark.parametrize(
