@@ -130,7 +130,7 @@ ENGINES: tuple[EngineSpec, ...] = (
         has_weights=True,
         summary="the released TRELLIS.2 model: materials, transparency, open surfaces",
         gpus=("H100", "H200", "A100-80GB"),
-        needs="13.6 GB of weights and a GPU with 24 GB",
+        needs="13.8 GB of weights and a GPU with 24 GB",
         ignores=("view_angles", "depth", "resolution", "chunk_size", "splat"),
         defaults={"slat_guidance_strength": 7.5},
     ),

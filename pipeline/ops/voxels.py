@@ -24,6 +24,8 @@ the shortest: fewer calls at the price of at most a quarter more rows."""
 OCTANTS = [
     (i >> 2 & 1, i >> 1 & 1, i & 1) for i in range(8)
 ]  # z fastest, the order that the released decoder was trained with
+TABLE_LIMIT = 1 << 26
+"""Elements of a table that are computed at once: bounds the memory and does not change the result."""
 NEIGHBOUR_OFFSETS = [(i // 9 - 1, i // 3 % 3 - 1, i % 3 - 1) for i in range(27)]  # the order of a kernel's taps
 
 
@@ -160,22 +162,27 @@ class VoxelSet:
 
     def _make_neighbours(self) -> Tensor:
         count = len(self)
-        table = torch.full((27, count), count, dtype=torch.int32, device=self.device)
         if count == 0:
-            return table
+            return torch.full((27, 0), 0, dtype=torch.int32, device=self.device)
         keys = self._linear_keys(self.coords)
         sorted_keys, order = torch.sort(keys)
         rows = torch.arange(count, dtype=torch.int32, device=self.device)
-        table[13] = rows
-        for tap in range(13):  # tap 26 - t has the opposite offset of tap t: each search fills two rows
-            offset = torch.tensor((0, *NEIGHBOUR_OFFSETS[tap]), dtype=torch.int32, device=self.device)
-            wanted = self._linear_keys(self.coords + offset)
+        # A column beyond the last row takes what is written for neighbours that do not exist, so that nothing waits for
+        # their number.
+        table = torch.full((27, count + 1), count, dtype=torch.int32, device=self.device)
+        table[13, :count] = rows
+        steps = self._linear_keys(_neighbour_offsets(self.device)) - self._linear_keys(
+            torch.zeros((1, 4), dtype=torch.int32, device=self.device)
+        )
+        at_once = max(1, TABLE_LIMIT // count)
+        for first in range(0, 13, at_once):  # tap 26 - t has the opposite offset of tap t: each search fills two rows
+            last = min(13, first + at_once)
+            wanted = keys + steps[first:last, None]  # (T, N)
             place = torch.searchsorted(sorted_keys, wanted).clamp_(max=count - 1)
-            found = sorted_keys[place] == wanted
-            there = order[place[found]]
-            table[tap, found] = there.int()
-            table[26 - tap, there] = rows[found]
-        return table
+            there = torch.where(sorted_keys[place] == wanted, order[place], count)
+            table[first:last, :count] = there.int()
+            table[27 - last : 27 - first].scatter_(1, there.flip(0), rows.expand(last - first, -1))
+        return table[:, :count].contiguous()
 
     def _make_windows(self, size: int, shift: int) -> list[WindowGroup]:
         ids = self.coords.clone()
@@ -219,13 +226,31 @@ class VoxelSet:
 
         A child's neighbour is a sibling, or a child of a neighbour of the parent.
         """
-        parents = torch.cat([self.neighbours, self.neighbours.new_full((27, 1), len(self))], dim=1)  # (27, N + 1)
-        table = self.neighbours.new_empty((27, len(self), 8))
-        for tap, offset in enumerate(NEIGHBOUR_OFFSETS):
-            for child, octant in enumerate(OCTANTS):
-                moved = [o + d for o, d in zip(octant, offset, strict=True)]  # -1 to 2
-                parent_tap = sum((m // 2 + 1) * w for m, w in zip(moved, (9, 3, 1), strict=True))
-                sibling = sum((m % 2) * w for m, w in zip(moved, (4, 2, 1), strict=True))
-                parent = parents[parent_tap, :-1]
-                table[tap, :, child] = torch.where(parent == len(self), 8 * len(self), parent * 8 + sibling)
+        taps = _neighbour_offsets(self.device)[:, 1:]  # (27, 3), -1 to 1
+        octant = torch.arange(8, device=self.device)
+        octants = torch.stack([octant >> 2 & 1, octant >> 1 & 1, octant & 1], dim=-1)  # (8, 3), as `OCTANTS`
+        moved = taps[:, None] + octants  # (27, 8, 3), -1 to 2
+        parent_tap = _number(moved.div(2, rounding_mode="floor") + 1, 3)  # (27, 8)
+        sibling = _number(moved.remainder(2), 2).int()
+        count = len(self)
+        table = self.neighbours.new_empty((27, count, 8))
+        at_once = max(1, TABLE_LIMIT // max(8 * count, 1))
+        for first in range(0, 27, at_once):
+            part = slice(first, first + at_once)
+            parent = self.neighbours[parent_tap[part]]  # (T, 8, N)
+            child = torch.where(parent == count, 8 * count, parent * 8 + sibling[part, :, None])
+            table[part] = child.mT
         return table.flatten(1)
+
+
+def _neighbour_offsets(device: torch.device) -> Tensor:
+    """`NEIGHBOUR_OFFSETS` as (27, 4) int32 with a leading 0, computed on the device."""
+    tap = torch.arange(27, dtype=torch.int32, device=device)
+    axes = [tap.div(unit, rounding_mode="floor").remainder(3) - 1 for unit in (9, 3, 1)]
+    return torch.stack([torch.zeros_like(tap), *axes], dim=-1)
+
+
+def _number(digits: Tensor, base: int) -> Tensor:
+    """Numbers from their three digits, the most significant first: (..., 3) -> (...)."""
+    x, y, z = digits.long().unbind(-1)
+    return (x * base + y) * base + z

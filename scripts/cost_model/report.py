@@ -42,6 +42,7 @@ BUFFERS, MINIMA, MAXIMA = (0, 1), (0, 1), (2, 4, 10)  # 10 GPUs is the limit of 
 GPUS = {
     "trellis": ("H100", "A100-80GB", "A100-40GB", "L40S"),
     "trellis-text": ("H100", "A100-80GB", "A100-40GB", "L40S"),
+    "trellis2": ("H100", "A100-80GB", "L40S"),
     "triposr": ("L4", "A10", "T4"),
 }
 

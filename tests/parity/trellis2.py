@@ -42,7 +42,7 @@ from pipeline.nn.dense_blocks import ModulatedCrossBlock
 from pipeline.nn.deterministic_weights import fill_deterministic
 from pipeline.nn.rotary import rotary_phases, rotate
 from pipeline.nn.sparse_conv import Sparse, SubmanifoldConv3
-from pipeline.nn.structure_decoder import SparseStructureDecoder
+from pipeline.nn.structure_decoder import SparseStructureDecoder, coarsened_occupancy
 from pipeline.ops.dual_grid import DualGrid, dual_grid_mesh, dual_grid_of, sample_voxels
 from pipeline.ops.sparse import merge_octants, per_row, take_octants
 from pipeline.ops.voxels import VoxelSet
@@ -496,14 +496,8 @@ def pipeline_run(fixture: Fixture) -> Mapping[str, Any]:
         for tokens in (tensor(fixture, "cond_512"), tensor(fixture, "cond_1024"))
     )
     sampling = Sampling(torch.Generator().manual_seed(run["seed"]), torch.device("cpu"))
-    coords = sample_structure(
-        models["sparse_structure_flow_model"],
-        models["sparse_structure_decoder"],
-        low,
-        settings["sparse_structure"],
-        sampling,
-        side=kind.side,
-    )
+    latent = sample_structure(models["sparse_structure_flow_model"], low, settings["sparse_structure"], sampling)
+    coords = coarsened_occupancy(models["sparse_structure_decoder"](latent), side=kind.side)
     out: dict[str, Any] = {"ss_coords": coords}
     resolution = kind.resolution
     fine = "512" if kind.resolution == COARSE_RESOLUTION else "1024"

@@ -45,6 +45,7 @@ from pipeline.engines.trellis2.weights import WEIGHTS_FOLDER
 from pipeline.errors import EngineFailed, InvalidRequest, OutOfMemory
 from pipeline.mesh.fill_holes import fill_small_holes
 from pipeline.mesh.tri_mesh import TriMesh
+from pipeline.nn.structure_decoder import coarsened_occupancy
 from pipeline.ops.voxels import VoxelSet
 from pipeline.sampling.contexts import Contexts
 from pipeline.sampling.guidance import MULTI_IMAGE_MODES, MultiImageMode
@@ -211,15 +212,14 @@ class _Run:
         self.on_step(AFTER_ENCODING)
         generator = torch.Generator().manual_seed(options.seed)
         sampling = Sampling(generator, models.device, self.mode, self.one_by_one)
-        coords = sample_structure(
+        latent = sample_structure(
             models.use("structure_flow"),
-            models.use("structure_decoder"),
             coarse,
             _settings(spec.structure_stage, options.ss_sampling_steps, options.ss_guidance_strength),
             sampling,
-            side=DETAILS[0] // LATENT_FACTOR,
             on_step=self._progress(AFTER_ENCODING, AFTER_STRUCTURE, options.ss_sampling_steps),
         )
+        coords = coarsened_occupancy(models.use("structure_decoder")(latent), side=DETAILS[0] // LATENT_FACTOR)
         if len(coords) == 0:
             raise EngineFailed("the model produced no shape for this image: no voxel is occupied")
         latents, voxels, resolution = self._sample_shape(VoxelSet(coords, batch_size=1), coarse, fine, sampling)

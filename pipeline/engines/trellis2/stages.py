@@ -18,7 +18,6 @@ from torch import Tensor
 from pipeline.engines.trellis2.flow import SLatFlowModel, SparseStructureFlowModel
 from pipeline.engines.trellis2.unet import Decoded, SparseUnetVaeDecoder
 from pipeline.nn.condition import Condition
-from pipeline.nn.structure_decoder import SparseStructureDecoder, coarsened_occupancy
 from pipeline.ops.dual_grid import dual_grid_mesh, dual_grid_of
 from pipeline.ops.voxels import VoxelSet
 from pipeline.sampling.contexts import Contexts, latent_velocities, one_pass_at_a_time, structure_velocities
@@ -121,26 +120,16 @@ class Normalisation(NamedTuple):
 
 def sample_structure(
     flow: SparseStructureFlowModel,
-    decoder: SparseStructureDecoder,
     contexts: Contexts,
     settings: StageSettings,
     sampling: Sampling,
     *,
-    side: int,
     on_step: OnStep = lambda step: None,
 ) -> Tensor:
-    """Sample the occupied voxels.
-
-    Args:
-        side: of the grid of voxels; half of the decoder's, or the same.
-
-    Returns:
-        (N, 4) int32 `[batch, x, y, z]`, sorted.
-    """
+    """Sample the latent of the structure decoder, (1, C, R, R, R); `coarsened_occupancy` reads what it decodes to."""
     noise = sampling.noise(1, flow.in_channels, *[flow.resolution] * 3)
     evaluate = structure_velocities(flow, contexts)
-    latent = sampling.run(noise, evaluate, settings, images=len(contexts), is_sparse=False, on_step=on_step)
-    return coarsened_occupancy(decoder(latent), side=side)
+    return sampling.run(noise, evaluate, settings, images=len(contexts), is_sparse=False, on_step=on_step)
 
 
 def sample_latents(
