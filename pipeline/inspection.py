@@ -120,16 +120,19 @@ def _read(file: str | PathLike[str] | bytes, file_type: str | None) -> tuple[lis
     try:
         import trimesh
 
+        from pipeline.formats.glb_reading import UnreadExtension
         from pipeline.formats.reading import read_scene
     except ModuleNotFoundError as error:
         raise MissingExtra("inspect", extra="local") from error
     read_as = file_type or ending
     try:
         loaded = read_scene(source, file_type=read_as)
-        parts = [part for part in loaded.geometry.values() if isinstance(part, trimesh.Trimesh) and len(part.faces)]
+        parts = [part for part in loaded.dump() if isinstance(part, trimesh.Trimesh) and len(part.faces)]
         if not parts:
             raise ValueError("no mesh")
         return parts, _join(parts, units_per_metre=_units_per_metre(read_as)), read_as
+    except UnreadExtension as error:
+        raise InvalidRequest(f"{name}: {error}") from error
     except Exception as error:  # readers of foreign files raise anything
         raise InvalidRequest(f"{name}: is no 3D file that can be read") from error
 

@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, cast
 from pipeline.engines.registry import ENGINES, choose_engine, defaults_of, find_spec, require_weights
 from pipeline.errors import Cancelled, ImageTo3DError, InvalidRequest, MissingExtra, UnwritableOutput
 from pipeline.storage.base import cutout_names, output_names
-from schemas.formats import OutputFormat
+from schemas.formats import Compression, OutputFormat, TextureFormat
 from schemas.request import GenerationRequest, ImageTo3DRequest, Origin, UpAxis, parse_request
 from schemas.table import SERVICE_FIELDS
 from schemas.text import TextTo3DRequest, parse_text_request
@@ -156,6 +156,8 @@ def generate(
     size: float | None = None,
     origin: Origin = "bottom",
     up_axis: UpAxis | None = None,
+    texture_format: TextureFormat = "png",
+    compression: Compression = "none",
     print_ready: bool = False,
     min_wall_mm: float = 0.8,
     ss_sampling_steps: int = 12,
@@ -212,6 +214,9 @@ def generate(
         size: longest side in metres, 0.001 to 1000; by default 1, and 0.1 in STL and 3MF, which are in millimetres.
         origin: `bottom`: the middle of the base lies at the origin; `center`: the middle of the asset.
         up_axis: `y` or `z`; by default z in STL, 3MF and PLY, and y elsewhere.
+        texture_format: `png`, `jpeg`, or in a GLB `webp`; the two lossy ones at 39 dB or better.
+        compression: of a GLB's geometry: `none`, `quantize`, `meshopt` or `draco`. Each needs an extension of glTF in
+            the programs that open the file; docs/formats.md has which do.
         print_ready: make it one solid shell that stands on a flat base. Warnings say what was changed for that, and
             which walls are thinner than `min_wall_mm`; `meta["print"]` has the measures.
         min_wall_mm: 0.1 to 10.
@@ -260,6 +265,8 @@ def generate(
         "size": size,
         "origin": origin,
         "up_axis": up_axis,
+        "texture_format": texture_format,
+        "compression": compression,
         "print_ready": print_ready,
         "min_wall_mm": min_wall_mm,
         "ss_sampling_steps": ss_sampling_steps,
@@ -540,6 +547,7 @@ def check_output_files(request: GenerationRequest, output: Path) -> None:
         lods=len(request.lods or ()),
         render=request.render,
         is_textured=not request.no_texture,
+        texture_format=request.texture_format,
         has_normal_map=request.normal_map and not request.no_texture,
         extra_endings=splat,
     )

@@ -17,6 +17,8 @@ EXPORT_FIELDS = (
     "target_faces",
     "lods",
     "texture_size",
+    "texture_format",
+    "compression",
     "size",
     "origin",
     "up_axis",

@@ -34,7 +34,7 @@ from schemas.contract import (
     truncate_for_message,
 )
 from schemas.errors import InvalidRequest
-from schemas.formats import OUTPUT_FORMATS, OutputFormat
+from schemas.formats import OUTPUT_FORMATS, Compression, OutputFormat, TextureFormat
 
 RequestKind = Literal["image", "text"]
 Origin = Literal["bottom", "center"]
@@ -184,6 +184,16 @@ class GenerationRequest(KeyedRequest):
     )
     up_axis: Annotated[UpAxis | None, OneOfOrNothing(get_args(UpAxis))] = Field(
         default=None, description="the axis that points up; by default z in STL, 3MF and PLY, y elsewhere (extension)"
+    )
+    texture_format: Annotated[TextureFormat, one_of(TextureFormat)] = Field(
+        default="png",
+        description="format of the texture's image: `jpeg` and `webp` (in GLB only) are much smaller, with losses "
+        "that are hardly seen (extension)",
+    )
+    compression: Annotated[Compression, one_of(Compression)] = Field(
+        default="none",
+        description="how a GLB stores the geometry: `quantize` in fewer bits, `meshopt` and `draco` also compressed; "
+        "fewer programs read these (extension)",
     )
     print_ready: Annotated[bool, LenientBool()] = Field(
         default=False,

@@ -274,6 +274,7 @@ class Context:
                 lods=len(parameters.get("lods") or ()),
                 render=bool(parameters.get("render")),
                 is_textured=not parameters.get("no_texture"),
+                texture_format=parameters.get("texture_format") or "png",  # version 0.1.0 had no other
                 has_normal_map=bool(parameters.get("normal_map")) and not parameters.get("no_texture"),
             )
             if kind in ("model", "companion", "lod", "turntable")

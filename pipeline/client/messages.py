@@ -16,7 +16,7 @@ import httpx
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from pipeline.client.errors import ApiError, ClientError, JobFailed
-from schemas.formats import OutputFormat
+from schemas.formats import Compression, OutputFormat, TextureFormat
 from schemas.responses import EstimateBody, FailedBody, ListBody, ProcessingBody, SuccessBody
 
 API = "/api/v1/enterprise"
@@ -76,6 +76,8 @@ class SubmitParameters(TypedDict, total=False):
     size: float | None
     origin: Literal["bottom", "center"]
     up_axis: Literal["y", "z"] | None
+    texture_format: TextureFormat
+    compression: Compression
     print_ready: bool
     min_wall_mm: float
     retention_s: int | None
@@ -91,6 +93,8 @@ class ExportParameters(TypedDict, total=False):
     target_faces: int | None
     lods: Sequence[int] | str | None
     texture_size: int
+    texture_format: TextureFormat
+    compression: Compression
     size: float | None
     origin: Literal["bottom", "center"]
     up_axis: Literal["y", "z"] | None

@@ -6,15 +6,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cached_property
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pipeline.formats.glb import glb_bytes
 from pipeline.formats.material_images import MaterialImages
 from pipeline.formats.obj import MTL_KEYS, mtl_bytes, obj_bytes
 from pipeline.formats.ply import ply_bytes
 from pipeline.formats.stl import stl_bytes
+from pipeline.formats.texture import EncodedImage
 from pipeline.mesh.asset import Asset, thickened
+from pipeline.mesh.bake import NO_FACE, own_texels
 from pipeline.mesh.placement import Placement
 from pipeline.storage.base import companion_names, map_name
-from schemas.formats import FORMATS
+from schemas.formats import FORMATS, Compression, TextureFormat
 from schemas.request import UpAxis
 
 
@@ -24,11 +29,23 @@ class AssetEncoder:
     Args:
         asset: +Y up, of any size.
         placement: where the caller wants it in the files.
+        texture_format: of the images, where a format allows it.
+        compression: of a GLB.
     """
 
-    def __init__(self, asset: Asset, placement: Placement | None = None) -> None:
+    def __init__(
+        self,
+        asset: Asset,
+        placement: Placement | None = None,
+        *,
+        texture_format: TextureFormat = "png",
+        compression: Compression = "none",
+    ) -> None:
+        self.texture_format: TextureFormat = texture_format
+        self.compression: Compression = compression
         self._asset = asset
         self._placement = placement or Placement()
+        self._images: dict[TextureFormat, MaterialImages] = {}
         self._placed: dict[str, Asset] = {}
 
     def asset_in(self, output_format: str) -> Asset:
@@ -59,14 +76,26 @@ class AssetEncoder:
         return thickened(self._asset)
 
     @cached_property
-    def images(self) -> MaterialImages:
-        """The images of the material; they are the same in every format."""
-        return MaterialImages(self._asset.material, self._asset.is_textured)
+    def _shown_texels(self) -> NDArray[np.bool_]:
+        """Which texels the surface shows: (S, S)."""
+        face, _ = own_texels(self._asset.unwrapped, texture_size=self._asset.material.base_colour.shape[0])
+        return face != NO_FACE
 
-    def textures_in(self, output_format: str) -> dict[str, bytes]:
+    def images_in(self, output_format: str) -> MaterialImages:
+        """The images of the material; formats with the same kind of images share them."""
+        image_format = FORMATS[output_format].texture_format(self.texture_format)
+        if image_format not in self._images:
+            shown = None if image_format == "png" or not self._asset.is_textured else self._shown_texels
+            images = MaterialImages(self._asset.material, self._asset.is_textured, image_format, shown)
+            self._images[image_format] = images
+        return self._images[image_format]
+
+    def textures_in(self, output_format: str) -> dict[str, EncodedImage]:
         """The images that a format's files have, by channel."""
         kind = FORMATS[output_format].texture
-        return {"embedded": self.images.packed, "companion": self.images.separate}.get(kind, {})
+        if kind == "embedded":
+            return self.images_in(output_format).packed
+        return self.images_in(output_format).separate if kind == "companion" else {}
 
     def files(self, output_format: str, *, stem: str) -> dict[str, bytes]:
         """The content of the model and of its companions by file name, the model first.
@@ -84,7 +113,8 @@ def _glb(asset: Asset, encoder: AssetEncoder, stem: str) -> dict[str, bytes]:
         faces=split.faces,
         normals=asset.unwrapped_normals,
         uvs=split.uvs if asset.is_textured else None,
-        material=encoder.images if asset.is_textured else None,
+        material=encoder.images_in("glb") if asset.is_textured else None,
+        compression=encoder.compression,
         tangents=asset.unwrapped_tangents if asset.material.normal is not None else None,
         double_sided=asset.shows_backs,
         name=asset.name,
@@ -94,11 +124,12 @@ def _glb(asset: Asset, encoder: AssetEncoder, stem: str) -> dict[str, bytes]:
 
 def _obj(asset: Asset, encoder: AssetEncoder, stem: str) -> dict[str, bytes]:
     split = asset.unwrapped
-    material_name, *texture_names = companion_names("obj", file_prefix=stem, is_textured=asset.is_textured)
+    (material_name,) = companion_names("obj", file_prefix=stem, is_textured=False)
     textures = encoder.textures_in("obj")
-    names = {channel: map_name(stem, channel) for channel in textures} | dict(
-        zip(textures, texture_names, strict=False)
-    )
+    names = {
+        channel: map_name(stem, "texture" if channel == "base_colour" else channel, image.texture_format)
+        for channel, image in textures.items()
+    }
     return {
         f"{stem}.obj": obj_bytes(
             vertices=asset.mesh.vertices,
@@ -113,7 +144,7 @@ def _obj(asset: Asset, encoder: AssetEncoder, stem: str) -> dict[str, bytes]:
         material_name: mtl_bytes(
             material=asset.material, maps={MTL_KEYS[channel]: name for channel, name in names.items()}, name=asset.name
         ),
-        **{names[channel]: content for channel, content in textures.items()},
+        **{names[channel]: image.content for channel, image in textures.items()},
     }
 
 
@@ -143,7 +174,7 @@ def _usdz(asset: Asset, encoder: AssetEncoder, stem: str) -> dict[str, bytes]:
         normals=asset.normals,
         uvs=split.uvs if asset.is_textured else None,
         uv_faces=split.faces if asset.is_textured else None,
-        material=encoder.images if asset.is_textured else None,
+        material=encoder.images_in("usdz") if asset.is_textured else None,
         is_double_sided=asset.shows_backs,
         up_axis=encoder.up_axis_in("usdz"),
     )

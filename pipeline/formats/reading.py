@@ -1,4 +1,4 @@
-"""Reads 3D files as trimesh scenes: its own formats, and with their own libraries 3MF and USDZ, which it cannot read.
+"""Reads 3D files as trimesh scenes: its own formats, compressed GLBs, and with their own libraries 3MF and USDZ.
 
 (trimesh reads 3MF only where lxml and networkx are installed, and leaves its colours out.)
 """
@@ -19,6 +19,8 @@ import trimesh
 from PIL import Image
 from trimesh.visual import TextureVisuals
 from trimesh.visual.material import PBRMaterial
+
+from pipeline.formats.glb_reading import plain_glb
 
 
 def read_scene(
@@ -123,4 +125,9 @@ def _image_of_usdz(content: bytes) -> Image.Image | None:
     return None
 
 
-READERS = {"3mf": read_3mf, "usdz": read_usdz}
+def read_glb(content: bytes) -> trimesh.Scene:
+    """The scene of a GLB, which may be compressed, with its nodes."""
+    return trimesh.load_scene(io.BytesIO(plain_glb(content)), file_type="glb", process=False)
+
+
+READERS = {"3mf": read_3mf, "glb": read_glb, "usdz": read_usdz}

@@ -55,7 +55,7 @@ def usdz_bytes(
         normals: (V, 3) unit vectors.
         uvs: (T, 2) in [0, 1], v downwards; written with v upwards, as USD defines it. None without a texture.
         uv_faces: (F, 3) indices into `uvs`.
-        material: None without a texture.
+        material: with PNG or JPEG images; None without a texture.
         is_double_sided: whether the backs of faces are seen.
         up_axis: of the vertices; the file states it. ARKit takes only y.
 
@@ -93,10 +93,11 @@ def usdz_bytes(
 
 def _texture_files(material: MaterialImages, identifier: str) -> dict[str, tuple[str, bytes]]:
     """Name and content of the image of each channel."""
-    return {
-        channel: (f"textures/{identifier}{'' if channel == 'base_colour' else f'_{channel}'}.png", content)
-        for channel, content in material.packed.items()
-    }
+    files = {}
+    for channel, image in material.packed.items():
+        suffix = "" if channel == "base_colour" else f"_{channel}"
+        files[channel] = f"textures/{identifier}{suffix}{image.spec.ending}", image.content
+    return files
 
 
 def _define_mesh(

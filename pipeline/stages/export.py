@@ -90,7 +90,12 @@ def export(
     part_name = asset_name(levels[0], file_prefix)
     placement = Placement(request.size, request.origin, request.up_axis, bounds=levels[0].mesh.bounds())
     encoders = {
-        level_stem(file_prefix, number): AssetEncoder(replace(level, name=level_stem(part_name, number)), placement)
+        level_stem(file_prefix, number): AssetEncoder(
+            replace(level, name=level_stem(part_name, number)),
+            placement,
+            texture_format=request.texture_format,
+            compression=request.compression,
+        )
         for number, level in enumerate(levels)
     }
     asset, encoder = levels[0], encoders[file_prefix]
@@ -129,7 +134,9 @@ def export(
         path.write_bytes(content)
         files.append(OutputFile(path, kinds[name], content_type_of(name), faces.get(name)))
     meta: dict[str, Any] = {"mesh": mesh_measures}
-    warnings = _normal_map_warning(request)
+    warnings = _normal_map_warning(request) + _texture_warnings(encoder, request.formats)
+    if request.compression != "none" and "glb" not in request.formats:
+        warnings += (f"compression {request.compression} had no effect: it is for GLB alone.",)
     if request.print_ready:
         meta["print"], for_print = _print_report(asset, request)
         warnings += for_print
@@ -186,6 +193,18 @@ def _normal_map_warning(request: GenerationRequest) -> tuple[str, ...]:
     return (f"normal_map has no effect in {' and '.join(without)}, which has no images.",) if without else ()
 
 
+def _texture_warnings(encoder: AssetEncoder, output_formats: Sequence[str]) -> tuple[str, ...]:
+    """A sentence about each format that has images in another format than the one that was asked for."""
+    asked, warnings = encoder.texture_format, []
+    for name in output_formats:
+        others = {image.texture_format for image in encoder.textures_in(name).values()} - {asked}
+        if others:
+            is_known = asked in FORMATS[name].texture_formats
+            reason = "JPEG has no alpha" if is_known else f"{name.upper()} has no {asked}"
+            warnings.append(f"The {name.upper()} has textures as {' and '.join(sorted(others))}: {reason}.")
+    return tuple(warnings)
+
+
 def _thickened_warning(output_formats: Sequence[str]) -> tuple[str, ...]:
     """A sentence about the formats in which an open surface became a body, if there are any."""
     if not output_formats:
@@ -210,7 +229,7 @@ def _measures(encoder: AssetEncoder, output_format: str, *, file_bytes: int) -> 
         "volume": _rounded(report.volume / units**3),
         "bounds": [[_rounded(value / units) for value in corner] for corner in (report.lowest, report.highest)],
         "texture_size": asset.material.base_colour.shape[0] if textures else None,
-        "texture_bytes": sum(map(len, textures.values())),
+        "texture_bytes": sum(len(image.content) for image in textures.values()),
         "file_bytes": file_bytes,
     }
 

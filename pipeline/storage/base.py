@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Literal, Protocol
 
-from schemas.formats import FORMATS
+from schemas.formats import FORMATS, TEXTURE_FORMATS, TextureFormat
 from schemas.names import safe_name
 
 FileKind = Literal["model", "companion", "lod", "turntable", "extra", "thumbnail"]
@@ -186,18 +186,24 @@ class LinkedFiles(Storage, Protocol):
 
 
 def companion_names(
-    output_format: str, *, file_prefix: str, is_textured: bool = True, has_normal_map: bool = False
+    output_format: str,
+    *,
+    file_prefix: str,
+    is_textured: bool = True,
+    has_normal_map: bool = False,
+    texture_format: TextureFormat = "png",
 ) -> list[str]:
     """The files that a model refers to: its material, then its images. Their names are one word in every format."""
-    spec, word = FORMATS[output_format], safe_name(file_prefix)
-    endings = (spec.material_file, spec.texture_file if is_textured else "")
-    names = [f"{word}{ending}" for ending in endings if ending]
-    return [*names, map_name(file_prefix, "normal")] if spec.texture == "companion" and has_normal_map else names
+    spec = FORMATS[output_format]
+    names = [f"{safe_name(file_prefix)}{spec.material_file}"] if spec.material_file else []
+    channels = [*(["texture"] * is_textured), *(["normal"] * has_normal_map)] if spec.texture == "companion" else []
+    image_format = spec.texture_format(texture_format)
+    return [*names, *(map_name(file_prefix, channel, image_format) for channel in channels)]
 
 
-def map_name(file_prefix: str, channel: str) -> str:
-    """The file of an image that a material has beside its base colour: `robot_roughness.png`."""
-    return f"{safe_name(file_prefix)}_{channel}.png"
+def map_name(file_prefix: str, channel: str, texture_format: TextureFormat) -> str:
+    """The file of an image of a material beside the model: `robot_texture.png`, `robot_roughness.jpg`."""
+    return f"{safe_name(file_prefix)}_{channel}{TEXTURE_FORMATS[texture_format].ending}"
 
 
 def cutout_names(file_prefix: str, *, views: int) -> list[str]:
@@ -218,6 +224,7 @@ def output_names(
     render: bool = False,
     is_textured: bool = True,
     has_normal_map: bool = False,
+    texture_format: TextureFormat = "png",
     extra_endings: Sequence[str] = (),
 ) -> list[tuple[str, FileKind]]:
     """The files of a job in the order of the answer, known before they exist, so that links can be predicted.
@@ -227,6 +234,7 @@ def output_names(
     Args:
         output_formats: extensions of the models.
         lods: how many further levels of detail there are.
+        texture_format: what the request asks for.
         extra_endings: extensions of the engine's additional files.
     """
     names: list[tuple[str, FileKind]] = []
@@ -235,7 +243,11 @@ def output_names(
         for output_format in output_formats:
             names.append((f"{stem}.{output_format}", "lod" if number else "model"))
             companions = companion_names(
-                output_format, file_prefix=stem, is_textured=is_textured, has_normal_map=has_normal_map
+                output_format,
+                file_prefix=stem,
+                is_textured=is_textured,
+                has_normal_map=has_normal_map,
+                texture_format=texture_format,
             )
             names.extend((name, "companion") for name in companions)
     if render:

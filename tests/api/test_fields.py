@@ -78,6 +78,9 @@ def test_several_formats_are_accepted_in_every_form_of_a_list_and_predict_their_
         assert (meta["output_format"], meta["output_formats"]) == ("glb", ["glb", "obj"])
         names = [urlsplit(link).path.rpartition("/")[2] for link in links]
         assert [name[36:] for name in names] == [".glb", ".obj", ".mtl", "_texture.png", ".mp4"]
+    for asked, ending in (("png", "png"), ("jpeg", "jpg"), ("webp", "jpg")):  # an OBJ names no WebP
+        *_, link = deployment.submit(output_format="obj", texture_format=asked)["future_links"]
+        assert urlsplit(link).path.endswith(f"_texture.{ending}")
     assert deployment.submit(output_formats=[])["meta"]["output_formats"] == ["obj"]
     assert refusal(deployment, output_formats="glb,fbx").startswith("output_formats must be one of glb, obj")
     assert refusal(deployment, output_formats="glb,GLB") == "output_formats must be distinct values, got glb twice"
@@ -124,11 +127,29 @@ def test_every_field_is_tested_here() -> None:
         "view_angles",
         "origin",
         "up_axis",
+        "texture_format",
+        "compression",
+        "detail",
     }
     assert {*NUMBERS, *BOOLEANS} | others == ImageTo3DRequest.model_fields.keys()
 
 
-@pytest.mark.parametrize(("field", "words"), [("origin", ("bottom", "center")), ("up_axis", ("y", "z"))])
+def test_a_detail_is_one_of_the_grids_that_trellis2_has(deployment: Deployment) -> None:
+    for form in (512, "1024", 1536.0):
+        assert deployment.submit(detail=form)["meta"]["detail"] == int(float(form))
+    for wrong in (511, 1025, "2048", True):
+        assert refusal(deployment, detail=wrong).startswith("detail must be 512, 1024 or 1536, got ")
+
+
+@pytest.mark.parametrize(
+    ("field", "words"),
+    [
+        ("origin", ("bottom", "center")),
+        ("up_axis", ("y", "z")),
+        ("texture_format", ("png", "jpeg", "webp")),
+        ("compression", ("none", "quantize", "meshopt", "draco")),
+    ],
+)
 def test_a_word_is_accepted_in_any_case_and_another_is_refused(
     deployment: Deployment, field: str, words: tuple[str, ...]
 ) -> None:

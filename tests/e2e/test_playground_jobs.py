@@ -118,6 +118,22 @@ def test_an_stl_has_a_model_to_look_at_and_other_files_are_made_afterwards(
     expect(page.locator("#facts")).to_contain_text(re.compile(r"Faces\s*1[0-5]\d(?!\d)"))
 
 
+@pytest.mark.parametrize(("compression", "texture"), [("quantize", "jpeg"), ("meshopt", "webp"), ("draco", "png")])
+def test_a_small_glb_can_be_looked_at(
+    visit: Callable[..., Visit], figure: bytes, compression: str, texture: str
+) -> None:
+    here = visit(viewport=TINY)
+    for field, word in (("compression", compression), ("texture_format", texture)):
+        here.page.locator(f"input[name={field}][value={word}]").evaluate("(radio) => radio.click()")
+    make(here, figure)
+
+    assert (here.submits[0]["compression"], here.submits[0].get("texture_format", "png")) == (compression, texture)
+    assert count_red(here.canvas()) > 0
+    assert here.browser_errors == []
+    # The viewer has no decoder of Draco: the page had another GLB made for it.
+    assert len([url for url in here.urls if "/export/" in url]) == (compression == "draco")
+
+
 def test_sending_shows_its_progress_and_can_be_cancelled(
     visit: Callable[..., Visit], service: Deployment, figure: bytes
 ) -> None:

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 import trimesh
 from PIL import Image
+from scipy.spatial import KDTree
 
 from pipeline.formats.encode import AssetEncoder
 from pipeline.formats.glb import glb_bytes
+from pipeline.formats.glb_reading import plain_glb, split
 from pipeline.formats.material_images import MaterialImages
 from pipeline.formats.ply import ply_bytes
+from pipeline.formats.reading import read_glb
 from pipeline.mesh.asset import Asset
 from pipeline.mesh.material import AlphaMode, Material
+from pipeline.mesh.placement import Placement
 from pipeline.mesh.unwrap import unwrap
+from schemas.formats import TEXTURE_FORMATS, Compression, TextureFormat
 from tests.formats.meshes import FACES, NORMALS, UVS, VERTICES
 from tests.gltf import document_of, issues_of
 from tests.mesh.shapes import cuboid
@@ -71,6 +77,44 @@ def test_a_glb_has_the_material_and_is_valid(mode: AlphaMode, has_images: bool, 
     path.write_bytes(glb)
     issues = issues_of(path)
     assert (issues["numErrors"], issues["numWarnings"]) == (0, 0), issues["messages"]
+
+
+@pytest.mark.parametrize("compression", get_args(Compression))
+@pytest.mark.parametrize("texture_format", TEXTURE_FORMATS)
+def test_a_small_glb_has_the_whole_material_and_is_valid(
+    compression: Compression, texture_format: TextureFormat, tmp_path: Path
+) -> None:
+    encoder = AssetEncoder(asset(mode="BLEND"), texture_format=texture_format, compression=compression)
+    glb = encoder.files("glb", stem="toy")["toy.glb"]
+
+    (material,), images = document_of(glb)["materials"], document_of(glb)["images"]
+    assert {"pbrMetallicRoughness", "normalTexture", "alphaMode"} <= material.keys()
+    kinds = [image["mimeType"] for image in images]
+    # JPEG has no alpha.
+    assert kinds == [f"image/{'png' if texture_format == 'jpeg' else texture_format}", *kinds[1:]]
+    assert set(kinds[1:]) == {f"image/{texture_format}"}
+    path = tmp_path / "toy.glb"
+    path.write_bytes(glb)
+    issues = issues_of(path)
+    assert (issues["numErrors"], issues["numWarnings"]) == (0, 0), issues["messages"][:3]
+
+
+@pytest.mark.parametrize("compression", get_args(Compression))
+def test_tangents_of_a_small_glb_belong_to_their_vertices(compression: Compression) -> None:
+    made = asset()
+    glb = AssetEncoder(made, Placement(origin="center"), compression=compression).files("glb", stem="toy")["toy.glb"]
+
+    read, binary = split(plain_glb(glb))
+    attributes = read["meshes"][0]["primitives"][0]["attributes"]
+    accessor = read["accessors"][attributes["TANGENT"]]
+    start = read["bufferViews"][accessor["bufferView"]]["byteOffset"]
+    tangents = np.frombuffer(binary, np.float32, 4 * accessor["count"], start).reshape(-1, 4)
+    (part,) = read_glb(glb).geometry.values()
+    normals = np.asarray(part.vertex_normals)
+    # The tangents of a box's vertex in two of its charts point elsewhere, at equal normals.
+    exact = KDTree(np.hstack([made.unwrapped_normals, made.unwrapped_tangents, made.unwrapped.uvs]))
+    distance, which = exact.query(np.hstack([normals, tangents, part.visual.uv * [1, -1] + [0, 1]]))
+    assert distance.max() < 0.03 and len(np.unique(which)) == len(tangents) == len(made.unwrapped.vertices)
 
 
 def test_a_glb_with_a_normal_map_needs_tangents() -> None:

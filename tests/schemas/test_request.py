@@ -106,6 +106,8 @@ def test_defaults_are_the_documented_ones() -> None:
         "size": None,
         "origin": "bottom",
         "up_axis": None,
+        "texture_format": "png",
+        "compression": "none",
         "print_ready": False,
         "min_wall_mm": 0.8,
     }

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import subprocess
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 from uuid import uuid4
 
 import imageio_ffmpeg
@@ -33,7 +34,7 @@ from pipeline.render.mesh_view import RenderMesh, render_view
 from pipeline.render.orbit import Camera, intrinsics_of, look_at
 from pipeline.stages.export import export, make_levels, render_mesh_of
 from pipeline.storage.base import OutputFile
-from schemas.formats import FORMATS, OUTPUT_FORMATS
+from schemas.formats import FORMATS, OUTPUT_FORMATS, TEXTURE_FORMATS, Compression
 from schemas.names import safe_name
 from schemas.request import ImageTo3DRequest, parse_request
 from tests.fakes.images import draw_figure, mask_iou
@@ -89,10 +90,63 @@ def test_every_format_opens_in_other_readers_as_a_closed_mesh(exported: Callable
         assert image.size == (512, 512) and np.asarray(image.convert("RGB")).std() > 10
 
 
-@pytest.mark.parametrize("fields", [{}, {"no_texture": True}])
-def test_khronos_validator_finds_nothing_in_a_glb(exported: Callable, fields: dict[str, Any]) -> None:
-    issues = issues_of(exported(**fields)["toy.glb"].path)
+@pytest.mark.parametrize("compression", get_args(Compression))
+@pytest.mark.parametrize("texture", [*({"texture_format": name} for name in TEXTURE_FORMATS), {"no_texture": True}])
+def test_khronos_validator_finds_nothing_in_a_glb(exported: Callable, compression: str, texture: dict) -> None:
+    path = exported(compression=compression, **texture)["toy.glb"].path
+
+    issues = issues_of(path)
     assert (issues["numErrors"], issues["numWarnings"]) == (0, 0), issues["messages"][:3]
+    report = inspect(path)
+    assert report.is_watertight and report.is_winding_consistent and report.non_manifold_edges == 0
+    assert report.texture_size == (None if "no_texture" in texture else (512, 512))
+
+
+@pytest.mark.parametrize("compression", get_args(Compression))
+def test_a_compressed_glb_has_the_faces_the_size_and_the_place_of_the_asset(
+    exported: Callable, compression: str
+) -> None:
+    exact, report = (
+        inspect(exported(way, compression=way, texture_format="webp")["toy.glb"].path) for way in ("none", compression)
+    )
+
+    assert (report.faces, report.vertices, report.components) == (exact.faces, exact.vertices, exact.components)
+    assert report.volume == pytest.approx(exact.volume, rel=1e-4)
+    assert np.subtract((*report.lowest, *report.highest), (*exact.lowest, *exact.highest)) == pytest.approx(
+        0, abs=0.5 / 16383 + 1e-7
+    )
+
+
+def test_the_smallest_glb_is_a_fraction_of_the_usual_one(exported: Callable, tmp_path: Path) -> None:
+    request = request_for(texture_format="webp", compression="meshopt")
+    made = export(generation(), request=request, file_prefix="toy", folder=tmp_path, on_step=ignore_steps)
+
+    size = made.files[0].path.stat().st_size
+    assert size < exported("usual")["toy.glb"].path.stat().st_size / 4
+    told = made.meta["mesh"]
+    assert told["file_bytes"] == size and 0 < told["texture_bytes"] < size and made.warnings == ()
+
+
+def test_a_format_that_has_no_webp_gets_a_jpeg_and_says_so(tmp_path: Path) -> None:
+    request = request_for(output_formats="obj,glb,usdz,stl", texture_format="webp", compression="draco")
+    made = export(generation(), request=request, file_prefix="toy", folder=tmp_path, on_step=ignore_steps)
+
+    assert (tmp_path / "toy_texture.jpg").read_bytes().startswith(b"\xff\xd8\xff")
+    assert "map_Kd toy_texture.jpg" in (tmp_path / "toy.mtl").read_text()
+    with zipfile.ZipFile(tmp_path / "toy.usdz") as package:
+        assert package.namelist() == ["toy.usdc", "textures/toy.jpg"]
+    assert made.warnings == (
+        "The OBJ has textures as jpeg: OBJ has no webp.",
+        "The USDZ has textures as jpeg: USDZ has no webp.",
+    )
+    assert made.meta["mesh"]["texture_bytes"] == (tmp_path / "toy_texture.jpg").stat().st_size
+
+
+def test_a_compression_without_a_glb_says_that_it_had_no_effect(tmp_path: Path) -> None:
+    request = request_for(output_format="stl", compression="draco", texture_format="webp")
+    made = export(generation(), request=request, file_prefix="toy", folder=tmp_path, on_step=ignore_steps)
+
+    assert made.warnings == ("compression draco had no effect: it is for GLB alone.",)
 
 
 def front_camera() -> Camera:
@@ -265,9 +319,10 @@ def test_a_turntable_plays_in_browsers(exported: Callable) -> None:
 
 
 def test_the_same_request_gives_the_same_bytes(exported: Callable) -> None:
-    for format in ("glb", "obj", "ply", "usdz", "3mf"):
-        first = exported("first", output_format=format, render=format == "glb")
-        second = exported("second", output_format=format, render=format == "glb")
+    every = {"output_formats": "glb,obj,ply,usdz,3mf"}
+    small = {"compression": "meshopt", "texture_format": "webp"}
+    for fields in ({"render": True}, every, every | small, {"compression": "draco", "texture_format": "jpeg"}):
+        first, second = exported("first", **fields), exported("second", **fields)
         assert {n: f.path.read_bytes() for n, f in first.items()} == {n: f.path.read_bytes() for n, f in second.items()}
 
 

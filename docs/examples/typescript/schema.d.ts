@@ -1012,6 +1012,13 @@ export interface components {
              */
             chunk_size: number;
             /**
+             * Compression
+             * @description how a GLB stores the geometry: `quantize` in fewer bits, `meshopt` and `draco` also compressed; fewer programs read these (extension)
+             * @default none
+             * @enum {string}
+             */
+            compression: "none" | "quantize" | "meshopt" | "draco";
+            /**
              * Depth
              * @description depth of the preview engine's solid: 0 is a thin plate, 1 is round, as deep as wide; by default guessed from the contour and returned as `meta.depth` (extension)
              */
@@ -1197,6 +1204,13 @@ export interface components {
              */
             tex_sampling_steps: number;
             /**
+             * Texture Format
+             * @description format of the texture's image: `jpeg` and `webp` (in GLB only) are much smaller, with losses that are hardly seen (extension)
+             * @default png
+             * @enum {string}
+             */
+            texture_format: "png" | "jpeg" | "webp";
+            /**
              * Texture Size
              * @description side of the texture in pixels (extension)
              * @default 1024
@@ -1234,6 +1248,13 @@ export interface components {
              * @default 8192
              */
             chunk_size: number;
+            /**
+             * Compression
+             * @description how a GLB stores the geometry: `quantize` in fewer bits, `meshopt` and `draco` also compressed; fewer programs read these (extension)
+             * @default none
+             * @enum {string}
+             */
+            compression: "none" | "quantize" | "meshopt" | "draco";
             /**
              * Depth
              * @description depth of the preview engine's solid: 0 is a thin plate, 1 is round, as deep as wide; by default guessed from the contour and returned as `meta.depth` (extension)
@@ -1416,6 +1437,13 @@ export interface components {
              * @default 12
              */
             tex_sampling_steps: number;
+            /**
+             * Texture Format
+             * @description format of the texture's image: `jpeg` and `webp` (in GLB only) are much smaller, with losses that are hardly seen (extension)
+             * @default png
+             * @enum {string}
+             */
+            texture_format: "png" | "jpeg" | "webp";
             /**
              * Texture Size
              * @description side of the texture in pixels (extension)
@@ -1805,6 +1833,13 @@ export interface components {
              */
             chunk_size: number;
             /**
+             * Compression
+             * @description how a GLB stores the geometry: `quantize` in fewer bits, `meshopt` and `draco` also compressed; fewer programs read these (extension)
+             * @default none
+             * @enum {string}
+             */
+            compression: "none" | "quantize" | "meshopt" | "draco";
+            /**
              * Engine
              * @description an engine that the deployment offers (extension)
              */
@@ -1964,6 +1999,13 @@ export interface components {
              * @default false
              */
             temp: boolean;
+            /**
+             * Texture Format
+             * @description format of the texture's image: `jpeg` and `webp` (in GLB only) are much smaller, with losses that are hardly seen (extension)
+             * @default png
+             * @enum {string}
+             */
+            texture_format: "png" | "jpeg" | "webp";
             /**
              * Texture Size
              * @description side of the texture in pixels (extension)
@@ -2603,6 +2645,13 @@ export interface operations {
                      */
                     chunk_size?: number;
                     /**
+                     * Compression
+                     * @description how a GLB stores the geometry: `quantize` in fewer bits, `meshopt` and `draco` also compressed; fewer programs read these (extension)
+                     * @default none
+                     * @enum {string}
+                     */
+                    compression?: "none" | "quantize" | "meshopt" | "draco";
+                    /**
                      * Depth
                      * @description depth of the preview engine's solid: 0 is a thin plate, 1 is round, as deep as wide; by default guessed from the contour and returned as `meta.depth` (extension)
                      */
@@ -2787,6 +2836,13 @@ export interface operations {
                      * @default 12
                      */
                     tex_sampling_steps?: number;
+                    /**
+                     * Texture Format
+                     * @description format of the texture's image: `jpeg` and `webp` (in GLB only) are much smaller, with losses that are hardly seen (extension)
+                     * @default png
+                     * @enum {string}
+                     */
+                    texture_format?: "png" | "jpeg" | "webp";
                     /**
                      * Texture Size
                      * @description side of the texture in pixels (extension)
@@ -2983,6 +3039,12 @@ export interface operations {
                      */
                     chunk_size?: number;
                     /**
+                     * Compression
+                     * @description how a GLB stores the geometry: `quantize` in fewer bits, `meshopt` and `draco` also compressed; fewer programs read these (extension)
+                     * @enum {string}
+                     */
+                    compression?: "none" | "quantize" | "meshopt" | "draco";
+                    /**
                      * Key
                      * Format: password
                      * @description API key; also as header `key` or `Authorization: Bearer`
@@ -3060,6 +3122,12 @@ export interface operations {
                      * @description use temporary storage even where you have a bucket
                      */
                     temp?: boolean;
+                    /**
+                     * Texture Format
+                     * @description format of the texture's image: `jpeg` and `webp` (in GLB only) are much smaller, with losses that are hardly seen (extension)
+                     * @enum {string}
+                     */
+                    texture_format?: "png" | "jpeg" | "webp";
                     /**
                      * Texture Size
                      * @description side of the texture in pixels (extension)
@@ -3416,6 +3484,13 @@ export interface operations {
                      */
                     chunk_size?: number;
                     /**
+                     * Compression
+                     * @description how a GLB stores the geometry: `quantize` in fewer bits, `meshopt` and `draco` also compressed; fewer programs read these (extension)
+                     * @default none
+                     * @enum {string}
+                     */
+                    compression?: "none" | "quantize" | "meshopt" | "draco";
+                    /**
                      * Depth
                      * @description depth of the preview engine's solid: 0 is a thin plate, 1 is round, as deep as wide; by default guessed from the contour and returned as `meta.depth` (extension)
                      */
@@ -3600,6 +3675,13 @@ export interface operations {
                      * @default 12
                      */
                     tex_sampling_steps?: number;
+                    /**
+                     * Texture Format
+                     * @description format of the texture's image: `jpeg` and `webp` (in GLB only) are much smaller, with losses that are hardly seen (extension)
+                     * @default png
+                     * @enum {string}
+                     */
+                    texture_format?: "png" | "jpeg" | "webp";
                     /**
                      * Texture Size
                      * @description side of the texture in pixels (extension)
@@ -4136,6 +4218,13 @@ export interface operations {
                      */
                     chunk_size?: number;
                     /**
+                     * Compression
+                     * @description how a GLB stores the geometry: `quantize` in fewer bits, `meshopt` and `draco` also compressed; fewer programs read these (extension)
+                     * @default none
+                     * @enum {string}
+                     */
+                    compression?: "none" | "quantize" | "meshopt" | "draco";
+                    /**
                      * Engine
                      * @description an engine that the deployment offers (extension)
                      */
@@ -4295,6 +4384,13 @@ export interface operations {
                      * @default false
                      */
                     temp?: boolean;
+                    /**
+                     * Texture Format
+                     * @description format of the texture's image: `jpeg` and `webp` (in GLB only) are much smaller, with losses that are hardly seen (extension)
+                     * @default png
+                     * @enum {string}
+                     */
+                    texture_format?: "png" | "jpeg" | "webp";
                     /**
                      * Texture Size
                      * @description side of the texture in pixels (extension)
@@ -5407,6 +5503,13 @@ export interface operations {
                      */
                     chunk_size?: number;
                     /**
+                     * Compression
+                     * @description how a GLB stores the geometry: `quantize` in fewer bits, `meshopt` and `draco` also compressed; fewer programs read these (extension)
+                     * @default none
+                     * @enum {string}
+                     */
+                    compression?: "none" | "quantize" | "meshopt" | "draco";
+                    /**
                      * Depth
                      * @description depth of the preview engine's solid: 0 is a thin plate, 1 is round, as deep as wide; by default guessed from the contour and returned as `meta.depth` (extension)
                      */
@@ -5592,6 +5695,13 @@ export interface operations {
                      */
                     tex_sampling_steps?: number;
                     /**
+                     * Texture Format
+                     * @description format of the texture's image: `jpeg` and `webp` (in GLB only) are much smaller, with losses that are hardly seen (extension)
+                     * @default png
+                     * @enum {string}
+                     */
+                    texture_format?: "png" | "jpeg" | "webp";
+                    /**
                      * Texture Size
                      * @description side of the texture in pixels (extension)
                      * @default 1024
@@ -5719,6 +5829,12 @@ export interface operations {
                      */
                     chunk_size?: number;
                     /**
+                     * Compression
+                     * @description how a GLB stores the geometry: `quantize` in fewer bits, `meshopt` and `draco` also compressed; fewer programs read these (extension)
+                     * @enum {string}
+                     */
+                    compression?: "none" | "quantize" | "meshopt" | "draco";
+                    /**
                      * Key
                      * Format: password
                      * @description API key; also as header `key` or `Authorization: Bearer`
@@ -5796,6 +5912,12 @@ export interface operations {
                      * @description use temporary storage even where you have a bucket
                      */
                     temp?: boolean;
+                    /**
+                     * Texture Format
+                     * @description format of the texture's image: `jpeg` and `webp` (in GLB only) are much smaller, with losses that are hardly seen (extension)
+                     * @enum {string}
+                     */
+                    texture_format?: "png" | "jpeg" | "webp";
                     /**
                      * Texture Size
                      * @description side of the texture in pixels (extension)
@@ -6152,6 +6274,13 @@ export interface operations {
                      */
                     chunk_size?: number;
                     /**
+                     * Compression
+                     * @description how a GLB stores the geometry: `quantize` in fewer bits, `meshopt` and `draco` also compressed; fewer programs read these (extension)
+                     * @default none
+                     * @enum {string}
+                     */
+                    compression?: "none" | "quantize" | "meshopt" | "draco";
+                    /**
                      * Depth
                      * @description depth of the preview engine's solid: 0 is a thin plate, 1 is round, as deep as wide; by default guessed from the contour and returned as `meta.depth` (extension)
                      */
@@ -6336,6 +6465,13 @@ export interface operations {
                      * @default 12
                      */
                     tex_sampling_steps?: number;
+                    /**
+                     * Texture Format
+                     * @description format of the texture's image: `jpeg` and `webp` (in GLB only) are much smaller, with losses that are hardly seen (extension)
+                     * @default png
+                     * @enum {string}
+                     */
+                    texture_format?: "png" | "jpeg" | "webp";
                     /**
                      * Texture Size
                      * @description side of the texture in pixels (extension)
@@ -6570,6 +6706,13 @@ export interface operations {
                      */
                     chunk_size?: number;
                     /**
+                     * Compression
+                     * @description how a GLB stores the geometry: `quantize` in fewer bits, `meshopt` and `draco` also compressed; fewer programs read these (extension)
+                     * @default none
+                     * @enum {string}
+                     */
+                    compression?: "none" | "quantize" | "meshopt" | "draco";
+                    /**
                      * Engine
                      * @description an engine that the deployment offers (extension)
                      */
@@ -6729,6 +6872,13 @@ export interface operations {
                      * @default false
                      */
                     temp?: boolean;
+                    /**
+                     * Texture Format
+                     * @description format of the texture's image: `jpeg` and `webp` (in GLB only) are much smaller, with losses that are hardly seen (extension)
+                     * @default png
+                     * @enum {string}
+                     */
+                    texture_format?: "png" | "jpeg" | "webp";
                     /**
                      * Texture Size
                      * @description side of the texture in pixels (extension)

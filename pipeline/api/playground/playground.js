@@ -105,8 +105,8 @@ async function showEnd(body) {
 // Only a GLB can be turned in the viewer. The same `once` gives the same export when the job is opened again.
 async function makeGlb(body) {
   if (!canMake("glb")) throw new Error("the service makes no other files of a finished job.");
-  const fields = { output_format: "glb", temp: true, track_id: body.track_id };
-  const made = await ended(await exportAgain(key(), body.id, fields, `playground-glb-of-${body.id}`));
+  const fields = { output_format: "glb", compression: "none", temp: true, track_id: body.track_id };
+  const made = await ended(await exportAgain(key(), body.id, fields, `playground-plain-glb-of-${body.id}`));
   const file = filesOf(made).find((one) => isGlb(one) && one.isHere);
   if (!file) throw new Error("the model lies where this page does not read.");
   return file;

@@ -8,8 +8,8 @@ const DOWNLOAD = "M12 4v11m0 0l-4.5-4.5M12 15l4.5-4.5M5 20h14";
 const KINDS = { model: "Model", material: "Material", texture: "Texture", turntable: "Turntable", splat: "Splats", cutout: "Cut-out", thumbnail: "Thumbnail", extra: "File" };
 
 /**
- * Show the body of a job that succeeded. Only a GLB can be shown: where the job has none that this page may read,
- * `makeGlb` is to make one, and resolves to its file.
+ * Show the body of a job that succeeded. Only a GLB can be shown, and none in Draco: where the job has no other that
+ * this page may read, `makeGlb` is to make one, and resolves to its file.
  */
 export async function showResult(body, makeGlb) {
   const files = filesOf(body);
@@ -18,7 +18,7 @@ export async function showResult(body, makeGlb) {
   showFacts(body, files);
   at("files").replaceChildren(...files.map((file) => fileLink(file, name)));
   const panel = showViews(files);
-  const glb = files.find((file) => isGlb(file) && file.isHere) ?? (await orMessage(panel, makeGlb));
+  const glb = files.find((file) => isGlb(file) && file.isHere && isShowable(body)) ?? (await orMessage(panel, makeGlb));
   if (!glb) return null;
   await showModel(panel, glb.url, files.find((file) => file.format === "usdz" && file.isHere)?.url);
   return glb;
@@ -35,6 +35,9 @@ export async function showShared({ url, name }) {
 }
 
 export const isGlb = (file) => file.kind === "model" && file.format === "glb";
+
+// The viewer's decoder of Draco lies on another host, which this page does not ask.
+const isShowable = (body) => body.meta.compression !== "draco";
 
 async function orMessage(panel, makeGlb) {
   showMessage(panel, "Making a GLB to look at …");

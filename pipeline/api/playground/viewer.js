@@ -20,11 +20,16 @@ const ATTRIBUTES = {
 let viewerModule;
 /** Load the viewer while there is something else to wait for; a load that failed is tried again by the next call. */
 export function loadViewer() {
-  viewerModule ??= import("./model-viewer.min.js").catch((error) => {
+  viewerModule ??= import("./model-viewer.min.js").then(allowMeshopt, (error) => {
     viewerModule = undefined;
     throw error;
   });
   return viewerModule;
+}
+
+// model-viewer contains the decoder of meshopt, but uses it only once a script from a stated location is loaded.
+function allowMeshopt() {
+  customElements.get("model-viewer").meshoptDecoderLocation = new URL("./meshopt.js", import.meta.url).href;
 }
 
 /** Show a GLB in a panel. `usdz` is the same model for iOS, where the service has made one. */

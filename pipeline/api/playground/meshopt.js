@@ -1,0 +1,1 @@
+// Empty on purpose: viewer.js says why model-viewer loads it.
