@@ -126,6 +126,10 @@ class Settings(BaseSettings):
     trellis_slat_rescale_t: float = Field(default=3.0, gt=0)
     trellis_text_size: Literal["base", "large", "xlarge"] | None = None
     """Which of the text models is loaded; None means the largest whose weights are there."""
+    trellis2_detail: Literal[512, 1024, 1536] = 1024
+    """Which networks of TRELLIS.2 are loaded at start; a finer request loads the rest when it comes."""
+    trellis2_offload: bool = False
+    """Networks of TRELLIS.2 that do not compute wait in host memory."""
     init_mesh: bool = False
     """Allow a submit of a text to give a mesh, whose shape is kept."""
     prompt_blocklist_file: Path | None = Field(
@@ -283,6 +287,12 @@ class Settings(BaseSettings):
                 "slat_rescale_t": self.trellis_slat_rescale_t,
             },
             "trellis-text": {"dtype": self.trellis_dtype, "size": self.trellis_text_size},
+            "trellis2": {
+                "dtype": self.trellis_dtype,
+                "multi_image_mode": self.trellis_multi_image_mode,
+                "detail": self.trellis2_detail,
+                "offload": self.trellis2_offload,
+            },
         }
 
     def price_of(self, engine: str, *, seconds: float) -> float | None:

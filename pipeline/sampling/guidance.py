@@ -9,6 +9,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from pipeline.errors import InvalidRequest
 from pipeline.sampling.flow_euler import Velocity
 
 Evaluate = Callable[[Tensor, float, Sequence[int], bool], Tensor]
@@ -18,6 +19,18 @@ Evaluate = Callable[[Tensor, float, Sequence[int], bool], Tensor]
 
 MultiImageMode = Literal["stochastic", "multidiffusion"]
 MULTI_IMAGE_MODES: tuple[MultiImageMode, ...] = get_args(MultiImageMode)
+
+
+def multi_image_mode_of(name: str) -> MultiImageMode:
+    """Return the mode of that name.
+
+    Raises:
+        InvalidRequest: no mode has it.
+    """
+    for known in MULTI_IMAGE_MODES:
+        if name == known:
+            return known
+    raise InvalidRequest(f"multi_image_mode must be one of {', '.join(MULTI_IMAGE_MODES)}, got {name!r}")
 
 
 @dataclass(frozen=True)

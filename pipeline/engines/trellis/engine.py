@@ -31,7 +31,7 @@ from pipeline.engines.trellis.spec import IMAGE_LARGE, TINY, SamplerSpec
 from pipeline.engines.trellis.weights import WEIGHTS_FOLDER
 from pipeline.errors import InvalidRequest
 from pipeline.sampling.contexts import Contexts
-from pipeline.sampling.guidance import MULTI_IMAGE_MODES, MultiImageMode
+from pipeline.sampling.guidance import MultiImageMode, multi_image_mode_of
 
 
 class TrellisEngine(SamplingEngine):
@@ -68,7 +68,7 @@ class TrellisEngine(SamplingEngine):
         Raises:
             InvalidRequest: unknown precision or mode.
         """
-        self.multi_image_mode: MultiImageMode = _checked_mode(multi_image_mode)
+        self.multi_image_mode: MultiImageMode = multi_image_mode_of(multi_image_mode)
         tiny = weights == TINY_WEIGHTS
         spec = TINY if tiny else IMAGE_LARGE
         spec = replace(
@@ -99,7 +99,7 @@ class TrellisEngine(SamplingEngine):
         self.load()
         assert self._models is not None
         models = self._models
-        mode = _checked_mode(options.multi_image_mode or self.multi_image_mode)
+        mode = multi_image_mode_of(options.multi_image_mode or self.multi_image_mode)
         size, ratio = _encoder(models).image_size, options.foreground_ratio or FOREGROUND_RATIO
         framed = [frame_subject(view, size=size, ratio=ratio) for view in views]
         images = torch.from_numpy(np.stack(framed))  # (P, S, S, 3)
@@ -122,13 +122,6 @@ def _contexts(models: Models, images: torch.Tensor) -> Contexts:
     """Encode framed images, (P, S, S, 3) uint8; the model was trained with zeros as the negative condition."""
     tokens = _encoder(models)(images.to(models.device))  # (P, L, C)
     return Contexts(tokens, torch.zeros_like(tokens[:1]))
-
-
-def _checked_mode(mode: str) -> MultiImageMode:
-    for known in MULTI_IMAGE_MODES:
-        if mode == known:
-            return known
-    raise InvalidRequest(f"multi_image_mode must be one of {', '.join(MULTI_IMAGE_MODES)}, got {mode!r}")
 
 
 def _sampler(own: SamplerSpec, cfg_interval: tuple[float, float] | None, rescale_t: float | None) -> SamplerSpec:

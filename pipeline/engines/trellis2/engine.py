@@ -48,7 +48,7 @@ from pipeline.mesh.tri_mesh import TriMesh
 from pipeline.nn.structure_decoder import coarsened_occupancy
 from pipeline.ops.voxels import VoxelSet
 from pipeline.sampling.contexts import Contexts
-from pipeline.sampling.guidance import MULTI_IMAGE_MODES, MultiImageMode
+from pipeline.sampling.guidance import MultiImageMode, multi_image_mode_of
 from schemas.request import DETAILS
 
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -91,7 +91,7 @@ class Trellis2Engine:
             raise InvalidRequest(f"dtype must be one of {', '.join(PRECISIONS)}, got {dtype!r}")
         if detail not in DETAILS:
             raise InvalidRequest(f"detail must be one of {', '.join(map(str, DETAILS))}, got {detail}")
-        self.multi_image_mode: MultiImageMode = _checked_mode(multi_image_mode)
+        self.multi_image_mode: MultiImageMode = multi_image_mode_of(multi_image_mode)
         self.detail = detail
         tiny = weights == TINY_WEIGHTS
         self.spec: ModelSpec = TINY if tiny else RELEASED
@@ -153,7 +153,7 @@ class Trellis2Engine:
         self.load()
         assert self._models is not None
         models = self._models
-        mode = _checked_mode(options.multi_image_mode or self.multi_image_mode)
+        mode = multi_image_mode_of(options.multi_image_mode or self.multi_image_mode)
         crops = [crop_subject(view, ratio=options.foreground_ratio or FOREGROUND_RATIO) for view in views]
         run = _Run(self.spec, models, options, mode, on_step)
         started = time.perf_counter()
@@ -183,13 +183,6 @@ class Trellis2Engine:
 
     def _choose_device(self) -> torch.device:
         return torch.device(self._wanted_device or ("cuda" if torch.cuda.is_available() else "cpu"))
-
-
-def _checked_mode(mode: str) -> MultiImageMode:
-    for known in MULTI_IMAGE_MODES:
-        if mode == known:
-            return known
-    raise InvalidRequest(f"multi_image_mode must be one of {', '.join(MULTI_IMAGE_MODES)}, got {mode!r}")
 
 
 @dataclass(frozen=True)
