@@ -48,7 +48,7 @@ def test_a_folder_with_missing_weights_is_refreshed_and_checked_again(tmp_path: 
 
 def test_an_unknown_engine_is_refused_with_the_known_ones() -> None:
     with pytest.raises(
-        InvalidRequest, match=r"^engine must be one of preview, trellis, trellis-text, triposr, got 'magic'$"
+        InvalidRequest, match=r"^engine must be one of preview, trellis, trellis-text, triposr, trellis2, got 'magic'$"
     ):
         make_engine("magic")
 
