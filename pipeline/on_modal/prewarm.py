@@ -55,7 +55,7 @@ def _try_prewarm() -> None:
 
 def prewarm_numba() -> None:
     """Export a ball with a hole, invent a back, look a Gaussian up: afterwards, no job has a kernel to compile."""
-    request = ImageTo3DRequest(image=("none",), texture_size=512)
+    request = ImageTo3DRequest(image=("none",), texture_size=512, compression="meshopt")
     with tempfile.TemporaryDirectory(prefix="image-to-3d-") as folder:
         export(_ball(), request=request, file_prefix="ball", folder=Path(folder), on_step=ignore_steps)
     invent_back_colours(_tall_ellipse(), seed=1)

@@ -53,6 +53,7 @@ configured_engine("preview", weights="tiny").generate([view], GenerationOptions(
 for format in ("glb", "obj", "stl", "ply"):
     for no_texture in (False, True):
         exported(output_format=format, no_texture=no_texture, render=format == "glb")
+exported(compression="meshopt", texture_format="webp")
 assert before == compiled() and any(before.values()), (before, compiled())
 """
 EXPORT_DURING_PREWARM = """
