@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AliasChoices, Field, SecretStr, field_validator
+from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from pipeline.jobs.model import KeyLimits
@@ -30,6 +30,11 @@ PREFIX = "IMAGE_TO_3D_"
 DATABASE_NAME = "jobs.sqlite"
 
 Time = Annotated[float, Field(ge=0, le=1)]
+
+
+def _number_in_text(value: object) -> object:
+    """The whole number that a text from the environment holds; everything else as it is."""
+    return int(value) if isinstance(value, str) and value.isdecimal() else value
 
 
 class Settings(BaseSettings):
@@ -126,7 +131,7 @@ class Settings(BaseSettings):
     trellis_slat_rescale_t: float = Field(default=3.0, gt=0)
     trellis_text_size: Literal["base", "large", "xlarge"] | None = None
     """Which of the text models is loaded; None means the largest whose weights are there."""
-    trellis2_detail: Literal[512, 1024, 1536] = 1024
+    trellis2_detail: Annotated[Literal[512, 1024, 1536], BeforeValidator(_number_in_text)] = 1024
     """Which networks of TRELLIS.2 are loaded at start; a finer request loads the rest when it comes."""
     trellis2_offload: bool = False
     """Networks of TRELLIS.2 that do not compute wait in host memory."""

@@ -58,6 +58,15 @@ def test_the_sampling_of_trellis_can_be_set(monkeypatch: pytest.MonkeyPatch) -> 
     }
 
 
+def test_the_networks_of_trellis2_can_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IMAGE_TO_3D_TRELLIS2_DETAIL", "512")
+    monkeypatch.setenv("IMAGE_TO_3D_TRELLIS2_OFFLOAD", "yes")
+
+    arguments = Settings().engine_arguments["trellis2"]
+
+    assert (arguments["detail"], arguments["offload"]) == (512, True)
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [("DTYPE", "int8"), ("SS_CFG_INTERVAL", "0.5"), ("SLAT_CFG_INTERVAL", "0,2"), ("SS_RESCALE_T", "0")],
