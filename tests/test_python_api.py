@@ -34,6 +34,7 @@ from pipeline import (
     inspect,
     python_api,
 )
+from pipeline.engines.registry import ENGINES
 from pipeline.errors import (
     EngineFailed,
     InvalidRequest,
@@ -343,13 +344,18 @@ def test_content_that_is_no_3d_file_is_refused(content: bytes, tmp_path: Path) -
             inspect(file)
 
 
+ENGINES_DECIDE = {name for spec in ENGINES for name in spec.defaults}
+"""Fields whose default is an engine's own: None asks for it."""
+
+
 def test_every_field_of_a_request_is_a_keyword_with_the_same_default() -> None:
     keywords = python_inspect.signature(generate).parameters
     fields = {name: field for name, field in ImageTo3DRequest.model_fields.items() if name not in SERVICE_FIELDS}
 
     assert fields.keys() <= keywords.keys()
     for name in fields.keys() - {"image"}:
-        assert keywords[name].default == fields[name].default, name
+        expected = None if name in ENGINES_DECIDE else fields[name].default
+        assert keywords[name].default == expected, name
         assert name in str(generate.__doc__), name
 
 
@@ -357,7 +363,8 @@ def test_every_field_of_a_request_is_a_keyword_of_the_same_type() -> None:
     annotations = python_inspect.get_annotations(generate)
     for name, field in ImageTo3DRequest.model_fields.items():
         if name not in {*SERVICE_FIELDS, *TAKE_OTHER_FORMS}:
-            assert eval(annotations[name], vars(python_api)) == field.annotation, name
+            expected = field.annotation | None if name in ENGINES_DECIDE else field.annotation  # type: ignore[operator]
+            assert eval(annotations[name], vars(python_api)) == expected, name
 
 
 def test_a_text_becomes_an_asset_through_the_same_stages(tmp_path: Path) -> None:

@@ -286,7 +286,7 @@ def test_the_engine_decides_which_options_are_shown_and_angles_are_stated_by_vie
     for name in ("ss_sampling_steps", "slat_guidance_strength", "splat", "multi_image_mode", "view_angles"):
         expect(page.locator(f"[data-field={name}]")).to_be_hidden()
     expect(page.locator("#option-engine option[disabled]")).to_have_count(3)  # trellis, trellis2, triposr
-    expect(page.locator("#option-engine-hint")).to_contain_text("Not offered here: trellis, trellis2, triposr.")
+    expect(page.locator("#option-engine-hint")).to_contain_text("Not offered here: trellis, triposr, trellis2.")
     here.drop(("front.png", figure), ("back.png", figure), ("side.png", figure))
     page.get_by_label("Taken from: view 3").select_option("left")
     page.fill("#option-depth", "0.3")

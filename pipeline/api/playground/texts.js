@@ -30,7 +30,7 @@ export const TITLES = {
   ss_sampling_steps: "Shape: steps",
   slat_guidance_strength: "Surface: faithfulness",
   slat_sampling_steps: "Surface: steps",
-  detail: "Detail",
+  detail: "Voxel grid",
   tex_guidance_strength: "Texture: faithfulness",
   tex_sampling_steps: "Texture: steps",
   chunk_size: "Memory",

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from pipeline.cli import app
 from pipeline.cli.fetch_weights import fetch_on_first_use
+from pipeline.engines.base import GenerationOptions
 from pipeline.engines.triposr import weights as triposr_weights
 from pipeline.errors import InvalidRequest
 from pipeline.stages.generate import LocalEngines
@@ -69,8 +70,8 @@ def test_several_views_are_refused_naming_the_engines_that_take_them() -> None:
     engines = LocalEngines("triposr", weights="tiny")
     view = np.asarray(draw_figure(64))
 
-    with pytest.raises(InvalidRequest, match=r"takes one view, got 2; preview, trellis would take them$"):
-        engines.generate("triposr", [view, view], None, lambda share: None)  # type: ignore[arg-type]
+    with pytest.raises(InvalidRequest, match=r"takes one view, got 2; preview, trellis, trellis2 would take them$"):
+        engines.generate("triposr", [view, view], GenerationOptions(seed=1), lambda share: None)
 
 
 def test_the_first_use_reports_the_size_of_the_download_and_a_second_use_downloads_nothing(
@@ -98,7 +99,7 @@ def test_the_list_of_engines_shows_the_missing_bytes_of_each(tmp_path: Path) -> 
     result = CliRunner().invoke(app, ["engines", "--weights", str(tmp_path), "--json"])
 
     listed = {row["name"]: row for row in json.loads(result.output)["engines"]}
-    assert list(listed) == ["preview", "trellis", "triposr"]
+    assert list(listed) == ["preview", "trellis", "trellis-text", "triposr", "trellis2"]
     assert [row["missing_bytes"] for row in listed.values()][::2] == [0, 1677246742]
     assert all(row["installed"] for row in listed.values())
     assert "1.7 GB to fetch" in CliRunner().invoke(app, ["engines", "--weights", str(tmp_path)]).output
