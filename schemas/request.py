@@ -6,6 +6,7 @@ value out of bounds is refused, never clamped; unknown fields are ignored with a
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -210,9 +211,9 @@ class GenerationRequest(KeyedRequest):
     )
 
     @property
+    @abstractmethod
     def kind(self) -> RequestKind:
         """What the asset is made from."""
-        raise NotImplementedError
 
     @property
     def sources(self) -> tuple[str, ...]:

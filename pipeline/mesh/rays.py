@@ -5,7 +5,7 @@ A bounding-volume hierarchy over the faces, in Morton order, so that its tree is
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
@@ -19,8 +19,7 @@ MAX_HITS = 128
 """Surfaces that a ray may cross; those beyond are ignored. A body seen through 64 walls has no wall worth measuring."""
 
 
-@dataclass(frozen=True, eq=False)
-class RayTree:
+class RayTree(NamedTuple):
     """Faces sorted along a Morton curve, and the boxes of a complete binary tree over groups of them.
 
     Attributes:
@@ -89,21 +88,19 @@ def exits(
         (R,) distances, inf for a ray that never leaves; and (R,) the cosine between the ray and the outward normal
         where it leaves.
     """
-    return _exits(tree.corners, tree.normals, tree.low, tree.high, origins, directions, skip)
+    return _exits(tree, origins, directions, skip)
 
 
 def windings(
     tree: RayTree, origins: NDArray[np.float64], directions: NDArray[np.float64], *, skip: float
 ) -> NDArray[np.int64]:
     """In how many shells the points just off a surface lie: (R,); the arguments are those of `exits`."""
-    return _windings(tree.corners, tree.normals, tree.low, tree.high, origins, directions, skip)
+    return _windings(tree, origins, directions, skip)
 
 
 @njit(cache=True, error_model="numpy")
 def _crossings(
-    corners: NDArray[np.float64],
-    low: NDArray[np.float64],
-    high: NDArray[np.float64],
+    tree: RayTree,
     origin: NDArray[np.float64],
     direction: NDArray[np.float64],
     skip: float,
@@ -112,6 +109,7 @@ def _crossings(
     stack: NDArray[np.int64],
 ) -> int:
     """Write the distances and the faces that a ray crosses, in no order; returns how many."""
+    corners, low, high = tree.corners, tree.low, tree.high
     leaves = len(low) // 2
     count, top = 0, 1
     stack[0] = 1
@@ -167,23 +165,17 @@ def _distance(corners: NDArray[np.float64], origin: NDArray[np.float64], directi
 
 @njit(cache=True, error_model="numpy")
 def _exits(
-    corners: NDArray[np.float64],
-    normals: NDArray[np.float64],
-    low: NDArray[np.float64],
-    high: NDArray[np.float64],
-    origins: NDArray[np.float64],
-    directions: NDArray[np.float64],
-    skip: float,
+    tree: RayTree, origins: NDArray[np.float64], directions: NDArray[np.float64], skip: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """See `exits`."""
     lengths, cosines = np.full(len(origins), np.inf), np.zeros(len(origins))
     distances, faces = np.empty(MAX_HITS), np.empty(MAX_HITS, np.int64)
     stack = np.empty(128, np.int64)  # a node gives way to its two children: one entry for each level of the tree
     for ray in range(len(origins)):
-        count = _crossings(corners, low, high, origins[ray], directions[ray], skip, distances, faces, stack)
+        count = _crossings(tree, origins[ray], directions[ray], skip, distances, faces, stack)
         depth = 1
         for index in np.argsort(distances[:count]):
-            cosine = np.dot(normals[faces[index]], directions[ray])
+            cosine = np.dot(tree.normals[faces[index]], directions[ray])
             depth += -1 if cosine > 0 else 1
             if depth == 0:
                 lengths[ray], cosines[ray] = distances[index], cosine
@@ -193,20 +185,14 @@ def _exits(
 
 @njit(cache=True, error_model="numpy")
 def _windings(
-    corners: NDArray[np.float64],
-    normals: NDArray[np.float64],
-    low: NDArray[np.float64],
-    high: NDArray[np.float64],
-    origins: NDArray[np.float64],
-    directions: NDArray[np.float64],
-    skip: float,
+    tree: RayTree, origins: NDArray[np.float64], directions: NDArray[np.float64], skip: float
 ) -> NDArray[np.int64]:
     """See `windings`."""
     depth = np.zeros(len(origins), np.int64)
     distances, faces = np.empty(MAX_HITS), np.empty(MAX_HITS, np.int64)
     stack = np.empty(128, np.int64)
     for ray in range(len(origins)):
-        count = _crossings(corners, low, high, origins[ray], directions[ray], skip, distances, faces, stack)
+        count = _crossings(tree, origins[ray], directions[ray], skip, distances, faces, stack)
         for index in range(count):
-            depth[ray] += 1 if np.dot(normals[faces[index]], directions[ray]) > 0 else -1
+            depth[ray] += 1 if np.dot(tree.normals[faces[index]], directions[ray]) > 0 else -1
     return depth

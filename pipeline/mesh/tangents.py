@@ -19,8 +19,8 @@ def vertex_tangents(
 ) -> NDArray[np.float32]:
     """Tangents of the vertices of a mesh that is split along the seams of its texture.
 
-    At each vertex it is the mean of the directions of growing u on its faces, each laid into the plane across the
-    vertex normal and weighted by the angle of the face's corner there.
+    At each vertex it is the mean of the directions of growing u on its faces, each with its part
+    along the vertex normal removed and weighted by the angle of the face's corner there.
 
     Args:
         vertices: (V, 3).

@@ -108,6 +108,9 @@ class TrellisEngine(SamplingEngine):
         # Several images condition one sample; the released model has no input for where they were taken from.
         return replace(generation, warnings=ignored_options("TRELLIS", options, find_spec(self.name).ignores))
 
+    def _prepare(self, models: Models) -> None:
+        """Nothing: the negative condition of images is zero."""
+
     def _small_contexts(self, models: Models) -> Contexts:
         size = _encoder(models).image_size
         return _contexts(models, torch.full((1, size, size, 3), 128, dtype=torch.uint8))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,16 +14,16 @@ from pipeline.engines.trellis.cuda_warm_up import warm_up_cuda
 from pipeline.engines.trellis.generation_run import Encode, GenerationRun
 from pipeline.engines.trellis.models import Models, load_models
 from pipeline.engines.trellis.spec import ModelSpec
-from pipeline.errors import InvalidRequest, OutOfMemory
+from pipeline.errors import OutOfMemory
+from pipeline.nn.precision import device_of, precision_of
 from pipeline.ops.voxels import VoxelSet
 from pipeline.sampling.contexts import Contexts
 
 CPU = torch.device("cpu")
-PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 RETRY_CHUNK_DIVISOR = 4  # after an out-of-memory error, chunks shrink by this factor and passes run one by one
 
 
-class SamplingEngine:
+class SamplingEngine(ABC):
     """The part of a TRELLIS engine that does not depend on what the model is conditioned by."""
 
     def __init__(self, spec: ModelSpec, folder: Path | None, *, device: str | None, dtype: str | None) -> None:
@@ -38,12 +39,10 @@ class SamplingEngine:
         Raises:
             InvalidRequest: unknown precision.
         """
-        if dtype is not None and dtype not in PRECISIONS:
-            raise InvalidRequest(f"dtype must be one of {', '.join(PRECISIONS)}, got {dtype!r}")
         self.spec = spec
         self.folder = folder
         self._wanted_device = device
-        self._wanted_dtype = PRECISIONS[dtype] if dtype else None
+        self._wanted_dtype = precision_of(dtype)
         self._models: Models | None = None
         self._is_ready = False
 
@@ -55,7 +54,7 @@ class SamplingEngine:
     def load(self) -> None:
         """Read or create the weights directly on the device, and warm up; see `Engine.load`."""
         if self._models is None:
-            device = self._choose_device()
+            device = device_of(self._wanted_device)
             self._models = load_models(self.spec, self.folder, device=device, dtype=self._dtype_on(device))
         self.to_device()
 
@@ -85,7 +84,7 @@ class SamplingEngine:
         if self._models is None:
             raise RuntimeError("call load_weights before to_device")
         self._wanted_device = device or self._wanted_device
-        chosen = self._choose_device()
+        chosen = device_of(self._wanted_device)
         self._models.move_to(chosen, dtype=self._dtype_on(chosen))
         self._prepare(self._models)
         if chosen.type != "cpu":  # a CPU has no kernels to select and no libraries to initialise
@@ -93,18 +92,16 @@ class SamplingEngine:
             warm_up_cuda(models, chosen, lambda: self._small_contexts(models))
         self._is_ready = True
 
-    def _choose_device(self) -> torch.device:
-        return torch.device(self._wanted_device or ("cuda" if torch.cuda.is_available() else "cpu"))
-
     def _dtype_on(self, device: torch.device) -> torch.dtype:
         return self._wanted_dtype or (torch.float16 if device.type == "cuda" else torch.float32)
 
+    @abstractmethod
     def _prepare(self, models: Models) -> None:
         """Compute what every generation uses, after the weights have reached their device."""
 
+    @abstractmethod
     def _small_contexts(self, models: Models) -> Contexts:
         """Encode a small input, to warm up."""
-        raise NotImplementedError
 
     def _run(self, run: GenerationRun, encode: Encode, voxels: VoxelSet | None = None) -> Generation:
         """Run a generation, again with less memory if the device has too little, and measure it.

@@ -45,13 +45,13 @@ from pipeline.engines.trellis2.weights import WEIGHTS_FOLDER
 from pipeline.errors import EngineFailed, InvalidRequest, OutOfMemory
 from pipeline.mesh.fill_holes import fill_small_holes
 from pipeline.mesh.tri_mesh import TriMesh
+from pipeline.nn.precision import device_of, precision_of
 from pipeline.nn.structure_decoder import coarsened_occupancy
 from pipeline.ops.voxels import VoxelSet
 from pipeline.sampling.contexts import Contexts
 from pipeline.sampling.guidance import MultiImageMode, multi_image_mode_of
 from schemas.request import DETAILS
 
-PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 HOLE_PERIMETER_M = 0.03
 """Holes of the decoded surface that are shorter around are filled, as in the release."""
 AFTER_ENCODING, AFTER_STRUCTURE, AFTER_SHAPE, AFTER_TEXTURE = 0.03, 0.2, 0.65, 0.9
@@ -87,8 +87,6 @@ class Trellis2Engine:
         Raises:
             InvalidRequest: unknown precision, mode or detail.
         """
-        if dtype is not None and dtype not in PRECISIONS:
-            raise InvalidRequest(f"dtype must be one of {', '.join(PRECISIONS)}, got {dtype!r}")
         if detail not in DETAILS:
             raise InvalidRequest(f"detail must be one of {', '.join(map(str, DETAILS))}, got {detail}")
         self.multi_image_mode: MultiImageMode = multi_image_mode_of(multi_image_mode)
@@ -97,7 +95,7 @@ class Trellis2Engine:
         self.spec: ModelSpec = TINY if tiny else RELEASED
         self.folder = None if tiny else Path(weights) / WEIGHTS_FOLDER
         self._wanted_device = device
-        self._dtype = PRECISIONS[dtype] if dtype else None
+        self._dtype = precision_of(dtype)
         self._offload = offload
         self._models: Models | None = None
 
@@ -108,7 +106,7 @@ class Trellis2Engine:
 
     def load(self) -> None:
         """Read or create the weights; see `Engine.load`."""
-        self._make_models(self._choose_device()).load(networks_for(self.detail))
+        self._make_models(device_of(self._wanted_device)).load(networks_for(self.detail))
 
     def load_weights(self) -> None:
         """Read the weights to host memory: the first half of a split `load`.
@@ -130,7 +128,7 @@ class Trellis2Engine:
         if self._models is None:
             raise RuntimeError("call load_weights before to_device")
         self._wanted_device = device or self._wanted_device
-        self._models.move_to(self._choose_device())
+        self._models.move_to(device_of(self._wanted_device))
 
     def generate(
         self, views: Sequence[ForegroundImage], options: GenerationOptions, *, on_step: OnStep = ignore_steps
@@ -180,9 +178,6 @@ class Trellis2Engine:
         if self._models is None:
             self._models = Models(self.spec, self.folder, device=device, dtype=self._dtype, offload=self._offload)
         return self._models
-
-    def _choose_device(self) -> torch.device:
-        return torch.device(self._wanted_device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 @dataclass(frozen=True)
