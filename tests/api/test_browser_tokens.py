@@ -21,6 +21,8 @@ PAGE = "https://app.example.com"
 OPEN = {
     f"{API}/image_to_3d",
     "/api/v6/3d/image_to_3d",
+    f"{API}/text_to_3d",
+    "/api/v6/3d/text_to_3d",
     f"{API}/fetch",
     f"{API}/estimate",
     "/api/v6/3d/estimate",

@@ -71,7 +71,7 @@ def test_the_draft_notice_names_engines_that_take_as_many_views() -> None:
     figure, options = draw_figure(64), GenerationOptions(seed=1, resolution=64)
     one, two = PreviewEngine().generate([figure], options), PreviewEngine().generate([figure, figure], options)
     assert one.draft.startswith("This is a draft: the back and the thickness are invented. ")
-    assert "trellis (needs 4.4 GB of weights and a GPU with 16 GB), triposr (needs 1.7 GB of weights)." in one.draft
+    assert "trellis (needs 4.4 GB of weights and a GPU with 16 GB), triposr (needs 1.7 GB of weights)" in one.draft
     assert "the sides and the thickness are invented" in two.draft and "triposr" not in two.draft
 
 
