@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from pipeline.nn.norms import MultiHeadRMSNorm
 from pipeline.nn.rotary import rotate
 from pipeline.ops.attention import attend, attend_in_windows, attend_per_element
+from pipeline.ops.fused import normalise_queries_and_keys
 from pipeline.ops.voxels import VoxelSet
 
 
@@ -84,9 +85,11 @@ class SelfAttention(nn.Module):
             phases: (N, D / 2) from `rotary_phases`, turning queries and keys; None without positions.
         """
         # (B, N, C) -> (B, N, 3C) -> (B, N, 3, H, D) -> three times (B, N, H, D), D = C/H
-        q, k, v = self.to_qkv(x).unflatten(-1, (3, self.num_heads, -1)).unbind(-3)
+        qkv = self.to_qkv(x).unflatten(-1, (3, self.num_heads, -1))
+        q, k, v = qkv.unbind(-3)
         if self.q_rms_norm is not None and self.k_rms_norm is not None:
-            q, k = self.q_rms_norm(q), self.k_rms_norm(k)
+            gains = self.q_rms_norm.gamma, self.k_rms_norm.gamma
+            q, k = normalise_queries_and_keys(qkv[..., :2, :, :], gains)
         if phases is not None:
             q, k = rotate(q, phases), rotate(k, phases)
         if voxels is None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pipeline.nn.attention import CrossAttention, CrossCache, SelfAttention
 from pipeline.nn.norms import ChannelLayerNorm32, GroupNorm32, LayerNorm32
+from pipeline.ops.fused import add_gated, modulate
 from pipeline.ops.voxels import VoxelSet
 
 BLOCK_EPS = 1e-6  # norms inside transformer blocks and sparse residual blocks
@@ -105,10 +106,11 @@ class ModulatedCrossBlock(nn.Module):
             mod = self.adaLN_modulation(mod)  # (..., C) -> (..., 6C)
         elif self.modulation is not None:
             mod = (mod + self.modulation).to(x.dtype)  # the sum in float32, as in the release
-        shift_msa, scale_msa, gate_msa, shift_mlp, scale_mlp, gate_mlp = mod.chunk(6, dim=-1)  # (..., C)
-        x = x + self.self_attn(self.norm1(x) * (1 + scale_msa) + shift_msa, voxels, phases) * gate_msa
+        shift_msa, _, gate_msa, shift_mlp, _, gate_mlp = mod.chunk(6, dim=-1)  # (..., C)
+        _, scale_msa, _, _, scale_mlp, _ = (1 + mod).chunk(6, dim=-1)  # both scales at once
+        x = add_gated(x, self.self_attn(modulate(self.norm1(x), scale_msa, shift_msa), voxels, phases), gate_msa)
         x = x + self.cross_attn(self.norm2(x), context, voxels)  # not modulated, unlike the other two
-        return x + self.mlp(self.norm3(x) * (1 + scale_mlp) + shift_mlp) * gate_mlp
+        return add_gated(x, self.mlp(modulate(self.norm3(x), scale_mlp, shift_mlp)), gate_mlp)
 
 
 NormType = Literal["group", "layer"]

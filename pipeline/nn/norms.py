@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pipeline.ops.fused import has_fused_kernels, normalise_heads
 from pipeline.ops.voxels import VoxelSet
 
 
@@ -13,6 +14,8 @@ class LayerNorm32(nn.LayerNorm):
     """Layer norm over the last axis, computed in float32, returned in the input's type."""
 
     def forward(self, input: Tensor) -> Tensor:  # (..., C) -> (..., C)
+        if not self.elementwise_affine and has_fused_kernels(input):
+            return super().forward(input)  # the kernel computes in float32 and rounds its result, as below
         return super().forward(input.float()).to(input.dtype)
 
 
@@ -59,9 +62,8 @@ class MultiHeadRMSNorm(nn.Module):
 
     def __init__(self, head_dim: int, num_heads: int) -> None:
         super().__init__()
-        self.scale = head_dim**0.5
         self.gamma = nn.Parameter(torch.ones(num_heads, head_dim))
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., H, D) -> (..., H, D)."""
-        return (F.normalize(x.float(), dim=-1) * self.gamma * self.scale).to(x.dtype)
+        return normalise_heads(x, self.gamma)

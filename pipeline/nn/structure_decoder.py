@@ -56,7 +56,8 @@ class SparseStructureDecoder(nn.Module):
 
 def occupied_coords(logits: Tensor) -> Tensor:
     """Return the voxels `[batch, x, y, z]` whose logit is positive, sorted: (B, 1, S, S, S) -> (N, 4) int32."""
-    return torch.argwhere(logits > 0)[:, [0, 2, 3, 4]].int()  # column 1 is the channel
+    element, _, x, y, z = torch.argwhere(logits > 0).unbind(1)  # column 1 is the channel
+    return torch.stack([element, x, y, z], dim=1).int()
 
 
 def coarsened_occupancy(logits: Tensor, *, side: int) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.ops.voxels import VoxelSet
+from pipeline.ops.voxels import VoxelSet, WindowOrder
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None = None) -> Tensor:
@@ -59,6 +59,8 @@ def attend_in_windows(q: Tensor, k: Tensor, v: Tensor, voxels: VoxelSet, *, size
     Returns:
         (P, N, H, D).
     """
+    if _has_varlen_kernel(q):
+        return _attend_in_runs(q, k, v, voxels.window_order(size, shift))
     passes = len(q)
     out = torch.empty_like(q)
     for group in voxels.windows(size, shift):
@@ -68,9 +70,32 @@ def attend_in_windows(q: Tensor, k: Tensor, v: Tensor, voxels: VoxelSet, *, size
         ]  # (P W, L, H, D)
         mask = None if group.valid is None else group.valid.repeat(passes, 1)[:, None, None, :]
         result = attend(*parts, mask=mask).unflatten(0, (passes, -1)).flatten(1, 2)  # (P, W L, H, D)
-        if group.valid is None:
+        if group.kept is None:
             out[:, flat] = result
-        else:
-            kept = group.valid.flatten()
-            out[:, flat[kept]] = result[:, kept]  # padding rows point at row 0 and must not be written
+        else:  # padding rows point at row 0 and must not be written
+            out[:, flat[group.kept]] = result[:, group.kept]
     return out
+
+
+def _has_varlen_kernel(q: Tensor) -> bool:
+    """Whether torch has attention in sequences of different lengths for these queries: half precision, from Ampere on."""
+    return (
+        q.device.type == "cuda"
+        and q.dtype in (torch.float16, torch.bfloat16)
+        and q.shape[-1] % 8 == 0
+        and q.shape[1] > 0
+        and torch.cuda.get_device_capability(q.device) >= (8, 0)
+    )
+
+
+def _attend_in_runs(q: Tensor, k: Tensor, v: Tensor, order: WindowOrder) -> Tensor:
+    """Self-attention within each window in one kernel, without padding: (P, N, H, D) -> (P, N, H, D)."""
+    from torch.nn.attention.varlen import varlen_attn  # registers its operations, which a CPU has no use for
+
+    out = []
+    for one in zip(q, k, v, strict=True):  # the passes of a decoder: there is one
+        runs = (x.index_select(0, order.rows) for x in one)  # (N, H, D), by window
+        found = varlen_attn(*runs, order.starts, order.starts, order.longest, order.longest)
+        assert isinstance(found, Tensor)
+        out.append(found.index_select(0, order.place))
+    return torch.stack(out) if len(out) > 1 else out[0][None]

@@ -18,11 +18,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.ops.blocks import rows_at_once
+from pipeline.ops.constants import constant, constant_array
+
 CORNERS = tuple((i & 1, i >> 1 & 1, i >> 2 & 1) for i in range(8))  # x fastest
 EDGES = ((0, 1), (1, 5), (4, 5), (0, 4), (2, 3), (3, 7), (6, 7), (2, 6), (2, 0), (3, 1), (7, 5), (6, 4))
 FACES = tuple((axis, side) for axis in range(3) for side in (0, 1))
 MAX_DUALS = 4  # dual vertices in one cube: four inside corners of which no two are adjacent
-CUBES_AT_ONCE = 1 << 16  # upper bound of `chunk_size`: larger chunks use more memory and are not faster
+CUBES_AT_ONCE = 1 << 16  # upper bound of `chunk_size` on a CPU: larger chunks use more memory and are not faster
+BYTES_OF_CUBE = 12 * 12 * 4 * 6  # up to twelve values on twelve edges, with the temporaries of their interpolation
 
 
 @dataclass(frozen=True)
@@ -97,6 +101,22 @@ def _components(nodes: list[int], links: list[tuple[int, int]]) -> list[list[int
     return [[n for n in nodes if label[n] == root] for root in sorted(set(label.values()))]
 
 
+def _dual_counts() -> NDArray[np.int64]:
+    return case_tables().dual_count
+
+
+def _duals_of_edges() -> NDArray[np.int8]:
+    return case_tables().dual_of_edge.astype(np.int8)
+
+
+def _flagged() -> NDArray[np.bool_]:
+    return case_tables().flagged
+
+
+def _ambiguous_sides() -> NDArray[np.int64]:
+    return case_tables().ambiguous_side
+
+
 @dataclass(frozen=True, eq=False)
 class CornerTable:
     """Values at V grid vertices, and in the last row the values of vertices without data.
@@ -163,12 +183,12 @@ def extract_dual_mesh(
     """
     inside = table.sdf[corners] < 0  # (S, 8)
     case = _resolved_cases(cubes, inside, resolution)
-    tables = case_tables()
-    count = torch.from_numpy(tables.dual_count).to(cubes.device)[case]
-    dual_of_edge = torch.from_numpy(tables.dual_of_edge.astype(np.int8)).to(cubes.device)[case]  # (S, 12)
+    count = constant_array(_dual_counts, cubes.device)[case]
+    dual_of_edge = constant_array(_duals_of_edges, cubes.device)[case]  # (S, 12)
     first_dual = torch.cumsum(count, 0) - count
     vertices, attributes = [], []
-    chunk_size = min(chunk_size, CUBES_AT_ONCE)
+    most = CUBES_AT_ONCE if cubes.device.type == "cpu" else len(cubes)
+    chunk_size = max(1, min(rows_at_once(cubes.device, chunk_size=chunk_size, bytes_each=BYTES_OF_CUBE), most))
     for start in range(0, len(cubes), chunk_size):
         part = slice(start, start + chunk_size)
         crossing = _crossings(cubes[part], corners[part], table, weights.alpha[part], resolution)
@@ -208,15 +228,14 @@ def _resolved_cases(cubes: Tensor, inside: Tensor, resolution: int) -> Tensor:
 
     A flagged neighbour across that face has the same ambiguous face, because both see the same four corners.
     """
-    tables = case_tables()
     case = (inside.long() << torch.arange(8, device=cubes.device)).sum(dim=1)
-    flagged = torch.from_numpy(tables.flagged).to(cubes.device)[case]
+    flagged = constant_array(_flagged, cubes.device)[case]
     asking = flagged.nonzero()[:, 0]
-    side = torch.from_numpy(tables.ambiguous_side).to(cubes.device)[case[asking]]
+    side = constant_array(_ambiguous_sides, cubes.device)[case[asking]]
     neighbour = find_sorted(linear_cube_key(cubes, resolution), linear_cube_key(cubes[asking] + side, resolution))
     flagged_or_none = torch.cat([flagged, flagged.new_zeros(1)])
-    complemented = asking[flagged_or_none[neighbour]]
-    case[complemented] = 255 - case[complemented]
+    own = case[asking]
+    case[asking] = torch.where(flagged_or_none[neighbour], 255 - own, own)
     return case
 
 
@@ -225,14 +244,14 @@ def _crossings(cubes: Tensor, corners: Tensor, table: CornerTable, alpha: Tensor
 
     Linear interpolation to the zero of alpha * sdf.
     """
-    grid = torch.tensor(CORNERS, device=cubes.device)
+    grid = constant(CORNERS, cubes.device)
     # Grid position plus displacement: (B, 8, 3).
     place = (cubes[:, None] + grid).to(table.offset.dtype) / resolution - 0.5  # (B, 8, 3)
     values = place + table.offset[corners]
     if table.attributes is not None:
         values = torch.cat([values, table.attributes[corners]], dim=-1)  # (B, 8, 3 + A)
     scaled = (table.sdf[corners] * alpha)[..., None]  # (B, 8, 1)
-    a, b = (torch.tensor(ends, device=cubes.device) for ends in zip(*EDGES, strict=True))
+    a, b = (constant(ends, cubes.device) for ends in zip(*EDGES, strict=True))
     return (values[:, a] * scaled[:, b] - values[:, b] * scaled[:, a]) / (scaled[:, b] - scaled[:, a])
 
 
@@ -240,13 +259,13 @@ def _dual_vertices(crossing: Tensor, beta: Tensor, dual_of_edge: Tensor, count: 
     """Means of each dual vertex's crossings weighted by beta: positions (D, 3) and attributes (D, A), cube by cube."""
     wanted = torch.arange(MAX_DUALS, device=count.device) < count[:, None]  # (B, 4)
     cube, number = wanted.nonzero().unbind(1)
-    total = crossing.new_zeros((len(cube), crossing.shape[-1]))
-    weight = crossing.new_zeros((len(cube), 1))
-    for edge in range(12):  # in a fixed order, so that a sum's rounding does not depend on the chunk
-        mine = (dual_of_edge[cube, edge] == number)[:, None]
-        share = beta[cube, edge, None]
-        total = total + torch.where(mine, crossing[cube, edge] * share, 0.0)
-        weight = weight + torch.where(mine, share, 0.0)
+    mine = (dual_of_edge[cube] == number[:, None])[..., None]  # (D, 12, 1)
+    share = beta[cube][..., None]
+    terms = torch.where(mine, crossing[cube] * share, 0.0)  # (D, 12, 3 + A)
+    shares = torch.where(mine, share, 0.0)
+    total, weight = terms[:, 0], shares[:, 0]
+    for edge in range(1, 12):  # in a fixed order, so that a sum's rounding does not depend on the chunk
+        total, weight = total + terms[:, edge], weight + shares[:, edge]
     mean = total / weight
     return mean[:, :3], mean[:, 3:]
 
@@ -258,9 +277,9 @@ def _faces(
 
     An edge on the grid's border has fewer cubes and gives no face.
     """
-    a, b = (torch.tensor(ends, device=cubes.device) for ends in zip(*EDGES, strict=True))
+    a, b = (constant(ends, cubes.device) for ends in zip(*EDGES, strict=True))
     cube, edge = (inside[:, a] != inside[:, b]).nonzero().unbind(1)  # ascending by cube
-    grid = torch.tensor(CORNERS, device=cubes.device)
+    grid = constant(CORNERS, cubes.device)
     low = torch.minimum(grid[a], grid[b])  # (12, 3) lower end of each edge
     axis = (grid[a] != grid[b]).long().argmax(dim=1)
     step = linear_cube_key(low, resolution) - linear_cube_key(torch.zeros_like(low), resolution)
@@ -275,12 +294,9 @@ def _faces(
     g = gamma[cube[kept]]
     # The side of the edge that is inside decides the winding, so that the front faces the positive side.
     inside_first = inside[cube[kept[:, 0]], a[edge[kept[:, 0]]]][:, None]
-    turn = torch.where(
-        inside_first, torch.tensor([2, 3, 1, 0], device=g.device), torch.tensor([0, 1, 3, 2], device=g.device)
-    )
+    turn = torch.where(inside_first, constant((2, 3, 1, 0), g.device), constant((0, 1, 3, 2), g.device))
     quad, g = dual.gather(1, turn), g.gather(1, turn)
     # Split along the diagonal whose product of gammas is larger.
     along_02 = (g[:, 0] * g[:, 2] > g[:, 1] * g[:, 3])[:, None]
-    first = torch.where(along_02, quad[:, [0, 1, 2]], quad[:, [0, 1, 3]])
-    second = torch.where(along_02, quad[:, [0, 2, 3]], quad[:, [1, 2, 3]])
-    return torch.stack([first, second], dim=1).flatten(0, 1)
+    corners_02, corners_13 = (constant(split, g.device) for split in ((0, 1, 2, 0, 2, 3), (0, 1, 3, 1, 2, 3)))
+    return quad.gather(1, torch.where(along_02, corners_02, corners_13)).view(-1, 3)

@@ -59,7 +59,8 @@ def pool_cells(feats: Tensor, voxels: VoxelSet, factor: int) -> Tensor:
         (..., M, C) for the M cells of `voxels.coarsen(factor)`.
     """
     groups = voxels.coarsen(factor).groups
-    return groups.sum(feats) / (groups.counts[:, None] + 1).to(feats.dtype)
+    table = voxels.remember(("rows of cells", factor), groups.table)
+    return groups.sum(feats, table) / (groups.counts[:, None] + 1).to(feats.dtype)
 
 
 def spread_cells(feats: Tensor, voxels: VoxelSet, factor: int) -> Tensor:

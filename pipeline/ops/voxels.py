@@ -13,6 +13,7 @@ from typing import TypeVar, cast
 import torch
 from torch import Tensor
 
+from pipeline.ops.constants import constant
 from pipeline.ops.groups import Groups
 
 T = TypeVar("T")
@@ -36,10 +37,29 @@ class WindowGroup:
     Attributes:
         rows: (W, L) int64 row of each position; 0 for padding.
         valid: (W, L) bool, False for padding; None if there is no padding.
+        kept: numbers of the positions that are no padding; None if there is no padding.
     """
 
     rows: Tensor
     valid: Tensor | None
+    kept: Tensor | None
+
+
+@dataclass(frozen=True, eq=False)
+class WindowOrder:
+    """Rows in the order of their windows, each window a run.
+
+    Attributes:
+        rows: (N,) int64 row at each place of the order.
+        place: (N,) int64 place of each row; the inverse of `rows`.
+        starts: (W + 1,) int32 place at which each window begins, and N; windows without voxels have no length.
+        longest: a bound of the voxels in a window.
+    """
+
+    rows: Tensor
+    place: Tensor
+    starts: Tensor
+    longest: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,13 +100,24 @@ class VoxelSet:
         batch_size: number of batch elements.
     """
 
-    def __init__(self, coords: Tensor, *, batch_size: int | None = None, neighbours: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        coords: Tensor,
+        *,
+        batch_size: int | None = None,
+        side: int | None = None,
+        neighbours: Tensor | None = None,
+        is_sorted: bool = False,
+    ) -> None:
         """Wrap coordinates; every table is computed on first use.
 
         Args:
             coords: (N, 4) integer `[batch, x, y, z]`, none negative.
             batch_size: number of batch elements; by default one more than the last row's.
+            side: a bound of the coordinates, as the grid's resolution is: all are below. By default the largest one
+                is looked up, for which the host waits for the device.
             neighbours: (27, N) int32 table, if the caller has it already.
+            is_sorted: the caller knows that the rows are sorted by batch element; a single element always is.
 
         Raises:
             ValueError: the shape is not (N, 4), or the rows are not sorted by batch element.
@@ -95,9 +126,10 @@ class VoxelSet:
             raise ValueError(f"coords must be (N, 4) [batch, x, y, z], got {tuple(coords.shape)}")
         self.coords = coords.int()
         batch = self.coords[:, 0]
-        if bool((batch[1:] < batch[:-1]).any()):
+        if batch_size != 1 and not is_sorted and bool((batch[1:] < batch[:-1]).any()):
             raise ValueError("coords must be sorted by batch element, so that its rows are contiguous")
         self.batch_size = batch_size if batch_size is not None else (int(batch[-1]) + 1 if len(batch) else 1)
+        self._side = side
         self._derived: dict[Hashable, object] = {} if neighbours is None else {"neighbours": neighbours}
 
     def __len__(self) -> int:
@@ -106,6 +138,13 @@ class VoxelSet:
     @property
     def device(self) -> torch.device:
         return self.coords.device
+
+    @property
+    def side(self) -> int:
+        """A bound of the coordinates: all are below."""
+        if self._side is None:
+            self._side = int(self.coords[:, 1:].max()) + 1 if len(self) else 1
+        return self._side
 
     def remember(self, key: Hashable, make: Callable[[], T]) -> T:
         """Return the cached result of `make` under this key; call it the first time."""
@@ -127,6 +166,10 @@ class VoxelSet:
         """Rows by window, floor((coords + shift) / size) within a batch element, in groups of similar length."""
         return self.remember(("windows", size, shift), lambda: self._make_windows(size, shift))
 
+    def window_order(self, size: int, shift: int) -> WindowOrder:
+        """The windows of `windows` one after the other, found without waiting for the device if `side` is known."""
+        return self.remember(("window order", size, shift), lambda: self._make_window_order(size, shift))
+
     def coarsen(self, factor: int) -> Coarsening:
         """Cells of `factor` voxels along each side that contain at least one voxel."""
         return self.remember(("coarsen", factor), lambda: self._make_coarsening(factor))
@@ -145,7 +188,8 @@ class VoxelSet:
         offset = torch.stack([octant & 1, octant >> 1 & 1, octant >> 2 & 1], dim=-1).int()
         coords = self.coords[parent]
         coords = torch.cat([coords[:, :1], coords[:, 1:] * 2 + offset], dim=-1)
-        return Children(VoxelSet(coords, batch_size=self.batch_size), parent, octant)
+        finer = VoxelSet(coords, batch_size=self.batch_size, side=2 * self.side, is_sorted=True)
+        return Children(finer, parent, octant)
 
     def _make_segments(self) -> list[slice]:
         if self.batch_size == 1:
@@ -156,7 +200,7 @@ class VoxelSet:
 
     def _linear_keys(self, coords: Tensor) -> Tensor:
         """Pack coordinates into ascending int64 keys, with room for offsets of -1 and +1: (..., 4) -> (...)."""
-        side = self.remember("side", lambda: int(self.coords[:, 1:].max()) + 3 if len(self) else 3)
+        side = self.side + 2
         b, x, y, z = coords.long().unbind(-1)
         return ((b * side + x + 1) * side + y + 1) * side + z + 1
 
@@ -202,9 +246,24 @@ class VoxelSet:
             place = torch.arange(longest, device=self.device)
             valid = place < counts[chosen, None]  # (W, L)
             rows = rows_by_window[torch.where(valid, starts[chosen, None] + place, 0)]
-            groups.append(WindowGroup(torch.where(valid, rows, 0), None if lengths[last - 1] == longest else valid))
+            if lengths[last - 1] == longest:
+                groups.append(WindowGroup(rows, None, None))
+            else:
+                groups.append(WindowGroup(torch.where(valid, rows, 0), valid, valid.flatten().nonzero()[:, 0]))
             first = last
         return groups
+
+    def _make_window_order(self, size: int, shift: int) -> WindowOrder:
+        along = (self.side - 1 + shift) // size + 1  # windows along an axis
+        b, x, y, z = self.coords.unbind(1)
+        x, y, z = (torch.div(axis + shift, size, rounding_mode="floor") for axis in (x, y, z))
+        number = ((b * along + x) * along + y) * along + z
+        windows = self.batch_size * along**3
+        ordered, rows = torch.sort(number, stable=True)
+        bounds = torch.arange(windows + 1, dtype=ordered.dtype, device=self.device)
+        starts = torch.searchsorted(ordered, bounds, out_int32=True)
+        place = torch.empty_like(rows).scatter_(0, rows, torch.arange(len(self), device=self.device))
+        return WindowOrder(rows, place, starts, min(size**3, max(1, len(self))))
 
     def _make_coarsening(self, factor: int) -> Coarsening:
         coarse = self.coords.clone()
@@ -212,14 +271,21 @@ class VoxelSet:
         _, cell_of_row, counts = torch.unique(self._linear_keys(coarse), return_inverse=True, return_counts=True)
         cells = torch.empty((len(counts), 4), dtype=torch.int32, device=self.device)
         cells[cell_of_row] = coarse  # all rows of a cell write the same value
-        coarser = VoxelSet(cells, batch_size=self.batch_size)
-        return Coarsening(coarser, cell_of_row, Groups.of(cell_of_row, counts))
+        side = -(-self.side // factor)
+        coarser = VoxelSet(cells, batch_size=self.batch_size, side=side, is_sorted=True)
+        return Coarsening(coarser, cell_of_row, Groups.of(cell_of_row, counts, most=factor**3))
 
     def _make_subdivision(self) -> VoxelSet:
-        octants = torch.tensor([(0, *octant) for octant in OCTANTS], dtype=torch.int32, device=self.device)
-        scale = torch.tensor((1, 2, 2, 2), dtype=torch.int32, device=self.device)
+        octants = constant(tuple((0, *octant) for octant in OCTANTS), self.device, dtype=torch.int32)
+        scale = constant((1, 2, 2, 2), self.device, dtype=torch.int32)
         coords = (self.coords * scale)[:, None] + octants  # (N, 8, 4)
-        return VoxelSet(coords.flatten(0, 1), batch_size=self.batch_size, neighbours=self._subdivided_neighbours())
+        return VoxelSet(
+            coords.flatten(0, 1),
+            batch_size=self.batch_size,
+            side=2 * self.side,
+            neighbours=self._subdivided_neighbours(),
+            is_sorted=True,
+        )
 
     def _subdivided_neighbours(self) -> Tensor:
         """Neighbours of the subdivided set, (27, 8N), without a search.

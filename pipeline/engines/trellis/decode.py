@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from pipeline.engines.trellis.spec import REFERENCE_RESOLUTION, ModelSpec
 from pipeline.errors import EngineFailed
 from pipeline.formats.splat import splat_ply_bytes
 from pipeline.mesh.tri_mesh import TriMesh
+from pipeline.ops.transfer import to_host
 from pipeline.ops.voxels import VoxelSet
 from pipeline.render.orbit import orbit_cameras
 from pipeline.render.radiance_field import turntable_frames
@@ -58,11 +60,13 @@ def decode_mesh(
     if len(surface.faces) == 0:
         raise EngineFailed("the model produced no surface for this image")
     used, faces = torch.unique(surface.faces, return_inverse=True)  # drop vertices that no face uses: (V,), (F, 3)
-    vertices = to_y_up(surface.vertices[used].cpu().numpy())
-    rgb = np.full((len(vertices), 3), 128, np.uint8)
+    found = [surface.vertices[used], faces.to(torch.int32)]
     if surface.attributes is not None:
-        rgb = (surface.attributes[used, :3] * 255).round().to(torch.uint8).cpu().numpy()
-    return TriMesh(vertices, faces.to(torch.int32).cpu().numpy()), VertexColours(vertices, rgb)
+        found.append((surface.attributes[used, :3] * 255).round().to(torch.uint8))
+    places, triangles, *colours = (tensor.numpy() for tensor in to_host(*found))
+    vertices = to_y_up(places)
+    rgb = colours[0] if colours else np.full((len(vertices), 3), 128, np.uint8)
+    return TriMesh(vertices, triangles), VertexColours(vertices, rgb)
 
 
 def decode_gaussians(decoder: SLatGaussianDecoder, slat: Tensor, voxels: VoxelSet) -> Gaussians:
@@ -74,14 +78,8 @@ def decode_gaussians(decoder: SLatGaussianDecoder, slat: Tensor, voxels: VoxelSe
         voxels: its N voxels.
     """
     gaussians = decoder.activate(decoder.raw_gaussians(decoder(slat, voxels)[0], voxels.coords[:, 1:]))
-    shown = gaussians.opacity[:, 0] >= MIN_OPACITY  # (G,)
-    return Gaussians(
-        xyz=gaussians.xyz[shown].cpu(),
-        scaling=gaussians.scaling[shown].cpu(),
-        rotation=gaussians.rotation[shown].cpu(),
-        opacity=gaussians.opacity[shown].cpu(),
-        features_dc=gaussians.features_dc[shown].cpu(),
-    )
+    shown = (gaussians.opacity[:, 0] >= MIN_OPACITY).nonzero()[:, 0]  # (G',)
+    return Gaussians(*to_host(*(getattr(gaussians, each.name)[shown] for each in fields(Gaussians))))
 
 
 def gaussian_colours(gaussians: Gaussians, fallback: VertexColours) -> GaussianColours:

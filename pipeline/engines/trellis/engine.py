@@ -30,6 +30,7 @@ from pipeline.engines.trellis.sampling_engine import SamplingEngine
 from pipeline.engines.trellis.spec import IMAGE_LARGE, TINY, SamplerSpec
 from pipeline.engines.trellis.weights import WEIGHTS_FOLDER
 from pipeline.errors import InvalidRequest
+from pipeline.ops.transfer import to_device
 from pipeline.sampling.contexts import Contexts
 from pipeline.sampling.guidance import MultiImageMode, multi_image_mode_of
 
@@ -123,7 +124,7 @@ def _encoder(models: Models) -> ImageEncoder:
 
 def _contexts(models: Models, images: torch.Tensor) -> Contexts:
     """Encode framed images, (P, S, S, 3) uint8; the model was trained with zeros as the negative condition."""
-    tokens = _encoder(models)(images.to(models.device))  # (P, L, C)
+    tokens = _encoder(models)(to_device(images, models.device))  # (P, L, C)
     return Contexts(tokens, torch.zeros_like(tokens[:1]))
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from pipeline.engines.trellis.latent_decoder import LatentTransformer
 from pipeline.nn.dense_blocks import HEAD_EPS
+from pipeline.ops.constants import constant
 from pipeline.ops.voxels import VoxelSet
 
 
@@ -122,7 +123,7 @@ class SLatGaussianDecoder(LatentTransformer):
         else:
             scaling = torch.exp(raw.scaling + math.log(bias))
         kernel = self.config["3d_filter_kernel_size"]
-        identity = torch.tensor([1.0, 0.0, 0.0, 0.0], device=raw.rotation.device)
+        identity = constant((1.0, 0.0, 0.0, 0.0), raw.rotation.device)
         opacity_bias = self.config["opacity_bias"]
         return Gaussians(
             xyz=raw.xyz - 0.5,

@@ -18,6 +18,8 @@ from pipeline.engines.trellis.spec import ModelSpec, SamplerSpec
 from pipeline.engines.trellis.stages import SamplerSettings, run_sampler
 from pipeline.errors import EngineFailed
 from pipeline.nn.structure_decoder import occupied_coords
+from pipeline.ops.constants import constant
+from pipeline.ops.transfer import to_device
 from pipeline.ops.voxels import VoxelSet
 from pipeline.sampling.contexts import Contexts, latent_velocities, one_pass_at_a_time, structure_velocities
 from pipeline.sampling.guidance import Evaluate, MultiImageMode
@@ -76,28 +78,30 @@ class GenerationRun:
     def _sample_voxels(self, contexts: Contexts, generator: torch.Generator) -> VoxelSet:
         """Sample the occupied voxels."""
         flow = self.models.structure_flow
-        noise = torch.randn((1, flow.in_channels, *[flow.resolution] * 3), generator=generator).to(self.device)
+        noise = torch.randn((1, flow.in_channels, *[flow.resolution] * 3), generator=generator)
         settings = _settings(
             self.spec.structure_sampler, self.options.ss_sampling_steps, self.options.ss_guidance_strength
         )
         on_step = self._progress(AFTER_ENCODING, AFTER_STRUCTURE, settings.steps)
+        noise = to_device(noise, self.device)
         latent = self._sample(noise, structure_velocities(flow, contexts), settings, len(contexts), on_step)
-        coords = occupied_coords(self.models.structure_decoder(latent))
+        logits = self.models.structure_decoder(latent)
+        coords = occupied_coords(logits)
         if len(coords) == 0:
             raise EngineFailed("the model produced no shape for this input: no voxel is occupied")
-        return VoxelSet(coords, batch_size=1)
+        return VoxelSet(coords, batch_size=1, side=logits.shape[-1])
 
     def _sample_latents(self, contexts: Contexts, voxels: VoxelSet, generator: torch.Generator) -> Tensor:
         """Sample the (1, N, C) latents of the N voxels."""
         flow = self.models.latent_flow
-        noise = torch.randn((len(voxels), flow.in_channels), generator=generator).to(self.device)
+        noise = to_device(torch.randn((len(voxels), flow.in_channels), generator=generator), self.device)
         settings = _settings(
             self.spec.latent_sampler, self.options.slat_sampling_steps, self.options.slat_guidance_strength
         )
         on_step = self._progress(AFTER_STRUCTURE, AFTER_LATENT, settings.steps)
         # The flow model was trained on normalised latents; the decoders take the original scale.
         slat = self._sample(noise[None], latent_velocities(flow, voxels, contexts), settings, len(contexts), on_step)
-        mean, std = (torch.tensor(values, device=self.device) for values in (self.spec.slat_mean, self.spec.slat_std))
+        mean, std = (constant(values, self.device) for values in (self.spec.slat_mean, self.spec.slat_std))
         return slat * std + mean
 
     def _sample(

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel
+
+from pipeline.ops.constants import constant
 
 IMAGE_MEAN = (0.485, 0.456, 0.406)
 IMAGE_STD = (0.229, 0.224, 0.225)
@@ -59,7 +60,7 @@ class ImageEncoder(nn.Module):
             (P, L, C) float32: class token, registers, patches row by row.
         """
         x = images.permute(0, 3, 1, 2).float() / 255  # (P, H, W, 3) -> (P, 3, H, W)
-        mean, std = (torch.tensor(v, device=x.device).view(1, 3, 1, 1) for v in (IMAGE_MEAN, IMAGE_STD))
+        mean, std = (constant(v, x.device).view(1, 3, 1, 1) for v in (IMAGE_MEAN, IMAGE_STD))
         hidden = self.model(((x - mean) / std).to(self.model.dtype), output_hidden_states=True).hidden_states
         return hidden[-1].float()
 

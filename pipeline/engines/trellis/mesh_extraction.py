@@ -19,6 +19,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pipeline.ops.blocks import DEFAULT_CHUNK_SIZE, rows_at_once
+from pipeline.ops.constants import constant
 from pipeline.ops.flexicubes import (
     CORNERS,
     CornerTable,
@@ -33,7 +35,9 @@ from pipeline.ops.groups import Groups
 CHANNELS = {"sdf": 8, "deform": 24, "weights": 21, "colour": 48}  # in channel order; colour may be absent
 OUTSIDE = 1.0  # signed distance of vertices without data; positive is outside
 DEFORM_REACH = 1 - 1e-8  # a vertex moves by less than half a cube, as in the release
-ROWS_AT_ONCE = 1 << 17  # rows gathered at once, so that temporaries stay small beside the table
+ROWS_AT_ONCE = 1 << 17  # rows gathered at once on a CPU, so that temporaries stay small beside the table
+BYTES_OF_ROW = 10 * 24  # ten values of a vertex, with the numbers of their channels and a copy
+CUBES_OF_VERTEX = 8  # at most
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +61,7 @@ class VertexField:
 
 def corner_offsets(device: torch.device) -> Tensor:
     """Return the (8, 3) int64 corners of the unit cube, in the order of the decoder's channels."""
-    return torch.tensor(CORNERS, dtype=torch.int64, device=device)
+    return constant(CORNERS, device)
 
 
 def corner_key_steps(device: torch.device, resolution: int) -> Tensor:
@@ -98,8 +102,9 @@ def gather_field(coords: Tensor, channels: Tensor, *, resolution: int, use_color
     first = CHANNELS["sdf"] + CHANNELS["deform"]
     raw = channels[:, first : first + CHANNELS["weights"]]
     weights = raw.new_zeros((len(raw) + 1, raw.shape[1]), dtype=torch.float32)
-    for start in range(0, len(raw), ROWS_AT_ONCE):
-        weights[start : start + ROWS_AT_ONCE][: len(raw) - start] = raw[order[start : start + ROWS_AT_ONCE]]
+    at_once = _rows_at_once(raw.device)
+    for start in range(0, len(raw), at_once):
+        weights[start : start + at_once][: len(raw) - start] = raw[order[start : start + at_once]]
     return VertexField(keys.long(), table, cube_keys, weights, resolution)
 
 
@@ -115,19 +120,34 @@ def _corner_means(channels: Tensor, groups: Groups, resolution: int, has_colour:
     columns = _corner_columns(channels.device, has_colour)  # (8, 4) or (8, 10)
     total = channels.new_zeros((len(groups.counts), columns.shape[1]), dtype=torch.float32)
     flat = channels.reshape(-1)
-    for start in range(0, len(total), ROWS_AT_ONCE):
-        counts, starts = (x[start : start + ROWS_AT_ONCE] for x in (groups.counts, groups.starts))
-        part = total[start : start + ROWS_AT_ONCE]
+    at_once = _rows_at_once(channels.device)
+    for start in range(0, len(total), at_once):
+        counts, starts = (x[start : start + at_once] for x in (groups.counts, groups.starts))
+        part = total[start : start + at_once]
+
+        def values_of(corner: Tensor) -> Tensor:
+            values = flat[(corner // 8 * channels.shape[1])[:, None] + columns[corner % 8]].float()  # (M, 4 or 10)
+            values[:, 0] -= 1 / resolution  # bias of the release: zero is slightly inside
+            return values
+
         # A loop over at most eight cubes instead of a scatter: atomic additions on a GPU have no fixed order, and the
         # last bits of the sum would differ from run to run.
-        for rank in range(int(counts.max())):
-            present = (counts > rank).nonzero()[:, 0]  # (M,) vertices with more than `rank` cubes
-            row = groups.order[starts[present] + rank]  # (M,) corner number
-            values = flat[(row // 8 * channels.shape[1])[:, None] + columns[row % 8]].float()  # (M, 4) or (M, 10)
-            values[:, 0] -= 1 / resolution  # bias of the release: zero is slightly inside
-            part[present] += values
+        if channels.device.type == "cpu":
+            for rank in range(int(counts.max())):
+                present = (counts > rank).nonzero()[:, 0]  # (M,) vertices with more than `rank` cubes
+                part[present] += values_of(groups.order[starts[present] + rank])
+        else:  # a GPU adds zeros for vertices with fewer cubes, instead of waiting for their numbers
+            for rank in range(CUBES_OF_VERTEX):
+                corner = groups.order[(starts + rank).clamp_(max=len(groups.order) - 1)]
+                part += torch.where((counts > rank)[:, None], values_of(corner), 0.0)
         part /= counts[:, None]
     return total
+
+
+def _rows_at_once(device: torch.device) -> int:
+    if device.type == "cpu":
+        return ROWS_AT_ONCE
+    return rows_at_once(device, chunk_size=DEFAULT_CHUNK_SIZE, bytes_each=BYTES_OF_ROW)
 
 
 def _corner_columns(device: torch.device, has_colour: bool) -> Tensor:
@@ -154,19 +174,14 @@ def surface_cubes(field: VertexField) -> tuple[Tensor, Tensor]:
         (S, 3) int64 cubes ascending by (x, y, z), and (S, 8) int64 rows.
     """
     inside = field.keys[field.table.sdf[:-1] < 0]  # (V',)
-    vertices = split_keys(inside, field.resolution)  # (V', 3)
-    touching: list[Tensor] = []
-    for corner in corner_offsets(inside.device):
-        around = vertices - corner  # (V', 3) the cube of which the vertex is this corner
-        around = around[((around >= 0) & (around < field.resolution)).all(dim=1)]
-        touching.append(linear_cube_key(around, field.resolution))
-    keys = torch.unique(torch.cat(touching))
-    del touching, vertices
-    steps = corner_key_steps(keys.device, field.resolution)
-    corners = torch.stack([find_sorted(field.keys, keys + step) for step in steps], dim=1)  # (S', 8)
+    steps = corner_key_steps(inside.device, field.resolution)
+    keys = torch.unique(inside[:, None] - steps)  # (V', 8) the cubes of which a vertex is a corner -> (S',)
     cubes = split_keys(keys, field.resolution)
+    corners = find_sorted(field.keys, keys[:, None] + steps)  # (S', 8)
     crossed = ~(field.table.sdf[corners] < 0).all(dim=1)  # at least one corner is inside by construction
-    return cubes[crossed], corners[crossed]
+    crossed &= ((cubes >= 0) & (cubes < field.resolution)).all(dim=1)  # vertices of the border have cubes outside
+    found = crossed.nonzero()[:, 0]
+    return cubes[found], corners[found]
 
 
 def split_keys(keys: Tensor, resolution: int) -> Tensor:
@@ -208,7 +223,7 @@ def _extract_resampled(field: VertexField, surface: Tensor, resolution: int, chu
     keys, corners = torch.unique(corner_keys, return_inverse=True)  # (V',), (M, 8) rows
     table = _sample_table(field, split_keys(keys, resolution), resolution, chunk_size)
     inside = table.sdf[corners] < 0
-    crossed = inside.any(dim=1) & ~inside.all(dim=1)
+    crossed = (inside.any(dim=1) & ~inside.all(dim=1)).nonzero()[:, 0]
     cubes, corners = cubes[crossed], corners[crossed]
     # A target cube takes the weights of the source cube that contains its centre: weights are per cube, and there is
     # nothing to interpolate between.

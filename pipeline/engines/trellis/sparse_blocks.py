@@ -12,6 +12,7 @@ from pipeline.nn.attention import SelfAttention
 from pipeline.nn.dense_blocks import BLOCK_EPS, FeedForward
 from pipeline.nn.norms import LayerNorm32, SparseGroupNorm32
 from pipeline.nn.sparse_conv import Sparse, SparseConv3d
+from pipeline.ops.fused import modulate
 from pipeline.ops.sparse import per_row, pool_cells, repeat_octants, spread_cells
 from pipeline.ops.voxels import VoxelSet
 
@@ -102,7 +103,7 @@ class SparseResBlock3d(nn.Module):
             feats, voxels = spread_cells(feats, finer, 2), finer
         scale, shift = per_row(self.emb_layers(emb), voxels).chunk(2, dim=-1)  # (B, E) -> (M, 2D) -> (M, D) each
         h = self.conv1(F.silu(self.norm1(feats)), voxels)  # (P, M, C) -> (P, M, D)
-        h = self.norm2(h) * (1 + scale) + shift
+        h = modulate(self.norm2(h), 1 + scale, shift)
         h = self.conv2(F.silu(h), voxels)
         return Sparse(h + self.skip_connection(feats), voxels)
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from pipeline.engines.triposr.spec import EncoderSpec
 from pipeline.nn.activations import activation
 from pipeline.ops.attention import attend
+from pipeline.ops.constants import constant
 
 IMAGE_MEAN = (0.485, 0.456, 0.406)
 IMAGE_STD = (0.229, 0.224, 0.225)
@@ -173,5 +174,5 @@ class DINOSingleImageTokenizer(nn.Module):
         Returns:
             (P, 1 + patches, C): the class token, then the patches row by row.
         """
-        mean, std = (torch.tensor(v, device=images.device).view(1, 3, 1, 1) for v in (IMAGE_MEAN, IMAGE_STD))
+        mean, std = (constant(v, images.device).view(1, 3, 1, 1) for v in (IMAGE_MEAN, IMAGE_STD))
         return self.model((images - mean) / std)

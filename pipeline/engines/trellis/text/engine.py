@@ -33,6 +33,7 @@ from pipeline.engines.trellis.text.weights import chosen_size
 from pipeline.engines.trellis.weights import WEIGHTS_FOLDER
 from pipeline.errors import InvalidRequest
 from pipeline.mesh.voxelize import VOXEL_RESOLUTION
+from pipeline.ops.transfer import to_device
 from pipeline.ops.voxels import VoxelSet
 from pipeline.sampling.contexts import Contexts
 
@@ -87,7 +88,7 @@ class TrellisTextEngine(SamplingEngine):
         encoder = _encoder(models)
         texts = [options.prompt, *filter(None, [options.negative_prompt])]
         tokenized = [encoder.tokenizer.tokenize(text) for text in texts]
-        ids = [each.ids[None].to(models.device) for each in tokenized]  # (1, 77) each
+        ids = [to_device(each.ids[None], models.device) for each in tokenized]  # (1, 77) each
 
         def encode() -> Contexts:
             assert self._null_context is not None
@@ -95,9 +96,11 @@ class TrellisTextEngine(SamplingEngine):
 
         voxels = None
         if options.init_voxels is not None:
-            voxels = _given_voxels(options.init_voxels, side=models.latent_flow.resolution).to(models.device)
+            side = models.latent_flow.resolution
+            coords = to_device(_given_voxels(options.init_voxels, side=side), models.device)
+            voxels = VoxelSet(coords, batch_size=1, side=side)
         run = GenerationRun(self.name, self.spec, models, models.device, options, "stochastic", on_step)
-        generation = self._run(run, encode, None if voxels is None else VoxelSet(voxels, batch_size=1))
+        generation = self._run(run, encode, voxels)
         names = ("prompt", "negative_prompt")
         unread = [_unread_notice(name, text) for name, text in zip(names, tokenized, strict=False) if text.unread]
         ignored = ignored_options("TRELLIS-text", options, find_spec(self.name).ignores)

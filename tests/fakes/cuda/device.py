@@ -1,0 +1,124 @@
+"""Makes the device exist: what torch answers about CUDA, and how tensors get there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pipeline.ops.constants import forget_constants
+from tests.fakes.cuda import kernels
+from tests.fakes.cuda.counts import Counts
+from tests.fakes.cuda.tensor import CPU, PINNED, Device, DeviceTensor, Dispatch
+
+MEMORY_BYTES = 80 << 30
+CAPABILITY = (9, 0)
+
+
+@contextmanager
+def pretended_cuda(
+    stage_of_function: Mapping[str, str] | None = None, *, free_bytes: int = MEMORY_BYTES, total_bytes: int = MEMORY_BYTES
+) -> Iterator[Counts]:  # fmt: skip
+    """Inside, `cuda:0` exists and counts. Name it with its number: `cuda` alone asks torch's C++ for the current one.
+
+    Args:
+        stage_of_function: see `Counts`.
+        free_bytes: what the device says is free.
+        total_bytes: what the device says it has.
+
+    Raises:
+        RuntimeError: this build of torch has CUDA.
+    """
+    if torch.version.cuda is not None:
+        raise RuntimeError("the pretended device needs a build of torch without CUDA")
+    counts = Counts(stage_of_function)
+    device = Device(counts)
+    answers = _answers(device, free_bytes, total_bytes)
+    kept = [(owner, name, getattr(owner, name)) for owner, name, _ in answers]
+    overwrites = torch.__future__.get_overwrite_module_params_on_conversion()
+    with ExitStack() as after:
+        after.callback(forget_constants)
+        after.callback(torch.__future__.set_overwrite_module_params_on_conversion, overwrites)
+        for each in kept:
+            after.callback(setattr, *each)
+        torch.__future__.set_overwrite_module_params_on_conversion(
+            True
+        )  # parameters cannot change their class in place
+        forget_constants()
+        for owner, name, answer in answers:
+            setattr(owner, name, answer)
+        with torch.no_grad(), Dispatch(device):
+            yield counts
+
+
+def without_values(module: nn.Module) -> nn.Module:
+    """Move a module that was made on the meta device to the pretended one, without values."""
+    device = _current()
+    return module._apply(lambda tensor: DeviceTensor(tensor, device) if tensor.is_meta else tensor.to("cuda:0"))
+
+
+def _current() -> Device:
+    """The device of the innermost `pretended_cuda`."""
+    made = torch.empty(0, device="cuda:0")
+    assert isinstance(made, DeviceTensor)
+    return made.owner
+
+
+def _answers(device: Device, free_bytes: int, total_bytes: int) -> list[tuple[Any, str, Any]]:
+    """Functions of torch that would ask a driver, or that copy to a device before the dispatcher sees them."""
+    make, make_as = torch.tensor, torch.as_tensor
+
+    def tensor(data: Any, *, device: Any = None, dtype: Any = None, **options: Any) -> Tensor:
+        made = make(data, dtype=dtype, **options)
+        return made if device is None or torch.device(device).type != "cuda" else made.to(device)
+
+    def as_tensor(data: Any, *, device: Any = None, dtype: Any = None) -> Tensor:
+        return (data if isinstance(data, Tensor) else make_as(data)).to(device=device or CPU, dtype=dtype)
+
+    def pin_memory(self: Tensor, device: Any = None) -> Tensor:
+        copied = self.clone()
+        setattr(copied, PINNED, True)
+        return copied
+
+    def attend(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, *args: Any, **options: Any) -> Tensor:
+        if not isinstance(q, DeviceTensor):
+            return kernels.attend(q, k, v, attn_mask, *args, **options)
+        if any(args) or options.get("is_causal"):
+            raise NotImplementedError("the pretended device knows neither dropout nor a causal mask")
+        return device.attend(q, k, v, attn_mask)
+
+    def rms_norm(x: Tensor, shape: Any, weight: Tensor | None = None, eps: float | None = None) -> Tensor:
+        if not isinstance(x, DeviceTensor):
+            return kernels.rms_norm(x, shape, weight, eps)
+        return device.one_kernel("rms_norm", kernels.rms_norm, x, shape, weight, eps)
+
+    class Properties:
+        major, minor = CAPABILITY
+        total_memory = total_bytes
+        name = "pretended"
+
+    return [
+        (torch, "tensor", tensor),
+        (torch, "as_tensor", as_tensor),
+        (
+            torch,
+            "inference_mode",
+            lambda mode=True: torch.no_grad(),
+        ),  # inside inference mode the dispatcher passes subclasses by
+        (F, "scaled_dot_product_attention", attend),
+        (F, "rms_norm", rms_norm),
+        (torch.Tensor, "pin_memory", pin_memory),
+        (torch.Tensor, "is_pinned", lambda self, device=None: getattr(self, PINNED, False)),
+        (torch.cuda, "_lazy_init", lambda: None),
+        (torch.cuda, "is_available", lambda: True),
+        (torch.cuda, "current_device", lambda: 0),
+        (torch.cuda, "get_device_capability", lambda *_: CAPABILITY),
+        (torch.cuda, "get_device_properties", lambda *_: Properties()),
+        (torch.cuda, "synchronize", lambda *_: device.counts.add_wait("synchronize")),
+        (torch.cuda, "empty_cache", lambda: None),
+        (torch.cuda, "mem_get_info", lambda *_: (free_bytes, total_bytes)),
+    ]
