@@ -78,7 +78,7 @@ def attend_in_windows(q: Tensor, k: Tensor, v: Tensor, voxels: VoxelSet, *, size
 
 
 def _has_varlen_kernel(q: Tensor) -> bool:
-    """Whether torch has attention in sequences of different lengths for these queries: half precision, from Ampere on."""
+    """Whether torch has attention in runs of different lengths for these queries: half precision, from Ampere on."""
     return (
         q.device.type == "cuda"
         and q.dtype in (torch.float16, torch.bfloat16)

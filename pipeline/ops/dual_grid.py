@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pipeline.ops.constants import constant
+
 VOXEL_MARGIN = 0.5
 """How far a vertex may lie outside of its voxel, in voxels."""
 QUAD_CORNERS = (
@@ -60,7 +62,7 @@ def dual_grid_mesh(coords: Tensor, grid: DualGrid, *, resolution: int) -> tuple[
         (F, 3) int64 faces. A quad is left out if one of its voxels does not exist.
     """
     vertices = (coords.float() + grid.offset) / resolution - 0.5
-    corners = torch.tensor(QUAD_CORNERS, device=coords.device)  # (3, 4, 3)
+    corners = constant(QUAD_CORNERS, coords.device)  # (3, 4, 3)
     if len(coords) == 0:
         return vertices, torch.zeros((0, 3), dtype=torch.int64, device=coords.device)
     row, axis = grid.marked.nonzero(as_tuple=True)  # voxel by voxel, then by axis
@@ -68,14 +70,14 @@ def dual_grid_mesh(coords: Tensor, grid: DualGrid, *, resolution: int) -> tuple[
     keys, order = torch.sort(_keys(coords.long(), resolution))
     wanted_keys = _keys(wanted, resolution)
     place = torch.searchsorted(keys, wanted_keys).clamp_(max=len(keys) - 1)
-    exists = (keys[place] == wanted_keys).all(dim=1)
+    exists = (keys[place] == wanted_keys).all(dim=1).nonzero()[:, 0]
     quads = order[place[exists]]  # (Q', 4)
     if grid.split is None:
         first = torch.ones(len(quads), dtype=torch.bool, device=coords.device)
     else:
         weight = grid.split[:, 0][quads]  # (Q', 4)
         first = weight[:, 0] * weight[:, 2] > weight[:, 1] * weight[:, 3]
-    splits = torch.tensor(SPLITS, device=coords.device)
+    splits = constant(SPLITS, coords.device)
     return vertices, quads.gather(1, splits[torch.where(first, 0, 1)]).reshape(-1, 3)
 
 
@@ -121,7 +123,7 @@ def sample_voxels(
         total = at.new_zeros(len(at))
         part = out[start : start + chunk_size]
         for step in steps:
-            moved = low.long() + torch.tensor(step, device=at.device)
+            moved = low.long() + constant(step, at.device)
             wanted = _keys(moved, resolution)
             place = torch.searchsorted(keys, wanted).clamp_(max=len(keys) - 1)
             inside = ((moved >= 0) & (moved < resolution)).all(dim=1) & (keys[place] == wanted)

@@ -13,18 +13,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.ops.blocks import DEFAULT_CHUNK_SIZE, rows_at_once
 from pipeline.ops.cell_table import CORNERS, EDGES, face_rings, triangle_table
+from pipeline.ops.constants import constant, constant_array
 
 Evaluate = Callable[[Tensor], Tensor]
 """(N, 3, B) int64 grid indices of N bricks along x, y, z -> (N, B, B, B) positive values, x slowest."""
 
 FINE, COARSE = 96, 192  # least resolutions for a first pass over every second and every fourth point
 FULL_BRICK = 4  # points along a brick's side if the whole grid is evaluated
-CELLS_AT_ONCE = 1 << 19  # bounds the memory of the extraction
+CELLS_AT_ONCE = 1 << 19  # bounds the memory of the extraction on a CPU
+BYTES_OF_CELL = 8 * 4 * 4  # of its corners, gathered, stacked and compared
 LARGEST_LOG = 80.0  # keeps logarithms of 0 and infinity finite; exp(80) is near the largest float32
 
 
@@ -101,9 +106,7 @@ class _Bricks:
     def add(self, cells: Tensor) -> None:
         """Evaluate the missing ones of the bricks that coarse cells, (N, 3), need."""
         wanted = torch.zeros_like(self.row, dtype=torch.bool)
-        for corner in torch.tensor(CORNERS, device=self.device):
-            x, y, z = (cells + corner).unbind(1)
-            wanted[x, y, z] = True
+        wanted[(cells[:, None] + constant(CORNERS, self.device)).unbind(2)] = True
         places = (wanted & (self.row < 0)).nonzero()
         if len(places) == 0:
             return
@@ -154,32 +157,38 @@ class _Bricks:
         """Values at all points of coarse cells, both ends included: (N, 3) -> (N, side + 1, side + 1, side + 1)."""
         side = self.side
         out = self.values.new_empty((len(cells), *[side + 1] * 3))
-        for corner in CORNERS:
-            x, y, z = (cells + torch.tensor(corner, device=self.device)).unbind(1)
+        rows = self.row[(cells[:, None] + constant(CORNERS, self.device)).unbind(2)]  # (N, 8)
+        for number, corner in enumerate(CORNERS):
             to = [slice(side, None) if k else slice(0, side) for k in corner]
             source = [slice(0, 1) if k else slice(None) for k in corner]
-            out[:, to[0], to[1], to[2]] = self.values[self.row[x, y, z]][:, source[0], source[1], source[2]]
+            out[:, to[0], to[1], to[2]] = self.values[:, source[0], source[1], source[2]][rows[:, number]]
         return out
 
     def cells_behind_open_faces(self, fresh: Tensor, active: Tensor) -> Tensor:
         """Inactive coarse cells that the surface enters from fresh ones: (M, 3), (A, 3) -> (N, 3)."""
+        count = self.cells**3
         known = torch.zeros([self.cells] * 3, dtype=torch.bool, device=self.device)
-        known[tuple(active.unbind(1))] = True
-        found = torch.zeros_like(known)
+        known[active.unbind(1)] = True
+        # An element beyond the last cell takes what is written for closed faces: nothing waits for their number.
+        found = torch.zeros(count + 1, dtype=torch.bool, device=self.device)
         for cells in fresh.split(self._cells_at_once()):
             inside = self.points_of(cells) > self.level
+            place = (cells[:, 0] * self.cells + cells[:, 1]) * self.cells + cells[:, 2]
             for axis in range(3):
+                step = self.cells ** (2 - axis)
                 for end, direction in ((0, -1), (self.side, 1)):
                     face = inside.select(1 + axis, end).flatten(1)
-                    behind = cells[face.any(dim=1) & ~face.all(dim=1)].clone()
-                    behind[:, axis] += direction
-                    behind = behind[(behind[:, axis] >= 0) & (behind[:, axis] < self.cells)]
-                    found[tuple(behind.unbind(1))] = True
-        return (found & ~known).nonzero()
+                    is_open = face.any(dim=1) & ~face.all(dim=1)
+                    is_open &= cells[:, axis] != (0 if direction < 0 else self.cells - 1)  # nothing is behind the grid
+                    found[torch.where(is_open, place + direction * step, count)] = True
+        return (found[:count].view_as(known) & ~known).nonzero()
 
     def _cells_at_once(self) -> int:
         """Coarse cells per chunk, for at most `CELLS_AT_ONCE` grid cells."""
-        return max(1, CELLS_AT_ONCE // self.side**3)
+        cells = CELLS_AT_ONCE
+        if self.device.type != "cpu":
+            cells = rows_at_once(self.device, chunk_size=DEFAULT_CHUNK_SIZE, bytes_each=BYTES_OF_CELL)
+        return max(1, cells // self.side**3)
 
     def crossed_cells(self, active: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Grid cells with corners on both sides, in chunks: (M, 3) first points and (M, 8) values."""
@@ -188,11 +197,28 @@ class _Bricks:
         for cells in active.split(self._cells_at_once()):
             points = self.points_of(cells)
             views = [points[:, x : x + side, y : y + side, z : z + side].flatten(1) for x, y, z in CORNERS]
-            count = torch.stack([view > self.level for view in views]).sum(dim=0)
+            corners = torch.stack(views)  # (8, N, side^3)
+            count = (corners > self.level).sum(dim=0)
             which, place = ((count > 0) & (count < len(CORNERS))).nonzero().unbind(1)
             first = cells[which] * side + along[place]
-            real = (first < self.resolution - 1).all(dim=1)  # the others lie beyond the grid and repeat its last point
-            yield first[real], torch.stack([view[which, place][real] for view in views], dim=1)
+            # The others lie beyond the grid and repeat its last point.
+            real = (first < self.resolution - 1).all(dim=1).nonzero()[:, 0]
+            yield first[real], corners[:, which[real], place[real]].mT.contiguous()
+
+
+def _rows_of_cases() -> NDArray[np.int64]:
+    """`_Tables.row`."""
+    row = np.zeros(1 << 14, np.int64)
+    for number, (case, joined) in enumerate(triangle_table()):
+        row[case + sum(1 << (8 + face) for face in joined)] = number
+    return row
+
+
+def _triangles_of_rows() -> NDArray[np.int64]:
+    """`_Tables.triangles`."""
+    table = triangle_table()
+    longest = max(len(triangles) for triangles in table.values())
+    return np.array([[*triangles, *[(-1, -1, -1)] * (longest - len(triangles))] for triangles in table.values()])
 
 
 @dataclass(frozen=True, eq=False)
@@ -218,21 +244,15 @@ class _Tables:
 
     @classmethod
     def on(cls, device: torch.device) -> _Tables:
-        table = triangle_table()
-        longest = max(len(triangles) for triangles in table.values())
-        padded = [[*triangles, *[(-1, -1, -1)] * (longest - len(triangles))] for triangles in table.values()]
-        row = torch.zeros(1 << 14, dtype=torch.int64)
-        for number, (case, joined) in enumerate(table):
-            row[case + sum(1 << (8 + face) for face in joined)] = number
-        near, axis = (torch.tensor(column, device=device) for column in zip(*EDGES, strict=True))
+        near, axis = (constant(column, device) for column in zip(*EDGES, strict=True))
         return cls(
-            row=row.to(device),
-            triangles=torch.tensor(padded, device=device),
-            rings=torch.tensor(face_rings(), device=device),
+            row=constant_array(_rows_of_cases, device),
+            triangles=constant_array(_triangles_of_rows, device),
+            rings=constant(face_rings(), device),
             near=near,
-            far=near + torch.tensor([4, 2, 1], device=device)[axis],
+            far=near + constant((4, 2, 1), device)[axis],
             axis=axis,
-            offsets=torch.tensor(CORNERS, device=device),
+            offsets=constant(CORNERS, device),
         )
 
     def triangles_of(self, values: Tensor, level: float) -> Tensor:

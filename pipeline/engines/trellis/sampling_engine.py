@@ -10,17 +10,16 @@ from pathlib import Path
 import torch
 
 from pipeline.engines.base import Generation
+from pipeline.engines.memory_retry import smaller_chunk, with_memory_retry
 from pipeline.engines.trellis.cuda_warm_up import warm_up_cuda
 from pipeline.engines.trellis.generation_run import Encode, GenerationRun
 from pipeline.engines.trellis.models import Models, load_models
 from pipeline.engines.trellis.spec import ModelSpec
-from pipeline.errors import OutOfMemory
 from pipeline.nn.precision import device_of, precision_of
 from pipeline.ops.voxels import VoxelSet
 from pipeline.sampling.contexts import Contexts
 
 CPU = torch.device("cpu")
-RETRY_CHUNK_DIVISOR = 4  # after an out-of-memory error, chunks shrink by this factor and passes run one by one
 
 
 class SamplingEngine(ABC):
@@ -111,25 +110,16 @@ class SamplingEngine(ABC):
             OutOfMemory: the device has too little memory, even for the retry.
         """
         started = time.perf_counter()
+        options = replace(run.options, chunk_size=smaller_chunk(run.options.chunk_size))
+        smaller = replace(run, options=options, one_by_one=True)
         with torch.inference_mode():
-            try:
-                generation = run.generate(encode, voxels)
-            except torch.cuda.OutOfMemoryError:
-                generation = _retry_with_less_memory(run, encode, voxels)
+            generation = with_memory_retry(
+                lambda: run.generate(encode, voxels),
+                lambda: smaller.generate(encode, voxels),
+                device=run.device,
+                tried="even for one pass at a time",
+            )
         if not self.is_on_accelerator:
             return generation
         torch.cuda.synchronize(run.device)
         return replace(generation, gpu_seconds=time.perf_counter() - started)
-
-
-def _retry_with_less_memory(run: GenerationRun, encode: Encode, voxels: VoxelSet | None) -> Generation:
-    torch.cuda.empty_cache()
-    options = replace(run.options, chunk_size=max(1, run.options.chunk_size // RETRY_CHUNK_DIVISOR))
-    try:
-        return replace(run, options=options, one_by_one=True).generate(encode, voxels)
-    except torch.cuda.OutOfMemoryError as error:
-        torch.cuda.empty_cache()
-        free, total = (size / 1e9 for size in torch.cuda.mem_get_info(run.device))
-        raise OutOfMemory(
-            f"the device has too little memory, even for one pass at a time: {free:.1f} of {total:.1f} GB are free"
-        ) from error

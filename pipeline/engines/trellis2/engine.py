@@ -24,6 +24,7 @@ from pipeline.engines.base import (
     ignore_steps,
     ignored_options,
 )
+from pipeline.engines.memory_retry import with_memory_retry
 from pipeline.engines.registry import TINY_WEIGHTS, find_spec
 from pipeline.engines.trellis2.attributes import VoxelAttributes
 from pipeline.engines.trellis2.models import CPU, Models
@@ -42,11 +43,12 @@ from pipeline.engines.trellis2.stages import (
 )
 from pipeline.engines.trellis2.unet import Decoded
 from pipeline.engines.trellis2.weights import WEIGHTS_FOLDER
-from pipeline.errors import EngineFailed, InvalidRequest, OutOfMemory
+from pipeline.errors import EngineFailed, InvalidRequest
 from pipeline.mesh.fill_holes import fill_small_holes
 from pipeline.mesh.tri_mesh import TriMesh
 from pipeline.nn.precision import device_of, precision_of
 from pipeline.nn.structure_decoder import coarsened_occupancy
+from pipeline.ops.transfer import to_device, to_host
 from pipeline.ops.voxels import VoxelSet
 from pipeline.sampling.contexts import Contexts
 from pipeline.sampling.guidance import MultiImageMode, multi_image_mode_of
@@ -156,17 +158,12 @@ class Trellis2Engine:
         run = _Run(self.spec, models, options, mode, on_step)
         started = time.perf_counter()
         with torch.inference_mode():
-            try:
-                generation = run.generate(crops)
-            except torch.cuda.OutOfMemoryError:
-                torch.cuda.empty_cache()
-                try:
-                    generation = replace(run, one_by_one=True).generate(crops)
-                except torch.cuda.OutOfMemoryError as error:
-                    torch.cuda.empty_cache()
-                    raise OutOfMemory(
-                        f"the device has too little memory for detail {options.detail}, even for one pass at a time"
-                    ) from error
+            generation = with_memory_retry(
+                lambda: run.generate(crops),
+                lambda: replace(run, one_by_one=True).generate(crops),
+                device=models.device,
+                tried=f"even for one pass of detail {options.detail} at a time",
+            )
         warnings = ignored_options("TRELLIS.2", options, find_spec(self.name).ignores)
         generation = replace(generation, warnings=warnings + generation.warnings)
         if not self.is_on_accelerator:
@@ -210,7 +207,8 @@ class _Run:
         coords = coarsened_occupancy(models.use("structure_decoder")(latent), side=DETAILS[0] // LATENT_FACTOR)
         if len(coords) == 0:
             raise EngineFailed("the model produced no shape for this image: no voxel is occupied")
-        latents, voxels, resolution = self._sample_shape(VoxelSet(coords, batch_size=1), coarse, fine, sampling)
+        structure = VoxelSet(coords, batch_size=1, side=DETAILS[0] // LATENT_FACTOR)
+        latents, voxels, resolution = self._sample_shape(structure, coarse, fine, sampling)
         texture = sample_latents(
             models.use(f"texture_flow_{1024 if is_fine else 512}"),
             voxels,
@@ -234,7 +232,7 @@ class _Run:
 
     def _contexts(self, crops: Sequence[NDArray[np.uint8]], size: int) -> Contexts:
         pixels = torch.stack([image_tensor(crop, size=size) for crop in crops])
-        tokens = self.models.use("encoder")(pixels.to(self.models.device))  # (P, L, C)
+        tokens = self.models.use("encoder")(to_device(pixels, self.models.device))  # (P, L, C)
         return Contexts(tokens, torch.zeros_like(tokens[:1]))  # trained with zeros as the negative condition
 
     def _sample_shape(
@@ -259,7 +257,7 @@ class _Run:
         decoder = models.use("shape_decoder")
         upsampled = decoder(latents, voxels, levels=4).voxels.coords
         coords, resolution = cascade_voxels(upsampled, resolution=options.detail, max_voxels=MAX_VOXELS)
-        voxels = VoxelSet(coords, batch_size=1)
+        voxels = VoxelSet(coords, batch_size=1, side=resolution // LATENT_FACTOR)
         latents = sample_latents(
             models.use("shape_flow_1024"),
             voxels,
@@ -277,19 +275,18 @@ class _Run:
         if len(faces) == 0:
             raise EngineFailed("the model produced no surface for this image")
         used, renumbered = torch.unique(faces, return_inverse=True)  # drop the voxels that no quad uses
-        model_frame = vertices[used].float().cpu().numpy()
-        x, y, z = model_frame.T
-        mesh = TriMesh(np.stack([x, z, -y], axis=1), renumbered.int().cpu().numpy())
-        mesh = fill_small_holes(mesh, max_perimeter_m=HOLE_PERIMETER_M)
         coords = voxels.coords[:, 1:].long()
         order = torch.argsort((coords[:, 0] * resolution + coords[:, 1]) * resolution + coords[:, 2])
         values = (attributes.float().clamp(0, 1) * 255).round().to(torch.uint8)
-        source = VoxelAttributes(
-            mesh,
-            coords[order].to(torch.int16).cpu().numpy(),
-            values[order].cpu().numpy(),
-            resolution,
+        model_frame, triangles, sorted_coords, sorted_values = (
+            tensor.numpy()
+            for tensor in to_host(
+                vertices[used].float(), renumbered.int(), coords[order].to(torch.int16), values[order]
+            )
         )
+        x, y, z = model_frame.T
+        mesh = fill_small_holes(TriMesh(np.stack([x, z, -y], axis=1), triangles), max_perimeter_m=HOLE_PERIMETER_M)
+        source = VoxelAttributes(mesh, sorted_coords, sorted_values, resolution)
         warnings = ()
         if resolution != self.options.detail:
             warnings = (f"detail {self.options.detail} would have too many voxels; the surface has {resolution}.",)

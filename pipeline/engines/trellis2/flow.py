@@ -60,6 +60,7 @@ class FlowTransformer(nn.Module):
         self.pe_mode = pe_mode
         heads = num_heads or model_channels // num_head_channels
         self.head_dim = model_channels // heads
+        self._dense_phases: Tensor | None = None
         self.t_embedder = TimestepEmbedder(model_channels)
         self.adaLN_modulation = modulation(model_channels, 6) if share_mod else None
         self.input_layer = nn.Linear(in_channels, model_channels)
@@ -104,13 +105,21 @@ class FlowTransformer(nn.Module):
         h = self.input_layer(tokens)
         phases = None
         if self.pe_mode == "rope":
-            phases = rotary_phases(positions, self.head_dim)
+            phases = self._phases(positions, voxels)
         else:
             h = h + position_embedding(positions, h.shape[-1])
         h = h.to(self.dtype)
         for block, context in zip(self.blocks, condition.layers, strict=True):
             h = block(h, mod, context, voxels, phases)
         return self.out_layer(F.layer_norm(h.to(tokens.dtype), h.shape[-1:], eps=HEAD_EPS))
+
+    def _phases(self, positions: Tensor, voxels: VoxelSet | None) -> Tensor:
+        """The rotations of the tokens, the same at every step: those of voxels are kept with them."""
+        if voxels is not None:
+            return voxels.remember(("rotary", self.head_dim), lambda: rotary_phases(positions, self.head_dim))
+        if self._dense_phases is None or self._dense_phases.device != positions.device:
+            self._dense_phases = rotary_phases(positions, self.head_dim)
+        return self._dense_phases
 
     def _modulation(self, t: Tensor) -> Tensor:
         """(B,) times in [0, 1000] -> (B, 6C) if all blocks share the modulation, else (B, C)."""

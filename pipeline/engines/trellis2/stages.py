@@ -18,7 +18,9 @@ from torch import Tensor
 from pipeline.engines.trellis2.flow import SLatFlowModel, SparseStructureFlowModel
 from pipeline.engines.trellis2.unet import Decoded, SparseUnetVaeDecoder
 from pipeline.nn.condition import Condition
+from pipeline.ops.constants import constant
 from pipeline.ops.dual_grid import dual_grid_mesh, dual_grid_of
+from pipeline.ops.transfer import to_device
 from pipeline.ops.voxels import VoxelSet
 from pipeline.sampling.contexts import Contexts, latent_velocities, one_pass_at_a_time, structure_velocities
 from pipeline.sampling.flow_euler import flow_times, sample_flow
@@ -71,7 +73,7 @@ class Sampling:
 
     def noise(self, *shape: int) -> Tensor:
         """Normally distributed, in the order of the calls."""
-        return torch.randn(shape, generator=self.generator).to(self.device)
+        return to_device(torch.randn(shape, generator=self.generator), self.device)
 
     def run(
         self,
@@ -114,7 +116,7 @@ class Normalisation(NamedTuple):
         return (latent - mean) / std
 
     def _tensors(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        mean, std = (torch.tensor(values, dtype=like.dtype, device=like.device) for values in self)
+        mean, std = (constant(tuple(values), like.device, dtype=like.dtype) for values in self)
         return mean, std
 
 

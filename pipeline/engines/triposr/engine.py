@@ -19,6 +19,7 @@ from pipeline.engines.base import (
     ignore_steps,
     ignored_options,
 )
+from pipeline.engines.memory_retry import smaller_chunk, with_memory_retry
 from pipeline.engines.registry import TINY_WEIGHTS, find_spec
 from pipeline.engines.triposr.colours import TriplaneColours
 from pipeline.engines.triposr.field import TriplaneField
@@ -28,7 +29,8 @@ from pipeline.engines.triposr.rendering import turntable_frames
 from pipeline.engines.triposr.spec import FOREGROUND_RATIO, RELEASED, TINY, ModelSpec
 from pipeline.engines.triposr.surface import extract_surface, to_mesh
 from pipeline.engines.triposr.weights import WEIGHTS_FOLDER
-from pipeline.errors import EngineFailed, InvalidRequest, OutOfMemory
+from pipeline.errors import EngineFailed, InvalidRequest
+from pipeline.ops.transfer import to_device, to_host
 
 AFTER_ENCODING, AFTER_MESH = 0.7, 0.9
 """Fraction of the work done after each part; a turntable, if requested, takes the rest."""
@@ -117,7 +119,7 @@ class TripoSREngine:
             InvalidRequest: there is not exactly one view.
             UnreadableImage: the view holds no subject.
             EngineFailed: the model produced no surface.
-            OutOfMemory: the device has too little memory.
+            OutOfMemory: the device has too little memory, even for smaller chunks.
         """
         if len(views) != 1:
             raise InvalidRequest(f"engine {self.name} takes one view, got {len(views)}")
@@ -125,14 +127,16 @@ class TripoSREngine:
         assert self._model is not None
         image = composite_on_grey(frame_foreground(views[0], ratio=options.foreground_ratio or FOREGROUND_RATIO))
         device = self._device_of(self._model)
+        run = _GenerationRun(self.spec, self._model, device, options, on_step)
+        smaller = replace(options, chunk_size=smaller_chunk(options.chunk_size))
         started = time.perf_counter()
         with torch.inference_mode():
-            try:
-                generation = _GenerationRun(self.spec, self._model, device, options, on_step).run(image)
-            except torch.cuda.OutOfMemoryError as error:
-                torch.cuda.empty_cache()
-                free, total = (size / 1e9 for size in torch.cuda.mem_get_info(device))
-                raise OutOfMemory(f"the device has too little memory: {free:.1f} of {total:.1f} GB are free") from error
+            generation = with_memory_retry(
+                lambda: run.run(image),
+                lambda: replace(run, options=smaller).run(image),
+                device=device,
+                tried=f"even for {smaller.chunk_size} points at a time",
+            )
         if not self.is_on_accelerator:
             return generation
         torch.cuda.synchronize(device)
@@ -172,7 +176,7 @@ class _GenerationRun:
 
     def _encode(self, image: NDArray[np.uint8]) -> torch.Tensor:
         """Return the scene code of an image: (S, S, 3) uint8 -> (3, C, T, T)."""
-        resized = resize_images(torch.from_numpy(image)[None].to(self.device), size=self.spec.cond_image_size)
+        resized = resize_images(to_device(torch.from_numpy(image)[None], self.device), size=self.spec.cond_image_size)
         blocks = self.spec.backbone.num_layers
         return self.model(resized, on_block=lambda done: self.on_step(AFTER_ENCODING * done / (blocks + 1)))[0]
 
@@ -194,16 +198,17 @@ class _GenerationRun:
 def colours_of(field: TriplaneField) -> TriplaneColours:
     """Return the colour source of a field, which needs no torch."""
 
-    def to_numpy(tensor: torch.Tensor | None, like: torch.Tensor) -> NDArray[np.float32]:
-        return (torch.zeros(len(like)) if tensor is None else tensor.float().cpu()).numpy()
-
-    layers = [(to_numpy(weight, weight), to_numpy(bias, weight)) for weight, bias in field.layers]
+    wanted = [field.table, field.bias]
+    for weight, bias in field.layers:
+        wanted += [weight, weight.new_zeros(len(weight)) if bias is None else bias]
+    table, first_bias, *rest = (tensor.numpy() for tensor in to_host(*(tensor.float() for tensor in wanted)))
+    layers = list(zip(rest[::2], rest[1::2], strict=True))
     weight, bias = layers[-1]
     layers[-1] = (weight[1:], bias[1:])  # the first output is the density
     return TriplaneColours(
-        table=to_numpy(field.table, field.table),
+        table=table,
         size=field.size,
-        first_bias=to_numpy(field.bias, field.bias),
+        first_bias=first_bias,
         layers=tuple(layers),
         activation=field.decoder_activation,
     )

@@ -20,9 +20,14 @@ from torch import Tensor
 from pipeline.engines.triposr.spec import RendererSpec
 from pipeline.engines.triposr.triplane import OUT_CHANNELS, NeRFMLP
 from pipeline.nn.activations import activation
+from pipeline.ops.blocks import rows_at_once
 from pipeline.ops.parallel import each_on_one_thread
 
-CPU_BLOCK, GPU_BLOCK = 1024, 4096  # points per matrix product
+CPU_BLOCK = 1024  # points per matrix product
+GPU_BLOCK, LEAST_GPU_BLOCK = 1 << 17, 1 << 12
+"""The same on a GPU, where a product of few points takes less time than its launch; the last block of an evaluation is
+the least power of two that holds the rest."""
+BYTES_OF_POINT = 12 * (8 + 4) + 6 * 64 * 4  # rows and weights of twelve texels, and some hidden layers
 PLANE_AXES = ((0, 1), (0, 2), (1, 2))  # model axes along W and along H of each plane: xy, xz, yz
 REDUCTIONS = ("concat", "mean")
 
@@ -148,13 +153,15 @@ class TriplaneField:
 
     def _in_chunks(self, evaluate: Callable[[slice], None], count: int, chunk_size: int, *, points_each: int) -> None:
         """Evaluate all rows in whole blocks; on a CPU, distribute the blocks of a chunk over its threads."""
-        blocks = max(1, chunk_size // self.block)  # blocks per chunk
-        threads = min(blocks, torch.get_num_threads()) if self.table.device.type == "cpu" else 1
+        device = self.table.device
+        points = rows_at_once(device, chunk_size=chunk_size, bytes_each=BYTES_OF_POINT)
+        blocks = max(1, points // self.block)  # blocks per chunk
+        threads = min(blocks, torch.get_num_threads()) if device.type == "cpu" else 1
         # Every part begins at a multiple of the block size, so blocks hold the same points for every chunk size and
         # every number of threads.
         rows = blocks // threads * self.block // points_each
         parts = [slice(start, start + rows) for start in range(0, count, rows)]
-        if self.table.device.type == "cpu":
+        if device.type == "cpu":
             each_on_one_thread(evaluate, parts, at_once=threads)
         else:
             for part in parts:
@@ -205,8 +212,11 @@ class TriplaneField:
         out = x.new_empty((len(x), OUT_CHANNELS))
         for start in range(0, len(x), self.block):
             rows = x[start : start + self.block]
-            # Padding keeps the shape of the matrix product, and so its rounding, independent of the number of points.
-            hidden = F.pad(rows, (0, 0, 0, self.block - len(rows)))
+            # Padding keeps the shape of the matrix product, and so its rounding, independent of the chunk size.
+            block = self.block
+            if len(rows) < block and self.table.device.type != "cpu":
+                block = max(LEAST_GPU_BLOCK, 1 << (len(rows) - 1).bit_length())
+            hidden = F.pad(rows, (0, 0, 0, block - len(rows))) if len(rows) < block else rows
             for weight, bias in self.layers:
                 hidden = F.linear(act(hidden), weight, bias)
             out[start : start + self.block] = hidden[: len(rows)]

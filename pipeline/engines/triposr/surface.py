@@ -13,6 +13,7 @@ from pipeline.engines.triposr.field import TriplaneField
 from pipeline.engines.triposr.spec import ISO_DENSITY
 from pipeline.mesh.tri_mesh import TriMesh
 from pipeline.ops.isosurface import IsoSurface, extract_isosurface
+from pipeline.ops.transfer import to_host
 
 
 def grid_coordinates(indices: Tensor, *, resolution: int) -> Tensor:
@@ -61,4 +62,5 @@ def to_project_frame(points: NDArray[np.floating]) -> NDArray[np.float32]:
 def to_mesh(surface: IsoSurface, *, resolution: int) -> TriMesh:
     """Convert a surface to a mesh in the unit cube [-0.5, 0.5], which the model's box fills."""
     unit = surface.vertices.double() / (resolution - 1) - 0.5
-    return TriMesh(to_project_frame(unit.cpu().numpy()), surface.faces.int().cpu().numpy())
+    places, faces = to_host(unit, surface.faces.int())
+    return TriMesh(to_project_frame(places.numpy()), faces.numpy())

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 PACKAGE = str(Path(__file__).resolve().parents[3] / "pipeline")
 OUTSIDE = "outside"
 """The stage of what runs in no function that belongs to a stage."""
@@ -50,6 +52,8 @@ class Counts:
 
     def __init__(self, stage_of_function: Mapping[str, str] | None = None) -> None:
         self.stage_of_function = dict(stage_of_function or {})
+        self.out_of_memory_in: set[str] = set()
+        """Stages whose next kernel finds no memory; each fails once."""
         self.reset()
 
     def reset(self) -> None:
@@ -60,6 +64,9 @@ class Counts:
     def add_launch(self, op: str, *, flops: int = 0, moved_bytes: int = 0) -> None:
         """Count a kernel."""
         stage, line = self._place()
+        if stage in self.out_of_memory_in:
+            self.out_of_memory_in.remove(stage)
+            raise torch.OutOfMemoryError(f"CUDA out of memory, as asked for in {stage}")
         self.launched.append(Launch(op, stage, line, flops, moved_bytes))
 
     def add_wait(self, cause: str) -> None:

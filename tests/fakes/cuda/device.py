@@ -21,8 +21,11 @@ CAPABILITY = (9, 0)
 
 @contextmanager
 def pretended_cuda(
-    stage_of_function: Mapping[str, str] | None = None, *, free_bytes: int = MEMORY_BYTES, total_bytes: int = MEMORY_BYTES
-) -> Iterator[Counts]:  # fmt: skip
+    stage_of_function: Mapping[str, str] | None = None,
+    *,
+    free_bytes: int = MEMORY_BYTES,
+    total_bytes: int = MEMORY_BYTES,
+) -> Iterator[Counts]:
     """Inside, `cuda:0` exists and counts. Name it with its number: `cuda` alone asks torch's C++ for the current one.
 
     Args:
@@ -84,12 +87,10 @@ def _answers(device: Device, free_bytes: int, total_bytes: int) -> list[tuple[An
         setattr(copied, PINNED, True)
         return copied
 
-    def attend(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, *args: Any, **options: Any) -> Tensor:
+    def attend(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, **options: Any) -> Tensor:
         if not isinstance(q, DeviceTensor):
-            return kernels.attend(q, k, v, attn_mask, *args, **options)
-        if any(args) or options.get("is_causal"):
-            raise NotImplementedError("the pretended device knows neither dropout nor a causal mask")
-        return device.attend(q, k, v, attn_mask)
+            return kernels.attend(q, k, v, attn_mask, **options)
+        return device.attend(q, k, v, attn_mask, **options)
 
     def rms_norm(x: Tensor, shape: Any, weight: Tensor | None = None, eps: float | None = None) -> Tensor:
         if not isinstance(x, DeviceTensor):

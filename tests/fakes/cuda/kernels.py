@@ -14,12 +14,12 @@ attend, rms_norm = F.scaled_dot_product_attention, F.rms_norm
 """The functions themselves; their names in torch are replaced while the device exists."""
 
 
-def fused_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+def fused_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, **options: Any) -> Tensor:
     """Attention of (B, H, N, D) tensors of the CPU, or meta tensors, in the memory order (B, N, H, D)."""
     if q.is_meta:
         out = q.new_empty((q.shape[0], q.shape[2], q.shape[1], v.shape[3]))
         return out.transpose(1, 2)
-    out = attend(q, k, v, attn_mask=mask)
+    out = attend(q, k, v, attn_mask=mask, **options)
     return out.transpose(1, 2).contiguous().transpose(1, 2)
 
 

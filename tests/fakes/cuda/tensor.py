@@ -1,11 +1,11 @@
 """The tensor that says cuda:0, and what each operation on it counts as.
 
-Every operation reaches `Device.run` through torch's dispatcher. It checks the devices of the arguments, counts, computes
-with the tensors inside, and wraps the results. What torch's C++ would do before the dispatcher, for a device that this
-build lacks, are methods of `DeviceTensor`.
+Every operation reaches `Device.run` through torch's dispatcher. It checks the devices of the arguments, counts,
+computes with the tensors inside, and wraps the results. What torch's C++ would do before the dispatcher, for a device
+that this build lacks, are methods of `DeviceTensor`.
 
-A tensor without values has a meta tensor inside. Operations on it have results without values, and cost nothing, so that
-a model of its real size can be counted; what needs a value of it raises an error.
+A tensor without values has a meta tensor inside. Operations on it have results without values, and cost nothing, so
+that a model of its real size can be counted; what needs a value of it raises an error.
 """
 
 from __future__ import annotations
@@ -177,11 +177,12 @@ class Device:
         with torch._C._DisableTorchDispatch():
             return ONLY_ON_A_GPU.get(name, func)(*bare[0], **bare[1])
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, **options: Any) -> Tensor:
         """Attention in one kernel, which is chosen before the dispatcher; a mask is first made into a bias by two."""
         convert = _meta_of if any(_without_wrapper(x).is_meta for x in (q, k, v)) else _without_wrapper
         with torch._C._DisableTorchDispatch():
-            inner = fused_attention(*(convert(x) for x in (q, k, v)), None if mask is None else convert(mask))
+            given = (convert(x) for x in (q, k, v))
+            inner = fused_attention(*given, None if mask is None else convert(mask), **options)
         out = DeviceTensor(inner, self)
         moved = sum(touched_bytes("attention", [q, k, v, out]))
         flops = 4 * q.numel() * k.shape[-2]  # two products of every query with every key
