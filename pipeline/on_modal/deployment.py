@@ -10,6 +10,7 @@ from pipeline.deployment import open_shared_store
 from pipeline.jobs.store import Store
 from pipeline.on_modal.dict_key_values import DictKeyValues
 from pipeline.on_modal.dispatch import Dispatcher
+from pipeline.on_modal.remote_call import PatientCall
 from pipeline.on_modal.shared_dict import SharedDict
 from pipeline.secrets import load_master_keys
 from pipeline.service import Service, local_outputs, open_service
@@ -18,7 +19,7 @@ from pipeline.storage.local import LocalStorage
 from pipeline.telemetry import start_telemetry
 
 if TYPE_CHECKING:
-    from pipeline.on_modal.engine_client import RemoteCall  # imports numpy
+    from pipeline.on_modal.remote_call import RemoteCall
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ def open_deployment(
     spawn: Callable[[int], RemoteCall],
     find_call: Callable[[str], RemoteCall],
     errors: tuple[type[Exception], ...],
+    transient: tuple[type[Exception], ...],
     commit_work: Callable[[], None],
     commit_outputs: Callable[[], None],
 ) -> Deployment:
@@ -77,6 +79,7 @@ def open_deployment(
         spawn: starts a job's function with its id.
         find_call: finds a started call by its id.
         errors: the base classes of the errors of Modal's client.
+        transient: as for `PatientCall`: an error of the connection says nothing about a dispatch.
 
     Raises:
         StoreUnavailable: the database cannot be reached, or its schema is newer than this version.
@@ -84,7 +87,7 @@ def open_deployment(
 
     def is_in_flight(dispatch_id: str) -> bool:
         try:
-            find_call(dispatch_id).get(timeout=0)
+            PatientCall(find_call(dispatch_id), transient).get(timeout=0)
         except TimeoutError:
             return True
         except errors:
