@@ -4,9 +4,10 @@ A transaction puts documents into the head, under `written`; readers look there 
 for `MOVE_OUT_AFTER_S`, housekeeping writes it to its own entry and then, as part of its own commit, drops it from the
 head. So the entry of a document is never written while a snapshot or a transaction from before the change is still
 valid: one that is older than `SNAPSHOT_VALID_S` (`pipeline.jobs.stores.kv.commit_log`) starts again. Delayed
-housekeeping does not overwrite a newer document either: it read a head without that document, so its write ends before the newer document
-has been in the head for `MOVE_OUT_AFTER_S`. This assumes that a put or delete takes effect within 250 s of being sent,
-or never: Modal's client repeats one for at most 160 s, as `pipeline.on_modal.settings` limits its wait when throttled.
+housekeeping does not overwrite a newer document either: it read a head without that document, so its write ends before
+the newer document has been in the head for `MOVE_OUT_AFTER_S`. This assumes that a put or delete takes effect within
+250 s of being sent, or never: Modal's client repeats one for at most 160 s, as `pipeline.on_modal.settings` limits its
+wait when throttled.
 """
 
 from __future__ import annotations
