@@ -324,7 +324,7 @@ def store_and_master_keys() -> tuple[Store, Sequence[bytes]]:
     from pipeline.on_modal.deployment import open_store
     from pipeline.secrets import load_master_keys
 
-    return open_store(SETTINGS, jobs, errors=CLIENT_ERRORS), load_master_keys(SETTINGS)
+    return open_store(SETTINGS, jobs), load_master_keys(SETTINGS)
 
 
 def change_keys(command: KeyCommand) -> Change:

@@ -48,13 +48,13 @@ class Deployment:
         return service, outputs
 
 
-def open_store(settings: Settings, jobs: Any, *, errors: tuple[type[Exception], ...]) -> Store:
+def open_store(settings: Settings, jobs: Any) -> Store:
     """The deployment's store; for functions that need nothing else. The arguments are those of `open_deployment`.
 
     Raises:
         StoreUnavailable: the database cannot be reached, or its schema is newer than this version.
     """
-    return open_shared_store(settings, DictKeyValues(jobs, errors=(*errors, OSError)))
+    return open_shared_store(settings, DictKeyValues(jobs))
 
 
 def open_deployment(
@@ -94,7 +94,7 @@ def open_deployment(
     return Deployment(
         settings,
         load_master_keys(settings),
-        open_store(settings, jobs, errors=errors),
+        open_store(settings, jobs),
         Dispatcher(lambda job_id: spawn(job_id).object_id, is_in_flight=is_in_flight, entries=entries),
         commit_work=commit_work,
         commit_outputs=commit_outputs,

@@ -36,6 +36,7 @@ def run_maintenance(database: Database, *, today: str, wall_now: float) -> None:
         StoreUnavailable: the map is unavailable; a repetition is safe and completes the work.
     """
     database.vacuum()
+    database.sweep()
     _sweep(database, wall_now)
     database.read(_read_all)
     days = database.read(

@@ -111,6 +111,7 @@ class KvStore:
     def run_maintenance(self) -> None:
         """Vacuum, sweep, and read every entry that must not expire. Due at least every few days, best once a day."""
         self._workers.vacuum()
+        self._workers.sweep()
         maintenance.run_maintenance(self._database, today=day_of(self._clock()), wall_now=self._wall_clock())
 
     def write_backup(self, folder: Path) -> None:
