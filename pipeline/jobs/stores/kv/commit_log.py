@@ -131,7 +131,9 @@ class CommitLog(Generic[S]):
     Args:
         name: the log's entries are this name, and this name with a slash and a number.
         encode, decode: the value to bytes and back; equal values give equal bytes.
-        empty: the encoded value before the first commit.
+        empty: the encoded value of an empty log.
+        initial: the encoded value before the first commit, `empty` by default; asked for where there is none. One that
+            is not empty is committed with the first change, even where that changes nothing.
         housekeeping: a change that every vacuum makes.
         wall_clock: seconds since 1970, for the age of versions.
     """
@@ -144,6 +146,7 @@ class CommitLog(Generic[S]):
         encode: Callable[[S], bytes],
         decode: Callable[[bytes], S],
         empty: bytes,
+        initial: Callable[[], bytes] | None = None,
         housekeeping: Callable[[Draft[S]], None] | None = None,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
@@ -152,6 +155,7 @@ class CommitLog(Generic[S]):
         self._encode = encode
         self._decode = decode
         self._empty = empty
+        self._initial = initial or (lambda: empty)
         self._housekeeping = housekeeping
         self._wall_clock = wall_clock
         self._known: Version[S] | None = None
@@ -200,8 +204,8 @@ class CommitLog(Generic[S]):
             if number == 0:
                 number, scanned_at_s = self._newest_by_scan(), asked_at_s
                 if number == 0:
-                    value = self._decode(self._empty)
-                    return Version(0, asked_at_s, "", None, self._empty, value, ())
+                    initial = self._initial()
+                    return Version(0, asked_at_s, "", None, initial, self._decode(initial), ())
             while self._entries.get(self._key(number + 1)) is not None:
                 number += 1
                 asked_at_s = time.monotonic()
@@ -338,7 +342,8 @@ class CommitLog(Generic[S]):
             try:
                 draft = self._change(base, requests)
                 tries += 1
-                if draft.value == base.value and draft.retained == base.retained:
+                is_unwritten = base.number == 0 and base.body != self._empty
+                if draft.value == base.value and draft.retained == base.retained and not is_unwritten:
                     if base.read_at_s >= began_at_s:
                         return 0
                     continue  # with nothing to create, only another read tells whether the base is the newest

@@ -102,10 +102,17 @@ class Database:
     """The head and the documents in a map.
 
     Args:
+        initial: the head of a map without commits.
         wall_clock: seconds since 1970, for the age of what was written.
     """
 
-    def __init__(self, entries: KeyValues, *, wall_clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        entries: KeyValues,
+        *,
+        initial: Callable[[], Head] = Head,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
         self.entries = entries
         self._wall_clock = wall_clock
         self._log: CommitLog[Head] = CommitLog(
@@ -114,6 +121,7 @@ class Database:
             encode=HEAD.to_json,
             decode=HEAD.from_json,
             empty=HEAD.to_json(Head()),
+            initial=lambda: HEAD.to_json(initial()),
             housekeeping=lambda draft: self._transaction(draft).move_out(),
             wall_clock=wall_clock,
         )
