@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -11,12 +13,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.ops.constants import forget_constants
+from pipeline.ops.kernels.dispatch import KERNELS
 from tests.fakes.cuda import kernels
 from tests.fakes.cuda.counts import Counts
 from tests.fakes.cuda.tensor import CPU, PINNED, Device, DeviceTensor, Dispatch
 
 MEMORY_BYTES = 80 << 30
 CAPABILITY = (9, 0)
+CONVOLUTION = "pipeline.ops.kernels.sparse_conv"
 
 
 @contextmanager
@@ -48,6 +52,10 @@ def pretended_cuda(
         after.callback(torch.__future__.set_overwrite_module_params_on_conversion, overwrites)
         for each in kept:
             after.callback(setattr, *each)
+        after.callback(KERNELS.failures.update, dict(KERNELS.failures))  # those that fail here are not the process's
+        after.callback(KERNELS.failures.clear)
+        after.callback(_forget_module, CONVOLUTION, sys.modules.get(CONVOLUTION))
+        sys.modules[CONVOLUTION] = _convolution(device)
         torch.__future__.set_overwrite_module_params_on_conversion(
             True
         )  # parameters cannot change their class in place
@@ -69,6 +77,25 @@ def _current() -> Device:
     made = torch.empty(0, device="cuda:0")
     assert isinstance(made, DeviceTensor)
     return made.owner
+
+
+def _convolution(device: Device) -> ModuleType:
+    """The module of the package's convolution kernel, which imports Triton, with one launch that computes the same."""
+
+    def implicit_conv3(feats: Tensor, neighbours: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        assert isinstance(feats, DeviceTensor)
+        flops = 2 * feats.numel() * 27 * weight.shape[0]  # as if every neighbour existed
+        return device.one_kernel("implicit_conv3", kernels.implicit_conv3, feats, neighbours, weight, bias, flops=flops)
+
+    module = ModuleType(CONVOLUTION)
+    module.implicit_conv3 = implicit_conv3  # type: ignore[attr-defined]
+    return module
+
+
+def _forget_module(name: str, before: ModuleType | None) -> None:
+    del sys.modules[name]
+    if before is not None:
+        sys.modules[name] = before
 
 
 def _answers(device: Device, free_bytes: int, total_bytes: int) -> list[tuple[Any, str, Any]]:

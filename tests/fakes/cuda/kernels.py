@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from pipeline.ops.sparse import gather_conv3
 
 HALF = (torch.float16, torch.bfloat16)
 attend, rms_norm = F.scaled_dot_product_attention, F.rms_norm
@@ -39,6 +42,14 @@ def varlen_attention(q: Tensor, k: Tensor, v: Tensor, cu_seq_q: Tensor, *rest: A
                 one = (each[first:last].transpose(0, 1)[None] for each in (q, k, v))
                 out[first:last] = attend(*one)[0].transpose(0, 1)
     return out, logsumexp, torch.zeros(2, dtype=torch.uint64, device=q.device)
+
+
+def implicit_conv3(feats: Tensor, neighbours: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The convolution of the package's Triton kernel, by its reference: (P, N, C), (27, N) -> (P, N, D)."""
+    if feats.is_meta:
+        return feats.new_empty((*feats.shape[:-1], weight.shape[0]))
+    voxels: Any = SimpleNamespace(neighbours=neighbours)  # all that the reference reads of them
+    return gather_conv3(feats, voxels, weight, bias)
 
 
 ONLY_ON_A_GPU = {"_varlen_attn": varlen_attention}

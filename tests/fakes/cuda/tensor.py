@@ -169,7 +169,9 @@ class Device:
             if name.endswith("_") and isinstance(args[0], DeviceTensor):
                 args[0].forget_values()
             inner: Callable[[Any], Any] = _meta_of
-            if kwargs.get("device") == CPU:
+            if name == "zeros_like":  # its values are known
+                kwargs = {**kwargs, "device": CPU}
+            elif kwargs.get("device") == CPU:
                 kwargs = {**kwargs, "device": META}
         else:
             inner = _without_wrapper
@@ -191,13 +193,16 @@ class Device:
             self.counts.add_launch("mask to bias", moved_bytes=3 * out.shape[0] * q.shape[-2] * k.shape[-2])
         return out
 
-    def one_kernel(self, name: str, function: Callable[..., Tensor], x: DeviceTensor, *args: Any) -> Tensor:
+    def one_kernel(
+        self, name: str, function: Callable[..., Tensor], x: DeviceTensor, *args: Any, flops: int = 0
+    ) -> Tensor:
         """A function of the first tensor that torch computes in one kernel here, and in several on a CPU."""
         convert = _meta_of if x.inner.is_meta else _without_wrapper
         with torch._C._DisableTorchDispatch():
             inner = function(convert(x), *(convert(arg) for arg in args))
         out = DeviceTensor(inner, self)
-        self.counts.add_launch(name, moved_bytes=sum(touched_bytes(name, [x, out])))
+        tensors = [leaf for leaf in (x, *args, out) if isinstance(leaf, Tensor)]
+        self.counts.add_launch(name, flops=flops, moved_bytes=sum(touched_bytes(name, tensors)))
         return out
 
     def _wrapped(self, out: Any, ours: Sequence[DeviceTensor]) -> Any:
