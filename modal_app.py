@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import modal
+from grpclib.exceptions import StreamTerminatedError
 
 from pipeline.engines.registry import find_spec, require_weights, weights_module
 from pipeline.on_modal.one_shot import run_from_terminal, with_field_options
+from pipeline.on_modal.remote_call import marked_as_remote
 from pipeline.on_modal.requirements import requirements
 from pipeline.on_modal.settings import ScalingSettings, environment_of_containers
 from pipeline.settings import Settings
@@ -74,6 +76,8 @@ weights_image = image("trellis")
 weights = modal.Volume.from_name(f"{NAME}-weights", create_if_missing=True)
 outputs = modal.Volume.from_name(f"{NAME}-outputs", create_if_missing=True, version=2)
 state = modal.Volume.from_name(f"{NAME}-state", create_if_missing=True, version=2)
+# The backup of the Dict of jobs has one writer, `clean`, and is not on a Volume of version 2, which is beta.
+backups = modal.Volume.from_name(f"{NAME}-backup", create_if_missing=True, version=1)
 jobs = modal.Dict.from_name(f"{NAME}-jobs", create_if_missing=True)
 shared_dict = modal.Dict.from_name(f"{NAME}-notes", create_if_missing=True)
 WEIGHTS: dict[Any, Any] = {"/weights": weights.with_mount_options(read_only=True)}
@@ -104,16 +108,23 @@ class EngineContainer:
         from pipeline.telemetry import configure_logging
 
         configure_logging(SETTINGS.log_level, SETTINGS.log_format)
-        self.server = EngineServer(self.engine, weights=SETTINGS.weights, arguments=SETTINGS.engine_arguments)
-        self.server.load_weights()
+        self.server = EngineServer(
+            self.engine,
+            weights=SETTINGS.weights,
+            arguments=SETTINGS.engine_arguments,
+            needs_accelerator=bool(SCALING.gpus_for(find_spec(self.engine))),
+        )
+        self.server.load_weights(with_device=SCALING.gpu_snapshot)
 
     @modal.enter(snap=False)
     def to_device(self) -> None:
         self.server.to_device()
 
     @modal.method()
-    def wake(self) -> None:
-        """Return once a container is ready; called during the intake of a job."""
+    def wake(self) -> Failure | None:
+        """Return once a container is ready, or why it cannot be; called during the intake of a job."""
+        self.recycle_if_needed()
+        return self.server.start_failure
 
     @modal.method()
     def generate(
@@ -121,21 +132,25 @@ class EngineContainer:
     ) -> Generation | Failure:
         from pipeline.on_modal.control_channel import ControlChannel
 
-        answer = self.server.answer(views, options, ControlChannel(shared_dict, channel), restarts=restarts)
+        with marked_as_remote(TRANSIENT_ERRORS):
+            answer = self.server.answer(views, options, ControlChannel(shared_dict, channel), restarts=restarts)
+        self.recycle_if_needed()
+        return answer
+
+    def recycle_if_needed(self) -> None:
+        """Let the container end after this input where it must take no further one."""
         if self.server.must_recycle:
             modal.experimental.stop_fetching_inputs()  # pyright: ignore[reportUnusedCoroutine]
-        return answer
 
 
 def gpu_options(engine: str, *, min_containers: int) -> dict[str, Any]:
     """The options of `app.cls` for an engine."""
-    spec = find_spec(engine)
     return {
         "image": gpu_image,
         "secrets": [settings],
         "volumes": WEIGHTS,
         "env": {"HF_HUB_OFFLINE": "1"},
-        "gpu": list(spec.gpus if SCALING.gpus is None else SCALING.gpus) or None,
+        "gpu": list(SCALING.gpus_for(find_spec(engine))) or None,
         "cpu": 2.0,
         "memory": 16 * 1024,
         "min_containers": min_containers,
@@ -170,7 +185,14 @@ def engines() -> EnginePool:
     """The engines for one job."""
     from pipeline.on_modal.engine_pool import EnginePool
 
-    return EnginePool(GENERATORS, default=SCALING.engine, entries=shared_dict, reopen=FIND_CALL, check=check_weights)
+    return EnginePool(
+        GENERATORS,
+        default=SCALING.engine,
+        entries=shared_dict,
+        reopen=FIND_CALL,
+        transient=TRANSIENT_ERRORS,
+        check=check_weights,
+    )
 
 
 def check_weights(engine: str) -> None:
@@ -185,6 +207,16 @@ WORK: dict[str, Any] = {"image": work_image, "cpu": 2.0, "memory": 4 * 1024, "ti
 SCHEDULED: dict[str, Any] = {"image": work_image, "timeout": 10 * MINUTES, "scaledown_window": 2} | SERVICE
 FIND_CALL: Any = modal.FunctionCall.from_id
 CLIENT_ERRORS = (modal.exception.Error,)
+# What the client raises, after its own repetitions, where its connection or Modal's servers fail for a while.
+TRANSIENT_ERRORS = (
+    modal.exception.ConnectionError,
+    modal.exception.InternalError,
+    modal.exception.ResourceExhaustedError,
+    modal.exception.ServiceError,
+    StreamTerminatedError,
+    OSError,
+)
+MISSING = (FileNotFoundError, modal.exception.NotFoundError)
 
 
 @cache
@@ -195,10 +227,13 @@ def deployment() -> Deployment:
     return open_deployment(
         SETTINGS if SETTINGS.public_url else SETTINGS.model_copy(update={"public_url": web.get_web_url()}),
         jobs=jobs,
+        backups=backups,
         entries=shared_dict,
         spawn=run_job.spawn,
         find_call=FIND_CALL,
         errors=CLIENT_ERRORS,
+        transient=TRANSIENT_ERRORS,
+        missing=MISSING,
         commit_work=state.commit,
         commit_outputs=outputs.commit,
     )
@@ -220,7 +255,8 @@ def run_job(job_id: int) -> None:
     state.reload()
     outputs.reload()
     worker_id = modal.current_function_call_id() or f"job-{job_id}"
-    run_job(job_id, deployment(), worker_id=worker_id, engines=engines(), send_webhooks=deliver_webhooks.spawn)
+    with marked_as_remote(TRANSIENT_ERRORS):
+        run_job(job_id, deployment(), worker_id=worker_id, engines=engines(), send_webhooks=deliver_webhooks.spawn)
 
 
 @app.function(cpu=0.25, memory=512, schedule=modal.Cron("* * * * *"), **SCHEDULED)
@@ -231,14 +267,16 @@ def deliver_webhooks(job_id: int = 0) -> None:
     send_webhooks(deployment(), job_id=job_id or None)
 
 
-@app.function(cpu=0.5, memory=1024, volumes=DATA, schedule=modal.Cron("*/5 * * * *"), **SCHEDULED)
+@app.function(
+    cpu=0.5, memory=1024, volumes=DATA | {"/data/backup": backups}, schedule=modal.Cron("*/5 * * * *"), **SCHEDULED
+)
 def clean() -> None:
-    """Delete what has expired, retry late uploads, dispatch lost jobs again."""
+    """Back up the Dict, delete what has expired, retry late uploads, dispatch lost jobs again."""
     from pipeline.on_modal.functions import clean_up
 
-    state.reload()
-    outputs.reload()
-    clean_up(deployment())
+    for volume in (state, outputs, backups):
+        volume.reload()
+    clean_up(deployment(), commit_backup=backups.commit)
 
 
 @app.function(
@@ -264,7 +302,8 @@ def generate_once(body: dict[str, Any], file_prefix: str, channel: str) -> dict[
     from pipeline.on_modal.control_channel import ControlChannel
 
     own = ControlChannel(shared_dict, channel)
-    return one_shot.generate_once(body, file_prefix=file_prefix, settings=SETTINGS, engines=engines(), channel=own)
+    with marked_as_remote(TRANSIENT_ERRORS):
+        return one_shot.generate_once(body, file_prefix=file_prefix, settings=SETTINGS, engines=engines(), channel=own)
 
 
 # The web function: the only public one, with API keys of its own.
@@ -286,8 +325,7 @@ def web() -> Any:
     """The same application as on one machine."""
     from pipeline.on_modal.web import web_app
 
-    missing = (FileNotFoundError, modal.exception.NotFoundError)
-    return web_app(deployment(), outputs=outputs, state=state, missing=missing)
+    return web_app(deployment(), outputs=outputs, state=state, missing=MISSING)
 
 
 @app.function(image=web_image, timeout=15 * MINUTES, **SERVICE)
@@ -321,6 +359,7 @@ def main(
         entries=shared_dict,
         also=also,
         force=force,
+        transient=TRANSIENT_ERRORS,
     )
 
 
@@ -329,7 +368,7 @@ def store_and_master_keys() -> tuple[Store, Sequence[bytes]]:
     from pipeline.on_modal.deployment import open_store
     from pipeline.secrets import load_master_keys
 
-    return open_store(SETTINGS, jobs, errors=CLIENT_ERRORS), load_master_keys(SETTINGS)
+    return open_store(SETTINGS, jobs, backups, missing=MISSING), load_master_keys(SETTINGS)
 
 
 def change_keys(command: KeyCommand) -> Change:
