@@ -45,8 +45,8 @@ BLOCKLIST = "/blocklist.txt"  # a copy of the deployer's file, in the web functi
 if SETTINGS.prompt_blocklist_file is not None:
     ENVIRONMENT |= {"IMAGE_TO_3D_PROMPT_BLOCKLIST_FILE": BLOCKLIST}
 
-# Images: Python and packages only. No CUDA toolkit, no build step; torch's wheels contain CUDA. The one with the GPU has
-# a C compiler, with which Triton builds its bindings to the driver at the first kernel.
+# Images: Python and packages only. No CUDA toolkit, no build step; torch's wheels contain CUDA. The one with the GPU
+# has a C compiler, with which Triton builds its bindings to the driver at the first kernel.
 
 
 def image(*extras: str, debian_packages: Sequence[str] = ()) -> modal.Image:
