@@ -16,6 +16,7 @@ from pipeline.engines.trellis.generation_run import Encode, GenerationRun
 from pipeline.engines.trellis.models import Models, load_models
 from pipeline.engines.trellis.spec import ModelSpec
 from pipeline.nn.precision import device_of, precision_of
+from pipeline.ops.kernels.dispatch import KERNELS
 from pipeline.ops.voxels import VoxelSet
 from pipeline.sampling.contexts import Contexts
 
@@ -122,4 +123,5 @@ class SamplingEngine(ABC):
         if not self.is_on_accelerator:
             return generation
         torch.cuda.synchronize(run.device)
-        return replace(generation, gpu_seconds=time.perf_counter() - started)
+        gpu_seconds = time.perf_counter() - started
+        return replace(generation, gpu_seconds=gpu_seconds, kernel_fallbacks=KERNELS.failed)
