@@ -70,25 +70,37 @@ class EngineServer:
         self._engine: Engine | None = None
         self._restarts: int | None = None
 
+    def import_engine(self) -> None:
+        """Import the engine's packages and construct it, once. It does not call CUDA, so a snapshot may follow."""
+        if self._engine is not None:
+            return
+        started_s = time.perf_counter()
+        self._engine = self._make(self.name, weights=self._weights, arguments=self._arguments)
+        self.seconds["imports"] = time.perf_counter() - started_s
+
     def load_weights(self) -> None:
-        """The first part: imports, and weights to host memory. It does not call CUDA, so a snapshot may follow.
+        """The first part: imports, and weights to host memory, once. No call to CUDA, so a snapshot may follow.
 
         Raises:
             WeightsUnusable: a checkpoint is missing or does not fit.
         """
-        started_s = time.perf_counter()
-        engine = self._make(self.name, weights=self._weights, arguments=self._arguments)
-        self.seconds["imports"] = time.perf_counter() - started_s
+        self.import_engine()
+        engine = self._loaded()
+        if "weights" in self.seconds:
+            return
         started_s = time.perf_counter()
         if isinstance(engine, TwoStepEngine):
             engine.load_weights()
         self.seconds["weights"] = time.perf_counter() - started_s
-        self._engine = engine
 
     def to_device(self) -> None:
-        """The second part: to the device, and warm up. An engine whose `load` has one part is loaded here."""
-        started_s = time.perf_counter()
+        """The second part: to the device, and warm up. An engine whose `load` has one part is loaded here.
+
+        Weights that were not loaded before the snapshot are loaded first.
+        """
         engine = self._loaded()
+        self.load_weights()
+        started_s = time.perf_counter()
         if isinstance(engine, TwoStepEngine):
             engine.to_device()
         else:
@@ -119,7 +131,7 @@ class EngineServer:
 
     def _loaded(self) -> Engine:
         if self._engine is None:
-            raise RuntimeError("load_weights must be called first")
+            raise RuntimeError("import_engine or load_weights must be called first")
         return self._engine
 
 
