@@ -10,6 +10,7 @@ One image without a deployment: `modal run modal_app.py --image robot.png --out 
 
 from __future__ import annotations
 
+import time
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from pipeline.on_modal.control_channel import Failure
     from pipeline.on_modal.deployment import Deployment
     from pipeline.on_modal.engine_pool import EnginePool
+    from pipeline.on_modal.platform_probe import EngineStart
     from pipeline.service import Rotation
 
 MINUTES = 60
@@ -115,6 +117,11 @@ class EngineContainer:
     @modal.method()
     def wake(self) -> None:
         """Return once a container is ready; called during the intake of a job."""
+
+    @modal.method()
+    def describe_start(self) -> EngineStart:
+        """The device, and how long each part of the start took; for the smoke test."""
+        return self.server.describe_start()
 
     @modal.method()
     def generate(
@@ -318,14 +325,42 @@ def web() -> Any:
     return web_app(deployment(), outputs=outputs, state=state, missing=missing)
 
 
-@testing.function(image=web_image, timeout=15 * MINUTES, **SERVICE)
-def smoke(url: str = "", webhook: str = "") -> None:
-    """Test the deployment as a customer uses it, through its public address, and print a table."""
+@testing.function(image=web_image, volumes={"/data/work": state}, timeout=10 * MINUTES)
+def time_commits() -> list[float]:
+    """Seconds of commits of the size of a Generation."""
+    from pipeline.on_modal import platform_probe
+
+    return platform_probe.time_commits(Path("/data/work"), state.commit)
+
+
+@testing.function(image=web_image, block_network=True)
+def echo_isolated(data: bytes) -> bytes:
+    """What came, from a container without a network."""
+    return data
+
+
+@testing.function(image=web_image, timeout=30 * MINUTES, **SERVICE)
+def smoke(url: str = "", webhook: str = "", cold: bool = False) -> None:
+    """Test the deployment as a customer uses it, through its public address, measure the platform, and print both.
+
+    `--cold` waits until the engine's container has stopped, so that its restore from the snapshot is measured.
+    """
+    from pipeline.on_modal.platform_probe import Probes, measurements
     from pipeline.on_modal.smoke_test import check
 
+    probes = Probes(
+        entries=shared_dict,
+        start_engine=lambda: modal.Cls.from_name(NAME, "Generator")().describe_start.remote(),
+        commit_seconds=time_commits.remote,
+        echo_isolated=lambda data: echo_isolated.spawn(data).get(timeout=2 * MINUTES),
+    )
     deployed = url or modal.Function.from_name(NAME, "web").get_web_url() or ""
     if check(deployed, SETTINGS, webhook=webhook or None, report=print):
         raise RuntimeError(f"{deployed} does not work; see the table")
+    if cold:
+        time.sleep(SCALING.gpu_scaledown_s + 15)
+    for line in measurements(probes):
+        print(line)
 
 
 # Entrypoints on the operator's machine.

@@ -64,7 +64,7 @@ def test_each_engine_has_its_gpus_and_mounts_only_the_weights(functions: dict[st
         assert info["concurrency_info"] is None  # one input per container
         assert (info["timeout"], info["startup_timeout"]) == (15 * MINUTE_S, 10 * MINUTE_S)
         assert info["max_retries"] is None  # a failed generation is returned, not run again
-        assert info["method_names"] == ["wake", "generate"]
+        assert info["method_names"] == ["wake", "describe_start", "generate"]
     assert {name for name, info in functions.items() if info["gpus"]} == {"Generator", "TriposrGenerator"}
 
 
@@ -120,7 +120,10 @@ def test_what_an_operator_runs_has_apps_of_its_own_that_start_nothing_else(app: 
     """`modal run` starts a copy of a whole App, with the containers that always run and every image."""
     names = app["names"]
 
-    assert (names["fetching"], names["testing"]) == (["fetch_weights"], ["smoke"])
+    assert (names["fetching"], names["testing"]) == (
+        ["fetch_weights"],
+        ["echo_isolated", "smoke", "time_commits"],
+    )
     assert names["once"] == ["OnceTrellisGenerator.*", "OnceTriposrGenerator.*", "make_files"]
     assert (names["keys"], names["rotate_secrets"]) == (["change_keys"], ["reencrypt_secrets"])
 

@@ -7,6 +7,7 @@ container must be recycled.
 from __future__ import annotations
 
 import re
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
@@ -16,6 +17,7 @@ import structlog
 from pipeline.engines.base import Engine, ForegroundImage, Generation, GenerationOptions
 from pipeline.errors import EngineFailed, ImageTo3DError, OutOfMemory, StageError
 from pipeline.on_modal.control_channel import HEARTBEAT_INTERVAL_S, ControlChannel, Failure, ProgressReporter
+from pipeline.on_modal.platform_probe import EngineStart
 from pipeline.stages.generate import configured_engine, run_engine
 
 DEVICE_ERRORS = re.compile(r"CUDA|cuDNN|CUBLAS|NCCL|device-side|GPU")
@@ -68,6 +70,7 @@ class EngineServer:
         self._make = make
         self._heartbeat_interval_s = heartbeat_interval_s
         self._engine: Engine | None = None
+        self._prepared_at = self._snapshot_age_s = 0.0
         self._restarts: int | None = None
 
     def import_engine(self) -> None:
@@ -77,6 +80,7 @@ class EngineServer:
         started_s = time.perf_counter()
         self._engine = self._make(self.name, weights=self._weights, arguments=self._arguments)
         self.seconds["imports"] = time.perf_counter() - started_s
+        self._prepared_at = time.time()
 
     def load_weights(self) -> None:
         """The first part: imports, and weights to host memory, once. No call to CUDA, so a snapshot may follow.
@@ -92,6 +96,7 @@ class EngineServer:
         if isinstance(engine, TwoStepEngine):
             engine.load_weights()
         self.seconds["weights"] = time.perf_counter() - started_s
+        self._prepared_at = time.time()
 
     def to_device(self) -> None:
         """The second part: to the device, and warm up. An engine whose `load` has one part is loaded here.
@@ -99,6 +104,7 @@ class EngineServer:
         Weights that were not loaded before the snapshot are loaded first.
         """
         engine = self._loaded()
+        self._snapshot_age_s = time.time() - self._prepared_at
         self.load_weights()
         started_s = time.perf_counter()
         if isinstance(engine, TwoStepEngine):
@@ -107,6 +113,13 @@ class EngineServer:
             engine.load()
         self.seconds["device"] = time.perf_counter() - started_s
         log.info("engine is ready", engine=self.name, seconds={k: round(s, 3) for k, s in self.seconds.items()})
+
+    def describe_start(self) -> EngineStart:
+        """The device, and how long each part of the start took."""
+        torch = sys.modules.get("torch")
+        is_on_gpu = torch is not None and self._loaded().is_on_accelerator and torch.cuda.is_available()
+        device = torch.cuda.get_device_name() if torch is not None and is_on_gpu else "CPU"
+        return EngineStart(self.name, device, dict(self.seconds), self._snapshot_age_s)
 
     def answer(
         self, views: Sequence[ForegroundImage], options: GenerationOptions, channel: ControlChannel, *, restarts: int

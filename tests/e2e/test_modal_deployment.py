@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -391,6 +392,11 @@ def test_the_smoke_test_passes(fake_modal: FakeModal) -> None:
     table = [line for line in printed.splitlines() if line.startswith(("ok ", "FAILED "))]
     assert [line.split()[0] for line in table] == ["ok"] * 7, printed
     assert "delivered" in table[-1]
+    measured = {line.split()[1]: line for line in printed.splitlines() if line.startswith("measured ")}
+    assert re.search(r"preview on CPU: answered after [\d.]+ s; to the device", measured["engine"])
+    assert re.search(r"put p50 \d+ ms, p99 \d+ ms, get p50 \d+ ms", measured["dictionary"])
+    assert "5 of 60 MB: median" in measured["commits"]
+    assert "Cannot connect to host" in measured["isolation"]  # as the fake enforces it; Modal itself gives the answer
     assert len(receiver.delivered) == 1
 
 
