@@ -22,6 +22,8 @@ HEARTBEAT_INTERVAL_S = 2.0
 UPLOADS_FOR_S = 240.0
 """For how long one run of the cleaner starts late uploads, so that slow buckets do not fill its whole time limit."""
 
+BACKUP_FOLDER = "backup"
+
 log = structlog.get_logger()
 
 
@@ -88,11 +90,16 @@ def run_job(
         deployment.dispatch.dispatch_waiting(store, api_key_id=job.api_key_id, lost_after_s=0.0, limit=1)
 
 
-def clean_up(deployment: Deployment) -> None:
-    """Run the cleaner once: maintain the store, delete expired files, dispatch lost jobs, retry late uploads."""
+def clean_up(deployment: Deployment, *, commit_backup: Callable[[], None] = lambda: None) -> None:
+    """Run the cleaner once: maintain the store, delete expired files, dispatch lost jobs, retry late uploads.
+
+    Args:
+        commit_backup: commits what was written under `BACKUP_FOLDER` of the data folder.
+    """
     settings, store = deployment.settings, deployment.store
     service, outputs = deployment.open_service()
-    store.maintain(settings.work_dir / "copy")
+    store.maintain(settings.data_dir / BACKUP_FOLDER)
+    commit_backup()
     clean(store, outputs, settings.work_dir, generations=kept_generations(settings))
     deployment.commit_work()
     dispatched_again = deployment.dispatch.dispatch_waiting(store)  # before anything that waits for customers' servers
