@@ -65,7 +65,7 @@ def run_modal(fake_modal: FakeModal, *arguments: str, exit_code: int = 0, **sett
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=600,
     )
     assert process.returncode == exit_code, process.stdout + process.stderr
     return process.stdout + process.stderr if exit_code else process.stdout
