@@ -397,7 +397,7 @@ def test_the_smoke_test_passes(fake_modal: FakeModal) -> None:
     assert re.search(r"preview on CPU: answered after [\d.]+ s; to the device", measured["engine"])
     assert re.search(r"put p50 \d+ ms, p99 \d+ ms, get p50 \d+ ms", measured["dictionary"])
     assert "5 of 60 MB: median" in measured["commits"]
-    assert "Cannot connect to host" in measured["isolation"]  # as the fake enforces it; Modal itself gives the answer
+    assert "failed: InternalFailure: container died" in measured["isolation"]  # on Modal itself: an open question
     assert len(receiver.delivered) == 1
 
 
