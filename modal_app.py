@@ -142,7 +142,6 @@ def gpu_options(engine: str, *, min_containers: int) -> dict[str, Any]:
         "startup_timeout": 10 * MINUTES,
         "enable_memory_snapshot": True,
         "experimental_options": {"enable_gpu_snapshot": True} if SCALING.gpu_snapshot else None,
-        "block_network": True,
     }
 
 

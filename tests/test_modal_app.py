@@ -59,7 +59,7 @@ def test_each_engine_has_its_gpus_and_mounts_only_the_weights(functions: dict[st
     for name in ("Generator", "TriposrGenerator"):
         info = functions[name]
         assert mounts_of(info) == {"/weights": ("image-to-3d-weights", "read-only")}
-        assert info["block_network"]
+        assert not info["block_network"]  # views and Generation are blobs, which need it
         assert info["concurrency_info"] is None  # one input per container
         assert (info["timeout"], info["startup_timeout"]) == (15 * MINUTE_S, 10 * MINUTE_S)
         assert info["max_retries"] is None  # a failed generation is returned, not run again
