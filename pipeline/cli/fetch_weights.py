@@ -58,7 +58,7 @@ def fetch_weights(
         if sized and not hasattr(weights, "find_size"):
             raise InvalidRequest(f"{engine} has one size; --size is for trellis-text")
         if detail is not None or encoder_repo is not None:
-            if not hasattr(weights, "networks_for"):
+            if not hasattr(weights, "networks_up_to"):
                 raise InvalidRequest(f"--detail and --encoder-repo are for trellis2, not {engine}")
             if detail not in (None, *DETAILS):
                 raise InvalidRequest(f"--detail must be one of {', '.join(map(str, DETAILS))}, got {detail}")

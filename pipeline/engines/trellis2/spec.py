@@ -111,6 +111,12 @@ def networks_for(detail: int) -> tuple[str, ...]:
     return (*shared, "shape_decoder", "shape_flow_1024", "texture_flow_1024", "texture_decoder")
 
 
+def networks_up_to(detail: int) -> tuple[str, ...]:
+    """The networks that requests of this detail and of any lower one need: what a deployment keeps on its disk."""
+    lower = [networks_for(each) for each in DETAILS if each <= detail]
+    return tuple(dict.fromkeys(name for names in lower for name in names))
+
+
 FLOW = {
     "model_channels": 1536,
     "cond_channels": 1024,

@@ -9,7 +9,7 @@ from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
-from pipeline.engines.trellis2.spec import RELEASED, ModelSpec, networks_for
+from pipeline.engines.trellis2.spec import RELEASED, ModelSpec, networks_up_to
 from pipeline.errors import WeightsUnusable
 from pipeline.nn.hub_download import OnBytes, Report, fetch_files, ignore_progress, unpack_manifest, verify_record
 from pipeline.nn.remover_weights import fetch_remover, missing_remover_bytes
@@ -76,7 +76,7 @@ def missing_bytes(weights: Path, spec: ModelSpec = RELEASED, *, detail: int = DE
     folder = weights / WEIGHTS_FOLDER
     sizes = {
         folder / spec.checkpoints[name].file_name: spec.checkpoints[name].size_bytes or 0
-        for name in networks_for(detail)
+        for name in networks_up_to(detail)
     }
     sizes[folder / ENCODER_FOLDER / spec.encoder.file_name] = spec.encoder.size_bytes
     return sum(size for path, size in sizes.items() if not path.exists()) + missing_remover_bytes(weights)
@@ -111,7 +111,7 @@ def fetch_weights(
     Raises:
         WeightsUnusable: a file cannot be downloaded or does not match the model.
     """
-    folder, names = weights / WEIGHTS_FOLDER, networks_for(detail)
+    folder, names = weights / WEIGHTS_FOLDER, networks_up_to(detail)
     for name in names:
         part = spec.checkpoints[name]
         fetch_files(
