@@ -24,7 +24,7 @@ from pipeline.engines.base import (
     ignore_steps,
     ignored_options,
 )
-from pipeline.engines.registry import TINY_WEIGHTS, find_spec
+from pipeline.engines.registry import TINY_WEIGHTS, check_work, find_spec
 from pipeline.engines.trellis2.attributes import VoxelAttributes
 from pipeline.engines.trellis2.models import CPU, Models
 from pipeline.engines.trellis2.preprocess import FOREGROUND_RATIO, crop_subject, image_tensor
@@ -141,7 +141,7 @@ class Trellis2Engine:
             on_step: receives the progress.
 
         Raises:
-            InvalidRequest: there is no view, or the multi-image mode is unknown.
+            InvalidRequest: there is no view, the multi-image mode is unknown, or it would take too long.
             UnreadableImage: a view holds no subject.
             EngineFailed: the model produced no voxel or no surface.
             OutOfMemory: the device has too little memory, even for one pass at a time.
@@ -152,6 +152,7 @@ class Trellis2Engine:
         assert self._models is not None
         models = self._models
         mode = multi_image_mode_of(options.multi_image_mode or self.multi_image_mode)
+        check_work(find_spec(self.name), options, views=len(views), mode=mode)
         crops = [crop_subject(view, ratio=options.foreground_ratio or FOREGROUND_RATIO) for view in views]
         run = _Run(self.spec, models, options, mode, on_step)
         started = time.perf_counter()

@@ -58,7 +58,7 @@ def check_weights(
     Raises:
         WeightsUnusable: names the first file and key that do not match.
     """
-    for name in names or spec.checkpoints:
+    for name in spec.checkpoints if names is None else names:
         checkpoint = spec.checkpoints[name]
         path = folder / checkpoint.file_name
         check_entries(path.name, read_entries(path), manifest(path.stem))
