@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import modal
 
-from pipeline.engines.registry import find_spec, require_weights, weights_module
+from pipeline.engines.registry import find_spec, gpus_of, require_weights, weights_module
 from pipeline.on_modal.one_shot import run_from_terminal, with_field_options
 from pipeline.on_modal.requirements import requirements
 from pipeline.on_modal.settings import ScalingSettings, environment_of_containers
@@ -130,9 +130,9 @@ def gpu_options(engine: str, *, min_containers: int) -> dict[str, Any]:
         "secrets": [settings],
         "volumes": WEIGHTS,
         "env": {"HF_HUB_OFFLINE": "1"},
-        "gpu": list(spec.gpus if SCALING.gpus is None else SCALING.gpus) or None,
+        "gpu": list(gpus_of(spec, detail=SETTINGS.trellis2_detail) if SCALING.gpus is None else SCALING.gpus) or None,
         "cpu": 2.0,
-        "memory": 16 * 1024,
+        "memory": spec.memory_gib * 1024,
         "min_containers": min_containers,
         "buffer_containers": SCALING.gpu_buffer_containers,
         "max_containers": SCALING.gpu_max_containers,
@@ -140,7 +140,7 @@ def gpu_options(engine: str, *, min_containers: int) -> dict[str, Any]:
         "region": SCALING.region,
         "timeout": 15 * MINUTES,
         "startup_timeout": 10 * MINUTES,
-        "enable_memory_snapshot": True,
+        "enable_memory_snapshot": spec.takes_snapshot,
         "experimental_options": {"enable_gpu_snapshot": True} if SCALING.gpu_snapshot else None,
     }
 
@@ -171,7 +171,8 @@ def engines() -> EnginePool:
 def check_weights(engine: str) -> None:
     """Raise `WeightsUnusable`, which names the command to run, if a container would not find an engine's weights."""
     remedy = f"modal run modal_app.py::fetch_weights --engine {engine}"
-    require_weights(find_spec(engine), SETTINGS.weights, remedy=remedy, refresh=weights.reload)
+    wanted = SETTINGS.weights_wanted(engine)
+    require_weights(find_spec(engine), SETTINGS.weights, remedy=remedy, refresh=weights.reload, wanted=wanted)
 
 
 # CPU functions. None of them is reachable from the web; each may be killed and run again.
@@ -247,7 +248,8 @@ def fetch_weights(engine: str = SCALING.engine, size: str = "") -> None:
     from pipeline.nn.remover_weights import BIREFNET, fetch_remover
 
     if (published := weights_module(find_spec(engine))) is not None:
-        published.fetch_weights(Path("/weights"), report=print, **({"size": size} if size else {}))
+        chosen = SETTINGS.weights_wanted(engine) | SETTINGS.weights_source(engine) | ({"size": size} if size else {})
+        published.fetch_weights(Path("/weights"), report=print, **chosen)
     fetch_remover(Path("/weights"), spec=BIREFNET, report=print)
     weights.commit()
 

@@ -10,6 +10,7 @@ import importlib.util
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from pipeline.engines.sampling_work import SamplingStage, check_sampling
@@ -39,6 +40,9 @@ class EngineSpec:
         inputs: what it makes assets from.
         defaults: of fields of a submit, where they differ from the documented ones.
         stages: its sampling stages, for the bound on what a request may ask of a GPU.
+        gpus_by_detail: GPU types instead of `gpus` for a deployment that loads the networks of that `detail`.
+        memory_gib: host memory of its container on Modal, which holds all loaded networks before they reach the GPU.
+        takes_snapshot: whether a container on Modal starts from a snapshot of that memory.
     """
 
     name: str
@@ -55,6 +59,9 @@ class EngineSpec:
     inputs: tuple[RequestKind, ...] = ("image",)
     defaults: Mapping[str, float] = field(default_factory=dict)
     stages: tuple[SamplingStage, ...] = ()
+    gpus_by_detail: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+    memory_gib: int = 16
+    takes_snapshot: bool = True
 
 
 TINY_WEIGHTS = "tiny"
@@ -149,6 +156,8 @@ ENGINES: tuple[EngineSpec, ...] = (
         has_weights=True,
         summary="the released TRELLIS.2 model: materials, transparency, open surfaces",
         gpus=("H100", "H200", "A100-80GB"),
+        gpus_by_detail={512: ("L40S", "H100", "A100-80GB")},
+        memory_gib=24,
         needs="16.4 GB of weights and a GPU with 24 GB",
         ignores=("view_angles", "depth", "resolution", "chunk_size", "splat"),
         defaults={"slat_guidance_strength": 7.5},
@@ -207,6 +216,11 @@ def choose_engine(name: str | None, kind: RequestKind, *, offered: Sequence[str]
     spec = find_spec(name or (taking or offered)[0])
     check_input(spec, kind, offered=offered)
     return spec
+
+
+def gpus_of(spec: EngineSpec, *, detail: int) -> tuple[str, ...]:
+    """GPU types for an engine, best first, of a deployment that loads the networks of a `detail`."""
+    return spec.gpus_by_detail.get(detail, spec.gpus)
 
 
 def defaults_of(engine: object) -> Mapping[str, float]:
@@ -273,7 +287,14 @@ def weights_module(spec: EngineSpec) -> Any:
     return importlib.import_module(f"{spec.module.rpartition('.')[0]}.weights") if spec.has_weights else None
 
 
-def require_weights(spec: EngineSpec, weights: str, *, remedy: str, refresh: Callable[[], None] = lambda: None) -> None:
+def require_weights(
+    spec: EngineSpec,
+    weights: str,
+    *,
+    remedy: str,
+    refresh: Callable[[], None] = lambda: None,
+    wanted: Mapping[str, Any] = MappingProxyType({}),
+) -> None:
     """Check that an engine's weights are present before a machine is started that needs them.
 
     Args:
@@ -281,15 +302,16 @@ def require_weights(spec: EngineSpec, weights: str, *, remedy: str, refresh: Cal
         weights: the folder of all engines' weights, or `TINY_WEIGHTS`.
         remedy: the command that downloads them, for the message.
         refresh: called if files are missing, because a mounted volume may show an earlier state; the check repeats.
+        wanted: which of the engine's weights, as arguments of `missing_bytes`.
 
     Raises:
         WeightsUnusable: files are missing.
     """
     module = weights_module(spec)
-    if module is None or weights == TINY_WEIGHTS or not module.missing_bytes(Path(weights)):
+    if module is None or weights == TINY_WEIGHTS or not module.missing_bytes(Path(weights), **wanted):
         return
     refresh()
-    if missing := module.missing_bytes(Path(weights)):
+    if missing := module.missing_bytes(Path(weights), **wanted):
         raise WeightsUnusable(
             f"{missing / 1e9:.2f} GB of the weights of {spec.name} are missing; download them: {remedy}"
         )

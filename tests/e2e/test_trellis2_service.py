@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import trimesh
 
-from tests.e2e.test_engine_services import Service, download, suffix_of
+from tests.e2e.test_engine_services import Service, download
 from tests.e2e.test_serve_command import serving
 from tests.fakes.images import draw_disc, draw_figure, encode
 from tests.gltf import document_of, issues_of
@@ -44,7 +44,6 @@ OF_SHAPE: dict[str, dict[str, Any]] = {
     "stochastic": {**TWO_VIEWS, "multi_image_mode": "stochastic"},
     "multidiffusion": {**TWO_VIEWS, "multi_image_mode": "multidiffusion"},
     "target_faces": {"target_faces": 400},
-    "print_ready": {"print_ready": True},
     "detail": {"detail": 1024},
 }
 OF_TEXTURE: dict[str, dict[str, Any]] = {
@@ -81,7 +80,11 @@ def test_a_job_delivers_every_format_valid_and_the_same_bytes_again(service: Ser
     submitted = [service.submit(**fields) for _ in range(2)]
     results = [service.result_of(body) for body in submitted]
     first, second = (
-        {suffix_of(link): download(link) for link in [*result["output"], *result["extra_assets"]]} for result in results
+        {
+            link.split("?")[0].rsplit("/", 1)[1].removeprefix(result["meta"]["file_prefix"]): download(link)
+            for link in [*result["output"], *result["extra_assets"]]
+        }
+        for result in results
     )
 
     assert first == second
@@ -116,7 +119,6 @@ def test_each_field_of_the_shape_has_its_effect_and_the_others_have_none(service
     assert "splat" in results["splat"]["warning"]
     assert len({positions(models[name]) for name in ("first", *OF_SHAPE)}) == 1 + len(OF_SHAPE)
     assert abs(results["target_faces"]["meta"]["mesh"]["faces"] - 400) <= 4
-    assert results["print_ready"]["meta"]["mesh"]["watertight"] and results["print_ready"]["meta"]["print"]
 
 
 def test_each_field_of_the_texture_changes_the_materials_alone(service: Service) -> None:

@@ -114,7 +114,7 @@ class Trellis2Engine:
         Raises:
             WeightsUnusable: a checkpoint is missing or does not match the model.
         """
-        self._make_models(CPU).load(networks_for(self.detail))
+        self._make_models(CPU, device_is_known=False).load(networks_for(self.detail))
 
     def to_device(self, device: str | None = None) -> None:
         """Move the weights to the device: the second half of a split `load`.
@@ -175,9 +175,16 @@ class Trellis2Engine:
         torch.cuda.synchronize(models.device)
         return replace(generation, gpu_seconds=time.perf_counter() - started)
 
-    def _make_models(self, device: torch.device) -> Models:
+    def _make_models(self, device: torch.device, *, device_is_known: bool = True) -> Models:
         if self._models is None:
-            self._models = Models(self.spec, self.folder, device=device, dtype=self._dtype, offload=self._offload)
+            self._models = Models(
+                self.spec,
+                self.folder,
+                device=device,
+                dtype=self._dtype,
+                offload=self._offload,
+                device_is_known=device_is_known,
+            )
         return self._models
 
 

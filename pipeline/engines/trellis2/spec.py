@@ -45,12 +45,15 @@ class EncoderSpec:
         file_name: file there.
         size_bytes: of its weights in float32.
         args: of its configuration in transformers.
+        revision: of the repository. A branch: without consent nobody can look up the commit behind it, and the file's
+            header and the recorded sha256 are checked instead.
     """
 
     repo_id: str
     file_name: str
     size_bytes: int
     args: Mapping[str, Any]
+    revision: str = "main"
 
 
 @dataclass(frozen=True)

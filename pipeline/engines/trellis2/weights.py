@@ -100,7 +100,9 @@ def fetch_weights(
         weights: the folder of all engines' weights.
         spec: the model.
         detail: the largest one that will be asked for; 512 needs fewer files.
-        encoder_repo: a repository with the encoder's weights, for those without access to the original, which is gated.
+        encoder_repo: a repository with the encoder's weights, `owner/name` or `owner/name@revision`, for those without
+            access to the original, which is gated. Of either, the header must match; the sha256 of the first download
+            is recorded, and another file is refused from then on.
         endpoint: URL of a mirror; the public hub by default.
         report: receives one line of text per finished step.
         on_bytes: receives the progress of each file.
@@ -117,11 +119,12 @@ def fetch_weights(
         fetch_files(
             part.repo_id, [part.remote_name], folder, revision=part.revision, endpoint=endpoint, on_bytes=on_bytes
         )
+    repo, _, revision = (encoder_repo or spec.encoder.repo_id).partition("@")
     fetch_files(
-        encoder_repo or spec.encoder.repo_id,
+        repo,
         [spec.encoder.file_name],
         folder / ENCODER_FOLDER,
-        revision="main",
+        revision=revision or spec.encoder.revision,
         endpoint=endpoint,
         on_bytes=on_bytes,
     )

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
-from pipeline.engines.trellis2.models import ENCODER
+from pipeline.engines.trellis2.models import CPU, ENCODER, Models
 from pipeline.engines.trellis2.spec import RELEASED, networks_for, networks_up_to
 from pipeline.engines.trellis2.weights import ENCODER_FOLDER, WEIGHTS_FOLDER, check_weights, manifest, missing_bytes
 from pipeline.errors import WeightsUnusable
@@ -83,3 +84,19 @@ def test_an_encoder_with_the_keys_of_earlier_releases_is_the_same_one(folder: Pa
     write_sparse(path_of(folder, ENCODER), entries)
 
     check_weights(folder)
+
+
+def test_weights_wait_for_their_device_in_the_types_of_their_file(tmp_path: Path) -> None:
+    """In host memory before a snapshot: float32 would take twice the memory."""
+    folder = tmp_path / WEIGHTS_FOLDER
+    for name in ("structure_decoder", ENCODER):
+        write_sparse(path_of(folder, name), entries_of(name))
+    waiting = Models(RELEASED, folder, device=CPU, device_is_known=False)
+    waiting.load(("structure_decoder",))
+
+    stored = waiting.use("structure_decoder").state_dict()
+    halves = {key for key, entry in entries_of("structure_decoder").items() if entry.dtype == "F16"}
+    assert halves == {key for key, tensor in stored.items() if tensor.dtype == torch.float16}
+    waiting.move_to(CPU)
+    moved = waiting.use("structure_decoder").state_dict()
+    assert {tensor.dtype for tensor in moved.values()} == {torch.float32}
