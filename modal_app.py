@@ -140,14 +140,15 @@ class EngineContainer:
 
 def gpu_options(engine: str, *, min_containers: int) -> dict[str, Any]:
     """The options of `app.cls` for an engine."""
+    spec = find_spec(engine)
     return {
         "image": gpu_image,
         "secrets": [settings],
         "volumes": WEIGHTS,
         "env": {"HF_HUB_OFFLINE": "1"},
-        "gpu": list(SCALING.gpus_for(find_spec(engine))) or None,
+        "gpu": list(SCALING.gpus_for(spec)) or None,
         "cpu": 2.0,
-        "memory": 16 * 1024,
+        "memory": spec.memory_gib * 1024,
         "min_containers": min_containers,
         "buffer_containers": SCALING.gpu_buffer_containers,
         "max_containers": SCALING.gpu_max_containers,
@@ -155,7 +156,7 @@ def gpu_options(engine: str, *, min_containers: int) -> dict[str, Any]:
         "region": SCALING.region,
         "timeout": 15 * MINUTES,
         "startup_timeout": 10 * MINUTES,
-        "enable_memory_snapshot": True,
+        "enable_memory_snapshot": spec.takes_snapshot,
         "experimental_options": {"enable_gpu_snapshot": True} if SCALING.gpu_snapshot else None,
     }
 
@@ -193,7 +194,8 @@ def engines() -> EnginePool:
 def check_weights(engine: str) -> None:
     """Raise `WeightsUnusable`, which names the command to run, if a container would not find an engine's weights."""
     remedy = f"modal run modal_app.py::fetch_weights --engine {engine}"
-    require_weights(find_spec(engine), SETTINGS.weights, remedy=remedy, refresh=weights.reload)
+    wanted = SETTINGS.weights_wanted(engine)
+    require_weights(find_spec(engine), SETTINGS.weights, remedy=remedy, refresh=weights.reload, wanted=wanted)
 
 
 # CPU functions. None of them is reachable from the web; each may be killed and run again.
@@ -285,7 +287,8 @@ def fetch_weights(engine: str = SCALING.engine, size: str = "") -> None:
     from pipeline.nn.remover_weights import BIREFNET, fetch_remover
 
     if (published := weights_module(find_spec(engine))) is not None:
-        published.fetch_weights(Path("/weights"), report=print, **({"size": size} if size else {}))
+        chosen = SETTINGS.weights_wanted(engine) | SETTINGS.weights_source(engine) | ({"size": size} if size else {})
+        published.fetch_weights(Path("/weights"), report=print, **chosen)
     fetch_remover(Path("/weights"), spec=BIREFNET, report=print)
     weights.commit()
 
