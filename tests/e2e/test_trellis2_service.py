@@ -74,18 +74,22 @@ def positions(content: bytes) -> bytes:
     return np.asarray(mesh.vertices, np.float32).tobytes()
 
 
+def files_of(result: dict[str, Any]) -> dict[str, bytes]:
+    """The files of a job by what follows its prefix; an OBJ names its companions, by names with the prefix."""
+    prefix = result["meta"]["file_prefix"]
+    links = [*result["output"], *result["extra_assets"]]
+    return {
+        link.split("?")[0].rsplit("/", 1)[1].removeprefix(prefix): download(link).replace(prefix.encode(), b"asset")
+        for link in links
+    }
+
+
 def test_a_job_delivers_every_format_valid_and_the_same_bytes_again(service: Service, tmp_path: Path) -> None:
     fields = {**FIELDS, "output_formats": list(FORMATS), "render": True}
 
     submitted = [service.submit(**fields) for _ in range(2)]
     results = [service.result_of(body) for body in submitted]
-    first, second = (
-        {
-            link.split("?")[0].rsplit("/", 1)[1].removeprefix(result["meta"]["file_prefix"]): download(link)
-            for link in [*result["output"], *result["extra_assets"]]
-        }
-        for result in results
-    )
+    first, second = (files_of(result) for result in results)
 
     assert first == second
     assert {f".{name}" for name in FORMATS} | {".mp4"} <= first.keys()
