@@ -35,13 +35,13 @@ class EngineSpec:
         has_weights: its class takes `weights`, the folder that `fetch-weights` fills.
         summary: one line of description.
         gpus: GPU types for a deployment on Modal, by Modal's names, best first; empty for an engine without a GPU.
+        memory_gib: host memory for a container on Modal: the weights, which lie there first, and 5 GiB for the rest.
         needs: what it needs beyond a CPU and its packages, as words that follow "needs"; "" if nothing.
         ignores: fields of a submit that never change its result.
         inputs: what it makes assets from.
         defaults: of fields of a submit, where they differ from the documented ones.
         stages: its sampling stages, for the bound on what a request may ask of a GPU.
         gpus_by_detail: GPU types instead of `gpus` for a deployment that loads the networks of that `detail`.
-        memory_gib: host memory of its container on Modal, which holds all loaded networks before they reach the GPU.
         takes_snapshot: whether a container on Modal starts from a snapshot of that memory.
     """
 
@@ -54,13 +54,13 @@ class EngineSpec:
     has_weights: bool
     summary: str
     gpus: tuple[str, ...] = ()
+    memory_gib: int = 10
     needs: str = ""
     ignores: tuple[str, ...] = ()
     inputs: tuple[RequestKind, ...] = ("image",)
     defaults: Mapping[str, float] = field(default_factory=dict)
     stages: tuple[SamplingStage, ...] = ()
     gpus_by_detail: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
-    memory_gib: int = 16
     takes_snapshot: bool = True
 
 
@@ -129,6 +129,7 @@ ENGINES: tuple[EngineSpec, ...] = (
         has_weights=True,
         summary="the released TRELLIS-text models: a text instead of an image",
         gpus=("H100", "A100-80GB", "A100-40GB"),
+        memory_gib=12,
         needs="6.5 GB of weights and a GPU with 16 GB",
         inputs=("text",),
         stages=TRELLIS_TEXT_STAGES,
@@ -157,7 +158,7 @@ ENGINES: tuple[EngineSpec, ...] = (
         summary="the released TRELLIS.2 model: materials, transparency, open surfaces",
         gpus=("H100", "H200", "A100-80GB"),
         gpus_by_detail={512: ("L40S", "H100", "A100-80GB")},
-        memory_gib=24,
+        memory_gib=22,  # also a network of 5 GB in float32, while its layers take their types
         needs="16.4 GB of weights and a GPU with 24 GB",
         ignores=("view_angles", "depth", "resolution", "chunk_size", "splat"),
         defaults={"slat_guidance_strength": 7.5},
