@@ -69,6 +69,8 @@ weights_image = image("trellis")
 weights = modal.Volume.from_name(f"{NAME}-weights", create_if_missing=True)
 outputs = modal.Volume.from_name(f"{NAME}-outputs", create_if_missing=True, version=2)
 state = modal.Volume.from_name(f"{NAME}-state", create_if_missing=True, version=2)
+# The backup of the Dict of jobs has one writer, `clean`, and is not on a Volume of version 2, which is beta.
+backups = modal.Volume.from_name(f"{NAME}-backup", create_if_missing=True, version=1)
 jobs = modal.Dict.from_name(f"{NAME}-jobs", create_if_missing=True)
 shared_dict = modal.Dict.from_name(f"{NAME}-notes", create_if_missing=True)
 WEIGHTS: dict[Any, Any] = {"/weights": weights.with_mount_options(read_only=True)}
@@ -142,7 +144,6 @@ def gpu_options(engine: str, *, min_containers: int) -> dict[str, Any]:
         "startup_timeout": 10 * MINUTES,
         "enable_memory_snapshot": True,
         "experimental_options": {"enable_gpu_snapshot": True} if SCALING.gpu_snapshot else None,
-        "block_network": True,
     }
 
 
@@ -181,6 +182,7 @@ WORK: dict[str, Any] = {"image": work_image, "cpu": 2.0, "memory": 4 * 1024, "ti
 SCHEDULED: dict[str, Any] = {"image": work_image, "timeout": 10 * MINUTES, "scaledown_window": 2} | SERVICE
 FIND_CALL: Any = modal.FunctionCall.from_id
 CLIENT_ERRORS = (modal.exception.Error,)
+MISSING = (FileNotFoundError, modal.exception.NotFoundError)
 
 
 @cache
@@ -191,10 +193,12 @@ def deployment() -> Deployment:
     return open_deployment(
         SETTINGS if SETTINGS.public_url else SETTINGS.model_copy(update={"public_url": web.get_web_url()}),
         jobs=jobs,
+        backups=backups,
         entries=shared_dict,
         spawn=run_job.spawn,
         find_call=FIND_CALL,
         errors=CLIENT_ERRORS,
+        missing=MISSING,
         commit_work=state.commit,
         commit_outputs=outputs.commit,
     )
@@ -227,14 +231,16 @@ def deliver_webhooks(job_id: int = 0) -> None:
     send_webhooks(deployment(), job_id=job_id or None)
 
 
-@app.function(cpu=0.5, memory=1024, volumes=DATA, schedule=modal.Cron("*/5 * * * *"), **SCHEDULED)
+@app.function(
+    cpu=0.5, memory=1024, volumes=DATA | {"/data/backup": backups}, schedule=modal.Cron("*/5 * * * *"), **SCHEDULED
+)
 def clean() -> None:
-    """Delete what has expired, retry late uploads, dispatch lost jobs again."""
+    """Back up the Dict, delete what has expired, retry late uploads, dispatch lost jobs again."""
     from pipeline.on_modal.functions import clean_up
 
-    state.reload()
-    outputs.reload()
-    clean_up(deployment())
+    for volume in (state, outputs, backups):
+        volume.reload()
+    clean_up(deployment(), commit_backup=backups.commit)
 
 
 @app.function(
@@ -282,8 +288,7 @@ def web() -> Any:
     """The same application as on one machine."""
     from pipeline.on_modal.web import web_app
 
-    missing = (FileNotFoundError, modal.exception.NotFoundError)
-    return web_app(deployment(), outputs=outputs, state=state, missing=missing)
+    return web_app(deployment(), outputs=outputs, state=state, missing=MISSING)
 
 
 @app.function(image=web_image, timeout=15 * MINUTES, **SERVICE)
@@ -325,7 +330,7 @@ def store_and_master_keys() -> tuple[Store, Sequence[bytes]]:
     from pipeline.on_modal.deployment import open_store
     from pipeline.secrets import load_master_keys
 
-    return open_store(SETTINGS, jobs, errors=CLIENT_ERRORS), load_master_keys(SETTINGS)
+    return open_store(SETTINGS, jobs, backups, missing=MISSING), load_master_keys(SETTINGS)
 
 
 def change_keys(command: KeyCommand) -> Change:

@@ -7,7 +7,7 @@ value out of bounds is refused, never clamped; unknown fields are ignored with a
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, TypeVar, get_args
@@ -56,6 +56,8 @@ LEGACY_NAMES = {
     "face_limit": "target_faces",
 }
 """Field names of earlier versions of the documented API and of comparable services, and their names here."""
+SENT_IN_A_HEADER_TOO = {"api_key"}
+"""Fields that ModelsLab's JavaScript client adds to every body, and whose value it also sends as a header."""
 NOT_PARAMETERS = {"key", "image", "init_mesh", "webhook", "track_id"}
 """Fields that do not shape the result: the caller, its images, and whom to notify."""
 
@@ -343,14 +345,18 @@ def read_fields(body: object) -> dict[str, object]:
 def ignored_fields(
     given: Mapping[str, object], known: Iterable[str], *, reason: str = "this service has no such field"
 ) -> tuple[str, ...]:
-    """A sentence about the given fields that have no effect, if there are any.
+    """A sentence about the given fields that have no effect, if there are any; another for those of images.
 
     Args:
-        reason: why, where all of them have one for images; the default otherwise.
+        reason: why fields that a submit of images has are ignored.
     """
-    ignored = sorted(given.keys() - set(known))
-    if not ignored:
-        return ()
-    names = ", ".join(truncate_for_message(name)[1:-1] for name in ignored[:8]) + (", …" if len(ignored) > 8 else "")
-    is_known = all(name in ImageTo3DRequest.model_fields for name in ignored)
-    return (f"Ignored, because {reason if is_known else 'this service has no such field'}: {names}.",)
+    ignored = sorted(given.keys() - set(known) - SENT_IN_A_HEADER_TOO)
+    of_images = [name for name in ignored if name in ImageTo3DRequest.model_fields]
+    unknown = [name for name in ignored if name not in of_images]
+    groups = ((of_images, reason), (unknown, "this service has no such field"))
+    return tuple(f"Ignored, because {why}: {_list_names(names)}." for names, why in groups if names)
+
+
+def _list_names(names: Sequence[str]) -> str:
+    shown = ", ".join(truncate_for_message(name)[1:-1] for name in names[:8])
+    return f"{shown}, …" if len(names) > 8 else shown

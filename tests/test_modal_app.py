@@ -59,7 +59,7 @@ def test_each_engine_has_its_gpus_and_mounts_only_the_weights(functions: dict[st
     for name in ("Generator", "TriposrGenerator"):
         info = functions[name]
         assert mounts_of(info) == {"/weights": ("image-to-3d-weights", "read-only")}
-        assert info["block_network"]
+        assert not info["block_network"]  # views and Generation are blobs, which need it
         assert info["concurrency_info"] is None  # one input per container
         assert (info["timeout"], info["startup_timeout"]) == (15 * MINUTE_S, 10 * MINUTE_S)
         assert info["max_retries"] is None  # a failed generation is returned, not run again
@@ -74,7 +74,7 @@ def test_volumes_are_writable_only_where_something_is_written(functions: dict[st
     mounted = {name: mounts_of(info) for name, info in functions.items()}
 
     assert mounted["run_job"] == data | weights
-    assert mounted["clean"] == data
+    assert mounted["clean"] == data | {"/data/backup": ("image-to-3d-backup", "writable")}
     assert mounted["generate_once"] == weights
     assert mounted["fetch_weights"] == {"/weights": ("image-to-3d-weights", "writable")}
     for name in ("web", "deliver_webhooks", "smoke", "keys", "secrets"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pipeline.api.body_formats import RAW_TYPES
-from pipeline.api.form_fields import FORM_TYPE, MULTIPART_TYPE
+from pipeline.api.form_fields import FORM_TYPE, MESH_FIELD, MULTIPART_TYPE
 
 JSON_TYPE = "application/json"
 FILE = {"type": "string", "format": "binary"}
@@ -69,11 +69,16 @@ def body_schema(
 
 
 def _with_files(schema: dict[str, Any]) -> dict[str, Any]:
-    """A schema whose `image`, if it has one, is a file or several; with a title of its own."""
-    image = schema["properties"].get("image")
-    if image is None:
+    """A schema whose `image`, if it has one, is a file or several, and `init_mesh` a file; with a title of its own."""
+    given = schema["properties"]
+    files = {"image": {"anyOf": [FILE, {"type": "array", "items": FILE}]}, MESH_FIELD: FILE}
+    as_files = {
+        name: file | {key: text for key, text in given[name].items() if key == "description"}
+        for name, file in files.items()
+        if name in given
+    }
+    if not as_files:
         return schema
-    files = {"type": "array", "items": FILE}
-    described = {"description": image["description"]} if "description" in image else {}
-    properties = {**schema["properties"], "image": {"anyOf": [FILE, files], **described}}
-    return {**schema, "properties": properties} | ({"title": f"{schema['title']}Form"} if "title" in schema else {})
+    return {**schema, "properties": given | as_files} | (
+        {"title": f"{schema['title']}Form"} if "title" in schema else {}
+    )

@@ -19,7 +19,7 @@ from pipeline.answers import final_body, processing_body, webhook_status
 from pipeline.api.browser_tokens import PREFIX as TOKEN_PREFIX
 from pipeline.api.browser_tokens import Caller, read_token
 from pipeline.api.call_limits import CallLimit
-from pipeline.api.form_fields import FilePart, images_of, inline_files
+from pipeline.api.form_fields import has_files, inline_files
 from pipeline.api.own_host import is_forwarded, is_own_host
 from pipeline.api.queue_stats import QueueStatsReader
 from pipeline.api.refusals import Refusals
@@ -155,12 +155,12 @@ class Context:
             Unauthorized: it is a large one without a known key.
         """
         body = await self.body_with_files(request)
-        if any(isinstance(part, FilePart) for part in images_of(body)):
+        if has_files(body):
             return await self.in_thread(inline_files, body)
         return body
 
     async def body_with_files(self, request: Request, *, takes_raw: bool = False) -> dict[str, Any]:
-        """The body, with the files of a form as `FilePart` in `image`.
+        """The body, with the files of a form as `FilePart` in `image` and `init_mesh`.
 
         Args:
             takes_raw: the bytes of an image are accepted as the whole body.

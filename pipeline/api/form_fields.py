@@ -1,7 +1,7 @@
 """Fields of forms, as JSON would have them; files in a temporary file. Knows nothing of what the fields mean.
 
 Forms have only texts, so they are read leniently: a repeated name, `name[]` or `name[0]` is a list; a text that is JSON
-of a list or an object is one; `null` is no value. Every file is an image, whatever its field is called.
+of a list or an object is one; `null` is no value. A file is an image whatever its field is called, but for a mesh.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ MAX_FORM_FIELDS = 200
 MAX_NAME_CHARS = 100
 IN_MEMORY_BYTES = 1 << 20
 """Files of one form up to this size together stay in memory."""
-IMAGE_FIELDS = frozenset({"image", "init_image", "init_obj"})
+MESH_FIELD = "init_mesh"
+BASE64_FIELDS = frozenset({"image", "init_image", "init_obj", MESH_FIELD})
+MESH_TOO_LARGE = f"{MESH_FIELD} must be at most {inline.MAX_BYTES >> 20} MiB"
 ALWAYS_TEXT = frozenset({"key", "track_id"})
 """Fields whose text is never read as JSON."""
 
@@ -97,8 +99,12 @@ class FilePart:
 
 def images_of(body: dict[str, Any]) -> list[object]:
     """The values under `image`, whether it is a list or not."""
-    images = body.get("image")
-    return cast(list[object], images) if isinstance(images, list) else [images]
+    return _list_of(body.get("image"))
+
+
+def has_files(body: dict[str, Any]) -> bool:
+    """Whether a body has `FilePart` among its values."""
+    return any(isinstance(part, FilePart) for part in (*images_of(body), *_list_of(body.get(MESH_FIELD))))
 
 
 def inline_files(body: dict[str, Any]) -> dict[str, Any]:
@@ -106,9 +112,21 @@ def inline_files(body: dict[str, Any]) -> dict[str, Any]:
 
     Raises:
         UnreadableImage: one is larger than an image may be.
+        InvalidRequest: the mesh is larger than that.
     """
-    images = [image.as_base64() if isinstance(image, FilePart) else image for image in images_of(body)]
-    return {**body, "image": images if isinstance(body["image"], list) else images[0]}
+    for part in _list_of(body.get(MESH_FIELD)):
+        if isinstance(part, FilePart) and part.size_bytes > inline.MAX_BYTES:
+            raise InvalidRequest(MESH_TOO_LARGE)
+    return body | {name: _inlined(body[name]) for name in ("image", MESH_FIELD) if name in body}
+
+
+def _inlined(value: object) -> object:
+    inlined = [part.as_base64() if isinstance(part, FilePart) else part for part in _list_of(value)]
+    return inlined if isinstance(value, list) else inlined[0]
+
+
+def _list_of(value: object) -> list[object]:
+    return cast(list[object], value) if isinstance(value, list) else [value]
 
 
 class FormFields:
@@ -125,7 +143,7 @@ class FormFields:
             InvalidRequest: it is not UTF-8, or a long value has a percent sign that begins no escape.
         """
         field = _as_text(percent_decoded(name.replace(b"+", b" ")))
-        if _base_name(field) not in IMAGE_FIELDS:
+        if _base_name(field) not in BASE64_FIELDS:
             value = value.replace(b"+", b" ")  # base64 has plus signs, which senders forget to escape, and no blanks
         self.add(field, _as_text(percent_decoded(value)))
 
@@ -137,7 +155,9 @@ class FormFields:
         """
         if len(name) > MAX_NAME_CHARS:
             raise InvalidRequest(f"the body has a field whose name is longer than {MAX_NAME_CHARS} characters")
-        base = "image" if isinstance(value, FilePart) else _base_name(name)
+        base = _base_name(name)
+        if isinstance(value, FilePart) and base != MESH_FIELD:
+            base = "image"
         if base != name and not isinstance(value, FilePart):
             self._lists.add(base)
         self._values.setdefault(base, []).append(value)
@@ -147,7 +167,7 @@ class FormFields:
         return [value for value in self._values.get(name, ()) if isinstance(value, str)]
 
     def as_object(self, parse_json: ParseJson) -> dict[str, Any]:
-        """The fields as a JSON body would have them; images may be `FilePart`."""
+        """The fields as a JSON body would have them; images and the mesh may be `FilePart`."""
         return {name: self._value_of(name, values, parse_json) for name, values in self._values.items()}
 
     def _value_of(self, name: str, values: list[str | FilePart], parse_json: ParseJson) -> object:

@@ -16,6 +16,7 @@ from fastapi import Request
 
 from pipeline.api.browser_tokens import BrowserToken
 from pipeline.api.context import Context
+from pipeline.api.form_fields import MESH_TOO_LARGE
 from pipeline.api.requests import idempotency_key
 from pipeline.engines.registry import check_views, choose_engine, defaults_of
 from pipeline.errors import InvalidRequest
@@ -24,7 +25,6 @@ from pipeline.imaging.signatures import SIGNATURE_BYTES, require_accepted
 from pipeline.jobs.api_keys import is_test_key
 from pipeline.jobs.model import ApiKey, ExportSource, JobMeta, NewJob
 from pipeline.moderation import check_prompts
-from pipeline.net.download import MAX_BYTES
 from pipeline.net.egress import check_url
 from pipeline.telemetry import current_traceparent
 from schemas.contract import is_http_url
@@ -185,7 +185,7 @@ def check_text(request: TextTo3DRequest, context: Context) -> None:
         if not context.settings.init_mesh:
             raise InvalidRequest("init_mesh is not offered by this deployment; leave it out")
         if not is_http_url(request.init_mesh) and len(request.init_mesh) > MAX_TEXT_CHARS:
-            raise InvalidRequest(f"init_mesh must be at most {MAX_BYTES >> 20} MiB")
+            raise InvalidRequest(MESH_TOO_LARGE)
     check_prompts((request.prompt, request.negative_prompt), context.settings)
 
 

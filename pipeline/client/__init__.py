@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from pipeline.client.asynchronous import AsyncClient
 from pipeline.client.errors import ApiError, ClientError, JobFailed, WaitTimedOut
-from pipeline.client.messages import ExportParameters, SubmitParameters
+from pipeline.client.messages import ExportParameters, SubmitParameters, TextParameters
 from pipeline.client.synchronous import Client
 from pipeline.client.webhooks import InvalidWebhook, verify_webhook
 from schemas.responses import EstimateBody, FailedBody, FileEntry, ListBody, ProcessingBody, SuccessBody
@@ -38,6 +38,7 @@ __all__ = [
     "ProcessingBody",
     "SubmitParameters",
     "SuccessBody",
+    "TextParameters",
     "WaitTimedOut",
     "verify_webhook",
 ]

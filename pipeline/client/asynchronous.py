@@ -20,10 +20,11 @@ from pipeline.client.messages import (
     LIST,
     Call,
     ExportParameters,
-    ImageSource,
+    FileSource,
     Job,
     OnProgress,
     SubmitParameters,
+    TextParameters,
 )
 from schemas.responses import EstimateBody, ListBody, ProcessingBody, SuccessBody
 
@@ -47,7 +48,7 @@ class AsyncClient:
 
     async def submit(
         self,
-        image: ImageSource | Sequence[ImageSource],
+        image: FileSource | Sequence[FileSource],
         *,
         wait_s: float = 0.0,
         idempotency_key: str | None = None,
@@ -64,12 +65,31 @@ class AsyncClient:
         call = messages.submit_call(image, parameters, wait_s=wait_s, idempotency_key=idempotency_key)
         return messages.read_job(await self._send(call))
 
-    async def estimate(self, image: ImageSource, **parameters: Unpack[SubmitParameters]) -> EstimateBody:
+    async def submit_text(
+        self,
+        prompt: str,
+        *,
+        init_mesh: FileSource | None = None,
+        wait_s: float = 0.0,
+        idempotency_key: str | None = None,
+        **parameters: Unpack[TextParameters],
+    ) -> Job:
+        """Submit a job that makes an asset from a text.
+
+        Args:
+            init_mesh: a mesh whose shape is kept, where the deployment allows it.
+            wait_s, idempotency_key: as for `submit`.
+            parameters: the fields of a submit of a text.
+        """
+        call = messages.text_call(prompt, init_mesh, parameters, wait_s=wait_s, idempotency_key=idempotency_key)
+        return messages.read_job(await self._send(call))
+
+    async def estimate(self, image: FileSource, **parameters: Unpack[SubmitParameters]) -> EstimateBody:
         """What a submit would take; runs nothing."""
         call = messages.submit_call(image, parameters, wait_s=0, idempotency_key=None, path=messages.ESTIMATE_SUBMIT)
         return messages.validated(ESTIMATE, await self._send(call))
 
-    async def upload(self, image: ImageSource) -> str:
+    async def upload(self, image: FileSource) -> str:
         """Store a local image for later submits; returns its URL."""
         return str(messages.read_body(await self._send(messages.upload_call(image)))["url"])
 
@@ -108,7 +128,7 @@ class AsyncClient:
 
     async def generate(
         self,
-        image: ImageSource | Sequence[ImageSource],
+        image: FileSource | Sequence[FileSource],
         *,
         timeout_s: float | None = None,
         on_progress: OnProgress | None = None,
@@ -116,6 +136,19 @@ class AsyncClient:
     ) -> SuccessBody:
         """Submit a job and wait for its result; see `submit` and `wait`."""
         return await self.wait(await self.submit(image, **parameters), timeout_s=timeout_s, on_progress=on_progress)
+
+    async def generate_from_text(
+        self,
+        prompt: str,
+        *,
+        init_mesh: FileSource | None = None,
+        timeout_s: float | None = None,
+        on_progress: OnProgress | None = None,
+        **parameters: Unpack[TextParameters],
+    ) -> SuccessBody:
+        """Submit a text and wait for its result; see `submit_text` and `wait`."""
+        job = await self.submit_text(prompt, init_mesh=init_mesh, **parameters)
+        return await self.wait(job, timeout_s=timeout_s, on_progress=on_progress)
 
     async def export(self, job: Job | int, **parameters: Unpack[ExportParameters]) -> Job:
         """Make other files of a finished job, without its engine; a job of its own, to wait for."""

@@ -20,10 +20,11 @@ from schemas.formats import Compression, OutputFormat, TextureFormat
 from schemas.responses import EstimateBody, FailedBody, ListBody, ProcessingBody, SuccessBody
 
 API = "/api/v1/enterprise"
-SUBMIT, ESTIMATE_SUBMIT = "/api/v6/3d/image_to_3d", "/api/v6/3d/estimate"
+SUBMIT, SUBMIT_TEXT = "/api/v6/3d/image_to_3d", "/api/v6/3d/text_to_3d"
+ESTIMATE_SUBMIT = "/api/v6/3d/estimate"
 """Below this prefix `output_format` is `glb` by default, below the other one `obj`."""
-ImageSource: TypeAlias = "str | PathLike[str] | bytes"
-"""One image: an http(s) URL or a data URI, else a path, or the bytes of an image file."""
+FileSource: TypeAlias = "str | PathLike[str] | bytes"
+"""One image or mesh: an http(s) URL or a data URI, else a path, or the bytes of a file."""
 Job: TypeAlias = SuccessBody | ProcessingBody | FailedBody
 OnProgress: TypeAlias = Callable[[ProcessingBody], object]
 JOB: TypeAdapter[Job] = TypeAdapter(Job)
@@ -40,20 +41,16 @@ MAX_PAUSE_S = 30.0
 Body = TypeVar("Body", bound=BaseModel)
 
 
-class SubmitParameters(TypedDict, total=False):
-    """The fields of a submit but for the key and the image; docs/http-api.md describes each."""
+class GenerationParameters(TypedDict, total=False):
+    """The fields that submits of images and of texts share, but for the key."""
 
     render: bool
     output_format: OutputFormat
     output_formats: Sequence[OutputFormat] | str | None
     resolution: int
-    multi_image: bool
     ss_guidance_strength: float
     ss_sampling_steps: int
     slat_guidance_strength: float
-    detail: int
-    tex_sampling_steps: int
-    tex_guidance_strength: float
     slat_sampling_steps: int
     mesh_simplify: float
     target_faces: int | None
@@ -67,12 +64,7 @@ class SubmitParameters(TypedDict, total=False):
     engine: str | None
     no_texture: bool
     normal_map: bool
-    multi_image_mode: Literal["stochastic", "multidiffusion"] | None
-    view_angles: Sequence[float | str] | str | None
     splat: bool
-    depth: float | None
-    remove_bg: bool
-    foreground_ratio: float | None
     size: float | None
     origin: Literal["bottom", "center"]
     up_axis: Literal["y", "z"] | None
@@ -81,6 +73,28 @@ class SubmitParameters(TypedDict, total=False):
     print_ready: bool
     min_wall_mm: float
     retention_s: int | None
+
+
+class SubmitParameters(GenerationParameters, total=False):
+    """The fields of a submit but for the key and the image; docs/http-api.md describes each."""
+
+    multi_image: bool
+    detail: int
+    tex_sampling_steps: int
+    tex_guidance_strength: float
+    multi_image_mode: Literal["stochastic", "multidiffusion"] | None
+    view_angles: Sequence[float | str] | str | None
+    depth: float | None
+    remove_bg: bool
+    foreground_ratio: float | None
+
+
+class TextParameters(GenerationParameters, total=False):
+    """The fields of a submit of a text but for the key, the prompt and the mesh; docs/http-api.md describes each."""
+
+    negative_prompt: str
+    guidance_scale: float | None
+    num_inference_steps: int | None
 
 
 class ExportParameters(TypedDict, total=False):
@@ -148,7 +162,7 @@ def _as_field(value: Any) -> Any:
 
 
 def submit_call(
-    image: ImageSource | Sequence[ImageSource],
+    image: FileSource | Sequence[FileSource],
     parameters: Mapping[str, Any],
     *,
     wait_s: float,
@@ -157,7 +171,7 @@ def submit_call(
 ) -> Call:
     """A submit, or a call with the same body; local images are sent as files."""
     sources = [image] if isinstance(image, str | bytes | PathLike) else list(image)
-    body = {name: value for name, value in parameters.items() if value is not None}
+    body = _given(parameters)
     if len(sources) > 1:
         body.setdefault("multi_image", True)
     if all(_is_url(source) for source in sources):
@@ -166,14 +180,36 @@ def submit_call(
     elif any(_is_url(source) for source in sources):
         raise ClientError("images are all local files, or all URLs: upload the files first, see Client.upload")
     else:
-        files = [("image", read_image(source, number)) for number, source in enumerate(sources)]
+        files = [("image", read_file(source, f"image-{number}")) for number, source in enumerate(sources)]
     key = None if path == ESTIMATE_SUBMIT else idempotency_key or str(uuid.uuid4())
     return Call(path, body, files, wait_s, key)
 
 
-def upload_call(image: ImageSource) -> Call:
+def text_call(
+    prompt: str,
+    init_mesh: FileSource | None,
+    parameters: Mapping[str, Any],
+    *,
+    wait_s: float,
+    idempotency_key: str | None,
+) -> Call:
+    """A submit of a text; a local mesh is sent as a file."""
+    body = {"prompt": prompt, **_given(parameters)}
+    files: list[tuple[str, tuple[str, bytes]]] = []
+    if init_mesh is not None and not _is_url(init_mesh):
+        files = [("init_mesh", read_file(init_mesh, "mesh"))]
+    elif init_mesh is not None:
+        body["init_mesh"] = init_mesh
+    return Call(SUBMIT_TEXT, body, files, wait_s, idempotency_key or str(uuid.uuid4()))
+
+
+def _given(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in parameters.items() if value is not None}
+
+
+def upload_call(image: FileSource) -> Call:
     """An upload of one local image."""
-    return Call(f"{API}/3d/uploads", files=[("image", read_image(image, 0))])
+    return Call(f"{API}/3d/uploads", files=[("image", read_file(image, "image-0"))])
 
 
 def fetch_call(job_id: int, *, wait_s: float) -> Call:
@@ -186,14 +222,14 @@ def id_of(job: Job | int) -> int:
     return job if isinstance(job, int) else job.id
 
 
-def _is_url(source: ImageSource) -> bool:
+def _is_url(source: FileSource) -> bool:
     return isinstance(source, str) and source.startswith(("http://", "https://", "data:"))
 
 
-def read_image(source: ImageSource, number: int) -> tuple[str, bytes]:
-    """The name and the content of a local image."""
+def read_file(source: FileSource, name: str) -> tuple[str, bytes]:
+    """The name and the content of a local file; `name` is that of a file which is given as bytes."""
     if isinstance(source, bytes):
-        return f"image-{number}", source
+        return name, source
     path = Path(source)
     return path.name, path.read_bytes()
 

@@ -19,10 +19,11 @@ from pipeline.client.messages import (
     LIST,
     Call,
     ExportParameters,
-    ImageSource,
+    FileSource,
     Job,
     OnProgress,
     SubmitParameters,
+    TextParameters,
 )
 from schemas.responses import EstimateBody, ListBody, ProcessingBody, SuccessBody
 
@@ -46,7 +47,7 @@ class Client:
 
     def submit(
         self,
-        image: ImageSource | Sequence[ImageSource],
+        image: FileSource | Sequence[FileSource],
         *,
         wait_s: float = 0.0,
         idempotency_key: str | None = None,
@@ -63,12 +64,31 @@ class Client:
         call = messages.submit_call(image, parameters, wait_s=wait_s, idempotency_key=idempotency_key)
         return messages.read_job(self._send(call))
 
-    def estimate(self, image: ImageSource, **parameters: Unpack[SubmitParameters]) -> EstimateBody:
+    def submit_text(
+        self,
+        prompt: str,
+        *,
+        init_mesh: FileSource | None = None,
+        wait_s: float = 0.0,
+        idempotency_key: str | None = None,
+        **parameters: Unpack[TextParameters],
+    ) -> Job:
+        """Submit a job that makes an asset from a text.
+
+        Args:
+            init_mesh: a mesh whose shape is kept, where the deployment allows it.
+            wait_s, idempotency_key: as for `submit`.
+            parameters: the fields of a submit of a text.
+        """
+        call = messages.text_call(prompt, init_mesh, parameters, wait_s=wait_s, idempotency_key=idempotency_key)
+        return messages.read_job(self._send(call))
+
+    def estimate(self, image: FileSource, **parameters: Unpack[SubmitParameters]) -> EstimateBody:
         """What a submit would take; runs nothing."""
         call = messages.submit_call(image, parameters, wait_s=0, idempotency_key=None, path=messages.ESTIMATE_SUBMIT)
         return messages.validated(ESTIMATE, self._send(call))
 
-    def upload(self, image: ImageSource) -> str:
+    def upload(self, image: FileSource) -> str:
         """Store a local image for later submits; returns its URL."""
         return str(messages.read_body(self._send(messages.upload_call(image)))["url"])
 
@@ -107,7 +127,7 @@ class Client:
 
     def generate(
         self,
-        image: ImageSource | Sequence[ImageSource],
+        image: FileSource | Sequence[FileSource],
         *,
         timeout_s: float | None = None,
         on_progress: OnProgress | None = None,
@@ -115,6 +135,19 @@ class Client:
     ) -> SuccessBody:
         """Submit a job and wait for its result; see `submit` and `wait`."""
         return self.wait(self.submit(image, **parameters), timeout_s=timeout_s, on_progress=on_progress)
+
+    def generate_from_text(
+        self,
+        prompt: str,
+        *,
+        init_mesh: FileSource | None = None,
+        timeout_s: float | None = None,
+        on_progress: OnProgress | None = None,
+        **parameters: Unpack[TextParameters],
+    ) -> SuccessBody:
+        """Submit a text and wait for its result; see `submit_text` and `wait`."""
+        job = self.submit_text(prompt, init_mesh=init_mesh, **parameters)
+        return self.wait(job, timeout_s=timeout_s, on_progress=on_progress)
 
     def export(self, job: Job | int, **parameters: Unpack[ExportParameters]) -> Job:
         """Make other files of a finished job, without its engine; a job of its own, to wait for."""

@@ -11,6 +11,7 @@ from pipeline.jobs.store import Store
 from pipeline.on_modal.dict_key_values import DictKeyValues
 from pipeline.on_modal.dispatch import Dispatcher
 from pipeline.on_modal.shared_dict import SharedDict
+from pipeline.on_modal.volume_files import Volume, backup_reader
 from pipeline.secrets import load_master_keys
 from pipeline.service import Service, local_outputs, open_service
 from pipeline.settings import Settings
@@ -48,23 +49,25 @@ class Deployment:
         return service, outputs
 
 
-def open_store(settings: Settings, jobs: Any, *, errors: tuple[type[Exception], ...]) -> Store:
+def open_store(settings: Settings, jobs: Any, backups: Volume, *, missing: tuple[type[Exception], ...]) -> Store:
     """The deployment's store; for functions that need nothing else. The arguments are those of `open_deployment`.
 
     Raises:
         StoreUnavailable: the database cannot be reached, or its schema is newer than this version.
     """
-    return open_shared_store(settings, DictKeyValues(jobs, errors=(*errors, OSError)))
+    return open_shared_store(settings, DictKeyValues(jobs), backup=backup_reader(backups, missing=missing))
 
 
 def open_deployment(
     settings: Settings,
     *,
     jobs: Any,
+    backups: Volume,
     entries: SharedDict,
     spawn: Callable[[int], RemoteCall],
     find_call: Callable[[str], RemoteCall],
     errors: tuple[type[Exception], ...],
+    missing: tuple[type[Exception], ...],
     commit_work: Callable[[], None],
     commit_outputs: Callable[[], None],
 ) -> Deployment:
@@ -73,10 +76,12 @@ def open_deployment(
     Args:
         settings: with the deployment's public address.
         jobs: the `modal.Dict` of jobs, for deployments without a database.
+        backups: the volume of that Dict's backup, which need not be mounted here.
         entries: the dictionary of the dispatches.
         spawn: starts a job's function with its id.
         find_call: finds a started call by its id.
         errors: the base classes of the errors of Modal's client.
+        missing: those of a file that does not exist.
 
     Raises:
         StoreUnavailable: the database cannot be reached, or its schema is newer than this version.
@@ -94,7 +99,7 @@ def open_deployment(
     return Deployment(
         settings,
         load_master_keys(settings),
-        open_store(settings, jobs, errors=errors),
+        open_store(settings, jobs, backups, missing=missing),
         Dispatcher(lambda job_id: spawn(job_id).object_id, is_in_flight=is_in_flight, entries=entries),
         commit_work=commit_work,
         commit_outputs=commit_outputs,

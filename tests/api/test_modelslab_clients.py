@@ -63,10 +63,18 @@ CLIENTS = {
         {"image": IMAGE, "resolution": 256, "multi_image": False, "temp": "yes", **SHAPE, "track_id": "o-1"},
         {**TEXT_ONLY, **SHAPE, "temp": "no"},
     ),
-    # `Authorization: Bearer`; resolution may be a text.
+    # `Authorization: Bearer`, and the key once more in a field that its types demand; resolution may be a text.
     "javascript": Sdk(
-        {"image": IMAGE, "resolution": "256", "multi_image": False, "temp": "yes", **SHAPE, **NOTIFIED},
-        {**TEXT_ONLY, **SHAPE, "temp": "no"},
+        {
+            "api_key": "i3d_x",
+            "image": IMAGE,
+            "resolution": "256",
+            "multi_image": False,
+            "temp": "yes",
+            **SHAPE,
+            **NOTIFIED,
+        },
+        {"api_key": "i3d_x", **TEXT_ONLY, **SHAPE, "temp": "no"},
         key_in="header",
     ),
     # `temp` is a boolean.

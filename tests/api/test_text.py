@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
-from pipeline.imaging.inline import MAX_TEXT_CHARS
+from pipeline.imaging.inline import MAX_BYTES, MAX_TEXT_CHARS
 from pipeline.jobs.api_keys import make_key
 from pipeline.jobs.model import KeyLimits
 from schemas.text import TextTo3DRequest, request_model
@@ -131,6 +133,28 @@ def test_a_given_mesh_is_taken_where_the_operator_allows_it(deploy: Callable[...
     assert accepted.status_code == 200
     assert "init_mesh" not in accepted.json()["meta"]
     assert blocked.json()["error_code"] == "blocked_address"
+    assert large.json()["message"] == "init_mesh must be at most 20 MiB"
+
+
+def test_a_form_may_hold_the_mesh_as_a_file(deploy: Callable[..., Deployment]) -> None:
+    deployment = deploy(engine="trellis-text", init_mesh=True)
+
+    def post(content: bytes, **fields: str) -> httpx.Response:
+        files = {"init_mesh": ("shape.stl", content, "application/octet-stream")}
+        return deployment.client.post(
+            PATHS[0], data={"key": deployment.key, **TEXT, **fields}, files=files, headers={"prefer": "wait=0"}
+        )
+
+    accepted, large = post(b"solid \xfb"), post(b"a" * (MAX_BYTES + 1))
+    encoded = deployment.client.post(
+        PATHS[0],
+        content="prompt=a&init_mesh=c29saWQg+w==",  # an unescaped plus sign
+        headers={"prefer": "wait=0", "key": deployment.key, "content-type": "application/x-www-form-urlencoded"},
+    )
+
+    for answer in (accepted, encoded):
+        request = json.loads(deployment.service.store.request_of(answer.json()["id"]))
+        assert request["init_mesh"] == "c29saWQg+w=="
     assert large.json()["message"] == "init_mesh must be at most 20 MiB"
 
 

@@ -15,10 +15,11 @@ from standardwebhooks import Webhook
 
 from pipeline import client as package
 from pipeline.client import ApiError, AsyncClient, Client, ClientError, InvalidWebhook, JobFailed, verify_webhook
-from pipeline.client.messages import ExportParameters, SubmitParameters, file_name
+from pipeline.client.messages import ExportParameters, SubmitParameters, TextParameters, file_name
 from schemas.export import EXPORT_FIELDS
 from schemas.request import ImageTo3DRequest
 from schemas.responses import FailedBody, ProcessingBody, SuccessBody
+from schemas.text import TextTo3DRequest
 from tests.e2e.test_serve_command import serving
 from tests.fakes.images import draw_figure, encode
 
@@ -230,6 +231,7 @@ def test_a_webhook_is_verified_and_typed() -> None:
     ("parameters", "fields"),
     [
         (SubmitParameters, ImageTo3DRequest.model_fields.keys() - {"key", "image"}),
+        (TextParameters, TextTo3DRequest.model_fields.keys() - {"key", "prompt", "init_mesh"}),
         (ExportParameters, set(EXPORT_FIELDS) - {"key"}),
     ],
 )

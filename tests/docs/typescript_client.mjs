@@ -81,6 +81,13 @@ const scenarios = {
       return true;
     });
     await assert.rejects(new Client(url, "wrong").submit(image), { status: 401, error_code: "unauthorized" });
+    for (const init_mesh of [undefined, new Blob(["solid a"])]) {
+      await assert.rejects(client.submitText("a robot", { init_mesh, seed: 1 }), (error) => {
+        assert.equal(error.error_code, "invalid_request");
+        assert.match(error.message, /takes no text/);
+        return true;
+      });
+    }
     await assert.rejects(client.wait(12), { status: 404, error_code: "not_found" });
     const asked = [];
     const limited = { status: "error", message: "Too fast.", error_code: "rate_limited", retry_after: 7 };

@@ -11,12 +11,14 @@ import urllib.request
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import trimesh
 
+from pipeline.client import Client
 from tests.e2e.test_serve_command import WAIT_S, serving
 from tests.fakes.images import draw_disc, draw_figure, encode
 from tests.schemas.test_text import EXAMPLE
@@ -195,6 +197,21 @@ def test_a_result_is_the_shape_of_a_variant(service: Service) -> None:
         failed = service.post(failed["fetch_result"])
     assert (failed["status"], failed["error_code"]) == ("failed", "invalid_request")
     assert failed["message"].startswith("init_mesh ")
+
+
+def test_the_client_submits_a_text_and_a_mesh_of_its_own_machine(service: Service, tmp_path: Path) -> None:
+    fields = {"seed": 3, "texture_size": 512, "resolution": 128, **STEPS}
+    with Client(service.url, service.key) as client:
+        first = client.generate_from_text("a robot", output_format="stl", **fields)  # type: ignore[arg-type]
+        path, *_ = client.download(first, tmp_path)
+        variants = [
+            client.generate_from_text("gold", init_mesh=mesh, **fields)  # type: ignore[arg-type]
+            for mesh in (path, path.read_bytes(), first.output[0])
+        ]
+
+    contents = {download(each.output[0]) for each in variants}
+    assert len(contents) == 1
+    assert variants[0].meta["prompt"] == "gold" and "init_mesh" not in variants[0].meta
 
 
 def test_a_long_prompt_is_made_and_its_unread_end_told(service: Service) -> None:

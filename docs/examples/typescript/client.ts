@@ -13,6 +13,10 @@ export type ImageSource = string | Blob;
 /** One image, or several views of one subject, either all as files or all as texts. */
 export type Images = ImageSource | string[] | Blob[];
 export type SubmitOptions = Partial<Omit<Schemas["ImageTo3DRequest"], "key" | "image">>;
+export type TextOptions = Partial<Omit<Schemas["TextTo3DRequest"], "key" | "prompt" | "init_mesh">> & {
+  /** A mesh whose shape is kept, where the deployment allows it: a Blob or File, or as an image's text. */
+  init_mesh?: ImageSource;
+};
 export type ExportOptions = Omit<
   paths["/api/v6/3d/export/{call_id}"]["post"]["requestBody"]["content"]["application/json"],
   "key"
@@ -109,6 +113,14 @@ export class Client {
   /** Start a job and return at once. */
   async submit(image: Images, options: SubmitOptions = {}, settings: SubmitSettings = {}): Promise<Job> {
     return this.#post("/api/v6/3d/image_to_3d", submitBody(image, options), settings, {
+      prefer: "wait=0",
+      "idempotency-key": settings.idempotency_key ?? randomText(),
+    });
+  }
+
+  /** Start a job that makes a model from a text, where the service has an engine that takes one; return at once. */
+  async submitText(prompt: string, options: TextOptions = {}, settings: SubmitSettings = {}): Promise<Job> {
+    return this.#post("/api/v6/3d/text_to_3d", textBody(prompt, options), settings, {
       prefer: "wait=0",
       "idempotency-key": settings.idempotency_key ?? randomText(),
     });
@@ -239,12 +251,25 @@ function submitBody(image: Images, options: SubmitOptions): string | FormData {
   const files = images.filter((one): one is Blob => typeof one !== "string");
   if (files.length === 0) return JSON.stringify({ ...fields, image });
   if (files.length < images.length) throw new TypeError("the views must be all files or all texts");
+  const form = formOf(fields);
+  files.forEach((file, index) => form.append("image", file, file instanceof File ? file.name : `image${index + 1}`));
+  return form;
+}
+
+function textBody(prompt: string, { init_mesh, ...options }: TextOptions): string | FormData {
+  const fields = { ...options, prompt };
+  if (!(init_mesh instanceof Blob)) return JSON.stringify({ ...fields, init_mesh });
+  const form = formOf(fields);
+  form.append("init_mesh", init_mesh, init_mesh instanceof File ? init_mesh.name : "mesh");
+  return form;
+}
+
+function formOf(fields: object): FormData {
   const form = new FormData();
   for (const [name, value] of Object.entries(fields)) {
     if (value === undefined || value === null) continue;
     form.append(name, typeof value === "object" ? JSON.stringify(value) : String(value));
   }
-  files.forEach((file, index) => form.append("image", file, file instanceof File ? file.name : `image${index + 1}`));
   return form;
 }
 

@@ -2029,6 +2029,213 @@ export interface components {
             webhook?: string | null;
         };
         /**
+         * TextTo3DRequestForm
+         * @description A validated submit of a text; the defaults of the sampling fields are those of the released text models.
+         */
+        TextTo3DRequestForm: {
+            /**
+             * Chunk Size
+             * @description points evaluated at once: a smaller number needs less memory, the result is the same; numbers under 1024 act as 1024
+             * @default 8192
+             */
+            chunk_size: number;
+            /**
+             * Compression
+             * @description how a GLB stores the geometry: `quantize` in fewer bits, `meshopt` and `draco` also compressed; fewer programs read these (extension)
+             * @default none
+             * @enum {string}
+             */
+            compression: "none" | "quantize" | "meshopt" | "draco";
+            /**
+             * Engine
+             * @description an engine that the deployment offers (extension)
+             */
+            engine?: string | null;
+            /**
+             * Guidance Scale
+             * @description older name of `ss_guidance_strength` and `slat_guidance_strength` together
+             */
+            guidance_scale?: number | null;
+            /**
+             * Format: binary
+             * @description a mesh whose shape is kept, where the deployment allows it: http(s) URL, `data:` URI or bare base64 of a GLB, OBJ, STL or PLY; only its details and colours are generated (extension)
+             */
+            init_mesh?: string;
+            /**
+             * Key
+             * Format: password
+             * @description API key; also as header `key` or `Authorization: Bearer`
+             */
+            key?: string;
+            /**
+             * Lods
+             * @description further levels of detail by their numbers of faces: files `…_lod1.glb`, `…_lod2.glb` in this order, in every format (extension)
+             */
+            lods?: number[] | string | null;
+            /**
+             * Mesh Simplify
+             * @description share of the extracted triangles that is removed
+             * @default 0.9
+             */
+            mesh_simplify: number;
+            /**
+             * Min Wall Mm
+             * @description millimetres from which a wall is thick enough to print, for `print_ready` (extension)
+             * @default 0.8
+             */
+            min_wall_mm: number;
+            /**
+             * Negative Prompt
+             * @description what to stay away from; guidance leads away from it instead of from an empty text
+             * @default
+             */
+            negative_prompt: string;
+            /**
+             * No Texture
+             * @description export without a texture (extension)
+             * @default false
+             */
+            no_texture: boolean;
+            /**
+             * Normal Map
+             * @description bake the relief that simplification removes into a normal map, in GLB, OBJ and USDZ (extension)
+             * @default false
+             */
+            normal_map: boolean;
+            /**
+             * Num Inference Steps
+             * @description older name of `ss_sampling_steps` and `slat_sampling_steps` together
+             */
+            num_inference_steps?: number | null;
+            /**
+             * Origin
+             * @description what lies at the origin: the middle of the base (`bottom`), or of the whole asset (extension)
+             * @default bottom
+             * @enum {string}
+             */
+            origin: "bottom" | "center";
+            /**
+             * Output Format
+             * @description file format of the asset
+             * @default glb
+             * @enum {string}
+             */
+            output_format: "glb" | "obj" | "stl" | "ply" | "usdz" | "3mf";
+            /**
+             * Output Formats
+             * @description several file formats of the same asset, the first of them first in `output`; overrides `output_format`, which becomes the first (extension)
+             */
+            output_formats?: ("glb" | "obj" | "stl" | "ply" | "usdz" | "3mf")[] | string | null;
+            /**
+             * Print Ready
+             * @description one solid shell on a flat base: cavities are filled, loose parts joined or removed, and walls thinner than `min_wall_mm` named in `warning`; `meta.print` has the measures (extension)
+             * @default false
+             */
+            print_ready: boolean;
+            /**
+             * Prompt
+             * @description what to make, in English; the model reads the first 75 tokens, about 55 words, and a warning quotes the rest
+             */
+            prompt: string;
+            /**
+             * Render
+             * @description also deliver a turntable video (mp4)
+             * @default false
+             */
+            render: boolean;
+            /**
+             * Resolution
+             * @description resolution of the grid that the surface is extracted on
+             * @default 256
+             */
+            resolution: number;
+            /**
+             * Retention S
+             * @description seconds for which temporary outputs can be downloaded, at most what the deployment allows (extension)
+             */
+            retention_s?: number | null;
+            /**
+             * Seed
+             * @description the same seed gives the same bytes; 0 draws a seed, returned as `meta.seed`
+             * @default 0
+             */
+            seed: number;
+            /**
+             * Size
+             * @description longest side of the asset in metres; by default 1, and 0.1 in STL and 3MF, which are written in millimetres (extension)
+             */
+            size?: number | null;
+            /**
+             * Slat Guidance Strength
+             * @description guidance strength of stage 2, the structured latent
+             * @default 7.5
+             */
+            slat_guidance_strength: number;
+            /**
+             * Slat Sampling Steps
+             * @description sampling steps of stage 2
+             * @default 25
+             */
+            slat_sampling_steps: number;
+            /**
+             * Splat
+             * @description also deliver the Gaussians as a splat `.ply`, if the engine has them (extension)
+             * @default false
+             */
+            splat: boolean;
+            /**
+             * Ss Guidance Strength
+             * @description guidance strength of stage 1, the sparse structure
+             * @default 7.5
+             */
+            ss_guidance_strength: number;
+            /**
+             * Ss Sampling Steps
+             * @description sampling steps of stage 1
+             * @default 25
+             */
+            ss_sampling_steps: number;
+            /**
+             * Target Faces
+             * @description number of faces of the result; overrides `mesh_simplify` (extension)
+             */
+            target_faces?: number | null;
+            /**
+             * Temp
+             * @description use temporary storage even where you have a bucket
+             * @default false
+             */
+            temp: boolean;
+            /**
+             * Texture Format
+             * @description format of the texture's image: `jpeg` and `webp` (in GLB only) are much smaller, with losses that are hardly seen (extension)
+             * @default png
+             * @enum {string}
+             */
+            texture_format: "png" | "jpeg" | "webp";
+            /**
+             * Texture Size
+             * @description side of the texture in pixels (extension)
+             * @default 1024
+             */
+            texture_size: number;
+            /**
+             * Track Id
+             * @description your own id, returned by the webhook and by fetch
+             */
+            track_id?: string | number | null;
+            /**
+             * Up Axis
+             * @description the axis that points up; by default z in STL, 3MF and PLY, y elsewhere (extension)
+             */
+            up_axis?: ("y" | "z") | null;
+            /**
+             * Webhook
+             * @description URL that the final body is posted to when the job ends
+             */
+            webhook?: string | null;
+        };
+        /**
          * TokenBody
          * @description A browser token.
          */

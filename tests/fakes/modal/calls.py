@@ -1,5 +1,6 @@
 """Function calls from both sides: the client's (map, outputs, cancel) and the container's (inputs, outputs, life)."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 
@@ -7,6 +8,7 @@ from google.protobuf.empty_pb2 import Empty
 from grpclib import GRPCError, Status
 from modal_proto import api_pb2
 
+from tests.fakes.modal.conditions import FaultCounter
 from tests.fakes.modal.launch import restore_state_path
 from tests.fakes.modal.runner import Runner
 from tests.fakes.modal.state import Call, Container, Function, Input, State, new_id, put_chunk, stream
@@ -179,9 +181,10 @@ class CallHandlers:
 class ContainerHandlers:
     """The container's side of a function call."""
 
-    def __init__(self, state: State, runner: Runner) -> None:
+    def __init__(self, state: State, runner: Runner, faults: FaultCounter) -> None:
         self._state = state
         self._runner = runner
+        self._faults = faults
 
     async def ContainerHello(self, _: Empty, __: Caller) -> Empty:
         return Empty()
@@ -198,7 +201,9 @@ class ContainerHandlers:
 
     async def ContainerCheckpoint(self, _: api_pb2.ContainerCheckpointRequest, caller: Caller) -> Empty:
         container = _container(caller)
-        container.events.append("snapshot")
+        container.note("snapshot")
+        await asyncio.sleep(self._faults.conditions.restore_s)
+        container.note("restored")
         restore_state_path(container).write_text(json.dumps({"task_id": container.task_id}))
         return Empty()
 

@@ -33,9 +33,10 @@ Caller = Container | None
 class AppHandlers:
     """Environments, apps and their history, logs and containers as the CLI asks for them."""
 
-    def __init__(self, state: State, runner: Runner) -> None:
+    def __init__(self, state: State, runner: Runner, *, max_crons: int) -> None:
         self._state = state
         self._runner = runner
+        self._max_crons = max_crons
 
     async def ClientHello(self, _: Empty, __: Caller) -> api_pb2.ClientHelloResponse:
         return api_pb2.ClientHelloResponse(image_builder_version=IMAGE_BUILDER_VERSION)
@@ -114,6 +115,8 @@ class AppHandlers:
 
     async def AppPublish(self, request: api_pb2.AppPublishRequest, _: Caller) -> api_pb2.AppPublishResponse:
         app = self._app(request.app_id)
+        if request.app_state == api_pb2.APP_STATE_DEPLOYED:
+            self._refuse_crons(app, list(request.function_ids.values()))
         app.state = request.app_state
         app.name = request.name or app.name
         app.tags = dict(request.tags)
@@ -127,6 +130,17 @@ class AppHandlers:
             url=f"http://127.0.0.1/apps/{app.app_id}",
             deployed_at=self._publish(app, definitions, tag=request.deployment_tag),
         )
+
+    def _refuse_crons(self, app: App, function_ids: list[str]) -> None:
+        """Refuse a deployment with which the workspace, all environments together, would have too many schedules."""
+        deployed = [each for each in self._state.apps.values() if each.is_deployed and each is not app]
+        ids = [*function_ids, *(each for other in deployed for each in other.function_ids.values())]
+        functions = [self._state.functions[each].draft for each in ids]
+        crons = sum(each is not None and each.function.HasField("schedule") for each in functions)
+        if crons > self._max_crons:
+            raise GRPCError(
+                Status.RESOURCE_EXHAUSTED, f"the workspace would have {crons} scheduled functions of {self._max_crons}"
+            )
 
     def _publish(self, app: App, definitions: dict[str, Definition], *, tag: str = "", rollback_of: int = 0) -> float:
         for function_id, definition in definitions.items():

@@ -49,6 +49,9 @@ class ContainerFacts:
     is_ready: bool
     is_ended: bool
     events: tuple[str, ...]
+    event_times: tuple[float, ...]
+    """Of each event, in seconds since 1970."""
+    created_at: float
     output: str
 
 
@@ -109,7 +112,9 @@ def container_facts(container: Container) -> ContainerFacts:
         pid=container.process.pid if container.process else None,
         is_ready=container.is_ready,
         is_ended=container.is_ended,
-        events=tuple(container.events),
+        events=tuple(event for _, event in container.events),
+        event_times=tuple(at for at, _ in container.events),
+        created_at=container.created_at,
         output="".join(container.lines),
     )
 

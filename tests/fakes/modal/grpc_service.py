@@ -5,6 +5,7 @@ the response (or yields responses where the method streams). A method without a 
 counted, so that a test can see what the client asked for. Knows nothing of what the methods mean.
 """
 
+import asyncio
 import traceback
 from collections import Counter
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ from google.protobuf.message_factory import GetMessageClass
 from grpclib import GRPCError, Status
 from modal_proto import api_pb2
 
+from tests.fakes.modal.conditions import FaultCounter, lost, throttled
 from tests.fakes.modal.state import Container, State
 
 TASK_HEADER = "x-fake-modal-task"
@@ -47,10 +49,11 @@ ALLOWED_TO_UNTRUSTED = frozenset(
 class Service:
     """What `grpclib.server.Server` serves: a mapping from method path to handler."""
 
-    def __init__(self, state: State, handlers: list[object], *, token: tuple[str, str]) -> None:
+    def __init__(self, state: State, handlers: list[object], *, token: tuple[str, str], faults: FaultCounter) -> None:
         self._state = state
         self._handlers = handlers
         self._token = token
+        self._faults = faults
         self.calls: Counter[str] = Counter()
         self.unanswered: Counter[str] = Counter()
         self.failures: list[str] = []
@@ -79,12 +82,16 @@ class Service:
                 raise GRPCError(Status.UNIMPLEMENTED, f"the fake Modal server does not implement {name}")
             self.calls[name] += 1
             caller = self._admit(name, stream.metadata or {})
+            fault = await self._meet_conditions(name)
             try:
                 if streams:
                     async for response in implementation(request, caller):
                         await stream.send_message(response)
                 else:
-                    await stream.send_message(await implementation(request, caller))
+                    response = await implementation(request, caller)
+                    if fault == "lost_after":
+                        raise lost()
+                    await stream.send_message(response)
             except GRPCError:
                 raise
             except Exception as error:
@@ -93,6 +100,21 @@ class Service:
                 raise GRPCError(Status.DATA_LOSS, f"the fake Modal server failed in {name}: {error!r}") from error
 
         return serve
+
+    async def _meet_conditions(self, name: str) -> str | None:
+        """Wait, or raise, as the conditions say of this call; returns its fault."""
+        conditions = self._faults.conditions
+        if not conditions.applies_to(name):
+            return None
+        await asyncio.sleep(conditions.latency_s)
+        fault = self._faults.next_fault(name)
+        if fault == "lost_before":
+            raise lost()
+        if fault == "throttled":
+            raise throttled(conditions.retry_after_s)
+        if fault == "late":
+            await asyncio.sleep(conditions.late_s)
+        return fault
 
     def _admit(self, name: str, metadata: Mapping[str, Any]) -> Container | None:
         """The caller: a container of this server, or None for a client with the right token."""

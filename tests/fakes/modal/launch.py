@@ -1,7 +1,8 @@
 """Starting a container: its files, its view of each Volume, its environment, and Modal's own entry point as a process.
 
 The process gets a mount namespace of its own (`unshare --mount`), in which the views are bound to their mount paths and
-read-only ones are read-only; it dies with the server (`setpriv --pdeathsig`). Knows nothing of inputs.
+read-only ones are read-only; it dies with the server (`setpriv --pdeathsig`). A function with `block_network` also gets
+a network namespace of its own, from which only the server's Unix socket can be reached. Knows nothing of inputs.
 """
 
 import asyncio
@@ -27,10 +28,10 @@ def reason_unavailable() -> str | None:
     """Why containers cannot be started on this machine; None where they can."""
     try:
         subprocess.run(
-            ["unshare", "--mount", "setpriv", "--pdeathsig", "KILL", "true"], check=True, capture_output=True
+            ["unshare", "--mount", "--net", "setpriv", "--pdeathsig", "KILL", "true"], check=True, capture_output=True
         )
     except (OSError, subprocess.CalledProcessError) as error:
-        return f"containers need mount namespaces (root, util-linux): {error}"
+        return f"containers need mount and network namespaces (root, util-linux): {error}"
     return None
 
 
@@ -83,7 +84,7 @@ class Launcher:
         self._extra_environment = dict(extra_environment)
         self._mount_points = MountPoints()
         self._root = state.folder / "root"
-        self.server_url = ""
+        self.server_url = self.socket_url = ""
 
     async def launch(self, container: Container, layout: api_pb2.AppLayout) -> asyncio.subprocess.Process:
         """Prepares the container's folder and starts its process."""
@@ -95,8 +96,9 @@ class Launcher:
         arguments = self._arguments(container, layout)
         arguments_path = container.folder / "arguments.pb"
         arguments_path.write_bytes(arguments.SerializeToString())
+        isolation = ("--net",) if arguments.function_def.block_network else ()
         return await asyncio.create_subprocess_exec(
-            *("setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--propagation", "private"),
+            *("setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--propagation", "private", *isolation),
             *("sh", "-euc", self._script(container, code)),
             env=self._environment(
                 container, arguments_path, snapshots=arguments.function_def.is_checkpointing_function
@@ -162,7 +164,7 @@ class Launcher:
             environment.update(self._state.secrets[secret_id].values)
         return environment | {
             "PYTHONPATH": str(self._root),
-            "MODAL_SERVER_URL": self.server_url,
+            "MODAL_SERVER_URL": self.socket_url if function.block_network else self.server_url,
             "MODAL_IS_REMOTE": "1",
             "MODAL_CONTAINER_ARGUMENTS_PATH": str(arguments_path),
             "MODAL_TASK_ID": container.task_id,

@@ -1,8 +1,10 @@
 """The scheduler: queues of inputs per function; starts, reuses, retires and kills containers; records outcomes.
 
 One container takes as many concurrent inputs as its function allows; more containers start while inputs wait, up to a
-small limit. The inputs of a container that dies run again whatever the retry policy says, as Modal does after a crash
-or a preemption. Knows nothing of gRPC streams; `launch` knows how a process is started.
+small limit per function, and up to the limits of the workspace, which all apps share. The inputs of a container that
+dies run again whatever the retry policy says, as Modal does after a crash or a preemption. Containers of a deployed app
+that crash are started again without end, after pauses that double; an ephemeral app's inputs fail. Knows nothing of
+gRPC streams; `launch` knows how a process is started.
 """
 
 import asyncio
@@ -16,6 +18,7 @@ from dataclasses import dataclass
 
 from modal_proto import api_pb2
 
+from tests.fakes.modal.conditions import FaultCounter
 from tests.fakes.modal.launch import Launcher
 from tests.fakes.modal.state import App, Attempt, Call, Container, Function, Input, State, new_id
 from tests.fakes.modal.volume_view import session_pids
@@ -25,22 +28,36 @@ Result = api_pb2.GenericResult
 
 @dataclass(frozen=True)
 class Limits:
-    """Where the fake server has lower limits than Modal."""
+    """The workspace's limits, as of Modal's Starter plan, and those that the fake server has lower than Modal.
 
+    Attributes:
+        containers, gpus: at one time, over all functions of all apps and environments.
+        crons: scheduled functions, over all deployed apps.
+        containers_per_function, scaledown_s, stop_grace_s: lower than Modal's.
+        crashes: of an ephemeral app: crashed starts in a row before its inputs fail, and crashes of one input.
+        backoff_s, max_backoff_s: the pause after the first crash of a deployed app's start, and the longest one. The
+            pauses of Modal are not published.
+    """
+
+    containers: int = 100
+    gpus: int = 10
+    crons: int = 5
     containers_per_function: int = 3
     scaledown_s: float = 5.0
     stop_grace_s: float = 5.0
-    failed_starts: int = 3
-    crashes_per_input: int = 8
+    crashes: int = 3
+    backoff_s: float = 0.5
+    max_backoff_s: float = 30.0
 
 
 class Runner:
     """The scheduler of one fake server."""
 
-    def __init__(self, state: State, launcher: Launcher, limits: Limits) -> None:
+    def __init__(self, state: State, launcher: Launcher, limits: Limits, faults: FaultCounter) -> None:
         self._state = state
         self._launcher = launcher
         self._limits = limits
+        self._faults = faults
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_closing = False
 
@@ -72,6 +89,7 @@ class Runner:
 
     def _begin(self, container: Container, attempt: Attempt) -> None:
         attempt.started_at = time.time()
+        container.note(f"begin of {attempt.given.input_id}")
         container.running[attempt.given.input_id] = attempt
         timeout_s = container.definition.function.timeout_secs
         if timeout_s:
@@ -79,8 +97,10 @@ class Runner:
 
     async def next_attempts(self, container: Container) -> list[Attempt] | None:
         """The next input for a container that asks for one; None when it is to end."""
-        container.is_ready = True
-        container.function.failed_starts = 0
+        if not container.is_ready:
+            container.is_ready = True
+            container.note("ready")
+        container.function.crashed_starts = 0
         while not container.is_retiring:
             container.waiter = asyncio.get_running_loop().create_future()
             self.dispatch(container.function)
@@ -100,6 +120,8 @@ class Runner:
         """Accepts an outcome from a container; the outcome of an input that it no longer runs is dropped."""
         attempt = container.running.pop(item.input_id, None)
         if attempt is not None:
+            container.function.crashes = 0
+            container.note(f"end of {item.input_id}")
             self.settle(attempt, item.result, data_format=item.data_format, container=container)
 
     def settle(
@@ -142,7 +164,7 @@ class Runner:
     def _time_out(self, container: Container, attempt: Attempt) -> None:
         if container.running.pop(attempt.given.input_id, None) is not None:
             timeout_s = container.definition.function.timeout_secs
-            container.events.append(f"timeout of {attempt.given.input_id}")
+            container.note(f"timeout of {attempt.given.input_id}")
             message = f"Task's current input {attempt.given.input_id} hit its timeout of {timeout_s}s"
             self.settle(attempt, Result(status=Result.GENERIC_STATUS_TIMEOUT, exception=message), container=container)
             if container.running:
@@ -175,16 +197,35 @@ class Runner:
     # Containers
 
     def scale(self, function: Function) -> None:
-        """Starts containers for inputs that find none free, and those that `min_containers` keeps warm."""
-        if self._is_closing or not function.app.is_live:
+        """Starts containers for inputs that find none free, and those that `min_containers` keeps warm.
+
+        Starts none while a deployed app's function pauses after a crash, and none beyond the workspace's limits: what
+        waits for those is tried again when a container ends.
+        """
+        if self._is_closing or not function.app.is_live or time.monotonic() < function.paused_until_s:
             return
         live = [each for each in function.containers if not each.is_retiring and not each.is_ended]
         slots = function.effective().function.max_concurrent_inputs or 1
         free = sum(slots - len(each.running) for each in live)
         limit = min(self._limits.containers_per_function, function.autoscaler.max_containers or 1000)
         while len(live) < limit and (free < len(function.queue) or len(live) < function.autoscaler.min_containers):
+            if not self._has_room(function):
+                break
             live.append(self._start(function))
             free += slots
+
+    def _has_room(self, function: Function) -> bool:
+        """Whether the workspace's limits allow one more container of a function."""
+        running = [each for each in self._state.containers.values() if not each.is_ended]
+        wanted_gpus = function.effective().gpu_count
+        gpus = sum(each.definition.gpu_count for each in running) + wanted_gpus
+        return len(running) < self._limits.containers and (not wanted_gpus or gpus <= self._limits.gpus)
+
+    def scale_all(self) -> None:
+        """Scales every function: room for a container has come free, or a pause has ended."""
+        for function in list(self._state.functions.values()):
+            if function.containers or function.queue or function.autoscaler.min_containers:
+                self.scale(function)
 
     def _start(self, function: Function) -> Container:
         task_id = new_id("ta")
@@ -202,6 +243,8 @@ class Runner:
         timer = asyncio.get_running_loop().call_later(function.startup_timeout_secs or 300, self._start_out, container)
         code = None
         try:
+            await asyncio.sleep(self._faults.conditions.boot_s)
+            container.note("boot")
             container.process = process = await self._launcher.launch(container, self.layout(container.function.app))
             assert process.stdout is not None
             assert process.stderr is not None
@@ -239,32 +282,52 @@ class Runner:
 
     def _start_out(self, container: Container) -> None:
         if not container.is_ready:
-            container.events.append("startup timeout")
+            container.note("startup timeout")
             self.kill(container)
 
     def _ended(self, container: Container, code: int | None) -> None:
         """Settles the inputs of a container that has ended."""
         container.is_ended = container.is_retiring = True
-        container.events.append(f"ended with {code}")
+        container.note(f"ended with {code}")
         function = container.function
         function.containers.remove(container)
+        has_crashed = bool(container.running)
         for attempt in container.running.values():
             self._rerun(attempt)
         container.running.clear()
-        if not container.is_ready and not self._is_closing and function.app.is_live:
-            function.failed_starts += 1
-            if container.failure is not None or function.failed_starts >= self._limits.failed_starts:
-                message = f"container exited with {code} while starting"
-                failure = container.failure or Result(status=Result.GENERIC_STATUS_INIT_FAILURE, exception=message)
-                while function.queue:
-                    self.settle(function.queue.popleft(), failure, container=container)
-                function.failed_starts = 0
+        if not self._is_closing and function.app.is_live:
+            if not container.is_ready:
+                self._on_crashed_start(container, code)
+            elif has_crashed:
+                function.crashes += 1
+                self._pause(function, function.crashes - 1)  # the first one may be a preemption: no pause
         self.dispatch(function)
+        self.scale_all()
         self._note_done(function.app)
         self._state.changed.notify()
 
+    def _on_crashed_start(self, container: Container, code: int | None) -> None:
+        """After a container ended before it took an input: pauses, or fails what waits if the app is ephemeral."""
+        function = container.function
+        function.crashed_starts += 1
+        if function.app.is_deployed:
+            self._pause(function, function.crashed_starts)
+        elif container.failure is not None or function.crashed_starts >= self._limits.crashes:
+            message = f"container exited with {code} while starting"
+            failure = container.failure or Result(status=Result.GENERIC_STATUS_INIT_FAILURE, exception=message)
+            while function.queue:
+                self.settle(function.queue.popleft(), failure, container=container)
+            function.crashed_starts = 0
+
+    def _pause(self, function: Function, crashes: int) -> None:
+        """Start no container of a deployed app's function for a while after so many crashes in a row."""
+        if crashes and function.app.is_deployed:
+            pause_s = min(self._limits.backoff_s * 2 ** (crashes - 1), self._limits.max_backoff_s)
+            function.paused_until_s = time.monotonic() + pause_s
+            asyncio.get_running_loop().call_later(pause_s + 0.01, self.scale, function)
+
     def _rerun(self, attempt: Attempt) -> None:
-        """Reruns an input whose container died, unless it was cancelled or has crashed too often."""
+        """Reruns an input whose container died, unless it was cancelled; an ephemeral app's may crash too often."""
         given = attempt.given
         if attempt.timer is not None:
             attempt.timer.cancel()
@@ -272,7 +335,7 @@ class Runner:
         given.crashes += 1
         if given.call.is_cancelled or not given.call.function.app.is_live:
             self.settle(attempt, _terminated())
-        elif has_responded or given.crashes >= self._limits.crashes_per_input:
+        elif has_responded or (not given.call.function.app.is_deployed and given.crashes >= self._limits.crashes):
             message = f"container died {given.crashes} times while running the input"
             self.settle(attempt, Result(status=Result.GENERIC_STATUS_INTERNAL_FAILURE, exception=message))
         else:

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import socket
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -39,6 +40,21 @@ def look(what: str, argument: bytes = b"") -> object:
         modal.experimental.stop_fetching_inputs()
         return os.getpid()
     raise ValueError(what)
+
+
+@app.function(image=image, block_network=True)
+def isolated(what: str, argument: object = None) -> object:
+    """Does what a function without a network can and cannot."""
+    if what == "dict":
+        state["isolated"] = argument
+        return state["isolated"]
+    if what == "connect":
+        try:
+            socket.create_connection(("127.0.0.1", int(str(argument))), timeout=5).close()
+        except OSError as error:
+            return error.strerror
+        return "connected"
+    return bytes(int(str(argument)))
 
 
 @app.function(image=image.add_local_python_source("schemas"))
@@ -80,6 +96,12 @@ def wait_for_release(key: str) -> str:
         state[f"{key}/cancelled"] = True
         raise
     return f"run {state[f'{key}/runs']}"
+
+
+@app.function(image=image, gpu="T4")
+def hold_gpu(key: str) -> str:
+    """Holds a GPU until the test has put a release there."""
+    return wait_for_release.local(key)
 
 
 @app.function(image=image, volumes={OUTPUTS: outputs, WEIGHTS: weights.with_mount_options(read_only=True)})
@@ -241,6 +263,11 @@ def guarded():
         return "inside"
 
     return api
+
+
+@app.local_entrypoint()
+def run_broken() -> None:
+    Broken().run.remote()
 
 
 @app.local_entrypoint()

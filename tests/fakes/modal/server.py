@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import tempfile
 import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -12,9 +13,11 @@ from unittest.mock import patch
 import modal
 from grpclib.server import Server
 from modal._serialization import serialize_data_format
+from modal._utils.grpc_utils import custom_detail_codec
 from modal_proto import api_pb2
 
 from tests.fakes.modal.calls import CallHandlers, ContainerHandlers, add_input, new_call
+from tests.fakes.modal.conditions import Conditions, FaultCounter
 from tests.fakes.modal.definitions import AppHandlers, FunctionHandlers
 from tests.fakes.modal.facts import (
     CallFacts,
@@ -45,7 +48,8 @@ class FakeModal:
 
     Args:
         folder: An empty folder for files, Volumes and containers; the caller removes it.
-        limits: Where the server has lower limits than Modal.
+        limits: Of the workspace, and where the server has lower limits than Modal.
+        conditions: How slow and how unreliable the server is from its start; `conditions` can be set later.
         web_timeout_s: After how long an unanswered web request is redirected; 150 s on Modal.
         container_environment: Further variables for every container, such as the paths of caches.
         port: The gRPC port; 0 takes a free one.
@@ -56,12 +60,14 @@ class FakeModal:
         folder: Path,
         *,
         limits: Limits | None = None,
+        conditions: Conditions | None = None,
         web_timeout_s: float = 150.0,
         container_environment: Mapping[str, str] | None = None,
         port: int = 0,
     ) -> None:
         self._folder = folder
         self._limits = limits or Limits()
+        self._faults = FaultCounter(conditions or Conditions())
         self._web_timeout_s = web_timeout_s
         self._container_environment = container_environment or {}
         self._port = port
@@ -105,37 +111,42 @@ class FakeModal:
     async def _main(self) -> None:
         self._loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()
         self._state = State(self._folder)
-        self._web = WebServer(self._state, timeout_s=self._web_timeout_s, proxy_token=PROXY_TOKEN)
-        self._volumes = VolumeHandlers(self._state, self._web)
+        self._web = WebServer(self._state, timeout_s=self._web_timeout_s, proxy_token=PROXY_TOKEN, faults=self._faults)
+        self._volumes = VolumeHandlers(self._state, self._web, self._faults)
         launcher = Launcher(self._state, self._volumes, self._container_environment)
-        self._runner = Runner(self._state, launcher, self._limits)
+        self._runner = Runner(self._state, launcher, self._limits, self._faults)
         self._web.enqueue = self._begin_web_call
         handlers: list[object] = [
-            AppHandlers(self._state, self._runner),
+            AppHandlers(self._state, self._runner, max_crons=self._limits.crons),
             FileHandlers(self._state, self._web),
             FunctionHandlers(self._state, self._runner, self._web),
-            DictHandlers(),
+            DictHandlers(self._state.now),
             QueueHandlers(),
             self._volumes,
             BlobHandlers(self._web),
             CallHandlers(self._state, self._runner),
-            ContainerHandlers(self._state, self._runner),
+            ContainerHandlers(self._state, self._runner, self._faults),
         ]
-        self._service = Service(self._state, handlers, token=TOKEN)
+        self._service = Service(self._state, handlers, token=TOKEN, faults=self._faults)
         await self._web.open()
-        server = Server([self._service])
+        server, of_isolated = (Server([self._service], status_details_codec=custom_detail_codec) for _ in range(2))
         await server.start("127.0.0.1", self._port)
         assert server._server is not None
         assert server._server.sockets is not None
         launcher.server_url = self.url = f"http://127.0.0.1:{server._server.sockets[0].getsockname()[1]}"
-        self._started.set()
-        try:
-            await self._stopping.wait()
-        finally:
-            await self._runner.close()
-            await self._web.close()
-            server.close()
-            await server.wait_closed()
+        # In a short folder of its own: the path of a Unix socket has at most 107 bytes.
+        with tempfile.TemporaryDirectory(prefix="fake-modal-") as sockets:
+            await of_isolated.start(path=f"{sockets}/grpc")
+            launcher.socket_url = f"unix://{sockets}/grpc"
+            self._started.set()
+            try:
+                await self._stopping.wait()
+            finally:
+                await self._runner.close()
+                await self._web.close()
+                for each in (server, of_isolated):
+                    each.close()
+                    await each.wait_closed()
 
     def _begin_web_call(self, function: Function, scope: dict[str, Any]) -> Call:
         return self._begin_call(function, api_pb2.FUNCTION_CALL_INVOCATION_TYPE_SYNC, scope)
@@ -242,7 +253,29 @@ class FakeModal:
         """Tracebacks of the server's own failures; a test should find none."""
         return list(self._service.failures)
 
+    @property
+    def faults(self) -> dict[tuple[str, str], int]:
+        """How many faults of each kind each method has met, by method and kind."""
+        return dict(self._faults.faults)
+
     # What a test makes happen
+
+    @property
+    def conditions(self) -> Conditions:
+        """How slow and how unreliable the server is now; a test may set others."""
+        return self._faults.conditions
+
+    @conditions.setter
+    def conditions(self, conditions: Conditions) -> None:
+        self._look(lambda: self._faults.set(conditions))
+
+    def advance_clock(self, seconds: float) -> None:
+        """Move the clock by which entries of Dicts expire. Containers and this process keep theirs."""
+
+        def advance() -> None:
+            self._state.clock_offset_s += seconds
+
+        self._look(advance)
 
     def kill_container_of(
         self,

@@ -69,6 +69,10 @@ class App:
     is_done: bool = False
 
     @property
+    def is_deployed(self) -> bool:
+        return self.state == api_pb2.APP_STATE_DEPLOYED
+
+    @property
     def is_live(self) -> bool:
         return self.state not in (api_pb2.APP_STATE_STOPPED, api_pb2.APP_STATE_STOPPING)
 
@@ -97,6 +101,10 @@ class Definition:
     def function(self) -> api_pb2.Function:
         return self.ranked[0]
 
+    @property
+    def gpu_count(self) -> int:
+        return self.function.resources.gpu_config.count
+
 
 @dataclass
 class Function:
@@ -114,7 +122,9 @@ class Function:
     autoscaler: api_pb2.AutoscalerSettings = field(default_factory=api_pb2.AutoscalerSettings)
     queue: deque["Attempt"] = field(default_factory=deque)
     containers: list["Container"] = field(default_factory=list)
-    failed_starts: int = 0
+    crashed_starts: int = 0
+    crashes: int = 0
+    paused_until_s: float = 0.0
     web_port: int = 0
     bound: tuple[Definition, Definition] | None = None
 
@@ -231,12 +241,16 @@ class Container:
     waiter: asyncio.Future[list[Attempt] | None] | None = None
     cancellations: list[str] = field(default_factory=list)
     cancelled: Signal = field(default_factory=Signal)
-    events: list[str] = field(default_factory=list)
+    events: list[tuple[float, str]] = field(default_factory=list)
     is_ready: bool = False
     is_retiring: bool = False
     is_ended: bool = False
     failure: api_pb2.GenericResult | None = None
     lines: list[str] = field(default_factory=list)
+
+    def note(self, event: str) -> None:
+        """Record an event and its time."""
+        self.events.append((time.time(), event))
 
 
 @dataclass
@@ -275,6 +289,11 @@ class State:
         self.mounts: dict[str, list[api_pb2.MountFile]] = {}
         self.environments: dict[str, str] = {}
         self.changed = Signal()
+        self.clock_offset_s = 0.0
+
+    def now(self) -> float:
+        """Seconds since 1970 by the clock that tests advance; entries of Dicts expire by it."""
+        return time.time() + self.clock_offset_s
 
     def content(self, sha256_hex: str) -> Path:
         """Where a content-addressed file lies."""

@@ -5,7 +5,7 @@ Every handler runs to its end on the server's one event loop, so an update with 
 
 import time
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
 from google.protobuf.empty_pb2 import Empty
@@ -17,14 +17,19 @@ from tests.fakes.modal.state import DEFAULT_ENVIRONMENT, Container, Signal, new_
 Caller = Container | None
 
 
+DICT_EXPIRY_S = 7 * 86_400.0
+"""After how long without a read or a write an entry of a Dict is gone."""
+
+
 @dataclass
 class NamedDict:
-    """One Dict: serialised keys to serialised values."""
+    """One Dict: serialised keys to serialised values, and when each was read or written last by the server's clock."""
 
     dict_id: str
     name: str
     environment: str
     entries: dict[bytes, bytes] = field(default_factory=dict)
+    used_at: dict[bytes, float] = field(default_factory=dict)
     created_at: float = field(default_factory=time.time)
 
 
@@ -43,10 +48,15 @@ class NamedQueue:
 
 
 class DictHandlers:
-    """Everything `modal.Dict` asks for."""
+    """Everything `modal.Dict` asks for. `get`, `put` and `update` use an entry; `contains`, `len` and listings do not.
 
-    def __init__(self) -> None:
+    Args:
+        clock: seconds since 1970, by which entries expire.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
         self.dicts: dict[str, NamedDict] = {}
+        self._clock = clock
 
     async def DictGetOrCreate(
         self, request: api_pb2.DictGetOrCreateRequest, _: Caller
@@ -65,7 +75,7 @@ class DictHandlers:
             raise GRPCError(Status.NOT_FOUND, f"Dict '{request.deployment_name}' not found in '{environment}'")
         else:
             kept = NamedDict(new_id("di"), request.deployment_name, environment)
-            kept.entries.update((entry.key, entry.value) for entry in request.data)
+            self._put(kept, {entry.key: entry.value for entry in request.data})
             self.dicts[kept.dict_id] = kept
         return api_pb2.DictGetOrCreateResponse(dict_id=kept.dict_id, metadata=_metadata(kept))
 
@@ -94,11 +104,16 @@ class DictHandlers:
         return Empty()
 
     async def DictClear(self, request: api_pb2.DictClearRequest, _: Caller) -> Empty:
-        self._dict(request.dict_id).entries.clear()
+        kept = self._dict(request.dict_id)
+        kept.entries.clear()
+        kept.used_at.clear()
         return Empty()
 
     async def DictGet(self, request: api_pb2.DictGetRequest, _: Caller) -> api_pb2.DictGetResponse:
-        value = self._dict(request.dict_id).entries.get(request.key)
+        kept = self._dict(request.dict_id)
+        value = kept.entries.get(request.key)
+        if value is not None:
+            kept.used_at[request.key] = self._clock()
         return api_pb2.DictGetResponse(found=value is not None, value=value)
 
     async def DictContains(self, request: api_pb2.DictContainsRequest, _: Caller) -> api_pb2.DictContainsResponse:
@@ -108,24 +123,36 @@ class DictHandlers:
         return api_pb2.DictLenResponse(len=len(self._dict(request.dict_id).entries))
 
     async def DictUpdate(self, request: api_pb2.DictUpdateRequest, _: Caller) -> api_pb2.DictUpdateResponse:
-        entries = self._dict(request.dict_id).entries
-        if request.if_not_exists and any(update.key in entries for update in request.updates):
+        kept = self._dict(request.dict_id)
+        if request.if_not_exists and any(update.key in kept.entries for update in request.updates):
             return api_pb2.DictUpdateResponse(created=False)
-        entries.update((update.key, update.value) for update in request.updates)
+        self._put(kept, {update.key: update.value for update in request.updates})
         return api_pb2.DictUpdateResponse(created=True)
 
     async def DictPop(self, request: api_pb2.DictPopRequest, _: Caller) -> api_pb2.DictPopResponse:
-        value = self._dict(request.dict_id).entries.pop(request.key, None)
+        kept = self._dict(request.dict_id)
+        value = kept.entries.pop(request.key, None)
+        kept.used_at.pop(request.key, None)
         return api_pb2.DictPopResponse(found=value is not None, value=value)
 
     async def DictContents(self, request: api_pb2.DictContentsRequest, _: Caller) -> AsyncIterator[api_pb2.DictEntry]:
         for key, value in list(self._dict(request.dict_id).entries.items()):
             yield api_pb2.DictEntry(key=key if request.keys else b"", value=value if request.values else b"")
 
+    def _put(self, kept: NamedDict, entries: dict[bytes, bytes]) -> None:
+        kept.entries.update(entries)
+        kept.used_at.update(dict.fromkeys(entries, self._clock()))
+
     def _dict(self, dict_id: str) -> NamedDict:
+        """The Dict of that id, without the entries that have expired."""
         if dict_id not in self.dicts:
             raise GRPCError(Status.NOT_FOUND, f"Dict {dict_id} not found")
-        return self.dicts[dict_id]
+        kept, now = self.dicts[dict_id], self._clock()
+        if now - min(kept.used_at.values(), default=now) > DICT_EXPIRY_S:
+            for key in [key for key, used_at in kept.used_at.items() if now - used_at > DICT_EXPIRY_S]:
+                kept.used_at.pop(key)
+                kept.entries.pop(key, None)
+        return kept
 
 
 def _metadata(kept: NamedDict) -> api_pb2.DictMetadata:

@@ -6,7 +6,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,40 +13,13 @@ import httpx
 import modal
 import pytest
 
-from tests.fakes.modal import FakeModal, Limits, reason_unavailable
+from tests.fakes.modal import FakeModal, reason_unavailable
+from tests.fakes.modal.deployed import APP, SAMPLE, deployed_sample, run_modal
 
 pytestmark = [
     pytest.mark.xdist_group("fake_modal"),
     pytest.mark.skipif(reason_unavailable() is not None, reason=str(reason_unavailable())),
 ]
-
-APP = "sample-app"
-SAMPLE = Path(__file__).with_name("sample_app.py")
-
-
-def run_modal(fake_modal: FakeModal, *arguments: str) -> str:
-    """Runs Modal's CLI against the fake server; returns what it printed."""
-    done = subprocess.run(
-        [sys.executable, "-m", "modal", *arguments],
-        env=os.environ | fake_modal.environment(),
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
-@contextmanager
-def deployed_sample(folder: Path) -> Iterator[FakeModal]:
-    """A server on which the sample app is deployed."""
-    with FakeModal(folder, limits=Limits(scaledown_s=20.0), web_timeout_s=2.0) as fake_modal:
-        run_modal(fake_modal, "secret", "create", "sample-secret", "SAMPLE_KEY=opensesame")
-        run_modal(fake_modal, "deploy", str(SAMPLE))
-        yield fake_modal
-        assert fake_modal.failures == []
-        assert fake_modal.unanswered == {}
-    assert [each.pid for each in fake_modal.containers() if each.pid and Path(f"/proc/{each.pid}").exists()] == []
 
 
 @pytest.fixture(scope="module")
@@ -268,6 +240,32 @@ def test_restricted_functions_reach_no_other_object(function: Callable[[str], An
         function("reach_the_dict").remote()
 
 
+def test_an_isolated_function_reaches_modal_and_nothing_else(
+    fake_modal: FakeModal, function: Callable[[str], Any]
+) -> None:
+    isolated, port = function("isolated"), fake_modal.url.rpartition(":")[2]
+
+    assert isolated.remote("dict", "kept") == "kept"
+    assert isolated.remote("connect", port) == "Network is unreachable"
+    assert function("look").remote("length", b"x") == (1, b"x")  # others reach it
+
+
+def test_an_isolated_function_takes_and_gives_no_value_that_travels_as_a_blob(
+    fake_modal: FakeModal, function: Callable[[str], Any]
+) -> None:
+    """Arguments and results of spawned calls of more than 8 KiB are uploaded and downloaded by HTTP."""
+    isolated = function("isolated")
+
+    assert isolated.spawn("bytes", 4_000).get(timeout=30) == bytes(4_000)
+    with pytest.raises(Exception, match=r"Cannot connect to host 127\.0\.0\.1"):
+        isolated.spawn("bytes", 40_000).get(timeout=30)
+    call = isolated.spawn("dict", bytes(40_000))
+    fake_modal.wait_until(lambda: fake_modal.containers("isolated")[-1].is_ended)
+    with pytest.raises(TimeoutError):
+        call.get(timeout=0)
+    call.cancel()
+
+
 def test_a_schedule_fires_on_request(fake_modal: FakeModal, state: modal.Dict) -> None:
     call_id = fake_modal.fire_schedule("nightly")
 
@@ -281,7 +279,7 @@ def test_a_class_loads_before_its_snapshot_moves_after_it_and_leaves_when_idle(
     named = modal.Cls.from_name(APP, "Model", client=client)(name="robot")
 
     assert named.history_of.remote("me") == "robot for me: load, move"
-    assert fake_modal.containers("Model")[-1].events[0] == "snapshot"
+    assert fake_modal.containers("Model")[-1].events[:4] == ("boot", "snapshot", "restored", "ready")
     fake_modal.wait_until(lambda: state.contains("robot/exit"))
 
 
@@ -302,13 +300,6 @@ def test_a_secret_is_found_only_where_it_was_passed_as_an_argument(
     function("look").remote("length", b"opensesame")
 
     assert fake_modal.traces_of("opensesame") == ["argument of look"]
-
-
-def test_a_class_that_cannot_start_fails_its_calls_with_the_reason(client: modal.Client) -> None:
-    broken = modal.Cls.from_name(APP, "Broken", client=client)()
-
-    with pytest.raises(FileNotFoundError, match="no weights"):
-        broken.run.remote()
 
 
 def test_a_web_function_streams_bodies_both_ways_and_takes_requests_at_once(

@@ -11,6 +11,7 @@ from google.protobuf.empty_pb2 import Empty
 from grpclib import GRPCError, Status
 from modal_proto import api_pb2
 
+from tests.fakes.modal.conditions import FaultCounter
 from tests.fakes.modal.state import DEFAULT_ENVIRONMENT, Container, State, new_id
 from tests.fakes.modal.volume_view import VolumeView, replace_file, session_pids
 from tests.fakes.modal.web import WebServer
@@ -48,9 +49,10 @@ class Volume:
 class VolumeHandlers:
     """Everything `modal.Volume` and `modal volume` ask for."""
 
-    def __init__(self, state: State, web_server: WebServer) -> None:
+    def __init__(self, state: State, web_server: WebServer, faults: FaultCounter) -> None:
         self._state = state
         self._web = web_server
+        self._faults = faults
         self.volumes: dict[str, Volume] = {}
 
     async def VolumeGetOrCreate(
@@ -138,6 +140,7 @@ class VolumeHandlers:
         view = self._view(request.volume_id, caller)
         if view.read_only:
             raise GRPCError(Status.FAILED_PRECONDITION, "volume is mounted read-only")
+        await asyncio.sleep(self._faults.conditions.commit_s)
         async with self._volume(request.volume_id).lock:
             await asyncio.to_thread(view.commit)
         return api_pb2.VolumeCommitResponse(skip_reload=False)
@@ -146,6 +149,7 @@ class VolumeHandlers:
         view = self._view(request.volume_id, caller)
         assert caller is not None
         assert caller.process is not None
+        await asyncio.sleep(self._faults.conditions.reload_s)
         async with self._volume(request.volume_id).lock:
             held = await asyncio.to_thread(view.open_file, session_pids(caller.process.pid))
             if held is not None:

@@ -19,6 +19,7 @@ from modal._serialization import deserialize_data_format, serialize_data_format
 from modal_proto import api_pb2
 from multidict import CIMultiDict
 
+from tests.fakes.modal.conditions import FaultCounter
 from tests.fakes.modal.state import Call, Container, Function, State, new_id, stream
 
 CALL_PARAMETER = "__modal_function_call_id"
@@ -30,8 +31,9 @@ Enqueue = Callable[[Function, dict[str, Any]], Call]
 class WebServer:
     """Every HTTP listener of one server, all on free loopback ports."""
 
-    def __init__(self, state: State, *, timeout_s: float, proxy_token: tuple[str, str]) -> None:
+    def __init__(self, state: State, *, timeout_s: float, proxy_token: tuple[str, str], faults: FaultCounter) -> None:
         self._state = state
+        self._faults = faults
         self._timeout_s = timeout_s
         self._proxy_token = proxy_token
         self._ranges: dict[str, tuple[Path, int, int]] = {}
@@ -86,14 +88,24 @@ class WebServer:
         kind, name = request.path.strip("/").split("/")
         if request.method == "PUT":
             target = self.blob_path(name) if kind == "blob" else self._state.content(name)
-            return web.Response(headers={"ETag": f'"{await _receive(request, target)}"'})
+            etag = await _receive(request, target)
+            await self._transfer(target.stat().st_size)
+            return web.Response(headers={"ETag": f'"{etag}"'})
         if kind == "range":
             path, start, stop = self._ranges[name]
             with path.open("rb") as source:
                 source.seek(start)
                 return web.Response(body=source.read(stop - start))
         path = self.blob_path(name)
-        return web.Response(body=path.read_bytes()) if path.exists() else web.Response(status=404)
+        if not path.exists():
+            return web.Response(status=404)
+        await self._transfer(path.stat().st_size)
+        return web.Response(body=path.read_bytes())
+
+    async def _transfer(self, size_bytes: int) -> None:
+        """Take as long as the conditions say that so many bytes take."""
+        if self._faults.conditions.blob_bytes_per_s is not None:
+            await asyncio.sleep(size_bytes / self._faults.conditions.blob_bytes_per_s)
 
     # Web functions
 
