@@ -10,6 +10,7 @@ from pipeline.deployment import open_shared_store
 from pipeline.jobs.store import Store
 from pipeline.on_modal.dict_key_values import DictKeyValues
 from pipeline.on_modal.dispatch import Dispatcher
+from pipeline.on_modal.remote_call import is_in_flight
 from pipeline.on_modal.shared_dict import SharedDict
 from pipeline.on_modal.volume_files import Volume, backup_reader
 from pipeline.secrets import load_master_keys
@@ -19,7 +20,7 @@ from pipeline.storage.local import LocalStorage
 from pipeline.telemetry import start_telemetry
 
 if TYPE_CHECKING:
-    from pipeline.on_modal.engine_client import RemoteCall  # imports numpy
+    from pipeline.on_modal.remote_call import RemoteCall
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ def open_deployment(
     spawn: Callable[[int], RemoteCall],
     find_call: Callable[[str], RemoteCall],
     errors: tuple[type[Exception], ...],
+    transient: tuple[type[Exception], ...],
     missing: tuple[type[Exception], ...],
     commit_work: Callable[[], None],
     commit_outputs: Callable[[], None],
@@ -81,26 +83,21 @@ def open_deployment(
         spawn: starts a job's function with its id.
         find_call: finds a started call by its id.
         errors: the base classes of the errors of Modal's client.
+        transient: as for `PatientCall`: an error of the connection says nothing about a dispatch.
         missing: those of a file that does not exist.
 
     Raises:
         StoreUnavailable: the database cannot be reached, or its schema is newer than this version.
     """
 
-    def is_in_flight(dispatch_id: str) -> bool:
-        try:
-            find_call(dispatch_id).get(timeout=0)
-        except TimeoutError:
-            return True
-        except errors:
-            return False
-        return False
+    def is_dispatched(dispatch_id: str) -> bool:
+        return is_in_flight(find_call(dispatch_id), transient=transient, errors=errors)
 
     return Deployment(
         settings,
         load_master_keys(settings),
         open_store(settings, jobs, backups, missing=missing),
-        Dispatcher(lambda job_id: spawn(job_id).object_id, is_in_flight=is_in_flight, entries=entries),
+        Dispatcher(lambda job_id: spawn(job_id).object_id, is_in_flight=is_dispatched, entries=entries),
         commit_work=commit_work,
         commit_outputs=commit_outputs,
     )

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import structlog
 
@@ -14,8 +14,10 @@ from pipeline.engines.base import ForegroundImage, Generation, GenerationOptions
 from pipeline.engines.registry import EngineSpec, check_views
 from pipeline.errors import Cancelled, EngineFailed, ImageTo3DError
 from pipeline.on_modal.control_channel import ControlChannel, Failure, best_effort
+from pipeline.on_modal.remote_call import PatientCall, RemoteCall
 
-POLL_S = 0.5
+POLL_S = 1.0
+"""As often as a container publishes progress."""
 STOP_GRACE_S = 10.0
 """How long a generation may continue after a cancellation request before its remote call is cancelled."""
 START_TIMEOUT_S = 120.0
@@ -25,27 +27,6 @@ MAX_TRIES = 3
 """How many containers are tried if the container causes the failure."""
 
 log = structlog.get_logger()
-
-
-class RemoteCall(Protocol):
-    """A call that runs in another container; `modal.FunctionCall` is one."""
-
-    @property
-    def object_id(self) -> str:
-        """The id by which the call can be found again."""
-        ...
-
-    def get(self, timeout: float | None = None) -> Any:
-        """Wait for the result.
-
-        Raises:
-            TimeoutError: the call is still running; any other exception is what ended it.
-        """
-        ...
-
-    def cancel(self) -> None:
-        """Cancel the call."""
-        ...
 
 
 Spawn = Callable[[Sequence[ForegroundImage], GenerationOptions, str, int], RemoteCall]
@@ -80,6 +61,7 @@ class EngineClient:
         connect: called at the start of each generation; its errors are those of the generation.
         channel: of this generation.
         reopen: finds a started call by its id.
+        transient: as for `PatientCall`.
         poll_s: pause between two checks of a generation.
         start_timeout_s: as `START_TIMEOUT_S`.
         stop_grace_s: as `STOP_GRACE_S`.
@@ -91,6 +73,7 @@ class EngineClient:
         *,
         channel: ControlChannel,
         reopen: Callable[[str], RemoteCall],
+        transient: tuple[type[Exception], ...] = (OSError,),
         poll_s: float = POLL_S,
         start_timeout_s: float = START_TIMEOUT_S,
         stop_grace_s: float = STOP_GRACE_S,
@@ -98,6 +81,7 @@ class EngineClient:
         self._connect = connect
         self._channel = channel
         self._reopen = reopen
+        self._transient = transient
         self._poll_s = poll_s
         self._start_timeout_s = start_timeout_s
         self._stop_grace_s = stop_grace_s
@@ -121,8 +105,10 @@ class EngineClient:
             for _ in range(MAX_TRIES):
                 if not _needs_another_try(answer):
                     break
-                self._wait_for_start(starting, on_step)
-                starting = None
+                not_started, starting = self._wait_for_start(starting, on_step), None
+                if not_started is not None:
+                    answer = not_started
+                    continue
                 call = connection.spawn(views, options, self._channel.name, connection.restarts)
                 best_effort(partial(self._channel.save_call_id, call.object_id), None)
                 answer = self._wait(call, on_step)
@@ -140,19 +126,25 @@ class EngineClient:
         best_effort(self._channel.clear_messages, None)
         return replace(generation, gpu_seconds=self._gpu_seconds)
 
-    def _wait_for_start(self, starting: RemoteCall | None, on_step: OnStep) -> None:
-        """Wait for the container that was asked to start; if it fails to, the generation will show why."""
+    def _wait_for_start(self, starting: RemoteCall | None, on_step: OnStep) -> Failure | None:
+        """Wait for the container that was asked to start.
+
+        Returns:
+            Why its engine could not be started; None where it is ready, or where the generation will show it.
+        """
         deadline_s = time.monotonic() + self._start_timeout_s
-        while starting is not None and time.monotonic() < deadline_s:
+        patient = None if starting is None else PatientCall(starting, self._transient)
+        while patient is not None and time.monotonic() < deadline_s:
             try:
-                starting.get(timeout=self._poll_s)
+                answer = patient.get(timeout=self._poll_s)
             except TimeoutError:
                 on_step(0.0)
             except Exception:
                 log.warning("engine container did not start", exc_info=True)
-                return
+                return None
             else:
-                return
+                return answer if isinstance(answer, Failure) else None
+        return None
 
     def _answer_of_earlier_attempt(self, on_step: OnStep) -> Any:
         """The answer to the call that an earlier attempt at this job started; None without one."""
@@ -173,7 +165,8 @@ class EngineClient:
             self._clear()  # otherwise a cancellation request for the earlier call would stop the new one
         return answer
 
-    def _wait(self, call: RemoteCall, on_step: OnStep) -> Any:
+    def _wait(self, spawned: RemoteCall, on_step: OnStep) -> Any:
+        call = PatientCall(spawned, self._transient)
         share = 0.0
         while True:
             try:
@@ -192,7 +185,7 @@ class EngineClient:
         try:
             self._counted(call.get(timeout=self._stop_grace_s))
         except TimeoutError:
-            call.cancel()
+            best_effort(call.cancel, None)
         except Exception:
             log.warning("cancelled generation raised an error", exc_info=True)
 

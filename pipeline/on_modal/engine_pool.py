@@ -8,7 +8,8 @@ from typing import Any, Protocol
 from pipeline.engines.registry import find_spec
 from pipeline.errors import InvalidRequest
 from pipeline.on_modal.control_channel import ControlChannel, best_effort
-from pipeline.on_modal.engine_client import Connection, EngineClient, RemoteCall
+from pipeline.on_modal.engine_client import Connection, EngineClient
+from pipeline.on_modal.remote_call import RemoteCall
 from pipeline.on_modal.shared_dict import SharedDict
 
 
@@ -25,7 +26,7 @@ class EngineContainer(Protocol):
 
     @property
     def wake(self) -> RemoteMethod:
-        """`wake()` returns when a container is ready."""
+        """`wake()` returns when a container is ready: a `Failure` where its engine could not be started, or None."""
         ...
 
     @property
@@ -42,6 +43,7 @@ class EnginePool:
         default: the engine of requests that name none.
         entries: the shared dictionary in which both sides have their channel.
         reopen: finds a started call by its id.
+        transient: as for `PatientCall`.
         check: called with the name of the engine to start; raises if a container would start in vain.
     """
 
@@ -52,12 +54,14 @@ class EnginePool:
         default: str,
         entries: SharedDict,
         reopen: Callable[[str], RemoteCall],
+        transient: tuple[type[Exception], ...] = (OSError,),
         check: Callable[[str], None] = lambda name: None,
     ) -> None:
         self._containers = containers
         self._default = default
         self._entries = entries
         self._reopen = reopen
+        self._transient = transient
         self._check = check
         self._starting: dict[str, RemoteCall] = {}
 
@@ -87,7 +91,12 @@ class EnginePool:
             spawn = self._containers[chosen]().generate.spawn
             return Connection(find_spec(chosen), spawn, self._starting.pop(chosen, None), restarts)
 
-        return EngineClient(connect, channel=ControlChannel(self._entries, channel), reopen=self._reopen)
+        return EngineClient(
+            connect,
+            channel=ControlChannel(self._entries, channel),
+            reopen=self._reopen,
+            transient=self._transient,
+        )
 
     def forget(self, channel: str) -> None:
         """Delete the channel of a generation whose job has ended or whose result is kept elsewhere."""

@@ -14,7 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 import structlog
 
 from pipeline.engines.base import Engine, ForegroundImage, Generation, GenerationOptions
-from pipeline.errors import EngineFailed, ImageTo3DError, OutOfMemory, StageError
+from pipeline.errors import EngineFailed, ImageTo3DError, OutOfMemory, StageError, translate
 from pipeline.on_modal.control_channel import HEARTBEAT_INTERVAL_S, ControlChannel, Failure, ProgressReporter
 from pipeline.stages.generate import configured_engine, run_engine
 
@@ -43,10 +43,12 @@ class EngineServer:
     Args:
         weights: the folder of all engines' weights, or "tiny".
         arguments: further constructor arguments of each engine's class, by the engine's name.
+        needs_accelerator: the container was given one: an engine that does not find it must not run on the CPU.
         make: constructs the engine, not yet loaded.
         heartbeat_interval_s: pause between two heartbeats of a generation's channel.
 
     Attributes:
+        start_failure: why the engine could not be started, which is the answer of every call; None if it could.
         must_recycle: this container must take no further input.
         seconds: duration of each part of the loading.
     """
@@ -57,25 +59,60 @@ class EngineServer:
         *,
         weights: str,
         arguments: Mapping[str, Mapping[str, Any]] | None = None,
+        needs_accelerator: bool = False,
         make: Callable[..., Engine] = configured_engine,
         heartbeat_interval_s: float = HEARTBEAT_INTERVAL_S,
     ) -> None:
         self.name = name
         self.must_recycle = False
+        self.start_failure: Failure | None = None
         self.seconds: dict[str, float] = {}
         self._weights = weights
         self._arguments = arguments
+        self._needs_accelerator = needs_accelerator
         self._make = make
         self._heartbeat_interval_s = heartbeat_interval_s
         self._engine: Engine | None = None
+        self._is_on_device = False
         self._restarts: int | None = None
 
-    def load_weights(self) -> None:
+    def load_weights(self, *, with_device: bool = False) -> None:
         """The first part: imports, and weights to host memory. It does not call CUDA, so a snapshot may follow.
 
-        Raises:
-            WeightsUnusable: a checkpoint is missing or does not fit.
+        A failure is only logged and leaves nothing behind, since a snapshot would keep it for every later container:
+        `to_device` loads the weights again.
+
+        Args:
+            with_device: also the second part, for a snapshot that includes the memory of the device.
         """
+        try:
+            self._load_weights()
+            if with_device:
+                self._move_to_device()
+        except Exception:
+            log.exception("engine not loaded before the snapshot", engine=self.name)
+            self._engine, self._is_on_device = None, False
+
+    def to_device(self) -> None:
+        """The second part: to the device, and warm up. An engine whose `load` has one part is loaded here.
+
+        A failure becomes the answer of every call: if it was raised, Modal would start the container again and again.
+        """
+        try:
+            if self._engine is None:
+                self._load_weights()
+            if not self._is_on_device:
+                self._move_to_device()
+            if self._needs_accelerator and not self._loaded().is_on_accelerator:
+                raise EngineFailed(f"engine {self.name} found no accelerator in its container")
+        except Exception as error:
+            log.exception("engine not started", engine=self.name)
+            self.must_recycle = True
+            self.start_failure = _start_failure(self.name, error)
+        else:
+            log.info("engine is ready", engine=self.name, seconds={k: round(s, 3) for k, s in self.seconds.items()})
+
+    def _load_weights(self) -> None:
         started_s = time.perf_counter()
         engine = self._make(self.name, weights=self._weights, arguments=self._arguments)
         self.seconds["imports"] = time.perf_counter() - started_s
@@ -85,8 +122,7 @@ class EngineServer:
         self.seconds["weights"] = time.perf_counter() - started_s
         self._engine = engine
 
-    def to_device(self) -> None:
-        """The second part: to the device, and warm up. An engine whose `load` has one part is loaded here."""
+    def _move_to_device(self) -> None:
         started_s = time.perf_counter()
         engine = self._loaded()
         if isinstance(engine, TwoStepEngine):
@@ -94,7 +130,7 @@ class EngineServer:
         else:
             engine.load()
         self.seconds["device"] = time.perf_counter() - started_s
-        log.info("engine is ready", engine=self.name, seconds={k: round(s, 3) for k, s in self.seconds.items()})
+        self._is_on_device = True
 
     def answer(
         self, views: Sequence[ForegroundImage], options: GenerationOptions, channel: ControlChannel, *, restarts: int
@@ -104,6 +140,8 @@ class EngineServer:
         Args:
             restarts: how many restarts have been requested so far; a container that saw fewer must be recycled.
         """
+        if self.start_failure is not None:
+            return self.start_failure
         if self._restarts is not None and restarts > self._restarts:
             self.must_recycle = True
             return Failure(EngineFailed(f"engine {self.name} is restarting"), retry_on_other_container=True)
@@ -121,6 +159,12 @@ class EngineServer:
         if self._engine is None:
             raise RuntimeError("load_weights must be called first")
         return self._engine
+
+
+def _start_failure(engine: str, error: Exception) -> Failure:
+    """What an engine that could not be started answers. Other weights or packages are in no other container."""
+    ours = translate(error, where=f"the start of engine {engine}", otherwise=EngineFailed)
+    return Failure(_portable(ours), retry_on_other_container=isinstance(ours, EngineFailed))
 
 
 def _is_device_lost(error: ImageTo3DError) -> bool:

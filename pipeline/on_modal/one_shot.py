@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.engines.registry import choose_engine
 from pipeline.errors import CallerError, ImageTo3DError, InvalidRequest, StageError, is_caller_error
-from pipeline.on_modal.control_channel import ControlChannel, ProgressReporter
+from pipeline.on_modal.control_channel import ControlChannel, ProgressReporter, best_effort
+from pipeline.on_modal.remote_call import PatientCall
 from pipeline.on_modal.shared_dict import SharedDict
 from pipeline.python_api import check_output_files, rename_model, run_in_memory, write_files
 from pipeline.settings import split_list
@@ -29,11 +30,12 @@ from schemas.text import parse_any_request
 
 if TYPE_CHECKING:
     from pipeline.engines.base import ForegroundImage
-    from pipeline.on_modal.engine_client import RemoteCall
     from pipeline.on_modal.engine_pool import EnginePool
+    from pipeline.on_modal.remote_call import RemoteCall
     from pipeline.settings import Settings
 
 POLL_S = 0.5
+NOT_STARTED = ("starting", 0)
 
 
 def with_field_options(entrypoint: Callable[..., None]) -> Callable[..., None]:
@@ -158,20 +160,30 @@ def _for_engine(request: GenerationRequest, settings: Settings) -> GenerationReq
     return request.model_copy(update={"engine": spec.name})
 
 
-def wait_for(call: RemoteCall, channel: ControlChannel, on_progress: Callable[[str, int], None]) -> dict[str, Any]:
+def wait_for(
+    spawned: RemoteCall,
+    channel: ControlChannel,
+    on_progress: Callable[[str, int], None],
+    *,
+    transient: tuple[type[Exception], ...] = (OSError,),
+) -> dict[str, Any]:
     """Wait for a remote call of `generate_once` and report its progress.
+
+    Args:
+        transient: as for `PatientCall`.
 
     Raises:
         CallerError: the image or a field is wrong.
         StageError: the job failed.
     """
+    call = PatientCall(spawned, transient)
     while True:
         try:
             result = call.get(timeout=POLL_S)
             break
         except TimeoutError:
-            on_progress(*channel.progress(("starting", 0)))
-    channel.clear()
+            on_progress(*best_effort(lambda: channel.progress(NOT_STARTED), NOT_STARTED))
+    best_effort(channel.clear, None)
     if result["state"] != "success":
         raise (CallerError if is_caller_error(result["error_code"]) else StageError)(result["message"])
     return result
@@ -187,6 +199,7 @@ def run_from_terminal(
     entries: SharedDict,
     also: str = "",
     force: bool = False,
+    transient: tuple[type[Exception], ...] = (OSError,),
 ) -> None:
     """The whole command. An error is printed as one sentence; the exit code is 2 if the user can fix it, else 1.
 
@@ -195,13 +208,15 @@ def run_from_terminal(
         force: replace files that exist already.
         spawn: starts `generate_once` remotely, with the body, the file prefix and the channel's name.
         entries: the shared dictionary in which the channel is.
+        transient: as for `PatientCall`.
     """
     name = f"one-shot-{secrets.token_hex(8)}"
     try:
         body = read_body(images, out, fields, text=text, also=also)
         if not force:
             check_output_files(parse_any_request(body).request, out)
-        result = wait_for(spawn(body, out.stem, name), ControlChannel(entries, name), _StagePrinter().report)
+        channel = ControlChannel(entries, name)
+        result = wait_for(spawn(body, out.stem, name), channel, _StagePrinter().report, transient=transient)
         paths = write_files(rename_model(result["files"], out.name), out.parent)
     except ImageTo3DError as error:
         sys.stderr.write(f"error: {error}\n")

@@ -11,6 +11,7 @@ from typing import Annotated
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from pipeline.engines.registry import EngineSpec
 from pipeline.settings import PREFIX, Settings, present_variables, split_list, variable_of
 
 
@@ -24,8 +25,8 @@ class ScalingSettings(BaseSettings):
     engines: Annotated[tuple[str, ...], NoDecode] = ()
     """Further engines that requests may name, separated by commas; each has containers of its own."""
     gpus: Annotated[tuple[str, ...] | None, NoDecode] = None
-    """GPU types for every engine, the preferred one first, separated by commas, or "none"; None means each engine's
-    own list."""
+    """GPU types for every engine that uses one, the preferred one first, separated by commas, or "none"; None means
+    each engine's own list."""
     gpu_min_containers: int = Field(default=0, ge=0)
     """Containers of the default engine that always run."""
     gpu_buffer_containers: int = Field(default=0, ge=0)
@@ -34,7 +35,7 @@ class ScalingSettings(BaseSettings):
     gpu_scaledown_s: int = Field(default=60, ge=2)
     """How long an idle container waits for its next input."""
     gpu_snapshot: bool = False
-    """Include the GPU's memory in the snapshot: an alpha feature of Modal."""
+    """Move the weights to the GPU before the snapshot, which then includes its memory: an alpha feature of Modal."""
     web_min_containers: int = Field(default=0, ge=0)
     region: str | None = None
     """Where all containers run; None means any region."""
@@ -50,6 +51,10 @@ class ScalingSettings(BaseSettings):
     def further_engines(self) -> tuple[str, ...]:
         """The offered engines except the default one."""
         return tuple(dict.fromkeys(name for name in self.engines if name != self.engine))
+
+    def gpus_for(self, spec: EngineSpec) -> tuple[str, ...]:
+        """The GPU types of an engine's containers, the preferred one first; none for an engine that uses none."""
+        return spec.gpus if self.gpus is None or not spec.gpus else self.gpus
 
 
 LOCAL_ONLY_SETTINGS = {

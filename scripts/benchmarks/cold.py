@@ -60,6 +60,8 @@ server.load_weights()
 import torch
 if torch.cuda.is_available():
     server.to_device()
+if server.start_failure is not None:
+    raise server.start_failure.error
 print(json.dumps(server.seconds))
 """
 

@@ -48,6 +48,7 @@ SETTINGS = {
     "IMAGE_TO_3D_ENGINE": "preview",
     "IMAGE_TO_3D_ENGINES": "trellis,trellis-text",
     "IMAGE_TO_3D_WEIGHTS": "tiny",
+    "IMAGE_TO_3D_GPUS": "none",  # an engine that is given one and does not find it refuses to run
     "IMAGE_TO_3D_ALLOW_PRIVATE_ADDRESSES": "1",
     "IMAGE_TO_3D_SUBMIT_WAIT_S": "0",
 }

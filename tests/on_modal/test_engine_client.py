@@ -13,9 +13,18 @@ import pytest
 from pipeline.engines.base import Generation, OnStep
 from pipeline.engines.preview.engine import PreviewEngine
 from pipeline.engines.registry import find_spec
-from pipeline.errors import Cancelled, EngineFailed, ImageTo3DError, InvalidRequest, OutOfMemory, UnreadableImage
-from pipeline.on_modal.control_channel import ControlChannel
-from pipeline.on_modal.engine_client import MAX_TRIES, Connection, EngineClient, RemoteCall, Spawn
+from pipeline.errors import (
+    Cancelled,
+    EngineFailed,
+    ImageTo3DError,
+    InvalidRequest,
+    OutOfMemory,
+    UnreadableImage,
+    WeightsUnusable,
+)
+from pipeline.on_modal.control_channel import ControlChannel, Failure
+from pipeline.on_modal.engine_client import MAX_TRIES, Connection, EngineClient, Spawn
+from pipeline.on_modal.remote_call import RemoteCall
 from tests.fakes.images import draw_figure
 from tests.fakes.shared_dict import InMemoryDict
 from tests.on_modal.containers import (
@@ -178,11 +187,69 @@ def test_a_container_that_fails_to_start_does_not_stop_the_generation(
     containers = Containers(ScriptedEngine(), entries=entries)
 
     def fail() -> None:
-        raise ConnectionError("no accelerator is free")
+        raise RuntimeError("no accelerator is free")
 
     generate(remote(containers, channel, starting=ThreadCall("wake", fail)))
 
     assert len(containers.calls) == 1
+
+
+def test_a_container_whose_engine_cannot_be_started_is_one_of_the_tries(
+    entries: InMemoryDict, channel: ControlChannel
+) -> None:
+    containers = Containers(ScriptedEngine(), entries=entries)
+    failure = Failure(EngineFailed("engine preview found no accelerator"), retry_on_other_container=True)
+
+    generate(remote(containers, channel, starting=ThreadCall("wake", lambda: failure)))
+
+    assert len(containers.calls) == 1
+
+
+def test_an_engine_that_no_container_can_start_fails_without_a_generation(
+    entries: InMemoryDict, channel: ControlChannel
+) -> None:
+    containers = Containers(ScriptedEngine(), entries=entries)
+    failure = Failure(WeightsUnusable("flow.safetensors is truncated"))
+
+    with pytest.raises(WeightsUnusable, match=r"flow\.safetensors is truncated"):
+        generate(remote(containers, channel, starting=ThreadCall("wake", lambda: failure)))
+    assert containers.calls == {}
+
+
+class FlakyCall:
+    """A call whose connection fails at every second look, until the call has ended."""
+
+    def __init__(self, call: ThreadCall) -> None:
+        self.object_id = call.object_id
+        self.errors = 0
+        self._call = call
+        self._looks = 0
+
+    def get(self, timeout: float | None = None) -> Any:
+        self._looks += 1
+        if self._looks % 2:
+            self.errors += 1
+            raise ConnectionError("connection reset by peer")
+        return self._call.get(timeout)
+
+    def cancel(self) -> None:
+        self._call.cancel()
+
+
+def test_a_connection_that_fails_while_the_client_waits_does_not_fail_the_generation(
+    entries: InMemoryDict, channel: ControlChannel
+) -> None:
+    containers = Containers(ScriptedEngine(steps_for(0.1), gpu_seconds=3.0), entries=entries)
+    calls: list[FlakyCall] = []
+
+    def spawn(*arguments: Any) -> FlakyCall:
+        calls.append(FlakyCall(containers.spawn(*arguments)))
+        return calls[-1]
+
+    generation = generate(remote(containers, channel, spawn=spawn))
+
+    assert generation.gpu_seconds == 3.0
+    assert calls[0].errors > 1 and len(calls) == 1
 
 
 def test_a_cancel_before_the_container_is_ready_starts_nothing(

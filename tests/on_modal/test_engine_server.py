@@ -85,9 +85,17 @@ def test_a_server_answers_with_the_engines_generation(channel: ControlChannel) -
     assert not server.must_recycle
 
 
-def test_a_registered_engine_is_constructed_with_its_arguments() -> None:
-    with pytest.raises(TypeError, match="takes no arguments"):
-        EngineServer("preview", weights="tiny", arguments={"preview": {"colour": "red"}}).load_weights()
+def test_a_registered_engine_is_constructed_with_its_arguments(channel: ControlChannel) -> None:
+    server = EngineServer("preview", weights="tiny", arguments={"preview": {"colour": "red"}})
+    server.load_weights()
+    server.to_device()
+
+    assert server.start_failure is not None
+    assert "takes no arguments" in str(server.start_failure.error.__cause__)
+    assert (
+        str(failure_of(server, channel).error)
+        == "the start of engine preview failed for an internal reason (TypeError)"
+    )
 
 
 def test_an_engine_whose_load_has_two_parts_is_loaded_in_two_steps() -> None:
@@ -113,9 +121,100 @@ def test_an_engine_whose_load_has_one_part_is_loaded_in_the_second_step() -> Non
     assert engine.loaded == ["load"]
 
 
-def test_the_second_step_before_the_first_is_refused() -> None:
-    with pytest.raises(RuntimeError, match="load_weights must be called first"):
-        EngineServer("preview", weights="tiny").to_device()
+def test_the_second_step_loads_what_the_first_did_not(channel: ControlChannel) -> None:
+    engine = TwoStepTestEngine()
+    server = EngineServer("preview", weights="tiny", make=lambda name, **_: engine)
+
+    server.to_device()
+
+    assert engine.loaded == ["weights", "device"]
+    assert isinstance(answer_of(server, channel), Generation)
+
+
+def test_a_snapshot_that_includes_the_device_is_taken_after_the_second_step() -> None:
+    engine = TwoStepTestEngine()
+    server = EngineServer("preview", weights="tiny", make=lambda name, **_: engine)
+
+    server.load_weights(with_device=True)
+    before_snapshot = list(engine.loaded)
+    server.to_device()
+
+    assert before_snapshot == engine.loaded == ["weights", "device"]
+
+
+class EngineOfBrokenContainer(TwoStepTestEngine):
+    """An engine whose load fails at some calls.
+
+    Args:
+        errors: by the name of the part, what its calls raise, one after the other.
+    """
+
+    def __init__(self, **errors: list[Exception]) -> None:
+        super().__init__()
+        self.errors = errors
+
+    def load_weights(self) -> None:
+        self._fail("weights")
+        super().load_weights()
+
+    def to_device(self) -> None:
+        self._fail("device")
+        super().to_device()
+
+    def _fail(self, part: str) -> None:
+        if self.errors.get(part):
+            raise self.errors[part].pop(0)
+
+
+@pytest.mark.parametrize("with_device", [False, True])
+def test_a_failure_before_the_snapshot_is_not_kept_in_it(channel: ControlChannel, with_device: bool) -> None:
+    part = "device" if with_device else "weights"
+    engine = EngineOfBrokenContainer(**{part: [OSError("the volume is not mounted yet")]})
+    server = EngineServer("preview", weights="tiny", make=lambda name, **_: engine)
+
+    server.load_weights(with_device=with_device)
+    server.to_device()  # in the container that the snapshot was restored to
+
+    assert server.start_failure is None and not server.must_recycle
+    assert isinstance(answer_of(server, channel), Generation)
+
+
+@pytest.mark.parametrize(
+    ("error", "is_retried_elsewhere"),
+    [(DEVICE_LOST, True), (WeightsUnusable("flow.safetensors is truncated"), False), (MemoryError(), False)],
+)
+@pytest.mark.parametrize("part", ["weights", "device"])
+def test_an_engine_that_cannot_be_started_answers_with_the_reason_and_is_recycled(
+    channel: ControlChannel, part: str, error: Exception, is_retried_elsewhere: bool
+) -> None:
+    engine = EngineOfBrokenContainer(**{part: [error, error]})
+    server = EngineServer("preview", weights="tiny", make=lambda name, **_: engine)
+
+    server.load_weights()
+    server.to_device()
+    failure = failure_of(server, channel)
+
+    assert server.must_recycle and server.start_failure is not None
+    assert failure.retry_on_other_container is is_retried_elsewhere
+    assert isinstance(failure.error, StageError) and failure.gpu_seconds == 0.0
+    assert str(failure.error) == (str(error) if isinstance(error, WeightsUnusable) else str(server.start_failure.error))
+
+
+@pytest.mark.parametrize("is_found", [False, True])
+def test_an_engine_that_needs_an_accelerator_never_runs_without_one(channel: ControlChannel, is_found: bool) -> None:
+    engine = ScriptedEngine(gpu_seconds=1.0 if is_found else None)
+    server = EngineServer("preview", weights="tiny", needs_accelerator=True, make=lambda name, **_: engine)
+    server.load_weights()
+    server.to_device()
+
+    answer = answer_of(server, channel)
+
+    assert server.must_recycle is not is_found
+    if is_found:
+        assert isinstance(answer, Generation)
+    else:
+        assert isinstance(answer, Failure) and answer.retry_on_other_container
+        assert "engine preview found no accelerator" in str(answer.error)
 
 
 def caused(error: ImageTo3DError, *, by: Exception) -> ImageTo3DError:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.on_modal.settings import CLIENT_VARIABLES, environment_of_containers
+from pipeline.engines.registry import find_spec
+from pipeline.on_modal.settings import CLIENT_VARIABLES, ScalingSettings, environment_of_containers
 
 
 def test_containers_get_the_settings_of_the_deployer_without_the_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -25,7 +26,6 @@ def test_containers_get_the_settings_of_the_deployer_without_the_secrets(monkeyp
         monkeypatch.setenv(name, value)
 
     environment = environment_of_containers(weights="/weights")
-
     assert environment == passed_on | {"IMAGE_TO_3D_WEIGHTS": "/weights", "MODAL_MAX_THROTTLE_WAIT": "10"}
 
 
@@ -37,3 +37,20 @@ def test_modal_s_client_reads_how_long_it_may_wait_when_it_is_throttled() -> Non
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv(name, value)
             assert config.get(name.removeprefix("MODAL_").lower()) == int(value)
+
+
+@pytest.mark.parametrize(
+    ("setting", "gpus"), [(None, ("L4", "A10", "T4")), ("H100", ("H100",)), ("none", ()), ("A10, T4", ("A10", "T4"))]
+)
+def test_an_engine_without_a_gpu_gets_none_whatever_the_setting_says(
+    monkeypatch: pytest.MonkeyPatch, setting: str | None, gpus: tuple[str, ...]
+) -> None:
+    if setting is None:
+        monkeypatch.delenv("IMAGE_TO_3D_GPUS", raising=False)
+    else:
+        monkeypatch.setenv("IMAGE_TO_3D_GPUS", setting)
+
+    scaling = ScalingSettings()
+
+    assert scaling.gpus_for(find_spec("triposr")) == gpus
+    assert scaling.gpus_for(find_spec("preview")) == ()
