@@ -124,7 +124,7 @@ def test_functions_have_the_intended_autoscaler_settings(fake_modal: FakeModal) 
         scaling["TrellisTextGenerator"] == scaling["TrellisGenerator"] == scaling["Generator"] == (0, 0, 10, MINUTE_S)
     )
     assert scaling["web"] == (0, 0, 0, MINUTE_S)
-    assert scaling[RUN_JOB][:3] == (0, 0, 100)
+    assert scaling[RUN_JOB][:3] == (0, 0, 34)  # three for each GPU container, and four
     assert scaling["deliver_webhooks"][3] == scaling["clean"][3] == 2
     for name in ("TrellisGenerator", "Generator"):
         assert functions[name].enable_memory_snapshot and not functions[name].experimental_options

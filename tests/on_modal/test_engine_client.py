@@ -252,6 +252,83 @@ def test_a_connection_that_fails_while_the_client_waits_does_not_fail_the_genera
     assert calls[0].errors > 1 and len(calls) == 1
 
 
+class PendingCall:
+    """A call for which no container comes."""
+
+    object_id = "pending"
+
+    def __init__(self) -> None:
+        self.was_cancelled = False
+
+    def get(self, timeout: float | None = None) -> Any:
+        time.sleep(timeout or 0.0)
+        raise TimeoutError
+
+    def cancel(self) -> None:
+        self.was_cancelled = True
+
+
+def impatient(call: PendingCall, entries: InMemoryDict) -> EngineClient:
+    """A client that gives up after 0.05 s without a sign of life."""
+    return EngineClient(
+        lambda: Connection(find_spec("preview"), lambda *_: call),
+        channel=ControlChannel(entries, CHANNEL),
+        reopen=lambda call_id: call,
+        poll_s=0.005,
+        first_sign_timeout_s=0.05,
+    )
+
+
+@pytest.mark.parametrize("is_resumed", [False, True])
+def test_a_generation_that_no_container_takes_is_cancelled_and_fails_with_the_reason(
+    entries: InMemoryDict, channel: ControlChannel, is_resumed: bool
+) -> None:
+    call = PendingCall()
+    if is_resumed:
+        channel.save_call_id(call.object_id)
+
+    with pytest.raises(EngineFailed, match=r"no container of engine preview started within 0\.05 s") as raised:
+        generate(impatient(call, entries))
+
+    assert call.was_cancelled and raised.value.retryable
+    assert entries.keys() == []
+
+
+def test_a_generation_waits_while_containers_of_its_engine_work_on_others(
+    entries: InMemoryDict, channel: ControlChannel
+) -> None:
+    call, shares = PendingCall(), []
+
+    def on_step(share: float) -> None:
+        shares.append(share)
+        channel.report_alive("preview")
+        if len(shares) == 40:  # four times as long as without a sign of life
+            raise Cancelled("stop")
+
+    client = impatient(call, entries)
+    client._stop_grace_s = 0.0
+    with pytest.raises(Cancelled):
+        generate(client, on_step)
+
+    assert len(shares) == 40
+
+
+def test_views_travel_as_the_model_reads_them(entries: InMemoryDict, channel: ControlChannel) -> None:
+    sent: list[Any] = []
+
+    def spawn(views: Any, *arguments: Any) -> ThreadCall:
+        sent.extend(views)
+        return ThreadCall("call", lambda: Failure(EngineFailed("enough")))
+
+    client = EngineClient(
+        lambda: Connection(find_spec("trellis"), spawn), channel=channel, reopen=lambda _: ThreadCall("", int)
+    )
+    with pytest.raises(EngineFailed, match="enough"):
+        client([draw_figure(600)], OPTIONS, Steps())
+
+    assert [view.shape for view in sent] == [(112, 112, 3)]
+
+
 def test_a_cancel_before_the_container_is_ready_starts_nothing(
     entries: InMemoryDict, channel: ControlChannel, released: threading.Event
 ) -> None:
@@ -480,7 +557,7 @@ def test_only_the_call_id_of_a_successful_generation_stays_in_the_channel(
     except ImageTo3DError:
         assert failure is not None
     assert containers.calls
-    assert entries.keys() == ([f"{CHANNEL}/call"] if failure is None else [])
+    assert entries.keys() == ["alive/preview", *([f"{CHANNEL}/call"] if failure is None else [])]
 
 
 def test_without_the_channel_a_generation_succeeds_without_progress() -> None:

@@ -27,7 +27,7 @@ from pipeline.engines.base import (
 from pipeline.engines.registry import TINY_WEIGHTS, find_spec
 from pipeline.engines.trellis2.attributes import VoxelAttributes
 from pipeline.engines.trellis2.models import CPU, Models
-from pipeline.engines.trellis2.preprocess import FOREGROUND_RATIO, crop_subject, image_tensor
+from pipeline.engines.trellis2.preprocess import image_tensor, prepare
 from pipeline.engines.trellis2.spec import MAX_VOXELS, RELEASED, TINY, ModelSpec, StageSpec, networks_for
 from pipeline.engines.trellis2.stages import (
     LATENT_FACTOR,
@@ -152,7 +152,7 @@ class Trellis2Engine:
         assert self._models is not None
         models = self._models
         mode = multi_image_mode_of(options.multi_image_mode or self.multi_image_mode)
-        crops = [crop_subject(view, ratio=options.foreground_ratio or FOREGROUND_RATIO) for view in views]
+        crops = prepare(views, options)
         run = _Run(self.spec, models, options, mode, on_step)
         started = time.perf_counter()
         with torch.inference_mode():
