@@ -71,6 +71,8 @@ weights_image = image("trellis")
 weights = modal.Volume.from_name(f"{NAME}-weights", create_if_missing=True)
 outputs = modal.Volume.from_name(f"{NAME}-outputs", create_if_missing=True, version=2)
 state = modal.Volume.from_name(f"{NAME}-state", create_if_missing=True, version=2)
+# The backup of the Dict of jobs has one writer, `clean`, and is not on a Volume of version 2, which is beta.
+backups = modal.Volume.from_name(f"{NAME}-backup", create_if_missing=True, version=1)
 jobs = modal.Dict.from_name(f"{NAME}-jobs", create_if_missing=True)
 shared_dict = modal.Dict.from_name(f"{NAME}-notes", create_if_missing=True)
 WEIGHTS: dict[Any, Any] = {"/weights": weights.with_mount_options(read_only=True)}
@@ -210,6 +212,7 @@ TRANSIENT_ERRORS = (
     StreamTerminatedError,
     OSError,
 )
+MISSING = (FileNotFoundError, modal.exception.NotFoundError)
 
 
 @cache
@@ -220,11 +223,13 @@ def deployment() -> Deployment:
     return open_deployment(
         SETTINGS if SETTINGS.public_url else SETTINGS.model_copy(update={"public_url": web.get_web_url()}),
         jobs=jobs,
+        backups=backups,
         entries=shared_dict,
         spawn=run_job.spawn,
         find_call=FIND_CALL,
         errors=CLIENT_ERRORS,
         transient=TRANSIENT_ERRORS,
+        missing=MISSING,
         commit_work=state.commit,
         commit_outputs=outputs.commit,
         reload_work=state.reload,
@@ -258,14 +263,16 @@ def deliver_webhooks(job_id: int = 0) -> None:
     send_webhooks(deployment(), job_id=job_id or None)
 
 
-@app.function(cpu=0.5, memory=1024, volumes=DATA, schedule=modal.Cron("*/5 * * * *"), **SCHEDULED)
+@app.function(
+    cpu=0.5, memory=1024, volumes=DATA | {"/data/backup": backups}, schedule=modal.Cron("*/5 * * * *"), **SCHEDULED
+)
 def clean() -> None:
-    """Delete what has expired, retry late uploads, dispatch lost jobs again."""
+    """Back up the Dict, delete what has expired, retry late uploads, dispatch lost jobs again."""
     from pipeline.on_modal.functions import clean_up
 
-    state.reload()
-    outputs.reload()
-    clean_up(deployment())
+    for volume in (state, outputs, backups):
+        volume.reload()
+    clean_up(deployment(), commit_backup=backups.commit)
 
 
 @app.function(
@@ -315,9 +322,8 @@ def web() -> Any:
     from pipeline.on_modal.early_start import EarlyStart
     from pipeline.on_modal.web import web_app
 
-    missing = (FileNotFoundError, modal.exception.NotFoundError)
     start_early = EarlyStart(GENERATORS, default=SCALING.engine, entries=shared_dict)
-    return web_app(deployment(), outputs=outputs, state=state, missing=missing, start_early=start_early)
+    return web_app(deployment(), outputs=outputs, state=state, missing=MISSING, start_early=start_early)
 
 
 @app.function(image=web_image, timeout=15 * MINUTES, **SERVICE)
@@ -360,7 +366,7 @@ def store_and_master_keys() -> tuple[Store, Sequence[bytes]]:
     from pipeline.on_modal.deployment import open_store
     from pipeline.secrets import load_master_keys
 
-    return open_store(SETTINGS, jobs, errors=CLIENT_ERRORS), load_master_keys(SETTINGS)
+    return open_store(SETTINGS, jobs, backups, missing=MISSING), load_master_keys(SETTINGS)
 
 
 def change_keys(command: KeyCommand) -> Change:

@@ -5,7 +5,7 @@ Separate from `pipeline.service`, so that operator commands and the supervisor s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from pipeline.errors import CannotStart, NotFound
@@ -93,8 +93,11 @@ def secret_ids(master_keys: Sequence[bytes]) -> list[str]:
     return [key.hex() for key in derive_keys(master_keys, purpose="check of the deployment")]
 
 
-def open_shared_store(settings: Settings, entries: KeyValues) -> Store:
+def open_shared_store(settings: Settings, entries: KeyValues, *, backup: Callable[[str], bytes | None]) -> Store:
     """The store of a deployment whose containers share no disk: its database or, without one, a shared map.
+
+    Args:
+        backup: reads a file of the backup that is restored into a map that was lost; None where there is no such file.
 
     Raises:
         StoreUnavailable: the database cannot be reached, or its schema is newer than this version.
@@ -103,7 +106,7 @@ def open_shared_store(settings: Settings, entries: KeyValues) -> Store:
         return open_store(settings)
     from pipeline.jobs.stores.kv.store import KvStore
 
-    return KvStore(entries, retention=_retention_of(settings))
+    return KvStore(entries, retention=_retention_of(settings), backup=backup)
 
 
 def _retention_of(settings: Settings) -> Retention:

@@ -32,6 +32,17 @@ install_into_venv() {
     fi
 }
 
+# install_triton: the dependency group `kernels` into a folder that only the tests of the kernels put on their path. There
+# are no wheels for some systems: the tests are skipped there.
+install_triton() {
+    local folder=.venv/triton-for-tests
+    if [ ! -d "$folder/triton" ]; then
+        echo "installing Triton for the tests of the GPU kernels"
+        python -m pip install --quiet --disable-pip-version-check --no-deps --target "$folder" --group kernels ||
+            echo "no Triton for this system: the tests of the GPU kernels are skipped"
+    fi
+}
+
 step() {
     echo "== $*"
     "$@"

@@ -25,6 +25,7 @@ SERVICE_FILES = frozenset(
         "jobs/stores/test_stores_agree.py",
         "mesh/test_bake.py",
         "on_modal/test_prewarm.py",
+        "ops/kernels/test_kernels.py",
         "ops/test_flexicubes.py",
         "ops/test_isosurface.py",
         "scripts/test_cost_model.py",

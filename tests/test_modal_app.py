@@ -74,7 +74,7 @@ def test_volumes_are_writable_only_where_something_is_written(functions: dict[st
     mounted = {name: mounts_of(info) for name, info in functions.items()}
 
     assert mounted["run_job"] == data | weights
-    assert mounted["clean"] == data
+    assert mounted["clean"] == data | {"/data/backup": ("image-to-3d-backup", "writable")}
     assert mounted["generate_once"] == weights
     assert mounted["fetch_weights"] == {"/weights": ("image-to-3d-weights", "writable")}
     for name in ("web", "deliver_webhooks", "smoke", "keys", "secrets"):

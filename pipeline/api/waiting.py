@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 
+import structlog
 from starlette.concurrency import run_in_threadpool
 
 from pipeline.errors import ImageTo3DError
@@ -12,6 +13,8 @@ from pipeline.jobs.model import Job
 from pipeline.jobs.store import JobStore
 
 POLL_S = 0.15
+
+log = structlog.get_logger()
 
 
 class CompletionWaiter:
@@ -48,6 +51,9 @@ class CompletionWaiter:
             try:
                 jobs = await run_in_threadpool(self._store.get_many, list(self._waiting))
             except ImageTo3DError:  # the store does not answer; poll again
+                continue
+            except Exception:  # every waiting request depends on this task
+                log.exception("waiting jobs not read")
                 continue
             for job in jobs:
                 if job.state.is_final:

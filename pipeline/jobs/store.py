@@ -307,8 +307,7 @@ class Store(JobStore, KeyStore, Outbox, Ledger, WorkerRegistry, Protocol):
         """Run the upkeep that is due. Cheap when called often; nothing where the database maintains itself.
 
         Args:
-            backup_dir: a durable folder. A store whose entries may be lost writes its backup there once a day, and
-                restores it when it finds itself empty.
+            backup_dir: a durable folder. A store whose entries may be lost writes its backup there once a day.
         """
         ...
 

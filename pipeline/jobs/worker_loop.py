@@ -153,6 +153,8 @@ class LeaseKeeper:
             return False
         except StoreUnavailable as error:  # no other worker can claim the job either, so the work continues
             log.warning("heartbeat failed", job_id=self._lease.job_id, reason=str(error))
+        except Exception:  # the lease, progress and cancellation depend on this thread
+            log.exception("heartbeat failed", job_id=self._lease.job_id)
         return True
 
 

@@ -14,8 +14,9 @@ from pipeline.deployment import open_shared_store
 from pipeline.jobs.store import Store
 from pipeline.on_modal.dict_key_values import DictKeyValues
 from pipeline.on_modal.dispatch import Dispatcher
-from pipeline.on_modal.remote_call import PatientCall
+from pipeline.on_modal.remote_call import is_in_flight
 from pipeline.on_modal.shared_dict import SharedDict
+from pipeline.on_modal.volume_files import Volume, backup_reader
 from pipeline.secrets import load_master_keys
 from pipeline.service import Service, local_outputs, open_service
 from pipeline.settings import Settings
@@ -62,24 +63,26 @@ class Deployment:
         return service, outputs
 
 
-def open_store(settings: Settings, jobs: Any, *, errors: tuple[type[Exception], ...]) -> Store:
+def open_store(settings: Settings, jobs: Any, backups: Volume, *, missing: tuple[type[Exception], ...]) -> Store:
     """The deployment's store; for functions that need nothing else. The arguments are those of `open_deployment`.
 
     Raises:
         StoreUnavailable: the database cannot be reached, or its schema is newer than this version.
     """
-    return open_shared_store(settings, DictKeyValues(jobs, errors=(*errors, OSError)))
+    return open_shared_store(settings, DictKeyValues(jobs), backup=backup_reader(backups, missing=missing))
 
 
 def open_deployment(
     settings: Settings,
     *,
     jobs: Any,
+    backups: Volume,
     entries: SharedDict,
     spawn: Callable[[int], RemoteCall],
     find_call: Callable[[str], RemoteCall],
     errors: tuple[type[Exception], ...],
     transient: tuple[type[Exception], ...],
+    missing: tuple[type[Exception], ...],
     commit_work: Callable[[], None],
     commit_outputs: Callable[[], None],
     reload_work: Callable[[], None] = lambda: None,
@@ -90,30 +93,26 @@ def open_deployment(
     Args:
         settings: with the deployment's public address.
         jobs: the `modal.Dict` of jobs, for deployments without a database.
+        backups: the volume of that Dict's backup, which need not be mounted here.
         entries: the dictionary of the dispatches.
         spawn: starts a job's function with its id.
         find_call: finds a started call by its id.
         errors: the base classes of the errors of Modal's client.
         transient: as for `PatientCall`: an error of the connection says nothing about a dispatch.
+        missing: those of a file that does not exist.
 
     Raises:
         StoreUnavailable: the database cannot be reached, or its schema is newer than this version.
     """
 
-    def is_in_flight(dispatch_id: str) -> bool:
-        try:
-            PatientCall(find_call(dispatch_id), transient).get(timeout=0)
-        except TimeoutError:
-            return True
-        except errors:
-            return False
-        return False
+    def is_dispatched(dispatch_id: str) -> bool:
+        return is_in_flight(find_call(dispatch_id), transient=transient, errors=errors)
 
     return Deployment(
         settings,
         load_master_keys(settings),
-        open_store(settings, jobs, errors=errors),
-        Dispatcher(lambda job_id: spawn(job_id).object_id, is_in_flight=is_in_flight, entries=entries),
+        open_store(settings, jobs, backups, missing=missing),
+        Dispatcher(lambda job_id: spawn(job_id).object_id, is_in_flight=is_dispatched, entries=entries),
         commit_work=partial(retry, commit_work),
         commit_outputs=partial(retry, commit_outputs),
         reload_work=partial(retry, reload_work),

@@ -37,13 +37,12 @@ class DictKeyValues:
     """`KeyValues` over a `modal.Dict`, or an object with its methods.
 
     Args:
-        entries: the Dict, for this store alone.
-        errors: what its methods raise when the network or the service fails; translated to `StoreUnavailable`.
+        entries: the Dict, for this store alone. Every exception of its methods becomes `StoreUnavailable`: Modal's
+            client raises its own, those of the connection, and those of the libraries below it.
     """
 
-    def __init__(self, entries: DictLike, *, errors: tuple[type[Exception], ...] = (OSError,)) -> None:
+    def __init__(self, entries: DictLike) -> None:
         self._dict = entries
-        self._errors = errors
 
     def get(self, key: str) -> bytes | None:
         return self._translated(lambda: self._dict.get(key, None))
@@ -70,5 +69,5 @@ class DictKeyValues:
     def _translated(self, operation: Callable[[], R]) -> R:
         try:
             return operation()
-        except self._errors as error:
+        except Exception as error:
             raise StoreUnavailable(f"The store is busy or unavailable ({type(error).__name__}).") from error

@@ -26,6 +26,8 @@ WEBHOOK_WAIT_S = 120.0
 UPLOADS_FOR_S = 240.0
 """For how long one run of the cleaner starts late uploads, so that slow buckets do not fill its whole time limit."""
 
+BACKUP_FOLDER = "backup"
+
 log = structlog.get_logger()
 
 
@@ -126,11 +128,16 @@ def _due_in_s(store: Store, job_id: int) -> float | None:
     return None if not due else max(0.5, min(due) - time.time())
 
 
-def clean_up(deployment: Deployment) -> None:
-    """Run the cleaner once: maintain the store, delete expired files, dispatch lost jobs, retry late uploads."""
+def clean_up(deployment: Deployment, *, commit_backup: Callable[[], None] = lambda: None) -> None:
+    """Run the cleaner once: maintain the store, delete expired files, dispatch lost jobs, retry late uploads.
+
+    Args:
+        commit_backup: commits what was written under `BACKUP_FOLDER` of the data folder.
+    """
     settings, store = deployment.settings, deployment.store
     service, outputs = deployment.open_service()
-    store.maintain(settings.work_dir / "copy")
+    store.maintain(settings.data_dir / BACKUP_FOLDER)
+    commit_backup()
     clean(store, outputs, settings.work_dir, generations=kept_generations(settings))
     deployment.commit_work()
     dispatched_again = deployment.dispatch.dispatch_waiting(store)  # before anything that waits for customers' servers

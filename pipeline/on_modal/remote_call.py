@@ -98,6 +98,27 @@ class PatientCall:
         self._call.cancel()
 
 
+def is_in_flight(
+    call: RemoteCall, *, transient: tuple[type[Exception], ...], errors: tuple[type[Exception], ...]
+) -> bool:
+    """Whether a call waits or runs. An error of the connection says nothing about it: then it may.
+
+    Args:
+        transient: as for `PatientCall`.
+        errors: those with which the platform says that the call has ended, or is not known any more.
+
+    Raises:
+        Exception: the call ended with an error of its own.
+    """
+    try:
+        PatientCall(call, transient).get(timeout=0)
+    except TimeoutError:
+        return True
+    except errors:
+        return False
+    return False
+
+
 @contextmanager
 def marked_as_remote(transient: tuple[type[Exception], ...]) -> Iterator[None]:
     """Raise another error in place of a transient one of the body, which runs in a container.

@@ -93,6 +93,11 @@ OTEL_VARIABLES = (
 """Variables that OpenTelemetry reads by itself; without its headers, which hold credentials."""
 
 
+CLIENT_VARIABLES = {"MODAL_MAX_THROTTLE_WAIT": "10"}
+"""Settings of Modal's client. It repeats a throttled operation for so many seconds (1.6.4: without limit by default); a
+store that answers "unavailable" is better than a change that takes effect minutes later."""
+
+
 def environment_of_containers(**defaults: str) -> dict[str, str]:
     """The environment that gives a container the settings of this process, without its secrets.
 
@@ -101,4 +106,5 @@ def environment_of_containers(**defaults: str) -> dict[str, str]:
     """
     names = (set(Settings.model_fields) | set(ScalingSettings.model_fields)) - LOCAL_ONLY_SETTINGS
     variables = (*(variable_of(name) for name in sorted(names)), *OTEL_VARIABLES)
-    return {variable_of(name): value for name, value in defaults.items()} | present_variables(variables)
+    given = {variable_of(name): value for name, value in defaults.items()}
+    return CLIENT_VARIABLES | given | present_variables((*variables, *CLIENT_VARIABLES))

@@ -230,5 +230,21 @@ class VolumeGenerations:
             raise StoreUnavailable("kept generations cannot be deleted at the moment") from error
 
 
+def backup_reader(volume: Volume, *, missing: tuple[type[Exception], ...]) -> Callable[[str], bytes | None]:
+    """Reads the files of a backup on a volume that is not mounted here; None where there is no such file.
+
+    Args:
+        missing: as for `VolumeStorage`.
+    """
+
+    def read(path: str) -> bytes | None:
+        try:
+            return b"".join(volume.read_file(path))
+        except missing:
+            return None
+
+    return read
+
+
 def _generation_path(file_prefix: str) -> str:
     return f"{FOLDER}/{generation_name(file_prefix)}"

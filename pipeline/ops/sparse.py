@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from pipeline.ops.kernels.dispatch import KERNELS
 from pipeline.ops.voxels import Children, VoxelSet
 
 GATHER_LIMIT = 1 << 26  # elements of one gathered block: bounds the memory and does not change the result
@@ -24,12 +25,30 @@ def sparse_conv3(feats: Tensor, voxels: VoxelSet, weight: Tensor, bias: Tensor |
     Returns:
         (..., N, D).
     """
+    inputs = [feats, weight] if bias is None else [feats, weight, bias]
+    return KERNELS.run(
+        "sparse_conv",
+        inputs,
+        kernel=lambda: _implicit_conv3(feats, voxels, weight, bias),
+        reference=lambda: gather_conv3(feats, voxels, weight, bias),
+    )
+
+
+def _implicit_conv3(feats: Tensor, voxels: VoxelSet, weight: Tensor, bias: Tensor | None) -> Tensor:
+    from pipeline.ops.kernels.sparse_conv import implicit_conv3  # imports Triton
+
+    out = implicit_conv3(feats.reshape(-1, *feats.shape[-2:]), voxels.neighbours, weight, bias)
+    return out.view(*feats.shape[:-1], -1)
+
+
+def gather_conv3(feats: Tensor, voxels: VoxelSet, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The reference of `sparse_conv3`: gathers the neighbours' features in blocks and multiplies each block once."""
     count, width = feats.shape[-2:]
     # A row of zeros at index N stands for absent neighbours.
     padded = torch.cat([feats, feats.new_zeros((*feats.shape[:-2], 1, width))], dim=-2)
     taps = weight.flatten(1, 3).flatten(1).t()  # (D, 27, C) -> (27 C, D)
     out = feats.new_empty((*feats.shape[:-1], weight.shape[0]))
-    # Gather 27 neighbours per voxel and multiply once: a single large matrix product per block.
+    # 27 neighbours per voxel side by side: a single large matrix product per block.
     passes = max(1, feats[..., 0, 0].numel()) if count else 1
     block = max(1, GATHER_LIMIT // (27 * width * passes))
     for start in range(0, count, block):

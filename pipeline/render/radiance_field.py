@@ -1,6 +1,7 @@
 """Volume rendering of a radiance field of local tensors, each a sum of products of three vectors (Strivec).
 
-Plain PyTorch. Rays are evaluated in chunks, and the image does not depend on the chunk size: sums run in a fixed order,
+On CUDA one kernel renders an image (`pipeline.render.field_kernel`). Elsewhere, and as its reference, plain PyTorch
+evaluates the rays in chunks, and the image does not depend on the chunk size: sums run in a fixed order,
 and on the CPU transcendental functions go through float64, where vector and scalar code round alike.
 Source: Gao et al. 2023, arXiv 2307.13226; the sample lattice and thresholds of JeffreyXiang/diffoctreerast@b09c20b.
 """
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -16,6 +18,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.ops.kernels.dispatch import KERNELS
 from pipeline.render.orbit import Camera
 
 SH_C0 = 0.28209479177387814  # the constant spherical harmonic
@@ -24,6 +27,8 @@ MAX_ALPHA = float(np.float32(0.999))  # the released kernel's float32 constants;
 MIN_TRANSMITTANCE = float(np.float32(0.001))
 SAMPLES_PER_ENTRY = 2  # along a cell's side, for each entry of a vector
 SMALLEST_CHUNK = 512  # rays; below it, the overhead of the operations exceeds their work
+MAX_TABLE_DEPTH = 9  # 512 cells along the side: 537 MB; the released field has 64
+LEVEL_BITS = 4  # of an entry of the table; the row is in the others
 UNIT_BOX = (-0.5, -0.5, -0.5, 1.0, 1.0, 1.0)
 
 
@@ -46,6 +51,21 @@ class RadianceField:
     density: Tensor
     features_dc: Tensor
     box: Sequence[float] = UNIT_BOX
+
+    @cached_property
+    def packed(self) -> PackedField:
+        """The field as the kernel reads it, computed once for all frames."""
+        return _pack(self)
+
+
+@dataclass(frozen=True, eq=False)
+class PackedField:
+    """A field in the layout of `pipeline.render.field_kernel.render_rays`, whose arguments these are."""
+
+    table: Tensor  # (G, G, G) int32
+    vectors: Tensor  # (N, 3, D, R) float32
+    density: Tensor  # (N, R) float32
+    colour: Tensor  # (N, R, 3) float32
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,20 +153,12 @@ def render_field(
         The image; zeros without the background if no cell is visible, as in the released renderer.
     """
     size = resolution * ssaa
-    device = field.position.device
-    cells = _prepare_cells(field, camera, size)
-    if len(cells.low) == 0:
-        empty = torch.zeros((6, resolution, resolution), device=device)
-        return FieldImage(empty[:3], empty[3], empty[4], empty[5])
-    offsets = torch.full((size * size,), 0.5, device=device) if jitter is None else jitter.to(device).reshape(-1)
-    chunk = max(chunk_size, SMALLEST_CHUNK)
-    parts = [
-        _render_rays(cells, camera, range(start, min(start + chunk, size * size)), size, offsets, density_shift)
-        for start in range(0, size * size, chunk)
-    ]
-    image = torch.cat(parts, dim=1).view(6, size, size)
-    back = torch.tensor(background, device=device, dtype=image.dtype)[:, None, None]
-    image[:3] += (1 - image[4]) * back
+    image = KERNELS.run(
+        "radiance_field",
+        [field.trivec, field.density, field.features_dc],
+        kernel=lambda: _render_by_kernel(field, camera, size, background, jitter, density_shift),
+        reference=lambda: _render_in_chunks(field, camera, size, background, jitter, density_shift, chunk_size),
+    )
     if ssaa > 1:
         image = F.interpolate(image[None], (resolution, resolution), mode="bilinear", antialias=True)[0]
     return FieldImage(image[:3], image[3], image[4], image[5])
@@ -166,6 +178,90 @@ def turntable_frames(
         image = render_field(field, camera, resolution=resolution, chunk_size=chunk_size, ssaa=ssaa)
         yield (image.rgb * 255).clamp(0, 255).to(torch.uint8).permute(1, 2, 0).cpu().numpy()
         on_frame(number)
+
+
+def _pack(field: RadianceField) -> PackedField:
+    """Write the rows of the cells to a dense table of their places, at the resolution of the smallest cells.
+
+    Raises:
+        ValueError: the smallest cells are too small for a dense table.
+    """
+    depth = field.depth.flatten().long()
+    smallest, largest = (int(bound) for bound in torch.stack(torch.aminmax(depth)).tolist()[::-1])
+    if smallest > MAX_TABLE_DEPTH:
+        raise ValueError(f"cells of depth {smallest}: a table of them has room to depth {MAX_TABLE_DEPTH}")
+    side = 1 << smallest
+    table = torch.full((side, side, side), -1, dtype=torch.int32, device=depth.device)
+    row = torch.arange(len(depth), dtype=torch.int32, device=depth.device)
+    for level in range(smallest - largest + 1):  # of one level in the released models
+        chosen = (depth == smallest - level).nonzero()[:, 0]
+        first = (field.position[chosen] * (1 << (smallest - level))).long() << level
+        within = torch.arange(1 << level, device=depth.device)
+        i, j, k = (first[:, None] + torch.cartesian_prod(within, within, within).view(-1, 3)).unbind(-1)
+        table[i, j, k] = (row[chosen] << LEVEL_BITS | level)[:, None].expand_as(i)
+    return PackedField(
+        table=table,
+        vectors=field.trivec.float().permute(0, 2, 3, 1).contiguous(),
+        density=field.density.float().contiguous(),
+        colour=field.features_dc.float().contiguous(),
+    )
+
+
+def _render_by_kernel(
+    field: RadianceField,
+    camera: Camera,
+    size: int,
+    background: Sequence[float],
+    jitter: Tensor | None,
+    density_shift: float,
+) -> Tensor:
+    """Render one image (6, size, size) by the kernel."""
+    from pipeline.render.field_kernel import render_rays  # imports Triton
+
+    packed = field.packed
+    if any(background) and len(_prepare_cells(field, camera, size).low) == 0:  # black needs no such test, nor its wait
+        return packed.vectors.new_zeros((6, size, size))
+    return render_rays(
+        table=packed.table,
+        level_bits=LEVEL_BITS,
+        vectors=packed.vectors,
+        density=packed.density,
+        colour=packed.colour,
+        pose=(*camera.world_to_camera[:3, :3].flatten().tolist(), *camera.centre.tolist()),
+        tangents=camera.tan_half_fov,
+        box=tuple(map(float, field.box)),
+        near=NEAR,
+        size=size,
+        offsets=None if jitter is None else jitter.to(packed.vectors),
+        background=tuple(map(float, background)),
+        density_shift=density_shift,
+    )
+
+
+def _render_in_chunks(
+    field: RadianceField,
+    camera: Camera,
+    size: int,
+    background: Sequence[float],
+    jitter: Tensor | None,
+    density_shift: float,
+    chunk_size: int,
+) -> Tensor:
+    """Render one image (6, size, size), some rays at once: the reference of the kernel."""
+    device = field.position.device
+    cells = _prepare_cells(field, camera, size)
+    if len(cells.low) == 0:
+        return torch.zeros((6, size, size), device=device)
+    offsets = torch.full((size * size,), 0.5, device=device) if jitter is None else jitter.to(device).reshape(-1)
+    chunk = max(chunk_size, SMALLEST_CHUNK)
+    parts = [
+        _render_rays(cells, camera, range(start, min(start + chunk, size * size)), size, offsets, density_shift)
+        for start in range(0, size * size, chunk)
+    ]
+    image = torch.cat(parts, dim=1).view(6, size, size)
+    back = torch.tensor(background, device=device, dtype=image.dtype)[:, None, None]
+    image[:3] += (1 - image[4]) * back
+    return image
 
 
 def _exactly(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

@@ -7,13 +7,14 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pipeline.errors import StoreUnavailable
 from pipeline.jobs import worker_loop
 from pipeline.jobs.api_keys import make_key
-from pipeline.jobs.model import ApiKey, Job, JobResult, JobState, KeyLimits, Progress
+from pipeline.jobs.model import ApiKey, Job, JobResult, JobState, KeyLimits, Lease, Progress
 from pipeline.jobs.stores.sql.store import SqlStore
 from pipeline.jobs.worker_loop import LeaseKeeper, QueueWorker, Work, WorkerOptions
 from tests.jobs.store_fixtures import new_job
@@ -277,3 +278,38 @@ class FailingStore:
             self.failures -= 1
             raise StoreUnavailable("busy")
         return self._store.complete(*arguments, **options)  # pyright: ignore[reportArgumentType]
+
+
+class BrokenAt:
+    """A store whose renewals of these numbers raise something that no store should raise."""
+
+    def __init__(self, store: SqlStore, *numbers: int) -> None:
+        self._store = store
+        self._numbers = numbers
+        self.renewals = 0
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._store, name)
+
+    def renew(self, lease: Lease, **options: Any) -> bool:
+        self.renewals += 1
+        if self.renewals in self._numbers:
+            raise RuntimeError("stream terminated")
+        return self._store.renew(lease, **options)
+
+
+def test_heartbeats_go_on_after_any_exception(opened: SqlStore, key: ApiKey) -> None:
+    opened.submit(new_job(key))
+    broken = BrokenAt(opened, 2, 3)
+
+    def work(job: Job, keeper: LeaseKeeper) -> JobResult:
+        keeper.report("generate", 40)
+        wait_until(lambda: broken.renewals > 5)
+        opened.request_cancel(job.id, api_key_id=None)
+        return work_until_cancelled(job, keeper)
+
+    store: Any = broken
+    claimed = worker_for(store, work, heartbeat_interval_s=0.02).run_one(threading.Event())
+
+    assert claimed is not None
+    assert opened.get(claimed.id, api_key_id=None).state is JobState.CANCELLED

@@ -7,10 +7,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.on_modal.deployment import open_deployment
-from pipeline.on_modal.remote_call import PATIENCE_S, PatientCall, marked_as_remote
-from pipeline.settings import Settings
-from tests.fakes.shared_dict import InMemoryDict
+from pipeline.on_modal.remote_call import PATIENCE_S, PatientCall, is_in_flight, marked_as_remote
 
 TRANSIENT = (ConnectionError,)
 BLIP = ConnectionError("connection reset by peer")
@@ -90,24 +87,15 @@ def test_the_error_of_the_call_itself_is_raised_at_once() -> None:
         call.get(timeout=1.0)
 
 
-@pytest.mark.parametrize(
-    ("result", "is_in_flight"),
-    [(TimeoutError(), True), (BLIP, True), (ValueError("it failed"), False), (None, False)],
-)
-def test_an_unreachable_server_says_nothing_about_a_dispatch(tmp_path: Any, result: object, is_in_flight: bool) -> None:
-    deployment = open_deployment(
-        Settings(data_dir=tmp_path, database_url=None, secret_keys=("a-master-key-of-this-test",)),
-        jobs=None,
-        entries=InMemoryDict(),
-        spawn=lambda job_id: ScriptedCall(None),
-        find_call=lambda call_id: ScriptedCall(result),
-        errors=(ConnectionError,),
-        transient=TRANSIENT,
-        commit_work=lambda: None,
-        commit_outputs=lambda: None,
-    )
+class CallIsUnknown(Exception):
+    """What the platform answers about a call that it does not know any more."""
 
-    assert deployment.dispatch._may_be_in_flight("fc-1") is is_in_flight
+
+@pytest.mark.parametrize(
+    ("result", "expected"), [(TimeoutError(), True), (BLIP, True), (CallIsUnknown(), False), (None, False)]
+)
+def test_an_unreachable_server_says_nothing_about_a_call(result: object, expected: bool) -> None:
+    assert is_in_flight(ScriptedCall(result), transient=TRANSIENT, errors=(CallIsUnknown,)) is expected
 
 
 @pytest.mark.parametrize("error", [TimeoutError("the bucket did not answer"), BLIP])

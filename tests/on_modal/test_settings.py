@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pipeline.engines.registry import find_spec
-from pipeline.on_modal.settings import ScalingSettings, environment_of_containers
+from pipeline.on_modal.settings import CLIENT_VARIABLES, ScalingSettings, environment_of_containers
 
 
 def test_containers_get_the_settings_of_the_deployer_without_the_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -26,8 +26,17 @@ def test_containers_get_the_settings_of_the_deployer_without_the_secrets(monkeyp
         monkeypatch.setenv(name, value)
 
     environment = environment_of_containers(weights="/weights")
+    assert environment == passed_on | {"IMAGE_TO_3D_WEIGHTS": "/weights", "MODAL_MAX_THROTTLE_WAIT": "10"}
 
-    assert environment == passed_on | {"IMAGE_TO_3D_WEIGHTS": "/weights"}
+
+def test_modal_s_client_reads_how_long_it_may_wait_when_it_is_throttled() -> None:
+    config = pytest.importorskip("modal.config").config
+
+    for name, value in CLIENT_VARIABLES.items():
+        assert config.get(name.removeprefix("MODAL_").lower(), use_env=False) is None
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv(name, value)
+            assert config.get(name.removeprefix("MODAL_").lower()) == int(value)
 
 
 @pytest.mark.parametrize(

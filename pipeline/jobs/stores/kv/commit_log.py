@@ -7,22 +7,27 @@ version. The entry `x` is Delta's `_last_checkpoint`: a number not far below the
 walks up until an entry is missing. Unlike Delta's, every version holds the whole value, so older versions are needed
 by nobody, and `vacuum` deletes them.
 
-A deleted version must not be mistaken for one that was never written. Three rules prevent it:
+A deleted version must not be mistaken for one that was never written. Four rules prevent it:
 
-1. A version is deleted only when it is older than `RETAIN_S`, is not the newest, and all older ones are deleted.
+1. A version is deleted only when it is older than `RETAIN_S`, all older ones are deleted, and it is neither the newest
+   nor the one before the newest.
 2. A snapshot is valid for `SNAPSHOT_VALID_S`: a commit whose create has not been sent by then starts again.
 3. A reader that finds entry u+1 missing, and did not know u as the newest within the last `SNAPSHOT_VALID_S`, reads u
-   afterwards and trusts it only if it is still there.
+   and u-1 afterwards, and trusts u only if u-1 is the version that u was made from. Otherwise a scan of all names finds
+   the newest version.
+4. A writer whose create took longer than `TRUSTED_S` asks, before anything else, whether its version is part of the
+   log, and deletes it where it is not.
 
-So no reader takes an old version for the newest: by 3, u was there later, so (1: oldest first) u+1 had not been
-deleted, hence did not exist yet. Within `SNAPSHOT_VALID_S` of u being the newest, all later versions are younger than
-that, hence (1) still there. And no version is created twice: a create of u+1 takes effect within `SNAPSHOT_VALID_S` (2)
-plus the duration of one operation after u was the newest, and another process's u+1 from that time is retained for
-`RETAIN_S`. The number in the entry `x` does not matter for this: a late writer may set it back, and if the version it
-names is deleted, the newest one is found by a scan.
+A create of u+1 that takes effect minutes late, when u+1 has been deleted, leaves an entry that is not part of the log.
+By 3, no reader takes it for the newest version: u-1 or u was deleted before u+1 (1: oldest first), or the token in it
+differs. The same holds for any old version: u-1 was there later, so u+1 had not been deleted, hence did not exist yet.
+By 4, its writer does not take it for a commit. Within `TRUSTED_S` of u being the newest, all later versions are younger
+than that, hence (1) still there, and an entry that was created is the first of its number. The number in the entry `x`
+does not matter for this: a late writer may set it back.
 
-The protocol assumes that an operation takes effect within a minute of being sent or never, and that the clocks of two
-machines differ by less than 30 s. `RETAIN_S` exceeds the sum of `SNAPSHOT_VALID_S` and both.
+The protocol assumes that the clocks of two machines differ by less than 30 s: `RETAIN_S` exceeds the sum of that,
+`SNAPSHOT_VALID_S` and `TRUSTED_S`. It assumes nothing about how long an operation takes, and tolerates operations that
+are repeated later by the network.
 
 Each version carries a random token. An operation that failed without an answer may have taken effect; the token shows
 whether it did. Changes that threads of one process request at the same time share one commit.
@@ -46,6 +51,8 @@ from pipeline.errors import ImageTo3DError, StoreUnavailable
 from pipeline.jobs.stores.kv.map import MAX_VALUE_BYTES, KeyValues
 
 SNAPSHOT_VALID_S = 10.0
+TRUSTED_S = 30.0
+"""A version that was created within this time after its base was the newest is the first of its number: rule 4."""
 RETAIN_S = 120.0
 OPTIMISTIC_S = 0.25
 """A change starts from a snapshot of this age without reading again; the create shows whether it was the newest."""
@@ -70,6 +77,7 @@ class Version(Generic[S]):
 
     Attributes:
         number: 0 for a log without commits.
+        previous: the token of the version before it; None in entries of version 0.1.0. Stored as `prev`.
         read_at_s: monotonic; this version was the newest at some time since then, so all later ones are younger.
         body: the value, encoded.
         value: the value; shared by all readers, who must not change it.
@@ -79,6 +87,7 @@ class Version(Generic[S]):
     number: int
     read_at_s: float
     token: str
+    previous: str | None
     body: bytes
     value: S
     retained: tuple[tuple[int, float], ...]
@@ -122,7 +131,9 @@ class CommitLog(Generic[S]):
     Args:
         name: the log's entries are this name, and this name with a slash and a number.
         encode, decode: the value to bytes and back; equal values give equal bytes.
-        empty: the encoded value before the first commit.
+        empty: the encoded value of an empty log.
+        initial: the encoded value before the first commit, `empty` by default; asked for where there is none. One that
+            is not empty is committed with the first change, even where that changes nothing.
         housekeeping: a change that every vacuum makes.
         wall_clock: seconds since 1970, for the age of versions.
     """
@@ -135,6 +146,7 @@ class CommitLog(Generic[S]):
         encode: Callable[[S], bytes],
         decode: Callable[[bytes], S],
         empty: bytes,
+        initial: Callable[[], bytes] | None = None,
         housekeeping: Callable[[Draft[S]], None] | None = None,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
@@ -143,6 +155,7 @@ class CommitLog(Generic[S]):
         self._encode = encode
         self._decode = decode
         self._empty = empty
+        self._initial = initial or (lambda: empty)
         self._housekeeping = housekeeping
         self._wall_clock = wall_clock
         self._known: Version[S] | None = None
@@ -185,26 +198,40 @@ class CommitLog(Generic[S]):
 
     def _find(self) -> Version[S]:
         """The newest version, without knowing a recent one: rule 3."""
-        number = self._last_commit()
+        number, scanned_at_s = self._last_commit(), float("-inf")
         while True:
             asked_at_s = time.monotonic()
             if number == 0:
-                number = self._newest_by_scan()
+                number, scanned_at_s = self._newest_by_scan(), asked_at_s
                 if number == 0:
-                    value = self._decode(self._empty)
-                    return Version(0, asked_at_s, "", self._empty, value, ())
+                    initial = self._initial()
+                    return Version(0, asked_at_s, "", None, initial, self._decode(initial), ())
             while self._entries.get(self._key(number + 1)) is not None:
                 number += 1
                 asked_at_s = time.monotonic()
-            entry = self._entries.get(self._key(number))
+            entry, before = self._entries.get_many([self._key(number), self._key(number - 1)])
+            if time.monotonic() - asked_at_s > TRUSTED_S:
+                continue  # the entries were read too far apart to be compared
             if entry is not None:
-                return self._open(number, entry, asked_at_s)
+                newest = self._open(number, entry, asked_at_s)
+                # Versions that a scan has missed are younger than the scan, so none of them is deleted yet.
+                is_scanned = time.monotonic() - scanned_at_s <= TRUSTED_S
+                if is_scanned or self._is_made_from(newest, before):
+                    return newest
             number = 0  # the last commit on record is deleted
 
+    def _is_made_from(self, version: Version[S], before: bytes | None) -> bool:
+        """Whether an entry holds the version that another was made from."""
+        return before is not None and version.previous in (None, _fields_of(before)[0]["token"])
+
     def _newest_by_scan(self) -> int:
+        return max(self._numbers(), default=0)
+
+    def _numbers(self) -> list[int]:
+        """The numbers of all entries, in any order."""
         prefix = f"{self._name}/"
         numbers = [name.removeprefix(prefix) for name in self._entries.names() if name.startswith(prefix)]
-        return max((int(number) for number in numbers if number.isdigit()), default=0)
+        return [int(number) for number in numbers if number.isdigit()]
 
     def _last_commit(self) -> int:
         """The number of a commit not far below the newest, or of a deleted one; 0 where none is on record."""
@@ -214,10 +241,9 @@ class CommitLog(Generic[S]):
         return f"{self._name}/{number}"
 
     def _open(self, number: int, entry: bytes, read_at_s: float) -> Version[S]:
-        head, _, body = zlib.decompress(entry).partition(b"\n")
-        fields = json.loads(head)
+        fields, body = _fields_of(entry)
         retained = tuple((int(number), float(at)) for number, at in fields["trail"])
-        return Version(number, read_at_s, fields["token"], body, self._decode(body), retained)
+        return Version(number, read_at_s, fields["token"], fields.get("prev"), body, self._decode(body), retained)
 
     def _remember(self, version: Version[S]) -> Version[S]:
         known = self._known
@@ -268,7 +294,7 @@ class CommitLog(Generic[S]):
         def change(draft: Draft[S]) -> None:
             if self._housekeeping is not None:
                 self._housekeeping(draft)
-            while draft.retained and draft.retained[0][0] < draft.base.number:
+            while draft.retained and draft.retained[0][0] < draft.base.number - 1:
                 number, committed_at = draft.retained[0]
                 if self._wall_clock() - committed_at < RETAIN_S:
                     break
@@ -277,6 +303,19 @@ class CommitLog(Generic[S]):
                 draft.retained = draft.retained[1:]
 
         self.commit(change)
+
+    def sweep(self) -> None:
+        """Delete what creates that took effect too late have left: a scan, for maintenance.
+
+        Raises:
+            StoreUnavailable: the map is unavailable; the next sweep deletes the rest.
+        """
+        numbers = self._numbers()
+        newest = self.read()
+        oldest = newest.retained[0][0] if newest.retained else newest.number
+        for number in sorted(number for number in numbers if number < oldest):
+            newest.check()
+            self._entries.delete(self._key(number))
 
     def _serve(self, requests: list[_Request[S]]) -> bool:
         """Commit the changes of all requests in one version; returns whether a vacuum is due."""
@@ -303,7 +342,8 @@ class CommitLog(Generic[S]):
             try:
                 draft = self._change(base, requests)
                 tries += 1
-                if draft.value == base.value and draft.retained == base.retained:
+                is_unwritten = base.number == 0 and base.body != self._empty
+                if draft.value == base.value and draft.retained == base.retained and not is_unwritten:
                     if base.read_at_s >= began_at_s:
                         return 0
                     continue  # with nothing to create, only another read tells whether the base is the newest
@@ -337,13 +377,16 @@ class CommitLog(Generic[S]):
         number, token, now = draft.base.number + 1, secrets.token_hex(8), self._wall_clock()
         retained = (*draft.retained, (number, now))
         body = self._encode(draft.value)
-        entry = zlib.compress(json.dumps({"token": token, "trail": retained}).encode() + b"\n" + body, 1)
+        fields = {"token": token, "prev": draft.base.token, "trail": retained}
+        entry = zlib.compress(json.dumps(fields).encode() + b"\n" + body, 1)
         if len(entry) > MAX_VALUE_BYTES:
             raise StoreUnavailable(f"The store is full: its open jobs take {len(entry)} bytes.")
         created_at_s = time.monotonic()
         if not self._create(draft.base, entry, token):
             return False
-        self._remember(Version(number, created_at_s, token, body, draft.value, retained))
+        if time.monotonic() - draft.base.read_at_s > TRUSTED_S and not self._is_committed(number, token):
+            return False
+        self._remember(Version(number, created_at_s, token, draft.base.token, body, draft.value, retained))
         with suppress(StoreUnavailable):  # the version is committed; the next writer records its number
             self._entries.put(self._name, str(number).encode())
         return True
@@ -363,3 +406,28 @@ class CommitLog(Generic[S]):
             raise StoreUnavailable("The store is busy.")
         found = self._remember(self._open(base.number + 1, existing, base.read_at_s))
         return found.token == token
+
+    def _is_committed(self, number: int, token: str) -> bool:
+        """Whether a version that was created late is part of the log; deletes it where it is not: rule 4.
+
+        Raises:
+            StoreUnavailable: it is too old to tell.
+        """
+        newest = self._find()
+        if newest.number == number:
+            return newest.token == token
+        after = self._entries.get(self._key(number + 1))
+        if after is not None and _fields_of(after)[0].get("prev") == token:
+            return True
+        own = self._entries.get(self._key(number))
+        if own is not None and _fields_of(own)[0]["token"] == token:
+            self._entries.delete(self._key(number))
+        if after is None:
+            raise StoreUnavailable("The store is busy: a change was not written in time.")
+        return False
+
+
+def _fields_of(entry: bytes) -> tuple[dict[str, Any], bytes]:
+    """What an entry says about its version, and the encoded value."""
+    head, _, body = zlib.decompress(entry).partition(b"\n")
+    return json.loads(head), body

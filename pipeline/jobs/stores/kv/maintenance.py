@@ -1,29 +1,20 @@
-"""The daily maintenance of a key-value store, and its backup in a folder, for the case that the map is lost.
+"""The daily maintenance of a key-value store.
 
 Entries of a Modal Dict expire after 7 days without a read or a write, so maintenance reads every entry that must stay.
-The backup holds what must outlive the map: keys with their counters, buckets, the ledger, the totals. It does not hold
-jobs.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import time
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from pipeline.jobs.stores.kv.documents import read_page
-from pipeline.jobs.stores.kv.state import HEAD, Head, bucket_key, idempotency_key, job_key, pack, page_key, rows_key
+from pipeline.jobs.stores.kv.state import bucket_key, idempotency_key, job_key, page_key, rows_key
 from pipeline.jobs.stores.kv.submission import chunks_of
 from pipeline.jobs.stores.kv.transaction import Database, Snapshot, Transaction
 
 GARBAGE_AGE_S = 3600.0
 """A request that no job refers to is swept when it is older: its submit may still be in progress before that."""
 MERGED_ROWS = 4096
-KEYS_FILE = "keys.json"
-DAYS_FOLDER = "usage"
 
 
 def run_maintenance(database: Database, *, today: str, wall_now: float) -> None:
@@ -36,6 +27,7 @@ def run_maintenance(database: Database, *, today: str, wall_now: float) -> None:
         StoreUnavailable: the map is unavailable; a repetition is safe and completes the work.
     """
     database.vacuum()
+    database.sweep()
     _sweep(database, wall_now)
     database.read(_read_all)
     days = database.read(
@@ -94,7 +86,7 @@ def _merge_day(transaction: Transaction, day: str) -> None:
     """Merge the rows of a day into as few pages as their size allows."""
     count = transaction.head.days.get(day, 0)
     pages = transaction.get_many(rows_key(day, number) for number in range(count))
-    rows = _rows_of(pages)
+    rows = rows_of(pages)
     merged = [rows[start : start + MERGED_ROWS] for start in range(0, len(rows), MERGED_ROWS)]
     if len(merged) == count:
         return
@@ -106,72 +98,6 @@ def _merge_day(transaction: Transaction, day: str) -> None:
     transaction.head.days[day] = len(merged)
 
 
-def write_backup(database: Database, folder: Path) -> None:
-    """Write the backup. Days of the ledger whose rows are in it already are not written again."""
-
-    def read(snapshot: Snapshot) -> tuple[Head, dict[str, str], dict[str, list[Any]]]:
-        head = snapshot.head
-        keys = list(head.accounts)
-        encrypted = dict(zip(keys, snapshot.get_many(map(bucket_key, keys)), strict=True))
-        days = {
-            day: _rows_of(snapshot.get_many(rows_key(day, number) for number in range(count)))
-            for day, count in head.days.items()
-        }
-        return head, {api_key_id: text for api_key_id, text in encrypted.items() if text is not None}, days
-
-    head, buckets, days = database.read(read)
-    accounts = {api_key_id: replace(account, queued=0, running=0) for api_key_id, account in head.accounts.items()}
-    backup = Head(seq=head.seq, accounts=accounts, totals=head.totals, successes=head.successes)
-    (folder / DAYS_FOLDER).mkdir(parents=True, exist_ok=True)
-    for day, rows in days.items():
-        _write(folder / DAYS_FOLDER / f"{day}.json", rows)
-    _write(folder / KEYS_FILE, {"head": HEAD.to_plain(backup), "buckets": buckets})
-    os.utime(folder)
-
-
-def backup_age_s(folder: Path) -> float:
-    """Seconds since the last `write_backup` into a folder, by the folder's own time; infinite without one."""
-    return time.time() - folder.stat().st_mtime if folder.is_dir() else float("inf")
-
-
-def restore_backup(database: Database, folder: Path) -> bool:
-    """Restore the backup into a map that holds no keys; returns whether that was so and there was a backup."""
-    path = folder / KEYS_FILE
-    if not path.is_file() or database.read(lambda snapshot: bool(snapshot.head.accounts or snapshot.head.days)):
-        return False
-    content = json.loads(path.read_bytes())
-    backup = HEAD.from_plain(content["head"])
-    days = {file.stem: json.loads(file.read_bytes()) for file in sorted((folder / DAYS_FOLDER).glob("*.json"))}
-    counts: dict[str, int] = {}
-    for day, rows in days.items():
-        starts = range(0, len(rows), MERGED_ROWS)
-        for number, start in enumerate(starts):  # nothing refers to these pages before the commit
-            database.entries.put(rows_key(day, number), pack(rows[start : start + MERGED_ROWS]))
-        counts[day] = len(starts)
-
-    def restore(transaction: Transaction) -> bool:
-        head = transaction.head
-        if head.accounts or head.days:
-            return False
-        head.seq, head.accounts, head.totals = backup.seq, backup.accounts, backup.totals
-        head.successes, head.days = backup.successes, counts
-        for api_key_id, encrypted in content["buckets"].items():
-            transaction.put(bucket_key(api_key_id), encrypted)
-        return True
-
-    return database.commit(restore)
-
-
-def _rows_of(pages: list[Any]) -> list[Any]:
+def rows_of(pages: list[Any]) -> list[Any]:
     """The rows of a day from its pages; a page that the map has lost is None."""
     return [row for page in pages if page is not None for row in page]
-
-
-def _write(path: Path, document: Any) -> None:
-    """Write a file atomically; one that is unchanged is not written."""
-    value = pack(document)
-    if path.is_file() and path.read_bytes() == value:
-        return
-    fresh = path.with_suffix(".part")
-    fresh.write_bytes(value)
-    fresh.replace(path)

@@ -17,8 +17,6 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import structlog
-
 from pipeline.errors import ImageTo3DError, InvalidRequest, LeaseLost, NotFound, StoreUnavailable
 from pipeline.jobs import transitions
 from pipeline.jobs.limits import NOT_USED, day_of, no_such_key
@@ -46,6 +44,7 @@ from pipeline.jobs.model import (
     WorkerRecord,
 )
 from pipeline.jobs.stores.kv import documents, leases, maintenance, reports, submission
+from pipeline.jobs.stores.kv.backup import ReadBackup, backup_age_s, no_backup, restored_head, write_backup
 from pipeline.jobs.stores.kv.commit_log import CommitLog
 from pipeline.jobs.stores.kv.leases import HeartbeatWriter, held, with_heartbeat, with_heartbeats
 from pipeline.jobs.stores.kv.map import KeyValues
@@ -60,8 +59,6 @@ FORGET_WORKER_S = 3600.0
 MAINTENANCE_INTERVAL_S = 86400.0
 """Entries of a Modal Dict expire after 7 days without a read or a write."""
 
-log = structlog.get_logger()
-
 
 class KvStore:
     """A `Store` in a key-value map.
@@ -71,6 +68,7 @@ class KvStore:
         clock: seconds since 1970.
         retention: how long records, webhook retries and late uploads last after a job has ended.
         wall_clock: seconds since 1970 for the age of commits and documents; machines' clocks agree within 30 s.
+        backup: reads the backup that `maintain` has written, which is restored into a map without commits.
     """
 
     def __init__(
@@ -80,12 +78,17 @@ class KvStore:
         clock: Callable[[], float] = time.time,
         retention: Retention = DEFAULT_RETENTION,
         wall_clock: Callable[[], float] = time.time,
+        backup: ReadBackup = no_backup,
     ) -> None:
         self._entries = entries
         self._clock = clock
         self._wall_clock = wall_clock
         self._retention = retention
-        self._database = Database(entries, wall_clock=wall_clock)
+        self._database = Database(
+            entries,
+            initial=lambda: restored_head(backup, entries, wall_now=wall_clock()),
+            wall_clock=wall_clock,
+        )
         self._workers: CommitLog[dict[str, WorkerRecord]] = CommitLog(
             entries,
             "workers",
@@ -102,24 +105,19 @@ class KvStore:
     # ---- maintenance ----
 
     def maintain(self, backup_dir: Path) -> None:
-        if self.restore_backup(backup_dir):
-            log.warning("the shared map was empty: restored keys and ledger from the backup")
-        if maintenance.backup_age_s(backup_dir) >= MAINTENANCE_INTERVAL_S:
+        if backup_age_s(backup_dir, wall_now=self._wall_clock()) >= MAINTENANCE_INTERVAL_S:
             self.run_maintenance()
             self.write_backup(backup_dir)
 
     def run_maintenance(self) -> None:
         """Vacuum, sweep, and read every entry that must not expire. Due at least every few days, best once a day."""
         self._workers.vacuum()
+        self._workers.sweep()
         maintenance.run_maintenance(self._database, today=day_of(self._clock()), wall_now=self._wall_clock())
 
     def write_backup(self, folder: Path) -> None:
         """Back up keys, buckets and the ledger to a folder, as JSON."""
-        maintenance.write_backup(self._database, folder)
-
-    def restore_backup(self, folder: Path) -> bool:
-        """Restore a backup if the map holds nothing; returns whether it did."""
-        return maintenance.restore_backup(self._database, folder)
+        write_backup(self._database, folder, wall_now=self._wall_clock())
 
     # ---- submit and read ----
 

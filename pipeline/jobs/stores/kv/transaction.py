@@ -1,11 +1,13 @@
 """The head and the documents as one database: consistent snapshots, and transactions over both.
 
 A transaction puts documents into the head, under `written`; readers look there first. When a document has been there
-for `RETAIN_S`, housekeeping writes it to its own entry and then, as part of its own commit, drops it from the head. So
-the entry of a document is never written while a snapshot or a transaction from before the change is still valid: one
-that is older than `SNAPSHOT_VALID_S` (`pipeline.jobs.stores.kv.commit_log`) starts again. Delayed housekeeping does not
-overwrite a newer document either: it read a head without that document, so its write ends long before the newer
-document has been in the head for `RETAIN_S`.
+for `MOVE_OUT_AFTER_S`, housekeeping writes it to its own entry and then, as part of its own commit, drops it from the
+head. So the entry of a document is never written while a snapshot or a transaction from before the change is still
+valid: one that is older than `SNAPSHOT_VALID_S` (`pipeline.jobs.stores.kv.commit_log`) starts again. Delayed
+housekeeping does not overwrite a newer document either: it read a head without that document, so its write ends before
+the newer document has been in the head for `MOVE_OUT_AFTER_S`. This assumes that a put or delete takes effect within
+250 s of being sent, or never: Modal's client repeats one for at most 160 s, as `pipeline.on_modal.settings` limits its
+wait when throttled.
 """
 
 from __future__ import annotations
@@ -16,9 +18,12 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 from pipeline.errors import StoreUnavailable
-from pipeline.jobs.stores.kv.commit_log import RETAIN_S, CommitLog, Draft, SnapshotExpired, Version
+from pipeline.jobs.stores.kv.commit_log import CommitLog, Draft, SnapshotExpired, Version
 from pipeline.jobs.stores.kv.map import KeyValues
 from pipeline.jobs.stores.kv.state import HEAD, Head, Written, pack, unpack
+
+MOVE_OUT_AFTER_S = 300.0
+"""Longer than a snapshot is valid, an operation takes and two machines' clocks differ, together."""
 
 R = TypeVar("R")
 
@@ -81,9 +86,9 @@ class Transaction(Snapshot):
         self.forgotten.append(key)
 
     def move_out(self) -> None:
-        """Move documents that have been in the head for `RETAIN_S` to entries of their own."""
+        """Move documents that have been in the head for `MOVE_OUT_AFTER_S` to entries of their own."""
         for key, written in list(self.head.written.items()):
-            if self._wall_now - written.at < RETAIN_S:
+            if self._wall_now - written.at < MOVE_OUT_AFTER_S:
                 continue
             self._version.check()
             if written.document is None:
@@ -97,10 +102,17 @@ class Database:
     """The head and the documents in a map.
 
     Args:
+        initial: the head of a map without commits.
         wall_clock: seconds since 1970, for the age of what was written.
     """
 
-    def __init__(self, entries: KeyValues, *, wall_clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        entries: KeyValues,
+        *,
+        initial: Callable[[], Head] = Head,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
         self.entries = entries
         self._wall_clock = wall_clock
         self._log: CommitLog[Head] = CommitLog(
@@ -109,6 +121,7 @@ class Database:
             encode=HEAD.to_json,
             decode=HEAD.from_json,
             empty=HEAD.to_json(Head()),
+            initial=lambda: HEAD.to_json(initial()),
             housekeeping=lambda draft: self._transaction(draft).move_out(),
             wall_clock=wall_clock,
         )
@@ -152,6 +165,10 @@ class Database:
     def vacuum(self) -> None:
         """Move documents out of the head and delete old versions of the log."""
         self._log.vacuum()
+
+    def sweep(self) -> None:
+        """Delete what late creates of the log have left: a scan."""
+        self._log.sweep()
 
     def _transaction(self, draft: Draft[Head], *, before: Snapshot | None = None) -> Transaction:
         return Transaction(self.entries, draft, wall_now=self._wall_clock(), before=before)

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import itertools
-import os
-import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -293,46 +290,3 @@ def test_maintenance_keeps_every_record_and_deletes_the_rest(clock: Clock, monke
     kinds = Counter(name.split("/")[0] for name in entries.names())
     assert kinds["head"] <= 8  # the newest versions and the number of the last commit
     assert (kinds["job"], kinds["page"], kinds["usage"]) == (40, 1, 1)
-
-
-def test_a_lost_map_is_restored_from_the_backup_of_keys_buckets_and_ledger(tmp_path: Path) -> None:
-    store = KvStore(MemoryKeyValues())
-    key = add_key(store, per_month=2)
-    store.save_s3(key.id, b"encrypted\xff")
-    store.submit(new_job(key))
-    job = store.claim("w", lease_s=30)
-    assert job is not None
-    store.complete(job.lease, SUCCESS)
-    store.write_backup(tmp_path)
-    store.write_backup(tmp_path)
-    fresh = KvStore(MemoryKeyValues())
-
-    assert fresh.restore_backup(tmp_path) is True
-
-    assert (fresh.list_keys(), fresh.s3_of(key.id)) == ([key], b"encrypted\xff")
-    assert fresh.usage_rows(LedgerFilter(key.id)) == store.usage_rows(LedgerFilter(key.id))
-    assert fresh.key_use(key.id).this_month == 1
-    assert fresh.submit(new_job(key)).job.seq == 2
-    with pytest.raises(LimitReached):
-        fresh.submit(new_job(key))
-    assert fresh.restore_backup(tmp_path) is False
-    assert store.restore_backup(tmp_path / "nowhere") is False
-
-
-def test_maintenance_writes_a_backup_once_a_day_and_restores_it_into_an_empty_map(tmp_path: Path) -> None:
-    store, backup = KvStore(MemoryKeyValues()), tmp_path / "backup"
-    key = add_key(store)
-    store.maintain(backup)
-    later = store.add_key(make_key("later", limits=KeyLimits())[1])
-
-    store.maintain(backup)  # the backup is younger than a day
-    lost = KvStore(MemoryKeyValues())
-    lost.maintain(backup)
-    assert lost.list_keys() == [key]
-
-    day_ago = time.time() - 86400
-    os.utime(backup, (day_ago, day_ago))
-    store.maintain(backup)
-    lost = KvStore(MemoryKeyValues())
-    lost.maintain(backup)
-    assert lost.list_keys() == [key, later]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -25,10 +26,16 @@ class FakeDict(dict[Any, Any]):
 
 
 class AwayDict(FakeDict):
-    """A dict whose server does not answer."""
+    """A dict whose client raises this."""
 
-    def get(self, key: Any, default: Any = None) -> Any:
-        raise ConnectionError("no route")
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self._error = error
+
+    def _raise(self, *arguments: Any, **options: Any) -> Any:
+        raise self._error
+
+    get = put = pop = keys = _raise
 
 
 @pytest.fixture(params=["memory", "dict"])
@@ -57,11 +64,30 @@ def test_an_entry_is_created_once(entries: KeyValues) -> None:
     assert entries.get("a") == b"value %d" % created.index(True)
 
 
-def test_a_network_error_becomes_store_unavailable() -> None:
-    entries = DictKeyValues(AwayDict(), errors=(ConnectionError,))
+def client_errors() -> list[Exception]:
+    """What Modal's client raises when a server, a connection or a limit fails, also from the libraries below it."""
+    grpclib = pytest.importorskip("grpclib")
+    modal = pytest.importorskip("modal")
+    exceptions = [grpclib.exceptions.StreamTerminatedError("lost"), grpclib.GRPCError(grpclib.const.Status.UNAVAILABLE)]
+    own = [modal.exception.ResourceExhaustedError("slow"), modal.exception.ServiceError("no")]
+    return [*exceptions, *own, ConnectionError("no route"), TimeoutError(), AttributeError("_write_appdata")]
 
-    with pytest.raises(StoreUnavailable, match=r"busy or unavailable \(ConnectionError\)"):
-        entries.get("a")
+
+OPERATIONS: dict[str, Callable[[KeyValues], object]] = {
+    "get": lambda entries: entries.get("a"),
+    "get_many": lambda entries: entries.get_many(["a", "b"]),
+    "put": lambda entries: entries.put("a", b"1"),
+    "create": lambda entries: entries.create("a", b"1"),
+    "delete": lambda entries: entries.delete("a"),
+    "names": lambda entries: entries.names(),
+}
+
+
+@pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS.keys())
+def test_every_exception_of_the_client_becomes_store_unavailable(operation: Callable[[KeyValues], object]) -> None:
+    for error in client_errors():
+        with pytest.raises(StoreUnavailable, match=rf"busy or unavailable \({type(error).__name__}\)"):
+            operation(DictKeyValues(AwayDict(error)))
 
 
 def test_a_modal_dict_has_the_methods_that_are_used() -> None:
