@@ -1,5 +1,5 @@
 # The service as containers: `docker build --target web|worker|all-in-one .` (docs/deploy-docker.md).
-# Everything comes from PyPI wheels in the versions of constraints.txt; nothing is compiled, and no secret is baked in.
+# Everything comes from PyPI wheels in the versions of constraints.txt; nothing is built from source, and no secret is baked in.
 
 FROM python:3.12-slim AS base
 ENV PYTHONUNBUFFERED=1 \
@@ -32,6 +32,9 @@ CMD ["python", "-m", "pipeline.local.web"]
 # `usd` is the format USDZ, 217 MB.
 FROM base AS worker
 ARG EXTRAS=local,usd
+# With its C compiler Triton builds bindings to the driver at its first kernel; without one, PyTorch takes the place of the
+# GPU kernels.
+RUN case ",$EXTRAS," in *,trellis,*) apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/* ;; esac
 RUN python -c "import pathlib, requirements, sys; print(*requirements.requirements(pathlib.Path('pyproject.toml'), 'postgres', 'tracing', *sys.argv[1].split(',')), sep='\n')" "$EXTRAS" >requirements.txt && pip install -r requirements.txt
 COPY README.md LICENSE ./
 COPY schemas ./schemas

@@ -10,6 +10,7 @@ One image without a deployment: `modal run modal_app.py --image robot.png --out 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,12 +45,15 @@ BLOCKLIST = "/blocklist.txt"  # a copy of the deployer's file, in the web functi
 if SETTINGS.prompt_blocklist_file is not None:
     ENVIRONMENT |= {"IMAGE_TO_3D_PROMPT_BLOCKLIST_FILE": BLOCKLIST}
 
-# Images: Python and packages only. No CUDA toolkit, no compiler, no build step; torch's wheels contain CUDA.
+# Images: Python and packages only. No CUDA toolkit, no build step; torch's wheels contain CUDA. The one with the GPU
+# has a C compiler, with which Triton builds its bindings to the driver at the first kernel.
 
 
-def image(*extras: str) -> modal.Image:
+def image(*extras: str, debian_packages: Sequence[str] = ()) -> modal.Image:
     """Debian and what pyproject.toml lists, in the tested versions; the project's own code is added at the start."""
     built = modal.Image.debian_slim(python_version="3.12")
+    if debian_packages:
+        built = built.apt_install(*debian_packages)
     if modal.is_local():
         here = Path(__file__).parent
         built = built.add_local_file(here / "constraints.txt", "/constraints.txt", copy=True)
@@ -63,7 +67,8 @@ web_image = image("postgres", *TRACED)
 if SETTINGS.prompt_blocklist_file is not None and modal.is_local():
     web_image = web_image.add_local_file(SETTINGS.prompt_blocklist_file, BLOCKLIST)
 work_image = image("postgres", "matting", "usd", *TRACED)
-gpu_image = image(*{find_spec(name).extra for name in (SCALING.engine, *SCALING.further_engines)})
+gpu_extras = {find_spec(name).extra for name in (SCALING.engine, *SCALING.further_engines)}
+gpu_image = image(*gpu_extras, debian_packages=("gcc", "libc6-dev"))
 weights_image = image("trellis")
 
 # Volumes and Dicts. Engine containers mount the weights read-only; outputs and unfinished work have many writers, each

@@ -135,7 +135,7 @@ def run_export(
     )
 
     def loaded() -> Generation:
-        return run.stage(EXPORT_STAGE, lambda: replace(load(), gpu_seconds=0.0))
+        return run.stage(EXPORT_STAGE, lambda: replace(load(), gpu_seconds=0.0, kernel_fallbacks=()))
 
     return _run_stages(run, loaded, deliver=deliver, on_error=on_error)
 
@@ -222,6 +222,7 @@ class _Run:
         self.warnings: tuple[str, ...] = ()
         self._intake_warnings: tuple[str, ...] = ()
         self._gpu_seconds = 0.0
+        self._kernel_fallbacks: tuple[str, ...] = ()
         self._decided: dict[str, Any] = {}
         self._cutouts: tuple[Cutout, ...] = ()
 
@@ -311,6 +312,7 @@ class _Run:
             warnings=self.warnings,
             stage_seconds=self._timer.seconds,
             gpu_seconds=self._gpu_seconds + (0.0 if error is None else error.gpu_seconds),
+            kernel_fallbacks=self._kernel_fallbacks,
             engine=self._engine,
             meta={
                 **self._request.effective_parameters(),
@@ -330,6 +332,7 @@ class _Run:
         if isinstance(result, Generation):
             self._engine, self._gpu_seconds = result.engine, result.gpu_seconds
             self.seed = result.seed  # an earlier attempt may have drawn it, and its checkpoint be lost
+            self._kernel_fallbacks = result.kernel_fallbacks
             self.warnings = tuple(each for each in (result.draft, *self._intake_warnings, *result.warnings) if each)
             self._decided |= {"draft": bool(result.draft), "draft_notice": result.draft}
             if result.depth is not None:

@@ -1,6 +1,8 @@
 #!/usr/bin/env python
 """Check the engines against golden fixtures: scripts/parity.py DIR..., --manifests DIR, or --full-size.
 
+With --interpret-kernels, only the fixtures whose targets have a GPU kernel, and with the kernels.
+
 Prints one line per fixture (name, worst relative L2, tolerance, ok) and a last line `N passed, N failed`.
 """
 
@@ -25,6 +27,11 @@ def main() -> int:
         action="store_true",
         help="write, load and corrupt random weights of the released sizes, 4.2 GB of disk",
     )
+    parser.add_argument(
+        "--interpret-kernels",
+        action="store_true",
+        help="run the fixtures whose targets have a GPU kernel, with the kernels in Triton's interpreter; minutes each",
+    )
     arguments = parser.parse_args()
     if not (arguments.folders or arguments.manifests or arguments.full_size):
         parser.error("name at least one folder")
@@ -37,7 +44,14 @@ def main() -> int:
         from tests.parity.manifests import run_manifests
 
         failed += run_manifests(arguments.manifests)
-    if arguments.folders:
+    if arguments.folders and arguments.interpret_kernels:
+        from tests.ops.kernels.triton_folder import start_interpreter
+
+        start_interpreter()
+        from tests.parity.kernels import with_kernels
+
+        failed += run_folders(arguments.folders, with_kernels(all_targets()), only_known=True)
+    elif arguments.folders:
         failed += run_folders(arguments.folders, all_targets())
     return 1 if failed else 0
 

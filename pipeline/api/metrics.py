@@ -82,6 +82,14 @@ def _of_store(counted: StoreMetrics) -> list[Metric]:
         ),
         _family(
             CounterMetricFamily(
+                "image_to_3d_kernel_fallbacks",
+                "Jobs in which PyTorch replaced a GPU kernel that does not run there",
+                labels=["kernel"],
+            ),
+            {(kernel,): count for kernel, count in sorted(counted.kernel_fallbacks.items())},
+        ),
+        _family(
+            CounterMetricFamily(
                 "image_to_3d_task_attempts", "Attempts of webhooks and late uploads", labels=["kind", "result"]
             ),
             {

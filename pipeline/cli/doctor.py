@@ -159,6 +159,9 @@ def _gpu(settings: Settings) -> Iterator[Finding]:
         cuda, is_available = output_of(sys.executable, "-c", CUDA_REPORT).splitlines()[-1].split()
         if is_available == "True":
             yield Finding("gpu", "ok", f"torch uses it, with CUDA {cuda}")
+            if not any(map(shutil.which, ("gcc", "clang"))):
+                slower = "without one, PyTorch takes the place of the GPU kernels, several times slower"
+                yield Finding("gpu kernels", "warning", f"Triton finds no C compiler; {slower}: apt-get install gcc")
         elif cuda == "None":
             yield Finding("gpu", "failed", "the installed torch is a build for CPUs: install one with CUDA")
         else:

@@ -135,6 +135,7 @@ class Generation:
         seed: the seed that was used.
         warnings: sentences for the caller, such as which parameters had no effect.
         gpu_seconds: seconds of accelerator time, 0 on a CPU.
+        kernel_fallbacks: names of the GPU kernels that PyTorch replaced, see `pipeline.ops.kernels`.
         turntable_mp4: a turntable rendered from the engine's own field; None if it has no field or none was requested.
         extra_files: further files by extension (`"splat.ply"`), delivered beside the asset.
         draft: a sentence that says what the engine invented, if the result is a draft; "" otherwise.
@@ -151,6 +152,7 @@ class Generation:
     seed: int
     warnings: tuple[str, ...] = ()
     gpu_seconds: float = 0.0
+    kernel_fallbacks: tuple[str, ...] = ()
     turntable_mp4: bytes | None = None
     extra_files: Mapping[str, bytes] = field(default_factory=dict)
     draft: str = ""

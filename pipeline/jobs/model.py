@@ -133,6 +133,7 @@ class JobResult:
         artifacts: the delivered files, the model first; empty unless `state` is success.
         stage_seconds: wall seconds by stage, from a monotonic clock; only stages that ran.
         gpu_seconds: accelerator seconds, including those of a generation that failed.
+        kernel_fallbacks: names of the GPU kernels that a slower implementation replaced.
         engine: the engine that ran, "" where none did.
         meta: every effective parameter, by name.
     """
@@ -146,6 +147,7 @@ class JobResult:
     artifacts: tuple[Artifact, ...] = ()
     stage_seconds: Mapping[str, float] = field(default_factory=dict[str, float])
     gpu_seconds: float = 0.0
+    kernel_fallbacks: tuple[str, ...] = ()
     engine: str = ""
     meta: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
@@ -494,6 +496,7 @@ class StoreMetrics:
         stage_seconds: by stage, the sum over all jobs.
         stage_runs: by stage, how many jobs had it.
         gpu_seconds: the sum over all jobs.
+        kernel_fallbacks: by GPU kernel, how many jobs ran without it.
         task_attempts: by (kind, `ok` or `error`).
         tasks_pending: by kind.
         failed_requests_bytes: what failed jobs keep, so that the operator can submit them again.
@@ -507,6 +510,7 @@ class StoreMetrics:
     stage_seconds: Mapping[str, float]
     stage_runs: Mapping[str, int]
     gpu_seconds: float
+    kernel_fallbacks: Mapping[str, int]
     task_attempts: Mapping[tuple[str, str], int]
     tasks_pending: Mapping[str, int]
     failed_requests_bytes: int

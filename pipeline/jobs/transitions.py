@@ -461,6 +461,7 @@ def completion_sums(end: Completion, result: JobResult) -> Sums:
         ("gpu_seconds", "", result.gpu_seconds),
         *(("stage_seconds", stage, seconds) for stage, seconds in result.stage_seconds.items()),
         *(("stage_runs", stage, 1) for stage in result.stage_seconds),
+        *(("kernel_fallbacks", kernel, 1) for kernel in result.kernel_fallbacks),
         *durations,
     ]
 

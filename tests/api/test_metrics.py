@@ -22,6 +22,7 @@ EMPTY = StoreMetrics(
     stage_seconds={},
     stage_runs={},
     gpu_seconds=0.0,
+    kernel_fallbacks={},
     task_attempts={},
     tasks_pending={},
     failed_requests_bytes=0,

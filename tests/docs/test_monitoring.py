@@ -41,6 +41,7 @@ def series(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
         stage_seconds={"export": 1.0},
         stage_runs={"export": 1},
         gpu_seconds=0.0,
+        kernel_fallbacks={"radiance_field": 1},
         task_attempts={("webhook", "error"): 1},
         tasks_pending={"webhook": 1},
         failed_requests_bytes=0,

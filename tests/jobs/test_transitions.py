@@ -253,6 +253,17 @@ def test_redelivery_starts_a_webhook_afresh_under_its_id() -> None:
         transitions.redelivered([replace(given_up, kind="upload")], 5, now=NOW, retention=RETENTION)
 
 
+def test_a_completion_counts_the_kernels_that_were_replaced() -> None:
+    result = replace(SUCCESS, kernel_fallbacks=("radiance_field", "sparse_conv"))
+
+    sums = transitions.completion_sums(completed(RUNNING, result, now=RUNNING.created_at + 7.0), result)
+
+    assert [added for added in sums if added[0] == "kernel_fallbacks"] == [
+        ("kernel_fallbacks", "radiance_field", 1),
+        ("kernel_fallbacks", "sparse_conv", 1),
+    ]
+
+
 def test_sums_of_a_completion_and_of_an_attempt() -> None:
     end = completed(RUNNING, SUCCESS, now=RUNNING.created_at + 7.0)
     assert sorted(transitions.completion_sums(end, SUCCESS)) == [

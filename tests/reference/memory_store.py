@@ -282,6 +282,7 @@ class MemoryStore:
                 oldest_queued_s=transitions.oldest_queued_s(queued, now=now),
                 stage_seconds=self._sums["stage_seconds"],
                 stage_runs=self._sums["stage_runs"],
+                kernel_fallbacks=self._sums["kernel_fallbacks"],
                 gpu_seconds=self._sums["gpu_seconds"][""],
                 task_attempts={(kind, outcome): count for (kind, _, outcome), count in attempts.items()},
                 tasks_pending=Counter(task.kind for task in self._tasks.values() if task.state == "pending"),

@@ -105,7 +105,8 @@ class TrellisEngine(SamplingEngine):
         run = GenerationRun(self.name, self.spec, models, models.device, options, mode, on_step)
         generation = self._run(run, lambda: _contexts(models, images))
         # Several images condition one sample; the released model has no input for where they were taken from.
-        return replace(generation, warnings=ignored_options("TRELLIS", options, find_spec(self.name).ignores))
+        ignored = ignored_options("TRELLIS", options, find_spec(self.name).ignores)
+        return replace(generation, warnings=(*ignored, *generation.warnings))
 
     def _prepare(self, models: Models) -> None:
         """Nothing: the negative condition of images is zero."""

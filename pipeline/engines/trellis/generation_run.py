@@ -25,6 +25,8 @@ from pipeline.sampling.guidance import Evaluate, MultiImageMode
 AFTER_ENCODING, AFTER_STRUCTURE, AFTER_LATENT, AFTER_MESH = 0.03, 0.35, 0.85, 0.95
 """Fraction of the work done after each part; a turntable, if requested, takes the rest."""
 
+MESH_TURNTABLE = "The turntable shows the textured mesh: without a GPU, rendering the radiance field takes hours."
+
 Encode = Callable[[], Contexts]
 """Runs the encoder."""
 
@@ -133,8 +135,10 @@ class GenerationRun:
             if options.splat:
                 files["splat.ply"] = decode.splat_file(gaussians)
         self.on_step(AFTER_MESH)
-        turntable = None
-        if options.render:
+        turntable, warnings = None, ()
+        if options.render and not decode.renders_field(self.spec, self.device):
+            warnings = (MESH_TURNTABLE,)
+        elif options.render:
             turntable = decode.render_turntable(
                 models.radiance_decoder,
                 slat,
@@ -149,6 +153,7 @@ class GenerationRun:
             attribute_source=source,
             engine=self.engine,
             seed=options.seed,
+            warnings=warnings,
             turntable_mp4=turntable,
             extra_files=files,
         )

@@ -16,6 +16,7 @@ from pipeline.engines.trellis.models import Models, load_models
 from pipeline.engines.trellis.spec import ModelSpec
 from pipeline.errors import OutOfMemory
 from pipeline.nn.precision import device_of, precision_of
+from pipeline.ops.kernels.dispatch import KERNELS
 from pipeline.ops.voxels import VoxelSet
 from pipeline.sampling.contexts import Contexts
 
@@ -119,7 +120,8 @@ class SamplingEngine(ABC):
         if not self.is_on_accelerator:
             return generation
         torch.cuda.synchronize(run.device)
-        return replace(generation, gpu_seconds=time.perf_counter() - started)
+        gpu_seconds = time.perf_counter() - started
+        return replace(generation, gpu_seconds=gpu_seconds, kernel_fallbacks=KERNELS.failed)
 
 
 def _retry_with_less_memory(run: GenerationRun, encode: Encode, voxels: VoxelSet | None) -> Generation:

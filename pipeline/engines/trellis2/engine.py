@@ -47,6 +47,7 @@ from pipeline.mesh.fill_holes import fill_small_holes
 from pipeline.mesh.tri_mesh import TriMesh
 from pipeline.nn.precision import device_of, precision_of
 from pipeline.nn.structure_decoder import coarsened_occupancy
+from pipeline.ops.kernels.dispatch import KERNELS
 from pipeline.ops.voxels import VoxelSet
 from pipeline.sampling.contexts import Contexts
 from pipeline.sampling.guidance import MultiImageMode, multi_image_mode_of
@@ -172,7 +173,8 @@ class Trellis2Engine:
         if not self.is_on_accelerator:
             return generation
         torch.cuda.synchronize(models.device)
-        return replace(generation, gpu_seconds=time.perf_counter() - started)
+        gpu_seconds = time.perf_counter() - started
+        return replace(generation, gpu_seconds=gpu_seconds, kernel_fallbacks=KERNELS.failed)
 
     def _make_models(self, device: torch.device) -> Models:
         if self._models is None:

@@ -247,6 +247,19 @@ def test_a_turntable_is_rendered_from_the_field_and_does_not_depend_on_the_chunk
     assert first == second
 
 
+def test_a_cpu_leaves_a_turntable_of_the_released_size_to_the_mesh_and_says_so(engine: TrellisEngine) -> None:
+    large = TrellisEngine(weights="tiny", device="cpu")
+    large._models = engine._models
+    large.spec = replace(engine.spec, turntable_frames=120, turntable_size=512, turntable_ssaa=4)
+
+    generation = large.generate([draw_disc()], replace(OPTIONS, render=True, splat=False, no_texture=True))
+
+    assert generation.turntable_mp4 is None  # the export stage renders one of the mesh
+    assert generation.warnings == (
+        "The turntable shows the textured mesh: without a GPU, rendering the radiance field takes hours.",
+    )
+
+
 def test_unknown_names_and_missing_subjects_are_refused(engine: TrellisEngine) -> None:
     with pytest.raises(InvalidRequest, match="dtype must be one of float32, float16, bfloat16, got 'int8'"):
         TrellisEngine(weights="tiny", dtype="int8")

@@ -232,7 +232,12 @@ def test_usage_is_summed_by_day_and_key(store: Store, add_key: AddKey, clock: Cl
 def test_metrics_count_what_happened_and_outlive_the_records(store: Store, add_key: AddKey, clock: Clock) -> None:
     key = add_key()
     stages = {"intake": 1.0, "generate": 3.0}
-    first = ended(store, key, JobResult(JobState.SUCCESS, stage_seconds=stages, gpu_seconds=2.0), webhook_url=HOOK)
+    first = ended(
+        store,
+        key,
+        JobResult(JobState.SUCCESS, stage_seconds=stages, gpu_seconds=2.0, kernel_fallbacks=("sparse_conv",)),
+        webhook_url=HOOK,
+    )
     ended(store, key, JobResult(JobState.FAILED, stage_seconds={"intake": 0.5}), webhook_url=HOOK)
     task = claimed(store)
     store.settle_task(task, AttemptResult(status=None, error="no answer", seconds=1, retry_in_s=100))
@@ -253,6 +258,7 @@ def test_metrics_count_what_happened_and_outlive_the_records(store: Store, add_k
     assert dict(metrics.stage_seconds) == pytest.approx({"intake": 1.5, "generate": 3.0})
     assert dict(metrics.stage_runs) == {"intake": 2, "generate": 1}
     assert metrics.gpu_seconds == pytest.approx(2.0)
+    assert dict(metrics.kernel_fallbacks) == {"sparse_conv": 1}
     assert dict(metrics.task_attempts) == {("webhook", "ok"): 1, ("webhook", "error"): 1}
     assert sum(metrics.tasks_pending.values()) <= 1
 

@@ -101,7 +101,7 @@ class TrellisTextEngine(SamplingEngine):
         names = ("prompt", "negative_prompt")
         unread = [_unread_notice(name, text) for name, text in zip(names, tokenized, strict=False) if text.unread]
         ignored = ignored_options("TRELLIS-text", options, find_spec(self.name).ignores)
-        return replace(generation, warnings=(*unread, *ignored))
+        return replace(generation, warnings=(*unread, *ignored, *generation.warnings))
 
     def _prepare(self, models: Models) -> None:
         with torch.inference_mode():

@@ -98,6 +98,7 @@ def read_metrics(snapshot: Snapshot, *, now: float) -> StoreMetrics:
         stage_seconds=totals.stage_seconds,
         stage_runs=totals.stage_runs,
         gpu_seconds=totals.gpu_seconds,
+        kernel_fallbacks=totals.kernel_fallbacks,
         task_attempts=attempts_by_outcome(totals.task_attempts),
         durations=histograms_of(totals.durations),
         tasks_pending=Counter(task.kind for task in head.tasks.values()),

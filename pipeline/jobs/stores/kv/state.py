@@ -128,6 +128,7 @@ class Totals:
     stage_seconds: dict[str, float] = field(default_factory=dict[str, float])
     stage_runs: dict[str, int] = field(default_factory=dict[str, int])
     gpu_seconds: float = 0.0
+    kernel_fallbacks: dict[str, int] = field(default_factory=dict[str, int])
     task_attempts: dict[str, int] = field(default_factory=dict[str, int])
     durations: dict[str, float] = field(default_factory=dict[str, float])
     restarts: int = 0

@@ -53,6 +53,7 @@ def read_metrics(connection: sa.Connection, *, now: float) -> StoreMetrics:
         stage_seconds=sums["stage_seconds"],
         stage_runs={stage: int(count) for stage, count in sums["stage_runs"].items()},
         gpu_seconds=sums["gpu_seconds"].get("", 0.0),
+        kernel_fallbacks={kernel: int(count) for kernel, count in sums["kernel_fallbacks"].items()},
         task_attempts=attempts_by_outcome(sums["task_attempts"]),
         durations=histograms_of(sums[histograms.COUNTER]),
         tasks_pending={row[0]: row[1] for row in pending},
