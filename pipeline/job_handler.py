@@ -40,7 +40,7 @@ from schemas.request import GenerationRequest
 from schemas.text import request_model
 
 STALE_FOLDER_S = 600.0
-"""A work folder is kept for so long after its last change, even if its job has ended or is unknown."""
+"""A work folder is kept for so long after its job's end or, if its job is unknown, after its last change."""
 
 
 class JobHandler:
@@ -235,9 +235,12 @@ def clean(
     if not work_dir.is_dir():
         return
     folders = {folder: int(folder.name.split("-")[0]) for folder in work_dir.iterdir() if folder.name[:1].isdigit()}
-    running = {folder_of(job, work_dir) for job in store.get_many([*folders.values()]) if not job.state.is_final}
-    for folder in folders.keys() - running:
-        if _age_s(folder) > STALE_FOLDER_S:
+    known = {folder_of(job, work_dir): job for job in store.get_many([*folders.values()])}
+    for folder in folders:
+        job = known.get(folder)
+        # Of a deleted job nothing resumes, so it does not matter where a file system does not keep a folder's time.
+        changed_s_ago = _age_s(folder) if job is None else time.time() - (job.finished_at or time.time())
+        if changed_s_ago > STALE_FOLDER_S:
             shutil.rmtree(folder, ignore_errors=True)
 
 

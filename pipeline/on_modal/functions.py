@@ -86,6 +86,7 @@ def run_job(
             engine=",".join(settings.offered_engines),
             lease_s=settings.lease_s,
             heartbeat_interval_s=HEARTBEAT_INTERVAL_S,
+            is_registered=False,
         ),
         on_end=clean_up_after,
     )

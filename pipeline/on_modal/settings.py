@@ -98,6 +98,11 @@ CLIENT_VARIABLES = {"MODAL_MAX_THROTTLE_WAIT": "10"}
 store that answers "unavailable" is better than a change that takes effect minutes later."""
 
 
+CONTAINER_DEFAULTS = {"database_pool_size": "1", "database_pool_overflow": "1"}
+"""What containers use where the deployer sets nothing else. Some 100 containers share one Postgres, which often allows
+no more connections than that; a statement takes a few milliseconds, so two are enough for the requests of one."""
+
+
 def environment_of_containers(**defaults: str) -> dict[str, str]:
     """The environment that gives a container the settings of this process, without its secrets.
 
@@ -106,5 +111,5 @@ def environment_of_containers(**defaults: str) -> dict[str, str]:
     """
     names = (set(Settings.model_fields) | set(ScalingSettings.model_fields)) - LOCAL_ONLY_SETTINGS
     variables = (*(variable_of(name) for name in sorted(names)), *OTEL_VARIABLES)
-    given = {variable_of(name): value for name, value in defaults.items()}
+    given = {variable_of(name): value for name, value in (CONTAINER_DEFAULTS | defaults).items()}
     return CLIENT_VARIABLES | given | present_variables((*variables, *CLIENT_VARIABLES))

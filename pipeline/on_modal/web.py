@@ -17,6 +17,9 @@ from pipeline.on_modal.volume_files import Volume, VolumeGenerations, VolumeStor
 from pipeline.service import local_outputs, open_service
 from pipeline.telemetry import start_telemetry
 
+POLL_S = 0.5
+"""Each look at the shared Dict is a call over the network, and Modal limits how many a workspace makes."""
+
 
 def web_app(
     deployment: Deployment,
@@ -56,5 +59,6 @@ def web_app(
         temporary=temporary,
         generations=VolumeGenerations(state, missing=missing),
         dispatch=dispatch,
+        poll_s=POLL_S,
     )
     return create_app(settings, service=service)
