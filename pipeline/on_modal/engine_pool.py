@@ -87,7 +87,10 @@ class EnginePool:
         chosen = self._chosen(name)
         self._check(chosen)
         best_effort(partial(mark_startable, self._entries, chosen), None)
-        started = None if channel is None else best_effort(ControlChannel(self._entries, channel).take_start_id, None)
+        own = None if channel is None else ControlChannel(self._entries, channel)
+        if own is not None and best_effort(own.saved_call_id, None) is not None:
+            return  # an earlier attempt has started the generation
+        started = None if own is None else best_effort(own.take_start_id, None)
         wake = self._containers[chosen]().wake
         self._starting[chosen] = wake.spawn() if started is None else self._reopen(started)
 

@@ -277,7 +277,9 @@ def test_a_job_that_is_killed_in_any_stage_and_delivered_again_ends_once(fake_mo
     assert [job["id"] for job in listed].count(submitted["id"]) == 1
     assert jobs_in_ledger(fake_modal) == charged + 1
     if stage in ("export", "deliver"):  # the generation is not run again
-        assert len(fake_modal.calls("TrellisGenerator")) == generations + 2, "one wake, one generation"
+        assert len(fake_modal.calls("TrellisGenerator")) <= generations + 2, (
+            "one wake, here or at submit, one generation"
+        )
 
 
 def test_a_generation_whose_container_is_killed_runs_on_another(fake_modal: FakeModal, image: str) -> None:

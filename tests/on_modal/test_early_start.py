@@ -79,6 +79,14 @@ def test_the_container_of_a_submit_is_the_one_that_its_job_waits_for(deployment:
     assert len(deployment.container.calls) == 1
 
 
+def test_a_job_whose_generation_an_earlier_attempt_started_starts_no_container(deployment: Deployment) -> None:
+    ControlChannel(deployment.entries, JOB.file_prefix).save_call_id("fc-of-the-earlier-attempt")
+
+    deployment.pool.wake(None, channel=JOB.file_prefix)
+
+    assert deployment.container.calls == []
+
+
 def test_no_container_starts_early_before_a_job_found_the_weights() -> None:
     deployment = Deployment()
     deployment.has_weights = False
