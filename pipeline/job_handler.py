@@ -5,7 +5,6 @@ Used by the worker process (`pipeline.local`) and by the containers (`pipeline.o
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -13,13 +12,12 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from pipeline.answers import final_body
 from pipeline.engines.base import ForegroundImage, Generation
 from pipeline.errors import NotFound
 from pipeline.imaging.decode_process import DecodeProcess
 from pipeline.imaging.inline import at_most
 from pipeline.imaging.rembg_remover import select_background_remover
-from pipeline.jobs.model import ExportSource, Job, JobResult, OutboxTask
+from pipeline.jobs.model import ExportSource, Job, JobResult
 from pipeline.jobs.outbox_dispatcher import OutboxDispatcher
 from pipeline.jobs.store import JobStore
 from pipeline.jobs.worker_loop import LeaseKeeper
@@ -35,7 +33,6 @@ from pipeline.storage.local import LocalStorage
 from pipeline.storage.own_links import OwnLinks
 from pipeline.storage.s3 import JOB_PATIENCE
 from pipeline.storage.shared_work import SharedWork
-from pipeline.webhooks.sender import WebhookDispatcher
 from schemas.request import GenerationRequest
 from schemas.text import request_model
 
@@ -187,15 +184,6 @@ class _Fresh:
 def folder_of(job: Job, work_dir: Path) -> Path:
     """The folder of a job's checkpoints, from which the next attempt resumes."""
     return work_dir / f"{job.id}-{job.file_prefix}"
-
-
-def webhook_dispatcher(service: Service) -> WebhookDispatcher:
-    """The sender of a service's webhooks; their body is the one that a fetch of the job returns."""
-
-    def body_of(task: OutboxTask) -> bytes:
-        return json.dumps(final_body(service.store.get(task.job_id, api_key_id=None))).encode()
-
-    return service.webhook_dispatcher(body_of)
 
 
 def late_uploads(service: Service, outputs: LocalStorage, *, is_cancelled: IsCancelled) -> OutboxDispatcher:

@@ -38,11 +38,15 @@ class ScalingSettings(BaseSettings):
     """How long an idle container waits for its next input."""
     gpu_snapshot: bool = False
     """Move the weights to the GPU before the snapshot, which then includes its memory: an alpha feature of Modal."""
+    gpu_snapshot_weights: bool = True
+    """Load the weights before the snapshot, which then contains them, and not after each restore."""
     web_min_containers: int = Field(default=0, ge=0)
+    custom_domains: Annotated[tuple[str, ...], NoDecode] = ()
+    """Domains of the web function beside Modal's own, separated by commas."""
     region: str | None = None
     """Where all containers run; None means any region."""
 
-    @field_validator("engines", "gpus", mode="before")
+    @field_validator("engines", "gpus", "custom_domains", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if value == "none":
