@@ -73,3 +73,14 @@ def test_containers_that_wait_for_a_gpu_leave_room_for_the_gpus(
         monkeypatch.setenv("IMAGE_TO_3D_CALL_MAX_CONTAINERS", setting)
 
     assert ScalingSettings().most_job_containers == containers
+
+
+def test_the_detail_that_is_loaded_chooses_the_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = find_spec("trellis2")
+    monkeypatch.delenv("IMAGE_TO_3D_GPUS", raising=False)
+    monkeypatch.delenv("IMAGE_TO_3D_TRELLIS2_DETAIL", raising=False)
+    assert ScalingSettings().gpus_for(spec) == ("H100", "H200", "A100-80GB")
+
+    monkeypatch.setenv("IMAGE_TO_3D_TRELLIS2_DETAIL", "512")
+    assert ScalingSettings().gpus_for(spec)[0] == "L40S"
+    assert ScalingSettings().gpus_for(find_spec("trellis")) == find_spec("trellis").gpus
