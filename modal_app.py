@@ -215,6 +215,7 @@ def engines(generators: dict[str, Any]) -> EnginePool:
     return EnginePool(
         generators,
         default=SCALING.engine,
+        weights=SETTINGS.weights,
         entries=shared_dict,
         reopen=FIND_CALL,
         transient=TRANSIENT_ERRORS,
@@ -264,12 +265,14 @@ def deployment() -> Deployment:
         missing=MISSING,
         commit_work=state.commit,
         commit_outputs=outputs.commit,
+        reload_work=state.reload,
+        reload_outputs=outputs.reload,
     )
 
 
 @app.function(
     volumes=DATA | WEIGHTS,
-    max_containers=100,
+    max_containers=SCALING.most_job_containers,
     retries=modal.Retries(max_retries=3, initial_delay=1.0, backoff_coefficient=2.0),
     startup_timeout=5 * MINUTES,
     name="run_call",
@@ -281,8 +284,6 @@ def run_job(job_id: int) -> None:
     """One job from its request to its files."""
     from pipeline.on_modal.functions import run_job
 
-    state.reload()
-    outputs.reload()
     worker_id = modal.current_function_call_id() or f"job-{job_id}"
     with marked_as_remote(TRANSIENT_ERRORS):
         run_job(
@@ -376,9 +377,11 @@ def generate_once(body: dict[str, Any], file_prefix: str, channel: str) -> dict[
 @modal.asgi_app(custom_domains=SCALING.custom_domains)
 def web() -> Any:
     """The same application as on one machine."""
+    from pipeline.on_modal.early_start import EarlyStart
     from pipeline.on_modal.web import web_app
 
-    return web_app(deployment(), outputs=outputs, state=state, missing=MISSING)
+    start_early = EarlyStart(GENERATORS, default=SCALING.engine, entries=shared_dict)
+    return web_app(deployment(), outputs=outputs, state=state, missing=MISSING, start_early=start_early)
 
 
 @testing.function(image=web_image, volumes={"/data/work": state}, timeout=10 * MINUTES)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from pipeline.run_job import GENERATION, Generate, load_generation, run_export, 
 from pipeline.service import Service, generation_gone, kept_generations
 from pipeline.stages.deliver import Delivery, SlowBuckets, deliver, upload_dispatcher
 from pipeline.stages.intake import load_views
-from pipeline.storage.base import CustomerBucket, OutputFile
+from pipeline.storage.base import CustomerBucket, OutputFile, StoredFile
 from pipeline.storage.generations import KeptGenerations
 from pipeline.storage.local import LocalStorage
 from pipeline.storage.own_links import OwnLinks
@@ -46,8 +47,12 @@ class JobHandler:
         outputs: temporary storage, for files that no bucket takes.
         generate_for: returns the `generate` of `run_job` for a job and the engine that its request names. Raises
             nothing itself: an engine that is not offered is an error of `generate`.
-        prepare: called with the engine's name before a job's images are loaded, so that later stages can get ready.
+        prepare: called with a job and its engine's name before its images are loaded, so that later stages can get
+            ready.
         on_checkpoint: as for `run_job`.
+        before_resuming: called before a job that may have files in its work folder from another machine.
+        before_own_link: called before an image is read that an earlier job delivered, perhaps on another machine.
+        on_kept: called when the generation is kept, before the end is written, for callers that must commit it.
         shared_work: where machines share checkpoints; None where `on_checkpoint` does all that is needed.
     """
 
@@ -57,8 +62,11 @@ class JobHandler:
         outputs: LocalStorage,
         generate_for: Callable[[Job, str | None], Generate],
         *,
-        prepare: Callable[[str | None], None] = lambda engine: None,
+        prepare: Callable[[Job, str | None], None] = lambda job, engine: None,
         on_checkpoint: Callable[[], None] = lambda: None,
+        before_resuming: Callable[[], None] = lambda: None,
+        before_own_link: Callable[[], None] = lambda: None,
+        on_kept: Callable[[], None] = lambda: None,
         shared_work: SharedWork | None = None,
     ) -> None:
         self._service = service
@@ -67,6 +75,9 @@ class JobHandler:
         self._generate_for = generate_for
         self._prepare = prepare
         self._on_checkpoint = on_checkpoint
+        self._before_resuming = before_resuming
+        self._before_own_link = before_own_link
+        self._on_kept = on_kept
         self._decoder = DecodeProcess()
         self._generations = kept_generations(service.settings)
         self._slow_buckets = SlowBuckets()
@@ -81,6 +92,8 @@ class JobHandler:
         model = request_model(job.meta.parameters)
         request = model.model_validate_json(self._service.store.request_of(job.id))
         folder = folder_of(job, self._service.settings.work_dir)
+        if job.attempts > 1 or job.meta.export_of is not None:
+            self._before_resuming()
         if self._shared_work is not None:
             self._shared_work.restore(folder)
         if job.meta.export_of is not None:
@@ -98,7 +111,7 @@ class JobHandler:
             request,
             file_prefix=job.file_prefix,
             work_dir=folder,
-            load_views=partial(self._load_views, lease.is_cancelled),
+            load_views=partial(self._load_views, job, lease.is_cancelled),
             generate=self._generate_for(job, request.engine),
             deliver=partial(self._deliver_and_keep, job, request, lease.is_cancelled),
             on_progress=lease.report,
@@ -128,17 +141,18 @@ class JobHandler:
         delivery = self._deliver(job, request, is_cancelled, files)
         folder = folder_of(job, self._service.settings.work_dir)
         self._generations.keep(job.file_prefix, folder / GENERATION)  # before the end is written: a kill loses neither
+        self._on_kept()
         return delivery
 
-    def _load_views(self, is_cancelled: IsCancelled, request: GenerationRequest) -> list[ForegroundImage]:
-        self._prepare(request.engine)
+    def _load_views(self, job: Job, is_cancelled: IsCancelled, request: GenerationRequest) -> list[ForegroundImage]:
+        self._prepare(job, request.engine)
         decode = partial(self._decoder.decode, is_cancelled=is_cancelled)
         download = partial(self._download, is_cancelled)
         return load_views(request, fetch=download, decode=decode, remover=self._remover)
 
     def _download(self, is_cancelled: IsCancelled, url: str) -> bytes:
         """The image behind a URL; one that is stored here is read without the network."""
-        links = OwnLinks(self._outputs, base_url=self._service.settings.base_url)
+        links = OwnLinks(_Fresh(self._outputs, self._before_own_link), base_url=self._service.settings.base_url)
         own = links.read(url, most_bytes=MAX_BYTES + 1)
         if own is not None:
             return at_most(own)
@@ -153,6 +167,18 @@ class JobHandler:
             bucket = saved and self._slow_buckets.watched(saved, bucket_id=saved.encrypted)
         temporary = self._outputs.for_job(created_at=job.created_at, lifetime_s=request.retention_s)
         return deliver(files, file_prefix=job.file_prefix, temporary=temporary, bucket=bucket)
+
+
+@dataclass(frozen=True)
+class _Fresh:
+    """Temporary outputs, by their links, with a call before each look."""
+
+    outputs: LocalStorage
+    before: Callable[[], None]
+
+    def open_file(self, token: str, name: str) -> StoredFile:
+        self.before()
+        return self.outputs.open_file(token, name)
 
 
 def folder_of(job: Job, work_dir: Path) -> Path:

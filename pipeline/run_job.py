@@ -331,6 +331,7 @@ class _Run:
             self._decided = {"cutout_confidence": result.confidences}
         if isinstance(result, Generation):
             self._engine, self._gpu_seconds = result.engine, result.gpu_seconds
+            self.seed = result.seed  # an earlier attempt may have drawn it, and its checkpoint be lost
             self._kernel_fallbacks = result.kernel_fallbacks
             self.warnings = tuple(each for each in (result.draft, *self._intake_warnings, *result.warnings) if each)
             self._decided |= {"draft": bool(result.draft), "draft_notice": result.draft}

@@ -9,7 +9,7 @@ import httpx
 
 from pipeline.deployment import check_secret, open_store
 from pipeline.errors import DeliveryFailed, GenerationGone
-from pipeline.jobs.model import OutboxTask
+from pipeline.jobs.model import Job, OutboxTask
 from pipeline.jobs.store import KeyStore, Store
 from pipeline.net.deadline import IsCancelled
 from pipeline.net.egress import guarded_client
@@ -40,7 +40,7 @@ class Service:
         signer: signs webhooks.
         http: the client of every outgoing request; connects only to addresses that this deployment allows.
         generations: which finished jobs can be exported again.
-        dispatch: called with the id of each new job, where no worker polls the queue.
+        dispatch: called with each new job, where no worker polls the queue.
         starts_workers_on_demand: `dispatch` starts one where none is running.
         poll_s: pause between two looks at the store for the end of jobs that requests wait for.
     """
@@ -52,7 +52,7 @@ class Service:
     signer: WebhookSigner
     http: httpx.Client
     generations: GenerationIndex
-    dispatch: Callable[[int], None] = lambda job_id: None
+    dispatch: Callable[[Job], None] = lambda job: None
     starts_workers_on_demand: bool = False
     poll_s: float = 0.15
 
@@ -111,7 +111,7 @@ def open_service(
     store: Store | None = None,
     temporary: LinkedFiles | None = None,
     generations: GenerationIndex | None = None,
-    dispatch: Callable[[int], None] | None = None,
+    dispatch: Callable[[Job], None] | None = None,
     poll_s: float = Service.poll_s,
 ) -> Service:
     """Build everything that a process of the service works with.
@@ -140,7 +140,7 @@ def open_service(
         signer=WebhookSigner(master_keys),
         http=guarded_client(settings),
         generations=kept_generations(settings) if generations is None else generations,
-        dispatch=dispatch or (lambda job_id: None),
+        dispatch=dispatch or (lambda job: None),
         starts_workers_on_demand=dispatch is not None,
         poll_s=poll_s,
     )

@@ -155,7 +155,7 @@ async def accept(request: Request, context: Context, submission: Submission) -> 
         token = submission.token
         submitted = submit_one(submission.job) if token is None else token.submit(submit_one, submission.job)
         if submitted.is_new:
-            context.service.dispatch(submitted.job.id)
+            context.service.dispatch(submitted.job)
         job, position = submitted.job, submitted.queue_position
         if wait_s > 0 and not job.state.is_final:
             return submitted, None

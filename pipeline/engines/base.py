@@ -19,7 +19,9 @@ from schemas.contract import ViewAngle
 from schemas.request import RequestKind
 
 ForegroundImage = NDArray[np.uint8]
-"""One view of the subject without its background: (H, W, 4) uint8 RGBA, straight alpha; alpha is the mask."""
+"""One view of the subject without its background: (H, W, 4) uint8 RGBA, straight alpha; alpha is the mask.
+
+An engine with `EngineSpec.prepare` also takes what that returned: (S, S, 3), which it reads as it is."""
 
 OnStep = Callable[[float], None]
 """Called between steps with the fraction of the work done, 0 to 1. Raises `Cancelled` to stop the generation."""

@@ -18,7 +18,7 @@ from pipeline.errors import InvalidRequest, MissingExtra, WeightsUnusable
 from schemas.request import RequestKind
 
 if TYPE_CHECKING:
-    from pipeline.engines.base import Engine
+    from pipeline.engines.base import Engine, ForegroundImage, GenerationOptions
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,8 @@ class EngineSpec:
         ignores: fields of a submit that never change its result.
         inputs: what it makes assets from.
         defaults: of fields of a submit, where they differ from the documented ones.
+        prepare: `module:function` that reduces views to what the engine reads of them, see `prepare_views`; "" where it
+            reads them whole.
         stages: its sampling stages, for the bound on what a request may ask of a GPU.
         gpus_by_detail: GPU types instead of `gpus` for a deployment that loads the networks of that `detail`.
         takes_snapshot: whether a container on Modal starts from a snapshot of that memory.
@@ -59,6 +61,7 @@ class EngineSpec:
     ignores: tuple[str, ...] = ()
     inputs: tuple[RequestKind, ...] = ("image",)
     defaults: Mapping[str, float] = field(default_factory=dict)
+    prepare: str = ""
     stages: tuple[SamplingStage, ...] = ()
     gpus_by_detail: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
     takes_snapshot: bool = True
@@ -117,6 +120,7 @@ ENGINES: tuple[EngineSpec, ...] = (
         gpus=("H100", "A100-80GB", "A100-40GB"),
         needs="4.4 GB of weights and a GPU with 16 GB",
         ignores=("view_angles", "depth", *MATERIALS),
+        prepare="pipeline.engines.trellis.preprocess:prepare",
         stages=TRELLIS_STAGES,
     ),
     EngineSpec(
@@ -162,6 +166,7 @@ ENGINES: tuple[EngineSpec, ...] = (
         needs="16.4 GB of weights and a GPU with 24 GB",
         ignores=("view_angles", "depth", "resolution", "chunk_size", "splat"),
         defaults={"slat_guidance_strength": 7.5},
+        prepare="pipeline.engines.trellis2.preprocess:prepare",
         stages=TRELLIS2_STAGES,
     ),
 )
@@ -247,6 +252,26 @@ def check_views(spec: EngineSpec, views: int, *, offered: Iterable[str] = ()) ->
     hint = f"; {', '.join(accepting)} would take them" if accepting else ""
     limit = f"at most {spec.max_views} views" if spec.max_views > 1 else "one view"
     raise InvalidRequest(f"engine {spec.name} takes {limit}, got {views}{hint}")
+
+
+def prepare_views(
+    spec: EngineSpec, views: Sequence[ForegroundImage], options: GenerationOptions, *, weights: str
+) -> Sequence[ForegroundImage]:
+    """Reduce views to what an engine reads of them, before they travel to another machine. Needs no torch.
+
+    Args:
+        weights: as for `require_weights`.
+
+    Returns:
+        Views with which the engine makes the same generation, byte for byte; the same ones where it reads them whole.
+
+    Raises:
+        UnreadableImage: a view holds no subject.
+    """
+    if not spec.prepare:
+        return views
+    module, _, function = spec.prepare.partition(":")
+    return getattr(importlib.import_module(module), function)(views, options, is_tiny=weights == TINY_WEIGHTS)
 
 
 def check_work(spec: EngineSpec, request: object, *, views: int, mode: str | None) -> None:

@@ -7,6 +7,7 @@ other, and the id of the remote call, so that a later attempt at the same job ca
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -66,6 +67,14 @@ class ControlChannel:
         """Whether the container is asked to stop."""
         return self._entries.get(f"{self.name}/cancel", False)
 
+    def report_alive(self, engine: str) -> None:
+        """Record that a container of an engine works: for all generations that wait for one."""
+        self._entries.put(f"alive/{engine}", time.time())
+
+    def seconds_since_alive(self, engine: str) -> float:
+        """Seconds since a container of an engine was last seen at work; infinite if none was."""
+        return time.time() - self._entries.get(f"alive/{engine}", float("-inf"))
+
     def save_call_id(self, call_id: str) -> None:
         """Save the id of the remote call."""
         self._entries.put(f"{self.name}/call", call_id)
@@ -74,9 +83,17 @@ class ControlChannel:
         """The id of the remote call that was saved last."""
         return self._entries.get(f"{self.name}/call")
 
+    def save_start_id(self, call_id: str) -> None:
+        """Save the id of the call that starts a container."""
+        self._entries.put(f"{self.name}/start", call_id)
+
+    def take_start_id(self) -> str | None:
+        """The id of the call that starts a container, once."""
+        return self._entries.pop(f"{self.name}/start", None)
+
     def clear_messages(self) -> None:
-        """Delete progress and cancellation request; the id of the remote call stays."""
-        for entry in ("progress", "cancel"):
+        """Delete progress, cancellation request and the call that starts a container; the generation's call stays."""
+        for entry in ("progress", "cancel", "start"):
             self._entries.pop(f"{self.name}/{entry}", None)
 
     def clear(self) -> None:

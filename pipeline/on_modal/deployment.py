@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
+
+import structlog
 
 from pipeline.deployment import open_shared_store
 from pipeline.jobs.store import Store
@@ -22,6 +26,11 @@ from pipeline.telemetry import start_telemetry
 if TYPE_CHECKING:
     from pipeline.on_modal.remote_call import RemoteCall
 
+PAUSES_S = (0.2, 1.0)
+"""Pauses between the tries of a commit or a reload."""
+
+log = structlog.get_logger()
+
 
 @dataclass(frozen=True)
 class Deployment:
@@ -33,6 +42,8 @@ class Deployment:
         dispatch: dispatches jobs.
         commit_work: commits what was written under `settings.work_dir`.
         commit_outputs: commits what was written under `settings.files_dir`.
+        reload_work: shows what other containers committed under `settings.work_dir`.
+        reload_outputs: shows what other containers committed under `settings.files_dir`.
     """
 
     settings: Settings
@@ -41,6 +52,8 @@ class Deployment:
     dispatch: Dispatcher
     commit_work: Callable[[], None]
     commit_outputs: Callable[[], None]
+    reload_work: Callable[[], None] = lambda: None
+    reload_outputs: Callable[[], None] = lambda: None
 
     def open_service(self) -> tuple[Service, LocalStorage]:
         """Start the log and tracing; build the objects for one input, and the temporary outputs."""
@@ -72,6 +85,8 @@ def open_deployment(
     missing: tuple[type[Exception], ...],
     commit_work: Callable[[], None],
     commit_outputs: Callable[[], None],
+    reload_work: Callable[[], None] = lambda: None,
+    reload_outputs: Callable[[], None] = lambda: None,
 ) -> Deployment:
     """Build a deployment from its settings and Modal's objects.
 
@@ -98,6 +113,27 @@ def open_deployment(
         load_master_keys(settings),
         open_store(settings, jobs, backups, missing=missing),
         Dispatcher(lambda job_id: spawn(job_id).object_id, is_in_flight=is_dispatched, entries=entries),
-        commit_work=commit_work,
-        commit_outputs=commit_outputs,
+        commit_work=partial(retry, commit_work),
+        commit_outputs=partial(retry, commit_outputs),
+        reload_work=partial(retry, reload_work),
+        reload_outputs=partial(retry, reload_outputs),
     )
+
+
+def retry(
+    operation: Callable[[], None], *, pauses_s: Sequence[float] = PAUSES_S, sleep: Callable[[float], None] = time.sleep
+) -> None:
+    """Run an operation on a Volume, again after each pause while it fails: a finished job is worth a few tries.
+
+    Raises:
+        Exception: that of the last try.
+    """
+    for pause_s in pauses_s:
+        try:
+            operation()
+        except Exception:
+            log.warning("operation on a volume failed; it is tried again", exc_info=True)
+            sleep(pause_s)
+        else:
+            return
+    operation()

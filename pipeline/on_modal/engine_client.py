@@ -11,7 +11,7 @@ from typing import Any
 import structlog
 
 from pipeline.engines.base import ForegroundImage, Generation, GenerationOptions, OnStep
-from pipeline.engines.registry import EngineSpec, check_views
+from pipeline.engines.registry import TINY_WEIGHTS, EngineSpec, check_views, prepare_views
 from pipeline.errors import Cancelled, EngineFailed, ImageTo3DError
 from pipeline.on_modal.control_channel import ControlChannel, Failure, best_effort
 from pipeline.on_modal.remote_call import PatientCall, RemoteCall
@@ -23,6 +23,10 @@ STOP_GRACE_S = 10.0
 START_TIMEOUT_S = 120.0
 """How long a generation waits for a container that was asked to start. If it were spawned at once, it would be one more
 pending input, and an autoscaler that counts pending inputs would start one more container for it."""
+FIRST_SIGN_TIMEOUT_S = 960.0
+"""How long a generation may show no sign of life while no container of its engine works. A deployed class whose
+containers crash at their start is started without end: without this bound its generations would wait as long. Longer
+than a generation may take, since a container shows itself when it begins one."""
 MAX_TRIES = 3
 """How many containers are tried if the container causes the failure."""
 
@@ -41,12 +45,14 @@ class Connection:
         spawn: starts a generation.
         starting: the call that ends when the container that was asked to start is ready; None if none was.
         restarts: how many restarts of the engines have been requested; a container that saw fewer is replaced.
+        weights: the folder of all engines' weights, or "tiny".
     """
 
     spec: EngineSpec
     spawn: Spawn
     starting: RemoteCall | None = None
     restarts: int = 0
+    weights: str = TINY_WEIGHTS
 
 
 class EngineClient:
@@ -65,6 +71,7 @@ class EngineClient:
         poll_s: pause between two checks of a generation.
         start_timeout_s: as `START_TIMEOUT_S`.
         stop_grace_s: as `STOP_GRACE_S`.
+        first_sign_timeout_s: as `FIRST_SIGN_TIMEOUT_S`.
     """
 
     def __init__(
@@ -77,6 +84,7 @@ class EngineClient:
         poll_s: float = POLL_S,
         start_timeout_s: float = START_TIMEOUT_S,
         stop_grace_s: float = STOP_GRACE_S,
+        first_sign_timeout_s: float = FIRST_SIGN_TIMEOUT_S,
     ) -> None:
         self._connect = connect
         self._channel = channel
@@ -85,6 +93,7 @@ class EngineClient:
         self._poll_s = poll_s
         self._start_timeout_s = start_timeout_s
         self._stop_grace_s = stop_grace_s
+        self._first_sign_timeout_s = first_sign_timeout_s
         self._gpu_seconds = 0.0
 
     def __call__(self, views: Sequence[ForegroundImage], options: GenerationOptions, on_step: OnStep) -> Generation:
@@ -101,7 +110,8 @@ class EngineClient:
         check_views(connection.spec, len(views))
         self._gpu_seconds = 0.0
         try:
-            answer = self._answer_of_earlier_attempt(on_step)
+            answer = self._answer_of_earlier_attempt(name, on_step)
+            small: Sequence[ForegroundImage] | None = None
             for _ in range(MAX_TRIES):
                 if not _needs_another_try(answer):
                     break
@@ -109,9 +119,11 @@ class EngineClient:
                 if not_started is not None:
                     answer = not_started
                     continue
-                call = connection.spawn(views, options, self._channel.name, connection.restarts)
+                if small is None:
+                    small = prepare_views(connection.spec, views, options, weights=connection.weights)
+                call = connection.spawn(small, options, self._channel.name, connection.restarts)
                 best_effort(partial(self._channel.save_call_id, call.object_id), None)
-                answer = self._wait(call, on_step)
+                answer = self._wait(call, name, on_step)
             generation = _generation_of(answer, name)
         except ImageTo3DError as error:
             self._clear()
@@ -146,15 +158,15 @@ class EngineClient:
                 return answer if isinstance(answer, Failure) else None
         return None
 
-    def _answer_of_earlier_attempt(self, on_step: OnStep) -> Any:
+    def _answer_of_earlier_attempt(self, engine: str, on_step: OnStep) -> Any:
         """The answer to the call that an earlier attempt at this job started; None without one."""
         call_id = best_effort(self._channel.saved_call_id, None)
         if call_id is None:
             return None
         log.info("resuming the generation of an earlier attempt", remote_call=call_id)
         try:
-            answer = self._wait(self._reopen(call_id), on_step)
-        except Cancelled:
+            answer = self._wait(self._reopen(call_id), engine, on_step)
+        except ImageTo3DError:
             raise
         except Exception:  # it was cancelled or has expired: start a new one
             log.warning("generation of an earlier attempt is lost", exc_info=True)
@@ -165,19 +177,33 @@ class EngineClient:
             self._clear()  # otherwise a cancellation request for the earlier call would stop the new one
         return answer
 
-    def _wait(self, spawned: RemoteCall, on_step: OnStep) -> Any:
+    def _wait(self, spawned: RemoteCall, engine: str, on_step: OnStep) -> Any:
         call = PatientCall(spawned, self._transient)
-        share = 0.0
+        share: float | None = None
+        waiting_since_s = time.monotonic()
         while True:
             try:
                 return self._counted(call.get(timeout=self._poll_s))
             except TimeoutError:
                 share = best_effort(partial(self._channel.progress, share), share)
             try:
-                on_step(share)
+                on_step(share or 0.0)
             except Cancelled:
                 self._stop(call)
                 raise
+            if share is None and time.monotonic() - waiting_since_s > self._first_sign_timeout_s:
+                self._check_alive(call, engine)
+
+    def _check_alive(self, call: RemoteCall, engine: str) -> None:
+        """Give a generation up whose engine shows no sign of life; while its containers work, it waits for one.
+
+        Raises:
+            EngineFailed: it was given up, and its call is cancelled.
+        """
+        silent_s = best_effort(partial(self._channel.seconds_since_alive, engine), 0.0)
+        if silent_s > self._first_sign_timeout_s:
+            best_effort(call.cancel, None)
+            raise EngineFailed(f"no container of engine {engine} started within {self._first_sign_timeout_s:g} s")
 
     def _stop(self, call: RemoteCall) -> None:
         """Ask the container to stop between two steps; cancel the remote call if that takes too long."""

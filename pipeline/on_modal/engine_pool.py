@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Protocol
+
+import structlog
 
 from pipeline.engines.registry import find_spec
 from pipeline.errors import InvalidRequest
 from pipeline.on_modal.control_channel import ControlChannel, best_effort
+from pipeline.on_modal.early_start import mark_startable
 from pipeline.on_modal.engine_client import Connection, EngineClient
 from pipeline.on_modal.remote_call import RemoteCall
 from pipeline.on_modal.shared_dict import SharedDict
+
+log = structlog.get_logger()
 
 
 class RemoteMethod(Protocol):
@@ -41,6 +47,7 @@ class EnginePool:
     Args:
         containers: by engine name, a factory of `EngineContainer`.
         default: the engine of requests that name none.
+        weights: the folder of all engines' weights, or "tiny".
         entries: the shared dictionary in which both sides have their channel.
         reopen: finds a started call by its id.
         transient: as for `PatientCall`.
@@ -52,6 +59,7 @@ class EnginePool:
         containers: Mapping[str, Callable[[], EngineContainer]],
         *,
         default: str,
+        weights: str,
         entries: SharedDict,
         reopen: Callable[[str], RemoteCall],
         transient: tuple[type[Exception], ...] = (OSError,),
@@ -59,14 +67,18 @@ class EnginePool:
     ) -> None:
         self._containers = containers
         self._default = default
+        self._weights = weights
         self._entries = entries
         self._reopen = reopen
         self._transient = transient
         self._check = check
         self._starting: dict[str, RemoteCall] = {}
 
-    def wake(self, name: str | None) -> None:
+    def wake(self, name: str | None, *, channel: str | None = None) -> None:
         """Start a container of the engine that a request names, without waiting for it.
+
+        Args:
+            channel: the name of the generation's `ControlChannel`; a container that `EarlyStart` asked for is used.
 
         Raises:
             InvalidRequest: the deployment does not offer the engine.
@@ -74,7 +86,13 @@ class EnginePool:
         """
         chosen = self._chosen(name)
         self._check(chosen)
-        self._starting[chosen] = self._containers[chosen]().wake.spawn()
+        best_effort(partial(mark_startable, self._entries, chosen), None)
+        own = None if channel is None else ControlChannel(self._entries, channel)
+        if own is not None and best_effort(own.saved_call_id, None) is not None:
+            return  # an earlier attempt has started the generation
+        started = None if own is None else best_effort(own.take_start_id, None)
+        wake = self._containers[chosen]().wake
+        self._starting[chosen] = wake.spawn() if started is None else self._reopen(started)
 
     def client(
         self, name: str | None, *, channel: str, restarts_requested: Callable[[], int] = lambda: 0
@@ -89,7 +107,7 @@ class EnginePool:
         def connect() -> Connection:
             chosen, restarts = self._chosen(name), restarts_requested()
             spawn = self._containers[chosen]().generate.spawn
-            return Connection(find_spec(chosen), spawn, self._starting.pop(chosen, None), restarts)
+            return Connection(find_spec(chosen), spawn, self._starting.pop(chosen, None), restarts, self._weights)
 
         return EngineClient(
             connect,
@@ -99,8 +117,23 @@ class EnginePool:
         )
 
     def forget(self, channel: str) -> None:
-        """Delete the channel of a generation whose job has ended or whose result is kept elsewhere."""
-        best_effort(ControlChannel(self._entries, channel).clear, None)
+        """Delete the channel of a generation whose job has ended, and cancel the start of a container that it does not
+        need any more.
+        """
+        own = ControlChannel(self._entries, channel)
+        early = best_effort(own.take_start_id, None)
+        for call in (*self._starting.values(), *([] if early is None else [self._reopen(early)])):
+            best_effort(call.cancel, None)
+        self._starting.clear()
+        best_effort(own.clear, None)
+
+    def abandon(self, channel: str) -> None:
+        """Cancel the generation of a job that was given up while it waited or ran, then `forget`."""
+        saved = best_effort(ControlChannel(self._entries, channel).saved_call_id, None)
+        if saved is not None:
+            log.warning("generation of a job that was given up is cancelled", remote_call=saved)
+            best_effort(self._reopen(saved).cancel, None)
+        self.forget(channel)
 
     def _chosen(self, name: str | None) -> str:
         chosen = name or self._default

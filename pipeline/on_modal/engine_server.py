@@ -16,7 +16,13 @@ import structlog
 
 from pipeline.engines.base import Engine, ForegroundImage, Generation, GenerationOptions
 from pipeline.errors import EngineFailed, ImageTo3DError, OutOfMemory, StageError, translate
-from pipeline.on_modal.control_channel import HEARTBEAT_INTERVAL_S, ControlChannel, Failure, ProgressReporter
+from pipeline.on_modal.control_channel import (
+    HEARTBEAT_INTERVAL_S,
+    ControlChannel,
+    Failure,
+    ProgressReporter,
+    best_effort,
+)
 from pipeline.on_modal.platform_probe import EngineStart
 from pipeline.stages.generate import configured_engine, run_engine
 
@@ -172,7 +178,9 @@ class EngineServer:
             return Failure(EngineFailed(f"engine {self.name} is restarting"), retry_on_other_container=True)
         self._restarts = restarts
         try:
+            best_effort(lambda: channel.report_alive(self.name), None)
             with ProgressReporter(channel, heartbeat_interval_s=self._heartbeat_interval_s) as reporter:
+                reporter.report(0.0)  # the client sees that a container has taken the generation
                 return run_engine(self._loaded(), views, options, on_step=reporter.on_step)
         except ImageTo3DError as error:
             is_device_lost = _is_device_lost(error)

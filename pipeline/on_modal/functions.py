@@ -35,7 +35,10 @@ def run_job(
     engines: EnginePool,
     send_webhooks: Callable[[int], object],
 ) -> None:
-    """Run a dispatched job to its end. Run again, it resumes from the last checkpoint.
+    """Run a dispatched job to its end. Run again, it resumes from the last checkpoint that is there.
+
+    No stage waits for a commit of its checkpoint: the GPU's result can be asked for again by its call, and the platform
+    commits in the background every few seconds. Outputs are committed before the end of the job is written.
 
     Args:
         worker_id: identifies the dispatch; the same when the input is run again.
@@ -54,10 +57,10 @@ def run_job(
         engines.forget(job.file_prefix)
         if job.webhook_url is not None:
             send_webhooks(job.id)
-        deployment.commit_work()
+        _best_effort_commit(deployment.commit_work)
 
-    def start_containers(engine: str | None) -> None:
-        engines.wake(engine)
+    def start_containers(job: Job, engine: str | None) -> None:
+        engines.wake(engine, channel=job.file_prefix)
         start_prewarm()
 
     handler = JobHandler(
@@ -67,7 +70,9 @@ def run_job(
             engine, channel=job.file_prefix, restarts_requested=store.restarts_requested
         ),
         prepare=start_containers,
-        on_checkpoint=lambda: _commit_checkpoint(deployment.commit_work),
+        before_resuming=deployment.reload_work,
+        before_own_link=deployment.reload_outputs,
+        on_kept=lambda: _best_effort_commit(deployment.commit_work),
     )
     worker = QueueWorker(
         store,
@@ -84,6 +89,9 @@ def run_job(
     job = worker.run_dispatched(job_id, threading.Event(), made_progress=deployment.dispatch.made_progress)
     service.http.close()
     if job is None:
+        for known in store.get_many([job_id]):
+            if known.state.is_final:  # given up, or cancelled: its last attempt left a generation behind
+                engines.abandon(known.file_prefix)
         return
     if any(known.state is JobState.QUEUED for known in store.get_many([job_id])):
         deployment.dispatch(job_id)  # it was requeued through no fault of its own
@@ -109,9 +117,9 @@ def clean_up(deployment: Deployment, *, commit_backup: Callable[[], None] = lamb
     log.info("cleaned", dispatched_again=dispatched_again)
 
 
-def _commit_checkpoint(commit: Callable[[], None]) -> None:
-    """Commit a stage's checkpoint; a failure is only logged, since a later attempt can run the stage again."""
+def _best_effort_commit(commit: Callable[[], None]) -> None:
+    """Commit what no answer depends on: a generation kept for exports, the deletion of checkpoints."""
     try:
         commit()
     except Exception:
-        log.exception("checkpoint not committed")
+        log.exception("work folder not committed")

@@ -34,6 +34,8 @@ class ScalingSettings(BaseSettings):
     gpu_buffer_containers: int = Field(default=0, ge=0)
     """Idle containers that are kept in addition to the busy ones."""
     gpu_max_containers: int = Field(default=10, ge=1)
+    call_max_containers: int | None = Field(default=None, ge=1)
+    """CPU containers that run jobs, see `most_job_containers`; None derives it from `gpu_max_containers`."""
     gpu_scaledown_s: int = Field(default=60, ge=2)
     """How long an idle container waits for its next input."""
     gpu_snapshot: bool = False
@@ -57,6 +59,16 @@ class ScalingSettings(BaseSettings):
     def further_engines(self) -> tuple[str, ...]:
         """The offered engines except the default one."""
         return tuple(dict.fromkeys(name for name in self.engines if name != self.engine))
+
+    @property
+    def most_job_containers(self) -> int:
+        """CPU containers that run jobs; jobs beyond wait in Modal's queue, where waiting costs nothing.
+
+        A job's container waits while a GPU works. By default there are three for each GPU container: one whose job is
+        there, one that reads the next image, one that exports. A workspace of the smallest plan has 100 containers, and
+        those that wait must leave room for the GPU containers that they wait for.
+        """
+        return self.call_max_containers or min(40, 3 * self.gpu_max_containers + 4)
 
     def gpus_for(self, spec: EngineSpec) -> tuple[str, ...]:
         """The GPU types of an engine's containers, the preferred one first; none for an engine that uses none."""

@@ -126,7 +126,7 @@ def test_functions_have_the_intended_autoscaler_settings(fake_modal: FakeModal) 
         scaling["TrellisTextGenerator"] == scaling["TrellisGenerator"] == scaling["Generator"] == (0, 0, 10, MINUTE_S)
     )
     assert scaling["web"] == (0, 0, 0, MINUTE_S)
-    assert scaling[RUN_JOB][:3] == (0, 0, 100)
+    assert scaling[RUN_JOB][:3] == (0, 0, 34)  # three for each GPU container, and four
     assert scaling["deliver_webhooks"][3] == scaling["clean"][3] == 2
     snapshots = {name for name, facts in functions.items() if facts.enable_memory_snapshot}
     assert snapshots == {"Generator", "TrellisGenerator", "TrellisTextGenerator", RUN_JOB, "web", "deliver_webhooks"}
@@ -293,7 +293,9 @@ def test_a_job_that_is_killed_in_any_stage_and_delivered_again_ends_once(fake_mo
     assert [job["id"] for job in listed].count(submitted["id"]) == 1
     assert jobs_in_ledger(fake_modal) == charged + 1
     if stage in ("export", "deliver"):  # the generation is not run again
-        assert len(fake_modal.calls("TrellisGenerator")) == generations + 2, "one wake, one generation"
+        assert len(fake_modal.calls("TrellisGenerator")) <= generations + 2, (
+            "one wake, here or at submit, one generation"
+        )
 
 
 def test_a_generation_whose_container_is_killed_runs_on_another(fake_modal: FakeModal, image: str) -> None:

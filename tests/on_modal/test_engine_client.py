@@ -118,6 +118,11 @@ def generate(engine: EngineClient, on_step: OnStep | None = None) -> Generation:
     return engine([VIEW], OPTIONS, on_step or Steps())
 
 
+def left_of(entries: InMemoryDict) -> list[str]:
+    """The entries of generations; when a container of an engine was last seen concerns them all."""
+    return [key for key in entries.keys() if key != "alive/preview"]  # noqa: SIM118  # not a dict
+
+
 def ends_with(event: threading.Event) -> Callable[[], bool]:
     """The work of a call that returns when an event is set."""
     return lambda: event.wait(WAIT_S)
@@ -252,6 +257,83 @@ def test_a_connection_that_fails_while_the_client_waits_does_not_fail_the_genera
     assert calls[0].errors > 1 and len(calls) == 1
 
 
+class PendingCall:
+    """A call for which no container comes."""
+
+    object_id = "pending"
+
+    def __init__(self) -> None:
+        self.was_cancelled = False
+
+    def get(self, timeout: float | None = None) -> Any:
+        time.sleep(timeout or 0.0)
+        raise TimeoutError
+
+    def cancel(self) -> None:
+        self.was_cancelled = True
+
+
+def impatient(call: PendingCall, entries: InMemoryDict) -> EngineClient:
+    """A client that gives up after 0.05 s without a sign of life."""
+    return EngineClient(
+        lambda: Connection(find_spec("preview"), lambda *_: call),
+        channel=ControlChannel(entries, CHANNEL),
+        reopen=lambda call_id: call,
+        poll_s=0.005,
+        first_sign_timeout_s=0.05,
+    )
+
+
+@pytest.mark.parametrize("is_resumed", [False, True])
+def test_a_generation_that_no_container_takes_is_cancelled_and_fails_with_the_reason(
+    entries: InMemoryDict, channel: ControlChannel, is_resumed: bool
+) -> None:
+    call = PendingCall()
+    if is_resumed:
+        channel.save_call_id(call.object_id)
+
+    with pytest.raises(EngineFailed, match=r"no container of engine preview started within 0\.05 s") as raised:
+        generate(impatient(call, entries))
+
+    assert call.was_cancelled and raised.value.retryable
+    assert left_of(entries) == []
+
+
+def test_a_generation_waits_while_containers_of_its_engine_work_on_others(
+    entries: InMemoryDict, channel: ControlChannel
+) -> None:
+    call, shares = PendingCall(), []
+
+    def on_step(share: float) -> None:
+        shares.append(share)
+        channel.report_alive("preview")
+        if len(shares) == 40:  # four times as long as without a sign of life
+            raise Cancelled("stop")
+
+    client = impatient(call, entries)
+    client._stop_grace_s = 0.0
+    with pytest.raises(Cancelled):
+        generate(client, on_step)
+
+    assert len(shares) == 40
+
+
+def test_views_travel_as_the_model_reads_them(entries: InMemoryDict, channel: ControlChannel) -> None:
+    sent: list[Any] = []
+
+    def spawn(views: Any, *arguments: Any) -> ThreadCall:
+        sent.extend(views)
+        return ThreadCall("call", lambda: Failure(EngineFailed("enough")))
+
+    client = EngineClient(
+        lambda: Connection(find_spec("trellis"), spawn), channel=channel, reopen=lambda _: ThreadCall("", int)
+    )
+    with pytest.raises(EngineFailed, match="enough"):
+        client([draw_figure(600)], OPTIONS, Steps())
+
+    assert [view.shape for view in sent] == [(112, 112, 3)]
+
+
 def test_a_cancel_before_the_container_is_ready_starts_nothing(
     entries: InMemoryDict, channel: ControlChannel, released: threading.Event
 ) -> None:
@@ -261,7 +343,7 @@ def test_a_cancel_before_the_container_is_ready_starts_nothing(
     with pytest.raises(Cancelled):
         generate(engine, Steps(raises=Cancelled("stop")))
     assert containers.calls == {}
-    assert entries.keys() == []
+    assert left_of(entries) == []
 
 
 def test_progress_reaches_the_client(entries: InMemoryDict, channel: ControlChannel) -> None:
@@ -405,7 +487,7 @@ def test_a_cancel_asks_the_container_to_stop(entries: InMemoryDict, channel: Con
     assert not cancelled.was_cancelled
     assert isinstance(cancelled.get(timeout=WAIT_S).error, Cancelled)
     assert raised.value.gpu_seconds == cancelled.get(timeout=WAIT_S).gpu_seconds > 0
-    assert entries.keys() == []
+    assert left_of(entries) == []
 
 
 def test_a_call_that_does_not_stop_in_time_is_cancelled(
@@ -419,7 +501,7 @@ def test_a_call_that_does_not_stop_in_time_is_cancelled(
 
     assert containers.calls["call-1"].was_cancelled
     assert 0.1 <= time.monotonic() - started_s < WAIT_S / 2
-    assert entries.keys() == []
+    assert left_of(entries) == []
 
 
 def test_a_generation_that_finishes_during_the_cancel_is_counted(
@@ -454,7 +536,7 @@ def test_a_lost_container_fails_the_generation_with_a_message(
     with pytest.raises(EngineFailed, match=r"engine preview gave no answer \(NoContainer\)") as raised:
         generate(remote(containers, channel))
     assert (raised.value.gpu_seconds >= 0.05) is is_tried_before
-    assert entries.keys() == []
+    assert left_of(entries) == []
 
 
 def test_an_unexpected_answer_fails_the_generation_with_a_message(
@@ -464,7 +546,7 @@ def test_an_unexpected_answer_fails_the_generation_with_a_message(
 
     with pytest.raises(EngineFailed, match="engine preview answered with int"):
         generate(remote(containers, channel, spawn=lambda *_: ThreadCall("call", lambda: 42)))
-    assert entries.keys() == []
+    assert left_of(entries) == []
 
 
 @pytest.mark.parametrize("failure", [None, UnreadableImage("an empty image"), DEVICE_LOST])
@@ -480,7 +562,7 @@ def test_only_the_call_id_of_a_successful_generation_stays_in_the_channel(
     except ImageTo3DError:
         assert failure is not None
     assert containers.calls
-    assert entries.keys() == ([f"{CHANNEL}/call"] if failure is None else [])
+    assert left_of(entries) == ([f"{CHANNEL}/call"] if failure is None else [])
 
 
 def test_without_the_channel_a_generation_succeeds_without_progress() -> None:

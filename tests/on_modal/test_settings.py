@@ -62,6 +62,19 @@ def test_an_engine_without_a_gpu_gets_none_whatever_the_setting_says(
     assert scaling.gpus_for(find_spec("preview")) == ()
 
 
+@pytest.mark.parametrize(
+    ("gpus", "setting", "containers"), [("1", None, 7), ("10", None, 34), ("50", None, 40), ("10", "8", 8)]
+)
+def test_containers_that_wait_for_a_gpu_leave_room_for_the_gpus(
+    monkeypatch: pytest.MonkeyPatch, gpus: str, setting: str | None, containers: int
+) -> None:
+    monkeypatch.setenv("IMAGE_TO_3D_GPU_MAX_CONTAINERS", gpus)
+    if setting is not None:
+        monkeypatch.setenv("IMAGE_TO_3D_CALL_MAX_CONTAINERS", setting)
+
+    assert ScalingSettings().most_job_containers == containers
+
+
 def test_the_detail_that_is_loaded_chooses_the_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     spec = find_spec("trellis2")
     monkeypatch.delenv("IMAGE_TO_3D_GPUS", raising=False)

@@ -25,7 +25,7 @@ from pipeline.engines.registry import TINY_WEIGHTS, check_work, find_spec
 from pipeline.engines.trellis.generation_run import GenerationRun
 from pipeline.engines.trellis.image_encoder import ImageEncoder
 from pipeline.engines.trellis.models import Models
-from pipeline.engines.trellis.preprocess import FOREGROUND_RATIO, frame_subject
+from pipeline.engines.trellis.preprocess import frame_views
 from pipeline.engines.trellis.sampling_engine import SamplingEngine
 from pipeline.engines.trellis.spec import IMAGE_LARGE, TINY, SamplerSpec
 from pipeline.engines.trellis.weights import WEIGHTS_FOLDER
@@ -85,7 +85,7 @@ class TrellisEngine(SamplingEngine):
         """Turn views of one subject into a `Generation`; see `Engine.generate`.
 
         Args:
-            views: foreground images, each (H, W, 4).
+            views: foreground images, each (H, W, 4), or what `prepare` returned.
             options: of the request.
             on_step: receives the progress.
 
@@ -102,8 +102,7 @@ class TrellisEngine(SamplingEngine):
         models = self._models
         mode = multi_image_mode_of(options.multi_image_mode or self.multi_image_mode)
         check_work(find_spec(self.name), options, views=len(views), mode=mode)
-        size, ratio = _encoder(models).image_size, options.foreground_ratio or FOREGROUND_RATIO
-        framed = [frame_subject(view, size=size, ratio=ratio) for view in views]
+        framed = frame_views(views, options, size=_encoder(models).image_size)
         images = torch.from_numpy(np.stack(framed))  # (P, S, S, 3)
         run = GenerationRun(self.name, self.spec, models, models.device, options, mode, on_step)
         generation = self._run(run, lambda: _contexts(models, images))

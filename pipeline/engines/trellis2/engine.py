@@ -28,7 +28,7 @@ from pipeline.engines.memory_retry import with_memory_retry
 from pipeline.engines.registry import TINY_WEIGHTS, check_work, find_spec
 from pipeline.engines.trellis2.attributes import VoxelAttributes
 from pipeline.engines.trellis2.models import CPU, Models
-from pipeline.engines.trellis2.preprocess import FOREGROUND_RATIO, crop_subject, image_tensor
+from pipeline.engines.trellis2.preprocess import image_tensor, prepare
 from pipeline.engines.trellis2.spec import MAX_VOXELS, RELEASED, TINY, ModelSpec, StageSpec, networks_for
 from pipeline.engines.trellis2.stages import (
     LATENT_FACTOR,
@@ -156,7 +156,7 @@ class Trellis2Engine:
         models = self._models
         mode = multi_image_mode_of(options.multi_image_mode or self.multi_image_mode)
         check_work(find_spec(self.name), options, views=len(views), mode=mode)
-        crops = [crop_subject(view, ratio=options.foreground_ratio or FOREGROUND_RATIO) for view in views]
+        crops = prepare(views, options)
         run = _Run(self.spec, models, options, mode, on_step)
         started = time.perf_counter()
         with torch.inference_mode():

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 
+from pipeline.engines.base import ForegroundImage, GenerationOptions
 from pipeline.imaging.subject_crop import crop_to_subject, on_black
+
+if TYPE_CHECKING:
+    from torch import Tensor  # `prepare` runs where there is none
 
 MAX_SIDE_PX = 1024
 FOREGROUND_RATIO = 1.0  # longer side of the bounding box over side of the frame: no margin
@@ -38,8 +43,26 @@ def crop_subject(view: NDArray[np.uint8], *, ratio: float = FOREGROUND_RATIO) ->
     return on_black(crop_to_subject(image, ratio=ratio))
 
 
+def prepare(
+    views: Sequence[ForegroundImage], options: GenerationOptions, *, is_tiny: bool = False
+) -> list[NDArray[np.uint8]]:
+    """Crop the views of a generation, see `pipeline.engines.registry.prepare_views`: at most 3 MB each instead of 48.
+
+    Args:
+        views: (H, W, 4) each; one that is cropped already, (S, S, 3), stays as it is.
+        is_tiny: changes nothing: the encoder resizes the crop itself.
+
+    Returns:
+        (S, S, 3) each, of varying size.
+    """
+    ratio = options.foreground_ratio or FOREGROUND_RATIO
+    return [view if view.shape[-1] == 3 else crop_subject(view, ratio=ratio) for view in views]
+
+
 def image_tensor(image: NDArray[np.uint8], *, size: int) -> Tensor:
     """Resize to a square, whatever the aspect ratio, and normalise: (H, W, 3) uint8 -> (3, size, size) float32."""
+    import torch
+
     resized = Image.fromarray(image).resize((size, size), Image.Resampling.LANCZOS)
     pixels = torch.from_numpy(np.asarray(resized).astype(np.float32) / 255).permute(2, 0, 1)
     mean, std = (torch.tensor(values)[:, None, None] for values in (IMAGE_MEAN, IMAGE_STD))
