@@ -10,6 +10,7 @@ One image without a deployment: `modal run modal_app.py --image robot.png --out 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -20,6 +21,7 @@ from grpclib.exceptions import StreamTerminatedError
 
 from pipeline.engines.registry import find_spec, require_weights, weights_module
 from pipeline.on_modal.one_shot import run_from_terminal, with_field_options
+from pipeline.on_modal.preload import preload, preload_options
 from pipeline.on_modal.remote_call import marked_as_remote
 from pipeline.on_modal.requirements import requirements
 from pipeline.on_modal.settings import ScalingSettings, environment_of_containers
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from pipeline.on_modal.control_channel import Failure
     from pipeline.on_modal.deployment import Deployment
     from pipeline.on_modal.engine_pool import EnginePool
+    from pipeline.on_modal.platform_probe import EngineStart
     from pipeline.service import Rotation
 
 MINUTES = 60
@@ -58,7 +61,7 @@ def image(*extras: str, debian_packages: Sequence[str] = ()) -> modal.Image:
         here = Path(__file__).parent
         built = built.add_local_file(here / "constraints.txt", "/constraints.txt", copy=True)
         packages = requirements(here / "pyproject.toml", *extras)
-        built = built.pip_install(*packages, extra_options="--constraint /constraints.txt")
+        built = built.uv_pip_install(*packages, extra_options="--constraint /constraints.txt")
     return built.add_local_python_source("pipeline", "schemas", ignore=["**/__pycache__", "**/*.pyc"])
 
 
@@ -89,10 +92,15 @@ settings = modal.Secret.from_dict(dict(ENVIRONMENT))
 secret = modal.Secret.from_name(NAME, required_keys=["IMAGE_TO_3D_API_KEY", "IMAGE_TO_3D_MASTER_KEY"])
 SERVICE: dict[str, Any] = {"secrets": [settings, secret], "region": SCALING.region}
 
+# `modal deploy` deploys `app`. The others are for `modal run`, which builds the images and starts the containers of one
+# App only: none that `app` keeps running. `modal run modal_app.py::keys` finds an App by this name and runs its only
+# entrypoint.
 app = modal.App(NAME)
+fetching = modal.App(f"{NAME}-fetch-weights")
+testing = modal.App(f"{NAME}-smoke")
+once = modal.App(f"{NAME}-once")
 keys = modal.App(f"{NAME}-keys")
 rotate_secrets = modal.App(f"{NAME}-rotate-secrets")
-"""`modal run modal_app.py::keys` finds the App by this name, and runs its only entrypoint."""
 
 # The GPU class, one subclass per offered engine: each has its own GPU types, containers and snapshots.
 
@@ -114,7 +122,10 @@ class EngineContainer:
             arguments=SETTINGS.engine_arguments,
             needs_accelerator=bool(SCALING.gpus_for(find_spec(self.engine))),
         )
-        self.server.load_weights(with_device=SCALING.gpu_snapshot)
+        if SCALING.gpu_snapshot_weights:
+            self.server.load_weights(with_device=SCALING.gpu_snapshot)
+        else:
+            self.server.import_engine()
 
     @modal.enter(snap=False)
     def to_device(self) -> None:
@@ -125,6 +136,11 @@ class EngineContainer:
         """Return once a container is ready, or why it cannot be; called during the intake of a job."""
         self.recycle_if_needed()
         return self.server.start_failure
+
+    @modal.method()
+    def describe_start(self) -> EngineStart:
+        """The device, and how long each part of the start took; for the smoke test."""
+        return self.server.describe_start()
 
     @modal.method()
     def generate(
@@ -143,16 +159,17 @@ class EngineContainer:
             modal.experimental.stop_fetching_inputs()  # pyright: ignore[reportUnusedCoroutine]
 
 
-def gpu_options(engine: str, *, min_containers: int) -> dict[str, Any]:
+def gpu_options(engine: str, *, min_containers: int = 0) -> dict[str, Any]:
     """The options of `app.cls` for an engine."""
+    spec = find_spec(engine)
     return {
         "image": gpu_image,
         "secrets": [settings],
         "volumes": WEIGHTS,
         "env": {"HF_HUB_OFFLINE": "1"},
-        "gpu": list(SCALING.gpus_for(find_spec(engine))) or None,
+        "gpu": list(SCALING.gpus_for(spec)) or None,
         "cpu": 2.0,
-        "memory": 16 * 1024,
+        "memory": spec.memory_gib * 1024,
         "min_containers": min_containers,
         "buffer_containers": SCALING.gpu_buffer_containers,
         "max_containers": SCALING.gpu_max_containers,
@@ -173,20 +190,30 @@ class Generator(EngineContainer):
 
 
 GENERATORS: dict[str, Any] = {SCALING.engine: Generator}
-for _name in SCALING.further_engines:
-    # In its container, Modal finds a class as an attribute of this module.
-    _class = type(
-        f"{_name.title().replace('-', '')}Generator", (EngineContainer,), {"engine": _name, "__module__": __name__}
-    )
-    GENERATORS[_name] = globals()[_class.__name__] = app.cls(**gpu_options(_name, min_containers=0))(_class)
+ONCE: dict[str, Any] = {}
+"""The same engines for `modal run modal_app.py --image …`."""
 
 
-def engines() -> EnginePool:
+def _generator(owner: modal.App, engine: str, name: str) -> Any:
+    """A class of an App for an engine, as an attribute of this module, where its container finds it."""
+    made = type(name, (EngineContainer,), {"engine": engine, "__module__": __name__})
+    globals()[name] = owner.cls(**gpu_options(engine))(made)
+    return globals()[name]
+
+
+for _name in (SCALING.engine, *SCALING.further_engines):
+    _prefix = _name.title().replace("-", "")
+    ONCE[_name] = _generator(once, _name, f"Once{_prefix}Generator")
+    if _name != SCALING.engine:
+        GENERATORS[_name] = _generator(app, _name, f"{_prefix}Generator")
+
+
+def engines(generators: dict[str, Any]) -> EnginePool:
     """The engines for one job."""
     from pipeline.on_modal.engine_pool import EnginePool
 
     return EnginePool(
-        GENERATORS,
+        generators,
         default=SCALING.engine,
         entries=shared_dict,
         reopen=FIND_CALL,
@@ -204,7 +231,7 @@ def check_weights(engine: str) -> None:
 # CPU functions. None of them is reachable from the web; each may be killed and run again.
 WORK: dict[str, Any] = {"image": work_image, "cpu": 2.0, "memory": 4 * 1024, "timeout": 30 * MINUTES}
 # A scheduled function scales down at once: a container that waited for the next minute would never stop.
-SCHEDULED: dict[str, Any] = {"image": work_image, "timeout": 10 * MINUTES, "scaledown_window": 2} | SERVICE
+SCHEDULED: dict[str, Any] = {"timeout": 10 * MINUTES, "scaledown_window": 2} | SERVICE
 FIND_CALL: Any = modal.FunctionCall.from_id
 CLIENT_ERRORS = (modal.exception.Error,)
 # What the client raises, after its own repetitions, where its connection or Modal's servers fail for a while.
@@ -245,6 +272,7 @@ def deployment() -> Deployment:
     retries=modal.Retries(max_retries=3, initial_delay=1.0, backoff_coefficient=2.0),
     startup_timeout=5 * MINUTES,
     name="run_call",
+    **preload_options("jobs"),
     **WORK,
     **SERVICE,
 )
@@ -256,19 +284,33 @@ def run_job(job_id: int) -> None:
     outputs.reload()
     worker_id = modal.current_function_call_id() or f"job-{job_id}"
     with marked_as_remote(TRANSIENT_ERRORS):
-        run_job(job_id, deployment(), worker_id=worker_id, engines=engines(), send_webhooks=deliver_webhooks.spawn)
+        run_job(
+            job_id, deployment(), worker_id=worker_id, engines=engines(GENERATORS), send_webhooks=deliver_webhooks.spawn
+        )
 
 
-@app.function(cpu=0.25, memory=512, schedule=modal.Cron("* * * * *"), **SCHEDULED)
+@app.function(
+    image=web_image,
+    cpu=0.25,
+    memory=512,
+    schedule=modal.Cron("* * * * *"),
+    **preload_options("webhooks"),
+    **SCHEDULED,
+)
 def deliver_webhooks(job_id: int = 0) -> None:
     """Send the webhooks that are due; the outbox records when each is due again."""
-    from pipeline.on_modal.functions import send_webhooks
+    from pipeline.on_modal.webhooks import send_webhooks
 
     send_webhooks(deployment(), job_id=job_id or None)
 
 
 @app.function(
-    cpu=0.5, memory=1024, volumes=DATA | {"/data/backup": backups}, schedule=modal.Cron("*/5 * * * *"), **SCHEDULED
+    image=work_image,
+    cpu=0.5,
+    memory=1024,
+    volumes=DATA | {"/data/backup": backups},
+    schedule=modal.Cron("*/5 * * * *"),
+    **SCHEDULED,
 )
 def clean() -> None:
     """Back up the Dict, delete what has expired, retry late uploads, dispatch lost jobs again."""
@@ -279,8 +321,14 @@ def clean() -> None:
     clean_up(deployment(), commit_backup=backups.commit)
 
 
-@app.function(
-    image=weights_image, secrets=[settings], volumes={"/weights": weights}, env=FAST_DOWNLOAD, timeout=60 * MINUTES
+@fetching.function(
+    image=weights_image,
+    secrets=[settings],
+    volumes={"/weights": weights},
+    env=FAST_DOWNLOAD,
+    cpu=4.0,
+    memory=8 * 1024,
+    timeout=60 * MINUTES,
 )
 def fetch_weights(engine: str = SCALING.engine, size: str = "") -> None:
     """Download an engine's published weights and the best background remover to the Volume, once, pinned.
@@ -295,7 +343,7 @@ def fetch_weights(engine: str = SCALING.engine, size: str = "") -> None:
     weights.commit()
 
 
-@app.function(volumes=WEIGHTS, secrets=[settings], name="make_files", **WORK)
+@once.function(volumes=WEIGHTS, secrets=[settings], name="make_files", **WORK)
 def generate_once(body: dict[str, Any], file_prefix: str, channel: str) -> dict[str, Any]:
     """One image without a service, for `modal run modal_app.py --image …` and `--text …`."""
     from pipeline.on_modal import one_shot
@@ -303,7 +351,9 @@ def generate_once(body: dict[str, Any], file_prefix: str, channel: str) -> dict[
 
     own = ControlChannel(shared_dict, channel)
     with marked_as_remote(TRANSIENT_ERRORS):
-        return one_shot.generate_once(body, file_prefix=file_prefix, settings=SETTINGS, engines=engines(), channel=own)
+        return one_shot.generate_once(
+            body, file_prefix=file_prefix, settings=SETTINGS, engines=engines(ONCE), channel=own
+        )
 
 
 # The web function: the only public one, with API keys of its own.
@@ -317,10 +367,11 @@ def generate_once(body: dict[str, Any], file_prefix: str, channel: str) -> dict[
     scaledown_window=1 * MINUTES,
     timeout=5 * MINUTES,
     startup_timeout=1 * MINUTES,
+    **preload_options("web"),
     **SERVICE,
 )
 @modal.concurrent(max_inputs=100, target_inputs=60)
-@modal.asgi_app()
+@modal.asgi_app(custom_domains=SCALING.custom_domains)
 def web() -> Any:
     """The same application as on one machine."""
     from pipeline.on_modal.web import web_app
@@ -328,20 +379,48 @@ def web() -> Any:
     return web_app(deployment(), outputs=outputs, state=state, missing=MISSING)
 
 
-@app.function(image=web_image, timeout=15 * MINUTES, **SERVICE)
-def smoke(url: str = "", webhook: str = "") -> None:
-    """Test the deployment as a customer uses it, through its public address, and print a table."""
+@testing.function(image=web_image, volumes={"/data/work": state}, timeout=10 * MINUTES)
+def time_commits() -> list[float]:
+    """Seconds of commits of the size of a Generation."""
+    from pipeline.on_modal import platform_probe
+
+    return platform_probe.time_commits(Path("/data/work"), state.commit)
+
+
+@testing.function(image=web_image, block_network=True)
+def echo_isolated(data: bytes) -> bytes:
+    """What came, from a container without a network."""
+    return data
+
+
+@testing.function(image=web_image, timeout=30 * MINUTES, **SERVICE)
+def smoke(url: str = "", webhook: str = "", cold: bool = False) -> None:
+    """Test the deployment as a customer uses it, through its public address, measure the platform, and print both.
+
+    `--cold` waits until the engine's container has stopped, so that its restore from the snapshot is measured.
+    """
+    from pipeline.on_modal.platform_probe import Probes, measurements
     from pipeline.on_modal.smoke_test import check
 
+    probes = Probes(
+        entries=shared_dict,
+        start_engine=lambda: modal.Cls.from_name(NAME, "Generator")().describe_start.remote(),
+        commit_seconds=time_commits.remote,
+        echo_isolated=lambda data: echo_isolated.spawn(data).get(timeout=2 * MINUTES),
+    )
     deployed = url or modal.Function.from_name(NAME, "web").get_web_url() or ""
     if check(deployed, SETTINGS, webhook=webhook or None, report=print):
         raise RuntimeError(f"{deployed} does not work; see the table")
+    if cold:
+        time.sleep(SCALING.gpu_scaledown_s + 15)
+    for line in measurements(probes):
+        print(line)
 
 
 # Entrypoints on the operator's machine.
 
 
-@app.local_entrypoint()
+@once.local_entrypoint()
 @with_field_options
 def main(
     image: str = "", text: str = "", out: str = "out.glb", also: str = "", force: bool = False, **fields: str | bool
@@ -409,3 +488,5 @@ def _rotate_secrets() -> None:
 
 keys.local_entrypoint(name="keys")(_keys)
 rotate_secrets.local_entrypoint(name="rotate_secrets")(_rotate_secrets)
+
+preload()

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import PurePath
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 from pipeline.jobs.model import Job, JobState, OutboxTask, Timings
 from pipeline.storage.base import Artifact, FileRole, role_of
 from schemas.responses import FailedBody, FileEntry, ProcessingBody, SuccessBody
+
+if TYPE_CHECKING:
+    from pipeline.service import Service
+    from pipeline.webhooks.sender import WebhookDispatcher
 
 DEFAULT_JOB_S = 20.0
 """The expected seconds of a job where none has succeeded yet."""
@@ -130,3 +135,12 @@ def webhook_status(tasks: Sequence[OutboxTask]) -> str:
     if task.state == "given_up":
         return f"given up after {task.attempts} attempts ({last})"
     return f"pending after {task.attempts} attempts ({last})" if task.attempts else "pending"
+
+
+def webhook_dispatcher(service: Service) -> WebhookDispatcher:
+    """The sender of a service's webhooks; their body is the one that a fetch of the job returns."""
+
+    def body_of(task: OutboxTask) -> bytes:
+        return json.dumps(final_body(service.store.get(task.job_id, api_key_id=None))).encode()
+
+    return service.webhook_dispatcher(body_of)

@@ -5,20 +5,18 @@ Used by the worker process (`pipeline.local`) and by the containers (`pipeline.o
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from pipeline.answers import final_body
 from pipeline.engines.base import ForegroundImage, Generation
 from pipeline.errors import NotFound
 from pipeline.imaging.decode_process import DecodeProcess
 from pipeline.imaging.inline import at_most
 from pipeline.imaging.rembg_remover import select_background_remover
-from pipeline.jobs.model import ExportSource, Job, JobResult, OutboxTask
+from pipeline.jobs.model import ExportSource, Job, JobResult
 from pipeline.jobs.outbox_dispatcher import OutboxDispatcher
 from pipeline.jobs.store import JobStore
 from pipeline.jobs.worker_loop import LeaseKeeper
@@ -34,12 +32,11 @@ from pipeline.storage.local import LocalStorage
 from pipeline.storage.own_links import OwnLinks
 from pipeline.storage.s3 import JOB_PATIENCE
 from pipeline.storage.shared_work import SharedWork
-from pipeline.webhooks.sender import WebhookDispatcher
 from schemas.request import GenerationRequest
 from schemas.text import request_model
 
 STALE_FOLDER_S = 600.0
-"""A work folder is kept for so long after its last change, even if its job has ended or is unknown."""
+"""A work folder is kept for so long after its job's end or, if its job is unknown, after its last change."""
 
 
 class JobHandler:
@@ -163,15 +160,6 @@ def folder_of(job: Job, work_dir: Path) -> Path:
     return work_dir / f"{job.id}-{job.file_prefix}"
 
 
-def webhook_dispatcher(service: Service) -> WebhookDispatcher:
-    """The sender of a service's webhooks; their body is the one that a fetch of the job returns."""
-
-    def body_of(task: OutboxTask) -> bytes:
-        return json.dumps(final_body(service.store.get(task.job_id, api_key_id=None))).encode()
-
-    return service.webhook_dispatcher(body_of)
-
-
 def late_uploads(service: Service, outputs: LocalStorage, *, is_cancelled: IsCancelled) -> OutboxDispatcher:
     """The late uploads of a service, from temporary storage to the buckets that are saved at the time.
 
@@ -209,9 +197,12 @@ def clean(
     if not work_dir.is_dir():
         return
     folders = {folder: int(folder.name.split("-")[0]) for folder in work_dir.iterdir() if folder.name[:1].isdigit()}
-    running = {folder_of(job, work_dir) for job in store.get_many([*folders.values()]) if not job.state.is_final}
-    for folder in folders.keys() - running:
-        if _age_s(folder) > STALE_FOLDER_S:
+    known = {folder_of(job, work_dir): job for job in store.get_many([*folders.values()])}
+    for folder in folders:
+        job = known.get(folder)
+        # Of a deleted job nothing resumes, so it does not matter where a file system does not keep a folder's time.
+        changed_s_ago = _age_s(folder) if job is None else time.time() - (job.finished_at or time.time())
+        if changed_s_ago > STALE_FOLDER_S:
             shutil.rmtree(folder, ignore_errors=True)
 
 

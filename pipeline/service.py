@@ -42,6 +42,7 @@ class Service:
         generations: which finished jobs can be exported again.
         dispatch: called with the id of each new job, where no worker polls the queue.
         starts_workers_on_demand: `dispatch` starts one where none is running.
+        poll_s: pause between two looks at the store for the end of jobs that requests wait for.
     """
 
     settings: Settings
@@ -53,6 +54,7 @@ class Service:
     generations: GenerationIndex
     dispatch: Callable[[int], None] = lambda job_id: None
     starts_workers_on_demand: bool = False
+    poll_s: float = 0.15
 
     @property
     def own_links(self) -> OwnLinks:
@@ -110,6 +112,7 @@ def open_service(
     temporary: LinkedFiles | None = None,
     generations: GenerationIndex | None = None,
     dispatch: Callable[[int], None] | None = None,
+    poll_s: float = Service.poll_s,
 ) -> Service:
     """Build everything that a process of the service works with.
 
@@ -118,6 +121,7 @@ def open_service(
         store: jobs, keys, outbox, ledger; the database of the settings by default. Closed with the service.
         temporary: outputs of callers without a bucket; `temporary_outputs` by default.
         generations: as `Service.generations`; the folder of the settings by default.
+        poll_s: as `Service.poll_s`.
         dispatch: as `Service.dispatch`, which then starts workers on demand; None where workers poll the queue.
 
     Raises:
@@ -138,6 +142,7 @@ def open_service(
         generations=kept_generations(settings) if generations is None else generations,
         dispatch=dispatch or (lambda job_id: None),
         starts_workers_on_demand=dispatch is not None,
+        poll_s=poll_s,
     )
 
 

@@ -29,7 +29,8 @@ functions["keys"], functions["secrets"] = (described(each) for each in modal_app
 for name in ("Generator", "TriposrGenerator"):
     functions[name] = described(getattr(modal_app, name)().generate)
 heavy = [name for name in {HEAVY!r} if name in sys.modules]
-names = sorted(modal_app.app._local_state.functions)
+apps = ("app", "fetching", "testing", "once", "keys", "rotate_secrets")
+names = {{name: sorted(getattr(modal_app, name)._local_state.functions) for name in apps}}
 print(json.dumps({{"heavy": heavy, "functions": functions, "names": names}}))
 """
 
@@ -63,7 +64,7 @@ def test_each_engine_has_its_gpus_and_mounts_only_the_weights(functions: dict[st
         assert info["concurrency_info"] is None  # one input per container
         assert (info["timeout"], info["startup_timeout"]) == (15 * MINUTE_S, 10 * MINUTE_S)
         assert info["max_retries"] is None  # a failed generation is returned, not run again
-        assert info["method_names"] == ["wake", "generate"]
+        assert info["method_names"] == ["wake", "describe_start", "generate"]
     assert {name for name, info in functions.items() if info["gpus"]} == {"Generator", "TriposrGenerator"}
 
 
@@ -105,17 +106,26 @@ def test_a_job_is_retried_and_two_functions_are_scheduled(functions: dict[str, d
 
 def test_the_names_of_deployed_objects_stay_the_same(app: dict[str, Any]) -> None:
     """A deployment updates the objects of these names; with another name, Modal would create a second one."""
-    assert app["names"] == [
+    assert app["names"]["app"] == [
         "Generator.*",
         "TriposrGenerator.*",
         "clean",
         "deliver_webhooks",
-        "fetch_weights",
-        "make_files",
         "run_call",
-        "smoke",
         "web",
     ]
+
+
+def test_what_an_operator_runs_has_apps_of_its_own_that_start_nothing_else(app: dict[str, Any]) -> None:
+    """`modal run` starts a copy of a whole App, with the containers that always run and every image."""
+    names = app["names"]
+
+    assert (names["fetching"], names["testing"]) == (
+        ["fetch_weights"],
+        ["echo_isolated", "smoke", "time_commits"],
+    )
+    assert names["once"] == ["OnceTrellisGenerator.*", "OnceTriposrGenerator.*", "make_files"]
+    assert (names["keys"], names["rotate_secrets"]) == (["change_keys"], ["reencrypt_secrets"])
 
 
 def mounts_of(info: dict[str, Any]) -> dict[str, tuple[str, str]]:

@@ -59,7 +59,7 @@ class Context:
         self.service = service
         self.settings = service.settings
         self.store = service.store
-        self.completions = CompletionWaiter(service.store)
+        self.completions = CompletionWaiter(service.store, poll_s=service.poll_s)
         self.queue_stats = QueueStatsReader(service.store)
         self.refusals = Refusals()
         settings = service.settings

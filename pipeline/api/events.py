@@ -18,6 +18,7 @@ from pipeline.errors import NotFound, StoreUnavailable
 from schemas.responses import ErrorBody
 
 EVENT_POLL_S = 0.4
+"""Pause between two looks at a followed job, where looks are cheap; longer where `Service.poll_s` is."""
 
 router = APIRouter(tags=["jobs"])
 
@@ -39,6 +40,7 @@ async def events(call_id: str, request: Request, context: Context = Depends(cont
 
 async def _events(job_id: int, api_key_id: str, context: Context, base_url: str) -> AsyncIterator[dict[str, str]]:
     last: dict[str, Any] | None = None
+    pause_s = max(EVENT_POLL_S, 2 * context.service.poll_s)
 
     def read() -> tuple[bool, dict[str, Any]]:
         job = context.store.get(job_id, api_key_id=api_key_id)
@@ -51,7 +53,7 @@ async def _events(job_id: int, api_key_id: str, context: Context, base_url: str)
             yield {"event": "end", "data": json.dumps(ErrorBody(message=str(error), error_code=error.code).to_json())}
             return
         except StoreUnavailable:  # the stream stays open until the store answers again
-            await asyncio.sleep(EVENT_POLL_S)
+            await asyncio.sleep(pause_s)
             continue
         if is_final:
             yield {"event": "end", "data": json.dumps(body)}
@@ -60,4 +62,4 @@ async def _events(job_id: int, api_key_id: str, context: Context, base_url: str)
         if last is None or progress | {"eta": 0} != last | {"eta": 0}:
             yield {"event": "progress", "data": json.dumps(progress)}
             last = progress
-        await asyncio.sleep(EVENT_POLL_S)
+        await asyncio.sleep(pause_s)

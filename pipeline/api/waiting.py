@@ -12,15 +12,17 @@ from pipeline.errors import ImageTo3DError
 from pipeline.jobs.model import Job
 from pipeline.jobs.store import JobStore
 
-POLL_S = 0.15
-
 log = structlog.get_logger()
 
 
 class CompletionWaiter:
-    """Returns jobs when they have ended. Polls the store with one query for all that wait, and only while one waits."""
+    """Returns jobs when they have ended. Polls the store with one query for all that wait, and only while one waits.
 
-    def __init__(self, store: JobStore, *, poll_s: float = POLL_S) -> None:
+    Args:
+        poll_s: pause between two queries.
+    """
+
+    def __init__(self, store: JobStore, *, poll_s: float) -> None:
         self._store = store
         self._poll_s = poll_s
         self._waiting: defaultdict[int, list[asyncio.Future[Job]]] = defaultdict(list)
@@ -49,14 +51,13 @@ class CompletionWaiter:
         while self._waiting:
             await asyncio.sleep(self._poll_s)
             try:
-                jobs = await run_in_threadpool(self._store.get_many, list(self._waiting))
+                jobs = await run_in_threadpool(self._store.ended, list(self._waiting))
             except ImageTo3DError:  # the store does not answer; poll again
                 continue
             except Exception:  # every waiting request depends on this task
                 log.exception("waiting jobs not read")
                 continue
             for job in jobs:
-                if job.state.is_final:
-                    for future in self._waiting.pop(job.id, []):
-                        if not future.done():
-                            future.set_result(job)
+                for future in self._waiting.pop(job.id, []):
+                    if not future.done():
+                        future.set_result(job)

@@ -33,6 +33,7 @@ class EngineSpec:
         has_weights: its class takes `weights`, the folder that `fetch-weights` fills.
         summary: one line of description.
         gpus: GPU types for a deployment on Modal, by Modal's names, best first; empty for an engine without a GPU.
+        memory_gib: host memory for a container on Modal: the weights, which lie there first, and 5 GiB for the rest.
         needs: what it needs beyond a CPU and its packages, as words that follow "needs"; "" if nothing.
         ignores: fields of a submit that never change its result.
         inputs: what it makes assets from.
@@ -48,6 +49,7 @@ class EngineSpec:
     has_weights: bool
     summary: str
     gpus: tuple[str, ...] = ()
+    memory_gib: int = 10
     needs: str = ""
     ignores: tuple[str, ...] = ()
     inputs: tuple[RequestKind, ...] = ("image",)
@@ -104,6 +106,7 @@ ENGINES: tuple[EngineSpec, ...] = (
         has_weights=True,
         summary="the released TRELLIS-text models: a text instead of an image",
         gpus=("H100", "A100-80GB", "A100-40GB"),
+        memory_gib=12,
         needs="6.5 GB of weights and a GPU with 16 GB",
         inputs=("text",),
     ),
@@ -130,6 +133,7 @@ ENGINES: tuple[EngineSpec, ...] = (
         has_weights=True,
         summary="the released TRELLIS.2 model: materials, transparency, open surfaces",
         gpus=("H100", "H200", "A100-80GB"),
+        memory_gib=19,
         needs="13.8 GB of weights and a GPU with 24 GB",
         ignores=("view_angles", "depth", "resolution", "chunk_size", "splat"),
         defaults={"slat_guidance_strength": 7.5},

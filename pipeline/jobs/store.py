@@ -76,6 +76,10 @@ class JobStore(Protocol):
         """The jobs that exist, in any order; one query for all."""
         ...
 
+    def ended(self, job_ids: Sequence[int]) -> list[Job]:
+        """Those of the jobs that have ended, in any order: one query, the cheapest about unfinished jobs."""
+        ...
+
     def request_of(self, job_id: int) -> bytes:
         """The job's request as it was submitted.
 
@@ -130,8 +134,12 @@ class JobStore(Protocol):
         """
         ...
 
-    def renew(self, lease: Lease, *, lease_s: float) -> bool:
-        """Heartbeat: extend the lease to `lease_s` from now; returns whether a cancellation was requested."""
+    def renew(self, lease: Lease, *, lease_s: float, progress: Progress | None = None) -> bool:
+        """Heartbeat: extend the lease to `lease_s` from now; returns whether a cancellation was requested.
+
+        Args:
+            progress: recorded too, as by `report`; None where it has not changed.
+        """
         ...
 
     def report(self, lease: Lease, progress: Progress) -> None:

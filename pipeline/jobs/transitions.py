@@ -229,9 +229,10 @@ def lease_lost(lease: Lease) -> LeaseLost:
     return LeaseLost(f"job {lease.job_id} is no longer held by {lease.worker_id}, attempt {lease.attempt}")
 
 
-def renewed(job: Job, *, now: float, lease_s: float) -> Job:
-    """The job with its lease extended by a heartbeat."""
-    return replace(job, lease_expires_at=lease_end(now, lease_s))
+def renewed(job: Job, *, now: float, lease_s: float, progress: Progress | None = None) -> Job:
+    """The job with its lease extended by a heartbeat, and its progress where that has changed."""
+    progress = job.progress if progress is None else progress
+    return replace(job, lease_expires_at=lease_end(now, lease_s), progress=progress)
 
 
 def expired_now(job: Job) -> Job:

@@ -53,6 +53,8 @@ class WorkerOptions:
             native code cannot be interrupted.
         is_able: asked before a claim; False leaves the jobs in the queue.
         poll_s: pause after no job was found.
+        is_registered: keep a record of this worker in the list of workers. Not where jobs are dispatched one by one:
+            the list is one entry of the shared map, for which the heartbeats of all running jobs would compete.
     """
 
     worker_id: str
@@ -65,6 +67,7 @@ class WorkerOptions:
     on_timeout: Callable[[], None] = lambda: None
     is_able: Callable[[], bool] = lambda: True
     poll_s: float = 0.2
+    is_registered: bool = True
 
 
 class LeaseKeeper:
@@ -142,11 +145,10 @@ class LeaseKeeper:
     def _heartbeat(self) -> bool:
         """Send one heartbeat; False when the lease is lost."""
         try:
-            if self._progress != self._reported:
-                progress = self._progress
-                self._store.report(self._lease, progress)
-                self._reported = progress
-            self.is_cancel_requested = self._store.renew(self._lease, lease_s=self._options.lease_s)
+            progress = self._progress
+            changed = progress if progress != self._reported else None
+            self.is_cancel_requested = self._store.renew(self._lease, lease_s=self._options.lease_s, progress=changed)
+            self._reported = progress
             self._heartbeat_worker()
         except LeaseLost:
             self.is_lease_lost = True
@@ -326,7 +328,7 @@ class QueueWorker:
     def _heartbeat_worker(self, job_id: int | None = None) -> None:
         """Refresh this worker's record, at most every few seconds."""
         now_s = time.monotonic()
-        if now_s - self._heartbeat_at_s >= WORKER_HEARTBEAT_INTERVAL_S:
+        if self._options.is_registered and now_s - self._heartbeat_at_s >= WORKER_HEARTBEAT_INTERVAL_S:
             self._heartbeat_at_s = now_s
             engine, is_ready = self._options.engine, self._options.is_able()
             self._store.heartbeat_worker(WorkerRecord(self._worker_id, engine, 0.0, is_ready=is_ready, job_id=job_id))

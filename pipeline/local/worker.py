@@ -20,8 +20,9 @@ from pathlib import Path
 
 import structlog
 
+from pipeline.answers import webhook_dispatcher
 from pipeline.errors import CannotStart, ImageTo3DError
-from pipeline.job_handler import JobHandler, clean, folder_of, late_uploads, webhook_dispatcher
+from pipeline.job_handler import JobHandler, clean, folder_of, late_uploads
 from pipeline.jobs.model import Job
 from pipeline.jobs.worker_loop import QueueWorker, WorkerOptions
 from pipeline.local.supervisor import call_when_orphaned, stop_on_signals

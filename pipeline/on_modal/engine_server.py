@@ -7,6 +7,7 @@ container must be recycled.
 from __future__ import annotations
 
 import re
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
@@ -16,6 +17,7 @@ import structlog
 from pipeline.engines.base import Engine, ForegroundImage, Generation, GenerationOptions
 from pipeline.errors import EngineFailed, ImageTo3DError, OutOfMemory, StageError, translate
 from pipeline.on_modal.control_channel import HEARTBEAT_INTERVAL_S, ControlChannel, Failure, ProgressReporter
+from pipeline.on_modal.platform_probe import EngineStart
 from pipeline.stages.generate import configured_engine, run_engine
 
 DEVICE_ERRORS = re.compile(r"CUDA|cuDNN|CUBLAS|NCCL|device-side|GPU")
@@ -73,8 +75,13 @@ class EngineServer:
         self._make = make
         self._heartbeat_interval_s = heartbeat_interval_s
         self._engine: Engine | None = None
-        self._is_on_device = False
+        self._has_weights = self._is_on_device = False
+        self._prepared_at = self._snapshot_age_s = 0.0
         self._restarts: int | None = None
+
+    def import_engine(self) -> None:
+        """The imports of the first part alone, for a snapshot without the weights; fails as `load_weights` does."""
+        self._before_snapshot(self._import)
 
     def load_weights(self, *, with_device: bool = False) -> None:
         """The first part: imports, and weights to host memory. It does not call CUDA, so a snapshot may follow.
@@ -85,24 +92,17 @@ class EngineServer:
         Args:
             with_device: also the second part, for a snapshot that includes the memory of the device.
         """
-        try:
-            self._load_weights()
-            if with_device:
-                self._move_to_device()
-        except Exception:
-            log.exception("engine not loaded before the snapshot", engine=self.name)
-            self._engine, self._is_on_device = None, False
+        self._before_snapshot(self._move_to_device if with_device else self._load_weights)
 
     def to_device(self) -> None:
         """The second part: to the device, and warm up. An engine whose `load` has one part is loaded here.
 
-        A failure becomes the answer of every call: if it was raised, Modal would start the container again and again.
+        What the first part did not load is loaded first. A failure becomes the answer of every call: if it was raised,
+        Modal would start the container again and again.
         """
+        self._snapshot_age_s = time.time() - self._prepared_at if self._prepared_at else 0.0
         try:
-            if self._engine is None:
-                self._load_weights()
-            if not self._is_on_device:
-                self._move_to_device()
+            self._move_to_device()
             if self._needs_accelerator and not self._loaded().is_on_accelerator:
                 raise EngineFailed(f"engine {self.name} found no accelerator in its container")
         except Exception as error:
@@ -112,25 +112,50 @@ class EngineServer:
         else:
             log.info("engine is ready", engine=self.name, seconds={k: round(s, 3) for k, s in self.seconds.items()})
 
+    def _before_snapshot(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except Exception:
+            log.exception("engine not loaded before the snapshot", engine=self.name)
+            self._engine, self._has_weights, self._is_on_device = None, False, False
+        self._prepared_at = time.time()
+
+    # Each of these does nothing where it has been done.
+
+    def _import(self) -> None:
+        if self._engine is None:
+            started_s = time.perf_counter()
+            self._engine = self._make(self.name, weights=self._weights, arguments=self._arguments)
+            self.seconds["imports"] = time.perf_counter() - started_s
+
     def _load_weights(self) -> None:
-        started_s = time.perf_counter()
-        engine = self._make(self.name, weights=self._weights, arguments=self._arguments)
-        self.seconds["imports"] = time.perf_counter() - started_s
-        started_s = time.perf_counter()
-        if isinstance(engine, TwoStepEngine):
-            engine.load_weights()
-        self.seconds["weights"] = time.perf_counter() - started_s
-        self._engine = engine
+        self._import()
+        if not self._has_weights:
+            started_s = time.perf_counter()
+            engine = self._loaded()
+            if isinstance(engine, TwoStepEngine):
+                engine.load_weights()
+            self.seconds["weights"] = time.perf_counter() - started_s
+            self._has_weights = True
 
     def _move_to_device(self) -> None:
-        started_s = time.perf_counter()
-        engine = self._loaded()
-        if isinstance(engine, TwoStepEngine):
-            engine.to_device()
-        else:
-            engine.load()
-        self.seconds["device"] = time.perf_counter() - started_s
-        self._is_on_device = True
+        self._load_weights()
+        if not self._is_on_device:
+            started_s = time.perf_counter()
+            engine = self._loaded()
+            if isinstance(engine, TwoStepEngine):
+                engine.to_device()
+            else:
+                engine.load()
+            self.seconds["device"] = time.perf_counter() - started_s
+            self._is_on_device = True
+
+    def describe_start(self) -> EngineStart:
+        """The device, and how long each part of the start took."""
+        torch = sys.modules.get("torch")
+        is_on_gpu = torch is not None and self._loaded().is_on_accelerator and torch.cuda.is_available()
+        device = torch.cuda.get_device_name() if torch is not None and is_on_gpu else "CPU"
+        return EngineStart(self.name, device, dict(self.seconds), self._snapshot_age_s)
 
     def answer(
         self, views: Sequence[ForegroundImage], options: GenerationOptions, channel: ControlChannel, *, restarts: int
@@ -157,7 +182,7 @@ class EngineServer:
 
     def _loaded(self) -> Engine:
         if self._engine is None:
-            raise RuntimeError("load_weights must be called first")
+            raise RuntimeError("import_engine or load_weights must be called first")
         return self._engine
 
 

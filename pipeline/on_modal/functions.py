@@ -1,17 +1,15 @@
-"""What the CPU containers run: one job, the due webhooks, and the cleaner. Each may be killed and run again."""
+"""What the CPU containers with numpy run: one job, and the cleaner. Each may be killed and run again."""
 
 from __future__ import annotations
 
 import shutil
 import threading
-import time
 from collections.abc import Callable
 
 import structlog
 
-from pipeline.job_handler import JobHandler, clean, folder_of, webhook_dispatcher
+from pipeline.job_handler import JobHandler, clean, folder_of
 from pipeline.jobs.model import Job, JobState
-from pipeline.jobs.store import Store
 from pipeline.jobs.worker_loop import QueueWorker, WorkerOptions
 from pipeline.on_modal.deployment import Deployment
 from pipeline.on_modal.engine_pool import EnginePool
@@ -21,8 +19,6 @@ from pipeline.stages.deliver import retry_uploads
 
 HEARTBEAT_INTERVAL_S = 2.0
 """Pause between two heartbeats of a job whose store is reached over the network."""
-WEBHOOK_WAIT_S = 120.0
-"""A webhook whose next attempt is due this soon is waited for; the scheduled function sends later ones."""
 UPLOADS_FOR_S = 240.0
 """For how long one run of the cleaner starts late uploads, so that slow buckets do not fill its whole time limit."""
 
@@ -81,6 +77,7 @@ def run_job(
             engine=",".join(settings.offered_engines),
             lease_s=settings.lease_s,
             heartbeat_interval_s=HEARTBEAT_INTERVAL_S,
+            is_registered=False,
         ),
         on_end=clean_up_after,
     )
@@ -92,32 +89,6 @@ def run_job(
         deployment.dispatch(job_id)  # it was requeued through no fault of its own
     elif any(key.id == job.api_key_id and key.limits.running is not None for key in store.list_keys()):
         deployment.dispatch.dispatch_waiting(store, api_key_id=job.api_key_id, lost_after_s=0.0, limit=1)
-
-
-def send_webhooks(deployment: Deployment, *, job_id: int | None = None) -> int:
-    """Send the webhooks that are due; with a job's id, wait for its next attempt as long as that is due soon.
-
-    Returns:
-        How many attempts were made.
-    """
-    service, _ = deployment.open_service()
-    sender = webhook_dispatcher(service)
-    attempts = sender.send_due()
-    while job_id is not None and (pause_s := _due_in_s(deployment.store, job_id)) is not None:
-        if pause_s >= WEBHOOK_WAIT_S:
-            break
-        time.sleep(pause_s)
-        attempts += sender.send_due()
-    service.http.close()
-    return attempts
-
-
-def _due_in_s(store: Store, job_id: int) -> float | None:
-    """Seconds until a job's webhook is due, at least 0.5; None if there is nothing to send."""
-    due = [
-        task.next_attempt_at for task in store.tasks_of(job_id) if task.kind == "webhook" and task.state == "pending"
-    ]
-    return None if not due else max(0.5, min(due) - time.time())
 
 
 def clean_up(deployment: Deployment, *, commit_backup: Callable[[], None] = lambda: None) -> None:

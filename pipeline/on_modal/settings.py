@@ -36,11 +36,15 @@ class ScalingSettings(BaseSettings):
     """How long an idle container waits for its next input."""
     gpu_snapshot: bool = False
     """Move the weights to the GPU before the snapshot, which then includes its memory: an alpha feature of Modal."""
+    gpu_snapshot_weights: bool = True
+    """Load the weights before the snapshot, which then contains them, and not after each restore."""
     web_min_containers: int = Field(default=0, ge=0)
+    custom_domains: Annotated[tuple[str, ...], NoDecode] = ()
+    """Domains of the web function beside Modal's own, separated by commas."""
     region: str | None = None
     """Where all containers run; None means any region."""
 
-    @field_validator("engines", "gpus", mode="before")
+    @field_validator("engines", "gpus", "custom_domains", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if value == "none":
@@ -86,6 +90,11 @@ CLIENT_VARIABLES = {"MODAL_MAX_THROTTLE_WAIT": "10"}
 store that answers "unavailable" is better than a change that takes effect minutes later."""
 
 
+CONTAINER_DEFAULTS = {"database_pool_size": "1", "database_pool_overflow": "1"}
+"""What containers use where the deployer sets nothing else. Some 100 containers share one Postgres, which often allows
+no more connections than that; a statement takes a few milliseconds, so two are enough for the requests of one."""
+
+
 def environment_of_containers(**defaults: str) -> dict[str, str]:
     """The environment that gives a container the settings of this process, without its secrets.
 
@@ -94,5 +103,5 @@ def environment_of_containers(**defaults: str) -> dict[str, str]:
     """
     names = (set(Settings.model_fields) | set(ScalingSettings.model_fields)) - LOCAL_ONLY_SETTINGS
     variables = (*(variable_of(name) for name in sorted(names)), *OTEL_VARIABLES)
-    given = {variable_of(name): value for name, value in defaults.items()}
+    given = {variable_of(name): value for name, value in (CONTAINER_DEFAULTS | defaults).items()}
     return CLIENT_VARIABLES | given | present_variables((*variables, *CLIENT_VARIABLES))

@@ -15,6 +15,9 @@ from pipeline.on_modal.volume_files import Volume, VolumeGenerations, VolumeStor
 from pipeline.service import local_outputs, open_service
 from pipeline.telemetry import start_telemetry
 
+POLL_S = 0.5
+"""Each look at the shared Dict is a call over the network, and Modal limits how many a workspace makes."""
+
 
 def web_app(deployment: Deployment, *, outputs: Volume, state: Volume, missing: tuple[type[Exception], ...]) -> ASGIApp:
     """The application of one web container; the API key of the settings exists afterwards.
@@ -41,5 +44,6 @@ def web_app(deployment: Deployment, *, outputs: Volume, state: Volume, missing: 
         temporary=temporary,
         generations=VolumeGenerations(state, missing=missing),
         dispatch=deployment.dispatch,
+        poll_s=POLL_S,
     )
     return create_app(settings, service=service)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -14,6 +16,7 @@ from pipeline.private_files import make_private_folder, private_opener
 from pipeline.storage.base import OutputFile
 
 COPY_CHUNK_BYTES = 1 << 20
+CANNOT_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 
 def copy_atomically(
@@ -38,7 +41,7 @@ def copy_atomically(
     """
     make_folder = make_private_folder if is_private else partial(Path.mkdir, parents=True, exist_ok=True)
     make_folder(staging)
-    arriving = staging / f".arriving-{secrets.token_hex(8)}"
+    arriving = staging / staging_name("arriving")
     make_folder(arriving)
     try:
         digests = [copy_durably(file.path, arriving / file.path.name, is_private=is_private) for file in files]
@@ -52,6 +55,22 @@ def copy_atomically(
     finally:
         shutil.rmtree(arriving, ignore_errors=True)
     return digests
+
+
+def staging_name(purpose: str) -> str:
+    """A unique name for a temporary folder, with the time in it: a shared volume may not keep that of a folder."""
+    return f".{purpose}-{time.time():.0f}-{secrets.token_hex(8)}"
+
+
+def staging_age_s(folder: Path, *, now: float) -> float:
+    """Seconds since a temporary folder was named.
+
+    Raises:
+        FileNotFoundError: it has a name of version 0.1.0, without the time, and is gone.
+    """
+    _, _, rest = folder.name.partition("-")
+    at, has_time, _ = rest.partition("-")
+    return now - (float(at) if has_time and at.isdigit() else folder.stat(follow_symlinks=False).st_mtime)
 
 
 def copy_durably(source: Path, target: Path, *, is_private: bool = False) -> tuple[int, str]:
@@ -85,9 +104,12 @@ def _has_content(path: Path, digest: tuple[int, str]) -> bool:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make renames in a folder durable."""
+    """Make renames in a folder durable, where its file system can: network file systems refuse it for folders."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in CANNOT_SYNC:
+            raise
     finally:
         os.close(handle)

@@ -7,22 +7,25 @@ job's files have a lifetime of their own, its folder holds the time of their end
 from __future__ import annotations
 
 import errno
-import os
 import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import DeliveryFailed, NotFound
-from pipeline.storage.atomic_copy import copy_atomically
+from pipeline.private_files import private_opener
+from pipeline.storage.atomic_copy import copy_atomically, staging_age_s, staging_name
 from pipeline.storage.base import Artifact, FileKind, OutputFile, Storage, StoredFile, content_type_of
 from pipeline.storage.links import SAFE_NAME, LinkSigner
 
 RUN_ALLOWANCE_S = 3600.0
 """How long after its submit a job may finish and still get exactly the links that were predicted."""
 EXPIRY_FILE = ".expires"
+STORED_FILE = ".stored"
+"""Holds when a job's files were stored; a shared volume may not keep the time of a folder."""
 
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
@@ -96,8 +99,8 @@ class LocalStorage:
             digests = copy_atomically(files, self._folder / file_prefix, staging=self._folder, is_private=True)
             now = self._clock()
             if lifetime_s is not None:
-                self._write_expiry(file_prefix, now + lifetime_s)
-            os.utime(self._folder / file_prefix, (now, now))
+                self._write_time(file_prefix, EXPIRY_FILE, now + lifetime_s)
+            self._write_time(file_prefix, STORED_FILE, now)
         except OSError as error:
             raise _as_delivery_failed(error, files) from error
         self._commit()
@@ -159,16 +162,23 @@ class LocalStorage:
 
     def expiry_of(self, file_prefix: str) -> float | None:
         """When a job's files end, where they have a lifetime of their own; seconds since 1970."""
+        return self._read_time(file_prefix, EXPIRY_FILE)
+
+    def _read_time(self, file_prefix: str, name: str) -> float | None:
         try:
-            return float((self._folder / file_prefix / EXPIRY_FILE).read_bytes())
+            return float((self._folder / file_prefix / name).read_bytes())
         except (OSError, ValueError):
             return None
 
-    def _write_expiry(self, file_prefix: str, expires_at: float) -> None:
-        """Replace a job's expiry, atomically: a reader finds the old one or the new one."""
-        unfinished = self._folder / file_prefix / f"{EXPIRY_FILE}-{secrets.token_hex(8)}"
-        unfinished.write_text(f"{expires_at:.0f}")
-        unfinished.replace(self._folder / file_prefix / EXPIRY_FILE)
+    def _write_time(self, file_prefix: str, name: str, at: float) -> None:
+        """Replace a job's expiry or its other time, atomically: a reader finds the old one or the new one."""
+        unfinished = self._folder / file_prefix / f"{name}-{secrets.token_hex(8)}"
+        try:
+            with open(unfinished, "w", opener=private_opener) as file:  # for the opener
+                file.write(f"{at:.0f}")
+            unfinished.replace(self._folder / file_prefix / name)
+        finally:
+            unfinished.unlink(missing_ok=True)
 
     def stored_files(self, contents: Iterable[tuple[str, FileKind]], *, file_prefix: str) -> list[OutputFile]:
         """Stored files as files to deliver, for a late upload.
@@ -199,20 +209,24 @@ class LocalStorage:
             return 0
         removed = 0
         for entry in list(self._folder.iterdir()):
-            try:
-                age_s = self._clock() - entry.stat(follow_symlinks=False).st_mtime
-            except FileNotFoundError:
-                continue
-            if entry.name.startswith("."):
-                if age_s > RUN_ALLOWANCE_S:
+            with suppress(FileNotFoundError):  # another process has deleted it
+                if not entry.name.startswith("."):
+                    removed += self._has_expired(entry.name) and self._remove(entry)
+                elif staging_age_s(entry, now=self._clock()) > RUN_ALLOWANCE_S:
                     shutil.rmtree(entry, ignore_errors=True)
-                continue
-            expires_at = self.expiry_of(entry.name)
-            has_expired = age_s > self._lifetime_s + RUN_ALLOWANCE_S
-            if has_expired if expires_at is None else self._clock() >= expires_at:
-                removed += self._remove(entry)
         self._commit()
         return removed
+
+    def _has_expired(self, file_prefix: str) -> bool:
+        """Whether no link to a job's files is valid any more."""
+        now, expires_at = self._clock(), self.expiry_of(file_prefix)
+        if expires_at is not None:
+            return now >= expires_at
+        stored_at = self._read_time(file_prefix, STORED_FILE)
+        if stored_at is None:  # of version 0.1.0, or of a writer that was killed: its time begins now
+            self._write_time(file_prefix, STORED_FILE, now)
+            return False
+        return now - stored_at > self._lifetime_s + RUN_ALLOWANCE_S
 
     def _url(self, token: str, name: str) -> str:
         return f"{self._base_url}/files/{token}/{name}"
@@ -228,7 +242,7 @@ class LocalStorage:
 
     def _remove(self, folder: Path) -> bool:
         """Rename a folder, which is atomic, then delete it."""
-        leaving = self._folder / f".leaving-{secrets.token_hex(8)}"
+        leaving = self._folder / staging_name("leaving")
         try:
             folder.rename(leaving)
         except FileNotFoundError:

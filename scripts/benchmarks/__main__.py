@@ -8,7 +8,7 @@ import signal
 import sys
 from pathlib import Path
 
-HELPERS = ("__init__", "__main__", "measuring")
+HELPERS = ("__init__", "__main__", "cold_path", "measuring")
 
 
 def main(argv: list[str]) -> int:

@@ -3,6 +3,7 @@
 The web container: imports, and the application that answers /health. The GPU container: imports, then 4.2 GB of random
 weights of the released sizes, read from a disk whose cache was dropped, and, where there is an accelerator, moved to it
 and warmed up. Each part runs in a process of its own, as a container does. `main` returns 0 when the targets are met.
+`--path` instead runs one job on the fake Modal server and tells each part from the submit to the webhook.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+from scripts.benchmarks import cold_path
 
 ROOT = Path(__file__).resolve().parents[2]
 MAX_WEB_S, MAX_IMPORTS_S, LEAST_GB_PER_S = 1.2, 4.0, 1.5
@@ -141,7 +144,11 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m scripts.benchmarks cold", description=__doc__)
     parser.add_argument("--runs", type=int, default=5, help="starts of the web container")
     parser.add_argument("--web-only", action="store_true", help="write no weights")
+    parser.add_argument("--path", action="store_true", help="one cold job on the fake Modal server, part by part")
+    cold_path.add_options(parser.add_argument_group("with --path, in seconds and bytes per second"))
     arguments = parser.parse_args(argv)
+    if arguments.path:
+        return cold_path.main(arguments)
     is_met = measure_web(arguments.runs)
     is_met = (arguments.web_only or measure_gpu()) and is_met
     print("targets met" if is_met else "a target was MISSED")

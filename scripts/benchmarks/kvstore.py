@@ -1,11 +1,12 @@
-"""The cost of the key-value store: map operations per method, and submits per second at a given latency.
+"""The cost of the key-value store: map operations per method, of waiting and of running jobs, and submits per second.
 
-python -m scripts.benchmarks kvstore [--latency-ms 20] [--threads 16] [--submits 200]
+python -m scripts.benchmarks kvstore [--latency-ms 20] [--threads 16] [--submits 200] [--running 100]
 """
 
 from __future__ import annotations
 
 import argparse
+import random
 import sys
 import threading
 import time
@@ -16,6 +17,7 @@ from typing import TypeVar
 from rich.console import Console
 from rich.table import Table
 
+from pipeline.errors import StoreUnavailable
 from pipeline.jobs.api_keys import make_key
 from pipeline.jobs.model import (
     ApiKey,
@@ -25,6 +27,7 @@ from pipeline.jobs.model import (
     JobResult,
     JobState,
     KeyLimits,
+    Lease,
     NewJob,
     Progress,
     WorkerRecord,
@@ -33,6 +36,9 @@ from pipeline.jobs.stores.kv.store import KvStore
 from tests.fakes.key_values import MemoryKeyValues
 
 R = TypeVar("R")
+
+HEARTBEAT_INTERVAL_S = 2.0
+"""As `pipeline.on_modal.functions`, which needs more packages."""
 
 
 class CountedKeyValues(MemoryKeyValues):
@@ -121,6 +127,75 @@ def _count_operations(is_disturbed: bool) -> dict[str, int]:
     return counts
 
 
+def table_of_polls(console: Console) -> None:
+    """Map operations of one look of a web container, and of one heartbeat, while so many jobs run."""
+    table = Table("running jobs", "look for ended ones", "look with progress", "heartbeats", title="operations")
+    for running in (1, 20, 60, 100):
+        entries = CountedKeyValues(0.0)
+        web, leases = _start_jobs(entries, running)
+        ids = [lease.job_id for lease in leases]
+        counts: list[int] = []
+        for look in (web.ended, web.get_many):
+            look(ids)
+            before = entries.operations
+            look(ids)
+            counts.append(entries.operations - before)
+        stores = [KvStore(entries) for _ in leases]
+        for beat in range(2):  # the first of a process finds the newest version
+            before = entries.operations
+            for store, lease in zip(stores, leases, strict=True):
+                store.renew(lease, lease_s=30, progress=Progress("generate", beat))
+        counts.append(entries.operations - before)
+        table.add_row(str(running), *map(str, counts))
+    console.print(table)
+
+
+def _start_jobs(entries: CountedKeyValues, running: int) -> tuple[KvStore, list[Lease]]:
+    store = KvStore(entries)
+    key = store.add_key(make_key("bench", limits=KeyLimits())[1])
+    leases: list[Lease] = []
+    for number in range(running):
+        job = store.submit(new_job(key)).job
+        claimed = store.claim(f"w{number}", lease_s=30, job_id=job.id)
+        assert claimed is not None
+        leases.append(claimed.lease)
+    return store, leases
+
+
+def pauses_of_heartbeats(console: Console, *, running: int, latency_s: float, seconds: float = 30.0) -> None:
+    """The pauses between the heartbeats of so many jobs, each with a store of its own, as Modal's containers have."""
+    entries = CountedKeyValues(0.0)
+    _, leases = _start_jobs(entries, running)
+    entries.latency_s, entries.operations = latency_s, 0
+    pauses: list[float] = []
+    failed: list[StoreUnavailable] = []
+    deadline_s = time.monotonic() + seconds
+
+    def beat(lease: Lease) -> None:
+        store, last_s, number = KvStore(entries), time.monotonic(), 0
+        time.sleep(random.uniform(0.0, HEARTBEAT_INTERVAL_S))
+        while time.monotonic() < deadline_s:
+            time.sleep(HEARTBEAT_INTERVAL_S)
+            number += 1
+            try:
+                store.renew(lease, lease_s=30, progress=Progress("generate", number))
+            except StoreUnavailable as error:
+                failed.append(error)
+            else:
+                pauses.append(time.monotonic() - last_s)
+                last_s = time.monotonic()
+
+    with ThreadPoolExecutor(running) as pool:
+        list(pool.map(beat, leases))
+    rate = entries.operations / seconds / running
+    pauses.sort()
+    console.print(
+        f"{running} running jobs, {latency_s * 1000:.0f} ms an operation: pause between heartbeats median "
+        f"{pauses[len(pauses) // 2]:.1f} s, longest {pauses[-1]:.1f} s, {len(failed)} failed; "
+        f"{rate:.2f} operations a second for each job"
+    )
+
+
 def rate_of_submits(console: Console, *, latency_s: float, threads: int, submits: int) -> None:
     """Submits per second from the threads of one process, and of several."""
     for processes in (1, 2, 4):
@@ -146,9 +221,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--latency-ms", type=float, default=20.0)
     parser.add_argument("--threads", type=int, default=16)
     parser.add_argument("--submits", type=int, default=200)
+    parser.add_argument("--running", type=int, default=100)
     options = parser.parse_args(argv)
     console = Console()
     table_of_operations(console)
+    table_of_polls(console)
+    pauses_of_heartbeats(console, running=options.running, latency_s=options.latency_ms / 1000)
     rate_of_submits(console, latency_s=options.latency_ms / 1000, threads=options.threads, submits=options.submits)
     return 0
 

@@ -164,7 +164,7 @@ def stage_seconds(data: Mapping[str, Any], *, engine: str, gpu: str, slowdown: f
     }
     return StageSeconds(
         dated=data["dated"],
-        stages={stage: _durations(rows) for stage, rows in said["stages"].items()} | {"generate": (step,)},
+        stages=_stages(said["stages"], data) | {"generate": (step, *_durations(data["beside_generate"]))},
         startups={
             name: _durations(rows | (said["startup"] if name == "gpu" else {}))
             for name, rows in data["startup"].items()
@@ -212,6 +212,12 @@ def _by_arithmetic(generate: Mapping[str, Any], rates: Mapping[str, Any], gpu: s
     by = f"{generate['tflop']:g} TFLOP ({generate['of']}) at {generate['efficiency']:.0%} of {rates[kind]:g} TFLOPS"
     slowed = f", x {slowdown:g}" if slowdown != 1 else ""
     return Duration("sampling and decoding", seconds, "arithmetic", f"{by} {generate['precision']}{slowed}")
+
+
+def _stages(rows: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, tuple[Duration, ...]]:
+    """The stages of an engine, with what Modal adds to the delivery."""
+    stages = {stage: _durations(steps) for stage, steps in rows.items()}
+    return stages | {"deliver": (*stages["deliver"], *_durations(data["deliver_on_modal"]))}
 
 
 def _durations(rows: Mapping[str, Mapping[str, Any]]) -> tuple[Duration, ...]:

@@ -8,8 +8,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from pipeline.answers import webhook_dispatcher
 from pipeline.inspection import inspect
-from pipeline.job_handler import webhook_dispatcher
 from pipeline.jobs.api_keys import is_test_key, make_key
 from pipeline.jobs.model import KeyLimits, LedgerFilter
 from schemas.formats import FORMATS, OUTPUT_FORMATS

@@ -247,6 +247,22 @@ def test_a_running_worker_is_listed(opened: SqlStore, key: ApiKey) -> None:
     assert opened.workers() == []
 
 
+def test_a_worker_that_is_not_registered_is_never_listed(opened: SqlStore, key: ApiKey) -> None:
+    job_id = opened.submit(new_job(key)).job.id
+    listed: list[object] = []
+
+    def work(job: Job, keeper: LeaseKeeper) -> JobResult:
+        keeper.report("generate", 40)
+        wait_until(lambda: opened.get(job_id, api_key_id=None).progress.percent == 40)
+        listed.extend(opened.workers())
+        return DONE
+
+    worker_for(opened, work, is_registered=False).run_dispatched(job_id, threading.Event())
+
+    assert opened.get(job_id, api_key_id=None).state is JobState.SUCCESS
+    assert listed == opened.workers() == []
+
+
 def test_a_worker_that_is_not_able_claims_no_job(opened: SqlStore, key: ApiKey) -> None:
     job_id = opened.submit(new_job(key)).job.id
     stop, is_able = threading.Event(), threading.Event()

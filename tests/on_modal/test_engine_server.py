@@ -110,6 +110,18 @@ def test_an_engine_whose_load_has_two_parts_is_loaded_in_two_steps() -> None:
     assert set(server.seconds) == {"imports", "weights", "device"}
 
 
+def test_weights_that_are_left_out_of_the_snapshot_are_loaded_after_it() -> None:
+    engine = TwoStepTestEngine([])
+    server = EngineServer("preview", weights="", make=lambda *_, **__: engine)
+
+    server.import_engine()
+    before = list(engine.loaded)
+    server.to_device()
+
+    assert (before, engine.loaded) == ([], ["weights", "device"])
+    assert list(server.seconds) == ["imports", "weights", "device"]
+
+
 def test_an_engine_whose_load_has_one_part_is_loaded_in_the_second_step() -> None:
     engine = ScriptedEngine()
     server = EngineServer("preview", weights="tiny", make=lambda name, **_: engine)

@@ -26,7 +26,13 @@ def test_containers_get_the_settings_of_the_deployer_without_the_secrets(monkeyp
         monkeypatch.setenv(name, value)
 
     environment = environment_of_containers(weights="/weights")
-    assert environment == passed_on | {"IMAGE_TO_3D_WEIGHTS": "/weights", "MODAL_MAX_THROTTLE_WAIT": "10"}
+
+    assert environment == passed_on | {
+        "IMAGE_TO_3D_WEIGHTS": "/weights",
+        "IMAGE_TO_3D_DATABASE_POOL_SIZE": "1",
+        "IMAGE_TO_3D_DATABASE_POOL_OVERFLOW": "1",
+        "MODAL_MAX_THROTTLE_WAIT": "10",
+    }
 
 
 def test_modal_s_client_reads_how_long_it_may_wait_when_it_is_throttled() -> None:

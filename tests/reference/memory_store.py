@@ -131,6 +131,9 @@ class MemoryStore:
         with self._lock:
             return [self._jobs[job_id] for job_id in dict.fromkeys(job_ids) if job_id in self._jobs]
 
+    def ended(self, job_ids: Sequence[int]) -> list[Job]:
+        return [job for job in self.get_many(job_ids) if job.state.is_final]
+
     def request_of(self, job_id: int) -> bytes:
         with self._lock:
             if job_id not in self._requests:
@@ -207,10 +210,11 @@ class MemoryStore:
                     return self._put(job, transitions.claimed(job, worker_id, now=now, lease_s=lease_s))
             return None
 
-    def renew(self, lease: Lease, *, lease_s: float) -> bool:
+    def renew(self, lease: Lease, *, lease_s: float, progress: Progress | None = None) -> bool:
         with self._lock:
             job = transitions.held(self._jobs.get(lease.job_id), lease)
-            return self._put(job, transitions.renewed(job, now=self._clock(), lease_s=lease_s)).is_cancel_requested
+            renewed = transitions.renewed(job, now=self._clock(), lease_s=lease_s, progress=progress)
+            return self._put(job, renewed).is_cancel_requested
 
     def report(self, lease: Lease, progress: Progress) -> None:
         with self._lock:

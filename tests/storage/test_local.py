@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import stat
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -13,9 +16,10 @@ from urllib.parse import urlsplit
 import pytest
 
 from pipeline.errors import DeliveryFailed, NotFound
+from pipeline.storage.atomic_copy import staging_age_s, staging_name
 from pipeline.storage.base import OutputFile, content_type_of
 from pipeline.storage.links import LinkSigner
-from pipeline.storage.local import RUN_ALLOWANCE_S, LocalStorage
+from pipeline.storage.local import RUN_ALLOWANCE_S, STORED_FILE, LocalStorage
 
 PREFIX = "7d3f0f0e-5a0e-4d0c-9b8e-3a4f5b6c7d8e"
 DAY_S = 24 * 3600.0
@@ -61,7 +65,8 @@ def opened(storage: LocalStorage, url: str) -> bytes:
 
 
 def everything_under(folder: Path) -> list[str]:
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+    """Every path below a folder, without the notes of when files were stored."""
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.name != STORED_FILE)
 
 
 def test_every_stored_file_can_be_opened_by_its_url(storage: LocalStorage, files: list[OutputFile]):
@@ -380,3 +385,66 @@ def test_stored_files_can_be_uploaded_later(storage: LocalStorage, files: list[O
     assert (again.kind, again.content_type) == ("thumbnail", "image/png")
     with pytest.raises(NotFound, match="there is no such file"):
         storage.stored_files([("gone.glb", "model")], file_prefix=PREFIX)
+
+
+def test_the_cleaner_relies_on_no_time_of_a_folder(
+    storage: LocalStorage, files: list[OutputFile], tmp_path: Path, clock: Clock
+):
+    storage.store(files, file_prefix="early")
+    clock.now += DAY_S
+    storage.store(files, file_prefix="late")
+    clock.now += RUN_ALLOWANCE_S + 1
+    for name in ("early", "late"):  # as where every folder has the time of the mount, or none
+        os.utime(tmp_path / "files" / name, (clock.now, clock.now) if name == "early" else (0, 0))
+
+    assert storage.clean() == 1
+    assert [path.name for path in (tmp_path / "files").iterdir()] == ["late"]
+
+
+def test_an_unfinished_folder_has_its_time_in_its_name(storage: LocalStorage, tmp_path: Path, clock: Clock):
+    clock.now = time.time()
+    arriving = tmp_path / "files" / staging_name("arriving")
+    arriving.mkdir(parents=True)
+    os.utime(arriving, (0, 0))
+
+    assert staging_age_s(arriving, now=clock.now + 60) == pytest.approx(60, abs=2)
+    clock.now += RUN_ALLOWANCE_S / 2
+    storage.clean()
+    assert arriving.exists()
+    clock.now += RUN_ALLOWANCE_S
+    storage.clean()
+    assert not arriving.exists()
+
+
+def test_files_without_a_time_are_kept_for_one_lifetime(
+    storage: LocalStorage, files: list[OutputFile], tmp_path: Path, clock: Clock
+):
+    storage.store(files, file_prefix=PREFIX)
+    (tmp_path / "files" / PREFIX / STORED_FILE).unlink()  # as version 0.1.0 stored them
+    clock.now += 100 * DAY_S
+
+    assert storage.clean() == 0
+    clock.now += DAY_S - 1
+    assert storage.clean() == 0
+    clock.now += RUN_ALLOWANCE_S + 2
+    assert storage.clean() == 1
+
+
+@pytest.mark.parametrize(("number", "is_ignored"), [(errno.EINVAL, True), (errno.ENOTSUP, True), (errno.EIO, False)])
+def test_a_file_system_that_cannot_sync_folders_is_written(
+    number: int, is_ignored: bool, storage: LocalStorage, files: list[OutputFile], monkeypatch: pytest.MonkeyPatch
+):
+    sync = os.fsync
+
+    def refuse_folders(handle: int) -> None:
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(number, os.strerror(number))
+        sync(handle)
+
+    monkeypatch.setattr(os, "fsync", refuse_folders)
+
+    if is_ignored:
+        storage.store(files, file_prefix=PREFIX)
+    else:
+        with pytest.raises(DeliveryFailed):
+            storage.store(files, file_prefix=PREFIX)

@@ -277,6 +277,33 @@ def test_a_job_with_an_expired_lease_is_claimed_before_the_queue(store: Store, a
     assert store.get(first.id, api_key_id=None) == again
 
 
+def test_a_heartbeat_records_the_progress_that_it_carries(store: Store, add_key: AddKey, clock: Clock) -> None:
+    store.submit(new_job(add_key()))
+    job = claimed(store)
+
+    store.renew(job.lease, lease_s=30, progress=Progress("generate", 40))
+    assert store.get(job.id, api_key_id=None).progress == Progress("generate", 40)
+    clock.advance(20)  # where the shared store decides about the lease itself
+    store.renew(job.lease, lease_s=30, progress=Progress("export", 70))
+    store.renew(job.lease, lease_s=30)
+
+    found = store.get(job.id, api_key_id=None)
+    assert (found.progress, found.lease_expires_at) == (Progress("export", 70), clock.now + 30)
+    with pytest.raises(LeaseLost):
+        store.renew(Lease(job.id, "other", 1), lease_s=30, progress=Progress("export", 71))
+    assert store.get(job.id, api_key_id=None).progress == Progress("export", 70)
+
+
+def test_the_ended_ones_of_several_jobs_are_found(store: Store, add_key: AddKey) -> None:
+    key = add_key()
+    ended, running, queued = (store.submit(new_job(key)).job for _ in range(3))
+    store.request_cancel(ended.id, api_key_id=None)
+    assert store.claim("w", lease_s=30, job_id=running.id) is not None
+
+    assert store.ended([queued.id, running.id, ended.id, 1]) == [store.get(ended.id, api_key_id=None)]
+    assert store.ended([running.id]) == store.ended([]) == []
+
+
 def test_a_heartbeat_keeps_the_lease(store: Store, add_key: AddKey, clock: Clock) -> None:
     store.submit(new_job(add_key()))
     lease = claimed(store).lease

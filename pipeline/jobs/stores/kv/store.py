@@ -179,6 +179,12 @@ class KvStore:
             return []
         return self._database.read(lambda snapshot: reports.read_jobs(snapshot, job_ids))
 
+    def ended(self, job_ids: Sequence[int]) -> list[Job]:
+        def read(snapshot: Snapshot) -> list[Job]:
+            return reports.read_jobs(snapshot, [job_id for job_id in job_ids if job_id not in snapshot.head.open])
+
+        return self._database.read(read) if job_ids else []
+
     def request_of(self, job_id: int) -> bytes:
         return self._database.read(lambda snapshot: submission.read_request(snapshot, job_id))
 
@@ -247,9 +253,11 @@ class KvStore:
             )
         )
 
-    def renew(self, lease: Lease, *, lease_s: float) -> bool:
+    def renew(self, lease: Lease, *, lease_s: float, progress: Progress | None = None) -> bool:
         open_job = self._held(lease)
         heartbeat, now = self._heartbeats.last(lease, open_job), self._clock()
+        if progress is not None:
+            heartbeat = replace(heartbeat, progress=progress)
         if heartbeat.lease_expires_at - now >= lease_s / 2:
             expires_at = transitions.lease_end(now, lease_s)
             self._heartbeats.write(lease, open_job, replace(heartbeat, lease_expires_at=expires_at))
@@ -257,7 +265,8 @@ class KvStore:
 
         def renew(transaction: Transaction) -> bool:  # another worker may be about to claim the job: the head decides
             job = with_heartbeat(transaction, held(transaction.head, lease))
-            documents.save(transaction, job, transitions.renewed(job, now=self._clock(), lease_s=lease_s))
+            renewed = transitions.renewed(job, now=self._clock(), lease_s=lease_s, progress=progress)
+            documents.save(transaction, job, renewed)
             return job.is_cancel_requested
 
         return self._database.commit(renew)

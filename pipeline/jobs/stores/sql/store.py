@@ -25,6 +25,7 @@ from pipeline.jobs.model import (
     Job,
     JobFilter,
     JobResult,
+    JobState,
     KeyLimits,
     KeyUse,
     Lease,
@@ -163,6 +164,12 @@ class SqlStore:
             rows = connection.execute(sa.select(jobs).where(jobs.c.id.in_(set(job_ids))))
             return [job_from_row(row) for row in rows]
 
+    def ended(self, job_ids: Sequence[int]) -> list[Job]:
+        final = [state.value for state in JobState if state.is_final]
+        with self._database.read() as connection:
+            query = sa.select(jobs).where(jobs.c.id.in_(set(job_ids)), jobs.c.state.in_(final))
+            return [job_from_row(row) for row in connection.execute(query)] if job_ids else []
+
     def request_of(self, job_id: int) -> bytes:
         with self._database.read() as connection:
             query = sa.select(job_requests.c.body).where(job_requests.c.job_id == job_id)
@@ -266,9 +273,11 @@ class SqlStore:
                     return statements.save(connection, job, after)
                 full_keys.add(job.api_key_id)
 
-    def renew(self, lease: Lease, *, lease_s: float) -> bool:
-        end = transitions.lease_end(self._clock(), lease_s)
-        renewal = jobs.update().where(transitions.is_held(jobs.c, lease)).values(lease_expires_at=end)
+    def renew(self, lease: Lease, *, lease_s: float, progress: Progress | None = None) -> bool:
+        changed: dict[str, Any] = {"lease_expires_at": transitions.lease_end(self._clock(), lease_s)}
+        if progress is not None:
+            changed |= {"stage": progress.stage, "percent": progress.percent}
+        renewal = jobs.update().where(transitions.is_held(jobs.c, lease)).values(changed)
         with self._database.write(is_durable=False) as connection:
             flag = connection.execute(renewal.returning(jobs.c.is_cancel_requested)).scalar_one_or_none()
         if flag is None:

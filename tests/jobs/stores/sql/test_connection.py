@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -115,3 +117,16 @@ def test_work_that_waited_too_long_is_not_done_later(database: Database, monkeyp
     database.write_together(put(2))
 
     assert numbers(database) == [2]
+
+
+def test_a_start_with_a_current_schema_does_not_load_the_migrations(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'jobs.sqlite'}"
+    Database(url).migrate()
+    start = (
+        "import sys; from pipeline.jobs.stores.sql.connection import Database;"
+        f" Database({url!r}).migrate(); print('alembic' in sys.modules)"
+    )
+
+    answer = subprocess.run([sys.executable, "-c", start], capture_output=True, text=True, check=True)
+
+    assert answer.stdout == "False\n"
