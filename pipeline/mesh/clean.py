@@ -27,6 +27,7 @@ MIN_COMPONENT_SHARE = 0.02
 MAX_HOLE_EDGES = 2000
 MAX_SPLIT_ROUNDS = 16
 """Bounds the loop; each round splits at least one edge."""
+TRIPLE_FACTORS = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9], np.uint64)
 GRID_STRIDE = 3_000_017
 """Packs three cell indices into one int64, without overflow up to 1 m from the origin; assets lie within 0.5 m."""
 
@@ -49,11 +50,13 @@ def clean(mesh: TriMesh, *, max_hole_edges: int = MAX_HOLE_EDGES) -> TriMesh:
     vertices = np.asarray(mesh.vertices, np.float64)
     vertices, faces = weld(vertices, mesh.faces)
     faces = _drop_degenerate_faces(faces)
-    opposite = pair_faces(vertices, faces, _pair_around)
+    opposite, non_manifold = pair_faces(vertices, faces, _pair_around)
     faces, opposite = wind_one_way(faces, opposite)
+    is_manifold = non_manifold == 0 and bool((opposite != NO_OPPOSITE).all())  # and so it stays below
     vertices, faces = split_fans(vertices, faces, opposite)
     vertices, faces = close_holes(vertices, faces, opposite, max_edges=max_hole_edges)
-    vertices, faces = split_non_manifold_edges(vertices, faces, _pair_around)
+    if not is_manifold:
+        vertices, faces = split_non_manifold_edges(vertices, faces, _pair_around)
     vertices, faces = drop_small_components(vertices, faces)
     faces = orient_outward(vertices, faces)
     return separate_coincident_vertices(TriMesh(vertices.astype(np.float32), faces))
@@ -123,6 +126,10 @@ def _drop_degenerate_faces(faces: NDArray[np.int32]) -> NDArray[np.int32]:
     if len(faces) == 0:
         return faces
     ordered = np.sort(faces, axis=1)
+    # Equal triples have equal sums of products with odd numbers, modulo 2^64; without equal sums there are none.
+    sums = np.sort(ordered.astype(np.uint64) @ TRIPLE_FACTORS)
+    if not (sums[1:] == sums[:-1]).any():
+        return faces
     # Winding: a cyclic permutation of ascending corners has two ascents, any other has one.
     is_even = ((faces[:, 0] < faces[:, 1]).astype(int) + (faces[:, 1] < faces[:, 2]) + (faces[:, 2] < faces[:, 0])) == 2
     count = int(ordered.max()) + 1
@@ -142,15 +149,17 @@ def _drop_degenerate_faces(faces: NDArray[np.int32]) -> NDArray[np.int32]:
     return faces[first_wanted]
 
 
-def pair_faces(vertices: NDArray[np.float64], faces: NDArray[np.int32], group: Pairing) -> NDArray[np.int64]:
-    """Opposite half-edge of each, (3F,); at non-manifold edges, those that `group` pairs."""
+def pair_faces(
+    vertices: NDArray[np.float64], faces: NDArray[np.int32], group: Pairing
+) -> tuple[NDArray[np.int64], int]:
+    """Opposite half-edge of each, (3F,), and the number of non-manifold edges, of which `group` makes the pairs."""
     opposite, non_manifold = pair_half_edges(faces, len(vertices))
     for half_edges in non_manifold:
         for members in group(vertices, faces, half_edges):
             if len(members) == 2:
                 first, second = members
                 opposite[first], opposite[second] = second, first
-    return opposite
+    return opposite, len(non_manifold)
 
 
 def _pair_around(

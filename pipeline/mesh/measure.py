@@ -64,7 +64,8 @@ def measure(mesh: TriMesh) -> MeshReport:
 
 def label_components(mesh: TriMesh) -> NDArray[np.int32]:
     """Number of the connected component of each vertex: (V,) int32; a vertex without a face is its own component."""
-    start, end = half_edge_ends(mesh.faces)
     count = len(mesh.vertices)
+    # Two of a face's edges connect its three vertices.
+    start, end = mesh.faces[:, :2].ravel(), mesh.faces[:, 1:].ravel()
     graph = coo_matrix((np.ones(len(start), np.int8), (start, end)), shape=(count, count))
     return connected_components(graph, directed=False)[1]

@@ -36,8 +36,9 @@ UNITS_PER_METRE = 1024.0
 """Scale of the charts given to xatlas, about one unit per texel: it discards faces with a very small area."""
 MAX_ROUNDS = 12
 """Bounds the search for overlaps; from the seventh round on, each overlapping face gets a chart of its own."""
-CHECK_SIZE = 3072
-"""Side of the raster on which charts are checked for overlaps before packing: finer than their final resolution."""
+CHECK_SCALE = 1.5
+"""Side of the raster on which charts are checked for overlaps before packing, in sides of the texture. It spans the
+mesh and the texture all charts side by side, so it is finer than their final resolution."""
 FILLED_SHARE = 0.72
 """Share of the texture that the charts' bounding boxes with padding fill in the first attempt to pack."""
 DENSITY_STEP = 0.94
@@ -79,7 +80,7 @@ def unwrap(mesh: TriMesh, *, texture_size: int) -> UnwrappedMesh:
     flat = _project(mesh, axis)  # (F, 3, 2)
     # Before packing: charts of a connected patch overlap themselves where the surface folds under the projection.
     for attempt in range(MAX_ROUNDS):
-        overlapping = _overlapping_faces(flat, chart, CHECK_SIZE)
+        overlapping = _overlapping_faces(flat, chart, round(CHECK_SCALE * texture_size))
         if not overlapping.any():
             break
         chart = _split_off(chart, overlapping, neighbours, one_by_one=attempt > MAX_ROUNDS // 2)

@@ -17,6 +17,8 @@ from pipeline.mesh.simplify import simplify
 from pipeline.mesh.tangents import vertex_tangents
 from pipeline.mesh.tri_mesh import TriMesh
 from pipeline.mesh.unwrap import UnwrappedMesh, unwrap
+from pipeline.render.mesh_view import AMBIENT, RenderMesh, render_view
+from pipeline.render.orbit import Camera, orbit_cameras
 from tests.mesh.shapes import box, hemisphere, of_field, organic, torus
 from tests.mesh.texels import Samples, psnr, spread
 
@@ -139,6 +141,58 @@ def test_a_normal_map_halves_the_error_of_the_shading_at_least() -> None:
     truth = NearestSurface(fine).normals_at(samples.points, samples.normals)
     before, after = mean_angle(samples.normals, truth), mean_angle(shown, truth)
     assert before > 3 and after < before / 2, (before, after)
+
+
+def test_rendered_from_eight_sides_a_normal_map_halves_the_error_of_the_shading_at_least() -> None:
+    fine = clean(lumps(80))
+    coarse = simplify(fine, target_faces=len(fine.faces) // 20)
+    split = unwrap(coarse, texture_size=SIZE)
+    normals = coarse.vertex_normals()[split.source_vertices]
+    tangents = vertex_tangents(split.vertices, split.faces, normals, split.uvs)
+    detail = Detail(NearestSurface(fine).normals_at, tangents)
+    image = bake(split, normals, glass, texture_size=SIZE, chunk_size=8192, detail=detail).normal
+    assert image is not None
+    before, after = [], []
+    for camera in orbit_cameras(8, radius=2.2, fov_rad=0.6):
+        truth, is_fine = rendered(fine.vertices, fine.faces, fine.vertex_normals(), camera)
+        plain, is_coarse = rendered(split.vertices, split.faces, normals, camera)
+        across = np.cross(normals, tangents[:, :3]) * tangents[:, 3:]
+        frame = [rendered(split.vertices, split.faces, axis, camera)[0] for axis in (tangents[:, :3], across, normals)]
+        view = RenderMesh(split.vertices, split.faces, towards(camera, np.ones(len(normals))), split.uvs, image)
+        mapped = sum(
+            axis * share[..., None]
+            for axis, share in zip(
+                frame, np.moveaxis(render_view(view, camera, size=256)[..., :3] / 255.0 * 2 - 1, 2, 0), strict=True
+            )
+        )
+        both = is_fine & is_coarse
+        before.append(mean_angle(unit(plain[both]), unit(truth[both])))
+        after.append(mean_angle(unit(mapped[both]), unit(truth[both])))
+    assert np.mean(before) > 3 and np.mean(after) <= np.mean(before) / 2, (before, after)
+
+
+def towards(camera: Camera, cosine: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Vectors (V, 3) of a mesh whose component toward the camera is given, (V,): its light interpolates them."""
+    x, y, z = -camera.world_to_camera[2, :3]
+    return (cosine[:, None] * np.array([x, z, -y])).astype(np.float32)
+
+
+def rendered(
+    vertices: NDArray[np.float32], faces: NDArray[np.int32], vectors: NDArray[np.floating], camera: Camera
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Interpolated vectors (V, 3) of vertices at the pixels, (256, 256, 3), and which pixels the body covers."""
+    white, uvs = np.full((2, 2, 3), 255, np.uint8), np.full((len(vertices), 2), 0.5, np.float32)
+    channels = []
+    for axis in range(3):
+        view = RenderMesh(vertices, faces, towards(camera, 0.5 + 0.5 * vectors[:, axis]), uvs, white)
+        image = render_view(view, camera, size=256)
+        channels.append((image[..., 0] / 255 - AMBIENT) / (1 - AMBIENT) * 2 - 1)
+    return np.stack(channels, axis=2), image[..., 3] == 255
+
+
+def unit(vectors: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Vectors of length 1: (P, 3) -> (P, 3)."""
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
 def lumps(cells: int = 120) -> TriMesh:

