@@ -177,7 +177,7 @@ def gpu_options(engine: str, *, min_containers: int = 0) -> dict[str, Any]:
         "region": SCALING.region,
         "timeout": 15 * MINUTES,
         "startup_timeout": 10 * MINUTES,
-        "enable_memory_snapshot": True,
+        "enable_memory_snapshot": spec.takes_snapshot,
         "experimental_options": {"enable_gpu_snapshot": True} if SCALING.gpu_snapshot else None,
     }
 
@@ -225,7 +225,8 @@ def engines(generators: dict[str, Any]) -> EnginePool:
 def check_weights(engine: str) -> None:
     """Raise `WeightsUnusable`, which names the command to run, if a container would not find an engine's weights."""
     remedy = f"modal run modal_app.py::fetch_weights --engine {engine}"
-    require_weights(find_spec(engine), SETTINGS.weights, remedy=remedy, refresh=weights.reload)
+    wanted = SETTINGS.weights_wanted(engine)
+    require_weights(find_spec(engine), SETTINGS.weights, remedy=remedy, refresh=weights.reload, wanted=wanted)
 
 
 # CPU functions. None of them is reachable from the web; each may be killed and run again.
@@ -338,7 +339,8 @@ def fetch_weights(engine: str = SCALING.engine, size: str = "") -> None:
     from pipeline.nn.remover_weights import BIREFNET, fetch_remover
 
     if (published := weights_module(find_spec(engine))) is not None:
-        published.fetch_weights(Path("/weights"), report=print, **({"size": size} if size else {}))
+        chosen = SETTINGS.weights_wanted(engine) | SETTINGS.weights_source(engine) | ({"size": size} if size else {})
+        published.fetch_weights(Path("/weights"), report=print, **chosen)
     fetch_remover(Path("/weights"), spec=BIREFNET, report=print)
     weights.commit()
 

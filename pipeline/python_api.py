@@ -360,7 +360,7 @@ def _checked_engine(engine: str | Engine | None) -> Engine | None:
 
 def _require_weights(settings: Settings, name: str) -> None:
     remedy = f"image-to-3d fetch-weights --engine {name} --dir {settings.weights}"
-    require_weights(find_spec(name), settings.weights, remedy=remedy)
+    require_weights(find_spec(name), settings.weights, remedy=remedy, wanted=settings.weights_wanted(name))
 
 
 @cache

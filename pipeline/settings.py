@@ -135,6 +135,9 @@ class Settings(BaseSettings):
     """Which networks of TRELLIS.2 are loaded at start; a finer request loads the rest when it comes."""
     trellis2_offload: bool = False
     """Networks of TRELLIS.2 that do not compute wait in host memory."""
+    trellis2_encoder: str | None = Field(default=None, pattern=r"^[\w.-]+/[\w.-]+(@[\w.-]+)?$")
+    """The repository with the image encoder of TRELLIS.2, `owner/name` or `owner/name@revision`; None means the
+    original, whose owner asks for consent."""
     init_mesh: bool = False
     """Allow a submit of a text to give a mesh, whose shape is kept."""
     prompt_blocklist_file: Path | None = Field(
@@ -278,6 +281,15 @@ class Settings(BaseSettings):
     def engines_of_worker(self) -> tuple[str, ...]:
         """Names of the engines that this machine's workers have; they leave jobs of others to other machines."""
         return self.worker_engines or self.offered_engines
+
+    def weights_wanted(self, engine: str) -> dict[str, Any]:
+        """Which of an engine's weights this deployment needs: arguments of its `missing_bytes`."""
+        return {"detail": self.trellis2_detail} if engine == "trellis2" else {}
+
+    def weights_source(self, engine: str) -> dict[str, Any]:
+        """Where an engine's weights come from, if not from where they are published: arguments of `fetch_weights`."""
+        is_elsewhere = engine == "trellis2" and self.trellis2_encoder is not None
+        return {"encoder_repo": self.trellis2_encoder} if is_elsewhere else {}
 
     @property
     def engine_arguments(self) -> dict[str, dict[str, Any]]:

@@ -18,7 +18,7 @@ from pipeline.api.browser_tokens import BrowserToken
 from pipeline.api.context import Context
 from pipeline.api.form_fields import MESH_TOO_LARGE
 from pipeline.api.requests import idempotency_key
-from pipeline.engines.registry import check_views, choose_engine, defaults_of
+from pipeline.engines.registry import check_views, check_work, choose_engine, defaults_of
 from pipeline.errors import InvalidRequest
 from pipeline.imaging.inline import MAX_TEXT_CHARS, check_inline
 from pipeline.imaging.signatures import SIGNATURE_BYTES, require_accepted
@@ -163,12 +163,14 @@ def _with_engine(parsed: ParsedRequest, context: Context) -> ParsedRequest:
     """The request with the engine that it is for, where that is not the deployment's default.
 
     Raises:
-        InvalidRequest: the engine is not offered, takes no such input, or not so many views.
+        InvalidRequest: the engine is not offered, takes no such input, not so many views, or would take too long.
     """
     request, offered = parsed.request, context.settings.offered_engines
     spec = choose_engine(request.engine, request.kind, offered=offered)
     if isinstance(request, ImageTo3DRequest):
         check_views(spec, len(request.image), offered=offered)
+    views = len(request.image) if isinstance(request, ImageTo3DRequest) else 1
+    check_work(spec, request, views=views, mode=context.settings.trellis_multi_image_mode)
     if spec.name == (request.engine or context.settings.engine):
         return parsed
     return replace(parsed, request=request.model_copy(update={"engine": spec.name}))

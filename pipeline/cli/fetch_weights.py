@@ -38,12 +38,15 @@ def fetch_weights(
     ] = None,
     encoder_repo: Annotated[
         str | None,
-        typer.Option(help="A repository with the image encoder of trellis2, whose own asks for consent"),
+        typer.Option(
+            help="A repository with the image encoder of trellis2, whose own asks for consent: owner/name[@revision]"
+        ),
     ] = None,
 ) -> None:
     """Download an engine's weights at their pinned revisions and verify them; an interrupted download resumes."""
     from pipeline.engines.registry import find_spec, weights_module
     from pipeline.errors import ImageTo3DError, InvalidRequest
+    from pipeline.settings import Settings
     from schemas.request import DETAILS
 
     try:
@@ -58,7 +61,7 @@ def fetch_weights(
         if sized and not hasattr(weights, "find_size"):
             raise InvalidRequest(f"{engine} has one size; --size is for trellis-text")
         if detail is not None or encoder_repo is not None:
-            if not hasattr(weights, "networks_for"):
+            if not hasattr(weights, "networks_up_to"):
                 raise InvalidRequest(f"--detail and --encoder-repo are for trellis2, not {engine}")
             if detail not in (None, *DETAILS):
                 raise InvalidRequest(f"--detail must be one of {', '.join(map(str, DETAILS))}, got {detail}")
@@ -66,7 +69,7 @@ def fetch_weights(
         if missing := weights.missing_bytes(folder, **sized):
             typer.echo(f"{engine}: {missing / 1e9:.2f} GB to download")
         with _own_bar() as on_bytes:
-            mirror = {} if encoder_repo is None else {"encoder_repo": encoder_repo}
+            mirror = Settings().weights_source(engine) if encoder_repo is None else {"encoder_repo": encoder_repo}
             fetched = weights.fetch_weights(folder, **sized, **mirror, report=typer.echo, on_bytes=on_bytes)
     except ImageTo3DError as error:
         typer.echo(str(error), err=True)

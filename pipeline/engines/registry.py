@@ -10,8 +10,10 @@ import importlib.util
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from pipeline.engines.sampling_work import SamplingStage, check_sampling
 from pipeline.errors import InvalidRequest, MissingExtra, WeightsUnusable
 from schemas.request import RequestKind
 
@@ -38,6 +40,9 @@ class EngineSpec:
         ignores: fields of a submit that never change its result.
         inputs: what it makes assets from.
         defaults: of fields of a submit, where they differ from the documented ones.
+        stages: its sampling stages, for the bound on what a request may ask of a GPU.
+        gpus_by_detail: GPU types instead of `gpus` for a deployment that loads the networks of that `detail`.
+        takes_snapshot: whether a container on Modal starts from a snapshot of that memory.
     """
 
     name: str
@@ -54,6 +59,9 @@ class EngineSpec:
     ignores: tuple[str, ...] = ()
     inputs: tuple[RequestKind, ...] = ("image",)
     defaults: Mapping[str, float] = field(default_factory=dict)
+    stages: tuple[SamplingStage, ...] = ()
+    gpus_by_detail: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+    takes_snapshot: bool = True
 
 
 TINY_WEIGHTS = "tiny"
@@ -69,6 +77,20 @@ SAMPLING = (
 """Fields that matter only to an engine that samples, or that has Gaussians."""
 MATERIALS = ("detail", "tex_guidance_strength", "tex_sampling_steps")
 """Fields of an engine that samples materials."""
+STRUCTURE, LATENT, TEXTURE = (
+    (f"{stage}_sampling_steps", f"{stage}_guidance_strength") for stage in ("ss", "slat", "tex")
+)
+# TRELLIS: about 10 s for 12 + 12 guided steps on an A100, as its authors state, 0.07 s a pass on an H100. The largest
+# text model has 1.7 times the parameters.
+TRELLIS_STAGES = (SamplingStage(*STRUCTURE, 0.07), SamplingStage(*LATENT, 0.07))
+TRELLIS_TEXT_STAGES = (SamplingStage(*STRUCTURE, 0.12), SamplingStage(*LATENT, 0.12))
+# TRELLIS.2: 2 + 1, 10 + 7 and 35 + 25 s for shape and texture at 512, 1024 and 1536, as its authors state for an H100,
+# over 12 guided steps of structure, of the coarse shape and of the fine one, and 12 unguided ones of the texture.
+TRELLIS2_STAGES = (
+    SamplingStage(*STRUCTURE, 0.042, single_pass=(0.0, 1.0)),
+    SamplingStage(*LATENT, by_detail={512: 0.042, 1024: 0.375, 1536: 1.42}, single_pass=(0.0, 1.0)),
+    SamplingStage(*TEXTURE, by_detail={512: 0.083, 1024: 0.583, 1536: 2.083}, single_pass=(0.0, 1.0)),
+)
 LOCAL_PACKAGES = ("PIL", "cv2", "imageio_ffmpeg", "numba", "numpy", "scipy", "skimage", "trimesh", "xatlas")
 
 ENGINES: tuple[EngineSpec, ...] = (
@@ -95,6 +117,7 @@ ENGINES: tuple[EngineSpec, ...] = (
         gpus=("H100", "A100-80GB", "A100-40GB"),
         needs="4.4 GB of weights and a GPU with 16 GB",
         ignores=("view_angles", "depth", *MATERIALS),
+        stages=TRELLIS_STAGES,
     ),
     EngineSpec(
         name="trellis-text",
@@ -109,6 +132,7 @@ ENGINES: tuple[EngineSpec, ...] = (
         memory_gib=12,
         needs="6.5 GB of weights and a GPU with 16 GB",
         inputs=("text",),
+        stages=TRELLIS_TEXT_STAGES,
     ),
     EngineSpec(
         name="triposr",
@@ -133,10 +157,12 @@ ENGINES: tuple[EngineSpec, ...] = (
         has_weights=True,
         summary="the released TRELLIS.2 model: materials, transparency, open surfaces",
         gpus=("H100", "H200", "A100-80GB"),
-        memory_gib=19,
-        needs="13.8 GB of weights and a GPU with 24 GB",
+        gpus_by_detail={512: ("L40S", "H100", "A100-80GB")},
+        memory_gib=22,  # also a network of 5 GB in float32, while its layers take their types
+        needs="16.4 GB of weights and a GPU with 24 GB",
         ignores=("view_angles", "depth", "resolution", "chunk_size", "splat"),
         defaults={"slat_guidance_strength": 7.5},
+        stages=TRELLIS2_STAGES,
     ),
 )
 
@@ -193,6 +219,11 @@ def choose_engine(name: str | None, kind: RequestKind, *, offered: Sequence[str]
     return spec
 
 
+def gpus_of(spec: EngineSpec, *, detail: int) -> tuple[str, ...]:
+    """GPU types for an engine, best first, of a deployment that loads the networks of a `detail`."""
+    return spec.gpus_by_detail.get(detail, spec.gpus)
+
+
 def defaults_of(engine: object) -> Mapping[str, float]:
     """Defaults of an engine that differ from the documented ones; none for a name that no engine has."""
     return next((spec.defaults for spec in ENGINES if spec.name == engine), {})
@@ -216,6 +247,21 @@ def check_views(spec: EngineSpec, views: int, *, offered: Iterable[str] = ()) ->
     hint = f"; {', '.join(accepting)} would take them" if accepting else ""
     limit = f"at most {spec.max_views} views" if spec.max_views > 1 else "one view"
     raise InvalidRequest(f"engine {spec.name} takes {limit}, got {views}{hint}")
+
+
+def check_work(spec: EngineSpec, request: object, *, views: int, mode: str | None) -> None:
+    """Check that a request holds a GPU for no longer than is accepted.
+
+    Args:
+        spec: its engine.
+        request: has the fields of a submit that the engine's stages read.
+        views: of the subject; 1 for a text.
+        mode: the deployment's way to combine several views, which the request may override.
+
+    Raises:
+        InvalidRequest: it would take too long; the message has the numbers.
+    """
+    check_sampling(spec.stages, request, views=views, mode=getattr(request, "multi_image_mode", None) or mode)
 
 
 def draft_notice(what: str, *, views: int) -> str:
@@ -242,7 +288,14 @@ def weights_module(spec: EngineSpec) -> Any:
     return importlib.import_module(f"{spec.module.rpartition('.')[0]}.weights") if spec.has_weights else None
 
 
-def require_weights(spec: EngineSpec, weights: str, *, remedy: str, refresh: Callable[[], None] = lambda: None) -> None:
+def require_weights(
+    spec: EngineSpec,
+    weights: str,
+    *,
+    remedy: str,
+    refresh: Callable[[], None] = lambda: None,
+    wanted: Mapping[str, Any] = MappingProxyType({}),
+) -> None:
     """Check that an engine's weights are present before a machine is started that needs them.
 
     Args:
@@ -250,15 +303,16 @@ def require_weights(spec: EngineSpec, weights: str, *, remedy: str, refresh: Cal
         weights: the folder of all engines' weights, or `TINY_WEIGHTS`.
         remedy: the command that downloads them, for the message.
         refresh: called if files are missing, because a mounted volume may show an earlier state; the check repeats.
+        wanted: which of the engine's weights, as arguments of `missing_bytes`.
 
     Raises:
         WeightsUnusable: files are missing.
     """
     module = weights_module(spec)
-    if module is None or weights == TINY_WEIGHTS or not module.missing_bytes(Path(weights)):
+    if module is None or weights == TINY_WEIGHTS or not module.missing_bytes(Path(weights), **wanted):
         return
     refresh()
-    if missing := module.missing_bytes(Path(weights)):
+    if missing := module.missing_bytes(Path(weights), **wanted):
         raise WeightsUnusable(
             f"{missing / 1e9:.2f} GB of the weights of {spec.name} are missing; download them: {remedy}"
         )

@@ -11,7 +11,7 @@ from typing import Annotated
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from pipeline.engines.registry import EngineSpec
+from pipeline.engines.registry import EngineSpec, gpus_of
 from pipeline.settings import PREFIX, Settings, present_variables, split_list, variable_of
 
 
@@ -24,6 +24,8 @@ class ScalingSettings(BaseSettings):
     """The engine of requests that name none."""
     engines: Annotated[tuple[str, ...], NoDecode] = ()
     """Further engines that requests may name, separated by commas; each has containers of its own."""
+    trellis2_detail: int = 1024
+    """As in `Settings`: which networks of TRELLIS.2 its containers load, and so which GPUs they can use."""
     gpus: Annotated[tuple[str, ...] | None, NoDecode] = None
     """GPU types for every engine that uses one, the preferred one first, separated by commas, or "none"; None means
     each engine's own list."""
@@ -58,7 +60,7 @@ class ScalingSettings(BaseSettings):
 
     def gpus_for(self, spec: EngineSpec) -> tuple[str, ...]:
         """The GPU types of an engine's containers, the preferred one first; none for an engine that uses none."""
-        return spec.gpus if self.gpus is None or not spec.gpus else self.gpus
+        return gpus_of(spec, detail=self.trellis2_detail) if self.gpus is None or not spec.gpus else self.gpus
 
 
 LOCAL_ONLY_SETTINGS = {

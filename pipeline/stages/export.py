@@ -114,7 +114,9 @@ def export(
     model = f"{file_prefix}.{request.formats[0]}"
     mesh_measures = _measures(encoder, request.formats[0], file_bytes=bytes_of[model])
     on_step(0.7)
+    meta: dict[str, Any] = {"mesh": mesh_measures}
     if request.render:
+        meta["turntable"] = "mesh" if generation.turntable_mp4 is None else "field"
         name = f"{file_prefix}.mp4"
         kinds[name] = "turntable"
         contents[name] = generation.turntable_mp4 or _turntable_of(
@@ -133,7 +135,6 @@ def export(
         path = folder / name
         path.write_bytes(content)
         files.append(OutputFile(path, kinds[name], content_type_of(name), faces.get(name)))
-    meta: dict[str, Any] = {"mesh": mesh_measures}
     warnings = _normal_map_warning(request) + _texture_warnings(encoder, request.formats)
     if request.compression != "none" and "glb" not in request.formats:
         warnings += (f"compression {request.compression} had no effect: it is for GLB alone.",)

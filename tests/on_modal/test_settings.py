@@ -60,3 +60,14 @@ def test_an_engine_without_a_gpu_gets_none_whatever_the_setting_says(
 
     assert scaling.gpus_for(find_spec("triposr")) == gpus
     assert scaling.gpus_for(find_spec("preview")) == ()
+
+
+def test_the_detail_that_is_loaded_chooses_the_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = find_spec("trellis2")
+    monkeypatch.delenv("IMAGE_TO_3D_GPUS", raising=False)
+    monkeypatch.delenv("IMAGE_TO_3D_TRELLIS2_DETAIL", raising=False)
+    assert ScalingSettings().gpus_for(spec) == ("H100", "H200", "A100-80GB")
+
+    monkeypatch.setenv("IMAGE_TO_3D_TRELLIS2_DETAIL", "512")
+    assert ScalingSettings().gpus_for(spec)[0] == "L40S"
+    assert ScalingSettings().gpus_for(find_spec("trellis")) == find_spec("trellis").gpus

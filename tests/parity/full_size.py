@@ -1,6 +1,6 @@
 """Random weights of the released sizes: written once, loaded strictly, then corrupted in several ways.
 
-Takes 4.2 GB in a temporary folder and a minute, so no default test runs it.
+Takes 4.2 GB in a temporary folder and some minutes, so no default test runs it.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from pipeline.errors import WeightsUnusable
 from pipeline.nn.checkpoint import TORCH_DTYPES
 from pipeline.nn.tensor_files import Entry
 from tests.fakes.clip_vocabulary import vocabulary_folder
+from tests.parity.full_size_trellis2 import run_trellis2
 
 CORRUPTED = IMAGE_LARGE.structure_decoder.file_name  # the smallest of the six
 
@@ -103,7 +104,7 @@ def corrupt_in_every_way(folder: Path) -> int:
 
 def run_full_size() -> int:
     """Print seconds and sizes of all models and return the number of failures."""
-    return run_trellis() + run_trellis_text() + run_triposr()
+    return run_trellis() + run_trellis_text() + run_triposr() + run_trellis2()
 
 
 def run_triposr() -> int:

@@ -21,7 +21,7 @@ from pipeline.engines.base import (
     ignore_steps,
     ignored_options,
 )
-from pipeline.engines.registry import TINY_WEIGHTS, find_spec
+from pipeline.engines.registry import TINY_WEIGHTS, check_work, find_spec
 from pipeline.engines.trellis.generation_run import GenerationRun
 from pipeline.engines.trellis.image_encoder import ImageEncoder
 from pipeline.engines.trellis.models import Models
@@ -100,6 +100,7 @@ class TrellisEngine(SamplingEngine):
         assert self._models is not None
         models = self._models
         mode = multi_image_mode_of(options.multi_image_mode or self.multi_image_mode)
+        check_work(find_spec(self.name), options, views=len(views), mode=mode)
         size, ratio = _encoder(models).image_size, options.foreground_ratio or FOREGROUND_RATIO
         framed = [frame_subject(view, size=size, ratio=ratio) for view in views]
         images = torch.from_numpy(np.stack(framed))  # (P, S, S, 3)

@@ -6,9 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.errors import UnreadableImage
+from pipeline.imaging.subject_crop import crop_to_subject, on_black
 
-SOLID_ALPHA = 0.8 * 255  # pixels above define the bounding box of the subject
 FOREGROUND_RATIO = 1 / 1.2  # longer side of the bounding box over side of the frame
 
 
@@ -28,15 +27,5 @@ def frame_subject(view: NDArray[np.uint8], *, size: int, ratio: float = FOREGROU
     Raises:
         UnreadableImage: no pixel is above `SOLID_ALPHA`, or the subject is a single pixel.
     """
-    rows, columns = np.nonzero(view[..., 3] > SOLID_ALPHA)
-    if len(rows) == 0:
-        raise UnreadableImage(f"the image holds no subject: no pixel has an alpha above {SOLID_ALPHA:.0f}")
-    left, right, top, bottom = columns.min(), columns.max(), rows.min(), rows.max()
-    centre_x, centre_y = (left + right) / 2, (top + bottom) / 2
-    half = int(max(right - left, bottom - top) * (1 / ratio)) // 2
-    box = (centre_x - half, centre_y - half, centre_x + half, centre_y + half)
-    crop = Image.fromarray(view).crop(box)  # rounds halves to even; outside is transparent black
-    if 0 in crop.size:
-        raise UnreadableImage("the image holds no subject: its visible part is a single pixel")
-    rgba = np.asarray(crop.resize((size, size), Image.Resampling.LANCZOS)).astype(np.float32) / 255
-    return (rgba[..., :3] * rgba[..., 3:] * 255).astype(np.uint8)  # truncated, not rounded: (S, S, 4) -> (S, S, 3)
+    crop = crop_to_subject(Image.fromarray(view), ratio=ratio)
+    return on_black(crop.resize((size, size), Image.Resampling.LANCZOS))

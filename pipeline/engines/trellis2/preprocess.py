@@ -8,10 +8,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from pipeline.errors import UnreadableImage
+from pipeline.imaging.subject_crop import crop_to_subject, on_black
 
 MAX_SIDE_PX = 1024
-SOLID_ALPHA = 0.8 * 255  # pixels above define the bounding box of the subject
 FOREGROUND_RATIO = 1.0  # longer side of the bounding box over side of the frame: no margin
 IMAGE_MEAN = (0.485, 0.456, 0.406)
 IMAGE_STD = (0.229, 0.224, 0.225)
@@ -36,17 +35,7 @@ def crop_subject(view: NDArray[np.uint8], *, ratio: float = FOREGROUND_RATIO) ->
     scale = min(1.0, MAX_SIDE_PX / max(image.size))
     if scale < 1:
         image = image.resize((int(image.width * scale), int(image.height * scale)), Image.Resampling.LANCZOS)
-    rows, columns = np.nonzero(np.asarray(image)[..., 3] > SOLID_ALPHA)
-    if len(rows) == 0:
-        raise UnreadableImage(f"the image holds no subject: no pixel has an alpha above {SOLID_ALPHA:.0f}")
-    left, right, top, bottom = columns.min(), columns.max(), rows.min(), rows.max()
-    centre_x, centre_y = (left + right) / 2, (top + bottom) / 2
-    half = int(max(right - left, bottom - top) * (1 / ratio)) // 2
-    crop = image.crop((centre_x - half, centre_y - half, centre_x + half, centre_y + half))  # rounds halves to even
-    if 0 in crop.size:
-        raise UnreadableImage("the image holds no subject: its visible part is a single pixel")
-    rgba = np.asarray(crop).astype(np.float32) / 255
-    return (rgba[..., :3] * rgba[..., 3:] * 255).astype(np.uint8)  # truncated, not rounded: (S, S, 4) -> (S, S, 3)
+    return on_black(crop_to_subject(image, ratio=ratio))
 
 
 def image_tensor(image: NDArray[np.uint8], *, size: int) -> Tensor:

@@ -45,12 +45,15 @@ class EncoderSpec:
         file_name: file there.
         size_bytes: of its weights in float32.
         args: of its configuration in transformers.
+        revision: of the repository. A branch: without consent nobody can look up the commit behind it, and the file's
+            header and the recorded sha256 are checked instead.
     """
 
     repo_id: str
     file_name: str
     size_bytes: int
     args: Mapping[str, Any]
+    revision: str = "main"
 
 
 @dataclass(frozen=True)
@@ -109,6 +112,12 @@ def networks_for(detail: int) -> tuple[str, ...]:
     if detail == DETAILS[0]:
         return (*shared, "texture_flow_512", "shape_decoder", "texture_decoder")
     return (*shared, "shape_decoder", "shape_flow_1024", "texture_flow_1024", "texture_decoder")
+
+
+def networks_up_to(detail: int) -> tuple[str, ...]:
+    """The networks that requests of this detail and of any lower one need: what a deployment keeps on its disk."""
+    lower = [networks_for(each) for each in DETAILS if each <= detail]
+    return tuple(dict.fromkeys(name for names in lower for name in names))
 
 
 FLOW = {

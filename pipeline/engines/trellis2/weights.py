@@ -9,7 +9,7 @@ from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
-from pipeline.engines.trellis2.spec import RELEASED, ModelSpec, networks_for
+from pipeline.engines.trellis2.spec import RELEASED, ModelSpec, networks_up_to
 from pipeline.errors import WeightsUnusable
 from pipeline.nn.hub_download import OnBytes, Report, fetch_files, ignore_progress, unpack_manifest, verify_record
 from pipeline.nn.remover_weights import fetch_remover, missing_remover_bytes
@@ -58,7 +58,7 @@ def check_weights(
     Raises:
         WeightsUnusable: names the first file and key that do not match.
     """
-    for name in names or spec.checkpoints:
+    for name in spec.checkpoints if names is None else names:
         checkpoint = spec.checkpoints[name]
         path = folder / checkpoint.file_name
         check_entries(path.name, read_entries(path), manifest(path.stem))
@@ -76,7 +76,7 @@ def missing_bytes(weights: Path, spec: ModelSpec = RELEASED, *, detail: int = DE
     folder = weights / WEIGHTS_FOLDER
     sizes = {
         folder / spec.checkpoints[name].file_name: spec.checkpoints[name].size_bytes or 0
-        for name in networks_for(detail)
+        for name in networks_up_to(detail)
     }
     sizes[folder / ENCODER_FOLDER / spec.encoder.file_name] = spec.encoder.size_bytes
     return sum(size for path, size in sizes.items() if not path.exists()) + missing_remover_bytes(weights)
@@ -100,7 +100,9 @@ def fetch_weights(
         weights: the folder of all engines' weights.
         spec: the model.
         detail: the largest one that will be asked for; 512 needs fewer files.
-        encoder_repo: a repository with the encoder's weights, for those without access to the original, which is gated.
+        encoder_repo: a repository with the encoder's weights, `owner/name` or `owner/name@revision`, for those without
+            access to the original, which is gated. Of either, the header must match; the sha256 of the first download
+            is recorded, and another file is refused from then on.
         endpoint: URL of a mirror; the public hub by default.
         report: receives one line of text per finished step.
         on_bytes: receives the progress of each file.
@@ -111,17 +113,18 @@ def fetch_weights(
     Raises:
         WeightsUnusable: a file cannot be downloaded or does not match the model.
     """
-    folder, names = weights / WEIGHTS_FOLDER, networks_for(detail)
+    folder, names = weights / WEIGHTS_FOLDER, networks_up_to(detail)
     for name in names:
         part = spec.checkpoints[name]
         fetch_files(
             part.repo_id, [part.remote_name], folder, revision=part.revision, endpoint=endpoint, on_bytes=on_bytes
         )
+    repo, _, revision = (encoder_repo or spec.encoder.repo_id).partition("@")
     fetch_files(
-        encoder_repo or spec.encoder.repo_id,
+        repo,
         [spec.encoder.file_name],
         folder / ENCODER_FOLDER,
-        revision="main",
+        revision=revision or spec.encoder.revision,
         endpoint=endpoint,
         on_bytes=on_bytes,
     )

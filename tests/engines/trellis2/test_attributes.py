@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 from pipeline.engines.trellis2.attributes import VoxelAttributes
@@ -11,7 +12,7 @@ from pipeline.mesh.clean import clean
 from pipeline.mesh.simplify import simplify
 from pipeline.mesh.tri_mesh import TriMesh
 from pipeline.mesh.unwrap import unwrap
-from tests.mesh.shapes import torus
+from tests.mesh.shapes import joined, torus
 from tests.mesh.texels import psnr, spread
 
 RESOLUTION, SIZE = 256, 2048
@@ -68,3 +69,47 @@ def test_a_point_between_voxels_that_do_not_exist_takes_those_nearby() -> None:
     points, normals = surface.vertices[:300].astype(np.float32), surface.vertex_normals()[:300]
     colours = sparse.attributes_at(points, normals).base_colour
     assert np.abs(colours - field(points)[:, :3]).max() < 0.1
+
+
+def wavy_sheet(cells: int, *, height: float) -> TriMesh:
+    """A sheet that faces +Y, of two waves."""
+    axis = np.linspace(-0.4, 0.4, cells + 1)
+    x, z = np.meshgrid(axis, axis, indexing="ij")
+    number = np.arange(x.size).reshape(x.shape)
+    a, b, c, d = (part.ravel() for part in (number[:-1, :-1], number[1:, :-1], number[1:, 1:], number[:-1, 1:]))
+    faces = np.concatenate([np.stack([a, c, b], axis=1), np.stack([a, d, c], axis=1)])
+    points = np.stack([x, height + 0.05 * np.sin(6 * x) * np.cos(5 * z), z], axis=-1).reshape(-1, 3)
+    return TriMesh(points.astype(np.float32), faces.astype(np.int32))
+
+
+def voxels_of(points: NDArray[np.floating]) -> NDArray[np.int64]:
+    """The distinct voxels that points lie in, in the model's frame: (P, 3) -> (N, 3)."""
+    x, y, z = points.T
+    return np.unique(np.floor((np.stack([x, -z, y], axis=1) + 0.5) * RESOLUTION).astype(np.int64), axis=0)
+
+
+@pytest.mark.parametrize("faces", [150, 2000])
+@pytest.mark.parametrize("gap_voxels", [2, 3, 6])
+def test_each_of_two_near_sheets_takes_the_colour_of_its_own_voxels(gap_voxels: int, faces: int) -> None:
+    """From two voxels apart on: the trilinear weights of nearer sheets reach into each other's voxels, as published."""
+    heights = (0.0011 + gap_voxels / 2 / RESOLUTION, 0.0011 - gap_voxels / 2 / RESOLUTION)
+    upper, lower = (wavy_sheet(180, height=height) for height in heights)
+    surface = joined(upper, TriMesh(lower.vertices, lower.faces[:, ::-1].copy()))
+    red, blue = (voxels_of(wavy_sheet(800, height=height).vertices) for height in heights)
+    coords = np.concatenate([red, blue])
+    values = np.zeros((len(coords), 6), np.uint8)
+    values[: len(red), [0, 5]] = values[len(red) :, [2, 5]] = 255
+    order = np.lexsort(coords.T[::-1])
+    source = VoxelAttributes(surface, coords[order].astype(np.int16), values[order], RESOLUTION)
+
+    simplified = simplify(surface, target_faces=faces)
+    weights = np.random.default_rng(0).dirichlet((1, 1, 1), (len(simplified.faces), 40))
+    points = np.einsum("fnk,fki->fni", weights, simplified.corners).reshape(-1, 3).astype(np.float32)
+    cross = np.repeat(simplified.face_cross_products(), 40, axis=0)
+    normals = (cross / np.linalg.norm(cross, axis=1, keepdims=True)).astype(np.float32)
+    colours = source.attributes_at(points, normals).base_colour
+
+    is_upper = normals[:, 1] > 0
+    assert 0.4 < is_upper.mean() < 0.6
+    assert colours[is_upper, 0].min() > 0.99 and colours[is_upper, 2].max() < 0.01
+    assert colours[~is_upper, 2].min() > 0.99 and colours[~is_upper, 0].max() < 0.01
