@@ -9,6 +9,10 @@ from pipeline.ops.kernels.dispatch import KERNELS
 from pipeline.ops.voxels import Children, VoxelSet
 
 GATHER_LIMIT = 1 << 26  # elements of one gathered block: bounds the memory and does not change the result
+CACHED_LIMIT = 1 << 22
+"""The same on a CPU, whose caches hold it: a block is multiplied before it reaches the memory, in half the time for a
+million voxels of 16 channels."""
+CACHED_ROWS = 2048  # but at least these, over which reading the weights is spread
 
 
 def sparse_conv3(feats: Tensor, voxels: VoxelSet, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -50,7 +54,10 @@ def gather_conv3(feats: Tensor, voxels: VoxelSet, weight: Tensor, bias: Tensor |
     out = feats.new_empty((*feats.shape[:-1], weight.shape[0]))
     # 27 neighbours per voxel side by side: a single large matrix product per block.
     passes = max(1, feats[..., 0, 0].numel()) if count else 1
-    block = max(1, GATHER_LIMIT // (27 * width * passes))
+    per_row = 27 * width * passes
+    block = max(1, GATHER_LIMIT // per_row)
+    if feats.device.type == "cpu":
+        block = min(block, max(CACHED_ROWS, CACHED_LIMIT // per_row))
     for start in range(0, count, block):
         stop = min(count, start + block)
         rows = voxels.neighbours[:, start:stop].t().flatten()  # (B, 27)

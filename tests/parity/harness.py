@@ -176,8 +176,8 @@ def compare(
 def compare_outputs(fixture: Fixture, computed: Mapping[str, NDArray[Any]]) -> list[Deviation]:
     """Compare every golden output; a missing output is a deviation.
 
-    If the fixture stores only some rows of an output (`rows`), those are compared, and its `full_stats` are compared
-    with the statistics of the whole array.
+    If the fixture stores only a part of an output, some rows (`rows`) or every n-th entry, that is compared, and its
+    `full_stats` are compared with the statistics of the whole array.
     """
     deviations = []
     rows = fixture.golden.get("rows")
@@ -187,14 +187,25 @@ def compare_outputs(fixture: Fixture, computed: Mapping[str, NDArray[Any]]) -> l
         if name not in computed:
             deviations.append(Deviation(name, math.inf, False, f"{name}: not computed"))
             continue
-        array = np.asarray(computed[name])
-        if rows is not None and array.shape != golden.shape:
-            array = array[rows] if array.ndim == golden.ndim else array
+        array = _stored_part(np.asarray(computed[name]), golden, rows)
         deviations.append(compare(name, array, golden, tolerance=fixture.tolerance, max_abs=fixture.max_abs))
     for name, stats in (fixture.spec.get("full_stats") or {}).items():
         if name in computed:
             deviations.append(compare_stats(name, np.asarray(computed[name]), stats, tolerance=fixture.tolerance))
     return deviations
+
+
+def _stored_part(array: NDArray[Any], golden: NDArray[Any], rows: NDArray[np.integer[Any]] | None) -> NDArray[Any]:
+    """What a fixture stores of a large array: some rows, or every n-th entry along some axes.
+
+    The `full_stats` of such a fixture check the other entries.
+    """
+    if array.shape == golden.shape or array.ndim != golden.ndim or golden.size == 0:
+        return array
+    if rows is not None:
+        return array[rows]
+    steps = (-(-whole // stored) for whole, stored in zip(array.shape, golden.shape, strict=True))
+    return array[tuple(slice(None, None, step) for step in steps)]
 
 
 def compare_stats(output: str, computed: NDArray[Any], stats: Mapping[str, Any], *, tolerance: float) -> Deviation:

@@ -93,6 +93,16 @@ def test_rows_and_whole_array_statistics_are_compared(tmp_path: Path) -> None:
     assert not bad.ok
 
 
+def test_every_nth_entry_of_a_large_array_is_compared(tmp_path: Path) -> None:
+    x = rnd(1, "x", (6, 7, 8))
+
+    good = run_fixture(write_fixture(tmp_path, {}, in__x=x, out__y=2 * x[:, ::2, ::4]), {"Doubler": double})
+    shifted = run_fixture(write_fixture(tmp_path, {}, in__x=x, out__y=2 * x[:, ::2, 1::4]), {"Doubler": double})
+
+    assert good.ok, good.line()
+    assert not shifted.ok
+
+
 def test_generated_inputs_follow_the_rule(tmp_path: Path) -> None:
     spec = {"seed": 5, "inputs_generated": {"x": {"shape": [2, 3], "scale": 0.5}}}
     expected = np.random.default_rng([5, 2363233923]).standard_normal((2, 3)).astype(np.float32) * np.float32(0.5)

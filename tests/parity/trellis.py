@@ -348,6 +348,32 @@ def encoder_state(keys: Mapping[str, Sequence[int]], seed: int) -> dict[str, Ten
     return state
 
 
+def encoder_keys(args: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the DINOv2 code's tensors, which fixtures of the full size leave to the module."""
+    width, patch = args["embed_dim"], args["patch_size"]
+    hidden, tokens = int(width * args["mlp_ratio"]), 1 + (args["img_size"] // patch) ** 2
+    keys: dict[str, tuple[int, ...]] = {
+        "cls_token": (1, 1, width),
+        "pos_embed": (1, tokens, width),
+        "register_tokens": (1, args["num_register_tokens"], width),
+        "mask_token": (1, width),
+        "patch_embed.proj.weight": (width, 3, patch, patch),
+        "patch_embed.proj.bias": (width,),
+        "norm.weight": (width,),
+        "norm.bias": (width,),
+    }
+    layers = {"attn.qkv": (3 * width, width), "attn.proj": (width, width)}
+    layers |= {"mlp.fc1": (hidden, width), "mlp.fc2": (width, hidden)}
+    for block in (f"blocks.{number}." for number in range(args["depth"])):
+        for name, shape in layers.items():
+            keys |= {f"{block}{name}.weight": shape, f"{block}{name}.bias": shape[:1]}
+        for norm in ("norm1", "norm2"):
+            keys |= {f"{block}{norm}.weight": (width,), f"{block}{norm}.bias": (width,)}
+        if args.get("layerscale", True):
+            keys |= {f"{block}ls1.gamma": (width,), f"{block}ls2.gamma": (width,)}
+    return keys
+
+
 @check("dinov2 vit *_reg (facebookresearch code)")
 def image_encoder(fixture: Fixture) -> Mapping[str, Any]:
     from transformers import Dinov2WithRegistersModel
@@ -363,7 +389,9 @@ def image_encoder(fixture: Fixture) -> Mapping[str, Any]:
         mlp_ratio=args["mlp_ratio"],
     )
     model = Dinov2WithRegistersModel(config)
-    loaded = model.load_state_dict(encoder_state(fixture.spec["keys"], fixture.spec["seed"]), strict=False)
+    stored = fixture.spec.get("keys")
+    keys = stored if isinstance(stored, Mapping) else encoder_keys(args)
+    loaded = model.load_state_dict(encoder_state(keys, fixture.spec["seed"]), strict=False)
     allowed = () if args.get("layerscale", True) else ("layer_scale1.lambda1", "layer_scale2.lambda1")
     if loaded.unexpected_keys or any(not key.endswith(allowed) for key in loaded.missing_keys):
         raise ValueError(f"keys do not fit: {loaded}")

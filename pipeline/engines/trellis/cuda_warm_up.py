@@ -9,6 +9,8 @@ import torch
 from pipeline.engines.trellis.mesh_extraction import extract_mesh, gather_field
 from pipeline.engines.trellis.models import Models
 from pipeline.ops.voxels import VoxelSet
+from pipeline.render.orbit import orbit_cameras
+from pipeline.render.radiance_field import SMALLEST_CHUNK, render_field
 from pipeline.sampling.contexts import Contexts, latent_velocities, structure_velocities
 
 SHELL = 0.35, 0.42  # radii of the occupied shell, in units of the cube
@@ -36,7 +38,9 @@ def warm_up_cuda(models: Models, device: torch.device, encode: Callable[[], Cont
         for unguided in (False, True):
             evaluate(slat, 0.5, [0], unguided)
         models.gaussian_decoder(slat, voxels)
-        models.radiance_decoder(slat, voxels)
+        radiance = models.radiance_decoder
+        field = radiance.radiance_field(radiance(slat, voxels)[0], voxels.coords[:, 1:])
+        render_field(field, orbit_cameras(1)[0], resolution=8, chunk_size=SMALLEST_CHUNK)
         fine = models.mesh_decoder(slat, voxels)
         side = 4 * models.mesh_decoder.resolution
         use_color = models.mesh_decoder.use_color
