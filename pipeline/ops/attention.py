@@ -94,8 +94,8 @@ def _attend_in_runs(q: Tensor, k: Tensor, v: Tensor, order: WindowOrder) -> Tens
 
     out = []
     for one in zip(q, k, v, strict=True):  # the passes of a decoder: there is one
-        runs = (x.index_select(0, order.rows) for x in one)  # (N, H, D), by window
-        found = varlen_attn(*runs, order.starts, order.starts, order.longest, order.longest)
+        q_runs, k_runs, v_runs = (x.index_select(0, order.rows) for x in one)  # (N, H, D), by window
+        found = varlen_attn(q_runs, k_runs, v_runs, order.starts, order.starts, order.longest, order.longest)
         assert isinstance(found, Tensor)
         out.append(found.index_select(0, order.place))
     return torch.stack(out) if len(out) > 1 else out[0][None]

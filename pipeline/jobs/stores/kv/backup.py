@@ -149,7 +149,7 @@ def _days_in(folder: Path) -> list[str]:
 
 def _write_day(path: Path, rows: list[Any]) -> None:
     """Write the rows of a day, with those of an earlier backup that the map has lost."""
-    known = json.loads(path.read_bytes()) if path.is_file() else []
+    known: list[dict[str, Any]] = json.loads(path.read_bytes()) if path.is_file() else []
     own = {row["job_id"] for row in rows}
     _write(path, [*(row for row in known if row["job_id"] not in own), *rows])
 
