@@ -96,7 +96,8 @@ def test_a_lost_call_is_repeated_by_the_client_and_has_its_effect_once_or_twice(
     assert [state[f"lost/{number}"] for number in range(40)] == list(range(40))
     # A create whose answer was lost and that is repeated finds its own entry.
     assert 0 < created.count(False) <= lost[1]
-    assert fake_modal.asked("DictUpdate") - asked == 40 + lost[1] + lost[0]
+    # The client also repeats a call whose answer takes it too long, on a slow machine.
+    assert fake_modal.asked("DictUpdate") - asked >= 40 + lost[1] + lost[0]
 
 
 def test_a_call_that_is_always_lost_raises_after_the_last_repetition(fake_modal: FakeModal, state: modal.Dict) -> None:
