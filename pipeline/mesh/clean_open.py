@@ -99,7 +99,7 @@ class _StraightestPairs:
         angles = angles_around(vertices, faces, half_edges)
         patch = self._patch[half_edges // 3]
         first, second = np.triu_indices(len(half_edges), k=1)
-        bends = np.pi - np.abs((angles[first] - angles[second] + np.pi) % (2 * np.pi) - np.pi)  # 0: in one plane
+        bends = np.pi - np.abs((angles[first] - angles[second] + np.pi) % (2 * np.pi) - np.pi)  # 0: the faces lie flat
         free = np.ones(len(half_edges), bool)
         groups: list[tuple[int, ...]] = []
         for pair in np.lexsort((bends, patch[first] != patch[second])):

@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol, runtime_checkable
 
 import structlog
@@ -130,31 +131,34 @@ class EngineServer:
 
     def _import(self) -> None:
         if self._engine is None:
-            started_s = time.perf_counter()
-            self._engine = self._make(self.name, weights=self._weights, arguments=self._arguments)
-            self.seconds["imports"] = time.perf_counter() - started_s
+            with self._timed("imports"):
+                self._engine = self._make(self.name, weights=self._weights, arguments=self._arguments)
 
     def _load_weights(self) -> None:
         self._import()
         if not self._has_weights:
-            started_s = time.perf_counter()
             engine = self._loaded()
-            if isinstance(engine, TwoStepEngine):
-                engine.load_weights()
-            self.seconds["weights"] = time.perf_counter() - started_s
+            with self._timed("weights"):
+                if isinstance(engine, TwoStepEngine):
+                    engine.load_weights()
             self._has_weights = True
 
     def _move_to_device(self) -> None:
         self._load_weights()
         if not self._is_on_device:
-            started_s = time.perf_counter()
             engine = self._loaded()
-            if isinstance(engine, TwoStepEngine):
-                engine.to_device()
-            else:
-                engine.load()
-            self.seconds["device"] = time.perf_counter() - started_s
+            with self._timed("device"):
+                if isinstance(engine, TwoStepEngine):
+                    engine.to_device()
+                else:
+                    engine.load()
             self._is_on_device = True
+
+    @contextmanager
+    def _timed(self, part: str) -> Iterator[None]:
+        started_s = time.perf_counter()
+        yield
+        self.seconds[part] = time.perf_counter() - started_s
 
     def describe_start(self) -> EngineStart:
         """The device, and how long each part of the start took."""

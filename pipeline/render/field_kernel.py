@@ -263,10 +263,10 @@ def _render_kernel(
         sample = zeros
         is_inside = is_inside & (light >= MIN_LIGHT)
 
-    plane = size * size
+    pixels = size * size  # of one channel
     tl.store(image + pixel, red + light * back_r, mask=in_image)
-    tl.store(image + plane + pixel, green + light * back_g, mask=in_image)
-    tl.store(image + 2 * plane + pixel, blue + light * back_b, mask=in_image)
-    tl.store(image + 3 * plane + pixel, depth * shortening, mask=in_image)
-    tl.store(image + 4 * plane + pixel, 1.0 - light, mask=in_image)
-    tl.store(image + 5 * plane + pixel, percent_depth * shortening, mask=in_image)
+    tl.store(image + pixels + pixel, green + light * back_g, mask=in_image)
+    tl.store(image + 2 * pixels + pixel, blue + light * back_b, mask=in_image)
+    tl.store(image + 3 * pixels + pixel, depth * shortening, mask=in_image)
+    tl.store(image + 4 * pixels + pixel, 1.0 - light, mask=in_image)
+    tl.store(image + 5 * pixels + pixel, percent_depth * shortening, mask=in_image)

@@ -10,6 +10,7 @@ import time
 import urllib.request
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,16 +55,22 @@ class Service:
             return json.load(response)
 
 
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+@contextmanager
+def tiny_service(folder: Path, **settings: str) -> Iterator[Service]:
+    """A service with tiny weights and the given settings, by the ends of their names."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("IMAGE_TO_3D_ENGINE", "triposr")
-        patch.setenv("IMAGE_TO_3D_ENGINES", "trellis,trellis-text")
-        patch.setenv("IMAGE_TO_3D_INIT_MESH", "1")
-        patch.setenv("IMAGE_TO_3D_WEIGHTS", "tiny")
-        with serving(tmp_path_factory.mktemp("service") / "data") as (_, port, said):
+        for name, value in {"WEIGHTS": "tiny", **settings}.items():
+            patch.setenv(f"IMAGE_TO_3D_{name}", value)
+        with serving(folder / "data") as (_, port, said):
             key = next(match[1] for line in said if (match := re.search(r"shown this once: (\S+)", line)))
             yield Service(f"http://127.0.0.1:{port}", key)
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    folder = tmp_path_factory.mktemp("service")
+    with tiny_service(folder, ENGINE="triposr", ENGINES="trellis,trellis-text", INIT_MESH="1") as service:
+        yield service
 
 
 def download(url: str) -> bytes:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,7 @@ import pytest
 import trimesh
 
 from pipeline.formats.reading import read_3mf
-from tests.e2e.test_engine_services import Service, download
-from tests.e2e.test_serve_command import serving
+from tests.e2e.test_engine_services import Service, download, tiny_service
 from tests.fakes.images import draw_disc, draw_figure, encode
 from tests.gltf import document_of, issues_of
 
@@ -60,13 +58,8 @@ WITHOUT_EFFECT: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("IMAGE_TO_3D_ENGINE", "trellis2")
-        patch.setenv("IMAGE_TO_3D_WEIGHTS", "tiny")
-        patch.setenv("IMAGE_TO_3D_TRELLIS2_DETAIL", "512")
-        with serving(tmp_path_factory.mktemp("service") / "data") as (_, port, said):
-            key = next(match[1] for line in said if (match := re.search(r"shown this once: (\S+)", line)))
-            yield Service(f"http://127.0.0.1:{port}", key)
+    with tiny_service(tmp_path_factory.mktemp("service"), ENGINE="trellis2", TRELLIS2_DETAIL="512") as service:
+        yield service
 
 
 def positions(content: bytes) -> bytes:

@@ -143,15 +143,23 @@ def test_a_normal_map_halves_the_error_of_the_shading_at_least() -> None:
     assert before > 3 and after < before / 2, (before, after)
 
 
-def test_rendered_from_eight_sides_a_normal_map_halves_the_error_of_the_shading_at_least() -> None:
-    fine = clean(lumps(80))
-    coarse = simplify(fine, target_faces=len(fine.faces) // 20)
+def with_normal_map(
+    coarse: TriMesh, fine: TriMesh
+) -> tuple[UnwrappedMesh, NDArray[np.float64], NDArray[np.float64], NDArray[np.uint8]]:
+    """The unwrapped coarse surface, the normals and tangents (V, 4) of its vertices, and its map of the fine one."""
     split = unwrap(coarse, texture_size=SIZE)
     normals = coarse.vertex_normals()[split.source_vertices]
     tangents = vertex_tangents(split.vertices, split.faces, normals, split.uvs)
     detail = Detail(NearestSurface(fine).normals_at, tangents)
     image = bake(split, normals, glass, texture_size=SIZE, chunk_size=8192, detail=detail).normal
     assert image is not None
+    return split, normals, tangents, image
+
+
+def test_rendered_from_eight_sides_a_normal_map_halves_the_error_of_the_shading_at_least() -> None:
+    fine = clean(lumps(80))
+    coarse = simplify(fine, target_faces=len(fine.faces) // 20)
+    split, normals, tangents, image = with_normal_map(coarse, fine)
     before, after = [], []
     for camera in orbit_cameras(8, radius=2.2, fov_rad=0.6):
         truth, is_fine = rendered(fine.vertices, fine.faces, fine.vertex_normals(), camera)
@@ -204,12 +212,7 @@ def lumps(cells: int = 120) -> TriMesh:
 
 def shaded(coarse: TriMesh, fine: TriMesh) -> tuple[Samples, NDArray[np.float64]]:
     """Points, and the normals that a renderer shades them with: the map's in the frame of interpolated tangents."""
-    split = unwrap(coarse, texture_size=SIZE)
-    normals = coarse.vertex_normals()[split.source_vertices]
-    tangents = vertex_tangents(split.vertices, split.faces, normals, split.uvs)
-    detail = Detail(NearestSurface(fine).normals_at, tangents)
-    image = bake(split, normals, glass, texture_size=SIZE, chunk_size=8192, detail=detail).normal
-    assert image is not None
+    split, normals, tangents, image = with_normal_map(coarse, fine)
     samples = spread(split, normals, texture_size=SIZE)
     along = spread(split, tangents[:, :3], texture_size=SIZE).normals  # at the same points
     sign = spread(split, tangents[:, 3:], texture_size=SIZE).normals

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import json
-import struct
 from pathlib import Path
 
 import pytest
@@ -15,27 +13,10 @@ from pipeline.engines.trellis.weights import (
     manifest,
 )
 from pipeline.errors import WeightsUnusable
-from pipeline.nn.tensor_files import BYTES, Entry
+from pipeline.nn.tensor_files import Entry
+from tests.fakes.sparse_files import write_sparse
 
 SMALL = "ckpts/ss_dec_conv3d_16l8_fp16.safetensors"
-
-
-def write_sparse(path: Path, entries: dict[str, Entry], *, whole: bool = True) -> None:
-    """Write a file with a valid header and sparse tensor data: full size, no disk space.
-
-    The order is that of the safetensors library: wide types first, then by name.
-    """
-    header: dict[str, object] = {}
-    at = 0
-    for key, entry in sorted(entries.items(), key=lambda item: (-BYTES[item[1].dtype], item[0])):
-        header[key] = {"dtype": entry.dtype, "shape": list(entry.shape), "data_offsets": [at, at + entry.size_bytes]}
-        at += entry.size_bytes
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text)
-        file.truncate(8 + len(text) + at - (0 if whole else 100))
 
 
 def write_all(folder: Path) -> None:
@@ -64,7 +45,7 @@ def test_a_renamed_tensor_is_named(tmp_path: Path) -> None:
 
 def test_a_truncated_file_is_named(tmp_path: Path) -> None:
     write_all(tmp_path)
-    write_sparse(tmp_path / SMALL, manifest(Path(SMALL).stem), whole=False)
+    write_sparse(tmp_path / SMALL, manifest(Path(SMALL).stem), cut_bytes=100)
 
     with pytest.raises(WeightsUnusable, match=r"^ss_dec_conv3d_16l8_fp16\.safetensors is truncated or damaged"):
         check_weights(tmp_path)

@@ -22,34 +22,11 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module")
-def fake_modal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeModal]:
-    with deployed_sample(tmp_path_factory.mktemp("fake_modal")) as fake_modal:
-        yield fake_modal
-
-
 @pytest.fixture
 def own_modal(tmp_path: Path) -> Iterator[FakeModal]:
     """A server for one test, which changes the app or its secret."""
     with deployed_sample(tmp_path) as fake_modal:
         yield fake_modal
-
-
-@pytest.fixture(scope="module")
-def client(fake_modal: FakeModal) -> Iterator[modal.Client]:
-    client = fake_modal.client()
-    yield client
-    client.close()
-
-
-@pytest.fixture
-def function(client: modal.Client) -> Callable[[str], Any]:
-    return lambda name: modal.Function.from_name(APP, name, client=client)
-
-
-@pytest.fixture
-def state(client: modal.Client) -> modal.Dict:
-    return modal.Dict.from_name("sample-state", create_if_missing=True, client=client)
 
 
 def test_run_executes_the_entrypoint_and_shows_what_the_container_printed(fake_modal: FakeModal) -> None:

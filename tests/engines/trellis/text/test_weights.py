@@ -17,7 +17,7 @@ from pipeline.engines.trellis.text.spec import CLIP_LARGE, SIZES
 from pipeline.engines.trellis.weights import TEXT_ENCODER_FOLDER, WEIGHTS_FOLDER, check_weights, manifest
 from pipeline.errors import InvalidRequest, WeightsUnusable
 from pipeline.nn.tensor_files import Entry
-from tests.engines.trellis.test_weights import write_sparse
+from tests.fakes.sparse_files import write_sparse
 
 
 def write_model(folder: Path, size: str, *, flows: bool = True) -> None:

@@ -90,7 +90,7 @@ def test_a_field_behind_the_camera_gives_zeros_without_the_background() -> None:
 
 
 def test_rays_along_an_axis_and_along_the_faces_of_cells() -> None:
-    # An odd size: the middle column and row have a direction of exactly zero along an axis, on a plane between cells.
+    # An odd size: the middle column and row have a direction of exactly zero along an axis, between two rows of cells.
     image, expected = both(field_of([(0, 1, 1), (0, 2, 2), (3, 2, 1)]), camera_at(2.0, 0.0, 0.0), 9)
 
     torch.testing.assert_close(image, expected, rtol=0, atol=CLOSE)
