@@ -1,7 +1,8 @@
 #!/usr/bin/env python
 """Check the engines against golden fixtures: scripts/parity.py DIR..., --manifests DIR, or --full-size.
 
-With --interpret-kernels, only the fixtures whose targets have a GPU kernel, and with the kernels.
+With --interpret-kernels, only the fixtures whose targets have a GPU kernel, and with the kernels. With --precision,
+only those of whole models, with their heavy layers in half precision and 2e-3 as the bound of every output.
 
 Prints one line per fixture (name, worst relative L2, tolerance, ok) and a last line `N passed, N failed`.
 """
@@ -32,6 +33,7 @@ def main() -> int:
         action="store_true",
         help="run the fixtures whose targets have a GPU kernel, with the kernels in Triton's interpreter; minutes each",
     )
+    parser.add_argument("--precision", choices=["float16", "bfloat16"], help="run the models in half precision")
     arguments = parser.parse_args()
     if not (arguments.folders or arguments.manifests or arguments.full_size):
         parser.error("name at least one folder")
@@ -51,6 +53,13 @@ def main() -> int:
         from tests.parity.kernels import with_kernels
 
         failed += run_folders(arguments.folders, with_kernels(all_targets()), only_known=True)
+    elif arguments.folders and arguments.precision:
+        import torch
+
+        from tests.parity.precision import in_precision
+
+        chosen = in_precision(all_targets(), getattr(torch, arguments.precision))
+        failed += run_folders(arguments.folders, chosen, only_known=True)
     elif arguments.folders:
         failed += run_folders(arguments.folders, all_targets())
     return 1 if failed else 0

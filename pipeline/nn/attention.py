@@ -16,9 +16,15 @@ from torch import Tensor, nn
 
 from pipeline.nn.norms import MultiHeadRMSNorm
 from pipeline.nn.rotary import rotate
-from pipeline.ops.attention import attend, attend_in_windows, attend_per_element
+from pipeline.ops.attention import (
+    attend,
+    attend_in_runs,
+    attend_in_windows,
+    attend_per_element,
+    has_kernel_for_runs,
+)
 from pipeline.ops.fused import normalise_queries_and_keys
-from pipeline.ops.voxels import VoxelSet
+from pipeline.ops.voxels import VoxelSet, WindowOrder
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,13 +82,30 @@ class SelfAttention(nn.Module):
         self.k_rms_norm = MultiHeadRMSNorm(head_dim, num_heads) if qk_rms_norm else None
         self.to_out = nn.Linear(channels, channels)
 
-    def forward(self, x: Tensor, voxels: VoxelSet | None = None, phases: Tensor | None = None) -> Tensor:
+    def order_of_rows(self, voxels: VoxelSet) -> WindowOrder | None:
+        """The order of the rows in which `forward` attends with one kernel; None where it takes them as they are."""
+        weight = self.to_qkv.weight
+        head_dim = self.to_qkv.in_features // self.num_heads
+        if self.window_size is None or not len(voxels):
+            return None
+        if not has_kernel_for_runs(weight.device, weight.dtype, head_dim):
+            return None
+        return voxels.window_order(self.window_size, self.shift_window)
+
+    def forward(
+        self,
+        x: Tensor,
+        voxels: VoxelSet | None = None,
+        phases: Tensor | None = None,
+        order: WindowOrder | None = None,
+    ) -> Tensor:
         """Attend: (B, N, C) -> (B, N, C).
 
         Args:
             x: (B, N, C) tokens; with `voxels`, (P, N, C) features of P passes that share the voxels.
             voxels: the N voxels; None attends over the whole sequence.
             phases: (N, D / 2) from `rotary_phases`, turning queries and keys; None without positions.
+            order: from `order_of_rows`, if the rows of `x` are in it instead of that of the voxels.
         """
         # (B, N, C) -> (B, N, 3C) -> (B, N, 3, H, D) -> three times (B, N, H, D), D = C/H
         qkv = self.to_qkv(x).unflatten(-1, (3, self.num_heads, -1))
@@ -92,7 +115,9 @@ class SelfAttention(nn.Module):
             q, k = normalise_queries_and_keys(qkv[..., :2, :, :], gains)
         if phases is not None:
             q, k = rotate(q, phases), rotate(k, phases)
-        if voxels is None:
+        if order is not None:
+            out = attend_in_runs(q, k, v, order)
+        elif voxels is None:
             out = attend(q, k, v)
         elif self.window_size is None:
             out = attend_per_element(q, k, v, voxels)

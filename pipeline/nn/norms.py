@@ -46,11 +46,13 @@ class SparseGroupNorm32(nn.Module):
     def forward(self, feats: Tensor, voxels: VoxelSet) -> Tensor:
         """(P, N, C) -> (P, N, C)."""
         # Unlike a dense group norm, the statistics run over the occupied voxels of one batch element only.
-        parts = [  # (P, N_i, C) -> (P, C, N_i) -> (P, N_i, C)
-            F.group_norm(feats[:, rows].mT.float(), self.num_groups, self.weight, self.bias, self.eps).mT
-            for rows in voxels.segments
-        ]
-        return torch.cat(parts, dim=1).to(feats.dtype)
+        # One copy to the norm's layout and type, and one back, where the type changes.
+        parts = []
+        for rows in voxels.segments:
+            part = feats[:, rows].mT.to(torch.float32, memory_format=torch.contiguous_format)  # (P, C, N_i)
+            part = F.group_norm(part, self.num_groups, self.weight, self.bias, self.eps).mT  # (P, N_i, C)
+            parts.append(part.to(feats.dtype, memory_format=torch.contiguous_format).contiguous())
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 
 class MultiHeadRMSNorm(nn.Module):

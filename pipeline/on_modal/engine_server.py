@@ -7,7 +7,6 @@ container must be recycled.
 from __future__ import annotations
 
 import re
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,7 +24,7 @@ from pipeline.on_modal.control_channel import (
     best_effort,
 )
 from pipeline.on_modal.platform_probe import EngineStart
-from pipeline.stages.generate import configured_engine, run_engine
+from pipeline.stages.generate import configured_engine, device_name, log_device, run_engine
 
 DEVICE_ERRORS = re.compile(r"CUDA|cuDNN|CUBLAS|NCCL|device-side|GPU")
 """Words in a framework's messages that mean the device, and with it this process, is unusable."""
@@ -152,6 +151,7 @@ class EngineServer:
                     engine.to_device()
                 else:
                     engine.load()
+            log_device(self.name, engine)
             self._is_on_device = True
 
     @contextmanager
@@ -162,10 +162,7 @@ class EngineServer:
 
     def describe_start(self) -> EngineStart:
         """The device, and how long each part of the start took."""
-        torch = sys.modules.get("torch")
-        is_on_gpu = torch is not None and self._loaded().is_on_accelerator and torch.cuda.is_available()
-        device = torch.cuda.get_device_name() if torch is not None and is_on_gpu else "CPU"
-        return EngineStart(self.name, device, dict(self.seconds), self._snapshot_age_s)
+        return EngineStart(self.name, device_name(self._loaded()), dict(self.seconds), self._snapshot_age_s)
 
     def answer(
         self, views: Sequence[ForegroundImage], options: GenerationOptions, channel: ControlChannel, *, restarts: int

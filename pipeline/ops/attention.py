@@ -59,8 +59,6 @@ def attend_in_windows(q: Tensor, k: Tensor, v: Tensor, voxels: VoxelSet, *, size
     Returns:
         (P, N, H, D).
     """
-    if _has_varlen_kernel(q):
-        return _attend_in_runs(q, k, v, voxels.window_order(size, shift))
     passes = len(q)
     out = torch.empty_like(q)
     for group in voxels.windows(size, shift):
@@ -77,25 +75,31 @@ def attend_in_windows(q: Tensor, k: Tensor, v: Tensor, voxels: VoxelSet, *, size
     return out
 
 
-def _has_varlen_kernel(q: Tensor) -> bool:
-    """Whether torch has attention in runs of different lengths for these queries: half precision, from Ampere on."""
+def has_kernel_for_runs(device: torch.device, dtype: torch.dtype, head_dim: int) -> bool:
+    """Whether torch has attention in runs of different lengths: in half precision, from NVIDIA's Ampere on."""
     return (
-        q.device.type == "cuda"
-        and q.dtype in (torch.float16, torch.bfloat16)
-        and q.shape[-1] % 8 == 0
-        and q.shape[1] > 0
-        and torch.cuda.get_device_capability(q.device) >= (8, 0)
+        device.type == "cuda"
+        and dtype in (torch.float16, torch.bfloat16)
+        and head_dim % 8 == 0
+        and torch.cuda.get_device_capability(device) >= (8, 0)
     )
 
 
-def _attend_in_runs(q: Tensor, k: Tensor, v: Tensor, order: WindowOrder) -> Tensor:
-    """Self-attention within each window in one kernel, without padding: (P, N, H, D) -> (P, N, H, D)."""
+def attend_in_runs(q: Tensor, k: Tensor, v: Tensor, order: WindowOrder) -> Tensor:
+    """Self-attention within each window in one kernel a pass, without padding.
+
+    Args:
+        q, k, v: (P, N, H, D), the rows in the order of their windows.
+        order: that order.
+
+    Returns:
+        (P, N, H, D) in the same order.
+    """
     from torch.nn.attention.varlen import varlen_attn  # registers its operations, which a CPU has no use for
 
     out = []
     for one in zip(q, k, v, strict=True):  # the passes of a decoder: there is one
-        q_runs, k_runs, v_runs = (x.index_select(0, order.rows) for x in one)  # (N, H, D), by window
-        found = varlen_attn(q_runs, k_runs, v_runs, order.starts, order.starts, order.longest, order.longest)
+        found = varlen_attn(*one, order.starts, order.starts, order.longest, order.longest)
         assert isinstance(found, Tensor)
-        out.append(found.index_select(0, order.place))
+        out.append(found)
     return torch.stack(out) if len(out) > 1 else out[0][None]

@@ -11,6 +11,7 @@ Source: Shen et al. 2023, arXiv 2308.05371, sections 4.1 to 4.3.
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -182,7 +183,8 @@ def extract_dual_mesh(
         chunk_size: cubes whose dual vertices are computed at once; the result does not depend on it.
     """
     inside = table.sdf[corners] < 0  # (S, 8)
-    case = _resolved_cases(cubes, inside, resolution)
+    keys = linear_cube_key(cubes, resolution)
+    case = _resolved_cases(keys, inside, resolution)
     count = constant_array(_dual_counts, cubes.device)[case]
     dual_of_edge = constant_array(_duals_of_edges, cubes.device)[case]  # (S, 12)
     first_dual = torch.cumsum(count, 0) - count
@@ -197,7 +199,7 @@ def extract_dual_mesh(
         attributes.append(extra)
     if not vertices:
         return _empty_mesh(table)
-    faces = _faces(cubes, inside, dual_of_edge, first_dual, weights.gamma, resolution)
+    faces = _faces(keys, inside, dual_of_edge, first_dual, weights.gamma, resolution)
     has_attributes = table.attributes is not None
     return DualMesh(torch.cat(vertices), faces, torch.cat(attributes) if has_attributes else None)
 
@@ -210,9 +212,20 @@ def _empty_mesh(table: CornerTable) -> DualMesh:
 
 def linear_cube_key(cubes: Tensor, resolution: int) -> Tensor:
     """Pack grid positions -1 to `resolution` + 1 into one int64 that ascends in (x, y, z): (..., 3) -> (...)."""
-    x, y, z = (cubes.long() + 1).unbind(-1)
+    x, y, z = cubes.long().unbind(-1)
     side = resolution + 3
-    return (x * side + y) * side + z
+    return torch.add(z, torch.add(y, x, alpha=side), alpha=side) + key_step((1, 1, 1), resolution)
+
+
+def key_step(step: Sequence[int], resolution: int) -> int:
+    """What `linear_cube_key` grows by over a step along x, y, z."""
+    side = resolution + 3
+    return (step[0] * side + step[1]) * side + step[2]
+
+
+def corner_key_steps(device: torch.device, resolution: int) -> Tensor:
+    """Return the (8,) int64 differences between the keys of a cube's corners and the key of the cube."""
+    return constant(tuple(key_step(corner, resolution) for corner in CORNERS), device)
 
 
 def find_sorted(keys: Tensor, wanted: Tensor) -> Tensor:
@@ -223,18 +236,20 @@ def find_sorted(keys: Tensor, wanted: Tensor) -> Tensor:
     return torch.where(keys[place] == wanted, place, len(keys))
 
 
-def _resolved_cases(cubes: Tensor, inside: Tensor, resolution: int) -> Tensor:
+def _resolved_cases(keys: Tensor, inside: Tensor, resolution: int) -> Tensor:
     """Case of each cube, (S,), complemented where its ambiguous face is shared with another flagged cube.
 
     A flagged neighbour across that face has the same ambiguous face, because both see the same four corners.
     """
-    case = (inside.long() << torch.arange(8, device=cubes.device)).sum(dim=1)
-    flagged = constant_array(_flagged, cubes.device)[case]
+    case = (inside.long() << torch.arange(8, device=keys.device)).sum(dim=1)
+    flagged = constant_array(_flagged, keys.device)[case]
     asking = flagged.nonzero()[:, 0]
-    side = constant_array(_ambiguous_sides, cubes.device)[case[asking]]
-    neighbour = find_sorted(linear_cube_key(cubes, resolution), linear_cube_key(cubes[asking] + side, resolution))
-    flagged_or_none = torch.cat([flagged, flagged.new_zeros(1)])
     own = case[asking]
+    x, y, z = constant_array(_ambiguous_sides, keys.device)[own].unbind(1)
+    side = resolution + 3
+    step = torch.add(z, torch.add(y, x, alpha=side), alpha=side)
+    neighbour = find_sorted(keys, keys[asking] + step)
+    flagged_or_none = torch.cat([flagged, flagged.new_zeros(1)])
     case[asking] = torch.where(flagged_or_none[neighbour], 255 - own, own)
     return case
 
@@ -251,8 +266,15 @@ def _crossings(cubes: Tensor, corners: Tensor, table: CornerTable, alpha: Tensor
     if table.attributes is not None:
         values = torch.cat([values, table.attributes[corners]], dim=-1)  # (B, 8, 3 + A)
     scaled = (table.sdf[corners] * alpha)[..., None]  # (B, 8, 1)
-    a, b = (constant(ends, cubes.device) for ends in zip(*EDGES, strict=True))
-    return (values[:, a] * scaled[:, b] - values[:, b] * scaled[:, a]) / (scaled[:, b] - scaled[:, a])
+    a, b = _edge_ends(cubes.device)
+    scaled_a, scaled_b = scaled[:, a], scaled[:, b]
+    return (values[:, a] * scaled_b - values[:, b] * scaled_a) / (scaled_b - scaled_a)
+
+
+def _edge_ends(device: torch.device) -> tuple[Tensor, Tensor]:
+    """The corners at both ends of `EDGES`, (12,) int64 each."""
+    a, b = constant(tuple(zip(*EDGES, strict=True)), device).unbind(0)
+    return a, b
 
 
 def _dual_vertices(crossing: Tensor, beta: Tensor, dual_of_edge: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
@@ -261,39 +283,43 @@ def _dual_vertices(crossing: Tensor, beta: Tensor, dual_of_edge: Tensor, count: 
     cube, number = wanted.nonzero().unbind(1)
     mine = (dual_of_edge[cube] == number[:, None])[..., None]  # (D, 12, 1)
     share = beta[cube][..., None]
-    terms = torch.where(mine, crossing[cube] * share, 0.0)  # (D, 12, 3 + A)
-    shares = torch.where(mine, share, 0.0)
-    total, weight = terms[:, 0], shares[:, 0]
+    terms = torch.where(mine, torch.cat([crossing[cube] * share, share], dim=-1), 0.0)  # (D, 12, 3 + A + 1)
+    total = terms[:, 0]
     for edge in range(1, 12):  # in a fixed order, so that a sum's rounding does not depend on the chunk
-        total, weight = total + terms[:, edge], weight + shares[:, edge]
-    mean = total / weight
+        total = total + terms[:, edge]
+    mean = total[:, :-1] / total[:, -1:]
     return mean[:, :3], mean[:, 3:]
 
 
+def _edge_numbers(resolution: int) -> tuple[int, ...]:
+    """Global number of each of `EDGES` of the cube with key 0: three times the key of its lower end, plus its axis."""
+    ends = [(CORNERS[a], CORNERS[b]) for a, b in EDGES]
+    lows = [tuple(map(min, *pair)) for pair in ends]
+    axes = [next(axis for axis in range(3) if first[axis] != second[axis]) for first, second in ends]
+    return tuple(3 * key_step(low, resolution) + axis for low, axis in zip(lows, axes, strict=True))
+
+
 def _faces(
-    cubes: Tensor, inside: Tensor, dual_of_edge: Tensor, first_dual: Tensor, gamma: Tensor, resolution: int
+    keys: Tensor, inside: Tensor, dual_of_edge: Tensor, first_dual: Tensor, gamma: Tensor, resolution: int
 ) -> Tensor:
     """Two triangles for every crossed edge with four cubes around it: (F, 3) int64.
 
     An edge on the grid's border has fewer cubes and gives no face.
     """
-    a, b = (constant(ends, cubes.device) for ends in zip(*EDGES, strict=True))
+    a, b = _edge_ends(keys.device)
     cube, edge = (inside[:, a] != inside[:, b]).nonzero().unbind(1)  # ascending by cube
-    grid = constant(CORNERS, cubes.device)
-    low = torch.minimum(grid[a], grid[b])  # (12, 3) lower end of each edge
-    axis = (grid[a] != grid[b]).long().argmax(dim=1)
-    step = linear_cube_key(low, resolution) - linear_cube_key(torch.zeros_like(low), resolution)
-    # A global number for each grid edge: its lower end and axis. Equal keys are the cubes around one edge.
-    key = (linear_cube_key(cubes, resolution)[cube] + step[edge]) * 3 + axis[edge]
+    # Equal numbers are the cubes around one edge.
+    key = torch.add(constant(_edge_numbers(resolution), keys.device)[edge], keys[cube], alpha=3)
     _, edge_number, sharing = torch.unique(key, return_inverse=True, return_counts=True)
     kept = (sharing[edge_number] == 4).nonzero()[:, 0]
     kept = kept[torch.argsort(edge_number[kept], stable=True)].view(
         -1, 4
     )  # the four cubes ascending by their offsets: -- -+ +- ++
-    dual = first_dual[cube[kept]] + dual_of_edge[cube[kept], edge[kept]]
-    g = gamma[cube[kept]]
+    cube, edge = cube[kept], edge[kept]
+    dual = first_dual[cube] + dual_of_edge[cube, edge]
+    g = gamma[cube]
     # The side of the edge that is inside decides the winding, so that the front faces the positive side.
-    inside_first = inside[cube[kept[:, 0]], a[edge[kept[:, 0]]]][:, None]
+    inside_first = inside[cube[:, 0], a[edge[:, 0]]][:, None]
     turn = torch.where(inside_first, constant((2, 3, 1, 0), g.device), constant((0, 1, 3, 2), g.device))
     quad, g = dual.gather(1, turn), g.gather(1, turn)
     # Split along the diagonal whose product of gammas is larger.

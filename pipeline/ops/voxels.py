@@ -10,10 +10,12 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import TypeVar, cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.ops.constants import constant
+from pipeline.ops.constants import constant, constant_array
 from pipeline.ops.groups import Groups
 
 T = TypeVar("T")
@@ -201,8 +203,8 @@ class VoxelSet:
     def _linear_keys(self, coords: Tensor) -> Tensor:
         """Pack coordinates into ascending int64 keys, with room for offsets of -1 and +1: (..., 4) -> (...)."""
         side = self.side + 2
-        b, x, y, z = coords.long().unbind(-1)
-        return ((b * side + x + 1) * side + y + 1) * side + z + 1
+        margin = (side + 1) * side + 1  # of each axis
+        return _number(coords, side) + margin
 
     def _make_neighbours(self) -> Tensor:
         count = len(self)
@@ -255,9 +257,10 @@ class VoxelSet:
 
     def _make_window_order(self, size: int, shift: int) -> WindowOrder:
         along = (self.side - 1 + shift) // size + 1  # windows along an axis
-        b, x, y, z = self.coords.unbind(1)
-        x, y, z = (torch.div(axis + shift, size, rounding_mode="floor") for axis in (x, y, z))
-        number = ((b * along + x) * along + y) * along + z
+        window = torch.div(self.coords[:, 1:] + shift, size, rounding_mode="floor")
+        number = _number(window, along)
+        if self.batch_size > 1:
+            number = number.add(self.coords[:, 0], alpha=along**3)
         windows = self.batch_size * along**3
         ordered, rows = torch.sort(number, stable=True)
         bounds = torch.arange(windows + 1, dtype=ordered.dtype, device=self.device)
@@ -292,21 +295,24 @@ class VoxelSet:
 
         A child's neighbour is a sibling, or a child of a neighbour of the parent.
         """
-        taps = _neighbour_offsets(self.device)[:, 1:]  # (27, 3), -1 to 1
-        octant = torch.arange(8, device=self.device)
-        octants = torch.stack([octant >> 2 & 1, octant >> 1 & 1, octant & 1], dim=-1)  # (8, 3), as `OCTANTS`
-        moved = taps[:, None] + octants  # (27, 8, 3), -1 to 2
-        parent_tap = _number(moved.div(2, rounding_mode="floor") + 1, 3)  # (27, 8)
-        sibling = _number(moved.remainder(2), 2).int()
+        parent_tap, sibling = constant_array(_child_taps, self.device).unbind(0)  # (27, 8) each
         count = len(self)
         table = self.neighbours.new_empty((27, count, 8))
         at_once = max(1, TABLE_LIMIT // max(8 * count, 1))
         for first in range(0, 27, at_once):
             part = slice(first, first + at_once)
             parent = self.neighbours[parent_tap[part]]  # (T, 8, N)
-            child = torch.where(parent == count, 8 * count, parent * 8 + sibling[part, :, None])
+            # A parent that does not exist has row N: its children come to 8 N or more, which stands for none.
+            child = torch.add(sibling[part, :, None], parent, alpha=8).clamp_(max=8 * count)
             table[part] = child.mT
         return table.flatten(1)
+
+
+def _child_taps() -> NDArray[np.int32]:
+    """For each tap and octant the tap of the parent that has the neighbour, and its octant there: (2, 27, 8)."""
+    moved = np.array(NEIGHBOUR_OFFSETS)[:, None] + np.array(OCTANTS)  # (27, 8, 3), -1 to 2
+    taps, siblings = (moved // 2 + 1) @ [9, 3, 1], (moved % 2) @ [4, 2, 1]
+    return np.stack([taps, siblings]).astype(np.int32)
 
 
 def _neighbour_offsets(device: torch.device) -> Tensor:
@@ -317,6 +323,8 @@ def _neighbour_offsets(device: torch.device) -> Tensor:
 
 
 def _number(digits: Tensor, base: int) -> Tensor:
-    """Numbers from their three digits, the most significant first: (..., 3) -> (...)."""
-    x, y, z = digits.long().unbind(-1)
-    return (x * base + y) * base + z
+    """int64 numbers from their digits, the most significant first: (..., D) -> (...)."""
+    number, *others = digits.long().unbind(-1)
+    for digit in others:
+        number = torch.add(digit, number, alpha=base)
+    return number

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -110,8 +111,21 @@ class LocalEngines:
         if name not in self._loaded:
             engine = configured_engine(name, weights=self._weights, arguments=self._arguments)
             engine.load()
+            log_device(name, engine)
             self._loaded[name] = engine
         return self._loaded[name]
+
+
+def log_device(name: str, engine: Engine) -> None:
+    """Log once after a load what an engine computes on, so that slow jobs can be told from a GPU that was not found."""
+    log.info("engine %s computes on %s", name, device_name(engine))
+
+
+def device_name(engine: Engine) -> str:
+    """The accelerator that an engine was loaded to, such as `NVIDIA H100 80GB HBM3`, or `CPU`."""
+    torch = sys.modules.get("torch")  # not imported for an engine that does without
+    is_on_gpu = torch is not None and engine.is_on_accelerator and torch.cuda.is_available()
+    return torch.cuda.get_device_name() if torch is not None and is_on_gpu else "CPU"
 
 
 def configured_engine(name: str, *, weights: str, arguments: Mapping[str, Mapping[str, Any]] | None = None) -> Engine:

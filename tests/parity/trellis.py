@@ -38,6 +38,7 @@ from pipeline.sampling.contexts import Contexts, latent_velocities, model_time, 
 from pipeline.sampling.flow_euler import FlowStep, euler_steps, flow_times
 from pipeline.sampling.guidance import Evaluate, Guidance, guided_velocity
 from tests.parity.harness import Check, Deviation, Fixture, compare, compare_outputs
+from tests.parity.precision import lowered
 from tests.reference.flow import denoised
 from tests.reference.gaussians import render_gaussians
 
@@ -75,7 +76,7 @@ check = check_into(TARGETS)
 def filled(module: Module, spec: Mapping[str, Any]) -> Module:
     """Fill a module with the deterministic test weights of a spec."""
     fill_deterministic(module, seed=spec["seed"], scale=spec.get("state_scale"))
-    return module.eval()
+    return lowered(module.eval())
 
 
 def tensor(fixture: Fixture, name: str) -> Tensor:

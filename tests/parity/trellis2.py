@@ -50,6 +50,7 @@ from pipeline.sampling.contexts import Contexts, model_time
 from pipeline.sampling.flow_euler import euler_steps, flow_times
 from pipeline.sampling.guidance import RescaledGuidance, guided_velocity
 from tests.parity.harness import Check, Deviation, Fixture, compare, compare_outputs
+from tests.parity.precision import lowered
 from tests.parity.trellis import canonical, logged, sparse_input, tensor
 from tests.reference.flow import denoised
 
@@ -122,7 +123,7 @@ def filled(module: nn.Module, spec: Mapping[str, Any], *, add: Mapping[str, floa
     scales = spec.get("state_scale")
     if scales:
         scale_entries(module, scales)
-    return module.eval()
+    return lowered(module.eval())
 
 
 def scale_entries(module: nn.Module, scales: Mapping[str, float]) -> None:

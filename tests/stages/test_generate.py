@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import time
 
 import pytest
@@ -57,3 +58,13 @@ def test_an_image_without_a_subject_is_the_senders_error_and_costs_nothing() -> 
         engines.generate(None, [0 * VIEW], OPTIONS)
 
     assert raised.value.gpu_seconds == 0.0
+
+
+def test_the_device_of_an_engine_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    engines = LocalEngines("preview")
+
+    with caplog.at_level(logging.INFO, logger="pipeline.stages.generate"):
+        for _ in range(2):
+            engines.generate("preview", [VIEW], OPTIONS)
+
+    assert [record.message for record in caplog.records] == ["engine preview computes on CPU"]

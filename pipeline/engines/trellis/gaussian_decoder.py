@@ -104,10 +104,10 @@ class SLatGaussianDecoder(LatentTransformer):
         count, rates = self.config["num_gaussians"], self.config["lr"]
         parts = channels.split([count * width for width in self.widths.values()], dim=-1)  # (N, G k) each
         # The factors `lr` scaled learning rates in training; the weights are only valid with them.
-        raw = {
-            name: part.unflatten(-1, (count, width)) * rates[f"_{name}"]  # (N, G, k)
-            for (name, width), part in zip(self.widths.items(), parts, strict=True)
-        }
+        raw = {}
+        for (name, width), part in zip(self.widths.items(), parts, strict=True):
+            rate = rates[f"_{name}"]
+            raw[name] = part.unflatten(-1, (count, width)) * rate if rate != 1 else part.unflatten(-1, (count, width))
         offset = raw["xyz"] + self.offset_perturbation if self.config["perturb_offset"] else raw["xyz"]
         # A Gaussian stays within 0.75 voxels of its voxel's centre (`voxel_size` is 1.5).
         offset = offset.tanh() / self.resolution * 0.5 * self.config["voxel_size"]

@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from pipeline.engines.trellis.sparse_blocks import SparseTransformerBlock
+from pipeline.engines.trellis.sparse_blocks import SparseTransformerBlock, run_blocks
 from pipeline.nn.embeddings import position_embedding
 from pipeline.nn.precision import set_precision
 from pipeline.ops.voxels import VoxelSet
@@ -73,7 +73,4 @@ class LatentTransformer(nn.Module):
         h = self.input_layer(feats)  # (P, N, C) -> (P, N, M)
         width = h.shape[-1]
         h = h + voxels.remember(("position", width), lambda: position_embedding(voxels.coords[:, 1:], width))
-        h = h.to(self.dtype)
-        for block in self.blocks:
-            h = block(h, voxels)
-        return h
+        return run_blocks(self.blocks, h.to(self.dtype), voxels)

@@ -26,6 +26,7 @@ from pipeline.ops.flexicubes import (
     CornerTable,
     CubeWeights,
     DualMesh,
+    corner_key_steps,
     extract_dual_mesh,
     find_sorted,
     linear_cube_key,
@@ -64,12 +65,6 @@ def corner_offsets(device: torch.device) -> Tensor:
     return constant(CORNERS, device)
 
 
-def corner_key_steps(device: torch.device, resolution: int) -> Tensor:
-    """Return the (8,) int64 differences between the keys of a cube's corners and the key of the cube."""
-    origin = torch.zeros(3, dtype=torch.int64, device=device)
-    return linear_cube_key(corner_offsets(device), resolution) - linear_cube_key(origin, resolution)
-
-
 def gather_field(coords: Tensor, channels: Tensor, *, resolution: int, use_color: bool) -> VertexField:
     """Average the corner values of all cubes that share a grid vertex.
 
@@ -87,8 +82,13 @@ def gather_field(coords: Tensor, channels: Tensor, *, resolution: int, use_color
     corner_keys, order = torch.sort(corner_keys.flatten(), stable=True)
     keys, counts = torch.unique_consecutive(corner_keys, return_counts=True)  # (8N,) -> (V,) each
     del corner_keys
-    means = _corner_means(channels, Groups(order, torch.cumsum(counts, 0) - counts, counts), resolution, use_color)
+    groups = Groups(order, torch.cumsum(counts, 0) - counts, counts, most=CUBES_OF_VERTEX)
     del order
+    if channels.device.type == "cpu":
+        means = _corner_means(channels, groups, resolution, use_color)
+    else:
+        means = _corner_means_at_once(channels, groups, resolution, use_color)
+    del groups
     # tanh after the mean, as in the release: a shared vertex has one displacement, bounded by half a cube.
     distance, offset = means[:, 0], DEFORM_REACH / (2 * resolution) * means[:, 1:4].contiguous().tanh()
     table = CornerTable(
@@ -111,6 +111,8 @@ def gather_field(coords: Tensor, channels: Tensor, *, resolution: int, use_color
 def _corner_means(channels: Tensor, groups: Groups, resolution: int, has_colour: bool) -> Tensor:
     """Average distance, displacement and colour over the cubes at each vertex: (V, 10), or (V, 4) without colour.
 
+    For a CPU: some vertices at a time, so that temporaries stay small.
+
     Args:
         channels: (N, 101) or (N, 53).
         groups: for each vertex its corners, numbered 8 * cube + corner.
@@ -132,16 +134,23 @@ def _corner_means(channels: Tensor, groups: Groups, resolution: int, has_colour:
 
         # A loop over at most eight cubes instead of a scatter: atomic additions on a GPU have no fixed order, and the
         # last bits of the sum would differ from run to run.
-        if channels.device.type == "cpu":
-            for rank in range(int(counts.max())):
-                present = (counts > rank).nonzero()[:, 0]  # (M,) vertices with more than `rank` cubes
-                part[present] += values_of(groups.order[starts[present] + rank])
-        else:  # a GPU adds zeros for vertices with fewer cubes, instead of waiting for their numbers
-            for rank in range(CUBES_OF_VERTEX):
-                corner = groups.order[(starts + rank).clamp_(max=len(groups.order) - 1)]
-                part += torch.where((counts > rank)[:, None], values_of(corner), 0.0)
+        for rank in range(int(counts.max())):
+            present = (counts > rank).nonzero()[:, 0]  # (M,) vertices with more than `rank` cubes
+            part[present] += values_of(groups.order[starts[present] + rank])
         part /= counts[:, None]
     return total
+
+
+def _corner_means_at_once(channels: Tensor, groups: Groups, resolution: int, has_colour: bool) -> Tensor:
+    """The same in few kernels and with more memory, without waiting for how many cubes a vertex has."""
+    columns, first = [], 0
+    for name, width in CHANNELS.items():
+        if name != "weights" and (name != "colour" or has_colour):
+            columns.append(channels[:, first : first + width].unflatten(1, (8, -1)))  # (N, 8, 1, 3 or 6)
+        first += width
+    columns[0] = columns[0].float() - 1 / resolution  # bias of the release: zero is slightly inside
+    values = torch.cat(columns, dim=-1).flatten(0, 1)  # (N, 8, 4 or 10) -> (8 N, 4 or 10)
+    return groups.sum(values).div_(groups.counts[:, None])
 
 
 def _rows_at_once(device: torch.device) -> int:

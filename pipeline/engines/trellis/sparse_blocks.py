@@ -5,6 +5,8 @@ Source: microsoft/TRELLIS@6b0d647, trellis/modules/sparse and trellis/models/str
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -14,7 +16,7 @@ from pipeline.nn.norms import LayerNorm32, SparseGroupNorm32
 from pipeline.nn.sparse_conv import Sparse, SparseConv3d
 from pipeline.ops.fused import modulate
 from pipeline.ops.sparse import per_row, pool_cells, repeat_octants, spread_cells
-from pipeline.ops.voxels import VoxelSet
+from pipeline.ops.voxels import VoxelSet, WindowOrder
 
 
 class SparseTransformerBlock(nn.Module):
@@ -45,9 +47,36 @@ class SparseTransformerBlock(nn.Module):
         )
         self.mlp = FeedForward(channels, mlp_ratio)
 
-    def forward(self, x: Tensor, voxels: VoxelSet) -> Tensor:  # (P, N, C) -> (P, N, C)
-        x = x + self.attn(self.norm1(x), voxels)
+    def forward(self, x: Tensor, voxels: VoxelSet, order: WindowOrder | None = None) -> Tensor:
+        """(P, N, C) -> (P, N, C), the rows in the order of the voxels, or in an `order` of their windows."""
+        x = x + self.attn(self.norm1(x), voxels, order=order)
         return x + self.mlp(self.norm2(x))
+
+
+def run_blocks(blocks: Iterable[nn.Module], x: Tensor, voxels: VoxelSet) -> Tensor:
+    """Apply `SparseTransformerBlock`s one after the other: (P, N, C) -> (P, N, C).
+
+    Between two blocks that attend in different windows the rows go from one order to the other, so that a block needs
+    one copy of its features instead of four.
+    """
+    at: WindowOrder | None = None
+    for block in blocks:
+        assert isinstance(block, SparseTransformerBlock)
+        order = block.attn.order_of_rows(voxels)
+        x, at = _reordered(x, voxels, at, order), order
+        x = block(x, voxels, order)
+    return _reordered(x, voxels, at, None)
+
+
+def _reordered(x: Tensor, voxels: VoxelSet, before: WindowOrder | None, after: WindowOrder | None) -> Tensor:
+    """Bring rows from one order to another; None is that of the voxels."""
+    if before is after:
+        return x
+    if before is None or after is None:
+        rows = after.rows if after is not None else before.place if before is not None else None
+        assert rows is not None
+        return x.index_select(-2, rows)
+    return x.index_select(-2, voxels.remember(("reordered", before, after), lambda: before.place[after.rows]))
 
 
 class SparseResBlock3d(nn.Module):

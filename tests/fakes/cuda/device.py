@@ -16,11 +16,12 @@ from pipeline.ops.constants import forget_constants
 from pipeline.ops.kernels.dispatch import KERNELS
 from tests.fakes.cuda import kernels
 from tests.fakes.cuda.counts import Counts
+from tests.fakes.cuda.field_kernel import FieldKernel
 from tests.fakes.cuda.tensor import CPU, PINNED, Device, DeviceTensor, Dispatch
 
 MEMORY_BYTES = 80 << 30
 CAPABILITY = (9, 0)
-CONVOLUTION = "pipeline.ops.kernels.sparse_conv"
+CONVOLUTION, FIELD = "pipeline.ops.kernels.sparse_conv", "pipeline.render.field_kernel"
 
 
 @contextmanager
@@ -29,6 +30,7 @@ def pretended_cuda(
     *,
     free_bytes: int = MEMORY_BYTES,
     total_bytes: int = MEMORY_BYTES,
+    follows_rays: bool = False,
 ) -> Iterator[Counts]:
     """Inside, `cuda:0` exists and counts. Name it with its number: `cuda` alone asks torch's C++ for the current one.
 
@@ -36,6 +38,8 @@ def pretended_cuda(
         stage_of_function: see `Counts`.
         free_bytes: what the device says is free.
         total_bytes: what the device says it has.
+        follows_rays: give the renderer of radiance fields its kernel, see `FieldKernel`, whose pictures are black;
+            else the kernel cannot be imported and PyTorch renders.
 
     Raises:
         RuntimeError: this build of torch has CUDA.
@@ -54,8 +58,12 @@ def pretended_cuda(
             after.callback(setattr, *each)
         after.callback(KERNELS.failures.update, dict(KERNELS.failures))  # those that fail here are not the process's
         after.callback(KERNELS.failures.clear)
-        after.callback(_forget_module, CONVOLUTION, sys.modules.get(CONVOLUTION))
-        sys.modules[CONVOLUTION] = _convolution(device)
+        modules: dict[str, ModuleType] = {CONVOLUTION: _convolution(device)}
+        if follows_rays:
+            modules[FIELD] = FieldKernel(device)
+        for name, module in modules.items():
+            after.callback(_forget_module, name, sys.modules.get(name))
+            sys.modules[name] = module
         torch.__future__.set_overwrite_module_params_on_conversion(
             True
         )  # parameters cannot change their class in place

@@ -8,17 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import Dinov2WithRegistersModel
+from transformers import CLIPTextModel, Dinov2WithRegistersModel
 
 from pipeline.engines.trellis.engine import TrellisEngine
 from pipeline.engines.trellis.image_encoder import ImageEncoder
 from pipeline.engines.trellis.models import PART_CLASSES, Models, _config, make_part
-from pipeline.engines.trellis.spec import IMAGE_LARGE, EncoderSpec, ModelSpec
+from pipeline.engines.trellis.spec import IMAGE_LARGE, EncoderSpec, ModelSpec, TextEncoderSpec
+from pipeline.engines.trellis.text.encoder import TextEncoder, text_config
+from pipeline.engines.trellis.text.engine import TrellisTextEngine
+from pipeline.engines.trellis.text.spec import DEFAULT_SIZE, SIZES
+from pipeline.engines.trellis.text.tokenizer import CONTEXT_LENGTH, PromptTokenizer
 from pipeline.engines.triposr.engine import TripoSREngine
 from pipeline.engines.triposr.model import TSR
 from pipeline.engines.triposr.spec import ISO_DENSITY, RELEASED
@@ -76,16 +80,33 @@ def trellis_engine(*, radius: float, dtype: torch.dtype = torch.float16) -> Trel
     return engine
 
 
+def trellis_text_engine(*, radius: float, dtype: torch.dtype = torch.float16) -> TrellisTextEngine:
+    """The largest text model on the same ball."""
+    engine = TrellisTextEngine(weights="tiny", device=str(CUDA))
+    engine.spec = SIZES[DEFAULT_SIZE]
+    engine._models = _with_a_ball(_models(engine.spec, dtype), radius)
+    width = engine.spec.structure_flow.args["cond_channels"]
+    engine._null_context = torch.ones((1, CONTEXT_LENGTH, width)).to(CUDA)  # the host looks whether it is zero
+    engine._is_ready = True
+    return engine
+
+
 def _models(spec: ModelSpec, dtype: torch.dtype) -> Models:
-    assert isinstance(spec.encoder, EncoderSpec)
     with torch.device("meta"):
         parts: dict[str, Any] = {name: make_part(spec, name) for name in PART_CLASSES}
-        encoder = Dinov2WithRegistersModel(_config(spec.encoder))
     for part in parts.values():
         part.set_dtype(dtype)
         part.requires_grad_(False)
         without_values(part.eval())
-    return Models(encoder=ImageEncoder(without_values(encoder.requires_grad_(False).eval())), **parts)  # type: ignore[arg-type]
+    return Models(encoder=_encoder(spec.encoder), **parts)
+
+
+def _encoder(spec: EncoderSpec | TextEncoderSpec) -> ImageEncoder | TextEncoder:
+    with torch.device("meta"):
+        tower = Dinov2WithRegistersModel(_config(spec)) if isinstance(spec, EncoderSpec) else None
+        model: Any = tower or CLIPTextModel(text_config(cast(TextEncoderSpec, spec)))
+    without_values(model.requires_grad_(False).eval())
+    return ImageEncoder(model) if tower else TextEncoder(model, PromptTokenizer.of_bytes())
 
 
 def _with_a_ball(models: Models, radius: float) -> Models:

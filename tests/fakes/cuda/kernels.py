@@ -52,5 +52,13 @@ def implicit_conv3(feats: Tensor, neighbours: Tensor, weight: Tensor, bias: Tens
     return gather_conv3(feats, voxels, weight, bias)
 
 
+def varlen_attention_flops(q: Tensor, k: Tensor, v: Tensor, cu_seq_q: Tensor, *rest: Any, out_val: Any) -> int:
+    """Two products of every query with every key of its sequence."""
+    lengths = cu_seq_q.long().diff()
+    return 4 * q.shape[1] * q.shape[2] * int((lengths * lengths).sum())
+
+
 ONLY_ON_A_GPU = {"_varlen_attn": varlen_attention}
 """By the name of the operation."""
+FLOPS_ONLY_ON_A_GPU = {"_varlen_attn": varlen_attention_flops}
+"""The same for the formulas that torch's counter of FLOPs lacks."""

@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.flop_counter import flop_registry
 
 from tests.fakes.cuda.counts import Counts
-from tests.fakes.cuda.kernels import ONLY_ON_A_GPU, fused_attention
+from tests.fakes.cuda.kernels import FLOPS_ONLY_ON_A_GPU, ONLY_ON_A_GPU, fused_attention
 
 CUDA, CPU, META = torch.device("cuda", 0), torch.device("cpu"), torch.device("meta")
 NO_KERNEL = frozenset(
@@ -112,11 +112,13 @@ class Device:
         elif ours and any(host.dim() for host in hosts):
             self._check_hosts(func, name, args)
         out = self._compute(func, name, args, kwargs, ours)
-        if (ends_here or ours) and name not in NO_KERNEL:
-            self._count(func, name, args, kwargs, out)
         if pins and isinstance(out, Tensor):
             setattr(out, PINNED, True)
-        return self._wrapped(out, ours) if ends_here else out
+        if ends_here:
+            out = self._wrapped(out, ours)
+        if (ends_here or ours) and name not in NO_KERNEL:
+            self._count(func, name, args, kwargs, out)
+        return out
 
     def _copy(
         self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], ours: Sequence[Tensor], hosts: Sequence[Tensor],
@@ -143,13 +145,14 @@ class Device:
         raise RuntimeError(f"Expected all tensors to be on the same device, but found cuda:0 and cpu: {func}")
 
     def _count(self, func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
-        formula = flop_registry.get(func._overloadpacket)
+        formula = FLOPS_ONLY_ON_A_GPU.get(name, flop_registry.get(func._overloadpacket))
         flops = 0
         if formula is not None:
-            bare = tree_map(_without_wrapper, (args, kwargs))
-            flops = int(formula(*bare[0], **bare[1], out_val=out))
+            bare = tree_map(_without_wrapper, (args, kwargs, out))
+            with torch._C._DisableTorchDispatch():
+                flops = int(formula(*bare[0], **bare[1], out_val=bare[2]))
         tensors = [leaf for leaf in tree_leaves((args, kwargs, out)) if isinstance(leaf, Tensor)]
-        self.counts.add_launch(name, flops=flops, moved_bytes=sum(touched_bytes(name, tensors)))
+        self._launch(name, tensors, flops=flops)
         if name in WAITS and not (name == "repeat_interleave" and isinstance(args[0], int)):
             self.counts.add_wait(name)
         elif name in INDEXING:
@@ -186,9 +189,8 @@ class Device:
             given = (convert(x) for x in (q, k, v))
             inner = fused_attention(*given, None if mask is None else convert(mask), **options)
         out = DeviceTensor(inner, self)
-        moved = sum(touched_bytes("attention", [q, k, v, out]))
         flops = 4 * q.numel() * k.shape[-2]  # two products of every query with every key
-        self.counts.add_launch("scaled_dot_product_attention", flops=flops, moved_bytes=moved)
+        self._launch("scaled_dot_product_attention", [q, k, v, out], flops=flops)
         for _ in range(0 if mask is None else 2):
             self.counts.add_launch("mask to bias", moved_bytes=3 * out.shape[0] * q.shape[-2] * k.shape[-2])
         return out
@@ -201,9 +203,14 @@ class Device:
         with torch._C._DisableTorchDispatch():
             inner = function(convert(x), *(convert(arg) for arg in args))
         out = DeviceTensor(inner, self)
-        tensors = [leaf for leaf in (x, *args, out) if isinstance(leaf, Tensor)]
-        self.counts.add_launch(name, flops=flops, moved_bytes=sum(touched_bytes(name, tensors)))
+        self._launch(name, [leaf for leaf in (x, *args, out) if isinstance(leaf, Tensor)], flops=flops)
         return out
+
+    def _launch(self, name: str, tensors: Sequence[Tensor], *, flops: int) -> None:
+        """Count a kernel with these inputs and outputs."""
+        precision = next((str(tensor.dtype)[6:] for tensor in tensors if tensor.is_floating_point()), "")
+        moved = sum(touched_bytes(name, tensors))
+        self.counts.add_launch(name, flops=flops, moved_bytes=moved, precision=precision)
 
     def _wrapped(self, out: Any, ours: Sequence[DeviceTensor]) -> Any:
         known = {id(tensor.inner): tensor for tensor in ours}
@@ -235,6 +242,7 @@ class DeviceTensor(torch.Tensor):
             layout=inner.layout, device=CUDA,
         )  # fmt: skip
         made.inner, made.owner = inner, owner
+        owner.counts.memory.hold(made, inner)
         return made
 
     @classmethod
@@ -244,7 +252,9 @@ class DeviceTensor(torch.Tensor):
 
     def forget_values(self) -> None:
         """Make this a tensor without values."""
-        self.inner = _meta_of(self)
+        if not self.inner.is_meta:
+            self.inner = _meta_of(self)
+            self.owner.counts.memory.replace(self.inner)
 
     def numpy(self, *, force: bool = False) -> Any:
         raise TypeError("can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() to copy the tensor first.")
