@@ -17,7 +17,7 @@ from tests.fakes.cuda.tensor import Device, DeviceTensor
 
 TILE = 8
 """Rays along the side of a tile, as the kernel has them."""
-TILES_APART = 32
+TILES_APART = 64
 """One tile out of so many along each side of the image is followed."""
 FLOPS_OF_ENTRY = 120
 """Of one step of the walk: the planes of a cell, its samples, and the next entry."""
