@@ -21,6 +21,7 @@ from pipeline.errors import BlockedAddress, DownloadFailed, DownloadInterrupted
 from pipeline.net.content_encoding import ACCEPTED_ENCODINGS, BadEncoding, TooLong, UnknownEncoding, decode_content
 from pipeline.net.deadline import Deadline, IsCancelled, deadline
 from pipeline.net.egress import AddressPolicy, Resolve, guarded_client, host_of, why_unreachable
+from schemas.contract import plain_url, read_http_url
 
 MAX_BYTES = 20 * 2**20
 TIMEOUT_S = 30.0
@@ -113,7 +114,8 @@ class _Download:
                 raise DownloadInterrupted(f"the download from {host} broke off") from failure
             if isinstance(found, bytes):
                 return found
-            url = urljoin(url, found)
+            joined = urljoin(url, plain_url(found))
+            url = read_http_url(joined) or joined
         raise DownloadFailed(f"{host_of(url)} redirects more than {self.max_redirects} times")
 
     def _get(self, url: str) -> bytes | str:
