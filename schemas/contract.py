@@ -563,6 +563,14 @@ class ViewAngles(_Reader):
         return {"anyOf": [angles | {"maxItems": self.most}, degrees, {"type": "string"}, {"type": "null"}]}
 
 
+def whole_number(value: object) -> int | None:
+    """The whole number that a value represents, also as text or as a float; None where it represents none."""
+    if isinstance(value, str) and value.strip().isdecimal() and len(value) <= SHOWN_CHARS:
+        return int(value) if value.isascii() else None  # exact, however long
+    number = _number(value)
+    return int(number) if number is not None and math.isfinite(number) and number == int(number) else None
+
+
 def _number(value: object) -> int | float | None:
     """The number that a value represents, None where it represents none; NaN counts as none."""
     if isinstance(value, bool):

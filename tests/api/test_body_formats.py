@@ -86,6 +86,17 @@ def test_files_of_a_multipart_form_are_images_whatever_their_fields_are_called()
     assert [base64.b64decode(file.as_base64()) for file in files] == [PNG, b"second"]
 
 
+def test_a_file_that_is_named_in_another_script_alone_is_a_file() -> None:
+    content, kind = multipart(image=("name", PNG))
+    content = content.replace(b'filename="name"', b"filename*=utf-8''%C3%BC.png")
+    assert read_as(content, kind)["image"].content() == PNG
+
+
+def test_a_field_without_a_name_is_none() -> None:
+    content, kind = multipart(**{"": "x", "webhook": "y"})
+    assert read_as(content, kind) == {"webhook": "y"}
+
+
 def test_an_unused_file_input_is_no_image() -> None:
     content, kind = multipart(key=KNOWN, image=[("", b"", "application/octet-stream")], webhook="")
     assert read_as(content, kind) == {"key": KNOWN, "webhook": ""}
