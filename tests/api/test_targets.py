@@ -89,7 +89,9 @@ def test_pages_of_other_origins_are_not_admitted_by_default(deployment: Deployme
     assert "access-control-allow-origin" not in answer.headers
 
 
-@pytest.mark.parametrize("origins", [(PAGE, "http://localhost:3000/"), ("*",)])
+@pytest.mark.parametrize(
+    "origins", [(PAGE, "http://localhost:3000/"), ("*",), ("https://*.example.com",), (f"{PAGE}:*", "null")]
+)
 def test_pages_of_admitted_origins_call_the_api(deploy: Callable[..., Deployment], origins: tuple[str, ...]) -> None:
     deployment = deploy(cors_origins=origins)
     admitted = "*" if "*" in origins else PAGE
