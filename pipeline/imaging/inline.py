@@ -21,6 +21,8 @@ UNQUOTED_CHARS = 1 << 18
 """Of a piece that is percent-decoded at once, about a millisecond, for which other threads wait."""
 MAX_HEAD_CHARS = 1024
 """Of a data URI's media type and parameters, for the check that keeps no content."""
+MAX_MARK_CHARS = 100
+"""Of the end of that head in which `;base64` is looked for."""
 _BASE64_MARK = re.compile(r";\s*base64\s*$", re.IGNORECASE)
 _STANDARD_ALPHABET = str.maketrans("-_", "+/")
 
@@ -84,7 +86,7 @@ def _is_base64(head: str) -> bool:
 
     Source: https://fetch.spec.whatwg.org/#data-url-processor.
     """
-    return _BASE64_MARK.search(head) is not None
+    return _BASE64_MARK.search(head[-MAX_MARK_CHARS:]) is not None
 
 
 def _check_unquoted(uri: str, *, begin: int) -> None:
