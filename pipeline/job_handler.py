@@ -132,7 +132,7 @@ class JobHandler:
         """
         kept = self._generations.find(source.file_prefix)
         if kept is None:
-            raise generation_gone(source.job_id, self._service.settings)
+            raise generation_gone(source.job_id, self._service)
         return load_generation(kept)
 
     def _deliver_and_keep(

@@ -42,6 +42,7 @@ class Service:
         generations: which finished jobs can be exported again.
         dispatch: called with each new job, where no worker polls the queue.
         starts_workers_on_demand: `dispatch` starts one where none is running.
+        has_own_files: files lie in a folder of this machine, which other machines of the deployment do not see.
         poll_s: pause between two looks at the store for the end of jobs that requests wait for.
     """
 
@@ -54,6 +55,7 @@ class Service:
     generations: GenerationIndex
     dispatch: Callable[[Job], None] = lambda job: None
     starts_workers_on_demand: bool = False
+    has_own_files: bool = False
     poll_s: float = 0.15
 
     @property
@@ -142,6 +144,7 @@ def open_service(
         generations=kept_generations(settings) if generations is None else generations,
         dispatch=dispatch or (lambda job: None),
         starts_workers_on_demand=dispatch is not None,
+        has_own_files=temporary is None and settings.outputs_url is None,
         poll_s=poll_s,
     )
 
@@ -214,15 +217,16 @@ def kept_generations(settings: Settings) -> KeptGenerations:
     )
 
 
-def generation_gone(job_id: int, settings: Settings) -> GenerationGone:
+def generation_gone(job_id: int, service: Service) -> GenerationGone:
     """The error of an export whose generation is not kept any more."""
+    settings = service.settings
     if settings.generation_lifetime_s <= 0:
         return GenerationGone("This deployment keeps no generations; submit the image again.")
     reasons = (
         f"The generation of job {job_id} is not kept any more: generations are kept for at most "
         f"{settings.generation_lifetime_s:g} s, or until later ones need their space."
     )
-    if settings.database_url is not None and settings.outputs_url is None:
+    if settings.database_url is not None and service.has_own_files:
         reasons += " Or another machine has it: machines share them only where the operator sets OUTPUTS_URL."
     return GenerationGone(f"{reasons} Submit the image again.")
 

@@ -21,6 +21,7 @@ from pipeline.telemetry import LogFormat
 from pipeline.version import user_agent
 from schemas.contract import is_http_url
 from schemas.formats import FORMATS, is_installed
+from schemas.origins import read_origin
 
 MIB = 2**20
 HOUR_S = 3600.0
@@ -225,6 +226,14 @@ class Settings(BaseSettings):
         if any(len(secret) < MIN_SECRET_CHARS for secret in value):
             raise ValueError(f"each secret needs at least {MIN_SECRET_CHARS} characters")
         return value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _check_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        origins = [read_origin(origin) for origin in value]
+        if None in origins:
+            raise ValueError("each origin is a scheme, a host and perhaps a port, as in https://app.example.com")
+        return tuple(filter(None, origins))
 
     @field_validator("output_formats")
     @classmethod

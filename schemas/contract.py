@@ -27,7 +27,7 @@ _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _TOKEN = "[!-~]+"
 _DROPPED = re.compile(r"[\t\r\n]")
 _URL_PARTS = re.compile(r"(https?://[^/?#]*)(.*)", re.IGNORECASE)
-_URL_START = re.compile(r"\s*https?://", re.IGNORECASE)
+_URL_START = re.compile(r"\s*https?:[/\\]{2}", re.IGNORECASE)
 _SWITCH = {"yes": True, "true": True, "on": True, "1": True, "no": False, "false": False, "off": False, "0": False}
 
 
@@ -78,7 +78,7 @@ def first_error_message(error: ValidationError) -> str:
 
 
 def given_fields(body: object) -> dict[str, object]:
-    """The fields of a body that are given: null and "" stand for a field that is left out, in every body alike.
+    """The fields of a body that are given: null and blank texts stand for a field left out, in every body alike.
 
     Raises:
         InvalidRequest: the body is not an object.
@@ -86,7 +86,11 @@ def given_fields(body: object) -> dict[str, object]:
     if not isinstance(body, Mapping):
         raise InvalidRequest(f"the body must be a JSON object, got {json_type_name(body)}")
     fields = cast(Mapping[object, object], body)
-    return {str(name): value for name, value in fields.items() if value is not None and value != ""}
+    return {str(name): value for name, value in fields.items() if value is not None and not _is_blank(value)}
+
+
+def _is_blank(value: object) -> bool:
+    return isinstance(value, str) and (not value or value.isspace())
 
 
 def is_plain_text(text: str) -> bool:
@@ -117,17 +121,26 @@ def is_http_url(text: str) -> bool:
 def read_http_url(text: str) -> str | None:
     """A sender's http or https URL as it is requested; None where the text is none.
 
-    As in browsers: blanks around it are dropped, as are line breaks and tabs inside; other blanks and control
-    characters behind the host are escaped. Source: https://url.spec.whatwg.org/#concept-basic-url-parser.
+    Read as `plain_url` does; other blanks and control characters behind the host are escaped, as in browsers.
     """
     if not is_plain_text(text):
         return None
-    found = _URL_PARTS.fullmatch(_DROPPED.sub("", text.strip()))
+    found = _URL_PARTS.fullmatch(plain_url(text))
     if found is None:
         return None
     host, rest = found.groups()
     url = host + "".join(quote(sign) if sign == " " or not sign.isprintable() else sign for sign in rest)
     return url if is_http_url(url) else None
+
+
+def plain_url(text: str) -> str:
+    """A URL, also a relative one, in one spelling: without blanks around it, without line breaks and tabs inside, and
+    with slashes for backslashes before the query, as browsers read it.
+
+    Source: https://url.spec.whatwg.org/#concept-basic-url-parser.
+    """
+    path, sign, rest = re.split(r"([?#]|$)", _DROPPED.sub("", text.strip()), maxsplit=1)
+    return path.replace("\\", "/") + sign + rest
 
 
 @dataclass(frozen=True)
@@ -548,6 +561,14 @@ class ViewAngles(_Reader):
         degrees = {"type": "number", "minimum": -360, "maximum": 360}
         angles = {"type": "array", "items": {"anyOf": [degrees, {"type": "string"}]}, "minItems": 1}
         return {"anyOf": [angles | {"maxItems": self.most}, degrees, {"type": "string"}, {"type": "null"}]}
+
+
+def whole_number(value: object) -> int | None:
+    """The whole number that a value represents, also as text or as a float; None where it represents none."""
+    if isinstance(value, str) and value.strip().isdecimal() and len(value) <= SHOWN_CHARS:
+        return int(value) if value.isascii() else None  # exact, however long
+    number = _number(value)
+    return int(number) if number is not None and math.isfinite(number) and number == int(number) else None
 
 
 def _number(value: object) -> int | float | None:

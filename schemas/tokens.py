@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, cast
-from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -17,6 +16,7 @@ from schemas.contract import (
     truncate_for_message,
 )
 from schemas.errors import InvalidRequest
+from schemas.origins import read_origin
 from schemas.responses import ISO
 
 MAX_TOKEN_JOBS = 20
@@ -31,10 +31,10 @@ class Origin(HttpUrl):
         url = super().read(value)
         if url is None:
             return None
-        parts = urlsplit(url)
-        if parts.path not in ("", "/") or parts.query or parts.fragment or parts.username is not None:
+        origin = read_origin(url)
+        if origin is None or "*" in origin:
             fail(f"must be an origin such as https://app.example.com, got {truncate_for_message(url)}")
-        return f"{parts.scheme}://{parts.netloc}".lower()
+        return origin
 
 
 @dataclass(frozen=True)

@@ -402,6 +402,14 @@ def test_public_names_are_importable_documented_and_found_by_dir() -> None:
         _ = pipeline.generates  # pyright: ignore[reportAttributeAccessIssue]
 
 
+@pytest.mark.parametrize("name", ["robot.GLB", "my robot.glb", "机器人.Glb"])
+def test_the_model_is_called_as_it_was_asked_for_and_the_others_keep_their_names(name: str) -> None:
+    files = {"robot.glb": b"model", "robot.mtl": b"material", "robot_thumbnail.png": b"image"}
+    renamed = python_api.rename_model(files, name)
+    assert list(renamed) == [name, "robot.mtl", "robot_thumbnail.png"]
+    assert list(renamed.values()) == list(files.values())
+
+
 def test_importing_the_package_loads_nothing_heavy() -> None:
     code = f"import sys, pipeline; pipeline.__version__; print([n for n in {HEAVY!r} if n in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
 from pipeline.errors import DeliveryFailed
 from pipeline.jobs.api_keys import make_key
 from pipeline.jobs.model import ApiKey, KeyLimits
 from pipeline.jobs.stores.sql.store import SqlStore
-from pipeline.service import Rotation, open_service, reencrypt_buckets
+from pipeline.service import Rotation, generation_gone, open_service, reencrypt_buckets
 from pipeline.settings import Settings
 from pipeline.storage.links import LinkSigner
 from pipeline.storage.local import LocalStorage
@@ -36,6 +37,20 @@ def test_a_service_uses_the_store_and_the_storage_that_it_gets(tmp_path: Path) -
     assert service.store is store
     assert service.temporary is temporary
     assert list(tmp_path.rglob("*.sqlite*")) == []
+    service.close()
+
+
+@pytest.mark.parametrize("has_storage_of_its_own", [False, True])
+def test_a_lost_generation_names_the_setting_only_where_it_applies(
+    tmp_path: Path, has_storage_of_its_own: bool
+) -> None:
+    settings = Settings(data_dir=tmp_path, database_url=SecretStr("postgresql://host/jobs"))
+    temporary = LocalStorage(tmp_path / "elsewhere", signer=LinkSigner([b"a master key of the tests"]))
+    given = {"temporary": temporary} if has_storage_of_its_own else {}
+
+    service = open_service(settings, master_keys=[NEW], store=MemoryStore(), **given)
+
+    assert ("OUTPUTS_URL" in str(generation_gone(7, service))) is not has_storage_of_its_own
     service.close()
 
 

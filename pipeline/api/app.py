@@ -28,6 +28,7 @@ from pipeline.api import (
 from pipeline.api.context import Context
 from pipeline.api.cors import with_cors
 from pipeline.api.head_limits import with_head_limits
+from pipeline.api.head_requests import with_head_as_get
 from pipeline.api.problems import OK
 from pipeline.api.request_target import with_plain_targets
 from pipeline.api.tracing import traced
@@ -92,7 +93,7 @@ def create_app(settings: Settings, *, service: Service | None = None) -> ASGIApp
     served = _health_first(traced(app) if settings.is_traced else app)
     if settings.cors_origins:
         served = with_cors(served, settings.cors_origins)
-    return _without_sniffing(with_head_limits(with_plain_targets(served)))
+    return _without_sniffing(with_head_limits(with_plain_targets(with_head_as_get(served))))
 
 
 def _without_sniffing(app: ASGIApp) -> ASGIApp:

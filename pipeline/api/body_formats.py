@@ -241,6 +241,8 @@ def parse_object(content: bytes | bytearray) -> dict[str, Any]:
         if isinstance(content, bytearray):
             content.clear()  # a long body is in memory once less while it is parsed
         body = parse_json(text)
+    except UnicodeDecodeError:
+        raise InvalidRequest("the body is not UTF-8 text, as JSON must be (RFC 8259)") from None
     except (ValueError, RecursionError):
         raise InvalidRequest("the body is not valid JSON") from None
     if not isinstance(body, dict):

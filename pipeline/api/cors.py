@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from schemas.origins import origin_pattern
+
 PATHS = ("/api/", "/files/")
 """Not the pages, and not `/metrics`, which the operator's own browser may read without a token."""
 METHODS = ("GET", "HEAD", "POST", "OPTIONS")
@@ -24,10 +26,16 @@ PREFLIGHT_LIFETIME_S = 600
 
 
 def with_cors(app: ASGIApp, origins: Sequence[str]) -> ASGIApp:
-    """The application for pages of these origins, `*` for all; a page may send any header of its own."""
+    """The application for pages of these origins, `*` for all; a page may send any header of its own.
+
+    Args:
+        origins: as `schemas.origins.read_origin` returns them.
+    """
+    patterns = [origin_pattern(origin) for origin in origins if "*" in origin.removeprefix("*")]
     open_app = CORSMiddleware(
         app,
-        allow_origins=[origin.rstrip("/") for origin in origins],
+        allow_origins=origins,
+        allow_origin_regex="|".join(patterns) or None,
         allow_methods=METHODS,
         allow_headers=["*"],
         expose_headers=EXPOSED,

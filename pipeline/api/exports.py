@@ -63,7 +63,7 @@ def _read_export(request: Request, context: Context, body: dict[str, Any], call_
     check_retention(parsed.request, context)
     source = export_source(job)
     if not is_test_key(key) and not context.service.generations.has(source.file_prefix):
-        raise generation_gone(job.id, context.settings)
+        raise generation_gone(job.id, context.service)
     return submission_of(request, parsed, key=key, sent=body, path_decides=f"export of {job.id}", export_of=source)
 
 

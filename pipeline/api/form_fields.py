@@ -268,14 +268,16 @@ class FormReader:
         self._parts += 1
         if self._parts > MAX_FORM_FIELDS:
             raise InvalidRequest(f"the body has more than {MAX_FORM_FIELDS} fields")
-        disposition, options = parse_options_header(self._headers.get(b"content-disposition", b""))
+        header = self._headers.get(b"content-disposition", b"")
+        disposition, options = parse_options_header(header)
         media_type = parse_options_header(self._headers.get(b"content-type", b""))[0]
         if disposition != b"form-data":
             raise InvalidRequest("the body has a part without `Content-Disposition: form-data`")
         self._name = _as_text(options.get(b"name", b""))
         is_text = media_type.startswith(b"text/") or media_type in (b"", b"application/json")
         # A file has a file name; some clients send an image's bytes with nothing but their type.
-        self._is_file = b"filename" in options or not is_text
+        # The parser leaves out `filename*` (RFC 5987), by which some name a file that is not called in ASCII.
+        self._is_file = b"filename" in options or b"filename*=" in header.lower() or not is_text
 
     def _on_data(self, data: bytes, start: int, end: int) -> None:
         if self._is_file:
@@ -285,7 +287,8 @@ class FormReader:
 
     def _end_part(self) -> None:
         if not self._is_file:
-            self._fields.add(self._name, _as_text(self._text))
+            if self._name:  # a control without a name, which a browser does not send
+                self._fields.add(self._name, _as_text(self._text))
         elif (
             size_bytes := self._spool.size_bytes - self._start
         ):  # a browser sends an unused file input as an empty file

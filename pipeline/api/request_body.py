@@ -123,7 +123,7 @@ class BodyReader:
     async def _is_known(self, header_key: str | None, body: BodyFormat) -> bool:
         """Whether a known key is in the headers, or in what has arrived of the body."""
         for key in (header_key, *body.keys()):
-            if key is not None and await self._is_known_key(key):
+            if key is not None and await self._is_known_key(key.strip()):
                 return True
         return False
 
@@ -135,7 +135,7 @@ class BodyReader:
         """
         keys = list(body.keys())
         for key in keys:
-            if await self._is_known_key(key):
+            if await self._is_known_key(key.strip()):
                 return
         raise Unauthorized("Invalid API key" if keys else "API key required")
 

@@ -1,8 +1,8 @@
 """Brings the path of a request into one form before it is routed.
 
-`/path/` is `/path`: no redirect, which would repeat the key and the image at an address made from the request's own
-host. An absolute URL in place of the path, as clients send it to a proxy, counts as its path, and its authority as the
-host. Source: RFC 9112 section 3.2.2.
+`/path/` and `//path` are `/path`, as clients ask for that join a base address and a path: no redirect, which would
+repeat the key and the image at an address made from the request's own host. An absolute URL in place of the path, as
+clients send it to a proxy, counts as its path, and its authority as the host. Source: RFC 9112 section 3.2.2.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import re
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 _ABSOLUTE = re.compile(r"(?i)/?https?://([^/?#]*)")
+
+_SLASHES = re.compile(r"/{2,}")
 
 
 def with_plain_targets(app: ASGIApp) -> ASGIApp:
@@ -30,8 +32,9 @@ def _plain(scope: Scope) -> Scope:
         path = path[absolute.end() :] or "/"
         host = absolute[1].rpartition("@")[2].encode("latin-1", "replace")
         changes["headers"] = [*(header for header in scope["headers"] if header[0] != b"host"), (b"host", host)]
+    path = _SLASHES.sub("/", path)
     if len(path) > 1 and path.endswith("/"):
-        path = path.rstrip("/") or "/"
+        path = path.removesuffix("/")
     if path == scope["path"]:
         return scope
     return {**scope, **changes, "path": path, "raw_path": path.encode("utf-8", "surrogateescape")}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import re
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -13,7 +14,7 @@ from pipeline.api.own_host import is_forwarded, is_loopback
 from pipeline.errors import InvalidRequest, NotFound, Unauthorized
 from pipeline.jobs.model import MAX_JOB_ID
 from pipeline.settings import Settings
-from schemas.contract import is_plain_text, truncate_for_message
+from schemas.contract import is_plain_text, truncate_for_message, whole_number
 
 MAX_WAIT_S = 120.0
 MAX_IDEMPOTENCY_KEY_CHARS = 255
@@ -26,8 +27,8 @@ def presented_key(request: Request, body: dict[str, Any]) -> str | None:
     A header may hold a proxy's own token, and the body the key: so the body's is looked for first.
     """
     in_body = body.get("key")
-    if isinstance(in_body, str) and in_body:
-        return in_body
+    if isinstance(in_body, str) and in_body.strip():
+        return in_body.strip()  # as HTTP strips a header
     return header_key(request)
 
 
@@ -91,13 +92,12 @@ def read_id(value: object) -> int:
         InvalidRequest: it is neither.
         NotFound: no job ever has such an id.
     """
-    if isinstance(value, str) and re.fullmatch(r"[0-9]{1,19}", value.strip(), re.ASCII):
-        value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int):
+    number = whole_number(value)
+    if number is None or number < 0:
         raise InvalidRequest("request_id must be the id of a job, a whole number")
-    if not 1 <= value <= MAX_JOB_ID:
-        raise NotFound(f"There is no job with the id {truncate_for_message(value)}.")
-    return value
+    if not 1 <= number <= MAX_JOB_ID:
+        raise NotFound(f"There is no job with the id {truncate_for_message(number)}.")
+    return number
 
 
 def read_track_id(value: object) -> str | int | None:
@@ -124,8 +124,22 @@ def read_bounded_int(body: dict[str, Any], name: str, *, most: int) -> int | Non
     value = body.get(name)
     if value is None:
         return None
-    if isinstance(value, str) and value.isdecimal() and len(value) < 20:
-        value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+    number = whole_number(value)
+    if number is None or not 1 <= number <= most:
         raise InvalidRequest(f"{name} must be a whole number from 1 to {most}")
-    return value
+    return number
+
+
+def read_word(body: dict[str, Any], name: str, words: Sequence[str]) -> str | None:
+    """One of a few words of a body, in upper or lower case; None where it is absent.
+
+    Raises:
+        InvalidRequest: it is something else.
+    """
+    value = body.get(name)
+    if value is None:
+        return None
+    word = value.strip().lower() if isinstance(value, str) else None
+    if word not in words:
+        raise InvalidRequest(f"{name} must be one of {', '.join(words)}")
+    return word

@@ -13,10 +13,9 @@ from pipeline.api.body_schema import IDEMPOTENCY_KEY, PREFER, body_schema
 from pipeline.api.browser_tokens import Caller
 from pipeline.api.context import Context, context_of
 from pipeline.api.problems import BAD_REQUEST, NOT_FOUND, QUOTA_SPENT, TOO_LARGE, TOO_MANY, UNAUTHORIZED, documented
-from pipeline.api.requests import read_bounded_int, read_id, read_track_id, requested_wait_s
+from pipeline.api.requests import read_bounded_int, read_id, read_track_id, read_word, requested_wait_s
 from pipeline.api.sample_asset import sample_result
 from pipeline.api.submissions import Submission, check_urls, read_submission
-from pipeline.errors import InvalidRequest
 from pipeline.jobs.model import Job, JobFilter, JobState, NewJob, Submitted
 from pipeline.telemetry import note_on_span
 from schemas.contract import given_fields
@@ -307,9 +306,7 @@ async def list_jobs(request: Request, context: Context = Depends(context_of)) ->
     """The caller's jobs, newest first, a page at a time."""
     key, body = await context.caller(request)
     body = given_fields(body)
-    state = body.get("status")
-    if state is not None and state not in [known.value for known in JobState]:
-        raise InvalidRequest(f"status must be one of {', '.join(known.value for known in JobState)}")
+    state = read_word(body, "status", [known.value for known in JobState])
     limit = read_bounded_int(body, "limit", most=MAX_PAGE) or 50
     jobs = await context.in_thread(
         context.store.list_jobs,

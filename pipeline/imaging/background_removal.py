@@ -25,7 +25,7 @@ MOST_IN_CORNERS = 0.08
 LEAST_IN_FRAME, MOST_IN_FRAME = 0.02, 0.9
 """Share of a framed rectangle that a subject in it has: less is a detail of what is shown, more is all of it."""
 
-TRUSTED_CONFIDENCE = 0.75
+TRUSTED_CONFIDENCE = 0.65
 """Below it a cut-out carries a warning; see `cutout.confidence` for what was measured."""
 
 

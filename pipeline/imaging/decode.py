@@ -116,7 +116,11 @@ def rgba_of(image: Image.Image) -> NDArray[np.uint8]:
         upright = ImageOps.exif_transpose(image)
     except _DECODER_ERRORS:  # of damaged EXIF
         upright = image
-    return np.array(_shrunk(_to_rgba(upright if upright is not None else image)))
+    is_inverted = getattr(image, "tag_v2", {}).get(262) == 0  # a TIFF whose zero is white
+    rgba = _to_rgba(upright if upright is not None else image, is_inverted=is_inverted)
+    if image.format == "BMP" and rgba.getchannel("A").getextrema() == (0, 0):
+        rgba.putalpha(255)  # many programs leave zeros where alpha belongs; browsers show such a file opaque
+    return np.array(_shrunk(rgba))
 
 
 def check_size(width: int, height: int, *, is_jpeg: bool = False) -> None:
@@ -149,7 +153,9 @@ def _refusals() -> Iterator[None]:
     except UnreadableImage:
         raise
     except UnidentifiedImageError:
-        raise UnreadableImage("the image is damaged: its header cannot be read; send it again") from None
+        raise UnreadableImage(
+            "the image's header cannot be read: the file is damaged, or of a rare kind; save it as a PNG and send that"
+        ) from None
     except Image.DecompressionBombError:
         raise UnreadableImage(f"the image is too large; at most {_LIMITS} are accepted") from None
     except MemoryError:
@@ -168,32 +174,45 @@ def _shrunk(image: Image.Image) -> Image.Image:
     return image.convert("RGBA")
 
 
-def _to_rgba(image: Image.Image) -> Image.Image:
-    """Convert to 8-bit sRGB with alpha."""
-    if image.mode in SIXTEEN_BIT_MODES:
-        image = _eight_bits(image)
+def _to_rgba(image: Image.Image, *, is_inverted: bool) -> Image.Image:
+    """Convert to 8-bit sRGB with alpha.
+
+    Args:
+        is_inverted: zero is white in the file; Pillow has inverted samples of up to 8 bits alone.
+    """
     profile = image.info.get("icc_profile")
+    if image.mode in SIXTEEN_BIT_MODES:
+        image = _eight_bits(image, is_inverted=is_inverted)
     if profile and profile[16:20] == b"RGB " and image.mode in ("P", "L", "LA"):
         image = image.convert("RGBA")
-    if profile and image.mode in ("RGB", "RGBA", "CMYK", "L"):
+    if profile and image.mode in ("RGB", "RGBA", "CMYK", "L", "LA"):
         image = _to_srgb(image, profile)
     return image.convert("RGBA")
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """Scale a grey image of more than 8 bits to 8: Pillow's own conversion clips at 255."""
-    values = np.asarray(image).astype(np.float64)
+def _eight_bits(image: Image.Image, *, is_inverted: bool) -> Image.Image:
+    """Scale a grey image of more than 8 bits to 8: Pillow's own conversion clips at 255, and loses transparency.
+
+    Returns:
+        An image of the mode L; LA where the file names a transparent grey.
+    """
+    samples = np.asarray(image)
+    values = samples.astype(np.float64)
     highest = 1.0 if image.mode == "F" and values.max(initial=0) <= 1.0 else 65535.0
     if image.mode in ("I", "F") and 1.0 < values.max(initial=0) <= 255.0:
         highest = 255.0
     scaled = np.clip(np.nan_to_num(values) / highest, 0, 1)
-    return Image.fromarray(np.round(scaled * 255).astype(np.uint8))
+    scaled = 1 - scaled if is_inverted else scaled
+    grey = Image.fromarray(np.round(scaled * 255).astype(np.uint8))
+    if isinstance(transparent := image.info.get("transparency"), int):
+        grey.putalpha(Image.fromarray(np.where(samples == transparent, 0, 255).astype(np.uint8)))
+    return grey
 
 
 def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
     """Convert from a colour profile to sRGB; an unreadable profile is ignored, as in browsers."""
-    alpha = image.getchannel("A") if image.mode == "RGBA" else None
-    colours = image.convert("RGB") if image.mode == "RGBA" else image
+    alpha = image.getchannel("A") if image.mode in ("RGBA", "LA") else None
+    colours = image if alpha is None else image.convert(image.mode.removesuffix("A"))
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         converted = ImageCms.profileToProfile(colours, source, ImageCms.createProfile("sRGB"), outputMode="RGB")

@@ -23,6 +23,7 @@ MAX_PROFILE_BYTES = 8 << 20
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 _JPEG_TABLE = re.compile(b"\xff[\xdb\xc4\xc0-\xc2]")
+_WEBP_CHUNKS = (b"VP8 ", b"VP8L", b"VP8X", b"ALPH", b"ANIM", b"ANMF", b"ICCP", b"EXIF")
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 """Of PNG's colour types."""
 
@@ -181,7 +182,8 @@ def _is_wanted(segment: bytes) -> bool:
 
 
 def _webp_of(content: bytes, *, keep_orientation: bool) -> bytes:
-    unwanted = (b"XMP ",) if keep_orientation else (b"XMP ", b"EXIF", b"ICCP")
+    """Keeps the chunks that the format defines: others, and what follows the file, are ignored by all readers."""
+    unwanted = () if keep_orientation else (b"EXIF", b"ICCP")
     kept, at = [b"WEBP"], 12
     while at + 8 <= len(content):
         name, length = struct.unpack_from("<4sI", content, at)
@@ -191,7 +193,7 @@ def _webp_of(content: bytes, *, keep_orientation: bool) -> bytes:
         if name == b"VP8X" and length >= 10:
             gone = 0x04 if keep_orientation else 0x2C  # the flags of XMP, EXIF and the profile
             kept.append(content[at : at + 8] + bytes((content[at + 8] & ~gone,)) + content[at + 9 : end])
-        elif name not in unwanted:
+        elif name in _WEBP_CHUNKS and name not in unwanted:
             kept.append(content[at:end])
         at = end
     body = b"".join(kept)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Iterator
 
 from pipeline.errors import InvalidRequest, UnreadableImage
@@ -20,6 +21,9 @@ UNQUOTED_CHARS = 1 << 18
 """Of a piece that is percent-decoded at once, about a millisecond, for which other threads wait."""
 MAX_HEAD_CHARS = 1024
 """Of a data URI's media type and parameters, for the check that keeps no content."""
+MAX_MARK_CHARS = 100
+"""Of the end of that head in which `;base64` is looked for."""
+_BASE64_MARK = re.compile(r";\s*base64\s*$", re.IGNORECASE)
 _STANDARD_ALPHABET = str.maketrans("-_", "+/")
 
 
@@ -44,10 +48,10 @@ def check_inline(source: str) -> None:
     begin = 0
     if source[:5].lower() == "data:":
         head, comma, _ = source[:MAX_HEAD_CHARS].partition(",")
-        if not comma or (head.lower().endswith(";base64") and "%" in source):
+        if not comma or (_is_base64(head) and "%" in source):
             require_accepted(read_inline(source))  # escapes, or an error: rare enough to be read as a whole
             return
-        if not head.lower().endswith(";base64"):
+        if not _is_base64(head):
             _check_unquoted(source, begin=len(head) + 1)
             return
         begin = len(head) + 1
@@ -72,9 +76,17 @@ def _from_data_uri(uri: str) -> bytes:
     begin = uri.find(",") + 1
     if not begin:
         raise InvalidRequest("image is a data URI without a comma; data:image/png;base64,… is accepted")
-    if uri[:begin].lower().endswith(";base64,"):
+    if _is_base64(uri[: begin - 1]):
         return _from_base64(_unquote(uri, begin=begin).decode("latin-1"))
     return at_most(_unquote(uri, begin=begin))
+
+
+def _is_base64(head: str) -> bool:
+    """Whether the part of a data URI before its comma says so; blanks do not count.
+
+    Source: https://fetch.spec.whatwg.org/#data-url-processor.
+    """
+    return _BASE64_MARK.search(head[-MAX_MARK_CHARS:]) is not None
 
 
 def _check_unquoted(uri: str, *, begin: int) -> None:

@@ -100,6 +100,7 @@ _TEXT_BEGINNINGS = {
     b"<body": WEB_PAGE,
     b"<script": WEB_PAGE,
     b"{\\rtf": "a text document (RTF)",
+    b"version https://git-lfs": "a Git LFS pointer instead of the file",
     b"{": "a JSON document",
     b"<?xml": "an XML document",
     b"<": "an XML document",

@@ -102,7 +102,7 @@ RFC_6052_LAYOUTS = (
 def is_public(address: IpAddress) -> bool:
     """Whether an address is globally reachable unicast; a form that leads to an IPv4 address is judged by that one."""
     address = _target(address)
-    if address in METADATA:
+    if _is_metadata(address):
         return False
     if isinstance(address, IPv4Address):
         return not any(address in network for network in NOT_GLOBAL_IPV4)
@@ -112,9 +112,14 @@ def is_public(address: IpAddress) -> bool:
 def is_private(address: IpAddress) -> bool:
     """Whether an address is loopback or of a private network, and no metadata service in any form."""
     address = _target(address)
-    if address in METADATA or any(inner in METADATA for inner in _embedded(address)):
+    if _is_metadata(address):
         return False
     return any(address in network for network in PRIVATE if network.version == address.version)
+
+
+def _is_metadata(address: IpAddress) -> bool:
+    """Whether an address is a metadata service's, or holds that of one where a translator may look for it."""
+    return address in METADATA or any(inner in METADATA for inner in _embedded(address))
 
 
 def _target(address: IpAddress) -> IpAddress:

@@ -16,8 +16,12 @@ MAX_ENCODINGS = 4
 GZIP_MAGIC = b"\x1f\x8b"
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
-NOT_ENCODINGS = frozenset({"", "identity", "none", "utf-8", "aws-chunked", "binary"})
-"""What stands in the header of objects that are not encoded at all: uploads of S3 clients keep `aws-chunked` there."""
+UNREAD_ENCODINGS = frozenset(
+    {"aes128gcm", "bzip2", "compress", "dcb", "dcz", "exi", "lzma", "pack200-gzip", "x-compress", "xz"}
+)
+"""The registered encodings, and some that servers use, that are not read here. Any other name is no encoding: stored
+objects have `aws-chunked`, `utf-8`, `base64` or a media type in that header, and browsers ignore it.
+Source: IANA HTTP Content Coding Registry."""
 
 
 class UnknownEncoding(ValueError):
@@ -36,24 +40,33 @@ def decode_content(content: bytes, encodings: str, *, max_bytes: int) -> bytes:
     """A body without the encodings that its `Content-Encoding` header lists.
 
     A body that does not begin as its encoding demands is returned as it is: the header of a stored object is often
-    wrong, and the content itself decides.
+    wrong, and the content itself decides. So a name that is no encoding counts for nothing.
 
     Raises:
-        UnknownEncoding: an encoding is not one of gzip, deflate, br and zstd.
+        UnknownEncoding: an encoding is one of `UNREAD_ENCODINGS`, or there are too many.
         BadEncoding: the body is damaged.
         TooLong: the result, or one step of it, is longer than `max_bytes`.
     """
-    names = [name for part in encodings.split(",") if (name := part.strip().lower()) not in NOT_ENCODINGS]
-    if len(names) > MAX_ENCODINGS:
-        raise UnknownEncoding(f"{len(names)} encodings on top of each other")
-    for name in reversed(names):
-        decode = _DECODERS.get(name)
-        if decode is None:
-            raise UnknownEncoding(name[:20] if name.isascii() and name.isprintable() else "of another name")
-        content = decode(content, max_bytes)
+    for name in reversed(content_encodings(encodings)):
+        if name in UNREAD_ENCODINGS:
+            raise UnknownEncoding(name)
+        content = _DECODERS[name](content, max_bytes)
         if len(content) > max_bytes:
             raise TooLong
     return content
+
+
+def content_encodings(header: str) -> list[str]:
+    """The encodings that a `Content-Encoding` header lists, in its order, without what is none.
+
+    Raises:
+        UnknownEncoding: there are more than `MAX_ENCODINGS`.
+    """
+    names = [part.strip().lower() for part in header.split(",")]
+    found = [name for name in names if name in _DECODERS or name in UNREAD_ENCODINGS]
+    if len(found) > MAX_ENCODINGS:
+        raise UnknownEncoding(f"{len(found)} encodings on top of each other")
+    return found
 
 
 def _gzip(content: bytes, max_bytes: int) -> bytes:
@@ -69,7 +82,13 @@ def _gzip(content: bytes, max_bytes: int) -> bytes:
 def _deflate(content: bytes, max_bytes: int) -> bytes:
     """The zlib format or, as some servers send it, bare deflate data."""
     is_zlib = len(content) > 1 and content[0] & 0x0F == 8 and int.from_bytes(content[:2]) % 31 == 0
-    return _inflate(content, max_bytes, wbits=zlib.MAX_WBITS if is_zlib else -zlib.MAX_WBITS)[0]
+    if is_zlib:
+        return _inflate(content, max_bytes, wbits=zlib.MAX_WBITS)[0]
+    try:
+        zlib.decompressobj(-zlib.MAX_WBITS).decompress(content, 1)
+    except zlib.error:  # before the first byte
+        return content
+    return _inflate(content, max_bytes, wbits=-zlib.MAX_WBITS)[0]
 
 
 def _inflate(content: bytes, max_bytes: int, *, wbits: int) -> tuple[bytes, bytes]:
@@ -87,6 +106,10 @@ def _inflate(content: bytes, max_bytes: int, *, wbits: int) -> tuple[bytes, byte
 def _brotli(content: bytes, max_bytes: int) -> bytes:
     import brotli
 
+    try:
+        brotli.Decompressor().process(content, output_buffer_limit=1)
+    except brotli.error:  # before the first byte
+        return content
     decoder = brotli.Decompressor()
     decoded = bytearray()
     try:

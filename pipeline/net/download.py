@@ -11,7 +11,6 @@ import ssl
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from urllib.parse import urljoin
 
 import httpx
@@ -21,6 +20,8 @@ from pipeline.errors import BlockedAddress, DownloadFailed, DownloadInterrupted
 from pipeline.net.content_encoding import ACCEPTED_ENCODINGS, BadEncoding, TooLong, UnknownEncoding, decode_content
 from pipeline.net.deadline import Deadline, IsCancelled, deadline
 from pipeline.net.egress import AddressPolicy, Resolve, guarded_client, host_of, why_unreachable
+from pipeline.net.retry_after import retry_after_s
+from schemas.contract import plain_url, read_http_url
 
 MAX_BYTES = 20 * 2**20
 TIMEOUT_S = 30.0
@@ -113,7 +114,8 @@ class _Download:
                 raise DownloadInterrupted(f"the download from {host} broke off") from failure
             if isinstance(found, bytes):
                 return found
-            url = urljoin(url, found)
+            joined = urljoin(url, plain_url(found))
+            url = read_http_url(joined) or joined
         raise DownloadFailed(f"{host_of(url)} redirects more than {self.max_redirects} times")
 
     def _get(self, url: str) -> bytes | str:
@@ -159,18 +161,7 @@ def _refusal(host: str, answer: httpx.Response) -> DownloadFailed:
     message = f"{host} answered {answer.status_code} instead of an image"
     if answer.status_code not in PASSING_STATUSES:
         return DownloadFailed(message)
-    return DownloadInterrupted(message, retry_after_s=_retry_after_s(answer.headers.get("retry-after", "")))
-
-
-def _retry_after_s(text: str) -> float | None:
-    """The seconds of a `Retry-After` header, which holds a number or a date; None where it holds neither."""
-    text = text.strip()
-    if text.isdecimal():
-        return float(text[:9])
-    try:
-        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
-    except (ValueError, OverflowError):
-        return None
+    return DownloadInterrupted(message, retry_after_s=retry_after_s(answer.headers.get("retry-after", "")))
 
 
 def _may_pass(failure: httpx.ConnectError) -> bool:

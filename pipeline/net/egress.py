@@ -26,6 +26,7 @@ import httpx
 from pipeline.errors import BlockedAddress
 from pipeline.net.addresses import is_private, is_public
 from pipeline.net.deadline import LimitedStream, current_deadline
+from schemas.contract import plain_url
 
 Resolve = Callable[[str, int], list[str]]
 
@@ -57,10 +58,23 @@ def guarded_client(policy: AddressPolicy, *, resolve: Resolve | None = None) -> 
         transport=_GuardedTransport(policy, resolve or resolve_host),
         trust_env=False,
         follow_redirects=False,
+        event_hooks={"response": [_keep_usable_location]},
         headers={"user-agent": policy.user_agent},
         # One client serves all customers: a cookie that one's receiver sets must not reach another's.
         cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
     )
+
+
+def _keep_usable_location(response: httpx.Response) -> None:
+    """Drop a `Location` that is no URL: httpx reads that of every redirect, followed or not, and fails over it."""
+    location = response.headers.get("location")
+    if location is None:
+        return
+    response.headers["location"] = plain_url(location)
+    try:
+        httpx.URL(response.headers["location"])
+    except httpx.InvalidURL:
+        del response.headers["location"]
 
 
 def check_url(url: str, policy: AddressPolicy, *, resolve: Resolve | None = None) -> None:

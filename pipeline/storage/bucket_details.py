@@ -26,6 +26,11 @@ SERVICES = (
     r"[a-z0-9-]+\.vultrobjects\.com",
     r"[a-z0-9-]+\.your-objectstorage\.com",
     r"storage\.googleapis\.com",
+    r"storage\.yandexcloud\.net",
+    r"gateway(?:\.[a-z0-9]+)?\.storjshare\.io",
+    r"sos-[a-z0-9-]+\.exo\.io",
+    r"obs\.[a-z0-9-]+\.(?:myhuaweicloud\.(?:com|eu)|otc\.t-systems\.com)",
+    r"[a-z0-9]+\.compat\.objectstorage\.[a-z0-9-]+\.(?:oraclecloud|oci\.customer-oci)\.com",  # the namespace
 )
 """Hosts of services that take the bucket in the path too, without the bucket that a host may begin with."""
 VIRTUAL_SERVICES = (
@@ -33,13 +38,14 @@ VIRTUAL_SERVICES = (
     r"cos(?:-internal)?\.[a-z0-9-]+\.(?:myqcloud\.com|tencentcos\.cn)",
     r"tos-(?:s3-)?[a-z0-9-]+\.i?volces\.com",
     r"(?:fly\.storage\.tigris\.dev|t3\.storage\.dev)",
+    r"vhcompat\.objectstorage\.[a-z0-9-]+\.oci\.customer-oci\.com",
 )
 """Hosts of services that take the bucket in the host only: they refuse it in the path."""
 SERVICE_PATHS = (["storage", "v1", "s3"],)
 """Paths at which a service answers, before any bucket: Supabase's."""
 
 _SERVICE = re.compile(
-    rf"(?:(?P<bucket>.+)\.)?(?P<service>(?P<virtual>{'|'.join(VIRTUAL_SERVICES)})|{'|'.join(SERVICES)})"
+    rf"(?:(?P<bucket>.{{3,}})\.)?(?P<service>(?P<virtual>{'|'.join(VIRTUAL_SERVICES)})|{'|'.join(SERVICES)})"
 )
 _ADDRESS = re.compile(r"[0-9.]+|.*:.*")
 
@@ -130,6 +136,8 @@ def _read_endpoint(url: str, details: S3Details) -> _Endpoint:
     host_bucket, service_host = "", host
     if found := _SERVICE.fullmatch(host):
         host_bucket, service_host, is_virtual_only = found["bucket"] or "", found["service"], bool(found["virtual"])
+        if is_virtual_only and host_bucket and details.bucket not in ("", host_bucket):
+            raise InvalidRequest(f"bucket is another one than {host_bucket!r}, whose address endpoint_url is")
     elif details.bucket and details.addressing_style == "virtual" and host.startswith(f"{details.bucket}."):
         host_bucket, service_host = details.bucket, host.removeprefix(f"{details.bucket}.")
     elif len(labels := host.split(".")) > 2 and labels[1].startswith("s3"):
@@ -164,7 +172,13 @@ def _public_url(bucket: Bucket, given: str | None) -> str:
 
 
 def _own_url(bucket: Bucket) -> str:
-    """The URL at which the service itself shows a bucket."""
+    """The URL at which the service itself shows a bucket.
+
+    Raises:
+        InvalidRequest: it has none that its name says.
+    """
+    if bucket.name.startswith("arn:"):
+        raise InvalidRequest("public_url is required where bucket is an ARN")
     name = quote(bucket.name)
     if bucket.endpoint_url is None:
         domain = next(

@@ -19,6 +19,7 @@ from pipeline.jobs.outbox_dispatcher import OutboxDispatcher
 from pipeline.jobs.store import Outbox
 from pipeline.net.deadline import deadline
 from pipeline.net.egress import why_unreachable
+from pipeline.net.retry_after import retry_after_s
 from pipeline.webhooks.signing import WebhookSigner
 
 GROWTH = 2.0
@@ -27,6 +28,8 @@ WINDOW_SHARE = 0.9
 """The pauses' share of the window; the rest is for receivers that are slow to fail."""
 JITTER = 0.15
 """Pauses are shortened at random by up to this share, so that a receiver that was down does not get all at once."""
+LONGEST_ASKED_PAUSE_S = 3600.0
+"""The longest pause that a receiver gets by asking for it (`Retry-After`)."""
 GONE = 410
 """With this status a receiver asks for no further attempt, as Standard Webhooks describes."""
 
@@ -51,11 +54,19 @@ class Schedule:
 
 @dataclass(frozen=True)
 class WebhookAttempt:
-    """The result of one attempt: the receiver's HTTP status if it answered, an error or "", and the seconds it took."""
+    """The result of one attempt.
+
+    Attributes:
+        status: the receiver's HTTP status, None without an answer.
+        error: "" after success.
+        seconds: how long it took.
+        retry_after_s: how long the receiver asks to wait, None where it does not say.
+    """
 
     status: int | None
     error: str
     seconds: float
+    retry_after_s: float | None = None
 
 
 class WebhookSender:
@@ -100,7 +111,7 @@ class WebhookSender:
             **self._signer.headers(key, webhook_id=task.id, timestamp=self._clock(), body=body),
         }
         started_s = time.monotonic()
-        status, error = None, ""
+        status, error, asked_s = None, "", None
         with deadline(self._connect_timeout_s + self._answer_timeout_s):
             try:
                 request = self._client.build_request(
@@ -114,11 +125,12 @@ class WebhookSender:
                 response.close()
                 status = response.status_code
                 error = "" if response.is_success else _describe_status(status)
+                asked_s = retry_after_s(response.headers.get("retry-after", ""))
             except ImageTo3DError as blocked:
                 error = str(blocked)
             except (httpx.HTTPError, httpx.InvalidURL) as failure:
                 error = self._describe(failure)
-        return WebhookAttempt(status, error, time.monotonic() - started_s)
+        return WebhookAttempt(status, error, time.monotonic() - started_s, asked_s)
 
     def _describe(self, failure: Exception) -> str:
         """Why a receiver did not answer, in words and without its URL, which may contain a secret."""
@@ -173,6 +185,9 @@ class WebhookDispatcher(OutboxDispatcher):
         """
         attempt = self._send(task, self._body_of(task))
         pause_s = None if attempt.status == GONE else self._schedule.pause_s(task.attempts + 1, self._rng)
+        if pause_s is not None and attempt.retry_after_s is not None:
+            left_s = task.give_up_at - task.next_attempt_at  # the end of this claim
+            pause_s = max(pause_s, min(attempt.retry_after_s, LONGEST_ASKED_PAUSE_S, left_s))
         log.info(
             "webhook attempt",
             job_id=task.job_id,

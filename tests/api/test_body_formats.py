@@ -86,6 +86,17 @@ def test_files_of_a_multipart_form_are_images_whatever_their_fields_are_called()
     assert [base64.b64decode(file.as_base64()) for file in files] == [PNG, b"second"]
 
 
+def test_a_file_that_is_named_in_another_script_alone_is_a_file() -> None:
+    content, kind = multipart(image=("name", PNG))
+    content = content.replace(b'filename="name"', b"filename*=utf-8''%C3%BC.png")
+    assert read_as(content, kind)["image"].content() == PNG
+
+
+def test_a_field_without_a_name_is_none() -> None:
+    content, kind = multipart(**{"": "x", "webhook": "y"})
+    assert read_as(content, kind) == {"webhook": "y"}
+
+
 def test_an_unused_file_input_is_no_image() -> None:
     content, kind = multipart(key=KNOWN, image=[("", b"", "application/octet-stream")], webhook="")
     assert read_as(content, kind) == {"key": KNOWN, "webhook": ""}
@@ -156,6 +167,25 @@ def test_a_compressed_body_is_decoded(coding: str, size: int) -> None:
     assert read(sender) == fields
 
 
+@pytest.mark.parametrize("piece_bytes", [1, 40, 1000])
+@pytest.mark.parametrize("padding", [b"", bytes(700)])
+def test_a_gzip_body_of_several_members_is_decoded(padding: bytes, piece_bytes: int) -> None:
+    text = json.dumps({"image": "A" * 100}).encode()
+    content = b"".join(gzip.compress(part) for part in (text[:50], b"", text[50:])) + padding
+    assert read(Sender(in_pieces(content, piece_bytes), content_encoding="gzip")) == {"image": "A" * 100}
+
+
+@pytest.mark.parametrize(
+    "header", ["identity", "utf-8", "UTF-8", "base64", "application/json", "none", "identity, identity"]
+)
+def test_what_is_no_encoding_is_ignored(header: str) -> None:
+    assert read(Sender([b'{"image":"a"}'], content_encoding=header)) == {"image": "a"}
+
+
+def test_an_encoding_beside_none_is_undone() -> None:
+    assert read(Sender([gzip.compress(b'{"image":"a"}')], content_encoding="identity, gzip")) == {"image": "a"}
+
+
 def test_a_compressed_body_that_grows_too_large_is_refused_after_a_small_part_of_it() -> None:
     bomb = gzip.compress(bytes(64 * MIB))
     sender = Sender(in_pieces(bomb, 1000), content_encoding="gzip", content_type="application/octet-stream")
@@ -168,10 +198,13 @@ def test_a_compressed_body_that_grows_too_large_is_refused_after_a_small_part_of
     [
         ("gzip", b"{}", "not valid gzip data"),
         ("gzip", gzip.compress(b"{}", mtime=0)[:-3], "its end is missing"),
-        ("gzip", gzip.compress(b"{}", mtime=0) * 2, "continues after the end"),
+        ("gzip", gzip.compress(b"{}", mtime=0) + b"{}", "not valid gzip data"),
+        ("gzip", gzip.compress(b"", mtime=0) * 65, "continues after the end"),
+        ("deflate", zlib.compress(b"{}") * 2, "continues after the end"),
         ("deflate", b"x", "its end is missing"),
         ("br", b"{}", "br is not taken; gzip and deflate are"),
-        ("gzip, gzip", b"{}", "is not taken"),
+        ("gzip, gzip", b"{}", "gzip, gzip is not taken"),
+        ("gzip, br, gzip, br, gzip", b"{}", "5 encodings on top of each other are not taken"),
     ],
 )
 def test_a_body_that_is_not_encoded_as_it_says_is_refused(coding: str, content: bytes, message: str) -> None:
@@ -211,9 +244,10 @@ def test_every_route_with_a_body_takes_a_form(deployment: Deployment) -> None:
 
 
 @pytest.mark.parametrize("field", ["webhook", "output_format", "seed", "multi_image", "engine", "render", "resolution"])
-def test_an_empty_text_means_not_given(deployment: Deployment, field: str) -> None:
-    blank, absent = (deployment.submit(**fields)["meta"] for fields in ({field: ""}, {}))
-    assert blank | {"file_prefix": ""} == absent | {"file_prefix": ""}
+@pytest.mark.parametrize("blank", ["", " ", "\t\n"])
+def test_a_blank_text_means_not_given(deployment: Deployment, field: str, blank: str) -> None:
+    given, absent = (deployment.submit(**fields)["meta"] for fields in ({field: blank}, {}))
+    assert given | {"file_prefix": ""} == absent | {"file_prefix": ""}
 
 
 def test_another_type_is_answered_with_415(deployment: Deployment) -> None:

@@ -81,6 +81,11 @@ def test_what_is_not_a_json_object_is_refused(text: str) -> None:
         read(Sender([text.encode()]))
 
 
+def test_text_in_another_encoding_is_named() -> None:
+    with pytest.raises(InvalidRequest, match="the body is not UTF-8 text"):
+        read(Sender(['{"track_id":"Müller"}'.encode("latin-1")], content_type="application/json; charset=latin1"))
+
+
 @pytest.mark.parametrize("fields", [{"key": KNOWN, "image": IMAGE}, {"image": IMAGE, "key": KNOWN}])
 def test_a_large_body_with_a_known_key_in_it_is_read_wherever_the_key_stands(fields: dict[str, str]) -> None:
     assert read(Sender(in_pieces(json.dumps(fields).encode()))) == fields

@@ -282,6 +282,29 @@ def test_lists_are_paged_newest_first_and_filtered(deployment: Deployment) -> No
     assert deployment.post("/api/v1/enterprise/3d/list", {"limit": 0}).status_code == 400
 
 
+@pytest.mark.parametrize("spelling", ["{}", " {} ", "{}.0", "00{}"])
+def test_numbers_and_words_are_read_alike_in_every_body(deployment: Deployment, spelling: str) -> None:
+    job_id = deployment.submit()["id"]
+    assert deployment.post(FETCH, {"request_id": spelling.format(job_id)}).json()["id"] == job_id
+    filters = {"limit": spelling.format(7), "before": spelling.format(2**40), "status": " Queued", "track_id": " "}
+    listed = deployment.post("/api/v1/enterprise/3d/list", filters).json()["calls"]
+    assert [job["id"] for job in listed] == [job_id]
+
+
+def test_a_number_without_a_fraction_is_whole(deployment: Deployment) -> None:
+    job_id = deployment.submit()["id"]
+    assert deployment.post(FETCH, {"request_id": float(job_id)}).json()["id"] == job_id
+    for value in (1.5, "1.5", True, "٥", "1e400", "9" * 61, [job_id], "", None):
+        assert deployment.post(FETCH, {"request_id": value}).status_code == 400
+
+
+@pytest.mark.parametrize("blank", [" ", "\n", "\t"])
+def test_blanks_around_a_key_do_not_count(deployment: Deployment, blank: str) -> None:
+    for image in (IMAGE, IMAGE + " " * 100_000):  # one body is read before its key is known
+        body = {"key": f"{blank}{deployment.key}{blank}", "image": image}
+        assert deployment.client.post(SUBMIT, json=body, headers={"prefer": "wait=0"}).status_code == 200
+
+
 def test_deleting_a_job_that_ended_removes_record_and_files(deployment: Deployment) -> None:
     submitted = deployment.submit(output_format="glb")
     assert deployment.post(f"/api/v1/enterprise/3d/delete/{submitted['id']}").status_code == 400

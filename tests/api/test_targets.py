@@ -6,10 +6,11 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.api.conftest import IMAGE, SUBMIT, Deployment
-from tests.e2e.faults import Service
+from tests.e2e.faults import KEY, Service
 
 PAGE = "https://app.example.com"
 HEADERS_OF_CLIENTS = "key, authorization, content-type, idempotency-key, prefer"
@@ -22,8 +23,12 @@ def test_a_path_answers_with_and_without_a_slash_at_its_end(deployment: Deployme
     )
     assert answer.status_code == 200 and answer.json()["status"] == "processing"
     job_id = answer.json()["id"]
-    for suffix in ("", "/"):
-        assert deployment.post(f"/api/v6/3d/fetch/{job_id}{suffix}").status_code == 200
+    for target in (
+        f"/api/v6/3d/fetch/{job_id}/",
+        f"http://testserver//api/v6/3d/fetch/{job_id}",
+        f"/api/v6//3d/fetch/{job_id}//",
+    ):
+        assert deployment.post(target).status_code == 200
     assert deployment.client.get("/docs/").text == deployment.client.get("/docs").text
 
 
@@ -52,6 +57,31 @@ def test_a_target_in_absolute_form_is_answered(tmp_path: Path) -> None:
         service.stop()
 
 
+@pytest.mark.parametrize(
+    "path", ["/", "/docs", "/docs/", "/health", "/ready", "/llms.txt", "/openapi.json", "/engines"]
+)
+def test_head_answers_as_get_without_a_body(deployment: Deployment, path: str) -> None:
+    head, whole = deployment.client.head(path), deployment.client.get(path)
+    assert (head.status_code, head.content) == (whole.status_code, b"")
+    assert head.headers["content-type"] == whole.headers["content-type"]
+    assert head.headers["content-length"] == str(len(whole.content))
+
+
+def test_head_of_a_stream_of_events_ends_at_once(tmp_path: Path) -> None:
+    service = Service(tmp_path / "data", workers=0)
+    service.start()
+    try:
+        service.wait_until_ready()
+        with httpx.Client(base_url=service.address, headers={"key": KEY}, timeout=20) as client:
+            job_id = client.post(SUBMIT, json={"image": IMAGE}, headers={"prefer": "wait=0"}).json()["id"]
+            answer = client.head(f"/api/v1/enterprise/3d/events/{job_id}")
+            assert answer.status_code == 200 and answer.headers["content-type"].startswith("text/event-stream")
+            assert client.head("/health").status_code == 200  # the connection is whole
+            assert client.head(SUBMIT).status_code == 405
+    finally:
+        service.stop()
+
+
 def test_pages_of_other_origins_are_not_admitted_by_default(deployment: Deployment) -> None:
     preflight = {"origin": PAGE, "access-control-request-method": "POST"}
     assert deployment.client.options(SUBMIT, headers=preflight).status_code == 405
@@ -59,7 +89,9 @@ def test_pages_of_other_origins_are_not_admitted_by_default(deployment: Deployme
     assert "access-control-allow-origin" not in answer.headers
 
 
-@pytest.mark.parametrize("origins", [(PAGE, "http://localhost:3000/"), ("*",)])
+@pytest.mark.parametrize(
+    "origins", [(PAGE, "http://localhost:3000/"), ("*",), ("https://*.example.com",), (f"{PAGE}:*", "null")]
+)
 def test_pages_of_admitted_origins_call_the_api(deploy: Callable[..., Deployment], origins: tuple[str, ...]) -> None:
     deployment = deploy(cors_origins=origins)
     admitted = "*" if "*" in origins else PAGE

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +20,22 @@ from tests.fakes.images import bare_png, draw_figure, encode
 
 FIGURE = draw_figure(64)
 OPAQUE = draw_figure(64, background=(200, 200, 210))
+
+
+BGRA_MASKS = (0xFF0000, 0xFF00, 0xFF, 0xFF000000)
+
+
+def png_chunk(name: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+def grey_profile() -> bytes:
+    """An ICC profile of grey in linear light."""
+    tags = {b"wtpt": b"XYZ \0\0\0\0" + struct.pack(">3i", 63190, 65536, 54061), b"kTRC": b"curv" + bytes(8)}
+    begin = 128 + 4 + 12 * len(tags)
+    table = struct.pack(">I4sII4sII", 2, b"wtpt", begin, 20, b"kTRC", begin + 20, 12)
+    head = struct.pack(">I4sI4s4s4s12x4s28x", begin + 32, b"", 0x02200000, b"mntr", b"GRAY", b"XYZ ", b"acsp")
+    return (head + struct.pack(">3i", 63190, 65536, 54061)).ljust(128, b"\0") + table + b"".join(tags.values())
 
 
 def refusal_of(data: bytes) -> str:
@@ -58,6 +77,36 @@ def test_sixteen_bits_are_scaled_not_clipped() -> None:
     for format in ("PNG", "TIFF"):
         decoded = decode_image(encode(Image.fromarray(ramp), format))
         assert np.abs(decoded[0, :, 0].astype(int) - np.arange(256)).max() <= 1
+
+
+def test_the_transparent_grey_of_sixteen_bits_is_kept() -> None:
+    ramp = np.linspace(0, 65535, 256).astype(np.uint16)[None].repeat(16, axis=0)
+    png = encode(Image.fromarray(ramp))
+    at = png.index(b"IDAT") - 4
+    decoded = decode_image(png[:at] + png_chunk(b"tRNS", int(ramp[0, 9]).to_bytes(2, "big")) + png[at:])
+    assert decoded[0, :, 3].tolist() == [0 if column == 9 else 255 for column in range(256)]
+
+
+def test_a_tiff_whose_zero_is_white_is_inverted() -> None:
+    grey = Image.new("I;16", (8, 8), 50 * 257)
+    tiff = encode(grey, "TIFF", tiffinfo={262: 0})
+    assert Image.open(io.BytesIO(tiff)).tag_v2[262] == 0  # pyright: ignore[reportAttributeAccessIssue]
+    assert (decode_image(tiff)[..., 0] == 205).all()
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "I;16"])
+@pytest.mark.parametrize("format", ["PNG", "TIFF"])
+def test_a_profile_of_grey_in_linear_light_is_applied(mode: str, format: str) -> None:
+    image = Image.new("I;16", (8, 8), 55 * 257) if mode == "I;16" else Image.new("L", (8, 8), 55).convert(mode)
+    decoded = decode_image(encode(image, format, icc_profile=grey_profile()))
+    assert np.abs(decoded[..., :3].astype(int) - 128).max() <= 1  # sRGB of 55/255 in linear light
+
+
+@pytest.mark.parametrize(("alpha", "expected"), [(0, 255), (90, 90)])
+def test_a_bmp_whose_alpha_is_zero_everywhere_is_opaque(alpha: int, expected: int) -> None:
+    head = struct.pack("<IiiHHIIiiII4I4s48x", 108, 4, -4, 1, 32, 3, 0, 0, 0, 0, 0, *BGRA_MASKS, b"BGRs")
+    bmp = b"BM" + struct.pack("<IHHI", 186, 0, 0, 122) + head + bytes((30, 20, 10, alpha)) * 16
+    assert (decode_image(bmp) == (10, 20, 30, expected)).all()
 
 
 def test_cmyk_palette_and_grey_with_alpha_are_read() -> None:
@@ -102,6 +151,10 @@ def test_a_huge_header_is_refused_before_its_pixels_are_decoded() -> None:
         (encode(OPAQUE)[:900], "damaged or truncated"),
         (encode(Image.fromarray(OPAQUE).convert("RGB"), "JPEG")[:700], "damaged or truncated"),
         (bare_png(20, 20), "damaged or truncated"),
+        (
+            encode(Image.fromarray(OPAQUE), "TIFF")[:8] + bytes(40),
+            "cannot be read: the file is damaged, or of a rare kind",
+        ),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "is an SVG drawing; PNG"),
     ],
 )

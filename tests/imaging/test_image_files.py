@@ -77,6 +77,30 @@ def test_a_webp_is_read_whatever_its_metadata() -> None:
     assert np.array_equal(decode_image(webp[:-4]), PIXELS)  # the last chunk is metadata
 
 
+@pytest.mark.parametrize("added", [b"\n", b"\0" * 7, b"</html>" * 20, chunk(b"IEND", b"")])
+@pytest.mark.parametrize(
+    ("format", "options"),
+    [
+        ("PNG", {}),
+        ("JPEG", {"quality": 95}),
+        ("WEBP", {"lossless": True}),
+        ("GIF", {}),
+        ("BMP", {}),
+        ("TIFF", {}),
+        ("AVIF", {}),
+    ],
+)
+def test_what_follows_an_image_is_ignored(format: str, options: dict[str, object], added: bytes) -> None:
+    content = encode(PHOTO, format, **options)
+    assert np.array_equal(decode_image(content + added), decode_image(content))
+
+
+@pytest.mark.parametrize("announced_bytes", [0, 500, 0xFFFFFFFF])
+def test_a_webp_with_a_wrong_length_is_read(announced_bytes: int) -> None:
+    webp = encode(PIXELS, "WEBP", lossless=True)
+    assert np.array_equal(decode_image(webp[:4] + announced_bytes.to_bytes(4, "little") + webp[8:]), PIXELS)
+
+
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0, "restart_marker_rows": 1}])
 def test_a_jpeg_without_its_end_is_read_and_a_cut_one_is_not(options: dict[str, object]) -> None:
     jpeg = encode(PHOTO, "JPEG", quality=95, **options)
@@ -111,10 +135,11 @@ GAMA_1 = chunk(b"gAMA", (100_000).to_bytes(4, "big"))
         (chunk(b"cICP", bytes((1, 13, 0, 1))) + GAMA_1, 55),
     ],
 )
-@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P"])
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "I;16"])
 def test_the_colours_of_a_png_follow_the_order_of_its_chunks(added: bytes, grey: int, mode: str) -> None:
     image = Image.fromarray(LINEAR)
-    png = encode(image.quantize(2) if mode == "P" else image.convert(mode))
+    sixteen_bits = Image.fromarray(LINEAR[..., 0].astype(np.uint16) * 257)
+    png = encode(image.quantize(2) if mode == "P" else sixteen_bits if mode == "I;16" else image.convert(mode))
     at = png.index(b"IHDR") + 21
     assert np.abs(decode_image(png[:at] + added + png[at:])[..., :3].astype(int) - grey).max() <= 1
 

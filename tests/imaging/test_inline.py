@@ -31,6 +31,8 @@ URL_SAFE = base64.urlsafe_b64encode(CONTENT).decode()
         "\n".join(STANDARD[k : k + 76] for k in range(0, len(STANDARD), 76)),
         f"data:image/png;base64,{STANDARD}",
         f"DATA:image/png;BASE64,{STANDARD}",
+        f"data:image/png; base64,{STANDARD}",
+        f"data: image/png ;charset=utf-8; base64 , {STANDARD}",
         f"data:image/png,{quote_from_bytes(CONTENT)}",
     ],
 )
@@ -104,7 +106,7 @@ def test_base64_far_beyond_the_limit_is_refused() -> None:
         read_inline("A" * (MAX_BYTES * 2))
 
 
-@pytest.mark.parametrize("head", ["", "data:image/png;base64,", "DATA:;BASE64,", "data:image/png;x=y;base64,"])
+@pytest.mark.parametrize("head", ["", "data:image/png;base64,", "DATA:;BASE64,", "data:image/png;x=y; base64 ,"])
 @pytest.mark.parametrize(
     "text",
     [

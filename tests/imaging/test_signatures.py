@@ -15,6 +15,7 @@ from pipeline.imaging.signatures import ACCEPTED, AVIF, HEIC, recognise, require
         (b"\xef\xbb\xbf\n <?xml version='1.0'?>\n<!-- made by hand -->\n<svg/>", "an SVG drawing"),
         (b"<!DOCTYPE html><html>", "a web page"),
         (b"%PDF-1.7", "a PDF document"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", "a Git LFS pointer instead of the file"),
         (b"8BPS\0\1", "a Photoshop document (PSD)"),
         (b"\xff\x0a\0\0", "a JPEG XL image"),
         (b"\0\0\0\x0cJXL \r\n\x87\n", "a JPEG XL image"),

@@ -103,7 +103,7 @@ NEITHER = [
     "ff02::1",  # multicast
     "ff0e::1",
 ]
-EMBEDDED_METADATA = [  # private networks' own translators: RFC 6052 prefixes of each length
+EMBEDDED_METADATA = [  # networks' own translators: RFC 6052 prefixes of each length
     "fd00:0:a9fe:a9fe::",
     "fd00:0:a9:fea9:00fe::",
     "fd00::a9fe:a9:fe00:0:0",
@@ -113,6 +113,10 @@ EMBEDDED_METADATA = [  # private networks' own translators: RFC 6052 prefixes of
     "fd00:1:2:3:4:5:6464:64c8",  # of Alibaba's
     "fd00:1:2:3:4:5:a83f:8110",  # of Azure's
     "fd00::5efe:a9fe:a9fe",  # ISATAP
+    "2606:4700::5efe:a9fe:a9fe",  # and public prefixes, which a network may translate itself
+    "2606:4700:1:2:3:4:a9fe:a9fe",
+    "2606:4700:a9fe:a9fe::",
+    "2a00:1098:2c:1::a83f:8110",
 ]
 
 

@@ -93,6 +93,11 @@ ENCODED = {
     "aws-chunked, gzip": gzip.compress(IMAGE),
     "": IMAGE,
     "gzip,": IMAGE,  # a stored header that is wrong
+    "deflate,": IMAGE,
+    "br,": IMAGE,
+    "zstd,": IMAGE,
+    **dict.fromkeys(("base64", "UTF-8", "image/png", "null", "*", "8bit", "none", "x\u00e9"), IMAGE),
+    "base64, gzip": gzip.compress(IMAGE),
 }
 
 
@@ -131,14 +136,13 @@ def test_a_bomb_is_refused_without_being_unpacked(server: Server, encoding: str)
     ("encoding", "content", "words"),
     [
         ("compress", IMAGE, "sends the image with the content encoding compress, which is not read"),
-        ("x\u00e9", IMAGE, "sends the image with the content encoding of another name, which is not read"),
         (", ".join(["gzip"] * 5), IMAGE, "content encoding 5 encodings on top of each other"),
         ("gzip", gzip.compress(IMAGE)[:-20], r"^the download from 127\.0\.0\.1 is damaged$"),
         ("br", brotli.compress(IMAGE)[:-20], "is damaged"),
         ("deflate", b"\x78\x9cnonsense", "is damaged"),
         ("zstd", zstandard.compress(IMAGE)[:6] + b"nonsense" * 9, "is damaged"),
     ],
-    ids=["compress", "not ASCII", "five", "gzip", "br", "deflate", "zstd"],
+    ids=["compress", "five", "gzip", "br", "deflate", "zstd"],
 )
 def test_an_encoding_that_cannot_be_undone_is_named(server: Server, encoding: str, content: bytes, words: str) -> None:
     server.routes["/image"] = sending(200, content, content_encoding=encoding)

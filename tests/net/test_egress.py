@@ -113,6 +113,34 @@ def test_up_to_five_redirects_are_followed_and_each_is_checked(server: Server) -
             fetch(f"{server.url}/inside", LAPTOP)
 
 
+@pytest.mark.parametrize(
+    "location",
+    [
+        "/im\tage",
+        "\\image",
+        "/to/../image",
+        "  /image ",
+        "?to=/image",
+        "/image#top",
+        "//{host}/image",
+        "http:\\\\{host}/image",
+    ],
+)
+def test_a_redirect_leads_where_browsers_go(server: Server, location: str) -> None:
+    server.routes["/from"] = lambda handler: handler.redirect(location.replace("{host}", server.url[7:]))
+    server.routes["/from?to=/image"] = server.routes["/"] = lambda handler: handler.answer(b"an image")
+    assert fetch(f"{server.url}/from", LAPTOP) == b"an image"
+
+
+@pytest.mark.parametrize("location", ["http://[::1/", "http://\x01/", "/" + "a" * 70_000])
+def test_a_redirect_to_what_is_no_url_is_final_and_named(server: Server, location: str) -> None:
+    server.routes["/from"] = lambda handler: handler.redirect(location)
+    with pytest.raises(DownloadFailed, match="answered 302 instead of an image") as failed:
+        fetch(f"{server.url}/from", LAPTOP)
+    assert not failed.value.retryable
+    assert server.asked == ["/from"]
+
+
 def test_a_long_body_is_refused_with_and_without_content_length(server: Server) -> None:
     def unannounced(handler: Answers) -> None:
         handler.send_response(200)

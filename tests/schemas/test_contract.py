@@ -16,6 +16,7 @@ from schemas.s3 import parse_s3_details
         ("http://host/a b.png", "http://host/a%20b.png"),
         ("  https://host/my photo (1).png?size=10 px#top \n", "https://host/my%20photo%20(1).png?size=10%20px#top"),
         ("https://host/a\tb\r\nc.png", "https://host/abc.png"),
+        ("https:\\\\host\\a\\b.png?x=\\#\\", "https://host/a/b.png?x=\\#\\"),
         ("HTTPS://Host:8443/a\u00a0b", "HTTPS://Host:8443/a%C2%A0b"),
         ("http://host/a%20b.png?x=%2F", "http://host/a%20b.png?x=%2F"),  # escapes stay as they are
         ("http://[2606:4700::1111]:8080/Bücher/ä", "http://[2606:4700::1111]:8080/Bücher/ä"),

@@ -223,6 +223,28 @@ def test_an_address_is_taken_apart_and_put_together_whole(case: str) -> None:
     assert found == expected
 
 
+@pytest.mark.parametrize("names_bucket", [True, False])
+@pytest.mark.parametrize(
+    "host",
+    [
+        "storage.yandexcloud.net",
+        "gateway.storjshare.io",
+        "sos-ch-gva-2.exo.io",
+        "obs.eu-de.otc.t-systems.com",
+        "obs.cn-north-4.myhuaweicloud.com",
+        "namespace.compat.objectstorage.eu-frankfurt-1.oraclecloud.com",
+        "vhcompat.objectstorage.eu-frankfurt-1.oci.customer-oci.com",
+        "s3.eu-de.cloud-object-storage.appdomain.cloud",
+        "s3-eu-central-1.ionoscloud.com",
+    ],
+)
+def test_a_bucket_in_the_host_of_a_known_service_is_there_once(host: str, names_bucket: bool) -> None:
+    bucket = bucket_of(endpoint_url=f"https://models.{host}", **({"bucket": "models"} if names_bucket else {}))
+
+    assert (bucket.endpoint_url, bucket.name, bucket.is_path_style) == (f"https://{host}", "models", False)
+    assert bucket.url_of("a.glb") == f"https://models.{host}/a.glb"
+
+
 @pytest.mark.parametrize(
     ("details", "words"),
     [
@@ -239,6 +261,11 @@ def test_an_address_is_taken_apart_and_put_together_whole(case: str) -> None:
             "addressing_style must be path where endpoint_url holds an IP address",
         ),
         ({"endpoint_url": "https://host"}, "no bucket is named"),
+        (
+            {"endpoint_url": "https://models-125.cos.ap-guangzhou.myqcloud.com", "bucket": "models"},
+            "bucket is another one than 'models-125', whose address endpoint_url is",
+        ),
+        ({"bucket": "arn:aws:s3:us-east-1:123456789012:accesspoint/models"}, "public_url is required"),
         (
             {"bucket": "b", "addressing_style": "host"},
             "addressing_style must be one of auto, path, virtual, got 'host'",

@@ -83,7 +83,10 @@ class Handler(BaseHTTPRequestHandler):
             while not receiver.release.is_set():
                 self.wfile.write(b"x" * 65536)
         else:
-            self.send_response(answer)
+            status, headers = answer if isinstance(answer, tuple) else (answer, {})
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
             self.send_header("location", f"{receiver.url}/elsewhere")
             self.end_headers()
 
@@ -243,6 +246,31 @@ def test_a_receiver_that_is_gone_gets_no_further_attempt_until_it_is_asked_for(
         store.redeliver(job.id, api_key_id=job.api_key_id)
         send_due_webhooks(store, sender, body_of)
         assert len(receiver.got) == 2
+
+
+@pytest.mark.parametrize(
+    ("asked", "least_s", "most_s"),
+    [("900", 899, 901), ("1", 10, 15), ("soon", 10, 15), ("999999", 3599, 3601), ("", 10, 15)],
+)
+def test_a_receiver_that_asks_for_a_pause_gets_it(
+    store: MemoryStore, clock: Clock, sender: WebhookSender, asked: str, least_s: float, most_s: float
+):
+    with receiving((429, {"retry-after": asked})) as receiver:
+        job = ended_job(store, receiver.url)
+        send_due_webhooks(store, sender, body_of)
+        assert least_s <= webhook_of(store, job).next_attempt_at - clock() <= most_s
+
+
+def test_a_receiver_that_asks_for_pauses_is_tried_until_the_window_ends(
+    store: MemoryStore, clock: Clock, sender: WebhookSender
+):
+    with receiving(*[(503, {"retry-after": "3600"})] * 20) as receiver:
+        job = ended_job(store, receiver.url)
+        while webhook_of(store, job).state == "pending":
+            send_due_webhooks(store, sender, body_of)
+            clock.ahead_s += 60
+    attempts = store.attempts_of(webhook_of(store, job).id)
+    assert len(attempts) > 3 and attempts[-1].at - attempts[0].at > 7000
 
 
 def test_an_answer_without_end_is_not_read(store: MemoryStore, sender: WebhookSender):

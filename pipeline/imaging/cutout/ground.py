@@ -23,6 +23,11 @@ THING_LEVELS = 25.0  # from the colours above and below it; planks and gradients
 LEAST_SHARP = 1.2  # levels per pixel by which an edge is steeper than at three times the scale
 DARKEST_SHADOW, BRIGHTEST_SHADOW = 0.3, 1.05  # brightness of a shadowed ground relative to the lit one
 LIT, SHADOWED = 2.5, 2.2  # distances up to which a pixel counts as ground, in spreads
+TEXTURE_PX = 7  # working pixels of the window in which texture is measured
+LEAST_TEXTURE = 0.05  # of the border, in log luminance
+SMOOTH_SHARE = 0.45  # of the border's texture up to which an area is smoother than that ground
+LEAST_SMOOTH_PX = 25  # working pixels; a smaller patch occurs in a texture
+MOST_SMOOTH_BORDER = 0.01  # of the border; a ground with more smooth areas, such as planks, has them everywhere
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,12 +52,14 @@ class Explained:
         shadowed: distance from the predicted colour at any brightness that a shadow has; large beyond.
         area: (h, w) what is connected to the border through pixels that the ground explains, without a sharp edge.
         candidates: (h, w) pixels that the ground explains, connected or not.
+        smooth: (h, w) pixels that are too smooth to be ground.
     """
 
     lit: Field
     shadowed: Field
     area: Area
     candidates: Area
+    smooth: Area
 
 
 def border_of(shape: tuple[int, int], *, bottom: bool = True) -> Area:
@@ -145,7 +152,31 @@ def _polynomial(values: Field, area: Area, *, degree: int) -> Field:
     return np.asarray(terms @ factors, np.float32)
 
 
-def explain(image: Rgb, ground: Ground, edge_limit: float) -> Explained:
+def smoother_than_ground(image: Rgb) -> Area:
+    """Areas that are much smoother than a ground of even texture, such as a green leg on grass: (h, w, 3) -> (h, w).
+
+    In the logarithm of the luminance a shadow shifts a texture and does not weaken it. Empty where the border is smooth
+    or its texture uneven.
+    """
+    values = np.log(np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), np.float32) + 8)
+    window = (TEXTURE_PX, TEXTURE_PX)
+    mean = np.asarray(cv2.boxFilter(values, -1, window), np.float32)
+    variance = np.asarray(cv2.boxFilter(values**2, -1, window), np.float32) - mean**2
+    texture = np.sqrt(np.maximum(variance, 0))
+    border, nothing = border_of(image.shape[:2]), np.zeros(image.shape[:2], bool)
+    typical = float(np.median(texture[border]))
+    if typical < LEAST_TEXTURE:
+        return nothing
+    smooth = cv2.morphologyEx((texture < SMOOTH_SHARE * typical).astype(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3)))
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(smooth, connectivity=8)
+    large = np.flatnonzero(np.asarray(stats)[:, cv2.CC_STAT_AREA] >= LEAST_SMOOTH_PX)
+    # The window measures an edge as texture: the area reaches half of it further.
+    reach = np.ones((TEXTURE_PX // 2, TEXTURE_PX // 2), np.uint8)
+    found = cv2.dilate(np.isin(np.asarray(labels), large[large > 0]).astype(np.uint8), reach) > 0
+    return nothing if found[border].mean() > MOST_SMOOTH_BORDER else found
+
+
+def explain(image: Rgb, ground: Ground, edge_limit: float, *, smooth: Area | None = None) -> Explained:
     """Compare an image with a ground.
 
     A shadow scales all channels alike and has soft edges (Horprasert et al. 1999, brightness and chromaticity
@@ -153,6 +184,7 @@ def explain(image: Rgb, ground: Ground, edge_limit: float) -> Explained:
 
     Args:
         edge_limit: levels per pixel from which the edges of the residual stop the ground.
+        smooth: (h, w) what is too smooth to be ground, as `smoother_than_ground` found it.
     """
     values, colours = image.astype(np.float32), ground.colours
     square = (colours**2).sum(axis=2)
@@ -173,11 +205,13 @@ def explain(image: Rgb, ground: Ground, edge_limit: float) -> Explained:
     candidates |= ((lit < 1.5) | in_shadow & (shadowed < 1.0)) & (edges < 1.6 * edge_limit)
     candidates &= sharpness < sharp_limit
     candidates |= _edge_of_ground(values, ground)
+    smooth = np.zeros(lit.shape, bool) if smooth is None else smooth
+    candidates &= ~smooth
     area = touching_border(candidates)
     for _ in range(2):  # an edge is some pixels wide, and its outer side is ground
         grown = cv2.dilate(area.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
         area = area | (grown & (lit < SHADOWED))
-    return Explained(lit, shadowed, area, candidates)
+    return Explained(lit, shadowed, area, candidates, smooth)
 
 
 def _edge_of_ground(values: Field, ground: Ground) -> Area:

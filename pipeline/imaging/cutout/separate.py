@@ -21,6 +21,7 @@ from pipeline.imaging.cutout.ground import (
     palette_ground,
     row_ground,
     smooth_ground,
+    smoother_than_ground,
 )
 from pipeline.imaging.cutout.parts import subject_parts
 
@@ -92,16 +93,17 @@ def hypotheses(image: Rgb) -> list[Hypothesis]:
     noise, edges = noise_of(image), edge_strength(image)
     edge_limit = max(EDGE_LIMIT, 2.5 * noise)
     grounds = {"smooth": smooth_ground(image, edge_limit), "rows": row_ground(image), "palette": palette_ground(image)}
+    smooth = smoother_than_ground(image)
     made: list[Hypothesis] = []
     for name, ground in grounds.items():
-        explained = explain(image, ground, edge_limit)
+        explained = explain(image, ground, edge_limit, smooth=smooth)
         mask = _grabcut(image, explained)
         if not LEAST_SHARE <= mask.mean() <= MOST_SHARE:
             continue
         parts = subject_parts(mask, image, edges, noise)
         if not LEAST_SHARE <= parts.mask.mean() <= MOST_SHARE:
             continue
-        made.append(Hypothesis(name, parts.mask, evidence_of(image, edges, parts, ground)))
+        made.append(Hypothesis(name, parts.mask, evidence_of(image, edges, parts, ground, smooth)))
     masks = [each.mask for each in made]
     return [
         Hypothesis(each.name, each.mask, each.evidence, confidence_of(each.evidence, each.mask, masks)) for each in made
@@ -130,7 +132,7 @@ def _grabcut(image: Rgb, explained: Explained) -> Area:
     shaded = np.flatnonzero((areas >= 2 * LEAST_HOLE_PX) & (distance > LIT))
     is_shaded = np.isin(labels, shaded[shaded > 0])
     inside = cv2.erode((~area).astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
-    seeds[(nearest > 4) & inside] = cv2.GC_FGD
+    seeds[((nearest > 4) | explained.smooth) & inside] = cv2.GC_FGD
     if is_shaded.sum() > 2 * (seeds == cv2.GC_FGD).sum():  # a grey subject on a grey ground, and no shadow in a gap
         seeds[is_shaded] = cv2.GC_FGD
     seeds[area] = cv2.GC_PR_BGD

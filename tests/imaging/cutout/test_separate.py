@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from pipeline.imaging.background_removal import TRUSTED_CONFIDENCE
 from pipeline.imaging.cutout import separate
+from pipeline.imaging.cutout.ground import smoother_than_ground
 from tests.fakes.cutout_scenes import GroundName, draw_subject, make_scene
 from tests.fakes.images import mask_iou
 
@@ -63,6 +64,22 @@ def test_a_subject_in_the_colours_of_its_ground_carries_the_warning() -> None:
 
     assert iou < 0.9  # green leaves on grass
     assert confidence < TRUSTED_CONFIDENCE
+
+
+def test_a_smooth_part_in_the_colours_of_a_lawn_belongs_to_the_subject() -> None:
+    scene = make_scene(subject("gnome"), "grass", seed=4, size=SIZE)
+    rgb = np.ascontiguousarray(scene.image[..., :3])
+
+    found = separate(rgb).alpha >= 128
+
+    assert mask_iou(found, scene.mask) > 0.95
+
+
+@pytest.mark.parametrize("ground", ["plain", "wall", "gradient", "clutter", "shadow", "vignette", "wood"])
+def test_no_area_is_smoother_than_a_smooth_ground(ground: GroundName) -> None:
+    scene = make_scene(subject("tiger"), ground, seed=3, size=SIZE)
+
+    assert not smoother_than_ground(np.ascontiguousarray(scene.image[..., :3])).any()
 
 
 @pytest.mark.parametrize(("ball", "ground"), [(60, 255), (245, 235), (250, 255)])
