@@ -45,15 +45,14 @@ class EncoderSpec:
         file_name: file there.
         size_bytes: of its weights in float32.
         args: of its configuration in transformers.
-        revision: of the repository. A branch: without consent nobody can look up the commit behind it, and the file's
-            header and the recorded sha256 are checked instead.
+        revision: full commit hash there.
     """
 
     repo_id: str
     file_name: str
     size_bytes: int
     args: Mapping[str, Any]
-    revision: str = "main"
+    revision: str = ""
 
 
 @dataclass(frozen=True)
@@ -164,6 +163,7 @@ RELEASED = ModelSpec(
             "image_size": 224,
             "num_register_tokens": 4,
         },
+        revision="ea8dc2863c51be0a264bab82070e3e8836b02d51",
     ),
     checkpoints={
         "structure_flow": _published(

@@ -119,12 +119,12 @@ def fetch_weights(
         fetch_files(
             part.repo_id, [part.remote_name], folder, revision=part.revision, endpoint=endpoint, on_bytes=on_bytes
         )
-    repo, _, revision = (encoder_repo or spec.encoder.repo_id).partition("@")
+    repo, _, revision = (encoder_repo or f"{spec.encoder.repo_id}@{spec.encoder.revision}").partition("@")
     fetch_files(
         repo,
         [spec.encoder.file_name],
         folder / ENCODER_FOLDER,
-        revision=revision or spec.encoder.revision,
+        revision=revision or "main",
         endpoint=endpoint,
         on_bytes=on_bytes,
     )
