@@ -25,7 +25,7 @@ class TriMesh:
     @property
     def corners(self) -> NDArray[np.floating]:
         """Corner positions of every face: (F, 3 corners, 3 coordinates)."""
-        return self.vertices[self.faces]
+        return self.vertices.take(self.faces, axis=0)  # several times as fast as an index
 
     def face_cross_products(self) -> NDArray[np.float64]:
         """Outward normals whose length is twice the face's area: (F, 3) float64."""
