@@ -18,8 +18,7 @@ NO_OPPOSITE = -1
 
 def half_edge_ends(faces: Faces) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Start and end vertex of every half-edge: (F, 3) -> two arrays (3F,)."""
-    start = faces.astype(np.int64)
-    return start.ravel(), np.roll(start, -1, axis=1).ravel()
+    return faces.astype(np.int64).ravel(), faces.take([1, 2, 0], axis=1).astype(np.int64).ravel()
 
 
 def edge_keys(faces: Faces, vertices: int) -> NDArray[np.int64]:
@@ -29,8 +28,8 @@ def edge_keys(faces: Faces, vertices: int) -> NDArray[np.int64]:
         faces: (F, 3).
         vertices: number of vertices, above every index in `faces`.
     """
-    start, end = half_edge_ends(faces)
-    return np.minimum(start, end) * vertices + np.maximum(start, end)
+    start, end = faces.ravel(), faces.take([1, 2, 0], axis=1).ravel()
+    return np.minimum(start, end).astype(np.int64) * vertices + np.maximum(start, end)
 
 
 def pair_half_edges(faces: Faces, vertices: int) -> tuple[HalfEdges, list[NDArray[np.int64]]]:
