@@ -263,7 +263,8 @@ def _mean(
     values: NDArray[np.floating], corners: NDArray[np.integer], shares: NDArray[np.float32]
 ) -> NDArray[np.float32]:
     """Values (V, C) at corners (P, 3), interpolated by their shares (P, 3): (P, C)."""
-    return sum((values.take(corners[:, k], axis=0) * shares[:, k, None] for k in range(3)), np.float32(0))
+    first, second, third = (values.take(corners[:, k], axis=0) * shares[:, k, None] for k in range(3))
+    return (first + second + third).astype(np.float32)
 
 
 def _unit(vectors: NDArray[np.floating]) -> NDArray[np.floating]:

@@ -244,7 +244,7 @@ def _incidence(corners: NDArray[np.integer], vertices: int, dtype: type) -> csr_
 def _faces_of_vertices(faces: NDArray[np.int32], vertices: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """Where the faces of each vertex begin in a list, (V + 1,), and the list of faces, ascending, (3F,)."""
     at_corner = _incidence(faces, vertices, np.int8).tocsc()
-    return at_corner.indptr, at_corner.indices
+    return np.asarray(at_corner.indptr, np.int32), np.asarray(at_corner.indices, np.int32)
 
 
 # The kernels below are annotated but have no explicit numba signature: a signature would compile at import, and nothing
@@ -373,7 +373,9 @@ def _price_edges(
                     for j in range(10):
                         both[j] = quadrics[v, j] + quadrics[w, j]
                     first[count], second[count] = v, w
-                    cost[count] = _placement(both, points, border, first[count], second[count])[3]  # typed as in `_collapse`
+                    cost[count] = _placement(both, points, border, first[count], second[count])[
+                        3
+                    ]  # typed as in `_collapse`
                     count += 1
     return count
 

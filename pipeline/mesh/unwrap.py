@@ -103,7 +103,9 @@ def _choose_axes(mesh: TriMesh, neighbours: NDArray[np.int64]) -> NDArray[np.int
     first, second = neighbours.T
     # A row for each face, with a one for itself and for each neighbour: the product sums up over one ring.
     ends = np.concatenate([first, second]), np.concatenate([second, first])
-    ring = coo_matrix((np.ones(len(ends[0])), ends), shape=(len(normals), len(normals))).tocsr() + identity(len(normals))
+    ring = coo_matrix((np.ones(len(ends[0])), ends), shape=(len(normals), len(normals))).tocsr() + identity(
+        len(normals)
+    )
     smooth = normals
     # Smoothing removes single faces whose normal differs from their surroundings, so that charts have short boundaries.
     for _ in range(SMOOTHING_ROUNDS):
