@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 TORCH = ("torch", "transformers")
-NUMERIC = ("PIL", "cv2", "numba", "numpy", "scipy", "skimage", "trimesh", "xatlas")
+NUMERIC = ("PIL", "cv2", "numba", "numpy", "scipy", "skimage", "trimesh")
 
 
 @pytest.mark.parametrize(

@@ -94,7 +94,7 @@ TRELLIS2_STAGES = (
     SamplingStage(*LATENT, by_detail={512: 0.042, 1024: 0.375, 1536: 1.42}, single_pass=(0.0, 1.0)),
     SamplingStage(*TEXTURE, by_detail={512: 0.083, 1024: 0.583, 1536: 2.083}, single_pass=(0.0, 1.0)),
 )
-LOCAL_PACKAGES = ("PIL", "cv2", "imageio_ffmpeg", "numba", "numpy", "scipy", "skimage", "trimesh", "xatlas")
+LOCAL_PACKAGES = ("PIL", "cv2", "imageio_ffmpeg", "numba", "numpy", "scipy", "skimage", "trimesh")
 
 ENGINES: tuple[EngineSpec, ...] = (
     EngineSpec(

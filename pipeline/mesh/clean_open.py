@@ -52,7 +52,7 @@ def clean_open(mesh: TriMesh, *, max_hole_share: float = MAX_HOLE_SHARE) -> TriM
     faces, opposite = wind_one_way(faces, opposite)
     vertices, faces = split_fans(vertices, faces, opposite)
     vertices, faces = split_non_manifold_edges(vertices, faces, straightest)
-    vertices, faces = drop_small_components(vertices, faces)
+    vertices, faces, _ = drop_small_components(vertices, faces)
     if len(faces) == 0:
         return TriMesh(vertices.astype(np.float32), faces)
     diagonal = float(np.linalg.norm(vertices.max(axis=0) - vertices.min(axis=0)))
@@ -122,7 +122,6 @@ def _orient_bodies_outward(vertices: NDArray[np.float64], faces: NDArray[np.int3
     """Wind each component without a border outward: (F, 3) -> (F, 3)."""
     mesh = TriMesh(vertices, faces)
     component = label_components(mesh)[faces[:, 0]]
-    corners = vertices[faces]
-    sixfold = np.bincount(component, np.einsum("fi,fi->f", corners[:, 0], np.cross(corners[:, 1], corners[:, 2])))
-    is_inward = faces_of_bodies(mesh) & (sixfold[component] < 0)
+    volumes = np.bincount(component, mesh.signed_volumes())
+    is_inward = faces_of_bodies(mesh) & (volumes[component] < 0)
     return np.where(is_inward[:, None], faces[:, ::-1], faces)

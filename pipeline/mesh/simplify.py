@@ -119,7 +119,7 @@ def _surface_of(points: NDArray[np.float64], faces: NDArray[np.int32]) -> _Surfa
     points, faces = _in_order_of_space(points, faces)
     none = np.zeros(len(points), np.bool_)
     surface = _Surface(points, faces, np.zeros((len(points), 10)), none, none.copy())
-    _add_quadrics(points, faces, surface.quadrics)
+    _add_quadrics(points, faces, surface.quadrics, np.empty(4))
     open_edges, non_manifold = _edges_without_two_faces(faces)
     surface.border[open_edges] = True
     surface.locked[non_manifold] = True
@@ -144,7 +144,8 @@ def _in_order_of_space(
     order = np.argsort(code, kind="stable")
     number = np.empty(len(points), np.int32)
     number[order] = np.arange(len(points), dtype=np.int32)
-    return points[order], number[faces[np.argsort(code[faces[:, 0]], kind="stable")]]
+    faces = faces.take(np.argsort(code.take(faces[:, 0]), kind="stable"), axis=0)
+    return points.take(order, axis=0), number.take(faces)
 
 
 def _run_pass(surface: _Surface, target: int, share: float, least_cosine: float, least_quality: float) -> int:
@@ -158,18 +159,21 @@ def _run_pass(surface: _Surface, target: int, share: float, least_cosine: float,
     # Every edge has a face, and is counted at its lower vertex.
     first, second = np.empty(len(around), np.int32), np.empty(len(around), np.int32)
     cost = np.empty(len(around), np.float32)
+    seen_from, both = np.zeros(len(points), np.int32), np.empty(10)
     count = _price_edges(
-        points, faces, surface.quadrics, surface.border, surface.locked, starts, around, first, second, cost
-    )
+        points, faces, surface.quadrics, surface.border, surface.locked, starts, around, seen_from, both, first,
+        second, cost,
+    )  # fmt: skip
     is_last = MOST_COLLAPSED * share * count >= (len(faces) - target) / 2  # then it may stop between two edges
     is_fine = is_last or len(faces) <= FINE_BELOW
     order = _order_of(cost[:count], share, classes=None if is_fine else CLASSES)
-    alive = np.ones(len(faces), np.bool_)
+    alive, touched = np.ones(len(faces), np.bool_), np.zeros(len(points), np.bool_)
+    stamp = np.full(len(points), -1, np.int32)
     _collapse(
-        first[order], second[order], points, faces, surface.quadrics, surface.border, starts, around, alive, target,
-        least_cosine, least_quality,
+        first.take(order), second.take(order), points, faces, surface.quadrics, surface.border, starts, around, alive, touched,
+        stamp, both, target, least_cosine, least_quality,
     )  # fmt: skip
-    surface.faces = faces[alive]
+    surface.faces = faces.compress(alive, axis=0)
     if len(surface.faces) < len(points):  # half of the vertices are unused
         _drop_unused(surface)
     return len(order)
@@ -191,14 +195,15 @@ def _drop_unused(surface: _Surface) -> None:
     is_used = np.zeros(len(surface.points), np.bool_)
     is_used[surface.faces] = True
     number = np.cumsum(is_used, dtype=np.int32) - 1
-    surface.faces = number[surface.faces]
-    surface.points, surface.quadrics = surface.points[is_used], surface.quadrics[is_used]
+    surface.faces = number.take(surface.faces)
+    # `compress`: numpy takes several times as long for an index into rows.
+    surface.points, surface.quadrics = (each.compress(is_used, axis=0) for each in (surface.points, surface.quadrics))
     surface.border, surface.locked = surface.border[is_used], surface.locked[is_used]
 
 
 def _edges_without_two_faces(faces: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The edges with one face, (N, 2), and those with more than two, (M, 2), of faces (F, 3)."""
-    following = faces[:, [1, 2, 0]]
+    following = faces.take([1, 2, 0], axis=1)
     keys = np.minimum(faces, following).astype(np.int64) << 32 | np.maximum(faces, following)
     keys = np.sort(keys, axis=None)  # one int64 sorts faster than two columns
     if len(keys) % 2 == 0 and (keys[::2] == keys[1::2]).all() and (keys[1:-1:2] != keys[2::2]).all():
@@ -226,15 +231,26 @@ def _border_quadrics(points: NDArray[np.float64], faces: NDArray[np.int32]) -> N
 
 def _sum_at_corners(values: NDArray[np.float64], corners: NDArray[np.integer], vertices: int) -> NDArray[np.float64]:
     """Sum at each vertex of the values of its faces or edges, in their order: (F, C), (F, K) -> (V, C)."""
+    return _incidence(corners, vertices, np.float64).T @ values
+
+
+def _incidence(corners: NDArray[np.integer], vertices: int, dtype: type) -> csr_matrix:
+    """A row for each face or edge, with a one at each of its vertices: (F, K) -> (F, V)."""
     count, ends = corners.shape
-    at_corner = csr_matrix(
-        (np.ones(corners.size), corners.ravel(), np.arange(0, corners.size + 1, ends)), shape=(count, vertices)
-    )
-    return at_corner.T @ values
+    row_starts = np.arange(0, corners.size + 1, ends, dtype=np.int32)
+    return csr_matrix((np.ones(corners.size, dtype), corners.ravel(), row_starts), shape=(count, vertices))
+
+
+def _faces_of_vertices(faces: NDArray[np.int32], vertices: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Where the faces of each vertex begin in a list, (V + 1,), and the list of faces, ascending, (3F,)."""
+    at_corner = _incidence(faces, vertices, np.int8).tocsc()
+    return np.asarray(at_corner.indptr, np.int32), np.asarray(at_corner.indices, np.int32)
 
 
 # The kernels below are annotated but have no explicit numba signature: a signature would compile at import, and nothing
-# happens at import here. They compile at the first call and are cached on disk.
+# happens at import here. They compile at the first call and are cached on disk. Arrays are made outside of them, and
+# arguments of one kernel have the same types at all calls: each function of numpy and each further type costs the first
+# run a tenth of a second or more.
 
 
 @njit(cache=True, error_model="numpy")
@@ -242,6 +258,7 @@ def _add_quadrics(
     points: NDArray[np.float64],  # (V, 3)
     faces: NDArray[np.int32],  # (F, 3)
     quadrics: NDArray[np.float64],  # (V, 10) written
+    plane: NDArray[np.float64],  # (4,) written
 ) -> None:
     """Add the faces' quadrics at each vertex.
 
@@ -249,7 +266,6 @@ def _add_quadrics(
     (x, y, z, 1). Each face adds a third of its area times its squared distance (Garland and Heckbert weight all faces
     equally; area weights make the result independent of the tessellation).
     """
-    plane = np.empty(4)
     for f in range(len(faces)):
         a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
         x, y, z = points[a, 0], points[a, 1], points[a, 2]
@@ -257,7 +273,7 @@ def _add_quadrics(
         vx, vy, vz = points[c, 0] - x, points[c, 1] - y, points[c, 2] - z
         nx, ny, nz = uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx
         double_area = np.sqrt(nx * nx + ny * ny + nz * nz)
-        scale = 1 / max(double_area, 1e-300)
+        scale = 1 / double_area if double_area > 1e-300 else 1e300
         plane[0], plane[1], plane[2] = nx * scale, ny * scale, nz * scale
         plane[3] = -(plane[0] * x + plane[1] * y + plane[2] * z)
         weight = double_area / 6  # a third of the area
@@ -278,28 +294,6 @@ def _add_quadrics(
             quadrics[v, 7] += stay
             quadrics[v, 8] -= stay * z
             quadrics[v, 9] += stay * (x * x + y * y + z * z)
-
-
-@njit(cache=True, error_model="numpy")
-def _faces_of_vertices(
-    faces: NDArray[np.int32],  # (F, 3)
-    vertices: int,
-) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Where the faces of each vertex begin in a list, (V + 1,), and the list of faces, (3F,), by counting."""
-    starts = np.zeros(vertices + 1, np.int32)
-    around = np.empty(3 * len(faces), np.int32)
-    for f in range(len(faces)):
-        for k in range(3):
-            starts[faces[f, k]] += 1
-    for v in range(vertices):
-        starts[v + 1] += starts[v]
-    # `starts` now holds the ends; filled from the last face on, they become the beginnings.
-    for f in range(len(faces) - 1, -1, -1):
-        for k in range(3):
-            v = faces[f, k]
-            starts[v] -= 1
-            around[starts[v]] = f
-    return starts, around
 
 
 @njit(cache=True, error_model="numpy")
@@ -362,13 +356,13 @@ def _price_edges(
     locked: NDArray[np.bool_],  # (V,)
     starts: NDArray[np.int32],  # (V + 1,) see `_faces_of_vertices`
     around: NDArray[np.int32],  # (3F,)
+    seen_from: NDArray[np.int32],  # (V,) 0; written: 1 + the last vertex that an edge to this one was found from
+    both: NDArray[np.float64],  # (10,) written
     first: NDArray[np.int32],  # (3F,) lower vertex of each edge, written
     second: NDArray[np.int32],  # (3F,) higher vertex, written
     cost: NDArray[np.float32],  # (3F,) written
 ) -> int:
     """The error of the collapse of every edge between unlocked vertices; returns the number of those edges."""
-    both = np.empty(10)
-    seen_from = np.zeros(len(points), np.int32)  # the last vertex that an edge to this one was found from
     count = 0
     for v in range(len(points)):
         for n in range(starts[v], starts[v + 1]):
@@ -379,7 +373,9 @@ def _price_edges(
                     for j in range(10):
                         both[j] = quadrics[v, j] + quadrics[w, j]
                     first[count], second[count] = v, w
-                    cost[count] = _placement(both, points, border, v, w)[3]
+                    cost[count] = _placement(both, points, border, first[count], second[count])[
+                        3
+                    ]  # typed as in `_collapse`
                     count += 1
     return count
 
@@ -447,6 +443,9 @@ def _collapse(
     starts: NDArray[np.int32],  # (V + 1,) see `_faces_of_vertices`; not changed
     around: NDArray[np.int32],  # (3F,) not changed
     alive: NDArray[np.bool_],  # (F,) True; faces that are left afterwards
+    touched: NDArray[np.bool_],  # (V,) False; vertices of edges that were collapsed afterwards
+    stamp: NDArray[np.int32],  # (V,) -1; 2 n at neighbours of the n-th edge's first vertex, 2 n + 1: second
+    both: NDArray[np.float64],  # (10,)
     target: int,
     least_cosine: float,
     least_quality: float,
@@ -454,9 +453,6 @@ def _collapse(
     """Collapse those of the edges whose ends are untouched, until at most `target` faces are alive."""
     # Invariants: the living faces form the same topology as the input. A vertex that is not in `touched` has its old
     # position, quadric and list of faces, some of them dead, and so has an edge between two such vertices its cost.
-    touched = np.zeros(len(points), np.bool_)
-    stamp = np.full(len(points), -1, np.int32)  # 2 n at neighbours of the n-th edge's first vertex, 2 n + 1: second
-    both = np.empty(10)
     left = len(faces)
     for n in range(len(first)):
         if left <= target:

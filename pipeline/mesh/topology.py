@@ -18,8 +18,7 @@ NO_OPPOSITE = -1
 
 def half_edge_ends(faces: Faces) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Start and end vertex of every half-edge: (F, 3) -> two arrays (3F,)."""
-    start = faces.astype(np.int64)
-    return start.ravel(), np.roll(start, -1, axis=1).ravel()
+    return faces.astype(np.int64).ravel(), faces.take([1, 2, 0], axis=1).astype(np.int64).ravel()
 
 
 def edge_keys(faces: Faces, vertices: int) -> NDArray[np.int64]:
@@ -29,8 +28,8 @@ def edge_keys(faces: Faces, vertices: int) -> NDArray[np.int64]:
         faces: (F, 3).
         vertices: number of vertices, above every index in `faces`.
     """
-    start, end = half_edge_ends(faces)
-    return np.minimum(start, end) * vertices + np.maximum(start, end)
+    start, end = faces.ravel(), faces.take([1, 2, 0], axis=1).ravel()
+    return np.minimum(start, end).astype(np.int64) * vertices + np.maximum(start, end)
 
 
 def pair_half_edges(faces: Faces, vertices: int) -> tuple[HalfEdges, list[NDArray[np.int64]]]:
@@ -45,8 +44,11 @@ def pair_half_edges(faces: Faces, vertices: int) -> tuple[HalfEdges, list[NDArra
         faces, its K half-edges, (K,).
     """
     keys = edge_keys(faces, vertices)
-    order = np.argsort(keys, kind="stable")  # equal keys, the half-edges of one edge, become neighbours
-    ordered = keys[order]
+    ordered, order = _sorted_with_order(keys, int(vertices) ** 2)  # half-edges of one edge become neighbours
+    if len(keys) % 2 == 0 and (ordered[::2] == ordered[1::2]).all() and (ordered[1:-1:2] != ordered[2::2]).all():
+        opposite = np.empty(len(keys), np.int64)  # the usual case: every edge has two
+        opposite[order[::2]], opposite[order[1::2]] = order[1::2], order[::2]
+        return opposite, []
     starts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]])) if len(ordered) else np.zeros(0, int)
     counts = np.diff(np.append(starts, len(ordered)))
     opposite = np.full(len(keys), NO_OPPOSITE, np.int64)
@@ -55,6 +57,16 @@ def pair_half_edges(faces: Faces, vertices: int) -> tuple[HalfEdges, list[NDArra
     opposite[first], opposite[second] = second, first
     non_manifold = [order[s : s + c] for s, c in zip(starts[counts > 2], counts[counts > 2], strict=True)]
     return opposite, non_manifold
+
+
+def _sorted_with_order(keys: NDArray[np.int64], limit: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Keys (N,) from 0 to below `limit` in ascending order, and where each was: equal ones keep their order."""
+    bits = len(keys).bit_length()
+    if limit << bits > 2**63:
+        order = np.argsort(keys, kind="stable")
+        return keys[order], order
+    both = np.sort(keys << bits | np.arange(len(keys)))  # numbers sort several times as fast as an order of them
+    return both >> bits, both & ((1 << bits) - 1)
 
 
 @njit(cache=True, error_model="numpy")

@@ -44,12 +44,12 @@ class TriMesh:
     @property
     def corners(self) -> NDArray[np.floating]:
         """Corner positions of every face: (F, 3 corners, 3 coordinates)."""
-        return self.vertices[self.faces]
+        return self.vertices.take(self.faces, axis=0)  # several times as fast as an index
 
     def face_cross_products(self) -> NDArray[np.float64]:
         """Outward normals whose length is twice the face's area: (F, 3) float64."""
-        corners = self.corners.astype(np.float64)
-        return np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+        a, b, c = self._corner_columns()
+        return np.stack(_cross(b - a, c - a), axis=1)
 
     def vertex_normals(self) -> NDArray[np.float32]:
         """Area-weighted unit normals: (V, 3) float32; zero for a vertex without a face of positive area."""
@@ -63,11 +63,27 @@ class TriMesh:
 
     def volume(self) -> float:
         """Signed volume in cubic metres; positive for a closed mesh that is wound outward."""
-        corners = self.corners.astype(np.float64)
-        return float(np.einsum("fi,fi->", corners[:, 0], np.cross(corners[:, 1], corners[:, 2])) / 6.0)
+        return float(self.signed_volumes().sum())
+
+    def signed_volumes(self) -> NDArray[np.float64]:
+        """Signed volumes of the tetrahedra between each face and the origin, whose sum is the mesh's: (F,)."""
+        a, b, c = self._corner_columns()
+        x, y, z = _cross(b, c)
+        return (a[0] * x + a[1] * y + a[2] * z) / 6
+
+    def _corner_columns(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+        """Positions of the faces' first, second and third corners, coordinate by coordinate: (3, F) each."""
+        columns = np.ascontiguousarray(self.vertices.T, np.float64)
+        first, second, third = (columns.take(self.faces[:, k], axis=1) for k in range(3))
+        return first, second, third
 
     def bounds(self) -> NDArray[np.float64]:
         """Lowest and highest corner of the axis-aligned bounding box: (2, 3) float64; zeros for an empty mesh."""
         if len(self.vertices) == 0:
             return np.zeros((2, 3))
         return np.stack([self.vertices.min(axis=0), self.vertices.max(axis=0)]).astype(np.float64)
+
+
+def _cross(a: NDArray[np.float64], b: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
+    """Cross products, coordinate by coordinate: (3, F), (3, F) -> three of (F,). `np.cross` takes twice as long."""
+    return a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]

@@ -1,4 +1,4 @@
-"""Texture atlas by projection along the six axes, packed by xatlas. Knows nothing of colours.
+"""Texture atlas by projection along the six axes, packed as rectangles. Knows nothing of colours.
 
 Every face is assigned to the axis closest to its smoothed normal; connected faces with the same axis form a chart, an
 orthographic projection along that axis. Faces that overlap others of their chart move to charts of their own, so no
@@ -11,10 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import xatlas
 from numba import njit
 from numpy.typing import NDArray
-from scipy.sparse import coo_matrix
+from scipy.ndimage import maximum_filter1d
+from scipy.sparse import coo_matrix, identity
 from scipy.sparse.csgraph import connected_components
 
 from pipeline.mesh.topology import pair_half_edges
@@ -30,19 +30,18 @@ LEAST_COSINE = 0.2
 """Least cosine between a face's normal and its chart's axis; the texture is stretched by at most its inverse."""
 SMALL_CHART = 40
 """A chart with fewer faces is merged into a neighbour if the stretch allows it: its padding costs more than it."""
-PADDING_TEXELS = 4
-"""Distance between charts: covers bilinear filtering (1 texel) and two mipmap levels."""
-UNITS_PER_METRE = 1024.0
-"""Scale of the charts given to xatlas, about one unit per texel: it discards faces with a very small area."""
+CELLS = 128
+"""Cells along each side of the texture in which charts are packed, each in a box of whole cells with half a cell free
+on every side. A texel of a mipmap level is then of one box alone while it is no larger than a cell: of 1024 texels, at
+the first three levels."""
 MAX_ROUNDS = 12
 """Bounds the search for overlaps; from the seventh round on, each overlapping face gets a chart of its own."""
-CHECK_SCALE = 1.5
-"""Side of the raster on which charts are checked for overlaps before packing, in sides of the texture. It spans the
-mesh and the texture all charts side by side, so it is finer than their final resolution."""
-FILLED_SHARE = 0.72
+FILLED_SHARE = 0.92
 """Share of the texture that the charts' bounding boxes with padding fill in the first attempt to pack."""
-DENSITY_STEP = 0.94
-"""Factor of the density after an attempt that did not fit one texture."""
+DENSITY_STEP = 0.98
+"""Factor of the density after an attempt that did not fit the texture."""
+MOST_PADDING = 0.5
+"""Share of the texture that the smallest boxes, of four cells, may take; with more charts, the cells are halved."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,20 +77,14 @@ def unwrap(mesh: TriMesh, *, texture_size: int) -> UnwrappedMesh:
     axis = _choose_axes(mesh, neighbours)
     chart = _connected_charts(axis, neighbours)
     flat = _project(mesh, axis)  # (F, 3, 2)
-    # Before packing: charts of a connected patch overlap themselves where the surface folds under the projection.
+    unwrapped = _pack(mesh, flat, chart)
+    # A chart overlaps itself where the surface folds under its projection.
     for attempt in range(MAX_ROUNDS):
-        overlapping = _overlapping_faces(flat, chart, round(CHECK_SCALE * texture_size))
+        overlapping = _overlapping_faces(unwrapped, texture_size)
         if not overlapping.any():
             break
         chart = _split_off(chart, overlapping, neighbours, one_by_one=attempt > MAX_ROUNDS // 2)
-    unwrapped = _pack(mesh, flat, chart, texture_size)
-    # After packing: the same check on the texels themselves, across all charts.
-    for attempt in range(MAX_ROUNDS):
-        overlapping = _overlapping_faces(unwrapped.uvs[unwrapped.faces].astype(np.float64), None, texture_size)
-        if not overlapping.any():
-            break
-        chart = _split_off(chart, overlapping, neighbours, one_by_one=attempt > MAX_ROUNDS // 2)
-        unwrapped = _pack(mesh, flat, chart, texture_size)
+        unwrapped = _pack(mesh, flat, chart)
     return unwrapped
 
 
@@ -108,14 +101,16 @@ def _choose_axes(mesh: TriMesh, neighbours: NDArray[np.int64]) -> NDArray[np.int
     normals = cross / np.maximum(np.linalg.norm(cross, axis=1), 1e-300)[:, None]
     facing = normals @ AXES.T  # (F, 6) cosines
     first, second = neighbours.T
+    # A row for each face, with a one for itself and for each neighbour: the product sums up over one ring.
+    ends = np.concatenate([first, second]), np.concatenate([second, first])
+    ring = coo_matrix((np.ones(len(ends[0])), ends), shape=(len(normals), len(normals))).tocsr() + identity(
+        len(normals)
+    )
     smooth = normals
     # Smoothing removes single faces whose normal differs from their surroundings, so that charts have short boundaries.
     for _ in range(SMOOTHING_ROUNDS):
-        total = smooth.copy()
-        for k in range(3):
-            total[:, k] += np.bincount(first, smooth[second, k], len(smooth))
-            total[:, k] += np.bincount(second, smooth[first, k], len(smooth))
-        smooth = total / np.maximum(np.linalg.norm(total, axis=1), 1e-300)[:, None]
+        total = ring @ smooth
+        smooth = total / np.maximum(np.sqrt((total**2).sum(axis=1)), 1e-300)[:, None]
     # The smoothed normal chooses among the axes that the face itself faces well enough. For a unit normal one cosine is
     # at least 1 / sqrt(3) = 0.58; only a face without area has none.
     axis = np.argmax(np.where(facing >= LEAST_COSINE, smooth @ AXES.T, -np.inf), axis=1)
@@ -168,46 +163,27 @@ def _split_off(
     return _connected_charts(label, neighbours)
 
 
-def _overlapping_faces(flat: NDArray[np.float64], chart: NDArray[np.int64] | None, size: int) -> NDArray[np.bool_]:
-    """Faces (F,) that cover the centre of a texel which an earlier face of the same chart covers.
-
-    Args:
-        flat: (F, 3, 2) corners, in any unit with charts and in [0, 1] without.
-        chart: (F,) charts, checked one by one in the same raster; None checks all faces against each other.
-        size: texels along the raster's side.
-    """
-    if chart is None:
-        order = np.arange(len(flat))
-        scaled = flat * size
-        number = np.zeros(len(flat), np.int64)
-    else:
-        order = np.argsort(chart, kind="stable")
-        low = flat.reshape(-1, 2).min(axis=0)
-        span = max(float((flat.reshape(-1, 2).max(axis=0) - low).max()), 1e-9)
-        scaled = (flat - low) * ((size - 1) / span)
-        number = chart
-    overlapping = np.zeros(len(flat), np.bool_)
-    _mark_overlapping(scaled, number, order, size, overlapping)
+def _overlapping_faces(unwrapped: UnwrappedMesh, size: int) -> NDArray[np.bool_]:
+    """Faces (F,) that cover the centre of a texel which an earlier face covers; the texture has `size` x `size`."""
+    overlapping = np.zeros(len(unwrapped.faces), np.bool_)
+    corners = unwrapped.uvs.astype(np.float64).take(unwrapped.faces, axis=0) * size
+    _mark_overlapping(corners, np.zeros((size, size), np.bool_), overlapping)
     return overlapping
 
 
 # Annotated, without an explicit numba signature; the reason stands in `pipeline.mesh.simplify`.
 @njit(cache=True, error_model="numpy")
 def _mark_overlapping(
-    flat: NDArray[np.float64],  # (F, 3, 2) texels
-    chart: NDArray[np.int64],  # (F,)
-    order: NDArray[np.int64],  # (F,) faces sorted by chart
-    size: int,
-    overlapping: NDArray[np.bool_],  # (F,) written
+    corners: NDArray[np.float64],  # (F, 3, 2) texels
+    is_owned: NDArray[np.bool_],  # (S, S) False; written
+    overlapping: NDArray[np.bool_],  # (F,) False; written
 ) -> None:
-    """Rasterise the faces chart by chart and mark those that meet a texel with an owner; see `_overlapping_faces`."""
-    # `owner` holds the chart of the last face that covered a texel. Charts come in turn, so a value from an earlier
-    # chart means free and the raster never needs clearing.
-    owner = np.full((size, size), -1, np.int32)
-    for f in order:
-        ax, ay = flat[f, 0, 0], flat[f, 0, 1]
-        bx, by = flat[f, 1, 0], flat[f, 1, 1]
-        cx, cy = flat[f, 2, 0], flat[f, 2, 1]
+    """Rasterise the faces and mark those that meet a texel with an owner; see `_overlapping_faces`."""
+    size = len(is_owned)
+    for f in range(len(corners)):
+        ax, ay = corners[f, 0, 0], corners[f, 0, 1]
+        bx, by = corners[f, 1, 0], corners[f, 1, 1]
+        cx, cy = corners[f, 2, 0], corners[f, 2, 1]
         area = (bx - ax) * (cy - ay) - (by - ay) * (cx - ax)
         if area == 0:
             continue
@@ -218,10 +194,8 @@ def _mark_overlapping(
         top = max(int(np.ceil(min(ay, by, cy) - 0.5)), 0)
         bottom = min(int(np.floor(max(ay, by, cy) - 0.5)), size - 1)
         # Two passes, so that a face that overlaps owns no texel: it leaves the chart, and must not evict others.
-        free = True
         for write in range(2):
-            if write == 1 and not free:
-                overlapping[f] = True
+            if overlapping[f]:
                 break
             for y in range(top, bottom + 1):
                 for x in range(left, right + 1):
@@ -233,69 +207,86 @@ def _mark_overlapping(
                         and (ax - cx) * (py - cy) - (ay - cy) * (px - cx) > 1e-9
                     ):
                         if write == 1:
-                            owner[y, x] = chart[f]
-                        elif owner[y, x] == chart[f]:
-                            free = False
+                            is_owned[y, x] = True
+                        elif is_owned[y, x]:
+                            overlapping[f] = True
 
 
-def _pack(mesh: TriMesh, flat: NDArray[np.float64], chart: NDArray[np.int64], texture_size: int) -> UnwrappedMesh:
+def _pack(mesh: TriMesh, flat: NDArray[np.float64], chart: NDArray[np.int64]) -> UnwrappedMesh:
     """Duplicate the vertices along chart boundaries and place the charts, (F, 3, 2) and (F,), in the texture."""
     keys = chart[:, None] * np.int64(len(mesh.vertices)) + mesh.faces  # (F, 3): one key per chart and vertex
     unique, first, corner = np.unique(keys.ravel(), return_index=True, return_inverse=True)
     source = (unique % len(mesh.vertices)).astype(np.int32)
     faces = corner.reshape(-1, 3).astype(np.int32)
     local = flat.reshape(-1, 2)[first]  # (V, 2): all corners of a chart at one vertex project to the same point
-    places = _place(local, unique // len(mesh.vertices), faces, texture_size)
+    places = _place(local, unique // len(mesh.vertices))
     return UnwrappedMesh(mesh.vertices[source].astype(np.float32), faces, places, source)
 
 
-def _place(
-    local: NDArray[np.float64], chart: NDArray[np.int64], faces: NDArray[np.int32], texture_size: int
-) -> NDArray[np.float32]:
-    """Texture coordinates (V, 2) in [0, 1] from positions (V, 2) in each vertex's chart (V,), in metres."""
+def _place(local: NDArray[np.float64], chart: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Texture coordinates (V, 2) in [0, 1] from positions (V, 2) in each vertex's chart (V,), in metres.
+
+    The charts are packed as their bounding boxes, all at the same density: the largest that is found to fit.
+    """
     charts = int(chart.max()) + 1
-    low = np.full((charts, 2), np.inf)
-    high = np.full((charts, 2), -np.inf)
+    low, high = np.full((charts, 2), np.inf), np.full((charts, 2), -np.inf)
     np.minimum.at(low, chart, local)
     np.maximum.at(high, chart, local)
-    # Lay the charts out on a grid without contact: xatlas merges charts that share positions.
-    columns = int(np.ceil(np.sqrt(charts)))
-    step = float((high - low).max()) * 1.01 + 1e-3
-    cell = np.stack([np.arange(charts) % columns, np.arange(charts) // columns], axis=1) * step
-    laid_out = (local - low[chart] + cell[chart]) * UNITS_PER_METRE
-    density = _density((high - low) * UNITS_PER_METRE, texture_size)
-    packed, size, atlases = _run_packer(laid_out, faces, texture_size, density)
-    while atlases > 1 or max(size) > texture_size:
+    sizes = high - low
+    side = CELLS
+    while 4 * charts > MOST_PADDING * side**2:
+        side *= 2
+    density = _density(sizes, side)
+    while (packed := _pack_boxes(np.ceil(sizes * density + 1).astype(np.int64), side)) is None:
         density *= DENSITY_STEP
-        packed, size, atlases = _run_packer(laid_out, faces, texture_size, density)
-    return np.clip(packed / max(texture_size, *size), 0, 1).astype(np.float32)
+    corner, is_turned = packed
+    inside = (local - low[chart]) * density
+    # A turn by a right angle, which mirrors nothing.
+    turned = np.stack([inside[:, 1], sizes[chart, 0] * density - inside[:, 0]], axis=1)
+    placed = corner[chart] + 0.5 + np.where(is_turned[chart, None], turned, inside)
+    return np.clip(placed / side, 0, 1).astype(np.float32)
 
 
-def _density(sizes: NDArray[np.float64], texture_size: int) -> float:
-    """Texels per unit at which bounding boxes (N, 2) with padding fill `FILLED_SHARE` of the texture.
+def _density(sizes: NDArray[np.float64], side: int) -> float:
+    """Cells per metre at which the boxes of charts (N, 2), in metres, fill `FILLED_SHARE` of side x side cells.
 
-    The positive root d of sum((w d + p)(h d + p)) = `FILLED_SHARE` texture_size^2, where p is the padding.
+    The positive root d of sum((w d + p)(h d + p)) = `FILLED_SHARE` side^2, where p is what is free and what rounding
+    adds on average; at most what lets the largest chart fit.
     """
-    area, half_border = sizes.prod(axis=1).sum(), sizes.sum() * PADDING_TEXELS
-    excess = len(sizes) * PADDING_TEXELS**2 - FILLED_SHARE * texture_size**2
-    if excess >= 0:  # the padding alone fills the texture: start small
-        return 0.05 * texture_size / max(float(sizes.max()), 1e-9)
-    return float((-half_border + np.sqrt(half_border**2 - 4 * area * excess)) / (2 * area))
+    area, half_border = max(float(sizes.prod(axis=1).sum()), 1e-12), 1.5 * float(sizes.sum())
+    excess = 1.5**2 * len(sizes) - FILLED_SHARE * side**2
+    root = (-half_border + np.sqrt(max(half_border**2 - 4 * area * excess, 0))) / (2 * area)
+    return float(min(root, (side - 1) / max(float(sizes.max()), 1e-9)))
 
 
-def _run_packer(
-    laid_out: NDArray[np.float64], faces: NDArray[np.int32], texture_size: int, density: float
-) -> tuple[NDArray[np.float64], tuple[int, int], int]:
-    """Pack once; returns positions (V, 2) in texels, the width and height, and the number of textures needed."""
-    atlas = xatlas.Atlas()
-    atlas.add_uv_mesh(laid_out.astype(np.float32), faces.astype(np.uint32))
-    options = xatlas.PackOptions()
-    options.padding = PADDING_TEXELS
-    options.resolution = texture_size
-    options.bilinear = True  # keep another texel free at chart boundaries for bilinear filtering
-    options.texels_per_unit = density
-    atlas.generate(xatlas.ChartOptions(), options)
-    sources, _, uvs = atlas.get_mesh(0)
-    places = np.zeros((len(laid_out), 2))
-    places[sources] = uvs.astype(np.float64) * (atlas.width, atlas.height)
-    return places, (atlas.width, atlas.height), atlas.atlas_count
+def _pack_boxes(boxes: NDArray[np.int64], side: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]] | None:
+    """Pack boxes, widths and heights (N, 2), into a square without overlap, from the largest to the smallest.
+
+    Each is placed, upright or turned, where its bottom comes lowest below all that was placed before it; of such
+    places, where it leaves the least area unused, then the leftmost. Source: Jylanki, "A thousand ways to pack the
+    bin", 2010 (skyline, bottom-left).
+
+    Returns:
+        Left and top of each, (N, 2), and whether its sides are exchanged, (N,); None if they do not fit.
+    """
+    corner, is_turned = np.zeros_like(boxes), np.zeros(len(boxes), np.bool_)
+    skyline = np.zeros(side, np.int64)  # how far down each column is filled
+    for number in np.lexsort((boxes.min(axis=1), boxes.max(axis=1)))[::-1]:
+        best = None
+        area = np.concatenate([[0], np.cumsum(skyline)])
+        for turned in (False, True):
+            width, height = boxes[number, ::-1] if turned else boxes[number]
+            if width > side:
+                continue
+            top = maximum_filter1d(skyline, width, origin=-(width // 2))[: side - width + 1]  # of a box at each column
+            unused = top * width - (area[width:] - area[:-width])
+            left = int(np.argmin(top * side**2 + unused))
+            place = (int(top[left]) + height, int(unused[left]), left, turned, width, height)
+            if place[0] <= side and (best is None or place < best):
+                best = place
+        if best is None:
+            return None
+        bottom, _, left, is_turned[number], width, height = best
+        corner[number] = left, bottom - height
+        skyline[left : left + width] = bottom
+    return corner, is_turned

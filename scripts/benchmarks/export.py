@@ -11,7 +11,6 @@ from collections.abc import Callable
 
 import cv2
 import numpy as np
-import xatlas
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 from skimage.measure import marching_cubes
@@ -82,6 +81,7 @@ def ours(mesh: TriMesh, target: int, note: Callable[[str, float], None]) -> TriM
 
 def usual(mesh: TriMesh, target: int, note: Callable[[str, float], None]) -> TriMesh:
     import pyvista
+    import xatlas
 
     started = time.process_time()
     cells = np.column_stack([np.full(len(mesh.faces), 3), mesh.faces]).ravel()

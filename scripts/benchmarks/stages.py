@@ -44,7 +44,7 @@ IMPORTS = {
 
 def request() -> GenerationRequest:
     """The sample image on grey, so that its background has to be removed."""
-    with Image.open(ROOT / "scripts/sample.png") as sample:
+    with Image.open(ROOT / "pipeline/api/playground/sample.png") as sample:
         opaque = Image.new("RGB", sample.size, (128, 128, 128))
         opaque.paste(sample, mask=sample.convert("RGBA").getchannel("A"))
     content = io.BytesIO()

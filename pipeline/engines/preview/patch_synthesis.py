@@ -399,8 +399,8 @@ def _vote(
                 weight = weights[i, j]
                 if weight <= 0:
                     continue
-                r = row + int(np.round((sources[i, j, 0] - i) * row_scale))
-                c = column + int(np.round((sources[i, j, 1] - j) * column_scale))
+                r = row + int(np.rint((sources[i, j, 0] - i) * row_scale))
+                c = column + int(np.rint((sources[i, j, 1] - j) * column_scale))
                 if r < 0 or r >= height or c < 0 or c >= width:
                     continue
                 total += weight

@@ -17,6 +17,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 from scipy import spatial
+from scipy.sparse import csr_matrix
 
 from pipeline.engines.base import ColourSource
 from pipeline.mesh.packing import PacksArrays
@@ -26,9 +27,10 @@ FOOTPRINT = 1 / 1024  # standard deviation added to every kernel, in units of th
 NEIGHBOURS = 12  # Gaussians per point
 MIN_TOTAL_WEIGHT = 1e-4  # sum of weights below which the vertex colours are used
 MIN_OPACITY = 1 / 255  # a Gaussian below this opacity is never visible in 8 bits
-MOST_CELLS = 128  # of the grid along its longest side: 8 MB of offsets
+MOST_CELLS = 160  # of the grid along its longest side: 16 MB of offsets
 PER_CELL = 12  # Gaussians in a cell that a surface passes through, about; the surface meets about two cells per column
 SLACK = 1 + 1e-6  # of a squared distance to a cell: its corners are rounded
+BLOCK = 8192  # Gaussians prepared at a time, so that what is temporary stays in the cache
 REACH = 6.0  # standard deviations after which a kernel is nothing: NEIGHBOURS exp(-18) is 1/500 of `MIN_TOTAL_WEIGHT`
 
 
@@ -100,7 +102,8 @@ class GaussianColours(PacksArrays, ColourSource):
         if len(self.xyz) == 0:
             return self.fallback.colours_at(points, normals)
         sums = np.zeros((len(points), 4), np.float32)  # of weight times colour, and of the weights
-        _add_nearest(self.grid, np.ascontiguousarray(points, np.float32), sums)
+        near, number = np.empty((4, len(self.xyz)), np.float32), np.empty(len(self.xyz), np.int32)
+        _add_nearest(self.grid, np.ascontiguousarray(points, np.float32), near, number, sums)
         total = sums[:, 3]
         colours = sums[:, :3] / np.maximum(total, np.float32(1e-30))[:, None]
         faint = total < MIN_TOTAL_WEIGHT
@@ -134,39 +137,59 @@ class _Grid(NamedTuple):
 
 def _sort_into_grid(source: GaussianColours) -> _Grid:
     """Sort Gaussians, at least one, into a grid; Gaussians of one cell keep their order."""
-    low, high = source.xyz.min(axis=0).astype(np.float64), source.xyz.max(axis=0).astype(np.float64)
+    # Column by column, and `take` instead of an index: numpy takes several times as long for rows of three.
+    low, high = (np.array([pick(source.xyz[:, k]) for k in range(3)], np.float64) for pick in (np.min, np.max))
     along_longest = min(MOST_CELLS, 1 + int(np.sqrt(len(source.xyz) / (2 * PER_CELL))))
     side = max(float((high - low).max()) / along_longest, 1e-9)
-    cells = np.floor((source.xyz - low) / side).astype(np.int64)  # (G, 3), all at least 0
-    shape = tuple(int(each) for each in cells.max(axis=0) + 1)
-    cell = np.ravel_multi_index(tuple(cells.T), shape)
-    order = np.argsort(cell, kind="stable")
-    counts = np.bincount(cell, minlength=int(np.prod(shape)))
-    ends = np.cumsum(counts)
-    # The axes of each Gaussian as rows, divided by their standard deviations: (G, 3, 3); their products are the inverse
-    # of the covariance.
-    w, x, y, z = source.rotation[order].astype(np.float32).T
-    variance = source.scaling[order].astype(np.float32) ** 2 + np.float32(FOOTPRINT**2)
+    cells = [np.floor((source.xyz[:, k] - low[k]) / side).astype(np.int32) for k in range(3)]  # all at least 0
+    shape = tuple(int(each.max()) + 1 for each in cells)
+    # A sparse matrix with one entry per Gaussian, in the column of its cell; by columns, it is sorted in linear time.
+    at_cell = csr_matrix(
+        (
+            np.ones(len(source.xyz), np.int8),
+            (cells[0] * shape[1] + cells[1]) * shape[2] + cells[2],
+            np.arange(len(source.xyz) + 1, dtype=np.int32),
+        ),
+        shape=(len(source.xyz), shape[0] * shape[1] * shape[2]),
+    ).tocsc()
+    kernels = np.empty((len(source.xyz), 10), np.float32)
+    widest = np.float32(0)
+    for start in range(0, len(kernels), BLOCK):
+        block = at_cell.indices[start : start + BLOCK]
+        variance = source.scaling.take(block, axis=0).astype(np.float32).T ** 2 + np.float32(FOOTPRINT**2)  # (3, B)
+        widest = max(widest, variance.max())
+        kernels[start : start + BLOCK, :6] = _inverse_covariances(
+            source.rotation.take(block, axis=0).astype(np.float32).T, variance
+        )
+        kernels[start : start + BLOCK, 6:9] = source.rgb.take(block, axis=0) / np.float32(255)
+        kernels[start : start + BLOCK, 9] = source.opacity[block]
+    return _Grid(
+        source.xyz.take(at_cell.indices, axis=0),
+        kernels,
+        at_cell.indptr[:-1].reshape(shape),
+        at_cell.indptr[1:].reshape(shape),
+        low,
+        side,
+        REACH * float(np.sqrt(widest)),
+    )
+
+
+def _inverse_covariances(rotation: NDArray[np.float32], variance: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Inverses of covariances, the upper triangles row by row: quaternions (4, B), variances (3, B) -> (B, 6)."""
+    w, x, y, z = np.ascontiguousarray(rotation)
+    # The axes of each Gaussian as rows; their products, divided by the variances, sum up to the inverse.
     axes = [
         [1 - 2 * (y * y + z * z), 2 * (x * y + w * z), 2 * (x * z - w * y)],
         [2 * (x * y - w * z), 1 - 2 * (x * x + z * z), 2 * (y * z + w * x)],
         [2 * (x * z + w * y), 2 * (y * z - w * x), 1 - 2 * (x * x + y * y)],
     ]
-    inverse = [
-        sum((axes[k][i] * axes[k][j] / variance[:, k] for k in range(3)), np.float32(0))
-        for i in range(3)
-        for j in range(i, 3)
-    ]
-    colours = source.rgb[order] / np.float32(255)
-    kernels = np.column_stack([*inverse, colours, source.opacity[order].astype(np.float32)])
-    return _Grid(
-        source.xyz[order],
-        kernels.astype(np.float32),
-        (ends - counts).astype(np.int32).reshape(shape),
-        ends.astype(np.int32).reshape(shape),
-        low,
-        side,
-        REACH * float(np.sqrt(variance.max())),
+    return np.stack(
+        [
+            sum((axes[k][i] * axes[k][j] / variance[k] for k in range(3)), np.float32(0))
+            for i in range(3)
+            for j in range(i, 3)
+        ],
+        axis=1,
     )
 
 
@@ -175,73 +198,74 @@ def _sort_into_grid(source: GaussianColours) -> _Grid:
 def _add_nearest(
     grid: _Grid,
     points: NDArray[np.float32],  # (P, 3)
+    near: NDArray[np.float32],  # (4, G) written: centres of the Gaussians around a cell, squared distances
+    number: NDArray[np.int32],  # (G,) written: which they are
     sums: NDArray[np.float32],  # (P, 4) written
 ) -> None:
     """Sum up the `NEIGHBOURS` nearest Gaussians of each point: weight times colour, and the weight."""
     centres, kernels, starts, ends, low, side = grid.centres, grid.kernels, grid.starts, grid.ends, grid.low, grid.side
-    nearest = np.empty(NEIGHBOURS, np.int64)
-    distance2 = np.empty(NEIGHBOURS)  # ascending
-    found = 0
-    cell, at_cell = np.empty(3, np.int64), np.empty(3, np.int64)
+    nearest = np.empty(NEIGHBOURS, np.int32)
+    distance2 = np.empty(NEIGHBOURS, np.float32)  # ascending
+    last_i = last_j = last_c = last_ring = -1
+    found = count = 0
     for p in range(len(points)):
-        for k in range(3):
-            cell[k] = min(max(int(np.floor((points[p, k] - low[k]) / side)), 0), starts.shape[k] - 1)
+        px, py, pz = points[p, 0], points[p, 1], points[p, 2]
+        i = min(max(int(np.floor((px - low[0]) / side)), 0), starts.shape[0] - 1)
+        j = min(max(int(np.floor((py - low[1]) / side)), 0), starts.shape[1] - 1)
+        c = min(max(int(np.floor((pz - low[2]) / side)), 0), starts.shape[2] - 1)
         # As many Gaussians as the point before had lie no farther than its last one, seen from here.
         limit2 = np.inf
         if found == NEIGHBOURS:
-            step2 = 0.0
-            for k in range(3):
-                step2 += (points[p, k] - points[p - 1, k]) ** 2
-            limit2 = (np.sqrt(distance2[found - 1]) + np.sqrt(step2)) ** 2 * SLACK
-        found = 0
-        ring = 0
+            qx, qy, qz = points[p - 1, 0], points[p - 1, 1], points[p - 1, 2]
+            step2 = (px - qx) * (px - qx) + (py - qy) * (py - qy) + (pz - qz) * (pz - qz)
+            limit = np.sqrt(distance2[NEIGHBOURS - 1]) + np.sqrt(step2)
+            limit2 = limit * limit * SLACK
+        ring = 1
         while True:
-            # All cells at Chebyshev distance `ring` from the point's own.
-            for i in range(max(cell[0] - ring, 0), min(cell[0] + ring + 1, starts.shape[0])):
-                for j in range(max(cell[1] - ring, 0), min(cell[1] + ring + 1, starts.shape[1])):
-                    is_side = abs(i - cell[0]) == ring or abs(j - cell[1]) == ring
-                    step = 1 if is_side or ring == 0 else 2 * ring  # elsewhere only the column's two ends
-                    for c in range(cell[2] - ring, cell[2] + ring + 1, step):
-                        if c < 0 or c >= starts.shape[2]:
-                            continue
-                        if limit2 < np.inf:  # skip cells that are farther away than the last of the nearest
-                            at_cell[0], at_cell[1], at_cell[2] = i, j, c
-                            d2 = 0.0
-                            for k in range(3):
-                                gap = abs(points[p, k] - low[k] - (at_cell[k] + 0.5) * side) - 0.5 * side
-                                if gap > 0:
-                                    d2 += gap * gap
-                            if d2 > limit2 * SLACK:
-                                continue
-                        for g in range(starts[i, j, c], ends[i, j, c]):
-                            d2 = 0.0
-                            for k in range(3):
-                                gap = points[p, k] - centres[g, k]
-                                d2 += gap * gap
-                            if d2 > limit2 or (found == NEIGHBOURS and d2 >= distance2[found - 1]):
-                                continue
-                            if found < NEIGHBOURS:
-                                found += 1
-                            at = found - 1
-                            while at > 0 and distance2[at - 1] > d2:
-                                distance2[at], nearest[at] = distance2[at - 1], nearest[at - 1]
-                                at -= 1
-                            distance2[at], nearest[at] = d2, g
-                            if found == NEIGHBOURS:
-                                limit2 = min(limit2, distance2[found - 1])
-            # Every Gaussian nearer than `safe`, the distance to the cells not visited yet, has been seen.
+            # The Gaussians of all cells at Chebyshev distance `ring` or less from the point's own: mostly those of the
+            # point before. The cells of a column follow each other in memory.
+            if i != last_i or j != last_j or c != last_c or ring != last_ring:
+                last_i, last_j, last_c, last_ring = i, j, c, ring
+                count = 0
+                lowest, highest = max(c - ring, 0), min(c + ring, starts.shape[2] - 1)
+                for x in range(max(i - ring, 0), min(i + ring + 1, starts.shape[0])):
+                    for y in range(max(j - ring, 0), min(j + ring + 1, starts.shape[1])):
+                        for g in range(starts[x, y, lowest], ends[x, y, highest]):
+                            near[0, count], near[1, count], near[2, count] = centres[g, 0], centres[g, 1], centres[g, 2]
+                            number[count] = g
+                            count += 1
+            for n in range(count):
+                dx, dy, dz = near[0, n] - px, near[1, n] - py, near[2, n] - pz
+                near[3, n] = dx * dx + dy * dy + dz * dz
+            found = 0
+            worst = limit2
+            for n in range(count):
+                d2 = near[3, n]
+                if d2 > worst or (found == NEIGHBOURS and d2 >= worst):
+                    continue
+                if found < NEIGHBOURS:
+                    found += 1
+                at = found - 1
+                while at > 0 and distance2[at - 1] > d2:
+                    distance2[at], nearest[at] = distance2[at - 1], nearest[at - 1]
+                    at -= 1
+                distance2[at], nearest[at] = d2, number[n]
+                if found == NEIGHBOURS:
+                    worst = distance2[found - 1]
+            # Every Gaussian nearer than `safe`, the distance to the cells that were left out, has been seen.
             safe = np.inf
             for k in range(3):
-                if cell[k] + ring + 1 < starts.shape[k]:
-                    safe = min(safe, low[k] + (cell[k] + ring + 1) * side - points[p, k])
-                if cell[k] - ring > 0:
-                    safe = min(safe, points[p, k] - low[k] - (cell[k] - ring) * side)
+                own = i if k == 0 else (j if k == 1 else c)
+                if own + ring + 1 < starts.shape[k]:
+                    safe = min(safe, low[k] + (own + ring + 1) * side - points[p, k])
+                if own - ring > 0:
+                    safe = min(safe, points[p, k] - low[k] - (own - ring) * side)
             if safe > grid.reach or (found == NEIGHBOURS and distance2[found - 1] <= safe * abs(safe)):
                 break
             ring += 1
         for n in range(found):
             g = nearest[n]
-            x, y, z = points[p, 0] - centres[g, 0], points[p, 1] - centres[g, 1], points[p, 2] - centres[g, 2]
+            x, y, z = px - centres[g, 0], py - centres[g, 1], pz - centres[g, 2]
             exponent = (
                 kernels[g, 0] * x * x + kernels[g, 3] * y * y + kernels[g, 5] * z * z
                 + 2 * (kernels[g, 1] * x * y + kernels[g, 2] * x * z + kernels[g, 4] * y * z)
