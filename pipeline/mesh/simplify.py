@@ -170,8 +170,8 @@ def _run_pass(surface: _Surface, target: int, share: float, least_cosine: float,
     alive, touched = np.ones(len(faces), np.bool_), np.zeros(len(points), np.bool_)
     stamp = np.full(len(points), -1, np.int32)
     _collapse(
-        first.take(order), second.take(order), points, faces, surface.quadrics, surface.border, starts, around, alive, touched,
-        stamp, both, target, least_cosine, least_quality,
+        first.take(order), second.take(order), points, faces, surface.quadrics, surface.border, starts, around, alive,
+        touched, stamp, both, target, least_cosine, least_quality,
     )  # fmt: skip
     surface.faces = faces.compress(alive, axis=0)
     if len(surface.faces) < len(points):  # half of the vertices are unused
