@@ -30,6 +30,7 @@ from pipeline.errors import (
 from pipeline.imaging.background_removal import Cutout
 from pipeline.jobs.hand_over import HandedOver
 from pipeline.jobs.model import FinalState, JobResult, JobState
+from pipeline.jobs.stages import EXPORT_STAGE_ENDS_AT, STAGE_ENDS_AT, percent_of
 from pipeline.jobs.transitions import EXPORT_STAGE
 from pipeline.private_files import make_private_file, make_private_folder
 from pipeline.stages.deliver import Delivery
@@ -43,11 +44,6 @@ from schemas.request import GenerationRequest
 
 log = logging.getLogger(__name__)
 
-STAGES = ("intake", "generate", "export", "deliver")
-# Progress at the end of each stage, in percent of the whole job; the shares are those of a warm job on an H100.
-STAGE_ENDS_AT = {"intake": 5, "generate": 50, "export": 90, "deliver": 100}
-EXPORT_STAGES = (EXPORT_STAGE, "export", "deliver")
-EXPORT_STAGE_ENDS_AT = {EXPORT_STAGE: 10, "export": 80, "deliver": 100}
 STAGE_ERRORS: dict[str, type[StageError]] = {
     EXPORT_STAGE: ExportFailed,
     "intake": IntakeFailed,
@@ -137,7 +133,7 @@ def run_export(
     )
 
     def loaded() -> Generation:
-        return run.stage(EXPORT_STAGE, lambda: replace(load(), gpu_seconds=0.0, kernel_fallbacks=()))
+        return run.stage(EXPORT_STAGE, lambda: replace(load(), gpu_seconds=0.0, elsewhere_s=0.0, kernel_fallbacks=()))
 
     return _run_stages(run, loaded, deliver=deliver, on_error=on_error)
 
@@ -209,9 +205,8 @@ class _Run:
         *,
         stage_ends_at: Mapping[str, int] = STAGE_ENDS_AT,
     ) -> None:
-        self._stages = tuple(stage_ends_at)
         self._stage_ends_at = stage_ends_at
-        self.current_stage = self._stages[0]
+        self.current_stage = next(iter(stage_ends_at))
         self.seed = request.seed
         self._request = request
         self._file_prefix = file_prefix
@@ -258,6 +253,7 @@ class _Run:
         known = self._read_checkpoint(name)
         if known is not None:
             self._note_cost(known)
+            self._timer.seconds.setdefault(name, 0.0)
             self._on_checkpoint()
             self._check_cancelled()
             return known
@@ -304,10 +300,8 @@ class _Run:
             Cancelled: the caller asked for the job to stop.
         """
         self._check_cancelled()
-        index = self._stages.index(self.current_stage)
-        starts_at = self._stage_ends_at[self._stages[index - 1]] if index else 0
-        ends_at = self._stage_ends_at[self.current_stage]
-        self._on_progress(self.current_stage, round(starts_at + (ends_at - starts_at) * min(max(share, 0.0), 1.0)))
+        percent = percent_of(self.current_stage, share, stage_ends_at=self._stage_ends_at)
+        self._on_progress(self.current_stage, percent)
 
     def _check_cancelled(self) -> None:
         if self._is_cancelled():

@@ -16,7 +16,8 @@ from pipeline.engines.base import ForegroundImage, Generation, GenerationOptions
 from pipeline.errors import ImageTo3DError, StoreUnavailable
 from pipeline.imaging.background_removal import Cutout
 from pipeline.jobs.model import JobResult, JobState
-from pipeline.run_job import STAGES, run_job
+from pipeline.jobs.stages import STAGES
+from pipeline.run_job import run_job
 from pipeline.stages.deliver import Delivery
 from pipeline.stages.intake import LoadedViews
 from pipeline.storage.base import OutputFile

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 
-class HandedOver(Exception):  # noqa: N818  # no error: the work of this process ends here, the job goes on
+class HandedOver(Exception):
     """Raised by the work of a job whose next step is made by something else; `QueueWorker` then hands the job over.
+
+    No error: the work of this process ends here, and the job goes on.
 
     Attributes:
         worker_id: of the passive holder, see `transitions.passive_holder`.

@@ -14,6 +14,7 @@ import structlog
 
 from pipeline.jobs.model import Job, JobFilter, JobState
 from pipeline.jobs.store import JobStore
+from pipeline.on_modal.remote_call import RemoteCall, is_in_flight
 from pipeline.on_modal.shared_dict import SharedDict
 
 LOST_AFTER_S = 30.0
@@ -27,7 +28,7 @@ class Dispatcher:
     """Dispatches jobs and remembers the id of each dispatch.
 
     Args:
-        spawn: dispatches a job; returns the id of the dispatch.
+        spawn: dispatches a job, with the call that has announced its answer or ""; returns the id of the dispatch.
         is_in_flight: whether a dispatch waits or runs; may raise the error that it ended with.
         entries: where ids are kept until their jobs have ended.
         clock: seconds since 1970.
@@ -35,7 +36,7 @@ class Dispatcher:
 
     def __init__(
         self,
-        spawn: Callable[[int], str],
+        spawn: Callable[[int, str], str],
         *,
         is_in_flight: Callable[[str], bool],
         entries: SharedDict,
@@ -46,10 +47,14 @@ class Dispatcher:
         self._entries = entries
         self._clock = clock
 
-    def __call__(self, job_id: int) -> None:
-        """Dispatch a job. A failure is only logged: `dispatch_waiting` dispatches the job later."""
+    def __call__(self, job_id: int, call_id: str = "") -> None:
+        """Dispatch a job. A failure is only logged: `dispatch_waiting` and `watch` dispatch the job later.
+
+        Args:
+            call_id: the call of the job's generation, where it announces its answer.
+        """
         try:
-            self._entries.put(_entry_of(job_id), self._spawn(job_id))
+            self._entries.put(_entry_of(job_id), self._spawn(job_id, call_id))
         except Exception:
             log.exception("job not dispatched", job_id=job_id)
 
@@ -85,13 +90,12 @@ class Dispatcher:
         waiting = [
             job
             for state in (JobState.RUNNING, JobState.QUEUED)
-            for job in _jobs_in(store, state, api_key_id=api_key_id)
+            for job in jobs_in(store, state, api_key_id=api_key_id)
             if now - _waiting_since(job) > lost_after_s
         ]
         dispatched = 0
         for job in sorted(waiting, key=lambda job: job.seq):
-            dispatch_id = self._entries.get(_entry_of(job.id))
-            if dispatch_id is not None and self._may_be_in_flight(dispatch_id):
+            if self.is_dispatched(job.id):
                 continue
             log.info("job dispatched again", job_id=job.id, state=str(job.state))
             self(job.id)
@@ -100,13 +104,39 @@ class Dispatcher:
                 break
         return dispatched
 
-    def _may_be_in_flight(self, dispatch_id: str) -> bool:
-        """Whether a dispatch waits or runs; Modal raises the error of one that ended with an error."""
+    def is_dispatched(self, job_id: int) -> bool:
+        """Whether a dispatch of the job waits or runs; Modal raises the error of one that ended with an error."""
+        dispatch_id = self._entries.get(_entry_of(job_id))
         try:
-            return self._is_in_flight(dispatch_id)
+            return dispatch_id is not None and self._is_in_flight(dispatch_id)
         except Exception:
             log.warning("dispatch ended with an error", dispatch=dispatch_id, exc_info=True)
             return False
+
+
+def open_dispatcher(
+    spawn: Callable[[int, str], RemoteCall],
+    *,
+    find_call: Callable[[str], RemoteCall],
+    entries: SharedDict,
+    errors: tuple[type[Exception], ...],
+    transient: tuple[type[Exception], ...],
+) -> Dispatcher:
+    """A dispatcher that spawns calls.
+
+    Args:
+        spawn: starts the function of jobs with a job's id and the call that has announced its answer, or "".
+        find_call: finds a started call by its id.
+        errors: the base classes of the errors of Modal's client.
+        transient: as for `PatientCall`: an error of the connection says nothing about a dispatch.
+    """
+
+    def is_dispatched(dispatch_id: str) -> bool:
+        return is_in_flight(find_call(dispatch_id), transient=transient, errors=errors)
+
+    return Dispatcher(
+        lambda job_id, call_id: spawn(job_id, call_id).object_id, is_in_flight=is_dispatched, entries=entries
+    )
 
 
 def _entry_of(job_id: int) -> str:
@@ -117,7 +147,8 @@ def _waiting_since(job: Job) -> float:
     return job.created_at if job.lease_expires_at is None else job.lease_expires_at
 
 
-def _jobs_in(store: JobStore, state: JobState, *, api_key_id: str | None) -> Iterator[Job]:
+def jobs_in(store: JobStore, state: JobState, *, api_key_id: str | None = None) -> Iterator[Job]:
+    """The jobs in a state, page by page."""
     before_seq: int | None = None
     while page := store.list_jobs(JobFilter(api_key_id, state=state), before_seq=before_seq, limit=PAGE):
         yield from page

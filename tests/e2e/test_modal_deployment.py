@@ -22,7 +22,7 @@ from pydantic import SecretStr
 
 from pipeline.deployment import open_store
 from pipeline.jobs.model import JobFilter, JobState
-from pipeline.run_job import STAGES
+from pipeline.jobs.stages import STAGES
 from pipeline.settings import Settings
 from tests.e2e.faults import KEY, Receiver
 from tests.fakes.images import draw_figure, encode
