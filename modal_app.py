@@ -256,23 +256,40 @@ MISSING = (FileNotFoundError, modal.exception.NotFoundError)
 @cache
 def dispatcher() -> Dispatcher:
     """Dispatches jobs, from any container."""
-    from pipeline.on_modal.dispatch import open_dispatcher
+    from pipeline.on_modal.dispatch import Dispatcher
 
-    return open_dispatcher(
-        run_job.spawn, find_call=FIND_CALL, entries=shared_dict, errors=CLIENT_ERRORS, transient=TRANSIENT_ERRORS
+    return Dispatcher(
+        lambda job_id, call_id: run_job.spawn(job_id, call_id).object_id,
+        is_in_flight=is_in_flight,
+        entries=shared_dict,
     )
+
+
+def is_in_flight(call_id: str) -> bool:
+    """Whether a call waits or runs."""
+    from pipeline.on_modal import remote_call
+
+    return remote_call.is_in_flight(FIND_CALL(call_id), transient=TRANSIENT_ERRORS, errors=CLIENT_ERRORS)
 
 
 @cache
 def deployment() -> Deployment:
     """What the CPU functions share, built once per container."""
     from pipeline.on_modal.deployment import open_deployment
+    from pipeline.on_modal.waiting_jobs import WaitingJobs
 
     return open_deployment(
         SETTINGS if SETTINGS.public_url else SETTINGS.model_copy(update={"public_url": web.get_web_url()}),
         jobs=jobs,
         backups=backups,
         dispatch=dispatcher(),
+        waiting=WaitingJobs(
+            dispatcher(),
+            find_call=FIND_CALL,
+            is_in_flight=is_in_flight,
+            entries=shared_dict,
+            default=SETTINGS.engine,
+        ),
         missing=MISSING,
         commit_work=state.commit,
         commit_outputs=outputs.commit,

@@ -41,6 +41,8 @@ class Service:
         http: the client of every outgoing request; connects only to addresses that this deployment allows.
         generations: which finished jobs can be exported again.
         dispatch: called with each new job, where no worker polls the queue.
+        after_cancel: called with each job whose cancellation was requested, where no worker may hold it.
+        with_progress: returns a job with newer progress than the store has, where that is to be had elsewhere.
         starts_workers_on_demand: `dispatch` starts one where none is running.
         poll_s: pause between two looks at the store for the end of jobs that requests wait for.
     """
@@ -53,6 +55,8 @@ class Service:
     http: httpx.Client
     generations: GenerationIndex
     dispatch: Callable[[Job], None] = lambda job: None
+    after_cancel: Callable[[Job], None] = lambda job: None
+    with_progress: Callable[[Job], Job] = lambda job: job
     starts_workers_on_demand: bool = False
     poll_s: float = 0.15
 
@@ -112,6 +116,8 @@ def open_service(
     temporary: LinkedFiles | None = None,
     generations: GenerationIndex | None = None,
     dispatch: Callable[[Job], None] | None = None,
+    after_cancel: Callable[[Job], None] = Service.after_cancel,
+    with_progress: Callable[[Job], Job] = Service.with_progress,
     poll_s: float = Service.poll_s,
 ) -> Service:
     """Build everything that a process of the service works with.
@@ -122,6 +128,7 @@ def open_service(
         temporary: outputs of callers without a bucket; `temporary_outputs` by default.
         generations: as `Service.generations`; the folder of the settings by default.
         poll_s: as `Service.poll_s`.
+        after_cancel, with_progress: as in `Service`.
         dispatch: as `Service.dispatch`, which then starts workers on demand; None where workers poll the queue.
 
     Raises:
@@ -141,6 +148,8 @@ def open_service(
         http=guarded_client(settings),
         generations=kept_generations(settings) if generations is None else generations,
         dispatch=dispatch or (lambda job: None),
+        after_cancel=after_cancel,
+        with_progress=with_progress,
         starts_workers_on_demand=dispatch is not None,
         poll_s=poll_s,
     )

@@ -1,4 +1,4 @@
-"""The stages of a job, and how much of it each is: what progress is counted in. No numpy: the web process imports it."""
+"""The stages of a job, and how much of it each is: what progress is counted in. The web process imports it."""
 
 from __future__ import annotations
 

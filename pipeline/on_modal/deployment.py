@@ -15,6 +15,7 @@ from pipeline.jobs.store import Store
 from pipeline.on_modal.dict_key_values import DictKeyValues
 from pipeline.on_modal.dispatch import Dispatcher
 from pipeline.on_modal.volume_files import Volume, backup_reader
+from pipeline.on_modal.waiting_jobs import WaitingJobs
 from pipeline.secrets import load_master_keys
 from pipeline.service import Service, local_outputs, open_service
 from pipeline.settings import Settings
@@ -35,6 +36,7 @@ class Deployment:
         settings: with the deployment's public address.
         master_keys: as `load_master_keys` returned them.
         dispatch: dispatches jobs.
+        waiting: the jobs that wait for a generation.
         commit_work: commits what was written under `settings.work_dir`.
         commit_outputs: commits what was written under `settings.files_dir`.
         reload_work: shows what other containers committed under `settings.work_dir`.
@@ -45,6 +47,7 @@ class Deployment:
     master_keys: Sequence[bytes]
     store: Store
     dispatch: Dispatcher
+    waiting: WaitingJobs
     commit_work: Callable[[], None]
     commit_outputs: Callable[[], None]
     reload_work: Callable[[], None] = lambda: None
@@ -73,6 +76,7 @@ def open_deployment(
     jobs: Any,
     backups: Volume,
     dispatch: Dispatcher,
+    waiting: WaitingJobs,
     missing: tuple[type[Exception], ...],
     commit_work: Callable[[], None],
     commit_outputs: Callable[[], None],
@@ -85,7 +89,7 @@ def open_deployment(
         settings: with the deployment's public address.
         jobs: the `modal.Dict` of jobs, for deployments without a database.
         backups: the volume of that Dict's backup, which need not be mounted here.
-        dispatch: dispatches jobs.
+        dispatch, waiting: as in `Deployment`.
         missing: those of a file that does not exist.
 
     Raises:
@@ -96,6 +100,7 @@ def open_deployment(
         load_master_keys(settings),
         open_store(settings, jobs, backups, missing=missing),
         dispatch,
+        waiting,
         commit_work=partial(retry, commit_work),
         commit_outputs=partial(retry, commit_outputs),
         reload_work=partial(retry, reload_work),

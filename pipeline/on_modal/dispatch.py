@@ -14,7 +14,6 @@ import structlog
 
 from pipeline.jobs.model import Job, JobFilter, JobState
 from pipeline.jobs.store import JobStore
-from pipeline.on_modal.remote_call import RemoteCall, is_in_flight
 from pipeline.on_modal.shared_dict import SharedDict
 
 LOST_AFTER_S = 30.0
@@ -112,31 +111,6 @@ class Dispatcher:
         except Exception:
             log.warning("dispatch ended with an error", dispatch=dispatch_id, exc_info=True)
             return False
-
-
-def open_dispatcher(
-    spawn: Callable[[int, str], RemoteCall],
-    *,
-    find_call: Callable[[str], RemoteCall],
-    entries: SharedDict,
-    errors: tuple[type[Exception], ...],
-    transient: tuple[type[Exception], ...],
-) -> Dispatcher:
-    """A dispatcher that spawns calls.
-
-    Args:
-        spawn: starts the function of jobs with a job's id and the call that has announced its answer, or "".
-        find_call: finds a started call by its id.
-        errors: the base classes of the errors of Modal's client.
-        transient: as for `PatientCall`: an error of the connection says nothing about a dispatch.
-    """
-
-    def is_dispatched(dispatch_id: str) -> bool:
-        return is_in_flight(find_call(dispatch_id), transient=transient, errors=errors)
-
-    return Dispatcher(
-        lambda job_id, call_id: spawn(job_id, call_id).object_id, is_in_flight=is_dispatched, entries=entries
-    )
 
 
 def _entry_of(job_id: int) -> str:

@@ -20,6 +20,7 @@ from pipeline.jobs.hand_over import HandedOver
 from pipeline.jobs.transitions import passive_holder
 from pipeline.on_modal.control_channel import ControlChannel, Failure, SavedCall, best_effort
 from pipeline.on_modal.remote_call import PatientCall, RemoteCall
+from pipeline.on_modal.waiting_jobs import ask_to_stop
 
 POLL_S = 1.0
 """Pause between two looks at whether the job was cancelled, while an answer that was announced arrives."""
@@ -183,10 +184,9 @@ def stop_generation(
     Returns:
         The GPU seconds of all tries that are known.
     """
-    saved = best_effort(channel.saved_call, SavedCall())
+    saved = ask_to_stop(channel, reopen)
     if not saved.call_id:
         return saved.gpu_seconds
-    best_effort(channel.request_cancel, None)
     call = PatientCall(reopen(saved.call_id), transient)
     try:
         answer = call.get(timeout=grace_s)

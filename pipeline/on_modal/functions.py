@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -16,6 +17,7 @@ from pipeline.jobs.transitions import CANCELLED
 from pipeline.jobs.worker_loop import LeaseKeeper, QueueWorker, WorkerOptions
 from pipeline.on_modal.deployment import Deployment
 from pipeline.on_modal.engine_pool import EnginePool
+from pipeline.on_modal.one_shot import delete_old_folders
 from pipeline.on_modal.prewarm import start_prewarm
 from pipeline.service import kept_generations
 from pipeline.stages.deliver import retry_uploads
@@ -136,8 +138,10 @@ def clean_up(deployment: Deployment, *, commit_backup: Callable[[], None] = lamb
     store.maintain(settings.data_dir / BACKUP_FOLDER)
     commit_backup()
     clean(store, outputs, settings.work_dir, generations=kept_generations(settings))
+    delete_old_folders(settings.work_dir, now=time.time())
     deployment.commit_work()
-    dispatched_again = deployment.dispatch.dispatch_waiting(store)  # before anything that waits for customers' servers
+    dispatched_again = deployment.waiting.watch(store)
+    dispatched_again += deployment.dispatch.dispatch_waiting(store)  # before anything that waits for customers' servers
     retry_uploads(store, temporary=outputs, bucket_of=service.bucket_of, for_s=UPLOADS_FOR_S)
     service.http.close()
     log.info("cleaned", dispatched_again=dispatched_again)
