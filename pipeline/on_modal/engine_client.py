@@ -143,7 +143,11 @@ class EngineClient:
             HandedOver: the call waits or runs.
             Cancelled: raised by `on_step`.
         """
-        call = PatientCall(self._reopen(call_id), self._transient)
+        try:
+            call = PatientCall(self._reopen(call_id), self._transient)
+        except Exception:  # any error of Modal's client: the id is not known any more
+            log.warning("generation not found", remote_call=call_id, exc_info=True)
+            return None
         deadline_s = time.monotonic() + (self._patience_s if self._announced else 0.0)
         while True:
             on_step(0.0)
@@ -187,11 +191,10 @@ def stop_generation(
     saved = ask_to_stop(channel, reopen)
     if not saved.call_id:
         return saved.gpu_seconds
-    call = PatientCall(reopen(saved.call_id), transient)
     try:
-        answer = call.get(timeout=grace_s)
+        answer = PatientCall(reopen(saved.call_id), transient).get(timeout=grace_s)
     except TimeoutError:
-        best_effort(call.cancel, None)
+        best_effort(lambda: reopen(saved.call_id).cancel(), None)
     except Exception:  # noqa: BLE001  # it was cancelled before it began, or its container failed: nothing is known
         log.info("cancelled generation gave no answer", remote_call=saved.call_id)
     else:

@@ -151,7 +151,7 @@ class EnginePool:
         self._cancel_starts()
         early = best_effort(own.take_start_id, None)
         if early is not None:
-            best_effort(self._reopen(early).cancel, None)
+            best_effort(lambda: self._reopen(early).cancel(), None)
         best_effort(own.clear, None)
 
     def abandon(self, channel: str) -> None:
@@ -159,7 +159,7 @@ class EnginePool:
         saved = best_effort(ControlChannel(self._entries, channel).saved_call, SavedCall()).call_id
         if saved:
             log.warning("generation of a job that was given up is cancelled", remote_call=saved)
-            best_effort(self._reopen(saved).cancel, None)
+            best_effort(lambda: self._reopen(saved).cancel(), None)
         self.forget(channel)
 
     def _chosen(self, name: str | None) -> str:

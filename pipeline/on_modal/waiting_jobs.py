@@ -39,7 +39,7 @@ def ask_to_stop(channel: ControlChannel, find_call: Callable[[str], RemoteCall])
     best_effort(channel.request_cancel, None)
     saved = best_effort(channel.saved_call, SavedCall())
     if saved.call_id and best_effort(partial(channel.progress, None), 0.0) is None:
-        best_effort(find_call(saved.call_id).cancel, None)
+        best_effort(lambda: find_call(saved.call_id).cancel(), None)
     return saved
 
 
@@ -131,7 +131,7 @@ class WaitingJobs:
         reason = f"no container of engine {engine} started within {FIRST_SIGN_TIMEOUT_S:g} s"
         log.error("generation given up", reason=reason, remote_call=saved.call_id)
         channel.save_call(replace(saved, failure=reason))
-        best_effort(self._find_call(saved.call_id).cancel, None)
+        best_effort(lambda: self._find_call(saved.call_id).cancel(), None)
         return True
 
     def _renew(self, store: JobStore, job: Job, *, now: float) -> None:
