@@ -12,7 +12,7 @@ from pipeline.engines.registry import find_spec
 from pipeline.errors import InvalidRequest
 from pipeline.on_modal.control_channel import ControlChannel, SavedCall, best_effort
 from pipeline.on_modal.early_start import mark_startable
-from pipeline.on_modal.engine_client import Connection, EngineClient, stop_generation
+from pipeline.on_modal.engine_client import ANSWER_PATIENCE_S, Connection, EngineClient, stop_generation
 from pipeline.on_modal.remote_call import RemoteCall
 from pipeline.on_modal.shared_dict import SharedDict
 
@@ -51,6 +51,7 @@ class EnginePool:
         entries: the shared dictionary in which both sides have their channel.
         reopen: finds a started call by its id.
         transient: as for `PatientCall`.
+        patience_s: as for `EngineClient`.
         check: called with the name of the engine to start; raises if a container would start in vain.
     """
 
@@ -63,6 +64,7 @@ class EnginePool:
         entries: SharedDict,
         reopen: Callable[[str], RemoteCall],
         transient: tuple[type[Exception], ...] = (OSError,),
+        patience_s: float = ANSWER_PATIENCE_S,
         check: Callable[[str], None] = lambda name: None,
     ) -> None:
         self._containers = containers
@@ -71,6 +73,7 @@ class EnginePool:
         self._entries = entries
         self._reopen = reopen
         self._transient = transient
+        self._patience_s = patience_s
         self._check = check
         self._starting: dict[str, RemoteCall] = {}
 
@@ -127,6 +130,7 @@ class EnginePool:
             reopen=self._reopen,
             announced=announced,
             transient=self._transient,
+            patience_s=self._patience_s,
         )
 
     def _cancel_starts(self) -> None:

@@ -92,7 +92,8 @@ def run_job(
 
     def work(job: Job, lease: LeaseKeeper) -> JobResult:
         if lease.is_cancel_requested:
-            return replace(CANCELLED, engine=job.engine, gpu_seconds=engines.stop(job.file_prefix))
+            gpu_seconds = engines.stop(job.file_prefix)
+            return replace(CANCELLED, engine=job.engine or settings.engine, gpu_seconds=gpu_seconds)
         try:
             return handler(job, lease)
         except HandedOver:

@@ -265,23 +265,32 @@ def test_a_job_that_is_killed_in_any_stage_and_delivered_again_ends_once(fake_mo
     steps = {"ss_sampling_steps": 50, "slat_sampling_steps": 50}
     fields = {"engine": "trellis", "resolution": 256, "seed": 4, "texture_size": 1024, **steps}
     charged = jobs_in_ledger(fake_modal)
+    calls = len(fake_modal.calls())
     with Receiver() as receiver, SlowImageServer(encode(draw_figure(96)), pause_s=0.5) as server:
         submitted = post(fake_modal, SUBMIT, image=server.url, webhook=receiver.url, **fields).json()
         dispatch = fake_modal.calls(RUN_JOB)[-1].call_id
         generations = len(fake_modal.calls("TrellisGenerator"))
-        fake_modal.kill_container_of(
-            RUN_JOB, when=lambda folders: stage_in(folders["/data/work"], submitted["id"]) == stage
-        )
+        if stage == "generate":
+            fake_modal.kill_container_of("TrellisGenerator", after_s=0.02)
+        else:
+            fake_modal.kill_container_of(
+                RUN_JOB, when=lambda folders: stage_in(folders["/data/work"], submitted["id"]) == stage
+            )
         final = until_final(fake_modal, submitted["id"])
-        ended = fake_modal.wait_for(dispatch)
+        fake_modal.wait_until(lambda: all(call.is_finished for call in fake_modal.calls(RUN_JOB)))
+        of_job = [call.call_id for call in fake_modal.calls(RUN_JOB)]
+        of_job = of_job[of_job.index(dispatch) :]
+        crashes = sum(call.crashes for call in fake_modal.calls()[calls:])
         for scheduled in [fake_modal.fire_schedule(name) for name in ("clean", "deliver_webhooks")]:
             fake_modal.wait_for(scheduled)
         receiver.wait_for(submitted["id"], timeout_s=WAIT_S)
-        fake_modal.redeliver(dispatch)
+        for call_id in of_job:
+            fake_modal.redeliver(call_id)
         webhook_ids = {message_id for message_id, _ in receiver.delivered[submitted["id"]]}
 
     assert final["status"] == "success", final
-    assert ended.crashes == 1
+    assert crashes == 1
+    assert len(of_job) == 2, "up to the start of the generation, and from its answer"
     assert until_final(fake_modal, submitted["id"]) == final | {"webhook_status": "delivered (answered 204)"}
     assert len(webhook_ids) == 1
     prefix = final["meta"]["file_prefix"]
