@@ -15,6 +15,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -170,7 +171,8 @@ class Chain:
         self.calls: dict[str, Call] = {}
         self.webhooks: Counter[int] = Counter()
         self.entries = HookedDict(self._step)
-        self.store = KvStore(HookedKeyValues(self._step), clock=self._now)
+        self._map = HookedKeyValues(self._step)
+        self.store = KvStore(self._map, clock=self._now)
         self._numbers = itertools.count(1)
         self._engine = engine
         self._enqueue = enqueue
@@ -272,7 +274,7 @@ class Chain:
     def _run_job(self, worker_id: str, job_id: int, announced: str) -> None:
         functions.run_job(
             job_id,
-            self.deployment,
+            replace(self.deployment, store=KvStore(self._map, clock=self._now)),  # each container has its own
             announced=announced,
             worker_id=worker_id,
             engines=EnginePool(
