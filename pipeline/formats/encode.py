@@ -15,7 +15,7 @@ from pipeline.formats.obj import MTL_KEYS, mtl_bytes, obj_bytes
 from pipeline.formats.ply import ply_bytes
 from pipeline.formats.stl import stl_bytes
 from pipeline.formats.texture import EncodedImage
-from pipeline.mesh.asset import Asset, thickened
+from pipeline.mesh.asset import Asset, as_body
 from pipeline.mesh.bake import NO_FACE, own_texels
 from pipeline.mesh.placement import Placement
 from pipeline.storage.base import companion_names, map_name
@@ -73,7 +73,7 @@ class AssetEncoder:
 
     @cached_property
     def _body(self) -> Asset:
-        return thickened(self._asset)
+        return as_body(self._asset)
 
     @cached_property
     def _shown_texels(self) -> NDArray[np.bool_]:

@@ -9,12 +9,23 @@ from numpy.typing import NDArray
 
 from pipeline.mesh.material import Material
 from pipeline.mesh.tangents import vertex_tangents
-from pipeline.mesh.thicken import thicken
 from pipeline.mesh.tri_mesh import TriMesh
 from pipeline.mesh.unwrap import UnwrappedMesh
 
-THICKNESS_SHARE = 0.015
-"""Thickness of a surface made a body, as a share of its longest side: 1.5 mm of a print of 100 mm, a printable wall."""
+
+@dataclass(frozen=True, eq=False)
+class Body:
+    """What stands for an open surface in formats whose readers need a body.
+
+    Attributes:
+        mesh: closed manifolds, wound outward.
+        thickness_share: thickness of what had a border, as a share of the surface's longest side.
+        vertex_colours: as those of `Asset`.
+    """
+
+    mesh: TriMesh
+    thickness_share: float
+    vertex_colours: NDArray[np.uint8] | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +41,7 @@ class Asset:
         vertex_colours: (V, 3) uint8 sRGB of the mesh's vertices, or (V, 4) with alpha; None where no format needs them.
         name: of its parts in files, one word.
         is_open: whether the surface encloses nothing, so that both of its sides are seen.
+        body: of an open surface, where a format needs one.
         print_changes: sentences about what `print_ready` changed.
     """
 
@@ -41,6 +53,7 @@ class Asset:
     vertex_colours: NDArray[np.uint8] | None = None
     name: str = "asset"
     is_open: bool = False
+    body: Body | None = None
     print_changes: tuple[str, ...] = ()
 
     @property
@@ -60,37 +73,23 @@ class Asset:
         return vertex_tangents(split.vertices, split.faces, self.unwrapped_normals, split.uvs)
 
 
-def thickened(asset: Asset, *, thickness_share: float = THICKNESS_SHARE) -> Asset:
-    """An open asset as a body, for formats that need one; both layers show the same part of the texture.
+def unmapped(mesh: TriMesh) -> UnwrappedMesh:
+    """A mesh as one without seams, whose places in the texture are all zero."""
+    count = len(mesh.vertices)
+    uvs, numbers = np.zeros((count, 2), np.float32), np.arange(count, dtype=np.int32)
+    return UnwrappedMesh(mesh.vertices.astype(np.float32), mesh.faces, uvs, numbers)
 
-    Args:
-        thickness_share: the thickness as a share of the longest side.
+
+def as_body(asset: Asset) -> Asset:
+    """An open asset as its body, without places in the texture.
+
+    Raises:
+        ValueError: it has no body.
     """
-    low, high = asset.mesh.bounds()
-    body = thicken(asset.mesh, thickness_m=thickness_share * float((high - low).max()))
-    faces = body.mesh.faces
-    # A vertex of the unwrapped body for each vertex of the body and place in the texture.
-    split = asset.unwrapped
-    in_texture = split.faces.ravel()[body.source_corners]
-    keys = faces.astype(np.int64) * len(split.vertices) + in_texture
-    unique, numbers = np.unique(keys.ravel(), return_inverse=True)
-    source, place = (unique // len(split.vertices)).astype(np.int32), unique % len(split.vertices)
-    unwrapped = UnwrappedMesh(
-        body.mesh.vertices[source].astype(np.float32),
-        numbers.reshape(-1, 3).astype(np.int32),
-        split.uvs[place],
-        source,
-    )
-    colours = asset.vertex_colours
-    if colours is not None:
-        of_surface = np.zeros(len(body.mesh.vertices), np.int64)
-        of_surface[faces.ravel()] = asset.mesh.faces.ravel()[body.source_corners.ravel()]
-        colours = colours[of_surface]
+    if asset.body is None:
+        raise ValueError("the asset was made without a body")
+    mesh, colours = asset.body.mesh, asset.body.vertex_colours
+    normals = mesh.vertex_normals()
     return replace(
-        asset,
-        mesh=body.mesh,
-        normals=body.mesh.vertex_normals(),
-        unwrapped=unwrapped,
-        vertex_colours=colours,
-        is_open=False,
+        asset, mesh=mesh, normals=normals, unwrapped=unmapped(mesh), vertex_colours=colours, is_open=False, body=None
     )

@@ -182,7 +182,7 @@ def _find_nearest(
                                 cosine += grid.normals[f, k] * normals[p, k]
                             if (cosine if is_oriented else abs(cosine)) < LEAST_COSINE:
                                 continue
-                            u, v, w = _nearest_in_triangle(points[p], grid.corners[f])
+                            u, v, w = nearest_in_triangle(points[p], grid.corners[f])
                             d2 = 0.0
                             for k in range(3):
                                 gap = (
@@ -206,7 +206,7 @@ def _find_nearest(
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _nearest_in_triangle(point: NDArray[np.float64], corners: NDArray[np.float64]) -> tuple[float, float, float]:
+def nearest_in_triangle(point: NDArray[np.float64], corners: NDArray[np.float64]) -> tuple[float, float, float]:
     """Barycentric weights of the point of a triangle, (3, 3), that is nearest to a point, (3,).
 
     Source: Ericson, Real-Time Collision Detection, 2005, section 5.1.5: the regions of corners, edges and the inside.

@@ -2,7 +2,7 @@
 
 The rules, in this order; what already holds is left as it is:
 
-1. Sheets are given a thickness, cavities are filled, and shells that overlap are united.
+1. Sheets are given a thickness, by sampling the surface anew; cavities are filled, and shells that overlap are united.
 2. Shells of less than `CRUMB_SHARE` of the largest one's volume are removed. Others that touch nothing are joined to
    the rest by a pin along the shortest way, the nearest first.
 3. The base is the section just above the lowest point. It must have `LEAST_BASE_SHARE` of the square of the longest
@@ -21,11 +21,11 @@ from manifold3d import Error, Manifold, Mesh, OpType
 from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
-from pipeline.mesh.asset import THICKNESS_SHARE
 from pipeline.mesh.clean import clean
+from pipeline.mesh.clean_open import faces_of_bodies
 from pipeline.mesh.print_check import base_of, centre_of_mass, component_volumes, section
 from pipeline.mesh.simplify import simplify
-from pipeline.mesh.thicken import thicken
+from pipeline.mesh.solidify import THICKNESS_SHARE, solidify
 from pipeline.mesh.tri_mesh import TriMesh
 
 CRUMB_SHARE = 0.01
@@ -39,6 +39,8 @@ CUTS = (0.0025, 0.005, 0.01, 0.015, 0.02, 0.03)
 """Shares of the height that may be cut off from below."""
 DISC_RADIUS_SHARE, DISC_HEIGHT_SHARE = 0.2, 0.015
 """Of the longest side: 40 mm across and 1.5 mm high under a body of 100 mm. Wider where it must reach the body."""
+MOST_THICKNESS_SHARE = 0.05
+"""Of the longest side: sheets do not get thicker for the sake of `min_wall_mm`."""
 SEGMENTS = 48
 MAX_ROUNDS = 4
 MIN_AIM = 50
@@ -59,19 +61,26 @@ class Printable:
     changes: tuple[str, ...] = ()
 
 
-def make_solid(mesh: TriMesh, *, size_mm: float) -> Printable:
+def make_solid(mesh: TriMesh, *, size_mm: float, min_wall_mm: float, most_faces: int) -> Printable:
     """Make a mesh one shell, by the first two rules.
 
     Args:
         mesh: +Y up, as `clean` or `clean_open` returns it.
         size_mm: longest side of the print.
+        min_wall_mm: a sheet gets this thickness where it is more than `THICKNESS_SHARE`.
+        most_faces: a surface with sheets is simplified to this number of faces; another one stays as it is.
     """
-    longest = _longest_side(mesh)
-    body = thicken(mesh, thickness_m=THICKNESS_SHARE * longest).mesh
-    changes: tuple[str, ...] = ()
-    if body is not mesh:
-        changes = (f"What encloses nothing was made {THICKNESS_SHARE * size_mm:.1f} mm thick.",)
-    joined, more = _one_shell(body, size_mm / longest)
+    mm_per_unit = size_mm / _longest_side(mesh)
+    body, changes = mesh, tuple[str, ...]()
+    if not faces_of_bodies(mesh).all():
+        thickness_mm = max(THICKNESS_SHARE * size_mm, min(min_wall_mm, MOST_THICKNESS_SHARE * size_mm))
+        made = solidify(mesh, thickness_m=thickness_mm / mm_per_unit, most_faces=most_faces)
+        body = made.mesh
+        changes = (
+            f"What encloses nothing was made {made.thickness_m * mm_per_unit:.1f} mm thick, "
+            f"on a grid of {made.cell_m * mm_per_unit:.2g} mm.",
+        )
+    joined, more = _one_shell(body, mm_per_unit)
     return Printable(joined, (*changes, *more))
 
 

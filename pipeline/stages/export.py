@@ -22,7 +22,7 @@ from pipeline.formats.glb import unit_normals
 from pipeline.formats.mp4 import encode_mp4
 from pipeline.formats.png import png_bytes
 from pipeline.imaging.background_removal import Cutout
-from pipeline.mesh.asset import THICKNESS_SHARE, Asset
+from pipeline.mesh.asset import Asset, Body, unmapped
 from pipeline.mesh.bake import Detail, bake, colour_vertices
 from pipeline.mesh.clean import clean
 from pipeline.mesh.clean_open import clean_open, faces_of_bodies
@@ -31,10 +31,10 @@ from pipeline.mesh.measure import measure
 from pipeline.mesh.nearest_surface import NearestSurface
 from pipeline.mesh.placement import Placement
 from pipeline.mesh.simplify import simplify
+from pipeline.mesh.solidify import THICKNESS_SHARE, solidify
 from pipeline.mesh.tangents import vertex_tangents
-from pipeline.mesh.thicken import simplify_for_thickening
 from pipeline.mesh.tri_mesh import TriMesh
-from pipeline.mesh.unwrap import UnwrappedMesh, unwrap
+from pipeline.mesh.unwrap import unwrap
 from pipeline.render.mesh_view import RenderMesh, thumbnail, turntable
 from pipeline.storage.base import FileKind, OutputFile, content_type_of, cutout_names, level_stem
 from schemas.formats import FORMATS
@@ -46,6 +46,9 @@ IMAGE_SIZE = 512
 CUTOUT_SIDE_PX = 512  # longer side of a delivered cut-out: enough to judge it, 0.1 to 0.4 MB
 PLAIN_GREY = 184
 LEAST_LOD_TEXTURE = 256
+LEAST_FACES_OF_SOLID, MORE_FACES_OF_SOLID = 100_000, 1.2
+"""A solid that is made of an open surface keeps as many faces, or as many times those of its finest level, until its
+parts are joined: their union takes 25 µs for a face."""
 COUNT_TOLERANCE = 0.01
 """A number of faces that differs by a larger share from the one that was asked for is reported."""
 
@@ -141,7 +144,7 @@ def export(
     if request.print_ready:
         meta["print"], for_print = _print_report(asset, request)
         warnings += for_print
-    warnings += _thickened_warning([name for name in request.formats if encoder.is_thickened_in(name)])
+    warnings += _thickened_warning(asset.body, [name for name in request.formats if encoder.is_thickened_in(name)])
     for stem, asked in zip(encoders, (request.target_faces, *(request.lods or ())), strict=True):
         warnings += _count_warning(f"{stem}.{request.formats[0]}", faces, asked=asked)
     return Exported((*files, *_cutout_files(cutouts, file_prefix, folder)), warnings, meta)
@@ -206,13 +209,13 @@ def _texture_warnings(encoder: AssetEncoder, output_formats: Sequence[str]) -> t
     return tuple(warnings)
 
 
-def _thickened_warning(output_formats: Sequence[str]) -> tuple[str, ...]:
+def _thickened_warning(body: Body | None, output_formats: Sequence[str]) -> tuple[str, ...]:
     """A sentence about the formats in which an open surface became a body, if there are any."""
-    if not output_formats:
+    if body is None or not output_formats:
         return ()
     names = " and the ".join(name.upper() for name in output_formats)
     return (
-        f"The surface encloses nothing; in the {names} it is {THICKNESS_SHARE:.1%} of its longest side "
+        f"The surface encloses nothing; in the {names} it is {body.thickness_share:.1%} of its longest side "
         "thick, so that it can be printed.",
     )
 
@@ -284,7 +287,10 @@ def make_levels(generation: Generation, *, request: GenerationRequest, on_step: 
         meshes, changes = _print_levels(surface, request, len(generation.mesh.faces))
         is_open = False
     else:
-        meshes = _simplified_levels(surface, request, len(generation.mesh.faces), is_open=is_open)
+        meshes = _simplified_levels(surface, request, len(generation.mesh.faces))
+    bodies: Sequence[Body | None] = [None] * len(meshes)
+    if is_open and any(FORMATS[name].needs_body for name in request.formats):
+        bodies = _bodies(surface, [len(mesh.faces) for mesh in meshes], generation, request)
     detailed = NearestSurface(surface) if request.normal_map and not request.no_texture else None
     on_step(0.5)
 
@@ -302,27 +308,45 @@ def make_levels(generation: Generation, *, request: GenerationRequest, on_step: 
                 on_step=step_of(number),
             ),
             is_open=is_open,
+            body=body,
             print_changes=changes,
         )
-        for number, mesh in enumerate(meshes)
+        for number, (mesh, body) in enumerate(zip(meshes, bodies, strict=True))
     ]
 
 
-def _simplified_levels(
-    surface: TriMesh, request: GenerationRequest, extracted_faces: int, *, is_open: bool
-) -> list[TriMesh]:
+def _finest_count(request: GenerationRequest, extracted_faces: int) -> int:
+    """The number of faces that is asked of the asset."""
+    return request.target_faces or round((1 - request.mesh_simplify) * extracted_faces)
+
+
+def _simplified_levels(surface: TriMesh, request: GenerationRequest, extracted_faces: int) -> list[TriMesh]:
     """The surface and its further levels of detail, with their numbers of faces."""
-    becomes_body = is_open and FORMATS[request.formats[0]].needs_body
+    return _levels_of(surface, [_finest_count(request, extracted_faces), *(request.lods or ())])
 
-    def with_faces(mesh: TriMesh, count: int) -> TriMesh:
-        return (simplify_for_thickening if becomes_body else simplify)(mesh, target_faces=count)
 
-    if request.target_faces is None:
-        finest = simplify(surface, target_faces=round((1 - request.mesh_simplify) * extracted_faces))
-    else:
-        finest = with_faces(surface, request.target_faces)
-    counts = request.lods or ()
-    return [finest, *(with_faces(finest if count <= len(finest.faces) else surface, count) for count in counts)]
+def _levels_of(surface: TriMesh, counts: Sequence[int]) -> list[TriMesh]:
+    """A surface simplified to each number of faces, the first of which is the finest as a rule."""
+    finest = simplify(surface, target_faces=counts[0])
+    return [
+        finest,
+        *(simplify(finest if n <= len(finest.faces) else surface, target_faces=n) for n in counts[1:]),
+    ]
+
+
+def _bodies(surface: TriMesh, counts: Sequence[int], generation: Generation, request: GenerationRequest) -> list[Body]:
+    """What stands for an open surface and its further levels of detail where a format needs a body."""
+    low, high = surface.bounds()
+    longest = float((high - low).max())
+    solids = solidify(surface, thickness_m=THICKNESS_SHARE * longest, most_faces=max(counts))
+    return [
+        Body(
+            mesh,
+            solids.thickness_m / longest,
+            _vertex_colours(mesh, unit_normals(mesh.vertex_normals()), generation, request),
+        )
+        for mesh in _levels_of(solids.mesh, counts)
+    ]
 
 
 def _print_levels(
@@ -332,8 +356,9 @@ def _print_levels(
     from pipeline.mesh.printable import make_solid, simplify_for_print  # its packages are needed for nothing else
 
     size_mm = _print_size_mm(request)
-    solid = make_solid(surface, size_mm=size_mm)
-    finest = request.target_faces or round((1 - request.mesh_simplify) * extracted_faces)
+    finest = _finest_count(request, extracted_faces)
+    most_faces = max(LEAST_FACES_OF_SOLID, round(MORE_FACES_OF_SOLID * max(finest, *(request.lods or (0,)))))
+    solid = make_solid(surface, size_mm=size_mm, min_wall_mm=request.min_wall_mm, most_faces=most_faces)
     made = [
         simplify_for_print(solid.mesh, target_faces=count, size_mm=size_mm) for count in (finest, *(request.lods or ()))
     ]
@@ -373,20 +398,24 @@ def _with_texture(
         detail=detail,
         on_share=lambda share: on_step(0.4 + 0.6 * share),
     )
-    colours = None
-    if any(FORMATS[name].texture == "vertices" for name in request.formats):
-        source = generation.attribute_source.attributes_at
-        colours = colour_vertices(mesh, normals, source, chunk_size=request.points_at_once)
+    colours = _vertex_colours(mesh, normals, generation, request)
     return Asset(mesh, normals, unwrapped, material, is_textured=True, vertex_colours=colours)
+
+
+def _vertex_colours(
+    mesh: TriMesh, normals: NDArray[np.float32], generation: Generation, request: GenerationRequest
+) -> NDArray[np.uint8] | None:
+    """Colours of a mesh's vertices where a format that is asked for has them there."""
+    if request.no_texture or not any(FORMATS[name].texture == "vertices" for name in request.formats):
+        return None
+    source = generation.attribute_source.attributes_at
+    return colour_vertices(mesh, normals, source, chunk_size=request.points_at_once)
 
 
 def _plain(mesh: TriMesh, normals: NDArray[np.float32]) -> Asset:
     """An asset without texture, in one grey."""
-    vertices = np.arange(len(mesh.vertices), dtype=np.int32)
-    split = UnwrappedMesh(
-        mesh.vertices.astype(np.float32), mesh.faces, np.zeros((len(vertices), 2), np.float32), vertices
-    )
-    return Asset(mesh, normals, split, Material(np.full((1, 1, 3), PLAIN_GREY, np.uint8)), is_textured=False)
+    grey = Material(np.full((1, 1, 3), PLAIN_GREY, np.uint8))
+    return Asset(mesh, normals, unmapped(mesh), grey, is_textured=False)
 
 
 def render_mesh_of(asset: Asset) -> RenderMesh:
