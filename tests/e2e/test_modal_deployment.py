@@ -271,13 +271,15 @@ def test_a_job_that_is_killed_in_any_stage_and_delivered_again_ends_once(fake_mo
         dispatch = fake_modal.calls(RUN_JOB)[-1].call_id
         generations = len(fake_modal.calls("TrellisGenerator"))
         if stage == "generate":
-            fake_modal.kill_container_of("TrellisGenerator", after_s=0.02)
+            fake_modal.kill_container_of("TrellisGenerator", after_s=0.02, timeout_s=WAIT_S)
         else:
             fake_modal.kill_container_of(
-                RUN_JOB, when=lambda folders: stage_in(folders["/data/work"], submitted["id"]) == stage
+                RUN_JOB,
+                when=lambda folders: stage_in(folders["/data/work"], submitted["id"]) == stage,
+                timeout_s=WAIT_S,  # two containers start one after the other
             )
         final = until_final(fake_modal, submitted["id"])
-        fake_modal.wait_until(lambda: all(call.is_finished for call in fake_modal.calls(RUN_JOB)))
+        fake_modal.wait_until(lambda: all(call.is_finished for call in fake_modal.calls(RUN_JOB)), timeout_s=WAIT_S)
         of_job = [call.call_id for call in fake_modal.calls(RUN_JOB)]
         of_job = of_job[of_job.index(dispatch) :]
         crashes = sum(call.crashes for call in fake_modal.calls()[calls:])
