@@ -19,7 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import EngineFailed
+from pipeline.errors import EngineFailed, StoreUnavailable
 from pipeline.job_handler import folder_of
 from pipeline.jobs.api_keys import key_record
 from pipeline.jobs.model import Job, JobResult, KeyLimits, LedgerFilter
@@ -120,11 +120,17 @@ class HookedDict(InMemoryDict):
 
 
 class HookedKeyValues(MemoryKeyValues):
-    """The store's map, whose operations are steps."""
+    """The store's map, whose operations are steps; errors of the hook become those of the map."""
 
     def __init__(self, hook: Hook) -> None:
         super().__init__()
-        self._hook = hook
+        self._given_hook = hook
+
+    def _hook(self, step: str) -> None:
+        try:
+            self._given_hook(step)
+        except OSError as error:
+            raise StoreUnavailable(str(error)) from error
 
     def get(self, key: str) -> bytes | None:
         self._hook("DictGet")
@@ -165,6 +171,7 @@ class Chain:
         engine: Callable[[], ScriptedEngine] = lambda: ScriptedEngine(gpu_seconds=1.0),
         enqueue: Callable[[Call], None] = lambda call: None,
         patience_s: float = 0.02,
+        lease_s: float = 1.0,
     ) -> None:
         self.hook = hook
         self.clock_offset_s = 0.0
@@ -192,7 +199,7 @@ class Chain:
             clock=self._now,
         )
         self.settings = Settings(
-            data_dir=folder, database_url=None, lease_s=1.0, engine="preview", engines="", weights="tiny"
+            data_dir=folder, database_url=None, lease_s=lease_s, engine="preview", engines="", weights="tiny"
         )
         self.deployment = Deployment(
             self.settings,
@@ -254,8 +261,8 @@ class Chain:
 
     # What the containers do, as modal_app.py wires it
 
-    def start_server(self) -> EngineServer:
-        engine = self._engine()
+    def start_server(self, engine: ScriptedEngine | None = None) -> EngineServer:
+        engine = engine or self._engine()
         server = EngineServer("preview", weights="tiny", make=lambda name, **_: engine, heartbeat_interval_s=1.0)
         server.load_weights()
         server.to_device()
@@ -299,6 +306,12 @@ class Chain:
     def on_schedule(self) -> int:
         """What the scheduled functions do about lost jobs."""
         return self.waiting.watch(self.store) + self.dispatch.dispatch_waiting(self.store)
+
+    def read_quietly(self, job_ids: Sequence[int]) -> list[Job]:
+        """The jobs as they are, without a step."""
+        quiet = MemoryKeyValues()
+        quiet._entries = self._map._entries
+        return KvStore(quiet, clock=self._now).get_many(job_ids)
 
     def rows(self, job_id: int) -> int:
         """How many rows of the ledger a job has."""
