@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,11 +14,12 @@ import pytest
 
 import pipeline.run_job
 from pipeline.engines.base import ForegroundImage, Generation, GenerationOptions, OnStep
-from pipeline.errors import ImageTo3DError, StoreUnavailable
+from pipeline.errors import GenerationGone, ImageTo3DError, StoreUnavailable
 from pipeline.imaging.background_removal import Cutout
 from pipeline.jobs.model import JobResult, JobState
 from pipeline.jobs.stages import STAGES
-from pipeline.run_job import run_job
+from pipeline.mesh import packing
+from pipeline.run_job import load_generation, run_job
 from pipeline.stages.deliver import Delivery
 from pipeline.stages.intake import LoadedViews
 from pipeline.storage.base import OutputFile
@@ -216,3 +218,16 @@ def test_a_checkpoint_of_views_without_cut_outs_is_resumed(job: Job) -> None:
 
     assert result.state is JobState.SUCCESS and "intake" not in job.runs
     assert "cutout_confidence" not in result.meta
+
+
+def test_a_kept_generation_is_read_and_one_of_another_format_is_refused_with_a_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "kept.pickle"
+    path.write_bytes(pickle.dumps(Generation(TETRAHEDRON, Grey(), engine="", seed=7)))
+    kept = load_generation(path)
+
+    assert kept.mesh.vertices.tobytes() == TETRAHEDRON.vertices.tobytes() and kept.seed == 7
+    monkeypatch.setattr(packing, "VERSION", packing.VERSION + 1)
+    with pytest.raises(GenerationGone, match="cannot be read; submit the image again"):
+        load_generation(path)

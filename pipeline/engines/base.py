@@ -1,6 +1,6 @@
 """The engine protocol, its input and its result. Knows no particular engine and imports no torch.
 
-`Generation` separates the GPU stage from the CPU stages: plain numpy, under 60 MB, picklable.
+`Generation` separates the GPU stage from the CPU stages: plain numpy, picklable, under 20 MB at the engines' defaults.
 """
 
 from __future__ import annotations

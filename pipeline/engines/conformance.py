@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pipeline.engines.base import AttributeSource, Engine, ForegroundImage, Generation, GenerationOptions
 from pipeline.errors import Cancelled
 
-MAX_PICKLED_BYTES = 60 * 10**6
+MAX_PICKLED_BYTES = 20 * 10**6
 """A `Generation` travels between processes and is kept as a checkpoint."""
 MIN_STEPS = 3
 """Calls of `on_step` in a generation: each is a chance to cancel."""

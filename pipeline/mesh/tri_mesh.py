@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from pipeline.mesh.packing import pack
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,6 +25,21 @@ class TriMesh:
 
     vertices: NDArray[np.floating]
     faces: NDArray[np.int32]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickle the arrays packed: of each face its first corner, and what the others are away from it."""
+        first = self.faces[:, 0]
+        others = self.faces[:, 1:] - first[:, None]
+        return {"vertices": pack(self.vertices), "first_corners": pack(first), "other_corners": pack(others)}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        """Set the arrays; earlier versions pickled them as they are."""
+        if "faces" in state:
+            self.__dict__.update(state)
+            return
+        first, others = state["first_corners"].unpacked(), state["other_corners"].unpacked()
+        faces = np.column_stack([first, first[:, None] + others])
+        self.__dict__.update({"vertices": state["vertices"].unpacked(), "faces": faces})
 
     @property
     def corners(self) -> NDArray[np.floating]:

@@ -9,7 +9,7 @@ The release renders 100 views and fits a texture to them instead; this needs no 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from scipy import spatial
 
 from pipeline.engines.base import ColourSource
+from pipeline.mesh.packing import PacksArrays
 
 SH_C0 = 0.28209479177387814  # the constant spherical harmonic, 1 / (2 sqrt(pi))
 FOOTPRINT = 1 / 1024  # standard deviation added to every kernel, in units of the cube: about one texel
@@ -32,7 +33,7 @@ REACH = 6.0  # standard deviations after which a kernel is nothing: NEIGHBOURS e
 
 
 @dataclass(frozen=True, eq=False)
-class VertexColours(ColourSource):
+class VertexColours(PacksArrays, ColourSource):
     """Vertex colours: the mean of the nearest three vertices, weighted by inverse distance.
 
     Attributes:
@@ -45,12 +46,8 @@ class VertexColours(ColourSource):
 
     @cached_property
     def tree(self) -> spatial.KDTree:
-        """The search tree of the vertices, built at the first query."""
+        """The search tree of the vertices, built at the first query and not pickled."""
         return spatial.KDTree(self.vertices)
-
-    def __getstate__(self) -> dict[str, NDArray]:
-        """Pickle the arrays without the tree, which is rebuilt at the first query."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
 
     def colours_at(
         self,
@@ -70,7 +67,7 @@ class VertexColours(ColourSource):
 
 
 @dataclass(frozen=True, eq=False)
-class GaussianColours(ColourSource):
+class GaussianColours(PacksArrays, ColourSource):
     """Colours of Gaussians.
 
     Attributes:
@@ -91,12 +88,8 @@ class GaussianColours(ColourSource):
 
     @cached_property
     def grid(self) -> _Grid:
-        """The Gaussians sorted into a grid, built at the first query."""
+        """The Gaussians sorted into a grid, built at the first query and not pickled."""
         return _sort_into_grid(self)
-
-    def __getstate__(self) -> dict[str, object]:
-        """Pickle the arrays without the grid, which is rebuilt at the first query."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
 
     def colours_at(
         self,

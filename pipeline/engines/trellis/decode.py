@@ -19,6 +19,7 @@ from pipeline.engines.trellis.radiance_decoder import SLatRadianceFieldDecoder
 from pipeline.engines.trellis.spec import REFERENCE_RESOLUTION, ModelSpec
 from pipeline.errors import EngineFailed
 from pipeline.formats.splat import splat_ply_bytes
+from pipeline.mesh.packing import on_grid, with_fewer_digits
 from pipeline.mesh.tri_mesh import TriMesh
 from pipeline.ops.transfer import to_host
 from pipeline.ops.voxels import VoxelSet
@@ -28,6 +29,10 @@ from pipeline.render.radiance_field import turntable_frames
 CPU_RAYS = 1 << 20
 """Rays of a turntable that a CPU renders: two minutes of two cores at 8,000 rays a second. The released size has 500
 million, for which they would take 17 hours."""
+VERTEX_BITS = 20
+"""Vertices are rounded to multiples of 2^-20: by 1/8,000 of a cell of the released grid at most."""
+CENTRE_BITS, SCALE_BITS, TURN_BITS, OPACITY_BITS = 17, 4, 7, 8
+"""Bits of what the colours of the surface need of Gaussians; their bake is the same to 60 dB."""
 HALF_TURN_RAD = 3.1415  # start of the camera path at the front; the release writes a full turn as 2 * 3.1415
 
 
@@ -67,7 +72,7 @@ def decode_mesh(
     if surface.attributes is not None:
         found.append((surface.attributes[used, :3] * 255).round().to(torch.uint8))
     places, triangles, *colours = (tensor.numpy() for tensor in to_host(*found))
-    vertices = to_y_up(places)
+    vertices = on_grid(to_y_up(places), bits=VERTEX_BITS)
     rgb = colours[0] if colours else np.full((len(vertices), 3), 128, np.uint8)
     return TriMesh(vertices, triangles), VertexColours(vertices, rgb)
 
@@ -86,12 +91,12 @@ def decode_gaussians(decoder: SLatGaussianDecoder, slat: Tensor, voxels: VoxelSe
 
 
 def gaussian_colours(gaussians: Gaussians, fallback: VertexColours) -> GaussianColours:
-    """Convert Gaussians to a colour source in the project's frame; all but the centres in half precision."""
+    """Convert Gaussians to a colour source in the project's frame, of numbers that are short when packed."""
     return GaussianColours(
-        xyz=to_y_up(gaussians.xyz.numpy()),
-        scaling=gaussians.scaling.numpy().astype(np.float16),
-        rotation=quaternions_to_y_up(gaussians.rotation.numpy()).astype(np.float16),
-        opacity=gaussians.opacity[:, 0].numpy().astype(np.float16),
+        xyz=on_grid(to_y_up(gaussians.xyz.numpy()), bits=CENTRE_BITS),
+        scaling=with_fewer_digits(gaussians.scaling.numpy(), bits=SCALE_BITS),
+        rotation=on_grid(quaternions_to_y_up(gaussians.rotation.numpy()), bits=TURN_BITS).astype(np.float16),
+        opacity=on_grid(gaussians.opacity[:, 0].numpy(), bits=OPACITY_BITS).astype(np.float16),
         rgb=gaussian_rgb(gaussians.features_dc.numpy()),
         fallback=fallback,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from pipeline.mesh.material import SurfaceAttributes
 from pipeline.mesh.nearest_surface import NO_FACE, NearestSurface
+from pipeline.mesh.packing import PacksArrays
 from pipeline.mesh.tri_mesh import TriMesh
 
 MODEL_AXES, MODEL_SIGNS = (0, 2, 1), (1.0, -1.0, 1.0)
@@ -19,11 +20,11 @@ CHANNELS = 6
 
 
 @dataclass(frozen=True, eq=False)
-class VoxelAttributes:
+class VoxelAttributes(PacksArrays):
     """An `AttributeSource`: voxels around a surface, each with a colour and a material.
 
     A point takes the attributes at the nearest place of the surface that was decoded, interpolated between the voxels
-    that exist around it.
+    that exist around it. The tables for searching are made at the first query and not pickled.
 
     Attributes:
         surface: the decoded surface, before simplification, in the project's frame.
@@ -44,10 +45,6 @@ class VoxelAttributes:
     @cached_property
     def _keys(self) -> NDArray[np.int64]:
         return _keys_of(self.coords.astype(np.int64), self.resolution)
-
-    def __getstate__(self) -> dict[str, object]:
-        """Pickle the arrays without the tables for searching, which are made at the first query."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
 
     def attributes_at(self, points: NDArray[np.float32], normals: NDArray[np.float32]) -> SurfaceAttributes:
         """See `AttributeSource.attributes_at`."""

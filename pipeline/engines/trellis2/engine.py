@@ -45,6 +45,7 @@ from pipeline.engines.trellis2.unet import Decoded
 from pipeline.engines.trellis2.weights import WEIGHTS_FOLDER
 from pipeline.errors import EngineFailed, InvalidRequest
 from pipeline.mesh.fill_holes import fill_small_holes
+from pipeline.mesh.packing import on_grid
 from pipeline.mesh.tri_mesh import TriMesh
 from pipeline.nn.precision import device_of, precision_of
 from pipeline.nn.structure_decoder import coarsened_occupancy
@@ -55,6 +56,8 @@ from pipeline.sampling.contexts import Contexts
 from pipeline.sampling.guidance import MultiImageMode, multi_image_mode_of
 from schemas.request import DETAILS
 
+VERTEX_BITS = 22
+"""Vertices are rounded to multiples of 2^-22: by 1/5,000 of a voxel at most, at the finest detail."""
 HOLE_PERIMETER_M = 0.03
 """Holes of the decoded surface that are shorter around are filled, as in the release."""
 AFTER_ENCODING, AFTER_STRUCTURE, AFTER_SHAPE, AFTER_TEXTURE = 0.03, 0.2, 0.65, 0.9
@@ -295,7 +298,8 @@ class _Run:
             )
         )
         x, y, z = model_frame.T
-        mesh = fill_small_holes(TriMesh(np.stack([x, z, -y], axis=1), triangles), max_perimeter_m=HOLE_PERIMETER_M)
+        whole = fill_small_holes(TriMesh(np.stack([x, z, -y], axis=1), triangles), max_perimeter_m=HOLE_PERIMETER_M)
+        mesh = TriMesh(on_grid(whole.vertices, bits=VERTEX_BITS), whole.faces)
         source = VoxelAttributes(mesh, sorted_coords, sorted_values, resolution)
         warnings = ()
         if resolution != self.options.detail:

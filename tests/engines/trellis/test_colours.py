@@ -6,17 +6,21 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 
 from pipeline.engines.trellis.colours import (
     FOOTPRINT,
     MIN_TOTAL_WEIGHT,
     NEIGHBOURS,
+    SH_C0,
     GaussianColours,
     VertexColours,
     gaussian_rgb,
     rotate_back,
 )
+from pipeline.engines.trellis.decode import gaussian_colours
 from pipeline.engines.trellis.frame import quaternions_to_y_up, to_y_up
+from pipeline.engines.trellis.gaussian_decoder import Gaussians
 
 VOXELS = 32  # along the side of the cube; the released model has 64, with as many Gaussians per voxel
 PER_VOXEL = 32
@@ -180,3 +184,35 @@ def test_converted_quaternions_rotate_converted_vectors_alike() -> None:
 
 def test_colours_of_the_constant_harmonic_are_clamped() -> None:
     assert gaussian_rgb(np.array([[0.0, 10.0, -10.0]])).tolist() == [[128, 255, 0]]
+
+
+def test_a_bake_of_what_the_engine_returns_is_that_of_exact_gaussians_at_16_bytes_each() -> None:
+    rng = np.random.default_rng(5)
+    exact = gaussians_on_a_sphere(2 / VOXELS, no_fallback())
+    order = np.lexsort(np.floor(exact.xyz.T * VOXELS))  # as the decoder returns them, voxel by voxel
+    xyz, rgb = exact.xyz[order], exact.rgb[order]
+    count = len(xyz)
+    turns = rng.normal(size=(count, 4)).astype(np.float32)
+    made = Gaussians(
+        xyz=torch.from_numpy(xyz),
+        features_dc=torch.from_numpy(((rgb / 255 - 0.5) / SH_C0).astype(np.float32)),
+        scaling=torch.from_numpy(np.exp(rng.normal(-5.2, 0.5, (count, 3))).astype(np.float32)),
+        rotation=torch.from_numpy(turns / np.linalg.norm(turns, axis=1, keepdims=True)),
+        opacity=torch.from_numpy(rng.uniform(1 / 255, 1, (count, 1)).astype(np.float32)),
+    )
+    found = gaussian_colours(made, no_fallback())
+    exact = GaussianColours(
+        xyz=to_y_up(xyz),
+        scaling=made.scaling.numpy().astype(np.float16),
+        rotation=quaternions_to_y_up(made.rotation.numpy()).astype(np.float16),
+        opacity=made.opacity[:, 0].numpy().astype(np.float16),
+        rgb=gaussian_rgb(made.features_dc.numpy()),
+        fallback=no_fallback(),
+    )
+    points = sphere_points(20_000, rng)
+    error = found.colours_at(points, points) - exact.colours_at(points, points)
+
+    assert -10 * np.log10(np.mean(error**2)) >= 50
+    assert len(pickle.dumps(found)) / count < 18
+    again = pickle.loads(pickle.dumps(found))
+    assert np.array_equal(again.colours_at(points, points), found.colours_at(points, points))

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from pipeline.engines.trellis2.attributes import VoxelAttributes
+from pipeline.engines.trellis2.engine import VERTEX_BITS
 from pipeline.mesh.bake import bake
 from pipeline.mesh.clean import clean
+from pipeline.mesh.packing import on_grid
 from pipeline.mesh.simplify import simplify
 from pipeline.mesh.tri_mesh import TriMesh
 from pipeline.mesh.unwrap import unwrap
@@ -113,3 +117,19 @@ def test_each_of_two_near_sheets_takes_the_colour_of_its_own_voxels(gap_voxels: 
     assert 0.4 < is_upper.mean() < 0.6
     assert colours[is_upper, 0].min() > 0.99 and colours[is_upper, 2].max() < 0.01
     assert colours[~is_upper, 2].min() > 0.99 and colours[~is_upper, 0].max() < 0.01
+
+
+def test_a_million_voxels_with_their_surface_are_pickled_in_less_than_16_bytes_each() -> None:
+    """At a twentieth of that number; a surface has two faces for a voxel, which `surface` here has as well."""
+    surface = torus(160)
+    surface = TriMesh(on_grid(surface.vertices, bits=VERTEX_BITS), surface.faces)
+    around = voxels_around(surface)
+    voxels = np.sort(np.random.default_rng(0).permutation(len(around.coords))[: len(surface.vertices)])
+    source = VoxelAttributes(surface, around.coords[voxels], around.values[voxels], RESOLUTION)
+    content = pickle.dumps((surface, source))
+    mesh, found = pickle.loads(content)
+
+    assert len(content) < 16 * len(voxels)
+    assert found.surface is mesh and found.resolution == RESOLUTION
+    assert found.coords.tobytes() == source.coords.tobytes() and found.values.tobytes() == source.values.tobytes()
+    assert mesh.vertices.tobytes() == surface.vertices.tobytes()
