@@ -46,8 +46,8 @@ def measure(options: argparse.Namespace) -> int:
     from tests.on_modal.containers import ScriptedEngine, steps_for
 
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
-    functions.JobHandler = LightHandler  # pyright: ignore[reportAttributeAccessIssue]
-    functions.start_prewarm = lambda: None  # pyright: ignore[reportAttributeAccessIssue]
+    functions.JobHandler = LightHandler
+    functions.start_prewarm = lambda: None
     drawn, asked, is_measuring = random.Random(1), Counter[str](), threading.Event()
     queues: dict[str, queue.Queue[Call]] = {OF_JOBS: queue.Queue(), OF_ENGINES: queue.Queue(), "wake": queue.Queue()}
 

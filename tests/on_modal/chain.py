@@ -19,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from pipeline.engines.base import ForegroundImage
 from pipeline.errors import EngineFailed, StoreUnavailable
 from pipeline.job_handler import folder_of
 from pipeline.jobs.api_keys import key_record
@@ -36,7 +37,7 @@ from pipeline.run_job import Generate, run_job
 from pipeline.settings import Settings
 from pipeline.stages.deliver import Delivery
 from pipeline.stages.intake import LoadedViews
-from schemas.request import ImageTo3DRequest
+from schemas.request import GenerationRequest, ImageTo3DRequest
 from tests.fakes.key_values import MemoryKeyValues
 from tests.fakes.shared_dict import InMemoryDict
 from tests.jobs.store_fixtures import new_job
@@ -199,7 +200,7 @@ class Chain:
             clock=self._now,
         )
         self.settings = Settings(
-            data_dir=folder, database_url=None, lease_s=lease_s, engine="preview", engines="", weights="tiny"
+            data_dir=folder, database_url=None, lease_s=lease_s, engine="preview", engines=(), weights="tiny"
         )
         self.deployment = Deployment(
             self.settings,
@@ -355,7 +356,7 @@ class LightHandler:
         self._prepare = prepare
 
     def __call__(self, job: Job, lease: LeaseKeeper) -> JobResult:
-        def load_views(request: ImageTo3DRequest) -> LoadedViews:
+        def load_views(request: GenerationRequest) -> list[ForegroundImage]:
             self._prepare(job, None)
             return LoadedViews([VIEW])
 

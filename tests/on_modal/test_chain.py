@@ -74,6 +74,7 @@ class Platform:
 
     def run_to_end(self, job: Job) -> Job:
         """Run what waits; then let time pass and the scheduled functions look, until the job has ended."""
+        found = job
         for _ in range(ROUNDS):
             self.run_calls()
             found = self.chain.store.get(job.id, api_key_id=None)

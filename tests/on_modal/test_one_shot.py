@@ -51,6 +51,9 @@ class FinishedCall:
             raise TimeoutError
         return self._result
 
+    def cancel(self) -> None:
+        """Nothing to cancel: it has ended."""
+
 
 @pytest.fixture
 def image(tmp_path: Path) -> Path:
@@ -171,7 +174,9 @@ def run(image: Path, out: Path, result: dict[str, Any]) -> list[tuple[Any, ...]]
         spawned.append(arguments)
         return FinishedCall(result)
 
-    run_from_terminal(str(image), out, {"seed": "3"}, spawn=spawn, find_call=FinishedCall, entries=InMemoryDict())
+    run_from_terminal(
+        str(image), out, {"seed": "3"}, spawn=spawn, find_call=lambda call_id: FinishedCall({}), entries=InMemoryDict()
+    )
     return spawned
 
 
