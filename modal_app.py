@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from pipeline.on_modal.api_keys import Change, KeyCommand
     from pipeline.on_modal.control_channel import Failure
     from pipeline.on_modal.deployment import Deployment
+    from pipeline.on_modal.dispatch import Dispatcher
     from pipeline.on_modal.engine_pool import EnginePool
     from pipeline.on_modal.platform_probe import EngineStart
     from pipeline.service import Rotation
@@ -144,13 +145,17 @@ class EngineContainer:
 
     @modal.method()
     def generate(
-        self, views: Sequence[ForegroundImage], options: GenerationOptions, channel: str, restarts: int
+        self, views: Sequence[ForegroundImage], options: GenerationOptions, channel: str, restarts: int, job_id: int = 0
     ) -> Generation | Failure:
+        """Generate, then dispatch the job again, if the call belongs to one."""
         from pipeline.on_modal.control_channel import ControlChannel
 
+        call_id, own = modal.current_function_call_id() or "", ControlChannel(shared_dict, channel)
         with marked_as_remote(TRANSIENT_ERRORS):
-            answer = self.server.answer(views, options, ControlChannel(shared_dict, channel), restarts=restarts)
+            answer = self.server.answer(views, options, own, restarts=restarts, call_id=call_id)
         self.recycle_if_needed()
+        if job_id:
+            dispatcher()(job_id, call_id)
         return answer
 
     def recycle_if_needed(self) -> None:
@@ -249,19 +254,42 @@ MISSING = (FileNotFoundError, modal.exception.NotFoundError)
 
 
 @cache
+def dispatcher() -> Dispatcher:
+    """Dispatches jobs, from any container."""
+    from pipeline.on_modal.dispatch import Dispatcher
+
+    return Dispatcher(
+        lambda job_id, call_id: run_job.spawn(job_id, call_id).object_id,
+        is_in_flight=is_in_flight,
+        entries=shared_dict,
+    )
+
+
+def is_in_flight(call_id: str) -> bool:
+    """Whether a call waits or runs."""
+    from pipeline.on_modal import remote_call
+
+    return remote_call.is_in_flight(FIND_CALL(call_id), transient=TRANSIENT_ERRORS, errors=CLIENT_ERRORS)
+
+
+@cache
 def deployment() -> Deployment:
     """What the CPU functions share, built once per container."""
     from pipeline.on_modal.deployment import open_deployment
+    from pipeline.on_modal.waiting_jobs import WaitingJobs
 
     return open_deployment(
         SETTINGS if SETTINGS.public_url else SETTINGS.model_copy(update={"public_url": web.get_web_url()}),
         jobs=jobs,
         backups=backups,
-        entries=shared_dict,
-        spawn=run_job.spawn,
-        find_call=FIND_CALL,
-        errors=CLIENT_ERRORS,
-        transient=TRANSIENT_ERRORS,
+        dispatch=dispatcher(),
+        waiting=WaitingJobs(
+            dispatcher(),
+            find_call=FIND_CALL,
+            is_in_flight=is_in_flight,
+            entries=shared_dict,
+            default=SETTINGS.engine,
+        ),
         missing=MISSING,
         commit_work=state.commit,
         commit_outputs=outputs.commit,
@@ -280,14 +308,19 @@ def deployment() -> Deployment:
     **WORK,
     **SERVICE,
 )
-def run_job(job_id: int) -> None:
-    """One job from its request to its files."""
+def run_job(job_id: int, call_id: str = "") -> None:
+    """One job as far as it goes without waiting: to the start of its generation, or from its answer to its files."""
     from pipeline.on_modal.functions import run_job
 
     worker_id = modal.current_function_call_id() or f"job-{job_id}"
     with marked_as_remote(TRANSIENT_ERRORS):
         run_job(
-            job_id, deployment(), worker_id=worker_id, engines=engines(GENERATORS), send_webhooks=deliver_webhooks.spawn
+            job_id,
+            deployment(),
+            announced=call_id,
+            worker_id=worker_id,
+            engines=engines(GENERATORS),
+            send_webhooks=deliver_webhooks.spawn,
         )
 
 
@@ -346,16 +379,23 @@ def fetch_weights(engine: str = SCALING.engine, size: str = "") -> None:
     weights.commit()
 
 
-@once.function(volumes=WEIGHTS, secrets=[settings], name="make_files", **WORK)
-def generate_once(body: dict[str, Any], file_prefix: str, channel: str) -> dict[str, Any]:
-    """One image without a service, for `modal run modal_app.py --image …` and `--text …`."""
+@once.function(volumes=WEIGHTS | {"/data/work": state}, secrets=[settings], name="make_files", **WORK)
+def generate_once(body: dict[str, Any], file_prefix: str, channel: str, call_id: str = "") -> dict[str, Any]:
+    """One image without a service, for `modal run modal_app.py --image …` and `--text …`, as far as `run_job` goes."""
     from pipeline.on_modal import one_shot
     from pipeline.on_modal.control_channel import ControlChannel
 
     own = ControlChannel(shared_dict, channel)
     with marked_as_remote(TRANSIENT_ERRORS):
         return one_shot.generate_once(
-            body, file_prefix=file_prefix, settings=SETTINGS, engines=engines(ONCE), channel=own
+            body,
+            file_prefix=file_prefix,
+            settings=SETTINGS,
+            engines=engines(ONCE),
+            channel=own,
+            announced=call_id,
+            commit=state.commit,
+            reload=state.reload,
         )
 
 
@@ -440,6 +480,7 @@ def main(
         fields,
         text=text or None,
         spawn=generate_once.spawn,
+        find_call=FIND_CALL,
         entries=shared_dict,
         also=also,
         force=force,

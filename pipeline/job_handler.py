@@ -88,11 +88,12 @@ class JobHandler:
 
         Raises:
             StoreUnavailable: the store did not answer in the middle of the job.
+            HandedOver: raised by `generate`, see `run_job`.
         """
         model = request_model(job.meta.parameters)
         request = model.model_validate_json(self._service.store.request_of(job.id))
         folder = folder_of(job, self._service.settings.work_dir)
-        if job.attempts > 1 or job.meta.export_of is not None:
+        if job.attempts > 1 or job.progress.stage or job.meta.export_of is not None:
             self._before_resuming()
         if self._shared_work is not None:
             self._shared_work.restore(folder)

@@ -21,7 +21,7 @@ import tempfile
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
 from os import PathLike
@@ -477,16 +477,24 @@ def run_in_memory(
     generate: Generate,
     on_progress: OnProgress,
     on_error: Callable[[ImageTo3DError], None] = lambda error: None,
+    work_dir: Path | None = None,
 ) -> tuple[JobResult, dict[str, bytes]]:
     """Run a job whose files come back in memory.
 
+    Args:
+        work_dir: kept afterwards, for a later run to resume from; None is a folder that exists during the run.
+
     Returns:
         How the job ended, and the content of its files by name, in the order of `artifacts`.
+
+    Raises:
+        HandedOver: as for `run_job`.
     """
     from pipeline.run_job import run_job
 
     contents: dict[str, bytes] = {}
-    with tempfile.TemporaryDirectory(prefix="image-to-3d-") as folder:
+    kept = None if work_dir is None else nullcontext(str(work_dir))
+    with kept or tempfile.TemporaryDirectory(prefix="image-to-3d-") as folder:
         result = run_job(
             request,
             file_prefix=file_prefix,

@@ -28,7 +28,9 @@ from pipeline.errors import (
     translate,
 )
 from pipeline.imaging.background_removal import Cutout
+from pipeline.jobs.hand_over import HandedOver
 from pipeline.jobs.model import FinalState, JobResult, JobState
+from pipeline.jobs.stages import EXPORT_STAGE_ENDS_AT, STAGE_ENDS_AT, percent_of
 from pipeline.jobs.transitions import EXPORT_STAGE
 from pipeline.private_files import make_private_file, make_private_folder
 from pipeline.stages.deliver import Delivery
@@ -42,11 +44,6 @@ from schemas.request import GenerationRequest
 
 log = logging.getLogger(__name__)
 
-STAGES = ("intake", "generate", "export", "deliver")
-# Progress at the end of each stage, in percent of the whole job; the shares are those of a warm job on an H100.
-STAGE_ENDS_AT = {"intake": 5, "generate": 50, "export": 90, "deliver": 100}
-EXPORT_STAGES = (EXPORT_STAGE, "export", "deliver")
-EXPORT_STAGE_ENDS_AT = {EXPORT_STAGE: 10, "export": 80, "deliver": 100}
 STAGE_ERRORS: dict[str, type[StageError]] = {
     EXPORT_STAGE: ExportFailed,
     "intake": IntakeFailed,
@@ -96,6 +93,7 @@ def run_job(
 
     Raises:
         StoreUnavailable: the database did not answer in the middle of the job, which therefore has no result yet.
+        HandedOver: raised by `generate`; a later run with the same folder goes on when the generation is there.
     """
     run = _Run(request, file_prefix, work_dir, on_progress, is_cancelled, on_checkpoint)
 
@@ -135,7 +133,7 @@ def run_export(
     )
 
     def loaded() -> Generation:
-        return run.stage(EXPORT_STAGE, lambda: replace(load(), gpu_seconds=0.0, kernel_fallbacks=()))
+        return run.stage(EXPORT_STAGE, lambda: replace(load(), gpu_seconds=0.0, elsewhere_s=0.0, kernel_fallbacks=()))
 
     return _run_stages(run, loaded, deliver=deliver, on_error=on_error)
 
@@ -168,7 +166,7 @@ def _run_stages(
         generation = generation_of()
         files = run.in_work_dir(run.stage("export", run.export, generation))
         delivery = run.stage("deliver", deliver, files)
-    except StoreUnavailable:
+    except (StoreUnavailable, HandedOver):
         raise
     except Cancelled as error:
         on_error(error)
@@ -207,9 +205,8 @@ class _Run:
         *,
         stage_ends_at: Mapping[str, int] = STAGE_ENDS_AT,
     ) -> None:
-        self._stages = tuple(stage_ends_at)
         self._stage_ends_at = stage_ends_at
-        self.current_stage = self._stages[0]
+        self.current_stage = next(iter(stage_ends_at))
         self.seed = request.seed
         self._request = request
         self._file_prefix = file_prefix
@@ -236,6 +233,7 @@ class _Run:
             if not FORMATS[name].is_writable:
                 raise MissingExtra(f"the format {name}", extra=FORMATS[name].extra)
         make_private_folder(self._work_dir)
+        self._timer.seconds |= self._read_checkpoint("seconds") or {}
         seed = self._read_checkpoint("seed")
         if seed is None:
             seed = self._request.seed or draw_seed()
@@ -243,7 +241,7 @@ class _Run:
         self.seed = seed
 
     def stage(self, name: str, work: Callable[Args, Result], *args: Args.args, **kwargs: Args.kwargs) -> Result:
-        """Run one stage, or return the checkpoint of an earlier attempt.
+        """Run one stage, or return the checkpoint of an earlier run, which has reported its progress too.
 
         Args:
             work: the stage; called with the further arguments.
@@ -252,16 +250,26 @@ class _Run:
             Cancelled: the caller asked for the job to stop.
         """
         self.current_stage = name
+        known = self._read_checkpoint(name)
+        if known is not None:
+            self._note_cost(known)
+            self._timer.seconds.setdefault(name, 0.0)
+            self._on_checkpoint()
+            self._check_cancelled()
+            return known
         self.on_step(0.0)
-        with self._timer.measure(name):
-            result = self._read_checkpoint(name)
-            if result is None:
+        try:
+            with self._timer.measure(name):
                 result = work(*args, **kwargs)
                 self._note_cost(result)
                 self._write_checkpoint(name, result)
-            else:
-                self._note_cost(result)
-            self._on_checkpoint()
+        except HandedOver:
+            self._write_checkpoint("seconds", self._timer.seconds)
+            raise
+        if isinstance(result, Generation):
+            self._timer.seconds[name] += result.elsewhere_s
+        self._write_checkpoint("seconds", self._timer.seconds)
+        self._on_checkpoint()
         self.on_step(1.0)
         return result
 
@@ -291,12 +299,13 @@ class _Run:
         Raises:
             Cancelled: the caller asked for the job to stop.
         """
+        self._check_cancelled()
+        percent = percent_of(self.current_stage, share, stage_ends_at=self._stage_ends_at)
+        self._on_progress(self.current_stage, percent)
+
+    def _check_cancelled(self) -> None:
         if self._is_cancelled():
             raise Cancelled("The job was cancelled.")
-        index = self._stages.index(self.current_stage)
-        starts_at = self._stage_ends_at[self._stages[index - 1]] if index else 0
-        ends_at = self._stage_ends_at[self.current_stage]
-        self._on_progress(self.current_stage, round(starts_at + (ends_at - starts_at) * min(max(share, 0.0), 1.0)))
 
     def result(self, state: FinalState, error: ImageTo3DError | None = None) -> JobResult:
         """The job's result with everything that is known by now.

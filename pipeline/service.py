@@ -41,6 +41,8 @@ class Service:
         http: the client of every outgoing request; connects only to addresses that this deployment allows.
         generations: which finished jobs can be exported again.
         dispatch: called with each new job, where no worker polls the queue.
+        after_cancel: called with each job whose cancellation was requested, where no worker may hold it.
+        with_progress: returns a job with newer progress than the store has, where that is to be had elsewhere.
         starts_workers_on_demand: `dispatch` starts one where none is running.
         has_own_files: files lie in a folder of this machine, which other machines of the deployment do not see.
         poll_s: pause between two looks at the store for the end of jobs that requests wait for.
@@ -54,6 +56,8 @@ class Service:
     http: httpx.Client
     generations: GenerationIndex
     dispatch: Callable[[Job], None] = lambda job: None
+    after_cancel: Callable[[Job], None] = lambda job: None
+    with_progress: Callable[[Job], Job] = lambda job: job
     starts_workers_on_demand: bool = False
     has_own_files: bool = False
     poll_s: float = 0.15
@@ -114,6 +118,8 @@ def open_service(
     temporary: LinkedFiles | None = None,
     generations: GenerationIndex | None = None,
     dispatch: Callable[[Job], None] | None = None,
+    after_cancel: Callable[[Job], None] = Service.after_cancel,
+    with_progress: Callable[[Job], Job] = Service.with_progress,
     poll_s: float = Service.poll_s,
 ) -> Service:
     """Build everything that a process of the service works with.
@@ -124,6 +130,7 @@ def open_service(
         temporary: outputs of callers without a bucket; `temporary_outputs` by default.
         generations: as `Service.generations`; the folder of the settings by default.
         poll_s: as `Service.poll_s`.
+        after_cancel, with_progress: as in `Service`.
         dispatch: as `Service.dispatch`, which then starts workers on demand; None where workers poll the queue.
 
     Raises:
@@ -143,6 +150,8 @@ def open_service(
         http=guarded_client(settings),
         generations=kept_generations(settings) if generations is None else generations,
         dispatch=dispatch or (lambda job: None),
+        after_cancel=after_cancel,
+        with_progress=with_progress,
         starts_workers_on_demand=dispatch is not None,
         has_own_files=temporary is None and settings.outputs_url is None,
         poll_s=poll_s,

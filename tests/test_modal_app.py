@@ -76,7 +76,7 @@ def test_volumes_are_writable_only_where_something_is_written(functions: dict[st
 
     assert mounted["run_job"] == data | weights
     assert mounted["clean"] == data | {"/data/backup": ("image-to-3d-backup", "writable")}
-    assert mounted["generate_once"] == weights
+    assert mounted["generate_once"] == {"/data/work": data["/data/work"]} | weights
     assert mounted["fetch_weights"] == {"/weights": ("image-to-3d-weights", "writable")}
     for name in ("web", "deliver_webhooks", "smoke", "keys", "secrets"):
         assert mounted[name] == {}

@@ -17,8 +17,9 @@ from pipeline.engines.base import ForegroundImage, Generation, GenerationOptions
 from pipeline.errors import GenerationGone, ImageTo3DError, StoreUnavailable
 from pipeline.imaging.background_removal import Cutout
 from pipeline.jobs.model import JobResult, JobState
+from pipeline.jobs.stages import STAGES
 from pipeline.mesh import packing
-from pipeline.run_job import STAGES, load_generation, run_job
+from pipeline.run_job import load_generation, run_job
 from pipeline.stages.deliver import Delivery
 from pipeline.stages.intake import LoadedViews
 from pipeline.storage.base import OutputFile

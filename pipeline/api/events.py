@@ -43,7 +43,7 @@ async def _events(job_id: int, api_key_id: str, context: Context, base_url: str)
     pause_s = max(EVENT_POLL_S, 2 * context.service.poll_s)
 
     def read() -> tuple[bool, dict[str, Any]]:
-        job = context.store.get(job_id, api_key_id=api_key_id)
+        job = context.service.with_progress(context.store.get(job_id, api_key_id=api_key_id))
         return job.state.is_final, context.job_body(job, fetch_path=f"{ENTERPRISE}/fetch", base_url=base_url)
 
     while True:

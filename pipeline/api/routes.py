@@ -176,6 +176,7 @@ async def _wait_for_body(context: Context, job: Job, *, wait_s: float, fetch_pat
         latest = (
             waited if waited.state.is_final or wait_s <= 0 else context.store.get(job.id, api_key_id=job.api_key_id)
         )
+        latest = context.service.with_progress(latest)
         return context.job_body(latest, fetch_path=fetch_path, base_url=base_url)
 
     return await context.in_thread(read)
@@ -262,6 +263,7 @@ async def cancel(call_id: str, request: Request, context: Context = Depends(cont
     caller, _ = await context.user(request)
     found = await context.in_thread(context.job_of, caller, read_id(call_id))
     job = await context.in_thread(context.store.request_cancel, found.id, api_key_id=caller.key.id)
+    await context.in_thread(context.service.after_cancel, job)
     base_url = context.base_url(request)
     return JSONResponse(
         await context.in_thread(context.job_body, job, fetch_path=f"{ENTERPRISE}/fetch", base_url=base_url)

@@ -135,6 +135,7 @@ class Generation:
         seed: the seed that was used.
         warnings: sentences for the caller, such as which parameters had no effect.
         gpu_seconds: seconds of accelerator time, 0 on a CPU.
+        elsewhere_s: wall seconds that it took in another container while nothing here waited for it.
         kernel_fallbacks: names of the GPU kernels that PyTorch replaced, see `pipeline.ops.kernels`.
         turntable_mp4: a turntable rendered from the engine's own field; None if it has no field or none was requested.
         extra_files: further files by extension (`"splat.ply"`), delivered beside the asset.
@@ -160,6 +161,7 @@ class Generation:
     view_angles: tuple[ViewAngle, ...] | None = None
     view_angles_confidence: float | None = None
     is_closed: bool = True
+    elsewhere_s: float = 0.0
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore a pickled generation; version 0.1.0 had colours alone, under another name."""

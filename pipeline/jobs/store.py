@@ -150,6 +150,19 @@ class JobStore(Protocol):
         """Queue the job again at its old position; the attempt does not count. For a graceful stop."""
         ...
 
+    def hand_over(self, lease: Lease, *, worker_id: str, lease_s: float, progress: Progress | None = None) -> Job:
+        """Give the job to another holder, in the same attempt; the lease of the caller is void afterwards.
+
+        Args:
+            worker_id: the new holder.
+            lease_s: how long it holds the job without a `renew`.
+            progress: recorded too; None where it has not changed.
+
+        Returns:
+            The job, still running, with its new lease.
+        """
+        ...
+
     def expire_leases(self, worker_id: str) -> int:
         """Expire the leases of a worker that is known to be dead; returns how many."""
         ...

@@ -41,6 +41,10 @@ MAX_ATTEMPTS = 3
 """How often a job is claimed without progress before it is given up as failed."""
 REQUEST_LIFETIME_S = 86400.0
 """How long the request of a job that failed through no fault of its caller is kept at most, with its images."""
+PASSIVE = "generation-"
+"""What the name of a passive holder begins with."""
+PASSIVE_LEASE_S = 900.0
+"""How long a passive holder holds a job. No process renews such a lease but the scheduled functions, every minute."""
 MAX_PAUSE_S = 7200.0
 """No outbox task is scheduled further ahead: a later due time was written before the clock stepped back."""
 MAX_SKEW_S = 60.0
@@ -157,6 +161,26 @@ def lease_end(now: float, lease_s: float) -> float:
     return now + lease_s
 
 
+def passive_holder(name: str) -> str:
+    """The `worker_id` of a job that waits for a call of that name, and that no process works on."""
+    return f"{PASSIVE}{name}"
+
+
+def is_passive(worker_id: str | None) -> bool:
+    """Whether a job with this holder may be taken over at once, by `handed_over`."""
+    return worker_id is not None and worker_id.startswith(PASSIVE)
+
+
+def longest_lease_s(worker_id: str | None, lease_s: float) -> float:
+    """For how long a lease of this holder is granted, where those of workers are granted for `lease_s`."""
+    return max(lease_s, PASSIVE_LEASE_S) if is_passive(worker_id) else lease_s
+
+
+def handed_over(job: Job, worker_id: str, *, now: float, lease_s: float, progress: Progress | None = None) -> Job:
+    """The job under a lease of another holder. The attempt goes on: it is not counted again."""
+    return replace(renewed(job, now=now, lease_s=lease_s, progress=progress), worker_id=worker_id)
+
+
 def claimed(job: Job, worker_id: str, *, now: float, lease_s: float) -> Job:
     """The job, running under a new lease. Every claim is an attempt."""
     return replace(
@@ -169,9 +193,13 @@ def claimed(job: Job, worker_id: str, *, now: float, lease_s: float) -> Job:
     )
 
 
-def is_lease_due(expires_at: Any, *, now: float, lease_s: float) -> Any:
-    """Whether `lease_checked` would change a running job: its lease has expired, or lies further ahead than any can."""
-    return (expires_at <= now) | (expires_at > now + 2 * lease_s)
+def is_lease_due(expires_at: Any, *, now: float, longest_s: Any) -> Any:
+    """Whether `lease_checked` would change a running job: its lease has expired, or lies further ahead than any can.
+
+    Args:
+        longest_s: the `longest_lease_s` of its holder.
+    """
+    return (expires_at <= now) | (expires_at > now + 2 * longest_s)
 
 
 def lease_checked(
@@ -181,14 +209,14 @@ def lease_checked(
 
     Returns:
         The job as it is while its lease holds; with its lease cut where the clock stepped back since it was written, so
-        that it expires after one `lease_s` from now; the job claimed by `worker_id`; queued again, its attempts kept,
+        that it expires after its full length from now; the job claimed by `worker_id`; queued again, its attempts kept,
         where that worker lacks the engine; or the result that ends it.
     """
-    expires_at = job.lease_expires_at or 0.0
-    if not is_lease_due(expires_at, now=now, lease_s=lease_s):
+    expires_at, longest_s = job.lease_expires_at or 0.0, longest_lease_s(job.worker_id, lease_s)
+    if not is_lease_due(expires_at, now=now, longest_s=longest_s):
         return job
     if expires_at > now:
-        return replace(job, lease_expires_at=lease_end(now, lease_s))
+        return replace(job, lease_expires_at=lease_end(now, longest_s))
     if job.is_cancel_requested:
         return CANCELLED
     if job.attempts >= MAX_ATTEMPTS:

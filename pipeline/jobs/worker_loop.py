@@ -2,7 +2,8 @@
 
 What may happen around the work, and what becomes of the job: the process dies (the lease expires, another worker claims
 the job); the store is unavailable (writes are retried); the caller cancels (the work is told to stop); the service
-stops (the work gets a grace period, then the job is requeued); the work hangs (its process ends).
+stops (the work gets a grace period, then the job is requeued); the work hangs (its process ends); the work hands the
+job over to something that runs elsewhere (no process holds it until another one takes it over).
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ from typing import Protocol
 import structlog
 
 from pipeline.errors import LeaseLost, StageError, StoreUnavailable
-from pipeline.jobs.model import Job, JobResult, JobState, Lease, Progress, WorkerRecord
+from pipeline.jobs.hand_over import HandedOver
+from pipeline.jobs.model import Job, JobResult, JobState, Progress, WorkerRecord
 from pipeline.jobs.store import JobStore, WorkerRegistry
+from pipeline.jobs.transitions import PASSIVE_LEASE_S, is_passive
 from pipeline.telemetry import span
 
 MAX_HEARTBEAT_INTERVAL_S = 1.0
@@ -74,37 +77,41 @@ class LeaseKeeper:
     """Sends the heartbeats of a job while its work runs: reports progress, and learns of cancellation requests.
 
     Args:
+        job: as its lease was granted.
         stop: set when the service stops.
         heartbeat_worker: called with every heartbeat.
+
+    Attributes:
+        progress: what was reported last.
     """
 
     def __init__(
         self,
         store: QueueStore,
-        lease: Lease,
+        job: Job,
         options: WorkerOptions,
         *,
         stop: threading.Event,
         heartbeat_worker: Callable[[], None],
     ) -> None:
         self._store = store
-        self._lease = lease
+        self._lease = lease = job.lease
         self._options = options
         self._stop = stop
         self._heartbeat_worker = heartbeat_worker
-        self._progress: Progress = Progress()
-        self._reported: Progress = self._progress
+        self.progress: Progress = Progress()
+        self._reported: Progress = self.progress
         self._has_ended = threading.Event()
         self._wake = threading.Event()
-        self.is_cancel_requested = False
+        self.is_cancel_requested = job.is_cancel_requested
         self.is_lease_lost = False
         self.is_grace_over = False
         self._thread = threading.Thread(target=self._keep, name=f"lease-{lease.job_id}", daemon=True)
 
     def report(self, stage: str, percent: int) -> None:
         """Set the progress, which the next heartbeat writes; a new stage is written at once."""
-        is_new_stage = stage != self._progress.stage
-        self._progress = Progress(stage, percent)
+        is_new_stage = stage != self.progress.stage
+        self.progress = Progress(stage, percent)
         if is_new_stage:
             self._wake.set()
 
@@ -145,7 +152,7 @@ class LeaseKeeper:
     def _heartbeat(self) -> bool:
         """Send one heartbeat; False when the lease is lost."""
         try:
-            progress = self._progress
+            progress = self.progress
             changed = progress if progress != self._reported else None
             self.is_cancel_requested = self._store.renew(self._lease, lease_s=self._options.lease_s, progress=changed)
             self._reported = progress
@@ -177,7 +184,7 @@ class QueueWorker:
     """Claims one job at a time and runs it.
 
     Args:
-        work: runs a job. Any exception fails the job, except `StoreUnavailable`, which requeues it.
+        work: runs a job. Any exception fails the job, except `StoreUnavailable`, which requeues it, and `HandedOver`.
         on_end: called with each job that this worker has completed, when its end is on record.
     """
 
@@ -223,8 +230,12 @@ class QueueWorker:
         """
         options = self._options
         job = self._store.claim(self._worker_id, lease_s=options.lease_s, job_id=job_id, engines=options.engines)
-        if job is None:
-            return None
+        if job is not None:
+            self._run(job, stop)
+        return job
+
+    def _run(self, job: Job, stop: threading.Event) -> None:
+        """Complete a job that this worker has claimed or taken over, requeue it, or hand it over."""
         traced = {"job.id": job.id, "job.attempt": job.attempts}
         with (
             structlog.contextvars.bound_contextvars(job_id=job.id, key_id=job.api_key_id, attempt=job.attempts),
@@ -233,18 +244,20 @@ class QueueWorker:
             log.info("job started")
             started_s = time.monotonic()
             heartbeat_worker = partial(self._heartbeat_worker, job.id)
-            with LeaseKeeper(
-                self._store, job.lease, self._options, stop=stop, heartbeat_worker=heartbeat_worker
-            ) as keeper:
+            with LeaseKeeper(self._store, job, self._options, stop=stop, heartbeat_worker=heartbeat_worker) as keeper:
                 result = self._try(job, keeper)
-                outcome = self._conclude(job, keeper, result)
+                outcome = "" if isinstance(result, HandedOver) else self._conclude(job, keeper, result)
+            if isinstance(result, HandedOver):  # no heartbeat may follow: the lease is another one's from here on
+                outcome = self._hand_over(job, keeper, result, stop)
+                note({"job.outcome": outcome})
+                log.info("job goes on elsewhere", outcome=outcome, seconds=round(time.monotonic() - started_s, 3))
+                return
             note({"job.outcome": outcome, "job.engine": result.engine})
             seconds = round(time.monotonic() - started_s, 3)
             if outcome == JobState.FAILED:
                 log.warning("job failed", seconds=seconds, **_why(result))
             else:
                 log.info("job finished", outcome=outcome, engine=result.engine, seconds=seconds)
-        return job
 
     def run_dispatched(
         self, job_id: int, stop: threading.Event, *, made_progress: Callable[[Job], bool] = lambda job: False
@@ -252,20 +265,24 @@ class QueueWorker:
         """Run one job, also where an earlier process that it was dispatched to is dead or silent.
 
         This worker's id names the dispatch: a job that an earlier process holds under it is claimed at once. A lease
-        under another id is waited for once; a worker that renews it meanwhile keeps the job.
+        under another id is waited for once; a worker that renews it meanwhile keeps the job. From a passive holder the
+        job is taken over at once, in the same attempt; of two that try, one gets it.
 
         Args:
             made_progress: called with a job whose process died under this id; True makes that attempt not count.
 
         Returns:
-            The job as it was claimed, None where it has ended, must wait, or is another worker's.
+            The job as it was claimed or taken over, None where it has ended, must wait, or is another worker's.
 
         Raises:
             StoreUnavailable: the store was unavailable before the job was claimed.
         """
+        found = self._running(job_id)
+        if found is not None and is_passive(found.worker_id):
+            return self._take_over(found, stop)
         job = self.run_one(stop, job_id=job_id)
         found = None if job is not None else self._running(job_id)
-        if found is None:
+        if found is None or is_passive(found.worker_id):
             return job
         if found.worker_id != self._worker_id:
             log.info("waiting for another worker's lease", job_id=job_id)
@@ -280,13 +297,23 @@ class QueueWorker:
             self._store.expire_leases(self._worker_id)
         return self.run_one(stop, job_id=job_id)
 
+    def _take_over(self, found: Job, stop: threading.Event) -> Job | None:
+        try:
+            job = self._store.hand_over(found.lease, worker_id=self._worker_id, lease_s=self._options.lease_s)
+        except LeaseLost:  # another process was faster
+            return None
+        self._run(job, stop)
+        return job
+
     def _running(self, job_id: int) -> Job | None:
-        """The job, if a worker holds it."""
+        """The job, if a worker or a passive holder has it."""
         return next((job for job in self._store.get_many([job_id]) if job.state is JobState.RUNNING), None)
 
-    def _try(self, job: Job, keeper: LeaseKeeper) -> JobResult:
+    def _try(self, job: Job, keeper: LeaseKeeper) -> JobResult | HandedOver:
         try:
             return self._work(job, keeper)
+        except HandedOver as handed:
+            return handed
         except StoreUnavailable as error:  # not the job's fault: it is requeued
             log.warning("work interrupted", reason=str(error))
             return JobResult(JobState.CANCELLED)
@@ -316,6 +343,34 @@ class QueueWorker:
             self._on_end(ended)
             return str(ended.state)
         return "unwritten"  # the lease expires, and the next attempt resumes from the last checkpoint
+
+    def _hand_over(self, job: Job, keeper: LeaseKeeper, handed: HandedOver, stop: threading.Event) -> str:
+        """Give the job to its passive holder, then start what that waits for; returns the outcome in a word.
+
+        Whoever looks after passive holders finds a job of which nothing was started, so a failed start is only logged.
+        """
+        for pause_s in COMPLETION_PAUSES_S:
+            try:
+                if keeper.is_lease_lost:
+                    return "lost"
+                waiting = self._store.hand_over(
+                    job.lease, worker_id=handed.worker_id, lease_s=PASSIVE_LEASE_S, progress=keeper.progress
+                )
+            except LeaseLost:
+                return "lost"
+            except StoreUnavailable as error:
+                log.warning("hand-over not written yet", reason=str(error))
+                time.sleep(pause_s)
+                continue
+            if waiting.is_cancel_requested:  # whoever asked may have found this worker as the holder
+                self._take_over(waiting, stop)
+                return "cancelled"
+            try:
+                handed.start()
+            except Exception:
+                log.exception("nothing started for a job that was handed over", job_id=job.id)
+            return "handed over"
+        return "unwritten"
 
     def _may_claim(self) -> bool:
         """Whether to look for a job; a change is logged."""

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import structlog
 
@@ -14,17 +14,13 @@ from pipeline.deployment import open_shared_store
 from pipeline.jobs.store import Store
 from pipeline.on_modal.dict_key_values import DictKeyValues
 from pipeline.on_modal.dispatch import Dispatcher
-from pipeline.on_modal.remote_call import is_in_flight
-from pipeline.on_modal.shared_dict import SharedDict
 from pipeline.on_modal.volume_files import Volume, backup_reader
+from pipeline.on_modal.waiting_jobs import WaitingJobs
 from pipeline.secrets import load_master_keys
 from pipeline.service import Service, local_outputs, open_service
 from pipeline.settings import Settings
 from pipeline.storage.local import LocalStorage
 from pipeline.telemetry import start_telemetry
-
-if TYPE_CHECKING:
-    from pipeline.on_modal.remote_call import RemoteCall
 
 PAUSES_S = (0.2, 1.0)
 """Pauses between the tries of a commit or a reload."""
@@ -40,6 +36,7 @@ class Deployment:
         settings: with the deployment's public address.
         master_keys: as `load_master_keys` returned them.
         dispatch: dispatches jobs.
+        waiting: the jobs that wait for a generation.
         commit_work: commits what was written under `settings.work_dir`.
         commit_outputs: commits what was written under `settings.files_dir`.
         reload_work: shows what other containers committed under `settings.work_dir`.
@@ -50,6 +47,7 @@ class Deployment:
     master_keys: Sequence[bytes]
     store: Store
     dispatch: Dispatcher
+    waiting: WaitingJobs
     commit_work: Callable[[], None]
     commit_outputs: Callable[[], None]
     reload_work: Callable[[], None] = lambda: None
@@ -77,11 +75,8 @@ def open_deployment(
     *,
     jobs: Any,
     backups: Volume,
-    entries: SharedDict,
-    spawn: Callable[[int], RemoteCall],
-    find_call: Callable[[str], RemoteCall],
-    errors: tuple[type[Exception], ...],
-    transient: tuple[type[Exception], ...],
+    dispatch: Dispatcher,
+    waiting: WaitingJobs,
     missing: tuple[type[Exception], ...],
     commit_work: Callable[[], None],
     commit_outputs: Callable[[], None],
@@ -94,25 +89,18 @@ def open_deployment(
         settings: with the deployment's public address.
         jobs: the `modal.Dict` of jobs, for deployments without a database.
         backups: the volume of that Dict's backup, which need not be mounted here.
-        entries: the dictionary of the dispatches.
-        spawn: starts a job's function with its id.
-        find_call: finds a started call by its id.
-        errors: the base classes of the errors of Modal's client.
-        transient: as for `PatientCall`: an error of the connection says nothing about a dispatch.
+        dispatch, waiting: as in `Deployment`.
         missing: those of a file that does not exist.
 
     Raises:
         StoreUnavailable: the database cannot be reached, or its schema is newer than this version.
     """
-
-    def is_dispatched(dispatch_id: str) -> bool:
-        return is_in_flight(find_call(dispatch_id), transient=transient, errors=errors)
-
     return Deployment(
         settings,
         load_master_keys(settings),
         open_store(settings, jobs, backups, missing=missing),
-        Dispatcher(lambda job_id: spawn(job_id).object_id, is_in_flight=is_dispatched, entries=entries),
+        dispatch,
+        waiting,
         commit_work=partial(retry, commit_work),
         commit_outputs=partial(retry, commit_outputs),
         reload_work=partial(retry, reload_work),

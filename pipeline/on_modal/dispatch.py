@@ -27,7 +27,7 @@ class Dispatcher:
     """Dispatches jobs and remembers the id of each dispatch.
 
     Args:
-        spawn: dispatches a job; returns the id of the dispatch.
+        spawn: dispatches a job, with the call that has announced its answer or ""; returns the id of the dispatch.
         is_in_flight: whether a dispatch waits or runs; may raise the error that it ended with.
         entries: where ids are kept until their jobs have ended.
         clock: seconds since 1970.
@@ -35,7 +35,7 @@ class Dispatcher:
 
     def __init__(
         self,
-        spawn: Callable[[int], str],
+        spawn: Callable[[int, str], str],
         *,
         is_in_flight: Callable[[str], bool],
         entries: SharedDict,
@@ -46,10 +46,14 @@ class Dispatcher:
         self._entries = entries
         self._clock = clock
 
-    def __call__(self, job_id: int) -> None:
-        """Dispatch a job. A failure is only logged: `dispatch_waiting` dispatches the job later."""
+    def __call__(self, job_id: int, call_id: str = "") -> None:
+        """Dispatch a job. A failure is only logged: `dispatch_waiting` and `watch` dispatch the job later.
+
+        Args:
+            call_id: the call of the job's generation, where it announces its answer.
+        """
         try:
-            self._entries.put(_entry_of(job_id), self._spawn(job_id))
+            self._entries.put(_entry_of(job_id), self._spawn(job_id, call_id))
         except Exception:
             log.exception("job not dispatched", job_id=job_id)
 
@@ -85,13 +89,12 @@ class Dispatcher:
         waiting = [
             job
             for state in (JobState.RUNNING, JobState.QUEUED)
-            for job in _jobs_in(store, state, api_key_id=api_key_id)
+            for job in jobs_in(store, state, api_key_id=api_key_id)
             if now - _waiting_since(job) > lost_after_s
         ]
         dispatched = 0
         for job in sorted(waiting, key=lambda job: job.seq):
-            dispatch_id = self._entries.get(_entry_of(job.id))
-            if dispatch_id is not None and self._may_be_in_flight(dispatch_id):
+            if self.is_dispatched(job.id):
                 continue
             log.info("job dispatched again", job_id=job.id, state=str(job.state))
             self(job.id)
@@ -100,10 +103,11 @@ class Dispatcher:
                 break
         return dispatched
 
-    def _may_be_in_flight(self, dispatch_id: str) -> bool:
-        """Whether a dispatch waits or runs; Modal raises the error of one that ended with an error."""
+    def is_dispatched(self, job_id: int) -> bool:
+        """Whether a dispatch of the job waits or runs; Modal raises the error of one that ended with an error."""
+        dispatch_id = self._entries.get(_entry_of(job_id))
         try:
-            return self._is_in_flight(dispatch_id)
+            return dispatch_id is not None and self._is_in_flight(dispatch_id)
         except Exception:
             log.warning("dispatch ended with an error", dispatch=dispatch_id, exc_info=True)
             return False
@@ -117,7 +121,8 @@ def _waiting_since(job: Job) -> float:
     return job.created_at if job.lease_expires_at is None else job.lease_expires_at
 
 
-def _jobs_in(store: JobStore, state: JobState, *, api_key_id: str | None) -> Iterator[Job]:
+def jobs_in(store: JobStore, state: JobState, *, api_key_id: str | None = None) -> Iterator[Job]:
+    """The jobs in a state, page by page."""
     before_seq: int | None = None
     while page := store.list_jobs(JobFilter(api_key_id, state=state), before_seq=before_seq, limit=PAGE):
         yield from page

@@ -1,4 +1,7 @@
-"""The client side of a remote generation: the `generate` of `run_job` for an engine in another container."""
+"""The client side of a remote generation: the `generate` of `run_job` for an engine in another container.
+
+It never waits for a container: it takes the answer that is there, or starts the generation and hands the job over.
+"""
 
 from __future__ import annotations
 
@@ -12,21 +15,19 @@ import structlog
 
 from pipeline.engines.base import ForegroundImage, Generation, GenerationOptions, OnStep
 from pipeline.engines.registry import TINY_WEIGHTS, EngineSpec, check_views, prepare_views
-from pipeline.errors import Cancelled, EngineFailed, ImageTo3DError
-from pipeline.on_modal.control_channel import ControlChannel, Failure, best_effort
+from pipeline.errors import Cancelled, EngineFailed, ImageTo3DError, StoreUnavailable
+from pipeline.jobs.hand_over import HandedOver
+from pipeline.jobs.transitions import passive_holder
+from pipeline.on_modal.control_channel import ControlChannel, Failure, SavedCall, best_effort
 from pipeline.on_modal.remote_call import PatientCall, RemoteCall
+from pipeline.on_modal.waiting_jobs import ask_to_stop
 
 POLL_S = 1.0
-"""As often as a container publishes progress."""
+"""Pause between two looks at whether the job was cancelled, while an answer that was announced arrives."""
+ANSWER_PATIENCE_S = 30.0
+"""How long an announced answer may take to arrive: its container announces it before it is uploaded."""
 STOP_GRACE_S = 10.0
 """How long a generation may continue after a cancellation request before its remote call is cancelled."""
-START_TIMEOUT_S = 120.0
-"""How long a generation waits for a container that was asked to start. If it were spawned at once, it would be one more
-pending input, and an autoscaler that counts pending inputs would start one more container for it."""
-FIRST_SIGN_TIMEOUT_S = 960.0
-"""How long a generation may show no sign of life while no container of its engine works. A deployed class whose
-containers crash at their start is started without end: without this bound its generations would wait as long. Longer
-than a generation may take, since a container shows itself when it begins one."""
 MAX_TRIES = 3
 """How many containers are tried if the container causes the failure."""
 
@@ -43,14 +44,14 @@ class Connection:
 
     Attributes:
         spawn: starts a generation.
-        starting: the call that ends when the container that was asked to start is ready; None if none was.
+        before_spawn: called right before.
         restarts: how many restarts of the engines have been requested; a container that saw fewer is replaced.
         weights: the folder of all engines' weights, or "tiny".
     """
 
     spec: EngineSpec
     spawn: Spawn
-    starting: RemoteCall | None = None
+    before_spawn: Callable[[], None] = lambda: None
     restarts: int = 0
     weights: str = TINY_WEIGHTS
 
@@ -58,20 +59,18 @@ class Connection:
 class EngineClient:
     """An engine in another container, as a `run_job.Generate`.
 
-    The id of the remote call is saved in the channel when a generation starts. If an attempt at the job dies, the next
-    attempt opens the same channel and waits for that call, or gets its answer, instead of paying for another one. So
-    the id stays saved until `EnginePool.forget` at the end of the job. The GPU seconds of failed tries are added to the
-    `gpu_seconds` of the generation or of the error; those of a call that ends without an answer are unknown.
+    The record of the remote call is in the channel from its start to `EnginePool.forget` at the end of the job, so that
+    every process that runs the job finds the same call. The GPU seconds of failed tries are added to the `gpu_seconds`
+    of the generation or of the error; those of a call that ends without an answer are unknown.
 
     Args:
         connect: called at the start of each generation; its errors are those of the generation.
         channel: of this generation.
         reopen: finds a started call by its id.
+        announced: the id of a call whose container has announced its answer; "" if none has.
         transient: as for `PatientCall`.
-        poll_s: pause between two checks of a generation.
-        start_timeout_s: as `START_TIMEOUT_S`.
-        stop_grace_s: as `STOP_GRACE_S`.
-        first_sign_timeout_s: as `FIRST_SIGN_TIMEOUT_S`.
+        poll_s: as `POLL_S`.
+        patience_s: as `ANSWER_PATIENCE_S`.
     """
 
     def __init__(
@@ -80,159 +79,136 @@ class EngineClient:
         *,
         channel: ControlChannel,
         reopen: Callable[[str], RemoteCall],
+        announced: str = "",
         transient: tuple[type[Exception], ...] = (OSError,),
         poll_s: float = POLL_S,
-        start_timeout_s: float = START_TIMEOUT_S,
-        stop_grace_s: float = STOP_GRACE_S,
-        first_sign_timeout_s: float = FIRST_SIGN_TIMEOUT_S,
+        patience_s: float = ANSWER_PATIENCE_S,
     ) -> None:
         self._connect = connect
         self._channel = channel
         self._reopen = reopen
+        self._announced = announced
         self._transient = transient
         self._poll_s = poll_s
-        self._start_timeout_s = start_timeout_s
-        self._stop_grace_s = stop_grace_s
-        self._first_sign_timeout_s = first_sign_timeout_s
-        self._gpu_seconds = 0.0
+        self._patience_s = patience_s
 
     def __call__(self, views: Sequence[ForegroundImage], options: GenerationOptions, on_step: OnStep) -> Generation:
-        """Generate.
+        """Return the generation, if it is there.
 
         Raises:
+            HandedOver: it is not; its `start` starts it, unless it was started before.
             CallerError: the engine is not offered, or cannot use the views.
-            StoreUnavailable: `connect` could not reach the store.
+            StoreUnavailable: the store or the channel could not be reached.
             StageError: the engine failed or gave no answer.
-            Cancelled: raised by `on_step`; the container is asked to stop.
+            Cancelled: raised by `on_step`.
         """
         connection = self._connect()
-        name, starting = connection.spec.name, connection.starting
         check_views(connection.spec, len(views))
-        self._gpu_seconds = 0.0
+        saved = self._saved_call()
+        answer: Any = None
+        if call_id := self._announced or saved.call_id:
+            answer = self._answer_of(call_id, saved, on_step)
+        if isinstance(answer, Generation | Failure):
+            saved = replace(saved, gpu_seconds=saved.gpu_seconds + answer.gpu_seconds)
         try:
-            answer = self._answer_of_earlier_attempt(name, on_step)
-            small: Sequence[ForegroundImage] | None = None
-            for _ in range(MAX_TRIES):
-                if not _needs_another_try(answer):
-                    break
-                not_started, starting = self._wait_for_start(starting, on_step), None
-                if not_started is not None:
-                    answer = not_started
-                    continue
-                if small is None:
-                    small = prepare_views(connection.spec, views, options, weights=connection.weights)
-                call = connection.spawn(small, options, self._channel.name, connection.restarts)
-                best_effort(partial(self._channel.save_call_id, call.object_id), None)
-                answer = self._wait(call, name, on_step)
-            generation = _generation_of(answer, name)
+            if isinstance(answer, Generation):
+                return replace(answer, gpu_seconds=saved.gpu_seconds)
+            if saved.failure:
+                raise EngineFailed(saved.failure)
+            if isinstance(answer, Failure) and not _may_be_repeated(answer):
+                raise answer.error
+            if saved.tries >= MAX_TRIES:
+                raise _error_of(answer, connection.spec.name)
         except ImageTo3DError as error:
-            self._clear()
-            error.gpu_seconds = self._gpu_seconds
+            error.gpu_seconds = saved.gpu_seconds
             raise
-        except Exception as error:  # any error of Modal's client or of the container
-            self._clear()
-            log.exception("generation lost", engine=name)
-            lost = EngineFailed(f"engine {name} gave no answer ({type(error).__name__})")
-            lost.gpu_seconds = self._gpu_seconds
-            raise lost from error
-        best_effort(self._channel.clear_messages, None)
-        return replace(generation, gpu_seconds=self._gpu_seconds)
+        small = prepare_views(connection.spec, views, options, weights=connection.weights)
+        raise self._handed_over(partial(self._start, connection, small, options, saved))
 
-    def _wait_for_start(self, starting: RemoteCall | None, on_step: OnStep) -> Failure | None:
-        """Wait for the container that was asked to start.
-
-        Returns:
-            Why its engine could not be started; None where it is ready, or where the generation will show it.
-        """
-        deadline_s = time.monotonic() + self._start_timeout_s
-        patient = None if starting is None else PatientCall(starting, self._transient)
-        while patient is not None and time.monotonic() < deadline_s:
-            try:
-                answer = patient.get(timeout=self._poll_s)
-            except TimeoutError:
-                on_step(0.0)
-            except Exception:
-                log.warning("engine container did not start", exc_info=True)
-                return None
-            else:
-                return answer if isinstance(answer, Failure) else None
-        return None
-
-    def _answer_of_earlier_attempt(self, engine: str, on_step: OnStep) -> Any:
-        """The answer to the call that an earlier attempt at this job started; None without one."""
-        call_id = best_effort(self._channel.saved_call_id, None)
-        if call_id is None:
-            return None
-        log.info("resuming the generation of an earlier attempt", remote_call=call_id)
-        try:
-            answer = self._wait(self._reopen(call_id), engine, on_step)
-        except ImageTo3DError:
-            raise
-        except Exception:  # it was cancelled or has expired: start a new one
-            log.warning("generation of an earlier attempt is lost", exc_info=True)
-            answer = None
-        if isinstance(answer, Failure) and isinstance(answer.error, Cancelled):
-            answer = None  # the earlier attempt asked it to stop
-        if answer is None:
-            self._clear()  # otherwise a cancellation request for the earlier call would stop the new one
-        return answer
-
-    def _wait(self, spawned: RemoteCall, engine: str, on_step: OnStep) -> Any:
-        call = PatientCall(spawned, self._transient)
-        share: float | None = None
-        waiting_since_s = time.monotonic()
-        while True:
-            try:
-                return self._counted(call.get(timeout=self._poll_s))
-            except TimeoutError:
-                share = best_effort(partial(self._channel.progress, share), share)
-            try:
-                on_step(share or 0.0)
-            except Cancelled:
-                self._stop(call)
-                raise
-            if share is None and time.monotonic() - waiting_since_s > self._first_sign_timeout_s:
-                self._check_alive(call, engine)
-
-    def _check_alive(self, call: RemoteCall, engine: str) -> None:
-        """Give a generation up whose engine shows no sign of life; while its containers work, it waits for one.
+    def _saved_call(self) -> SavedCall:
+        """The record of the remote call.
 
         Raises:
-            EngineFailed: it was given up, and its call is cancelled.
+            StoreUnavailable: without it, a generation would be paid for twice.
         """
-        silent_s = best_effort(partial(self._channel.seconds_since_alive, engine), 0.0)
-        if silent_s > self._first_sign_timeout_s:
-            best_effort(call.cancel, None)
-            raise EngineFailed(f"no container of engine {engine} started within {self._first_sign_timeout_s:g} s")
-
-    def _stop(self, call: RemoteCall) -> None:
-        """Ask the container to stop between two steps; cancel the remote call if that takes too long."""
-        best_effort(self._channel.request_cancel, None)
         try:
-            self._counted(call.get(timeout=self._stop_grace_s))
-        except TimeoutError:
-            best_effort(call.cancel, None)
-        except Exception:
-            log.warning("cancelled generation raised an error", exc_info=True)
+            return self._channel.saved_call()
+        except Exception as error:
+            raise StoreUnavailable("the shared dictionary of generations does not answer") from error
 
-    def _counted(self, answer: Any) -> Any:
-        """The unchanged answer; its GPU seconds are added to those of this generation."""
-        if isinstance(answer, Generation | Failure):
-            self._gpu_seconds += answer.gpu_seconds
-        return answer
+    def _answer_of(self, call_id: str, saved: SavedCall, on_step: OnStep) -> Any:
+        """The answer to a call; None where it ended without one.
 
-    def _clear(self) -> None:
-        best_effort(self._channel.clear, None)
+        Raises:
+            HandedOver: the call waits or runs.
+            Cancelled: raised by `on_step`.
+        """
+        try:
+            call = PatientCall(self._reopen(call_id), self._transient)
+        except Exception:  # any error of Modal's client: the id is not known any more
+            log.warning("generation not found", remote_call=call_id, exc_info=True)
+            return None
+        deadline_s = time.monotonic() + (self._patience_s if self._announced else 0.0)
+        while True:
+            on_step(0.0)
+            left_s = deadline_s - time.monotonic()
+            try:
+                return call.get(timeout=min(self._poll_s, max(0.0, left_s)))
+            except TimeoutError:
+                if left_s <= 0:
+                    raise self._handed_over() from None
+            except Exception:  # any error of Modal's client or of the container, which was cancelled, or has expired
+                log.warning("generation lost", remote_call=call_id, tries=saved.tries, exc_info=True)
+                return None
+
+    def _handed_over(self, start: Callable[[], None] = lambda: None) -> HandedOver:
+        return HandedOver(passive_holder(self._channel.name), start)
+
+    def _start(
+        self, connection: Connection, views: Sequence[ForegroundImage], options: GenerationOptions, before: SavedCall
+    ) -> None:
+        """Start a try, and save its call; the container that runs it saves the call too."""
+        if before.tries:  # a cancellation request for the earlier call would stop the new one
+            best_effort(self._channel.clear_messages, None)
+        connection.before_spawn()
+        call = connection.spawn(views, options, self._channel.name, connection.restarts)
+        started = replace(before, call_id=call.object_id, tries=before.tries + 1, started_at=time.time())
+        best_effort(partial(self._channel.save_call, started), None)
 
 
-def _needs_another_try(answer: Any) -> bool:
-    """Whether to spawn a generation: there is no usable answer yet, or another container may give one."""
-    return answer.retry_on_other_container if isinstance(answer, Failure) else not isinstance(answer, Generation)
+def stop_generation(
+    channel: ControlChannel,
+    reopen: Callable[[str], RemoteCall],
+    *,
+    transient: tuple[type[Exception], ...] = (OSError,),
+    grace_s: float = STOP_GRACE_S,
+) -> float:
+    """Ask the container of a generation to stop between two steps; cancel the remote call if that takes too long.
+
+    Returns:
+        The GPU seconds of all tries that are known.
+    """
+    saved = ask_to_stop(channel, reopen)
+    if not saved.call_id:
+        return saved.gpu_seconds
+    try:
+        answer = PatientCall(reopen(saved.call_id), transient).get(timeout=grace_s)
+    except TimeoutError:
+        best_effort(lambda: reopen(saved.call_id).cancel(), None)
+    except Exception:  # noqa: BLE001  # it was cancelled before it began, or its container failed: nothing is known
+        log.info("cancelled generation gave no answer", remote_call=saved.call_id)
+    else:
+        return saved.gpu_seconds + (answer.gpu_seconds if isinstance(answer, Generation | Failure) else 0.0)
+    return saved.gpu_seconds
 
 
-def _generation_of(answer: Any, engine: str) -> Generation:
+def _may_be_repeated(failure: Failure) -> bool:
+    """Whether another try may succeed; a cancelled one was stopped for a cancellation that is not this job's."""
+    return failure.retry_on_other_container or isinstance(failure.error, Cancelled)
+
+
+def _error_of(answer: Any, engine: str) -> ImageTo3DError:
+    """The error of a generation whose last try gave no generation."""
     if isinstance(answer, Failure):
-        raise answer.error
-    if not isinstance(answer, Generation):
-        raise EngineFailed(f"engine {engine} answered with {type(answer).__name__}")
-    return answer
+        return answer.error
+    return EngineFailed(f"engine {engine} gave no answer")

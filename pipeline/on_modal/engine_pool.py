@@ -10,9 +10,9 @@ import structlog
 
 from pipeline.engines.registry import find_spec
 from pipeline.errors import InvalidRequest
-from pipeline.on_modal.control_channel import ControlChannel, best_effort
+from pipeline.on_modal.control_channel import ControlChannel, SavedCall, best_effort
 from pipeline.on_modal.early_start import mark_startable
-from pipeline.on_modal.engine_client import Connection, EngineClient
+from pipeline.on_modal.engine_client import ANSWER_PATIENCE_S, Connection, EngineClient, stop_generation
 from pipeline.on_modal.remote_call import RemoteCall
 from pipeline.on_modal.shared_dict import SharedDict
 
@@ -37,7 +37,7 @@ class EngineContainer(Protocol):
 
     @property
     def generate(self) -> RemoteMethod:
-        """`generate(views, options, channel_name, restarts)` returns a `Generation` or a `Failure`."""
+        """`generate(views, options, channel_name, restarts, job_id)` returns a `Generation` or a `Failure`."""
         ...
 
 
@@ -51,6 +51,7 @@ class EnginePool:
         entries: the shared dictionary in which both sides have their channel.
         reopen: finds a started call by its id.
         transient: as for `PatientCall`.
+        patience_s: as for `EngineClient`.
         check: called with the name of the engine to start; raises if a container would start in vain.
     """
 
@@ -63,6 +64,7 @@ class EnginePool:
         entries: SharedDict,
         reopen: Callable[[str], RemoteCall],
         transient: tuple[type[Exception], ...] = (OSError,),
+        patience_s: float = ANSWER_PATIENCE_S,
         check: Callable[[str], None] = lambda name: None,
     ) -> None:
         self._containers = containers
@@ -71,6 +73,7 @@ class EnginePool:
         self._entries = entries
         self._reopen = reopen
         self._transient = transient
+        self._patience_s = patience_s
         self._check = check
         self._starting: dict[str, RemoteCall] = {}
 
@@ -88,51 +91,79 @@ class EnginePool:
         self._check(chosen)
         best_effort(partial(mark_startable, self._entries, chosen), None)
         own = None if channel is None else ControlChannel(self._entries, channel)
-        if own is not None and best_effort(own.saved_call_id, None) is not None:
+        if own is not None and best_effort(own.saved_call, SavedCall()).call_id:
             return  # an earlier attempt has started the generation
         started = None if own is None else best_effort(own.take_start_id, None)
         wake = self._containers[chosen]().wake
         self._starting[chosen] = wake.spawn() if started is None else self._reopen(started)
 
     def client(
-        self, name: str | None, *, channel: str, restarts_requested: Callable[[], int] = lambda: 0
+        self,
+        name: str | None,
+        *,
+        channel: str,
+        restarts_requested: Callable[[], int] = lambda: 0,
+        job_id: int = 0,
+        announced: str = "",
     ) -> EngineClient:
         """The `generate` of `run_job` for the engine that a request names; raises nothing before it is called.
 
         Args:
             channel: the name of the generation's `ControlChannel`.
             restarts_requested: how many restarts of the engines have been requested so far.
+            job_id: the job that the container dispatches when it has the answer; 0 for none.
+            announced: as for `EngineClient`.
         """
 
         def connect() -> Connection:
             chosen, restarts = self._chosen(name), restarts_requested()
-            spawn = self._containers[chosen]().generate.spawn
-            return Connection(find_spec(chosen), spawn, self._starting.pop(chosen, None), restarts, self._weights)
+            generate = self._containers[chosen]().generate
+
+            def spawn(*arguments: Any) -> RemoteCall:
+                return generate.spawn(*arguments, job_id)
+
+            return Connection(find_spec(chosen), spawn, self._cancel_starts, restarts, self._weights)
 
         return EngineClient(
             connect,
             channel=ControlChannel(self._entries, channel),
             reopen=self._reopen,
+            announced=announced,
             transient=self._transient,
+            patience_s=self._patience_s,
         )
+
+    def _cancel_starts(self) -> None:
+        """Cancel the starts that still wait for a container: the generation waits for it in their place.
+
+        Before the generation is spawned, not after: for each input that waits, an autoscaler starts a container. One
+        that has begun to start goes on.
+        """
+        for call in self._starting.values():
+            best_effort(call.cancel, None)
+        self._starting.clear()
+
+    def stop(self, channel: str) -> float:
+        """Stop the generation of a job that was cancelled; returns its GPU seconds as far as they are known."""
+        return stop_generation(ControlChannel(self._entries, channel), self._reopen, transient=self._transient)
 
     def forget(self, channel: str) -> None:
         """Delete the channel of a generation whose job has ended, and cancel the start of a container that it does not
         need any more.
         """
         own = ControlChannel(self._entries, channel)
+        self._cancel_starts()
         early = best_effort(own.take_start_id, None)
-        for call in (*self._starting.values(), *([] if early is None else [self._reopen(early)])):
-            best_effort(call.cancel, None)
-        self._starting.clear()
+        if early is not None:
+            best_effort(lambda: self._reopen(early).cancel(), None)
         best_effort(own.clear, None)
 
     def abandon(self, channel: str) -> None:
         """Cancel the generation of a job that was given up while it waited or ran, then `forget`."""
-        saved = best_effort(ControlChannel(self._entries, channel).saved_call_id, None)
-        if saved is not None:
+        saved = best_effort(ControlChannel(self._entries, channel).saved_call, SavedCall()).call_id
+        if saved:
             log.warning("generation of a job that was given up is cancelled", remote_call=saved)
-            best_effort(self._reopen(saved).cancel, None)
+            best_effort(lambda: self._reopen(saved).cancel(), None)
         self.forget(channel)
 
     def _chosen(self, name: str | None) -> str:

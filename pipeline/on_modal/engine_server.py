@@ -10,6 +10,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
 
 import structlog
@@ -21,7 +22,6 @@ from pipeline.on_modal.control_channel import (
     ControlChannel,
     Failure,
     ProgressReporter,
-    best_effort,
 )
 from pipeline.on_modal.platform_probe import EngineStart
 from pipeline.stages.generate import configured_engine, device_name, log_device, run_engine
@@ -165,12 +165,19 @@ class EngineServer:
         return EngineStart(self.name, device_name(self._loaded()), dict(self.seconds), self._snapshot_age_s)
 
     def answer(
-        self, views: Sequence[ForegroundImage], options: GenerationOptions, channel: ControlChannel, *, restarts: int
+        self,
+        views: Sequence[ForegroundImage],
+        options: GenerationOptions,
+        channel: ControlChannel,
+        *,
+        restarts: int,
+        call_id: str = "",
     ) -> Generation | Failure:
         """Generate; errors of the engine are returned as a `Failure`.
 
         Args:
             restarts: how many restarts have been requested so far; a container that saw fewer must be recycled.
+            call_id: of the call that this is the answer to; saved in the channel if it is not there yet.
         """
         if self.start_failure is not None:
             return self.start_failure
@@ -178,11 +185,20 @@ class EngineServer:
             self.must_recycle = True
             return Failure(EngineFailed(f"engine {self.name} is restarting"), retry_on_other_container=True)
         self._restarts = restarts
+
+        def show_up() -> None:
+            channel.report_alive(self.name)
+            if call_id:
+                channel.claim_call(call_id)
+
+        started_s = time.perf_counter()
         try:
-            best_effort(lambda: channel.report_alive(self.name), None)
-            with ProgressReporter(channel, heartbeat_interval_s=self._heartbeat_interval_s) as reporter:
-                reporter.report(0.0)  # the client sees that a container has taken the generation
-                return run_engine(self._loaded(), views, options, on_step=reporter.on_step)
+            with ProgressReporter(
+                channel, heartbeat_interval_s=self._heartbeat_interval_s, at_start=show_up
+            ) as reporter:
+                reporter.report(0.0)  # others see that a container has taken the generation
+                generation = run_engine(self._loaded(), views, options, on_step=reporter.on_step)
+            return replace(generation, elsewhere_s=time.perf_counter() - started_s)
         except ImageTo3DError as error:
             is_device_lost = _is_device_lost(error)
             # The engine itself has retried with less memory; its allocations would be in the way of the next input.

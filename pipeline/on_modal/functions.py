@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import shutil
 import threading
+import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import structlog
 
 from pipeline.job_handler import JobHandler, clean, folder_of
-from pipeline.jobs.model import Job, JobState
-from pipeline.jobs.worker_loop import QueueWorker, WorkerOptions
+from pipeline.jobs.hand_over import HandedOver
+from pipeline.jobs.model import Job, JobResult, JobState
+from pipeline.jobs.transitions import CANCELLED
+from pipeline.jobs.worker_loop import LeaseKeeper, QueueWorker, WorkerOptions
 from pipeline.on_modal.deployment import Deployment
 from pipeline.on_modal.engine_pool import EnginePool
+from pipeline.on_modal.one_shot import delete_old_folders
 from pipeline.on_modal.prewarm import start_prewarm
 from pipeline.service import kept_generations
 from pipeline.stages.deliver import retry_uploads
@@ -31,16 +36,22 @@ def run_job(
     job_id: int,
     deployment: Deployment,
     *,
+    announced: str = "",
     worker_id: str,
     engines: EnginePool,
     send_webhooks: Callable[[int], object],
 ) -> None:
-    """Run a dispatched job to its end. Run again, it resumes from the last checkpoint that is there.
+    """Run a dispatched job as far as it goes without waiting: to the start of its generation, or to its end.
 
-    No stage waits for a commit of its checkpoint: the GPU's result can be asked for again by its call, and the platform
-    commits in the background every few seconds. Outputs are committed before the end of the job is written.
+    It may be dispatched at any time and by anyone. It resumes from the last checkpoint that is there, takes the answer
+    of the generation where that is there, and hands the job over where it is not.
+
+    No stage waits for a commit of its checkpoint but the one before the hand-over: the GPU's result can be asked for
+    again by its call, and the platform commits in the background every few seconds. Outputs are committed before the
+    end of the job is written.
 
     Args:
+        announced: the call of the generation that has announced its answer; "" if another one dispatches.
         worker_id: identifies the dispatch; the same when the input is run again.
         engines: those of this job; a container of one of them starts during intake.
         send_webhooks: called with the id of a job that has ended and has a webhook.
@@ -54,7 +65,7 @@ def run_job(
     def clean_up_after(job: Job) -> None:
         shutil.rmtree(folder_of(job, settings.work_dir), ignore_errors=True)
         deployment.dispatch.forget(job.id)
-        engines.forget(job.file_prefix)
+        (engines.forget if job.state is JobState.SUCCESS else engines.abandon)(job.file_prefix)
         if job.webhook_url is not None:
             send_webhooks(job.id)
         _best_effort_commit(deployment.commit_work)
@@ -67,16 +78,31 @@ def run_job(
         service,
         outputs,
         lambda job, engine: engines.client(
-            engine, channel=job.file_prefix, restarts_requested=store.restarts_requested
+            engine,
+            channel=job.file_prefix,
+            restarts_requested=store.restarts_requested,
+            job_id=job.id,
+            announced=announced,
         ),
         prepare=start_containers,
         before_resuming=deployment.reload_work,
         before_own_link=deployment.reload_outputs,
         on_kept=lambda: _best_effort_commit(deployment.commit_work),
     )
+
+    def work(job: Job, lease: LeaseKeeper) -> JobResult:
+        if lease.is_cancel_requested:
+            gpu_seconds = engines.stop(job.file_prefix)
+            return replace(CANCELLED, engine=job.engine or settings.engine, gpu_seconds=gpu_seconds)
+        try:
+            return handler(job, lease)
+        except HandedOver:
+            _best_effort_commit(deployment.commit_work)  # the next run begins with what intake found
+            raise
+
     worker = QueueWorker(
         store,
-        handler,
+        work,
         WorkerOptions(
             worker_id=worker_id,
             engine=",".join(settings.offered_engines),
@@ -93,9 +119,12 @@ def run_job(
             if known.state.is_final:  # given up, or cancelled: its last attempt left a generation behind
                 engines.abandon(known.file_prefix)
         return
-    if any(known.state is JobState.QUEUED for known in store.get_many([job_id])):
+    state = next((known.state for known in store.get_many([job_id])), JobState.CANCELLED)
+    if state is JobState.QUEUED:
         deployment.dispatch(job_id)  # it was requeued through no fault of its own
-    elif any(key.id == job.api_key_id and key.limits.running is not None for key in store.list_keys()):
+    elif state.is_final and any(
+        key.id == job.api_key_id and key.limits.running is not None for key in store.list_keys()
+    ):
         deployment.dispatch.dispatch_waiting(store, api_key_id=job.api_key_id, lost_after_s=0.0, limit=1)
 
 
@@ -110,8 +139,10 @@ def clean_up(deployment: Deployment, *, commit_backup: Callable[[], None] = lamb
     store.maintain(settings.data_dir / BACKUP_FOLDER)
     commit_backup()
     clean(store, outputs, settings.work_dir, generations=kept_generations(settings))
+    delete_old_folders(settings.work_dir, now=time.time())
     deployment.commit_work()
-    dispatched_again = deployment.dispatch.dispatch_waiting(store)  # before anything that waits for customers' servers
+    dispatched_again = deployment.waiting.watch(store)
+    dispatched_again += deployment.dispatch.dispatch_waiting(store)  # before anything that waits for customers' servers
     retry_uploads(store, temporary=outputs, bucket_of=service.bucket_of, for_s=UPLOADS_FOR_S)
     service.http.close()
     log.info("cleaned", dispatched_again=dispatched_again)

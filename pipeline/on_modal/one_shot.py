@@ -1,15 +1,18 @@
 """One image or text through a remote engine without a service: no store, no API key; the files come back to the caller.
 
-`run_from_terminal` runs on the operator's machine, `generate_once` in a CPU container. Both build on
-`pipeline.python_api`. Knows no vendor.
+`run_from_terminal` runs on the operator's machine, `generate_once` in a CPU container: once up to the start of the
+generation, and again when the terminal has seen the end of that. Both build on `pipeline.python_api`. Knows no vendor.
 """
 
 from __future__ import annotations
 
 import base64
 import secrets
+import shutil
 import sys
+import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from inspect import Parameter, Signature, signature
 from pathlib import Path
@@ -17,6 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.engines.registry import choose_engine
 from pipeline.errors import CallerError, ImageTo3DError, InvalidRequest, StageError, is_caller_error
+from pipeline.jobs.hand_over import HandedOver
+from pipeline.jobs.stages import percent_of
 from pipeline.on_modal.control_channel import ControlChannel, ProgressReporter, best_effort
 from pipeline.on_modal.remote_call import PatientCall
 from pipeline.on_modal.shared_dict import SharedDict
@@ -35,6 +40,9 @@ if TYPE_CHECKING:
     from pipeline.settings import Settings
 
 POLL_S = 0.5
+FOLDER_PREFIX = "one-shot-"
+"""What the work folders and channels begin with; the time of their making follows."""
+FOLDER_LIFETIME_S = 86400.0
 NOT_STARTED = ("starting", 0)
 
 
@@ -115,22 +123,32 @@ def generate_once(
     settings: Settings,
     engines: EnginePool,
     channel: ControlChannel,
+    announced: str = "",
+    commit: Callable[[], None] = lambda: None,
+    reload: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
-    """Run the job, in a CPU container.
+    """Run the job, in a CPU container, to the start of its generation, or from its answer to the files.
 
     Args:
         engines: a container of the requested one starts during intake.
         channel: receives the stage and the percentage.
+        announced: the call of the generation, which has ended; "" if none was started.
+        commit: commits what was written under `settings.work_dir`.
+        reload: shows what an earlier run committed there.
 
     Returns:
-        The `JobResult` as plain data, and under `files` the content of the files by name.
+        The `JobResult` as plain data, and under `files` the content of the files by name. Or `{"call_id": …}`: a
+        generation was started, after whose end this is to be run again with `announced`.
     """
     from pipeline.imaging.rembg_remover import select_background_remover
     from pipeline.net.download import fetch
     from pipeline.on_modal.prewarm import start_prewarm
     from pipeline.stages.intake import load_views
 
-    request, engine_channel = _for_engine(parse_any_request(dict(body)).request, settings), f"{channel.name}/engine"
+    request, engine_channel = _for_engine(parse_any_request(dict(body)).request, settings), engine_channel_of(channel)
+    folder = settings.work_dir / channel.name
+    if announced:
+        reload()
 
     def load_job_views(request: GenerationRequest) -> list[ForegroundImage]:
         engines.wake(request.engine)
@@ -138,16 +156,36 @@ def generate_once(
         remover = select_background_remover(settings.matting_model, settings.weights)
         return load_views(request, fetch=lambda url: fetch(url, settings), remover=remover)
 
-    with ProgressReporter(channel) as reporter:
-        result, files = run_in_memory(
-            request,
-            file_prefix=file_prefix,
-            load_views=load_job_views,
-            generate=engines.client(request.engine, channel=engine_channel),
-            on_progress=lambda stage, percent: reporter.report((stage, percent)),
-        )
+    try:
+        with ProgressReporter(channel) as reporter:
+            result, files = run_in_memory(
+                request,
+                file_prefix=file_prefix,
+                load_views=load_job_views,
+                generate=engines.client(request.engine, channel=engine_channel, announced=announced),
+                on_progress=lambda stage, percent: reporter.report((stage, percent)),
+                work_dir=folder,
+            )
+    except HandedOver as handed:
+        commit()
+        handed.start()
+        return {"call_id": ControlChannel(channel.entries, engine_channel).saved_call().call_id or announced}
     engines.forget(engine_channel)
+    shutil.rmtree(folder, ignore_errors=True)
     return {**asdict(result), "files": files}
+
+
+def engine_channel_of(channel: ControlChannel) -> str:
+    """The name of the channel of the generation."""
+    return f"{channel.name}/engine"
+
+
+def delete_old_folders(work_dir: Path, *, now: float) -> None:
+    """Delete the work folders of commands that were interrupted."""
+    for folder in work_dir.glob(f"{FOLDER_PREFIX}*"):
+        made_at = folder.name.removeprefix(FOLDER_PREFIX).partition("-")[0]
+        if made_at.isdigit() and now - int(made_at) > FOLDER_LIFETIME_S:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _for_engine(request: GenerationRequest, settings: Settings) -> GenerationRequest:
@@ -161,28 +199,54 @@ def _for_engine(request: GenerationRequest, settings: Settings) -> GenerationReq
 
 
 def wait_for(
-    spawned: RemoteCall,
+    spawned: RemoteCall, on_wait: Callable[[], None], *, transient: tuple[type[Exception], ...] = (OSError,)
+) -> Any:
+    """The result of a remote call.
+
+    Args:
+        on_wait: called about twice a second.
+        transient: as for `PatientCall`.
+    """
+    call = PatientCall(spawned, transient)
+    while True:
+        try:
+            return call.get(timeout=POLL_S)
+        except TimeoutError:
+            on_wait()
+
+
+def run_remotely(
+    spawn: Callable[[str], RemoteCall],
     channel: ControlChannel,
     on_progress: Callable[[str, int], None],
     *,
+    find_call: Callable[[str], RemoteCall],
     transient: tuple[type[Exception], ...] = (OSError,),
 ) -> dict[str, Any]:
-    """Wait for a remote call of `generate_once` and report its progress.
+    """Run `generate_once` remotely as often as it takes; between two runs, wait here for the generation.
 
     Args:
+        spawn: starts `generate_once` with the `announced` call.
+        find_call: finds a started call by its id.
         transient: as for `PatientCall`.
 
     Raises:
         CallerError: the image or a field is wrong.
         StageError: the job failed.
     """
-    call = PatientCall(spawned, transient)
-    while True:
-        try:
-            result = call.get(timeout=POLL_S)
-            break
-        except TimeoutError:
-            on_progress(*best_effort(lambda: channel.progress(NOT_STARTED), NOT_STARTED))
+    of_engine = ControlChannel(channel.entries, engine_channel_of(channel))
+
+    def report() -> None:
+        on_progress(*best_effort(lambda: channel.progress(NOT_STARTED), NOT_STARTED))
+
+    def report_share() -> None:
+        on_progress("generate", percent_of("generate", best_effort(lambda: of_engine.progress(0.0), 0.0)))
+
+    result = wait_for(spawn(""), report, transient=transient)
+    while (call_id := result.get("call_id")) is not None:
+        with suppress(Exception):  # the next run finds out what became of it
+            wait_for(find_call(call_id), report_share, transient=transient)
+        result = wait_for(spawn(call_id), report, transient=transient)
     best_effort(channel.clear, None)
     if result["state"] != "success":
         raise (CallerError if is_caller_error(result["error_code"]) else StageError)(result["message"])
@@ -195,7 +259,8 @@ def run_from_terminal(
     fields: Mapping[str, Any],
     *,
     text: str | None = None,
-    spawn: Callable[[dict[str, Any], str, str], RemoteCall],
+    spawn: Callable[[dict[str, Any], str, str, str], RemoteCall],
+    find_call: Callable[[str], RemoteCall],
     entries: SharedDict,
     also: str = "",
     force: bool = False,
@@ -206,17 +271,24 @@ def run_from_terminal(
     Args:
         images, out, fields, text, also: as in `read_body`.
         force: replace files that exist already.
-        spawn: starts `generate_once` remotely, with the body, the file prefix and the channel's name.
+        spawn: starts `generate_once` remotely, with the body, the file prefix, the channel's name and `announced`.
+        find_call: finds a started call by its id.
         entries: the shared dictionary in which the channel is.
         transient: as for `PatientCall`.
     """
-    name = f"one-shot-{secrets.token_hex(8)}"
+    name = f"{FOLDER_PREFIX}{int(time.time())}-{secrets.token_hex(8)}"
     try:
         body = read_body(images, out, fields, text=text, also=also)
         if not force:
             check_output_files(parse_any_request(body).request, out)
         channel = ControlChannel(entries, name)
-        result = wait_for(spawn(body, out.stem, name), channel, _StagePrinter().report, transient=transient)
+        result = run_remotely(
+            lambda announced: spawn(body, out.stem, name, announced),
+            channel,
+            _StagePrinter().report,
+            find_call=find_call,
+            transient=transient,
+        )
         paths = write_files(rename_model(result["files"], out.name), out.parent)
     except ImageTo3DError as error:
         sys.stderr.write(f"error: {error}\n")

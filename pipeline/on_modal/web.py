@@ -59,6 +59,8 @@ def web_app(
         temporary=temporary,
         generations=VolumeGenerations(state, missing=missing),
         dispatch=dispatch,
+        after_cancel=deployment.waiting.stop,
+        with_progress=deployment.waiting.with_progress,
         poll_s=POLL_S,
     )
     return create_app(settings, service=service)

@@ -13,7 +13,8 @@ WEBHOOK_WAIT_S = 120.0
 
 
 def send_webhooks(deployment: Deployment, *, job_id: int | None = None) -> int:
-    """Send the webhooks that are due; with a job's id, wait for its next attempt as long as that is due soon.
+    """Send the webhooks that are due, and look after waiting jobs; with a job's id, only that job's webhook is waited
+    for, as long as its next attempt is due soon.
 
     Returns:
         How many attempts were made.
@@ -21,6 +22,8 @@ def send_webhooks(deployment: Deployment, *, job_id: int | None = None) -> int:
     service, _ = deployment.open_service()
     sender = webhook_dispatcher(service)
     attempts = sender.send_due()
+    if job_id is None:
+        deployment.waiting.watch(deployment.store)
     while job_id is not None and (pause_s := _due_in_s(deployment.store, job_id)) is not None:
         if pause_s >= WEBHOOK_WAIT_S:
             break

@@ -31,6 +31,7 @@ import modal
 from tests.fakes.key_values import MemoryKeyValues
 from pipeline.jobs.stores.kv.store import KvStore
 from pipeline.on_modal.deployment import Deployment
+from pipeline.on_modal.waiting_jobs import WaitingJobs
 from pipeline.on_modal.web import web_app
 from pipeline.secrets import load_master_keys
 from pipeline.settings import Settings
@@ -40,7 +41,9 @@ def no_dispatch(job_id): pass
 settings = Settings(database_url=None, api_key="a-key-of-the-benchmark", secret_keys="a-secret-of-the-benchmark")
 deployment = Deployment(
     settings, load_master_keys(settings), KvStore(MemoryKeyValues()),
-    dispatch=no_dispatch, commit_work=lambda: None, commit_outputs=lambda: None,
+    dispatch=no_dispatch,
+    waiting=WaitingJobs(no_dispatch, find_call=None, is_in_flight=bool, entries=None, default="preview"),
+    commit_work=lambda: None, commit_outputs=lambda: None,
 )
 app = web_app(deployment, outputs=None, state=None, missing=())
 statuses = []

@@ -174,7 +174,8 @@ class Containers:
         self, views: Sequence[ForegroundImage], options: GenerationOptions, channel: str = CHANNEL, restarts: int = 0
     ) -> ThreadCall:
         """Start a generation."""
-        call = ThreadCall(f"call-{next(self._numbers)}", self._generate, views, options, channel, restarts)
+        call_id = f"call-{next(self._numbers)}"
+        call = ThreadCall(call_id, self._generate, views, options, channel, restarts, call_id)
         self.calls[call.object_id] = call
         return call
 
@@ -183,13 +184,14 @@ class Containers:
         return self.calls[call_id]
 
     def _generate(
-        self, views: Sequence[ForegroundImage], options: GenerationOptions, channel: str, restarts: int
+        self, views: Sequence[ForegroundImage], options: GenerationOptions, channel: str, restarts: int, call_id: str
     ) -> Any:
         if (self._server is None or self._server.must_recycle) and not self._engines:
             raise NoContainer
         if self._server is None or self._server.must_recycle:
             self._server = started(self._engines.pop(0))
-        return self._server.answer(views, options, ControlChannel(self._entries, channel), restarts=restarts)
+        own = ControlChannel(self._entries, channel)
+        return self._server.answer(views, options, own, restarts=restarts, call_id=call_id)
 
 
 def started(engine: Engine) -> EngineServer:

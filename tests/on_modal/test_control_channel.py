@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pipeline.errors import Cancelled
-from pipeline.on_modal.control_channel import ControlChannel, ProgressReporter
+from pipeline.on_modal.control_channel import ControlChannel, ProgressReporter, SavedCall
 from tests.fakes.shared_dict import InMemoryDict
 from tests.on_modal.containers import HEARTBEAT_INTERVAL_S, WAIT_S
 
@@ -69,18 +69,18 @@ def test_two_generations_have_separate_entries_and_clear_deletes_all_of_one(
     other = ControlChannel(entries, "job-2")
     for one, share in ((channel, 0.25), (other, 0.5)):
         one.report(share)
-        one.save_call_id(f"call at {share}")
+        one.save_call(SavedCall(f"call at {share}"))
     channel.request_cancel()
 
-    assert (channel.progress(0.0), channel.saved_call_id(), channel.is_cancel_requested()) == (
+    assert (channel.progress(0.0), channel.saved_call().call_id, channel.is_cancel_requested()) == (
         0.25,
         "call at 0.25",
         True,
     )
-    assert (other.progress(0.0), other.saved_call_id(), other.is_cancel_requested()) == (0.5, "call at 0.5", False)
+    assert (other.progress(0.0), other.saved_call().call_id, other.is_cancel_requested()) == (0.5, "call at 0.5", False)
     channel.clear()
     channel.clear()
-    assert (channel.progress(0.0), channel.saved_call_id(), channel.is_cancel_requested()) == (0.0, None, False)
+    assert (channel.progress(0.0), channel.saved_call().call_id, channel.is_cancel_requested()) == (0.0, "", False)
     assert len(entries.keys()) == 2
 
 

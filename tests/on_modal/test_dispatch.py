@@ -35,7 +35,7 @@ class Platform:
         self.errors: dict[str, Exception] = {}
         self.is_unavailable = False
 
-    def spawn(self, job_id: int) -> str:
+    def spawn(self, job_id: int, call_id: str = "") -> str:
         if self.is_unavailable:
             raise ConnectionError("no route")
         self.dispatched.append(job_id)

@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.errors import WeightsUnusable
 from pipeline.jobs.model import ExportSource, Job, JobMeta, JobState
-from pipeline.on_modal.control_channel import ControlChannel
+from pipeline.on_modal.control_channel import ControlChannel, SavedCall
 from pipeline.on_modal.early_start import EarlyStart
 from pipeline.on_modal.engine_pool import EnginePool
 from tests.fakes.shared_dict import InMemoryDict
@@ -80,7 +80,7 @@ def test_the_container_of_a_submit_is_the_one_that_its_job_waits_for(deployment:
 
 
 def test_a_job_whose_generation_an_earlier_attempt_started_starts_no_container(deployment: Deployment) -> None:
-    ControlChannel(deployment.entries, JOB.file_prefix).save_call_id("fc-of-the-earlier-attempt")
+    ControlChannel(deployment.entries, JOB.file_prefix).save_call(SavedCall("fc-of-the-earlier-attempt", tries=1))
 
     deployment.pool.wake(None, channel=JOB.file_prefix)
 
@@ -131,7 +131,7 @@ def test_the_end_of_a_job_cancels_a_start_that_it_did_not_use(deployment: Deploy
 
 def test_the_generation_of_a_job_that_is_given_up_is_cancelled(deployment: Deployment) -> None:
     running = deployment.container.spawn()
-    ControlChannel(deployment.entries, JOB.file_prefix).save_call_id(running.object_id)
+    ControlChannel(deployment.entries, JOB.file_prefix).save_call(SavedCall(running.object_id, tries=1))
 
     deployment.pool.abandon(JOB.file_prefix)
 

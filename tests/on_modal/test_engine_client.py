@@ -19,11 +19,12 @@ from pipeline.errors import (
     ImageTo3DError,
     InvalidRequest,
     OutOfMemory,
+    StoreUnavailable,
     UnreadableImage,
-    WeightsUnusable,
 )
-from pipeline.on_modal.control_channel import ControlChannel, Failure
-from pipeline.on_modal.engine_client import MAX_TRIES, Connection, EngineClient, Spawn
+from pipeline.jobs.hand_over import HandedOver
+from pipeline.on_modal.control_channel import ControlChannel, Failure, SavedCall
+from pipeline.on_modal.engine_client import MAX_TRIES, Connection, EngineClient, Spawn, stop_generation
 from pipeline.on_modal.remote_call import RemoteCall
 from tests.fakes.images import draw_figure
 from tests.fakes.shared_dict import InMemoryDict
@@ -32,36 +33,16 @@ from tests.on_modal.containers import (
     OPTIONS,
     VIEW,
     WAIT_S,
+    CallCancelled,
     Containers,
     ScriptedEngine,
     ThreadCall,
     fails,
     never,
-    steps_for,
     steps_until,
 )
 
 DEVICE_LOST = RuntimeError("CUDA error: an illegal memory access was encountered")
-
-
-class Killed(BaseException):
-    """Kills a process at any point."""
-
-
-class Steps:
-    """An `OnStep` that records its calls; raises at a given call, and after `WAIT_S`."""
-
-    def __init__(self, *, raises: BaseException | None = None, at: int = 3) -> None:
-        self.shares: list[float] = []
-        self._raises = raises
-        self._at = at
-        self._deadline_s = time.monotonic() + WAIT_S
-
-    def __call__(self, share: float) -> None:
-        self.shares.append(share)
-        if self._raises is not None and len(self.shares) >= self._at:
-            raise self._raises
-        assert time.monotonic() < self._deadline_s, "timed out"
 
 
 class UnavailableDict(InMemoryDict):
@@ -95,47 +76,53 @@ def released() -> Iterator[threading.Event]:
     event.set()
 
 
-def remote(
+def ignore(share: float) -> None:
+    """An `OnStep`."""
+
+
+def client(
     containers: Containers,
     channel: ControlChannel,
     *,
+    announced: str = "",
     spawn: Spawn | None = None,
-    starting: RemoteCall | None = None,
-    start_timeout_s: float = WAIT_S,
-    stop_grace_s: float = WAIT_S,
+    before_spawn: Callable[[], None] = lambda: None,
+    reopen: Callable[[str], RemoteCall] | None = None,
+    patience_s: float = WAIT_S,
 ) -> EngineClient:
     return EngineClient(
-        lambda: Connection(find_spec("preview"), spawn or containers.spawn, starting),
+        lambda: Connection(find_spec("preview"), spawn or containers.spawn, before_spawn),
         channel=channel,
-        reopen=containers.reopen,
+        reopen=reopen or containers.reopen,
+        announced=announced,
         poll_s=0.005,
-        start_timeout_s=start_timeout_s,
-        stop_grace_s=stop_grace_s,
+        patience_s=patience_s,
     )
 
 
-def generate(engine: EngineClient, on_step: OnStep | None = None) -> Generation:
-    return engine([VIEW], OPTIONS, on_step or Steps())
+def hand_over(engine: EngineClient, on_step: OnStep = ignore) -> HandedOver:
+    """Run the client where there is no answer yet."""
+    with pytest.raises(HandedOver) as raised:
+        engine([VIEW], OPTIONS, on_step)
+    return raised.value
 
 
-def left_of(entries: InMemoryDict) -> list[str]:
-    """The entries of generations; when a container of an engine was last seen concerns them all."""
-    return [key for key in entries.keys() if key != "alive/preview"]  # noqa: SIM118  # not a dict
-
-
-def ends_with(event: threading.Event) -> Callable[[], bool]:
-    """The work of a call that returns when an event is set."""
-    return lambda: event.wait(WAIT_S)
-
-
-def is_running(channel: ControlChannel) -> bool:
-    """Whether the container has reported progress."""
-    return channel.progress(None) is not None
+def generate(containers: Containers, channel: ControlChannel, *, views: Any = (VIEW,)) -> Generation:
+    """Run the client as the processes of a job do, one after another, up to the last try's end."""
+    announced = ""
+    for _ in range(MAX_TRIES + 1):
+        try:
+            return client(containers, channel, announced=announced)(views, OPTIONS, ignore)
+        except HandedOver as handed:
+            handed.start()
+            announced = channel.saved_call().call_id
+            containers.calls[announced].join()
+    raise AssertionError("more tries than allowed")
 
 
 def wait_until_running(channel: ControlChannel) -> None:
     deadline_s = time.monotonic() + WAIT_S
-    while not is_running(channel):
+    while channel.progress(None) is None:
         assert time.monotonic() < deadline_s, "timed out"
         time.sleep(0.002)
 
@@ -143,7 +130,7 @@ def wait_until_running(channel: ControlChannel) -> None:
 def test_a_remote_generation_equals_a_local_one(entries: InMemoryDict, channel: ControlChannel) -> None:
     views = [draw_figure(64)]
 
-    remote_generation = remote(Containers(PreviewEngine(), entries=entries), channel)(views, OPTIONS, Steps())
+    remote_generation = generate(Containers(PreviewEngine(), entries=entries), channel, views=views)
 
     local = PreviewEngine().generate(views, OPTIONS)
     assert np.array_equal(remote_generation.mesh.vertices, local.mesh.vertices)
@@ -151,89 +138,99 @@ def test_a_remote_generation_equals_a_local_one(entries: InMemoryDict, channel: 
     normals = remote_generation.mesh.vertex_normals()
     colours = remote_generation.attribute_source.attributes_at(remote_generation.mesh.vertices, normals).base_colour
     assert np.array_equal(colours, local.attribute_source.attributes_at(local.mesh.vertices, normals).base_colour)
-    assert (remote_generation.engine, remote_generation.seed, remote_generation.gpu_seconds) == (
-        "preview",
-        OPTIONS.seed,
-        0.0,
-    )
+    assert (remote_generation.engine, remote_generation.seed) == ("preview", OPTIONS.seed)
+    assert remote_generation.gpu_seconds == 0.0 < remote_generation.elsewhere_s
 
 
-def test_a_generation_starts_only_when_the_container_is_ready(entries: InMemoryDict, channel: ControlChannel) -> None:
-    containers, is_ready, calls_before = Containers(ScriptedEngine(), entries=entries), threading.Event(), []
+def test_nothing_is_started_before_the_job_is_handed_over(entries: InMemoryDict, channel: ControlChannel) -> None:
+    containers = Containers(ScriptedEngine(), entries=entries)
 
-    def on_step(share: float) -> None:
-        calls_before.append(len(containers.calls))
-        if len(calls_before) == 3:
-            is_ready.set()
+    handed = hand_over(client(containers, channel))
+    assert containers.calls == {} and channel.saved_call() == SavedCall()
+    handed.start()
 
-    generation = generate(remote(containers, channel, starting=ThreadCall("wake", ends_with(is_ready))), on_step)
-
-    assert generation.seed == OPTIONS.seed
-    assert calls_before[:3] == [0, 0, 0]
-    assert len(containers.calls) == 1
+    assert handed.worker_id == f"generation-{CHANNEL}"
+    assert list(containers.calls) == [channel.saved_call().call_id] and channel.saved_call().tries == 1
 
 
-def test_a_container_that_starts_too_slowly_is_not_waited_for_any_longer(
+def test_the_start_of_a_container_is_cancelled_before_the_generation_takes_its_place(
+    entries: InMemoryDict, channel: ControlChannel
+) -> None:
+    """Two inputs that wait at once would start two containers."""
+    containers, order = Containers(ScriptedEngine(), entries=entries), []
+
+    def spawn(*arguments: Any) -> ThreadCall:
+        order.append("spawn")
+        return containers.spawn(*arguments)
+
+    hand_over(client(containers, channel, spawn=spawn, before_spawn=lambda: order.append("cancel"))).start()
+
+    assert order == ["cancel", "spawn"]
+
+
+def test_a_generation_that_waits_or_runs_is_not_started_again(
     entries: InMemoryDict, channel: ControlChannel, released: threading.Event
 ) -> None:
-    containers = Containers(ScriptedEngine(), entries=entries)
-    starting = ThreadCall("wake", ends_with(released))
-    started_s = time.monotonic()
+    containers = Containers(ScriptedEngine(steps_until(released.is_set)), entries=entries)
+    hand_over(client(containers, channel)).start()
 
-    generate(remote(containers, channel, starting=starting, start_timeout_s=0.05))
+    for announced in ("", "call-1"):
+        hand_over(client(containers, channel, announced=announced, patience_s=0.02)).start()
 
-    assert len(containers.calls) == 1
-    assert 0.05 <= time.monotonic() - started_s < WAIT_S / 2
+    assert list(containers.calls) == ["call-1"] and channel.saved_call().tries == 1
 
 
-def test_a_container_that_fails_to_start_does_not_stop_the_generation(
+def test_an_announced_answer_is_waited_for_until_it_has_arrived(entries: InMemoryDict, channel: ControlChannel) -> None:
+    may_arrive = threading.Event()
+    containers = Containers(ScriptedEngine(steps_until(may_arrive.is_set)), entries=entries)
+    hand_over(client(containers, channel)).start()
+    looks = []
+
+    def on_step(share: float) -> None:
+        looks.append(share)
+        if len(looks) == 3:
+            may_arrive.set()
+
+    generation = client(containers, channel, announced="call-1")([VIEW], OPTIONS, on_step)
+
+    assert generation.seed == OPTIONS.seed and len(looks) >= 3
+
+
+def test_the_answer_of_the_call_that_announced_it_is_used_where_the_record_names_another(
     entries: InMemoryDict, channel: ControlChannel
 ) -> None:
-    containers = Containers(ScriptedEngine(), entries=entries)
+    containers = Containers(ScriptedEngine(gpu_seconds=2.0), entries=entries)
+    containers.spawn([VIEW], OPTIONS)
+    channel.save_call(SavedCall("another", tries=1, gpu_seconds=1.0))
 
-    def fail() -> None:
-        raise RuntimeError("no accelerator is free")
+    generation = client(containers, channel, announced="call-1")([VIEW], OPTIONS, ignore)
 
-    generate(remote(containers, channel, starting=ThreadCall("wake", fail)))
-
-    assert len(containers.calls) == 1
+    assert generation.gpu_seconds == 3.0
 
 
-def test_a_container_whose_engine_cannot_be_started_is_one_of_the_tries(
+def test_a_finished_generation_is_returned_again_to_the_next_attempt_and_counted_once(
     entries: InMemoryDict, channel: ControlChannel
 ) -> None:
-    containers = Containers(ScriptedEngine(), entries=entries)
-    failure = Failure(EngineFailed("engine preview found no accelerator"), retry_on_other_container=True)
+    containers = Containers(ScriptedEngine(gpu_seconds=2.0), entries=entries)
+    first = generate(containers, channel)
 
-    generate(remote(containers, channel, starting=ThreadCall("wake", lambda: failure)))
+    again = client(containers, channel)([VIEW], OPTIONS, ignore)
 
-    assert len(containers.calls) == 1
-
-
-def test_an_engine_that_no_container_can_start_fails_without_a_generation(
-    entries: InMemoryDict, channel: ControlChannel
-) -> None:
-    containers = Containers(ScriptedEngine(), entries=entries)
-    failure = Failure(WeightsUnusable("flow.safetensors is truncated"))
-
-    with pytest.raises(WeightsUnusable, match=r"flow\.safetensors is truncated"):
-        generate(remote(containers, channel, starting=ThreadCall("wake", lambda: failure)))
-    assert containers.calls == {}
+    assert (first.gpu_seconds, again.gpu_seconds) == (2.0, 2.0)
+    assert list(containers.calls) == ["call-1"]
 
 
 class FlakyCall:
-    """A call whose connection fails at every second look, until the call has ended."""
+    """A call whose connection fails at every second look."""
 
     def __init__(self, call: ThreadCall) -> None:
         self.object_id = call.object_id
-        self.errors = 0
         self._call = call
         self._looks = 0
 
     def get(self, timeout: float | None = None) -> Any:
         self._looks += 1
         if self._looks % 2:
-            self.errors += 1
             raise ConnectionError("connection reset by peer")
         return self._call.get(timeout)
 
@@ -241,196 +238,37 @@ class FlakyCall:
         self._call.cancel()
 
 
-def test_a_connection_that_fails_while_the_client_waits_does_not_fail_the_generation(
-    entries: InMemoryDict, channel: ControlChannel
-) -> None:
-    containers = Containers(ScriptedEngine(steps_for(0.1), gpu_seconds=3.0), entries=entries)
-    calls: list[FlakyCall] = []
+def test_a_connection_that_fails_does_not_fail_the_generation(entries: InMemoryDict, channel: ControlChannel) -> None:
+    containers = Containers(ScriptedEngine(gpu_seconds=3.0), entries=entries)
+    call = FlakyCall(containers.spawn([VIEW], OPTIONS))
+    channel.save_call(SavedCall("call-1", tries=1))
 
-    def spawn(*arguments: Any) -> FlakyCall:
-        calls.append(FlakyCall(containers.spawn(*arguments)))
-        return calls[-1]
+    hand_over(client(containers, channel, reopen=lambda _: call))  # nothing is known of the call
+    generation = client(containers, channel, announced="call-1", reopen=lambda _: call)([VIEW], OPTIONS, ignore)
 
-    generation = generate(remote(containers, channel, spawn=spawn))
-
-    assert generation.gpu_seconds == 3.0
-    assert calls[0].errors > 1 and len(calls) == 1
+    assert generation.gpu_seconds == 3.0 and len(containers.calls) == 1
 
 
-class PendingCall:
-    """A call for which no container comes."""
-
-    object_id = "pending"
-
-    def __init__(self) -> None:
-        self.was_cancelled = False
-
-    def get(self, timeout: float | None = None) -> Any:
-        time.sleep(timeout or 0.0)
-        raise TimeoutError
-
-    def cancel(self) -> None:
-        self.was_cancelled = True
-
-
-def impatient(call: PendingCall, entries: InMemoryDict) -> EngineClient:
-    """A client that gives up after 0.05 s without a sign of life."""
-    return EngineClient(
-        lambda: Connection(find_spec("preview"), lambda *_: call),
-        channel=ControlChannel(entries, CHANNEL),
-        reopen=lambda call_id: call,
-        poll_s=0.005,
-        first_sign_timeout_s=0.05,
-    )
-
-
-@pytest.mark.parametrize("is_resumed", [False, True])
-def test_a_generation_that_no_container_takes_is_cancelled_and_fails_with_the_reason(
-    entries: InMemoryDict, channel: ControlChannel, is_resumed: bool
-) -> None:
-    call = PendingCall()
-    if is_resumed:
-        channel.save_call_id(call.object_id)
-
-    with pytest.raises(EngineFailed, match=r"no container of engine preview started within 0\.05 s") as raised:
-        generate(impatient(call, entries))
-
-    assert call.was_cancelled and raised.value.retryable
-    assert left_of(entries) == []
-
-
-def test_a_generation_waits_while_containers_of_its_engine_work_on_others(
-    entries: InMemoryDict, channel: ControlChannel
-) -> None:
-    call, shares = PendingCall(), []
-
-    def on_step(share: float) -> None:
-        shares.append(share)
-        channel.report_alive("preview")
-        if len(shares) == 40:  # four times as long as without a sign of life
-            raise Cancelled("stop")
-
-    client = impatient(call, entries)
-    client._stop_grace_s = 0.0
-    with pytest.raises(Cancelled):
-        generate(client, on_step)
-
-    assert len(shares) == 40
-
-
-def test_views_travel_as_the_model_reads_them(entries: InMemoryDict, channel: ControlChannel) -> None:
-    sent: list[Any] = []
-
-    def spawn(views: Any, *arguments: Any) -> ThreadCall:
-        sent.extend(views)
-        return ThreadCall("call", lambda: Failure(EngineFailed("enough")))
-
-    client = EngineClient(
-        lambda: Connection(find_spec("trellis"), spawn), channel=channel, reopen=lambda _: ThreadCall("", int)
-    )
-    with pytest.raises(EngineFailed, match="enough"):
-        client([draw_figure(600)], OPTIONS, Steps())
-
-    assert [view.shape for view in sent] == [(112, 112, 3)]
-
-
-def test_a_cancel_before_the_container_is_ready_starts_nothing(
-    entries: InMemoryDict, channel: ControlChannel, released: threading.Event
-) -> None:
+def test_a_lost_generation_is_started_again(entries: InMemoryDict, channel: ControlChannel) -> None:
     containers = Containers(ScriptedEngine(), entries=entries)
-    engine = remote(containers, channel, starting=ThreadCall("wake", ends_with(released)))
-
-    with pytest.raises(Cancelled):
-        generate(engine, Steps(raises=Cancelled("stop")))
-    assert containers.calls == {}
-    assert left_of(entries) == []
-
-
-def test_progress_reaches_the_client(entries: InMemoryDict, channel: ControlChannel) -> None:
-    steps = Steps()
-
-    def work(on_step: OnStep) -> None:
-        for share in (0.25, 0.75):
-            on_step(share)
-            while share not in steps.shares:
-                time.sleep(0.002)
-
-    generate(remote(Containers(ScriptedEngine(work), entries=entries), channel), steps)
-
-    assert [share for share in dict.fromkeys(steps.shares) if share] == [0.25, 0.75]
-
-
-def test_a_generation_that_a_killed_attempt_started_is_resumed_and_not_started_again(
-    entries: InMemoryDict, channel: ControlChannel
-) -> None:
-    may_finish = threading.Event()
-    containers = Containers(ScriptedEngine(steps_until(may_finish.is_set)), entries=entries)
-    with pytest.raises(Killed):
-        generate(remote(containers, channel), Steps(raises=Killed()))
-
-    may_finish.set()
-    generation = generate(remote(containers, channel))
-
-    assert generation.seed == OPTIONS.seed
-    assert list(containers.calls) == ["call-1"]
-
-
-def test_a_finished_generation_is_returned_again_to_the_next_attempt_and_counted_once(
-    entries: InMemoryDict, channel: ControlChannel
-) -> None:
-    containers = Containers(ScriptedEngine(gpu_seconds=2.0), entries=entries)
-    generate(remote(containers, channel))
-
-    again = generate(remote(containers, channel))
-
-    assert again.gpu_seconds == 2.0
-    assert list(containers.calls) == ["call-1"]
-
-
-def test_a_lost_generation_of_an_earlier_attempt_is_started_again(
-    entries: InMemoryDict, channel: ControlChannel
-) -> None:
-    containers = Containers(ScriptedEngine(steps_for(0.1)), entries=entries)
-    channel.save_call_id("forgotten")
+    channel.save_call(SavedCall("forgotten", tries=1))
     channel.request_cancel()  # meant for the lost one
+    channel.report(0.9)
 
-    generate(remote(containers, channel))
+    hand_over(client(containers, channel)).start()
 
-    assert len(containers.calls) == 1
-
-
-def test_a_generation_that_another_attempt_cancelled_is_started_again(
-    entries: InMemoryDict, channel: ControlChannel
-) -> None:
-    containers = Containers(ScriptedEngine(steps_until(never), steps_for(0.1), gpu_seconds=2.0), entries=entries)
-    channel.save_call_id(containers.spawn([VIEW], OPTIONS).object_id)
-    wait_until_running(channel)
-    channel.request_cancel()
-
-    generation = generate(remote(containers, channel))
-
-    assert list(containers.calls) == ["call-1", "call-2"]
-    assert 2.0 < generation.gpu_seconds < 2.0 + WAIT_S  # includes that of the cancelled one
+    assert not channel.is_cancel_requested() and channel.progress(None) != 0.9
+    assert (channel.saved_call().call_id, channel.saved_call().tries) == ("call-1", 2)
 
 
-def test_a_container_failure_of_an_earlier_attempt_is_retried_on_another_container(
-    entries: InMemoryDict, channel: ControlChannel
-) -> None:
-    containers = Containers(ScriptedEngine(fails(DEVICE_LOST)), ScriptedEngine(), entries=entries)
-    channel.save_call_id(containers.spawn([VIEW], OPTIONS).object_id)
+def test_a_generation_that_was_given_up_fails_with_the_reason(entries: InMemoryDict, channel: ControlChannel) -> None:
+    containers = Containers(ScriptedEngine(), entries=entries)
+    channel.save_call(SavedCall("cancelled", tries=1, gpu_seconds=1.5, failure="no container started"))
 
-    generate(remote(containers, channel))
+    with pytest.raises(EngineFailed, match="no container started") as raised:
+        client(containers, channel)([VIEW], OPTIONS, ignore)
 
-    assert len(containers.calls) == 2
-
-
-def test_an_engine_failure_of_an_earlier_attempt_is_the_answer(entries: InMemoryDict, channel: ControlChannel) -> None:
-    containers = Containers(ScriptedEngine(fails(UnreadableImage("an empty image"))), entries=entries)
-    channel.save_call_id(containers.spawn([VIEW], OPTIONS).object_id)
-
-    with pytest.raises(UnreadableImage, match="an empty image"):
-        generate(remote(containers, channel))
-    assert len(containers.calls) == 1
+    assert raised.value.retryable and raised.value.gpu_seconds == 1.5
 
 
 def test_a_generation_whose_device_is_lost_is_retried_on_another_container(
@@ -439,7 +277,7 @@ def test_a_generation_whose_device_is_lost_is_retried_on_another_container(
     broken = ScriptedEngine(fails(DEVICE_LOST, after_s=0.05), gpu_seconds=1.0)
     containers = Containers(broken, ScriptedEngine(gpu_seconds=2.0), entries=entries)
 
-    generation = generate(remote(containers, channel))
+    generation = generate(containers, channel)
 
     assert len(containers.calls) == 2
     assert 2.05 <= generation.gpu_seconds < 2.05 + WAIT_S  # the sum of both
@@ -450,7 +288,8 @@ def test_at_most_max_tries_containers_are_tried(entries: InMemoryDict, channel: 
     containers = Containers(*broken, entries=entries)
 
     with pytest.raises(EngineFailed, match=r"engine preview failed for an internal reason \(RuntimeError\)") as raised:
-        generate(remote(containers, channel))
+        generate(containers, channel)
+
     assert len(containers.calls) == MAX_TRIES
     assert MAX_TRIES * 0.03 <= raised.value.gpu_seconds < WAIT_S
 
@@ -470,128 +309,153 @@ def test_a_failure_that_another_container_cannot_avoid_is_raised_at_once(
     containers = Containers(ScriptedEngine(fails(failure)), ScriptedEngine(), entries=entries)
 
     with pytest.raises(type_, match=message) as raised:
-        generate(remote(containers, channel))
+        generate(containers, channel)
     assert len(containers.calls) == 1
     assert raised.value.gpu_seconds == 0.0  # it ran on a CPU
 
 
-def test_a_cancel_asks_the_container_to_stop(entries: InMemoryDict, channel: ControlChannel) -> None:
-    containers = Containers(ScriptedEngine(steps_for(0.05), steps_until(never), gpu_seconds=1.0), entries=entries)
-    generate(remote(containers, channel))
-    channel.clear()
-
-    with pytest.raises(Cancelled) as raised:
-        generate(remote(containers, channel), Steps(raises=Cancelled("stop")))
-
-    cancelled = containers.calls["call-2"]
-    assert not cancelled.was_cancelled
-    assert isinstance(cancelled.get(timeout=WAIT_S).error, Cancelled)
-    assert raised.value.gpu_seconds == cancelled.get(timeout=WAIT_S).gpu_seconds > 0
-    assert left_of(entries) == []
-
-
-def test_a_call_that_does_not_stop_in_time_is_cancelled(
-    entries: InMemoryDict, channel: ControlChannel, released: threading.Event
-) -> None:
-    containers = Containers(ScriptedEngine(lambda on_step: released.wait(WAIT_S)), entries=entries)
-    started_s = time.monotonic()
-
-    with pytest.raises(Cancelled):
-        generate(remote(containers, channel, stop_grace_s=0.1), Steps(raises=Cancelled("stop")))
-
-    assert containers.calls["call-1"].was_cancelled
-    assert 0.1 <= time.monotonic() - started_s < WAIT_S / 2
-    assert left_of(entries) == []
-
-
-def test_a_generation_that_finishes_during_the_cancel_is_counted(
-    entries: InMemoryDict, channel: ControlChannel, released: threading.Event
-) -> None:
-    containers = Containers(ScriptedEngine(lambda on_step: released.wait(WAIT_S), gpu_seconds=3.0), entries=entries)
-
-    def on_step(share: float) -> None:
-        released.set()
-        raise Cancelled("stop")
-
-    with pytest.raises(Cancelled) as raised:
-        generate(remote(containers, channel), on_step)
-    assert raised.value.gpu_seconds == 3.0
-
-
-def test_a_client_that_is_used_twice_counts_each_generation_once(
-    entries: InMemoryDict, channel: ControlChannel
-) -> None:
-    engine = remote(Containers(ScriptedEngine(gpu_seconds=2.0), entries=entries), channel)
-
-    assert [generate(engine).gpu_seconds for _ in range(2)] == [2.0, 2.0]
-
-
-@pytest.mark.parametrize("is_tried_before", [False, True])
-def test_a_lost_container_fails_the_generation_with_a_message(
-    entries: InMemoryDict, channel: ControlChannel, is_tried_before: bool
-) -> None:
-    broken = ScriptedEngine(fails(DEVICE_LOST, after_s=0.05), gpu_seconds=1.0)
-    containers = Containers(*([broken] if is_tried_before else []), entries=entries)
-
-    with pytest.raises(EngineFailed, match=r"engine preview gave no answer \(NoContainer\)") as raised:
-        generate(remote(containers, channel))
-    assert (raised.value.gpu_seconds >= 0.05) is is_tried_before
-    assert left_of(entries) == []
-
-
-def test_an_unexpected_answer_fails_the_generation_with_a_message(
+def test_containers_that_give_no_answer_fail_the_generation_after_max_tries(
     entries: InMemoryDict, channel: ControlChannel
 ) -> None:
     containers = Containers(entries=entries)
 
-    with pytest.raises(EngineFailed, match="engine preview answered with int"):
-        generate(remote(containers, channel, spawn=lambda *_: ThreadCall("call", lambda: 42)))
-    assert left_of(entries) == []
+    with pytest.raises(EngineFailed, match="engine preview gave no answer"):
+        generate(containers, channel)
+
+    assert len(containers.calls) == MAX_TRIES
 
 
-@pytest.mark.parametrize("failure", [None, UnreadableImage("an empty image"), DEVICE_LOST])
-def test_only_the_call_id_of_a_successful_generation_stays_in_the_channel(
-    entries: InMemoryDict, channel: ControlChannel, failure: Exception | None
+def test_a_generation_that_was_cancelled_for_another_attempt_is_started_again(
+    entries: InMemoryDict, channel: ControlChannel
 ) -> None:
-    actions = [steps_for(0.05)] if failure is None else [fails(failure)]
-    containers = Containers(*(ScriptedEngine(*actions) for _ in range(MAX_TRIES)), entries=entries)
-    steps = Steps()
-
-    try:
-        generate(remote(containers, channel), steps)
-    except ImageTo3DError:
-        assert failure is not None
-    assert containers.calls
-    assert left_of(entries) == ([f"{CHANNEL}/call"] if failure is None else [])
-
-
-def test_without_the_channel_a_generation_succeeds_without_progress() -> None:
-    entries, steps = UnavailableDict(), Steps()
-
-    generation = generate(
-        remote(Containers(ScriptedEngine(steps_for(0.1)), entries=entries), ControlChannel(entries, CHANNEL)), steps
-    )
-
-    assert generation.seed == OPTIONS.seed
-    assert set(steps.shares) == {0.0}
-
-
-def test_without_the_channel_a_cancel_cancels_the_remote_call(released: threading.Event) -> None:
-    entries = UnavailableDict()
-    containers = Containers(ScriptedEngine(steps_until(released.is_set)), entries=entries)
-
-    with pytest.raises(Cancelled):
-        generate(
-            remote(containers, ControlChannel(entries, CHANNEL), stop_grace_s=0.05), Steps(raises=Cancelled("stop"))
-        )
-    assert containers.calls["call-1"].was_cancelled
-    released.set()
+    containers = Containers(ScriptedEngine(steps_until(never), gpu_seconds=2.0), entries=entries)
+    hand_over(client(containers, channel)).start()
+    wait_until_running(channel)
+    channel.request_cancel()
     containers.calls["call-1"].join()
+
+    generation = generate(containers, channel)
+
+    assert list(containers.calls) == ["call-1", "call-2"]
+    assert 2.0 < generation.gpu_seconds < 2.0 + WAIT_S  # includes that of the cancelled one
+
+
+def test_the_record_of_the_version_before_is_read(entries: InMemoryDict, channel: ControlChannel) -> None:
+    containers = Containers(ScriptedEngine(), entries=entries)
+    entries.put(f"{CHANNEL}/call", containers.spawn([VIEW], OPTIONS).object_id)
+    containers.calls["call-1"].join()
+
+    assert client(containers, channel)([VIEW], OPTIONS, ignore).seed == OPTIONS.seed
+
+
+def test_a_channel_that_cannot_be_read_starts_nothing(entries: InMemoryDict) -> None:
+    containers = Containers(ScriptedEngine(), entries=entries)
+
+    with pytest.raises(StoreUnavailable):
+        client(containers, ControlChannel(UnavailableDict(), CHANNEL))([VIEW], OPTIONS, ignore)
+
+    assert containers.calls == {}
+
+
+def test_a_container_shows_up_with_its_call_where_the_process_that_started_it_died(
+    entries: InMemoryDict, channel: ControlChannel, released: threading.Event
+) -> None:
+    containers = Containers(ScriptedEngine(steps_until(released.is_set)), entries=entries)
+    channel.save_call(SavedCall("failed", tries=1, gpu_seconds=4.0))
+
+    containers.spawn([VIEW], OPTIONS)  # and not saved
+    wait_until_running(channel)
+
+    assert (channel.saved_call().call_id, channel.saved_call().gpu_seconds) == ("call-1", 4.0)
+
+
+def test_views_travel_as_the_model_reads_them(entries: InMemoryDict, channel: ControlChannel) -> None:
+    sent: list[Any] = []
+
+    def spawn(views: Any, *arguments: Any) -> ThreadCall:
+        sent.extend(views)
+        return ThreadCall("call", lambda: Failure(EngineFailed("enough")))
+
+    engine = EngineClient(
+        lambda: Connection(find_spec("trellis"), spawn), channel=channel, reopen=lambda _: ThreadCall("", int)
+    )
+    with pytest.raises(HandedOver) as raised:
+        engine([draw_figure(600)], OPTIONS, ignore)
+    raised.value.start()
+
+    assert [view.shape for view in sent] == [(112, 112, 3)]
 
 
 def test_too_many_views_are_refused_before_anything_is_spawned(entries: InMemoryDict, channel: ControlChannel) -> None:
     containers = Containers(ScriptedEngine(), entries=entries)
 
     with pytest.raises(InvalidRequest, match="engine preview takes at most 8 views, got 9"):
-        remote(containers, channel)([VIEW] * 9, OPTIONS, Steps())
+        client(containers, channel)([VIEW] * 9, OPTIONS, ignore)
     assert containers.calls == {}
+
+
+def test_a_cancellation_is_seen_before_and_while_an_answer_arrives(
+    entries: InMemoryDict, channel: ControlChannel, released: threading.Event
+) -> None:
+    containers = Containers(ScriptedEngine(steps_until(released.is_set)), entries=entries)
+    hand_over(client(containers, channel)).start()
+    looks = []
+
+    def on_step(share: float) -> None:
+        looks.append(share)
+        if len(looks) == 3:
+            raise Cancelled("stop")
+
+    with pytest.raises(Cancelled):
+        client(containers, channel, announced="call-1")([VIEW], OPTIONS, on_step)
+
+
+def test_a_running_generation_is_asked_to_stop_and_its_gpu_seconds_count(
+    entries: InMemoryDict, channel: ControlChannel
+) -> None:
+    containers = Containers(ScriptedEngine(steps_until(never), gpu_seconds=1.0), entries=entries)
+    hand_over(client(containers, channel)).start()
+    channel.save_call(SavedCall("call-1", tries=2, gpu_seconds=5.0))
+    wait_until_running(channel)
+
+    gpu_seconds = stop_generation(channel, containers.reopen, grace_s=WAIT_S)
+
+    cancelled = containers.calls["call-1"]
+    assert not cancelled.was_cancelled
+    assert isinstance(cancelled.get(timeout=WAIT_S).error, Cancelled)
+    assert gpu_seconds == 5.0 + cancelled.get(timeout=WAIT_S).gpu_seconds > 5.0
+
+
+def test_a_generation_that_no_container_has_begun_is_cancelled_at_once(channel: ControlChannel) -> None:
+    call = ThreadCall("call-1", lambda: time.sleep(0.01))
+    channel.save_call(SavedCall("call-1", tries=1))
+
+    assert stop_generation(channel, lambda _: call, grace_s=WAIT_S) == 0.0
+    with pytest.raises(CallCancelled):
+        call.get()
+
+
+def test_a_call_that_does_not_stop_in_time_is_cancelled(
+    entries: InMemoryDict, channel: ControlChannel, released: threading.Event
+) -> None:
+    containers = Containers(ScriptedEngine(lambda on_step: released.wait(WAIT_S)), entries=entries)
+    hand_over(client(containers, channel)).start()
+    wait_until_running(channel)
+
+    assert stop_generation(channel, containers.reopen, grace_s=0.05) == 0.0
+    assert containers.calls["call-1"].was_cancelled
+
+
+def test_a_generation_that_finishes_during_the_cancel_is_counted(
+    entries: InMemoryDict, channel: ControlChannel, released: threading.Event
+) -> None:
+    containers = Containers(ScriptedEngine(lambda on_step: released.wait(WAIT_S), gpu_seconds=3.0), entries=entries)
+    hand_over(client(containers, channel)).start()
+    wait_until_running(channel)
+    released.set()
+
+    assert stop_generation(channel, containers.reopen, grace_s=WAIT_S) == 3.0
+
+
+def test_nothing_is_stopped_where_no_generation_was_started(channel: ControlChannel) -> None:
+    assert stop_generation(channel, lambda _: ThreadCall("", int)) == 0.0

@@ -10,6 +10,7 @@ import pytest
 
 from pipeline.engines.base import ForegroundImage, Generation, GenerationOptions
 from pipeline.errors import InvalidRequest, WeightsUnusable
+from pipeline.jobs.hand_over import HandedOver
 from pipeline.on_modal.control_channel import ControlChannel, Failure
 from pipeline.on_modal.engine_pool import EnginePool
 from tests.fakes.shared_dict import InMemoryDict
@@ -20,12 +21,12 @@ class Method:
     """A method of a container; each call of it runs in a thread."""
 
     def __init__(self, work: Callable[..., Any]) -> None:
-        self.calls = 0
+        self.started: list[ThreadCall] = []
         self._work = work
 
     def spawn(self, *arguments: Any) -> ThreadCall:
-        self.calls += 1
-        return ThreadCall("call", self._work, *arguments)
+        self.started.append(ThreadCall("call", self._work, *arguments))
+        return self.started[-1]
 
 
 class Container:
@@ -34,7 +35,7 @@ class Container:
     def __init__(self, name: str, entries: InMemoryDict, called: list[str]) -> None:
         self.may_start = threading.Event()
         self.may_start.set()
-        self.arguments: list[tuple[str, int]] = []
+        self.arguments: list[tuple[str, int, int]] = []
         self.wake = Method(self._wake)
         self.generate = Method(self._generate)
         self._name, self._entries, self._called = name, entries, called
@@ -45,10 +46,10 @@ class Container:
         self._called.append(f"{self._name} is ready")
 
     def _generate(
-        self, views: list[ForegroundImage], options: GenerationOptions, channel: str, restarts: int
+        self, views: list[ForegroundImage], options: GenerationOptions, channel: str, restarts: int, job_id: int
     ) -> Generation | Failure:
         self._called.append(f"{self._name} generates")
-        self.arguments.append((channel, restarts))
+        self.arguments.append((channel, restarts, job_id))
         return self._server.answer(views, options, ControlChannel(self._entries, channel), restarts=restarts)
 
 
@@ -81,28 +82,36 @@ def ignore(share: float) -> None:
     """An `OnStep`."""
 
 
-@pytest.mark.parametrize("is_created_first", [False, True])
-def test_a_generation_waits_for_the_container_that_is_starting(deployment: Deployment, is_created_first: bool) -> None:
-    """If it was spawned at once, it would be one more pending input, and one more container would start for it."""
+def hand_over(engines: EnginePool, engine: str | None, **options: Any) -> HandedOver:
+    """Run a client that has no answer yet."""
+    with pytest.raises(HandedOver) as raised:
+        engines.client(engine, channel=CHANNEL, **options)([VIEW], OPTIONS, ignore)
+    return raised.value
+
+
+def test_a_generation_takes_the_place_of_the_start_that_still_waits(deployment: Deployment) -> None:
+    """If both waited, an autoscaler that counts pending inputs would start one more container."""
     engines, container = deployment.engines(), deployment.containers["preview"]
     container.may_start.clear()
-    generate = engines.client(None, channel=CHANNEL) if is_created_first else None
     engines.wake(None)
 
-    made = (generate or engines.client(None, channel=CHANNEL))([VIEW], OPTIONS, lambda share: container.may_start.set())
+    hand_over(engines, None).start()
+    container.may_start.set()
 
-    assert made.seed == OPTIONS.seed
-    assert deployment.called == ["preview is ready", "preview generates"]
+    assert container.wake.started[0].was_cancelled
+    container.generate.started[0].join()
+    assert "preview generates" in deployment.called
 
 
 def test_the_engine_that_a_request_names_is_started_and_generates(deployment: Deployment) -> None:
     engines = deployment.engines()
 
     engines.wake("triposr")
-    engines.client("triposr", channel=CHANNEL, restarts_requested=lambda: 3)([VIEW], OPTIONS, ignore)
+    hand_over(engines, "triposr", restarts_requested=lambda: 3, job_id=7).start()
+    deployment.containers["triposr"].generate.started[0].join()
 
-    assert deployment.called == ["triposr is ready", "triposr generates"]
-    assert deployment.containers["triposr"].arguments == [(CHANNEL, 3)]
+    assert set(deployment.called) == {"triposr is ready", "triposr generates"}
+    assert deployment.containers["triposr"].arguments == [(CHANNEL, 3, 7)]
 
 
 def test_the_refusal_of_an_unknown_engine_lists_the_deployed_ones(deployment: Deployment) -> None:
@@ -119,12 +128,13 @@ def test_no_container_starts_without_weights(deployment: Deployment) -> None:
     with pytest.raises(WeightsUnusable, match="the weights of preview are missing"):
         deployment.engines(check=check).wake(None)
 
-    assert deployment.containers["preview"].wake.calls == 0
+    assert deployment.containers["preview"].wake.started == []
 
 
 def test_no_entry_is_left_after_the_end_of_a_job(deployment: Deployment) -> None:
     engines = deployment.engines()
-    engines.client(None, channel=CHANNEL)([VIEW], OPTIONS, ignore)
+    hand_over(engines, None).start()
+    deployment.containers["preview"].generate.started[0].join()
     assert deployment.entries.get(f"{CHANNEL}/call") is not None
 
     engines.forget(CHANNEL)

@@ -10,8 +10,16 @@ from typing import Any
 import pytest
 
 from pipeline.errors import CallerError, InvalidRequest, StageError, WeightsUnusable
-from pipeline.on_modal.control_channel import ControlChannel
-from pipeline.on_modal.one_shot import generate_once, read_body, run_from_terminal, wait_for, with_field_options
+from pipeline.jobs.hand_over import HandedOver
+from pipeline.on_modal.control_channel import ControlChannel, SavedCall
+from pipeline.on_modal.one_shot import (
+    engine_channel_of,
+    generate_once,
+    read_body,
+    run_from_terminal,
+    run_remotely,
+    with_field_options,
+)
 from pipeline.settings import Settings
 from schemas.request import ImageTo3DRequest
 from schemas.table import NOT_OPTIONS
@@ -42,6 +50,9 @@ class FinishedCall:
         if self._polls == 1:
             raise TimeoutError
         return self._result
+
+    def cancel(self) -> None:
+        """Nothing to cancel: it has ended."""
 
 
 @pytest.fixture
@@ -124,16 +135,27 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
         read_body(str(tmp_path / "none.png"), tmp_path / "a.glb", {})
 
 
-def test_waiting_reports_the_progress_and_clears_the_channel() -> None:
-    entries = InMemoryDict()
+def run_twice(second: dict[str, Any], reported: list[tuple[str, int]], entries: InMemoryDict) -> dict[str, Any]:
+    """The command against a remote side that starts a generation, and ends in its second run."""
     channel = ControlChannel(entries, "one")
-    channel.report(("generate", 40))
-    reported: list[tuple[str, int]] = []
+    channel.report(("intake", 3))
+    ControlChannel(entries, engine_channel_of(channel)).report(0.5)
+    results = {"": {"call_id": "fc-1"}, "fc-1": second}
+    return run_remotely(
+        lambda announced: FinishedCall(results[announced]),
+        channel,
+        lambda stage, percent: reported.append((stage, percent)),
+        find_call=lambda call_id: FinishedCall({"lost": call_id}),
+    )
 
-    result = wait_for(FinishedCall(SUCCESS), channel, lambda stage, percent: reported.append((stage, percent)))
 
-    assert result is SUCCESS and reported == [("generate", 40)]
-    assert channel.progress(None) is None
+def test_the_terminal_waits_for_the_generation_between_the_two_runs_and_reports_all() -> None:
+    entries, reported = InMemoryDict(), []
+
+    result = run_twice(SUCCESS, reported, entries)
+
+    assert result is SUCCESS and reported == [("intake", 3), ("generate", 28), ("intake", 3)]
+    assert ControlChannel(entries, "one").progress(None) is None
 
 
 @pytest.mark.parametrize(("code", "error"), [("unreadable_image", CallerError), ("engine_failed", StageError)])
@@ -141,7 +163,7 @@ def test_a_failed_job_is_raised_with_its_message(code: str, error: type[Exceptio
     failed = {"state": "failed", "error_code": code, "message": "the image is damaged"}
 
     with pytest.raises(error, match="the image is damaged"):
-        wait_for(FinishedCall(failed), ControlChannel(InMemoryDict(), "one"), lambda stage, percent: None)
+        run_twice(failed, [], InMemoryDict())
 
 
 def run(image: Path, out: Path, result: dict[str, Any]) -> list[tuple[Any, ...]]:
@@ -152,14 +174,16 @@ def run(image: Path, out: Path, result: dict[str, Any]) -> list[tuple[Any, ...]]
         spawned.append(arguments)
         return FinishedCall(result)
 
-    run_from_terminal(str(image), out, {"seed": "3"}, spawn=spawn, entries=InMemoryDict())
+    run_from_terminal(
+        str(image), out, {"seed": "3"}, spawn=spawn, find_call=lambda call_id: FinishedCall({}), entries=InMemoryDict()
+    )
     return spawned
 
 
 def test_the_command_writes_the_files_and_prints_the_durations(
     image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    ((body, file_prefix, _),) = run(image, tmp_path / "toy.glb", SUCCESS)
+    ((body, file_prefix, _, _),) = run(image, tmp_path / "toy.glb", SUCCESS)
 
     printed = capsys.readouterr()
     assert (body["seed"], file_prefix) == ("3", "toy")
@@ -187,11 +211,13 @@ class LocalPool:
     def __init__(self, check: Callable[[], None] = lambda: None) -> None:
         self._check = check
         self.forgotten: list[str] = []
+        self.woken = 0
 
     def wake(self, name: str | None) -> None:
+        self.woken += 1
         self._check()
 
-    def client(self, name: str | None, *, channel: str) -> Any:
+    def client(self, name: str | None, *, channel: str, announced: str) -> Any:
         from pipeline.stages.generate import LocalEngines
 
         engines = LocalEngines("preview")
@@ -206,12 +232,58 @@ def test_the_remote_side_returns_the_result_and_the_files_as_plain_data(image: P
     pool: Any = LocalPool()
 
     result = generate_once(
-        body, file_prefix="toy", settings=Settings(), engines=pool, channel=ControlChannel(InMemoryDict(), "one")
+        body,
+        file_prefix="toy",
+        settings=Settings(data_dir=tmp_path),
+        engines=pool,
+        channel=ControlChannel(InMemoryDict(), "one"),
     )
 
     assert result["state"] == "success" and result["engine"] == "preview"
     assert list(result["files"]) == ["toy.glb", "toy_thumbnail.png"] and result["files"]["toy.glb"][:4] == b"glTF"
     assert pool.forgotten == ["one/engine"]
+    assert not (tmp_path / "work" / "one").exists()
+
+
+def test_a_generation_that_is_handed_over_is_started_when_the_checkpoints_are_committed(
+    image: Path, tmp_path: Path
+) -> None:
+    body = read_body(str(image), tmp_path / "toy.glb", {"seed": "3", "resolution": "64", "texture_size": "512"})
+    entries, order = InMemoryDict(), []
+    channel = ControlChannel(entries, "one")
+    settings = Settings(data_dir=tmp_path)
+    pool: Any = LocalPool()
+    local = pool.client
+
+    def client(name: str | None, *, channel: str, announced: str) -> Any:
+        def start() -> None:
+            order.append("start")
+            ControlChannel(entries, channel).save_call(SavedCall("fc-1", tries=1))
+
+        def hand_over(*arguments: Any) -> Any:
+            raise HandedOver("generation-one", start)
+
+        return local(name, channel=channel, announced=announced) if announced else hand_over
+
+    def run(announced: str) -> dict[str, Any]:
+        return generate_once(
+            body,
+            file_prefix="toy",
+            settings=settings,
+            engines=pool,
+            channel=channel,
+            announced=announced,
+            commit=lambda: order.append("commit"),
+            reload=lambda: order.append("reload"),
+        )
+
+    pool.client = client
+    first, waked = run(""), pool.woken
+    second = run(first["call_id"])
+
+    assert first == {"call_id": "fc-1"} and order == ["commit", "start", "reload"]
+    assert second["state"] == "success" and second["stage_seconds"]["intake"] > 0
+    assert waked == pool.woken == 1  # the second run did not read the image again
 
 
 def test_missing_weights_are_a_result_and_no_exception(image: Path, tmp_path: Path) -> None:
@@ -222,7 +294,11 @@ def test_missing_weights_are_a_result_and_no_exception(image: Path, tmp_path: Pa
     pool: Any = LocalPool(check)
 
     result = generate_once(
-        body, file_prefix="toy", settings=Settings(), engines=pool, channel=ControlChannel(InMemoryDict(), "one")
+        body,
+        file_prefix="toy",
+        settings=Settings(data_dir=tmp_path),
+        engines=pool,
+        channel=ControlChannel(InMemoryDict(), "one"),
     )
 
     assert (result["state"], result["error_code"]) == ("failed", WeightsUnusable.code)

@@ -24,7 +24,7 @@ from pipeline.jobs.model import (
     Progress,
 )
 from pipeline.jobs.store import Store
-from pipeline.jobs.transitions import MAX_ATTEMPTS, REQUEST_LIFETIME_S
+from pipeline.jobs.transitions import MAX_ATTEMPTS, PASSIVE_LEASE_S, REQUEST_LIFETIME_S
 from pipeline.storage.base import Artifact
 from tests.jobs.store_fixtures import Clock, new_job
 
@@ -375,6 +375,71 @@ def test_a_clock_that_steps_back_strands_no_job(store: Store, add_key: AddKey, c
     again = claimed(store, "w2")
 
     assert (again.id, again.attempts) == (job_id, 2)
+
+
+def test_a_job_is_handed_over_within_its_attempt_and_taken_over_by_one_process(
+    store: Store, add_key: AddKey, clock: Clock
+) -> None:
+    key = add_key()
+    store.submit(new_job(key))
+    first = claimed(store, "first")
+    store.renew(first.lease, lease_s=30, progress=Progress("intake", 3))
+    clock.advance(5)
+
+    waiting = store.hand_over(
+        first.lease, worker_id="generation-a", lease_s=PASSIVE_LEASE_S, progress=Progress("generate", 5)
+    )
+
+    assert (waiting.worker_id, waiting.attempts, waiting.state) == ("generation-a", 1, JobState.RUNNING)
+    assert (waiting.lease_expires_at, waiting.progress) == (clock.now + PASSIVE_LEASE_S, Progress("generate", 5))
+    assert store.get(first.id, api_key_id=None) == waiting
+    for void in (
+        lambda: store.renew(first.lease, lease_s=30),
+        lambda: store.complete(first.lease, SUCCESS),
+        lambda: store.requeue(first.lease),
+        lambda: store.hand_over(first.lease, worker_id="generation-b", lease_s=PASSIVE_LEASE_S),
+    ):
+        with pytest.raises(LeaseLost):
+            void()
+
+    taken = store.hand_over(waiting.lease, worker_id="second", lease_s=30)
+    with pytest.raises(LeaseLost):
+        store.hand_over(waiting.lease, worker_id="third", lease_s=30)
+
+    assert (taken.worker_id, taken.attempts, taken.progress) == ("second", 1, Progress("generate", 5))
+    assert store.key_use(key.id).running == 1
+    assert store.complete(taken.lease, SUCCESS).state is JobState.SUCCESS
+
+
+def test_a_passive_lease_outlasts_those_of_workers_until_it_expires(
+    store: Store, add_key: AddKey, clock: Clock
+) -> None:
+    store.submit(new_job(add_key()))
+    waiting = store.hand_over(claimed(store).lease, worker_id="generation-a", lease_s=PASSIVE_LEASE_S)
+
+    clock.advance(PASSIVE_LEASE_S - 400)
+    assert store.claim("w2", lease_s=30) is None  # cuts nothing either
+    store.renew(waiting.lease, lease_s=PASSIVE_LEASE_S)
+    clock.advance(PASSIVE_LEASE_S - 10)
+    assert store.claim("w2", lease_s=30) is None
+    clock.advance(11)
+
+    again = claimed(store, "w2")
+    assert (again.id, again.attempts) == (waiting.id, 2)
+
+
+def test_a_clock_that_steps_back_strands_no_job_that_waits_for_a_call(
+    store: Store, add_key: AddKey, clock: Clock
+) -> None:
+    store.submit(new_job(add_key()))
+    waiting = store.hand_over(claimed(store).lease, worker_id="generation-a", lease_s=PASSIVE_LEASE_S)
+    clock.advance(-86400)
+
+    assert store.claim("w2", lease_s=30) is None
+    assert store.get(waiting.id, api_key_id=None).lease_expires_at == clock.now + PASSIVE_LEASE_S
+    clock.advance(PASSIVE_LEASE_S + 1)
+
+    assert claimed(store, "w2").id == waiting.id
 
 
 def test_progress_is_readable_while_running(store: Store, add_key: AddKey) -> None:

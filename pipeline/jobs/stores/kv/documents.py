@@ -35,7 +35,7 @@ from pipeline.jobs.stores.kv.state import (
 from pipeline.jobs.stores.kv.transaction import Snapshot, Transaction
 from pipeline.jobs.transitions import TIMED_JOBS, Decision, FailedRequest, Retention
 
-_lease_fields = attrgetter("state", "attempts", "lease_expires_at")
+_lease_fields = attrgetter("state", "attempts", "worker_id", "lease_expires_at")
 
 
 def save(transaction: Transaction, before: Job, after: Job) -> Job:

@@ -291,6 +291,16 @@ class KvStore:
         self._heartbeats.forget(lease)
         return job
 
+    def hand_over(self, lease: Lease, *, worker_id: str, lease_s: float, progress: Progress | None = None) -> Job:
+        def hand_over(transaction: Transaction) -> Job:
+            job = with_heartbeat(transaction, held(transaction.head, lease))
+            after = transitions.handed_over(job, worker_id, now=self._clock(), lease_s=lease_s, progress=progress)
+            return documents.save(transaction, job, after)
+
+        job = self._database.commit(hand_over)
+        self._heartbeats.forget(lease)
+        return job
+
     def expire_leases(self, worker_id: str) -> int:
         def expire(transaction: Transaction) -> int:
             mine = [open_job for open_job in transaction.head.open.values() if open_job.job.worker_id == worker_id]

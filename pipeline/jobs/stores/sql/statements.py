@@ -167,7 +167,10 @@ def save(connection: sa.Connection, before: Job, after: Job) -> Job:
 
 def jobs_with_due_leases(now: float, lease_s: float, job_id: int | None) -> sa.Select[Any]:
     """Running jobs that `lease_checked` would change."""
-    is_due = transitions.is_lease_due(jobs.c.lease_expires_at, now=now, lease_s=lease_s)
+    is_passive = jobs.c.worker_id.startswith(transitions.PASSIVE)
+    passive_s = transitions.longest_lease_s(transitions.PASSIVE, lease_s)
+    longest_s = sa.case((is_passive, passive_s), else_=transitions.longest_lease_s("", lease_s))
+    is_due = transitions.is_lease_due(jobs.c.lease_expires_at, now=now, longest_s=longest_s)
     query = sa.select(jobs).where(IS_RUNNING, is_due)
     return query if job_id is None else query.where(jobs.c.id == job_id)
 
