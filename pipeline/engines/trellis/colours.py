@@ -166,8 +166,8 @@ def _sort_into_grid(source: GaussianColours) -> _Grid:
     return _Grid(
         source.xyz.take(at_cell.indices, axis=0),
         kernels,
-        at_cell.indptr[:-1].reshape(shape),
-        at_cell.indptr[1:].reshape(shape),
+        np.asarray(at_cell.indptr[:-1], np.int32).reshape(shape),
+        np.asarray(at_cell.indptr[1:], np.int32).reshape(shape),
         low,
         side,
         REACH * float(np.sqrt(widest)),
