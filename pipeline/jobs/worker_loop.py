@@ -58,6 +58,8 @@ class WorkerOptions:
         poll_s: pause after no job was found.
         is_registered: keep a record of this worker in the list of workers. Not where jobs are dispatched one by one:
             the list is one entry of the shared map, for which the heartbeats of all running jobs would compete.
+        writes_stages_at_once: write a new stage without waiting for the next heartbeat. Not where each write competes
+            with those of all other jobs.
     """
 
     worker_id: str
@@ -71,6 +73,7 @@ class WorkerOptions:
     is_able: Callable[[], bool] = lambda: True
     poll_s: float = 0.2
     is_registered: bool = True
+    writes_stages_at_once: bool = True
 
 
 class LeaseKeeper:
@@ -109,10 +112,10 @@ class LeaseKeeper:
         self._thread = threading.Thread(target=self._keep, name=f"lease-{lease.job_id}", daemon=True)
 
     def report(self, stage: str, percent: int) -> None:
-        """Set the progress, which the next heartbeat writes; a new stage is written at once."""
+        """Set the progress, which the next heartbeat writes; a new stage is written at once, as the options say."""
         is_new_stage = stage != self.progress.stage
         self.progress = Progress(stage, percent)
-        if is_new_stage:
+        if is_new_stage and self._options.writes_stages_at_once:
             self._wake.set()
 
     def is_cancelled(self) -> bool:

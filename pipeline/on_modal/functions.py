@@ -22,8 +22,9 @@ from pipeline.on_modal.prewarm import start_prewarm
 from pipeline.service import kept_generations
 from pipeline.stages.deliver import retry_uploads
 
-HEARTBEAT_INTERVAL_S = 2.0
-"""Pause between two heartbeats of a job whose store is reached over the network."""
+HEARTBEAT_INTERVAL_S = 5.0
+"""Pause between two heartbeats of a job whose store is reached over the network: also the delay of a cancellation while
+a container works on the job. All jobs write to one entry, so that a write costs the others a read and often a try."""
 UPLOADS_FOR_S = 240.0
 """For how long one run of the cleaner starts late uploads, so that slow buckets do not fill its whole time limit."""
 
@@ -109,6 +110,7 @@ def run_job(
             lease_s=settings.lease_s,
             heartbeat_interval_s=HEARTBEAT_INTERVAL_S,
             is_registered=False,
+            writes_stages_at_once=False,
         ),
         on_end=clean_up_after,
     )

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -391,6 +392,38 @@ def test_a_cancellation_that_the_hand_over_meets_starts_nothing(opened: SqlStore
 
     assert opened.get(job_id, api_key_id=None).state is JobState.CANCELLED
     assert started == []
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_new_stage_is_written_at_once_unless_writes_compete(
+    opened: SqlStore, key: ApiKey, monkeypatch: pytest.MonkeyPatch, at_once: bool
+) -> None:
+    job_id = opened.submit(new_job(key)).job.id
+    written: list[Progress | None] = []
+    renew = opened.renew
+
+    def renewed(lease: Lease, *, lease_s: float, progress: Progress | None = None) -> bool:
+        written.append(progress)
+        return renew(lease, lease_s=lease_s, progress=progress)
+
+    monkeypatch.setattr(opened, "renew", renewed)
+
+    def has_written(number: int) -> bool:
+        return len(written) == number
+
+    def work(job: Job, keeper: LeaseKeeper) -> JobResult:
+        for number, stage in enumerate(("intake", "generate"), start=1):
+            keeper.report(stage, 5)
+            if at_once:
+                wait_until(partial(has_written, number))
+        return DONE
+
+    worker_for(opened, work, heartbeat_interval_s=60.0, lease_s=600.0, writes_stages_at_once=at_once).run_one(
+        threading.Event()
+    )
+
+    assert written == ([Progress("intake", 5), Progress("generate", 5)] if at_once else [])
+    assert opened.get(job_id, api_key_id=None).state is JobState.SUCCESS
 
 
 def hands_over(job: Job, keeper: LeaseKeeper) -> JobResult:
