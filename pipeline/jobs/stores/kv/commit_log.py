@@ -58,6 +58,9 @@ OPTIMISTIC_S = 0.25
 """A change starts from a snapshot of this age without reading again; the create shows whether it was the newest."""
 COMMIT_TIMEOUT_S = 30.0
 """How long a change is repeated while other processes commit first."""
+MOST_PAUSE_S = 2.0
+"""Longest pause between two tries. Pauses grow from the time that a try takes, which is that of the map's operations:
+with a slow map and many writers, tries that follow each other at once only make each other fail."""
 VACUUM_EVERY = 32
 """A vacuum follows one commit in so many."""
 MAX_BATCH = 64
@@ -352,7 +355,8 @@ class CommitLog(Generic[S]):
                 continue
             if self._write(draft):
                 return base.number + 1
-            time.sleep(random.uniform(0.0, 0.01 * min(tries, 20)))
+            took_s = time.monotonic() - base.read_at_s
+            time.sleep(random.uniform(0.0, min(MOST_PAUSE_S, took_s * 2 ** min(tries, 10))))
         raise StoreUnavailable("The store is busy.")
 
     def _change(self, base: Version[S], requests: list[_Request[S]]) -> Draft[S]:

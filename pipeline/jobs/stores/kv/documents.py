@@ -38,6 +38,11 @@ from pipeline.jobs.transitions import TIMED_JOBS, Decision, FailedRequest, Reten
 _lease_fields = attrgetter("state", "attempts", "worker_id", "lease_expires_at")
 
 
+def may_have_heartbeat(job: Job) -> bool:
+    """Whether a worker may have written a heartbeat under the job's lease; a passive holder writes none."""
+    return job.state is JobState.RUNNING and not transitions.is_passive(job.worker_id)
+
+
 def save(transaction: Transaction, before: Job, after: Job) -> Job:
     """Write what a transition changed of a job that has not ended, and its key's counters.
 
@@ -47,7 +52,8 @@ def save(transaction: Transaction, before: Job, after: Job) -> Job:
     open_job = transaction.head.open[before.id]
     open_job.job = after
     if _lease_fields(after) != _lease_fields(before):
-        transaction.forget(heartbeat_key(before.id, open_job.lease_epoch))
+        if may_have_heartbeat(before):
+            transaction.forget(heartbeat_key(before.id, open_job.lease_epoch))
         open_job.lease_epoch += 1
     transaction.head.accounts[before.api_key_id].count(transitions.usage_change(before, after))
     return after
@@ -59,7 +65,8 @@ def apply(transaction: Transaction, job: Job, decision: Decision, *, now: float,
         return save(transaction, job, decision) if decision is not job else job
     head = transaction.head
     open_job = head.open.pop(job.id)
-    transaction.forget(heartbeat_key(job.id, open_job.lease_epoch))
+    if may_have_heartbeat(job):
+        transaction.forget(heartbeat_key(job.id, open_job.lease_epoch))
     # A task's id names its job, so that it is found without an index.
     end = transitions.completed(
         job, decision, now=now, retention=retention, draw_task_id=lambda: f"msg_{job.id:08x}{secrets.token_hex(12)}"

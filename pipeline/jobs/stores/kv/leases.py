@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from pipeline.jobs import transitions
 from pipeline.jobs.model import Job, JobState, Lease
-from pipeline.jobs.stores.kv.documents import apply, save
+from pipeline.jobs.stores.kv.documents import apply, may_have_heartbeat, save
 from pipeline.jobs.stores.kv.map import KeyValues
 from pipeline.jobs.stores.kv.state import HEARTBEAT, Head, Heartbeat, OpenJob, heartbeat_key
 from pipeline.jobs.stores.kv.transaction import Snapshot, Transaction
@@ -22,7 +22,7 @@ from pipeline.jobs.transitions import Retention
 def with_heartbeats(snapshot: Snapshot, open_jobs: Iterable[OpenJob]) -> list[Job]:
     """Jobs that have not ended, with lease and progress as their workers last wrote them."""
     jobs = list(open_jobs)
-    running = [found for found in jobs if found.job.state is JobState.RUNNING]
+    running = [found for found in jobs if may_have_heartbeat(found.job)]
     heartbeats = snapshot.entries.get_many([heartbeat_key(found.job.id, found.lease_epoch) for found in running])
     updated = {
         found.job.id: replace(found.job, **vars(HEARTBEAT.from_json(heartbeat)))

@@ -258,7 +258,7 @@ class KvStore:
         heartbeat, now = self._heartbeats.last(lease, open_job), self._clock()
         if progress is not None:
             heartbeat = replace(heartbeat, progress=progress)
-        if heartbeat.lease_expires_at - now >= lease_s / 2:
+        if documents.may_have_heartbeat(open_job.job) and heartbeat.lease_expires_at - now >= lease_s / 2:
             expires_at = transitions.lease_end(now, lease_s)
             self._heartbeats.write(lease, open_job, replace(heartbeat, lease_expires_at=expires_at))
             return open_job.job.is_cancel_requested
@@ -293,7 +293,9 @@ class KvStore:
 
     def hand_over(self, lease: Lease, *, worker_id: str, lease_s: float, progress: Progress | None = None) -> Job:
         def hand_over(transaction: Transaction) -> Job:
-            job = with_heartbeat(transaction, held(transaction.head, lease))
+            found = held(transaction.head, lease)
+            # A heartbeat holds the lease's end and the progress, which are both replaced.
+            job = found.job if progress is not None else with_heartbeat(transaction, found)
             after = transitions.handed_over(job, worker_id, now=self._clock(), lease_s=lease_s, progress=progress)
             return documents.save(transaction, job, after)
 
@@ -500,4 +502,4 @@ class KvStore:
         return self._database.commit(request)
 
     def restarts_requested(self) -> int:
-        return self._database.read(lambda snapshot: snapshot.head.totals.restarts)
+        return self._database.read(lambda snapshot: snapshot.head.totals.restarts, max_age_s=ESTIMATE_AGE_S)
