@@ -88,7 +88,7 @@ class JobHandler:
 
         Raises:
             StoreUnavailable: the store did not answer in the middle of the job.
-            HandedOver: raised by `generate`, see `run_job`.
+            Transferred: raised by `generate`, see `run_job`.
         """
         model = request_model(job.meta.parameters)
         request = model.model_validate_json(self._service.store.request_of(job.id))

@@ -488,7 +488,7 @@ def run_in_memory(
         How the job ended, and the content of its files by name, in the order of `artifacts`.
 
     Raises:
-        HandedOver: as for `run_job`.
+        Transferred: as for `run_job`.
     """
     from pipeline.run_job import run_job
 

@@ -28,9 +28,9 @@ from pipeline.errors import (
     translate,
 )
 from pipeline.imaging.background_removal import Cutout
-from pipeline.jobs.hand_over import HandedOver
 from pipeline.jobs.model import FinalState, JobResult, JobState
 from pipeline.jobs.stages import EXPORT_STAGE_ENDS_AT, STAGE_ENDS_AT, percent_of
+from pipeline.jobs.transfer import Transferred
 from pipeline.jobs.transitions import EXPORT_STAGE
 from pipeline.private_files import make_private_file, make_private_folder
 from pipeline.stages.deliver import Delivery
@@ -93,7 +93,7 @@ def run_job(
 
     Raises:
         StoreUnavailable: the database did not answer in the middle of the job, which therefore has no result yet.
-        HandedOver: raised by `generate`; a later run with the same folder goes on when the generation is there.
+        Transferred: raised by `generate`; a later run with the same folder goes on when the generation is there.
     """
     run = _Run(request, file_prefix, work_dir, on_progress, is_cancelled, on_checkpoint)
 
@@ -166,7 +166,7 @@ def _run_stages(
         generation = generation_of()
         files = run.in_work_dir(run.stage("export", run.export, generation))
         delivery = run.stage("deliver", deliver, files)
-    except (StoreUnavailable, HandedOver):
+    except (StoreUnavailable, Transferred):
         raise
     except Cancelled as error:
         on_error(error)
@@ -263,7 +263,7 @@ class _Run:
                 result = work(*args, **kwargs)
                 self._note_cost(result)
                 self._write_checkpoint(name, result)
-        except HandedOver:
+        except Transferred:
             self._write_checkpoint("seconds", self._timer.seconds)
             raise
         if isinstance(result, Generation):

@@ -150,7 +150,7 @@ class JobStore(Protocol):
         """Queue the job again at its old position; the attempt does not count. For a graceful stop."""
         ...
 
-    def hand_over(self, lease: Lease, *, worker_id: str, lease_s: float, progress: Progress | None = None) -> Job:
+    def transfer(self, lease: Lease, *, worker_id: str, lease_s: float, progress: Progress | None = None) -> Job:
         """Give the job to another holder, in the same attempt; the lease of the caller is void afterwards.
 
         Args:

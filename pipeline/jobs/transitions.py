@@ -167,7 +167,7 @@ def passive_holder(name: str) -> str:
 
 
 def is_passive(worker_id: str | None) -> bool:
-    """Whether a job with this holder may be taken over at once, by `handed_over`."""
+    """Whether a job with this holder may be taken over at once, by `transferred`."""
     return worker_id is not None and worker_id.startswith(PASSIVE)
 
 
@@ -176,7 +176,7 @@ def longest_lease_s(worker_id: str | None, lease_s: float) -> float:
     return max(lease_s, PASSIVE_LEASE_S) if is_passive(worker_id) else lease_s
 
 
-def handed_over(job: Job, worker_id: str, *, now: float, lease_s: float, progress: Progress | None = None) -> Job:
+def transferred(job: Job, worker_id: str, *, now: float, lease_s: float, progress: Progress | None = None) -> Job:
     """The job under a lease of another holder. The attempt goes on: it is not counted again."""
     return replace(renewed(job, now=now, lease_s=lease_s, progress=progress), worker_id=worker_id)
 

@@ -19,9 +19,9 @@ from typing import Protocol
 import structlog
 
 from pipeline.errors import LeaseLost, StageError, StoreUnavailable
-from pipeline.jobs.hand_over import HandedOver
 from pipeline.jobs.model import Job, JobResult, JobState, Progress, WorkerRecord
 from pipeline.jobs.store import JobStore, WorkerRegistry
+from pipeline.jobs.transfer import Transferred
 from pipeline.jobs.transitions import PASSIVE_LEASE_S, is_passive
 from pipeline.telemetry import span
 
@@ -187,7 +187,7 @@ class QueueWorker:
     """Claims one job at a time and runs it.
 
     Args:
-        work: runs a job. Any exception fails the job, except `StoreUnavailable`, which requeues it, and `HandedOver`.
+        work: runs a job. Any exception fails the job, except `StoreUnavailable`, which requeues it, and `Transferred`.
         on_end: called with each job that this worker has completed, when its end is on record.
     """
 
@@ -249,9 +249,9 @@ class QueueWorker:
             heartbeat_worker = partial(self._heartbeat_worker, job.id)
             with LeaseKeeper(self._store, job, self._options, stop=stop, heartbeat_worker=heartbeat_worker) as keeper:
                 result = self._try(job, keeper)
-                outcome = "" if isinstance(result, HandedOver) else self._conclude(job, keeper, result)
-            if isinstance(result, HandedOver):  # no heartbeat may follow: the lease is another one's from here on
-                outcome = self._hand_over(job, keeper, result, stop)
+                outcome = "" if isinstance(result, Transferred) else self._conclude(job, keeper, result)
+            if isinstance(result, Transferred):  # no heartbeat may follow: the lease is another one's from here on
+                outcome = self._transfer(job, keeper, result, stop)
                 note({"job.outcome": outcome})
                 log.info("job goes on elsewhere", outcome=outcome, seconds=round(time.monotonic() - started_s, 3))
                 return
@@ -302,7 +302,7 @@ class QueueWorker:
 
     def _take_over(self, found: Job, stop: threading.Event) -> Job | None:
         try:
-            job = self._store.hand_over(found.lease, worker_id=self._worker_id, lease_s=self._options.lease_s)
+            job = self._store.transfer(found.lease, worker_id=self._worker_id, lease_s=self._options.lease_s)
         except LeaseLost:  # another process was faster
             return None
         self._run(job, stop)
@@ -312,11 +312,11 @@ class QueueWorker:
         """The job, if a worker or a passive holder has it."""
         return next((job for job in self._store.get_many([job_id]) if job.state is JobState.RUNNING), None)
 
-    def _try(self, job: Job, keeper: LeaseKeeper) -> JobResult | HandedOver:
+    def _try(self, job: Job, keeper: LeaseKeeper) -> JobResult | Transferred:
         try:
             return self._work(job, keeper)
-        except HandedOver as handed:
-            return handed
+        except Transferred as transferred:
+            return transferred
         except StoreUnavailable as error:  # not the job's fault: it is requeued
             log.warning("work interrupted", reason=str(error))
             return JobResult(JobState.CANCELLED)
@@ -347,7 +347,7 @@ class QueueWorker:
             return str(ended.state)
         return "unwritten"  # the lease expires, and the next attempt resumes from the last checkpoint
 
-    def _hand_over(self, job: Job, keeper: LeaseKeeper, handed: HandedOver, stop: threading.Event) -> str:
+    def _transfer(self, job: Job, keeper: LeaseKeeper, transferred: Transferred, stop: threading.Event) -> str:
         """Give the job to its passive holder, then start what that waits for; returns the outcome in a word.
 
         Whoever looks after passive holders finds a job of which nothing was started, so a failed start is only logged.
@@ -356,23 +356,23 @@ class QueueWorker:
             try:
                 if keeper.is_lease_lost:
                     return "lost"
-                waiting = self._store.hand_over(
-                    job.lease, worker_id=handed.worker_id, lease_s=PASSIVE_LEASE_S, progress=keeper.progress
+                waiting = self._store.transfer(
+                    job.lease, worker_id=transferred.worker_id, lease_s=PASSIVE_LEASE_S, progress=keeper.progress
                 )
             except LeaseLost:
                 return "lost"
             except StoreUnavailable as error:
-                log.warning("hand-over not written yet", reason=str(error))
+                log.warning("transfer not written yet", reason=str(error))
                 time.sleep(pause_s)
                 continue
             if waiting.is_cancel_requested:  # whoever asked may have found this worker as the holder
                 self._take_over(waiting, stop)
                 return "cancelled"
             try:
-                handed.start()
+                transferred.start()
             except Exception:
-                log.exception("nothing started for a job that was handed over", job_id=job.id)
-            return "handed over"
+                log.exception("nothing started for a job that was transferred", job_id=job.id)
+            return "transferred"
         return "unwritten"
 
     def _may_claim(self) -> bool:

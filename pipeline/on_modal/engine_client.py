@@ -1,6 +1,6 @@
 """The client side of a remote generation: the `generate` of `run_job` for an engine in another container.
 
-It never waits for a container: it takes the answer that is there, or starts the generation and hands the job over.
+It never waits for a container: it takes the answer that is there, or starts the generation and transfers the job.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import structlog
 from pipeline.engines.base import ForegroundImage, Generation, GenerationOptions, OnStep
 from pipeline.engines.registry import TINY_WEIGHTS, EngineSpec, check_views, prepare_views
 from pipeline.errors import Cancelled, EngineFailed, ImageTo3DError, StoreUnavailable
-from pipeline.jobs.hand_over import HandedOver
+from pipeline.jobs.transfer import Transferred
 from pipeline.jobs.transitions import passive_holder
 from pipeline.on_modal.control_channel import ControlChannel, Failure, SavedCall, best_effort
 from pipeline.on_modal.remote_call import PatientCall, RemoteCall
@@ -96,7 +96,7 @@ class EngineClient:
         """Return the generation, if it is there.
 
         Raises:
-            HandedOver: it is not; its `start` starts it, unless it was started before.
+            Transferred: it is not; its `start` starts it, unless it was started before.
             CallerError: the engine is not offered, or cannot use the views.
             StoreUnavailable: the store or the channel could not be reached.
             StageError: the engine failed or gave no answer.
@@ -123,7 +123,7 @@ class EngineClient:
             error.gpu_seconds = saved.gpu_seconds
             raise
         small = prepare_views(connection.spec, views, options, weights=connection.weights)
-        raise self._handed_over(partial(self._start, connection, small, options, saved))
+        raise self._transferred(partial(self._start, connection, small, options, saved))
 
     def _saved_call(self) -> SavedCall:
         """The record of the remote call.
@@ -140,7 +140,7 @@ class EngineClient:
         """The answer to a call; None where it ended without one.
 
         Raises:
-            HandedOver: the call waits or runs.
+            Transferred: the call waits or runs.
             Cancelled: raised by `on_step`.
         """
         try:
@@ -156,13 +156,13 @@ class EngineClient:
                 return call.get(timeout=min(self._poll_s, max(0.0, left_s)))
             except TimeoutError:
                 if left_s <= 0:
-                    raise self._handed_over() from None
+                    raise self._transferred() from None
             except Exception:  # any error of Modal's client or of the container, which was cancelled, or has expired
                 log.warning("generation lost", remote_call=call_id, tries=saved.tries, exc_info=True)
                 return None
 
-    def _handed_over(self, start: Callable[[], None] = lambda: None) -> HandedOver:
-        return HandedOver(passive_holder(self._channel.name), start)
+    def _transferred(self, start: Callable[[], None] = lambda: None) -> Transferred:
+        return Transferred(passive_holder(self._channel.name), start)
 
     def _start(
         self, connection: Connection, views: Sequence[ForegroundImage], options: GenerationOptions, before: SavedCall

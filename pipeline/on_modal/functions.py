@@ -11,8 +11,8 @@ from dataclasses import replace
 import structlog
 
 from pipeline.job_handler import JobHandler, clean, folder_of
-from pipeline.jobs.hand_over import HandedOver
 from pipeline.jobs.model import Job, JobResult, JobState
+from pipeline.jobs.transfer import Transferred
 from pipeline.jobs.transitions import CANCELLED
 from pipeline.jobs.worker_loop import LeaseKeeper, QueueWorker, WorkerOptions
 from pipeline.on_modal.deployment import Deployment
@@ -45,9 +45,9 @@ def run_job(
     """Run a dispatched job as far as it goes without waiting: to the start of its generation, or to its end.
 
     It may be dispatched at any time and by anyone. It resumes from the last checkpoint that is there, takes the answer
-    of the generation where that is there, and hands the job over where it is not.
+    of the generation where that is there, and transfers the job where it is not.
 
-    No stage waits for a commit of its checkpoint but the one before the hand-over: the GPU's result can be asked for
+    No stage waits for a commit of its checkpoint but the one before the transfer: the GPU's result can be asked for
     again by its call, and the platform commits in the background every few seconds. Outputs are committed before the
     end of the job is written.
 
@@ -97,7 +97,7 @@ def run_job(
             return replace(CANCELLED, engine=job.engine or settings.engine, gpu_seconds=gpu_seconds)
         try:
             return handler(job, lease)
-        except HandedOver:
+        except Transferred:
             _best_effort_commit(deployment.commit_work)  # the next run begins with what intake found
             raise
 

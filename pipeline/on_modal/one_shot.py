@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.engines.registry import choose_engine
 from pipeline.errors import CallerError, ImageTo3DError, InvalidRequest, StageError, is_caller_error
-from pipeline.jobs.hand_over import HandedOver
 from pipeline.jobs.stages import percent_of
+from pipeline.jobs.transfer import Transferred
 from pipeline.on_modal.control_channel import ControlChannel, ProgressReporter, best_effort
 from pipeline.on_modal.remote_call import PatientCall
 from pipeline.on_modal.shared_dict import SharedDict
@@ -166,9 +166,9 @@ def generate_once(
                 on_progress=lambda stage, percent: reporter.report((stage, percent)),
                 work_dir=folder,
             )
-    except HandedOver as handed:
+    except Transferred as transferred:
         commit()
-        handed.start()
+        transferred.start()
         return {"call_id": ControlChannel(channel.entries, engine_channel).saved_call().call_id or announced}
     engines.forget(engine_channel)
     shutil.rmtree(folder, ignore_errors=True)

@@ -110,7 +110,7 @@ class WaitingJobs:
                 self._renew(store, job, now=now)
                 return False
         elif now - ((job.lease_expires_at or 0.0) - PASSIVE_LEASE_S) < LOST_AFTER_S:
-            return False  # it was handed over a moment ago, and is about to start its call
+            return False  # it was transferred a moment ago, and is about to start its call
         log.info("waiting job dispatched", job_id=job.id, remote_call=saved.call_id)
         self._dispatch(job.id)
         return True

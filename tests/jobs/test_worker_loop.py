@@ -15,9 +15,9 @@ import pytest
 from pipeline.errors import StoreUnavailable
 from pipeline.jobs import worker_loop
 from pipeline.jobs.api_keys import make_key
-from pipeline.jobs.hand_over import HandedOver
 from pipeline.jobs.model import ApiKey, Job, JobResult, JobState, KeyLimits, Lease, Progress
 from pipeline.jobs.stores.sql.store import SqlStore
+from pipeline.jobs.transfer import Transferred
 from pipeline.jobs.transitions import PASSIVE_LEASE_S
 from pipeline.jobs.worker_loop import LeaseKeeper, QueueWorker, Work, WorkerOptions
 from tests.jobs.store_fixtures import new_job
@@ -334,13 +334,13 @@ def test_heartbeats_go_on_after_any_exception(opened: SqlStore, key: ApiKey) -> 
     assert opened.get(claimed.id, api_key_id=None).state is JobState.CANCELLED
 
 
-def test_a_job_is_handed_over_before_what_it_waits_for_is_started(opened: SqlStore, key: ApiKey) -> None:
+def test_a_job_is_transferred_before_what_it_waits_for_is_started(opened: SqlStore, key: ApiKey) -> None:
     job_id = opened.submit(new_job(key)).job.id
     seen: list[Job] = []
 
     def work(job: Job, keeper: LeaseKeeper) -> JobResult:
         keeper.report("generate", 5)
-        raise HandedOver("generation-a", lambda: seen.append(opened.get(job_id, api_key_id=None)))
+        raise Transferred("generation-a", lambda: seen.append(opened.get(job_id, api_key_id=None)))
 
     worker_for(opened, work).run_one(threading.Event())
 
@@ -355,7 +355,7 @@ def test_a_dispatched_worker_takes_a_waiting_job_over_at_once_in_the_same_attemp
     opened: SqlStore, key: ApiKey
 ) -> None:
     job_id = opened.submit(new_job(key)).job.id
-    works: list[Work] = [lambda job, keeper: DONE, hands_over]
+    works: list[Work] = [lambda job, keeper: DONE, transfers]
 
     for name in ("first", "second"):
         worker_for(opened, works.pop(), worker_id=name).run_dispatched(job_id, threading.Event())
@@ -371,14 +371,14 @@ def test_a_start_that_fails_leaves_the_job_waiting(opened: SqlStore, key: ApiKey
         raise ConnectionError("no route")
 
     def work(job: Job, keeper: LeaseKeeper) -> JobResult:
-        raise HandedOver("generation-a", fail)
+        raise Transferred("generation-a", fail)
 
     worker_for(opened, work).run_one(threading.Event())
 
     assert opened.get(job_id, api_key_id=None).worker_id == "generation-a"
 
 
-def test_a_cancellation_that_the_hand_over_meets_starts_nothing(opened: SqlStore, key: ApiKey) -> None:
+def test_a_cancellation_that_the_transfer_meets_starts_nothing(opened: SqlStore, key: ApiKey) -> None:
     job_id = opened.submit(new_job(key)).job.id
     started: list[str] = []
 
@@ -386,7 +386,7 @@ def test_a_cancellation_that_the_hand_over_meets_starts_nothing(opened: SqlStore
         if keeper.is_cancel_requested:
             return JobResult(JobState.CANCELLED)
         opened.request_cancel(job_id, api_key_id=None)
-        raise HandedOver("generation-a", lambda: started.append("generation"))
+        raise Transferred("generation-a", lambda: started.append("generation"))
 
     worker_for(opened, work, heartbeat_interval_s=60.0, lease_s=600.0).run_one(threading.Event())
 
@@ -426,6 +426,6 @@ def test_a_new_stage_is_written_at_once_unless_writes_compete(
     assert opened.get(job_id, api_key_id=None).state is JobState.SUCCESS
 
 
-def hands_over(job: Job, keeper: LeaseKeeper) -> JobResult:
+def transfers(job: Job, keeper: LeaseKeeper) -> JobResult:
     """Work that goes on elsewhere."""
-    raise HandedOver("generation-a")
+    raise Transferred("generation-a")

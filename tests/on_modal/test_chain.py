@@ -183,7 +183,7 @@ def test_a_submit_whose_process_died_before_the_dispatch_is_found(tmp_path: Path
 
 
 def waiting_job(platform: Platform) -> Job:
-    """A job that was handed over, and whose generation waits."""
+    """A job that was transferred, and whose generation waits."""
     job = submitted(platform)
     platform.steps.is_counting = True
     assert platform.chain.run(platform.queue.pop(0))

@@ -22,7 +22,7 @@ from pipeline.errors import (
     StoreUnavailable,
     UnreadableImage,
 )
-from pipeline.jobs.hand_over import HandedOver
+from pipeline.jobs.transfer import Transferred
 from pipeline.on_modal.control_channel import ControlChannel, Failure, SavedCall
 from pipeline.on_modal.engine_client import MAX_TRIES, Connection, EngineClient, Spawn, stop_generation
 from pipeline.on_modal.remote_call import RemoteCall
@@ -100,9 +100,9 @@ def client(
     )
 
 
-def hand_over(engine: EngineClient, on_step: OnStep = ignore) -> HandedOver:
+def transfer(engine: EngineClient, on_step: OnStep = ignore) -> Transferred:
     """Run the client where there is no answer yet."""
-    with pytest.raises(HandedOver) as raised:
+    with pytest.raises(Transferred) as raised:
         engine([VIEW], OPTIONS, on_step)
     return raised.value
 
@@ -113,8 +113,8 @@ def generate(containers: Containers, channel: ControlChannel, *, views: Any = (V
     for _ in range(MAX_TRIES + 1):
         try:
             return client(containers, channel, announced=announced)(views, OPTIONS, ignore)
-        except HandedOver as handed:
-            handed.start()
+        except Transferred as transferred:
+            transferred.start()
             announced = channel.saved_call().call_id
             containers.calls[announced].join()
     raise AssertionError("more tries than allowed")
@@ -142,10 +142,10 @@ def test_a_remote_generation_equals_a_local_one(entries: InMemoryDict, channel: 
     assert remote_generation.gpu_seconds == 0.0 < remote_generation.elsewhere_s
 
 
-def test_nothing_is_started_before_the_job_is_handed_over(entries: InMemoryDict, channel: ControlChannel) -> None:
+def test_nothing_is_started_before_the_job_is_transferred(entries: InMemoryDict, channel: ControlChannel) -> None:
     containers = Containers(ScriptedEngine(), entries=entries)
 
-    handed = hand_over(client(containers, channel))
+    handed = transfer(client(containers, channel))
     assert containers.calls == {} and channel.saved_call() == SavedCall()
     handed.start()
 
@@ -163,7 +163,7 @@ def test_the_start_of_a_container_is_cancelled_before_the_generation_takes_its_p
         order.append("spawn")
         return containers.spawn(*arguments)
 
-    hand_over(client(containers, channel, spawn=spawn, before_spawn=lambda: order.append("cancel"))).start()
+    transfer(client(containers, channel, spawn=spawn, before_spawn=lambda: order.append("cancel"))).start()
 
     assert order == ["cancel", "spawn"]
 
@@ -172,10 +172,10 @@ def test_a_generation_that_waits_or_runs_is_not_started_again(
     entries: InMemoryDict, channel: ControlChannel, released: threading.Event
 ) -> None:
     containers = Containers(ScriptedEngine(steps_until(released.is_set)), entries=entries)
-    hand_over(client(containers, channel)).start()
+    transfer(client(containers, channel)).start()
 
     for announced in ("", "call-1"):
-        hand_over(client(containers, channel, announced=announced, patience_s=0.02)).start()
+        transfer(client(containers, channel, announced=announced, patience_s=0.02)).start()
 
     assert list(containers.calls) == ["call-1"] and channel.saved_call().tries == 1
 
@@ -183,7 +183,7 @@ def test_a_generation_that_waits_or_runs_is_not_started_again(
 def test_an_announced_answer_is_waited_for_until_it_has_arrived(entries: InMemoryDict, channel: ControlChannel) -> None:
     may_arrive = threading.Event()
     containers = Containers(ScriptedEngine(steps_until(may_arrive.is_set)), entries=entries)
-    hand_over(client(containers, channel)).start()
+    transfer(client(containers, channel)).start()
     looks = []
 
     def on_step(share: float) -> None:
@@ -243,7 +243,7 @@ def test_a_connection_that_fails_does_not_fail_the_generation(entries: InMemoryD
     call = FlakyCall(containers.spawn([VIEW], OPTIONS))
     channel.save_call(SavedCall("call-1", tries=1))
 
-    hand_over(client(containers, channel, reopen=lambda _: call))  # nothing is known of the call
+    transfer(client(containers, channel, reopen=lambda _: call))  # nothing is known of the call
     generation = client(containers, channel, announced="call-1", reopen=lambda _: call)([VIEW], OPTIONS, ignore)
 
     assert generation.gpu_seconds == 3.0 and len(containers.calls) == 1
@@ -255,7 +255,7 @@ def test_a_lost_generation_is_started_again(entries: InMemoryDict, channel: Cont
     channel.request_cancel()  # meant for the lost one
     channel.report(0.9)
 
-    hand_over(client(containers, channel)).start()
+    transfer(client(containers, channel)).start()
 
     assert not channel.is_cancel_requested() and channel.progress(None) != 0.9
     assert (channel.saved_call().call_id, channel.saved_call().tries) == ("call-1", 2)
@@ -329,7 +329,7 @@ def test_a_generation_that_was_cancelled_for_another_attempt_is_started_again(
     entries: InMemoryDict, channel: ControlChannel
 ) -> None:
     containers = Containers(ScriptedEngine(steps_until(never), gpu_seconds=2.0), entries=entries)
-    hand_over(client(containers, channel)).start()
+    transfer(client(containers, channel)).start()
     wait_until_running(channel)
     channel.request_cancel()
     containers.calls["call-1"].join()
@@ -379,7 +379,7 @@ def test_views_travel_as_the_model_reads_them(entries: InMemoryDict, channel: Co
     engine = EngineClient(
         lambda: Connection(find_spec("trellis"), spawn), channel=channel, reopen=lambda _: ThreadCall("", int)
     )
-    with pytest.raises(HandedOver) as raised:
+    with pytest.raises(Transferred) as raised:
         engine([draw_figure(600)], OPTIONS, ignore)
     raised.value.start()
 
@@ -398,7 +398,7 @@ def test_a_cancellation_is_seen_before_and_while_an_answer_arrives(
     entries: InMemoryDict, channel: ControlChannel, released: threading.Event
 ) -> None:
     containers = Containers(ScriptedEngine(steps_until(released.is_set)), entries=entries)
-    hand_over(client(containers, channel)).start()
+    transfer(client(containers, channel)).start()
     looks = []
 
     def on_step(share: float) -> None:
@@ -414,7 +414,7 @@ def test_a_running_generation_is_asked_to_stop_and_its_gpu_seconds_count(
     entries: InMemoryDict, channel: ControlChannel
 ) -> None:
     containers = Containers(ScriptedEngine(steps_until(never), gpu_seconds=1.0), entries=entries)
-    hand_over(client(containers, channel)).start()
+    transfer(client(containers, channel)).start()
     channel.save_call(SavedCall("call-1", tries=2, gpu_seconds=5.0))
     wait_until_running(channel)
 
@@ -439,7 +439,7 @@ def test_a_call_that_does_not_stop_in_time_is_cancelled(
     entries: InMemoryDict, channel: ControlChannel, released: threading.Event
 ) -> None:
     containers = Containers(ScriptedEngine(lambda on_step: released.wait(WAIT_S)), entries=entries)
-    hand_over(client(containers, channel)).start()
+    transfer(client(containers, channel)).start()
     wait_until_running(channel)
 
     assert stop_generation(channel, containers.reopen, grace_s=0.05) == 0.0
@@ -450,7 +450,7 @@ def test_a_generation_that_finishes_during_the_cancel_is_counted(
     entries: InMemoryDict, channel: ControlChannel, released: threading.Event
 ) -> None:
     containers = Containers(ScriptedEngine(lambda on_step: released.wait(WAIT_S), gpu_seconds=3.0), entries=entries)
-    hand_over(client(containers, channel)).start()
+    transfer(client(containers, channel)).start()
     wait_until_running(channel)
     released.set()
 

@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.engines.base import ForegroundImage, Generation, GenerationOptions
 from pipeline.errors import InvalidRequest, WeightsUnusable
-from pipeline.jobs.hand_over import HandedOver
+from pipeline.jobs.transfer import Transferred
 from pipeline.on_modal.control_channel import ControlChannel, Failure
 from pipeline.on_modal.engine_pool import EnginePool
 from tests.fakes.shared_dict import InMemoryDict
@@ -82,9 +82,9 @@ def ignore(share: float) -> None:
     """An `OnStep`."""
 
 
-def hand_over(engines: EnginePool, engine: str | None, **options: Any) -> HandedOver:
+def transfer(engines: EnginePool, engine: str | None, **options: Any) -> Transferred:
     """Run a client that has no answer yet."""
-    with pytest.raises(HandedOver) as raised:
+    with pytest.raises(Transferred) as raised:
         engines.client(engine, channel=CHANNEL, **options)([VIEW], OPTIONS, ignore)
     return raised.value
 
@@ -95,7 +95,7 @@ def test_a_generation_takes_the_place_of_the_start_that_still_waits(deployment: 
     container.may_start.clear()
     engines.wake(None)
 
-    hand_over(engines, None).start()
+    transfer(engines, None).start()
     container.may_start.set()
 
     assert container.wake.started[0].was_cancelled
@@ -107,7 +107,7 @@ def test_the_engine_that_a_request_names_is_started_and_generates(deployment: De
     engines = deployment.engines()
 
     engines.wake("triposr")
-    hand_over(engines, "triposr", restarts_requested=lambda: 3, job_id=7).start()
+    transfer(engines, "triposr", restarts_requested=lambda: 3, job_id=7).start()
     deployment.containers["triposr"].generate.started[0].join()
 
     assert set(deployment.called) == {"triposr is ready", "triposr generates"}
@@ -133,7 +133,7 @@ def test_no_container_starts_without_weights(deployment: Deployment) -> None:
 
 def test_no_entry_is_left_after_the_end_of_a_job(deployment: Deployment) -> None:
     engines = deployment.engines()
-    hand_over(engines, None).start()
+    transfer(engines, None).start()
     deployment.containers["preview"].generate.started[0].join()
     assert deployment.entries.get(f"{CHANNEL}/call") is not None
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pipeline.errors import CallerError, InvalidRequest, StageError, WeightsUnusable
-from pipeline.jobs.hand_over import HandedOver
+from pipeline.jobs.transfer import Transferred
 from pipeline.on_modal.control_channel import ControlChannel, SavedCall
 from pipeline.on_modal.one_shot import (
     engine_channel_of,
@@ -245,7 +245,7 @@ def test_the_remote_side_returns_the_result_and_the_files_as_plain_data(image: P
     assert not (tmp_path / "work" / "one").exists()
 
 
-def test_a_generation_that_is_handed_over_is_started_when_the_checkpoints_are_committed(
+def test_a_generation_that_is_transferred_is_started_when_the_checkpoints_are_committed(
     image: Path, tmp_path: Path
 ) -> None:
     body = read_body(str(image), tmp_path / "toy.glb", {"seed": "3", "resolution": "64", "texture_size": "512"})
@@ -260,10 +260,10 @@ def test_a_generation_that_is_handed_over_is_started_when_the_checkpoints_are_co
             order.append("start")
             ControlChannel(entries, channel).save_call(SavedCall("fc-1", tries=1))
 
-        def hand_over(*arguments: Any) -> Any:
-            raise HandedOver("generation-one", start)
+        def transfer(*arguments: Any) -> Any:
+            raise Transferred("generation-one", start)
 
-        return local(name, channel=channel, announced=announced) if announced else hand_over
+        return local(name, channel=channel, announced=announced) if announced else transfer
 
     def run(announced: str) -> dict[str, Any]:
         return generate_once(

@@ -226,10 +226,10 @@ class MemoryStore:
             job = transitions.held(self._jobs.get(lease.job_id), lease)
             return self._apply(job, transitions.requeued(job))
 
-    def hand_over(self, lease: Lease, *, worker_id: str, lease_s: float, progress: Progress | None = None) -> Job:
+    def transfer(self, lease: Lease, *, worker_id: str, lease_s: float, progress: Progress | None = None) -> Job:
         with self._lock:
             job = transitions.held(self._jobs.get(lease.job_id), lease)
-            after = transitions.handed_over(job, worker_id, now=self._clock(), lease_s=lease_s, progress=progress)
+            after = transitions.transferred(job, worker_id, now=self._clock(), lease_s=lease_s, progress=progress)
             return self._put(job, after)
 
     def expire_leases(self, worker_id: str) -> int:

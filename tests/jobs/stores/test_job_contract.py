@@ -377,7 +377,7 @@ def test_a_clock_that_steps_back_strands_no_job(store: Store, add_key: AddKey, c
     assert (again.id, again.attempts) == (job_id, 2)
 
 
-def test_a_job_is_handed_over_within_its_attempt_and_taken_over_by_one_process(
+def test_a_job_is_transferred_within_its_attempt_and_taken_over_by_one_process(
     store: Store, add_key: AddKey, clock: Clock
 ) -> None:
     key = add_key()
@@ -386,7 +386,7 @@ def test_a_job_is_handed_over_within_its_attempt_and_taken_over_by_one_process(
     store.renew(first.lease, lease_s=30, progress=Progress("intake", 3))
     clock.advance(5)
 
-    waiting = store.hand_over(
+    waiting = store.transfer(
         first.lease, worker_id="generation-a", lease_s=PASSIVE_LEASE_S, progress=Progress("generate", 5)
     )
 
@@ -397,14 +397,14 @@ def test_a_job_is_handed_over_within_its_attempt_and_taken_over_by_one_process(
         lambda: store.renew(first.lease, lease_s=30),
         lambda: store.complete(first.lease, SUCCESS),
         lambda: store.requeue(first.lease),
-        lambda: store.hand_over(first.lease, worker_id="generation-b", lease_s=PASSIVE_LEASE_S),
+        lambda: store.transfer(first.lease, worker_id="generation-b", lease_s=PASSIVE_LEASE_S),
     ):
         with pytest.raises(LeaseLost):
             void()
 
-    taken = store.hand_over(waiting.lease, worker_id="second", lease_s=30)
+    taken = store.transfer(waiting.lease, worker_id="second", lease_s=30)
     with pytest.raises(LeaseLost):
-        store.hand_over(waiting.lease, worker_id="third", lease_s=30)
+        store.transfer(waiting.lease, worker_id="third", lease_s=30)
 
     assert (taken.worker_id, taken.attempts, taken.progress) == ("second", 1, Progress("generate", 5))
     assert store.key_use(key.id).running == 1
@@ -415,7 +415,7 @@ def test_a_passive_lease_outlasts_those_of_workers_until_it_expires(
     store: Store, add_key: AddKey, clock: Clock
 ) -> None:
     store.submit(new_job(add_key()))
-    waiting = store.hand_over(claimed(store).lease, worker_id="generation-a", lease_s=PASSIVE_LEASE_S)
+    waiting = store.transfer(claimed(store).lease, worker_id="generation-a", lease_s=PASSIVE_LEASE_S)
 
     clock.advance(PASSIVE_LEASE_S - 400)
     assert store.claim("w2", lease_s=30) is None  # cuts nothing either
@@ -432,7 +432,7 @@ def test_a_clock_that_steps_back_strands_no_job_that_waits_for_a_call(
     store: Store, add_key: AddKey, clock: Clock
 ) -> None:
     store.submit(new_job(add_key()))
-    waiting = store.hand_over(claimed(store).lease, worker_id="generation-a", lease_s=PASSIVE_LEASE_S)
+    waiting = store.transfer(claimed(store).lease, worker_id="generation-a", lease_s=PASSIVE_LEASE_S)
     clock.advance(-86400)
 
     assert store.claim("w2", lease_s=30) is None

@@ -291,15 +291,15 @@ class KvStore:
         self._heartbeats.forget(lease)
         return job
 
-    def hand_over(self, lease: Lease, *, worker_id: str, lease_s: float, progress: Progress | None = None) -> Job:
-        def hand_over(transaction: Transaction) -> Job:
+    def transfer(self, lease: Lease, *, worker_id: str, lease_s: float, progress: Progress | None = None) -> Job:
+        def transfer(transaction: Transaction) -> Job:
             found = held(transaction.head, lease)
             # A heartbeat holds the lease's end and the progress, which are both replaced.
             job = found.job if progress is not None else with_heartbeat(transaction, found)
-            after = transitions.handed_over(job, worker_id, now=self._clock(), lease_s=lease_s, progress=progress)
+            after = transitions.transferred(job, worker_id, now=self._clock(), lease_s=lease_s, progress=progress)
             return documents.save(transaction, job, after)
 
-        job = self._database.commit(hand_over)
+        job = self._database.commit(transfer)
         self._heartbeats.forget(lease)
         return job
 

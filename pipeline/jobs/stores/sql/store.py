@@ -299,10 +299,10 @@ class SqlStore:
             job = transitions.held(statements.find_job(connection, lease.job_id, for_update=True), lease)
             return self._apply(connection, job, transitions.requeued(job))
 
-    def hand_over(self, lease: Lease, *, worker_id: str, lease_s: float, progress: Progress | None = None) -> Job:
+    def transfer(self, lease: Lease, *, worker_id: str, lease_s: float, progress: Progress | None = None) -> Job:
         with self._database.write() as connection:
             job = transitions.held(statements.find_job(connection, lease.job_id, for_update=True), lease)
-            after = transitions.handed_over(job, worker_id, now=self._clock(), lease_s=lease_s, progress=progress)
+            after = transitions.transferred(job, worker_id, now=self._clock(), lease_s=lease_s, progress=progress)
             return statements.save(connection, job, after)
 
     def expire_leases(self, worker_id: str) -> int:
