@@ -13,7 +13,6 @@ import pytest
 
 from pipeline.deployment import open_store
 from pipeline.engines.base import ForegroundImage, Generation, GenerationOptions, OnStep
-from pipeline.engines.registry import find_spec
 from pipeline.errors import Cancelled, NotFound
 from pipeline.job_handler import STALE_FOLDER_S, JobHandler, clean, folder_of
 from pipeline.jobs.api_keys import make_key
@@ -23,8 +22,6 @@ from pipeline.jobs.transitions import Retention
 from pipeline.jobs.worker_loop import QueueWorker, WorkerOptions
 from pipeline.local import worker
 from pipeline.local.worker import has_space, repeat
-from pipeline.on_modal.control_channel import ControlChannel
-from pipeline.on_modal.engine_client import Connection, EngineClient
 from pipeline.run_job import Generate
 from pipeline.service import open_service
 from pipeline.settings import Settings
@@ -36,9 +33,8 @@ from schemas.request import parse_request
 from tests.e2e.external_dependencies import NotAvailable, filled, small_disk
 from tests.e2e.faults import Receiver
 from tests.fakes.images import disc_as_base64
-from tests.fakes.shared_dict import InMemoryDict
 from tests.jobs.store_fixtures import Clock, new_job
-from tests.on_modal.containers import CHANNEL, Containers, ScriptedEngine, fails, never, steps_until
+from tests.on_modal.containers import ScriptedEngine, fails, never, steps_until
 
 WAIT_S = 60.0  # far longer than anything takes here; only a failing test waits this long
 
@@ -195,15 +191,6 @@ def local(engine: ScriptedEngine) -> Generate:
     return generate
 
 
-def remote(engine: ScriptedEngine) -> Generate:
-    """The same engine in a container of its own."""
-    entries = InMemoryDict()
-    containers = Containers(engine, entries=entries)
-    channel = ControlChannel(entries, CHANNEL)
-    connection = Connection(find_spec("preview"), containers.spawn)
-    return EngineClient(lambda: connection, channel=channel, reopen=containers.reopen, poll_s=0.01)
-
-
 def run_job_of(key: ApiKey, generate: Generate, *, settings: Settings, store: SqlStore, outputs: LocalStorage) -> Job:
     """Run a job from its submit to its end."""
     body = {"key": "k", "image": disc_as_base64(), "resolution": 64, "texture_size": 512}
@@ -216,17 +203,12 @@ def run_job_of(key: ApiKey, generate: Generate, *, settings: Settings, store: Sq
     return store.get(job_id, api_key_id=key.id)
 
 
-@pytest.mark.parametrize("generate_with", [local, remote])
 def test_the_ledger_contains_the_gpu_seconds_of_a_failed_generation(
-    settings: Settings,
-    store: SqlStore,
-    key: ApiKey,
-    temporary: LocalStorage,
-    generate_with: Callable[[ScriptedEngine], Generate],
+    settings: Settings, store: SqlStore, key: ApiKey, temporary: LocalStorage
 ) -> None:
     engine = ScriptedEngine(fails(ValueError("a shape"), after_s=0.05), gpu_seconds=1.0)
 
-    job = run_job_of(key, generate_with(engine), settings=settings, store=store, outputs=temporary)
+    job = run_job_of(key, local(engine), settings=settings, store=store, outputs=temporary)
 
     (row,) = store.usage_rows(LedgerFilter(key.id))
     assert job.result is not None and job.result.state is row.state is JobState.FAILED
@@ -234,13 +216,8 @@ def test_the_ledger_contains_the_gpu_seconds_of_a_failed_generation(
     assert 0.05 <= row.gpu_seconds == job.result.gpu_seconds < job.result.stage_seconds["generate"]
 
 
-@pytest.mark.parametrize("generate_with", [local, remote])
 def test_the_ledger_contains_the_gpu_seconds_of_a_cancelled_generation(
-    settings: Settings,
-    store: SqlStore,
-    key: ApiKey,
-    temporary: LocalStorage,
-    generate_with: Callable[[ScriptedEngine], Generate],
+    settings: Settings, store: SqlStore, key: ApiKey, temporary: LocalStorage
 ) -> None:
     def cancel_and_continue(on_step: OnStep) -> None:
         (job,) = store.list_jobs(JobFilter(key.id))
@@ -249,7 +226,7 @@ def test_the_ledger_contains_the_gpu_seconds_of_a_cancelled_generation(
 
     engine = ScriptedEngine(cancel_and_continue, gpu_seconds=1.0)
 
-    job = run_job_of(key, generate_with(engine), settings=settings, store=store, outputs=temporary)
+    job = run_job_of(key, local(engine), settings=settings, store=store, outputs=temporary)
 
     (row,) = store.usage_rows(LedgerFilter(key.id))
     assert job.result is not None and job.result.state is row.state is JobState.CANCELLED
