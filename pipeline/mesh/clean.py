@@ -27,6 +27,7 @@ MIN_COMPONENT_SHARE = 0.02
 MAX_HOLE_EDGES = 2000
 MAX_SPLIT_ROUNDS = 16
 """Bounds the loop; each round splits at least one edge."""
+TRIPLE_FACTORS = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9], np.uint64)
 GRID_STRIDE = 3_000_017
 """Packs three cell indices into one int64, without overflow up to 1 m from the origin; assets lie within 0.5 m."""
 
@@ -56,8 +57,8 @@ def clean(mesh: TriMesh, *, max_hole_edges: int = MAX_HOLE_EDGES) -> TriMesh:
     vertices, faces = close_holes(vertices, faces, opposite, max_edges=max_hole_edges)
     if not is_manifold:
         vertices, faces = split_non_manifold_edges(vertices, faces, _pair_around)
-    vertices, faces, component = drop_small_components(vertices, faces)
-    faces = orient_outward(vertices, faces, component)
+    vertices, faces = drop_small_components(vertices, faces)
+    faces = orient_outward(vertices, faces)
     return separate_coincident_vertices(TriMesh(vertices.astype(np.float32), faces))
 
 
@@ -108,12 +109,8 @@ def weld(vertices: NDArray[np.float64], faces: NDArray[np.int32]) -> tuple[NDArr
     is_finite = np.asarray(np.isfinite(vertices).all(axis=1))
     faces = faces[is_finite[faces].all(axis=1)]
     finite = np.nan_to_num(vertices, posinf=0, neginf=0)
-    cells = _grid_cells(finite)
-    ordered = np.sort(cells)
-    if (ordered[1:] != ordered[:-1]).all():  # the usual case of an extracted surface: nothing to merge
-        return finite, faces.astype(np.int32)
     # The first vertex of a cell stands for all: a mean would move vertices of a good mesh by rounding.
-    _, first, cell = np.unique(cells, return_index=True, return_inverse=True)
+    _, first, cell = np.unique(_grid_cells(finite), return_index=True, return_inverse=True)
     welded = cell.reshape(-1)[faces].astype(np.int32)
     return finite[first], welded
 
@@ -128,11 +125,11 @@ def _drop_degenerate_faces(faces: NDArray[np.int32]) -> NDArray[np.int32]:
     faces = faces[(a != b) & (b != c) & (c != a)]
     if len(faces) == 0:
         return faces
-    # Equal triples, in any order, have equal sums of hashes; without equal sums there are none.
-    sums = np.sort(_hashes(int(faces.max()) + 1).take(faces).sum(axis=1))
+    ordered = np.sort(faces, axis=1)
+    # Equal triples have equal sums of products with odd numbers, modulo 2^64; without equal sums there are none.
+    sums = np.sort(ordered.astype(np.uint64) @ TRIPLE_FACTORS)
     if not (sums[1:] == sums[:-1]).any():
         return faces
-    ordered = np.sort(faces, axis=1)
     # Winding: a cyclic permutation of ascending corners has two ascents, any other has one.
     is_even = ((faces[:, 0] < faces[:, 1]).astype(int) + (faces[:, 1] < faces[:, 2]) + (faces[:, 2] < faces[:, 0])) == 2
     count = int(ordered.max()) + 1
@@ -150,14 +147,6 @@ def _drop_degenerate_faces(faces: NDArray[np.int32]) -> NDArray[np.int32]:
     _, index = np.unique(group[positions], return_index=True)
     first_wanted[order[positions[index]]] = True
     return faces[first_wanted]
-
-
-def _hashes(count: int) -> NDArray[np.uint64]:
-    """A well-mixed number for each of 0 ... count - 1. Source: Steele, Lea, Flood, 2014 (the finaliser of SplitMix)."""
-    z = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
 
 
 def pair_faces(
@@ -297,8 +286,6 @@ def split_fans(
     """Give each fan of faces its own copy of the vertex; unused vertices vanish. (V, 3), (F, 3) -> (W, 3), (F, 3)."""
     fan, fans = label_fans(opposite, len(opposite))
     corner = faces.ravel()
-    if fans == len(vertices) == np.count_nonzero(np.bincount(corner, minlength=fans)):
-        return vertices, faces  # one fan for each vertex
     of_fan = np.empty(fans, np.int64)
     of_fan[fan] = corner
     # Number the copies in the order of the old vertices, so that a manifold mesh keeps its numbering.
@@ -357,19 +344,16 @@ def close_holes(
 
 def drop_small_components(
     vertices: NDArray[np.float64], faces: NDArray[np.int32]
-) -> tuple[NDArray[np.float64], NDArray[np.int32], NDArray[np.int32]]:
-    """Drop components smaller than `MIN_COMPONENT_SHARE`, and unused vertices if any is dropped.
-
-    (V, 3), (F, 3) -> (W, 3), (G, 3), and the component of each vertex that is left, (W,).
-    """
+) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
+    """Drop components smaller than `MIN_COMPONENT_SHARE`, and unused vertices. (V, 3), (F, 3) -> (W, 3), (G, 3)."""
     if len(faces) == 0:
-        return vertices[:0], faces, np.zeros(0, np.int32)
+        return vertices[:0], faces
     component = label_components(TriMesh(vertices, faces))
     components = int(component.max()) + 1
     used = np.zeros(len(vertices), bool)
     used[faces] = True
     if components == 1:  # the usual case; each step below takes a tenth of the whole cleaning
-        return vertices, faces, component
+        return vertices, faces
     low = np.full((components, 3), np.inf)  # stays infinite for a component of one unused vertex
     high = np.full((components, 3), -np.inf)
     np.minimum.at(low, component[used], vertices[used])
@@ -381,25 +365,23 @@ def drop_small_components(
     number = np.full(len(vertices), -1, np.int32)
     wanted = np.unique(faces)
     number[wanted] = np.arange(len(wanted), dtype=np.int32)
-    return vertices[wanted], number[faces], component[wanted]
+    return vertices[wanted], number[faces]
 
 
-def orient_outward(
-    vertices: NDArray[np.float64], faces: NDArray[np.int32], vertex_component: NDArray[np.int32]
-) -> NDArray[np.int32]:
-    """Reverse components with negative volume, unless they are cavities of a positive one.
-
-    (V, 3), (F, 3), and the component of each vertex, (V,) -> (F, 3).
-    """
+def orient_outward(vertices: NDArray[np.float64], faces: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Reverse components with negative volume, unless they are cavities of a positive one. (F, 3) -> (F, 3)."""
     if len(faces) == 0:
         return faces
-    component = vertex_component.take(faces[:, 0])
     mesh = TriMesh(vertices, faces)
-    volumes = np.bincount(component, weights=mesh.signed_volumes())
+    component = label_components(mesh)[faces[:, 0]]  # (F,)
+    corners = mesh.corners
+    # Six times the signed volume of each component; the factor does not matter for the sign.
+    volumes = np.bincount(
+        component, weights=np.einsum("fi,fi->f", corners[:, 0], np.cross(corners[:, 1], corners[:, 2]))
+    )
     inward = np.flatnonzero(volumes < 0)
     if len(inward) == 0:
         return faces
-    corners = mesh.corners
     oriented = faces.copy()
     outer = volumes[component] > 0
     for number in inward:

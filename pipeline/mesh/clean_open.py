@@ -52,7 +52,7 @@ def clean_open(mesh: TriMesh, *, max_hole_share: float = MAX_HOLE_SHARE) -> TriM
     faces, opposite = wind_one_way(faces, opposite)
     vertices, faces = split_fans(vertices, faces, opposite)
     vertices, faces = split_non_manifold_edges(vertices, faces, straightest)
-    vertices, faces, _ = drop_small_components(vertices, faces)
+    vertices, faces = drop_small_components(vertices, faces)
     if len(faces) == 0:
         return TriMesh(vertices.astype(np.float32), faces)
     diagonal = float(np.linalg.norm(vertices.max(axis=0) - vertices.min(axis=0)))
