@@ -328,51 +328,55 @@ class QueueWorker:
             )
 
     def _conclude(self, job: Job, keeper: LeaseKeeper, result: JobResult) -> str:
-        """Complete or requeue the job, and repeat while the store is unavailable; returns the outcome in a word."""
-        is_interrupted = result.state is JobState.CANCELLED and not keeper.is_cancel_requested
-        for pause_s in COMPLETION_PAUSES_S:
-            try:
-                if keeper.is_lease_lost:
-                    return "lost"
-                if is_interrupted:
-                    return str(self._store.requeue(job.lease).state)
-                ended = self._store.complete(job.lease, result)
-            except LeaseLost:
-                return "lost"
-            except StoreUnavailable as error:
-                log.warning("completion not written yet", reason=str(error))
-                time.sleep(pause_s)
-                continue
-            self._on_end(ended)
-            return str(ended.state)
-        return "unwritten"  # the lease expires, and the next attempt resumes from the last checkpoint
+        """Complete or requeue the job; returns the outcome in a word."""
+        if result.state is JobState.CANCELLED and not keeper.is_cancel_requested:  # interrupted
+            written = self._written(keeper, lambda: self._store.requeue(job.lease))
+            return written if isinstance(written, str) else str(written.state)
+        written = self._written(keeper, lambda: self._store.complete(job.lease, result))
+        if isinstance(written, str):
+            return written
+        self._on_end(written)
+        return str(written.state)
 
     def _transfer(self, job: Job, keeper: LeaseKeeper, transferred: Transferred, stop: threading.Event) -> str:
         """Give the job to its passive holder, then start what that waits for; returns the outcome in a word.
 
         Whoever looks after passive holders finds a job of which nothing was started, so a failed start is only logged.
         """
+        waiting = self._written(
+            keeper,
+            lambda: self._store.transfer(
+                job.lease, worker_id=transferred.worker_id, lease_s=PASSIVE_LEASE_S, progress=keeper.progress
+            ),
+        )
+        if isinstance(waiting, str):
+            return waiting
+        if waiting.is_cancel_requested:  # whoever asked may have found this worker as the holder
+            self._take_over(waiting, stop)
+            return "cancelled"
+        try:
+            transferred.start()
+        except Exception:
+            log.exception("nothing started for a job that was transferred", job_id=job.id)
+        return "transferred"
+
+    def _written(self, keeper: LeaseKeeper, write: Callable[[], Job]) -> Job | str:
+        """The job as this worker's last write left it, repeated while the store is unavailable; or why there is none.
+
+        Returns:
+            The job; "lost" where the lease is; "unwritten" where the store never answered: then the lease expires, and
+            the next attempt resumes from the last checkpoint.
+        """
         for pause_s in COMPLETION_PAUSES_S:
+            if keeper.is_lease_lost:
+                return "lost"
             try:
-                if keeper.is_lease_lost:
-                    return "lost"
-                waiting = self._store.transfer(
-                    job.lease, worker_id=transferred.worker_id, lease_s=PASSIVE_LEASE_S, progress=keeper.progress
-                )
+                return write()
             except LeaseLost:
                 return "lost"
             except StoreUnavailable as error:
-                log.warning("transfer not written yet", reason=str(error))
+                log.warning("outcome not written yet", reason=str(error))
                 time.sleep(pause_s)
-                continue
-            if waiting.is_cancel_requested:  # whoever asked may have found this worker as the holder
-                self._take_over(waiting, stop)
-                return "cancelled"
-            try:
-                transferred.start()
-            except Exception:
-                log.exception("nothing started for a job that was transferred", job_id=job.id)
-            return "transferred"
         return "unwritten"
 
     def _may_claim(self) -> bool:

@@ -258,7 +258,7 @@ def _add_quadrics(
     points: NDArray[np.float64],  # (V, 3)
     faces: NDArray[np.int32],  # (F, 3)
     quadrics: NDArray[np.float64],  # (V, 10) written
-    plane: NDArray[np.float64],  # (4,) written
+    equation: NDArray[np.float64],  # (4,) written
 ) -> None:
     """Add the faces' quadrics at each vertex.
 
@@ -274,15 +274,15 @@ def _add_quadrics(
         nx, ny, nz = uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx
         double_area = np.sqrt(nx * nx + ny * ny + nz * nz)
         scale = 1 / double_area if double_area > 1e-300 else 1e300
-        plane[0], plane[1], plane[2] = nx * scale, ny * scale, nz * scale
-        plane[3] = -(plane[0] * x + plane[1] * y + plane[2] * z)
+        equation[0], equation[1], equation[2] = nx * scale, ny * scale, nz * scale
+        equation[3] = -(equation[0] * x + equation[1] * y + equation[2] * z)
         weight = double_area / 6  # a third of the area
         for corner in range(3):
             v = faces[f, corner]
             k = 0
             for i in range(4):
                 for j in range(i, 4):
-                    quadrics[v, k] += weight * plane[i] * plane[j]
+                    quadrics[v, k] += weight * equation[i] * equation[j]
                     k += 1
             # The quadric of STAY_WEIGHT * weight * |x - point|^2.
             stay = STAY_WEIGHT * weight

@@ -23,7 +23,7 @@ OF_SERVICE_ALONE = {"image", "track_id"}
 
 @pytest.fixture
 def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """Two images; the command runs beside them, without settings of the surroundings."""
+    """Two images; the command runs beside them, with a data folder of its own."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("IMAGE_TO_3D_DATA", str(tmp_path / "data"))
     paths = [tmp_path / "figure.png", tmp_path / "disc.png"]
