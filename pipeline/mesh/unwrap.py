@@ -11,12 +11,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 from scipy.ndimage import maximum_filter1d
 from scipy.sparse import coo_matrix, identity
 from scipy.sparse.csgraph import connected_components
 
+from pipeline.mesh.kernels import kernel, pixel_range
 from pipeline.mesh.topology import pair_half_edges
 from pipeline.mesh.tri_mesh import TriMesh
 
@@ -176,8 +176,7 @@ def _overlapping_faces(unwrapped: UnwrappedMesh, size: int) -> NDArray[np.bool_]
     return overlapping
 
 
-# Annotated, without an explicit numba signature; the reason stands in `pipeline.mesh.simplify`.
-@njit(cache=True, error_model="numpy")
+@kernel
 def _mark_overlapping(
     corners: NDArray[np.float64],  # (F, 3, 2) texels
     is_owned: NDArray[np.bool_],  # (S, S) False; written
@@ -194,10 +193,8 @@ def _mark_overlapping(
             continue
         if area < 0:  # make it counter-clockwise for the edge functions below
             bx, by, cx, cy = cx, cy, bx, by
-        left = max(int(np.ceil(min(ax, bx, cx) - 0.5)), 0)
-        right = min(int(np.floor(max(ax, bx, cx) - 0.5)), size - 1)
-        top = max(int(np.ceil(min(ay, by, cy) - 0.5)), 0)
-        bottom = min(int(np.floor(max(ay, by, cy) - 0.5)), size - 1)
+        left, right = pixel_range(ax, bx, cx, 0.0, size)
+        top, bottom = pixel_range(ay, by, cy, 0.0, size)
         # Two passes, so that a face that overlaps owns no texel: it leaves the chart, and must not evict others.
         for write in range(2):
             if overlapping[f]:
