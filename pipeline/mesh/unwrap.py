@@ -314,18 +314,19 @@ def _most_density(sizes: NDArray[np.float64], side: int) -> float:
 
 
 def _pack_boxes(boxes: NDArray[np.int64], side: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]] | None:
-    """Pack boxes, widths and heights (N, 2), into a square without overlap, from the largest to the smallest.
+    """Pack boxes, widths and heights (N, 2), into a square without overlap, from the widest to the narrowest.
 
-    Each is placed, upright or turned, where its bottom comes lowest below all that was placed before it; of such
-    places, where it leaves the least area unused, then the leftmost. Source: Jylanki, "A thousand ways to pack the
-    bin", 2010 (skyline, bottom-left).
+    Each is placed, upright or turned, below all that was placed before it, where it leaves the least area unused; of
+    such places, where its bottom comes lowest, then the leftmost. Source: Jylanki, "A thousand ways to pack the bin",
+    2010 (skyline, minimum waste fit).
 
     Returns:
         Left and top of each, (N, 2), and whether its sides are exchanged, (N,); None if they do not fit.
     """
     corner, is_turned = np.zeros_like(boxes), np.zeros(len(boxes), np.bool_)
     skyline = np.zeros(side, np.int64)  # how far down each column is filled
-    for number in np.lexsort((boxes.min(axis=1), boxes.max(axis=1)))[::-1]:
+    most = side**3  # above any cost of a place
+    for number in np.lexsort((boxes.max(axis=1), boxes.min(axis=1)))[::-1]:
         best = None
         area = np.concatenate([[0], np.cumsum(skyline)])
         for turned in (False, True):
@@ -334,13 +335,14 @@ def _pack_boxes(boxes: NDArray[np.int64], side: int) -> tuple[NDArray[np.int64],
                 continue
             top = maximum_filter1d(skyline, width, origin=-(width // 2))[: side - width + 1]  # of a box at each column
             unused = top * width - (area[width:] - area[:-width])
-            left = int(np.argmin(top * side**2 + unused))
-            place = (int(top[left]) + height, int(unused[left]), left, turned, width, height)
-            if place[0] <= side and (best is None or place < best):
+            cost = np.where(top + height <= side, unused * side + top, most)
+            left = int(np.argmin(cost))
+            place = (int(unused[left]), int(top[left]) + height, left, turned, width, height)
+            if cost[left] < most and (best is None or place < best):
                 best = place
         if best is None:
             return None
-        bottom, _, left, is_turned[number], width, height = best
+        _, bottom, left, is_turned[number], width, height = best
         corner[number] = left, bottom - height
         skyline[left : left + width] = bottom
     return corner, is_turned
