@@ -82,7 +82,7 @@ def heavy_layers(module: Any) -> list[nn.Module]:
     """The layers whose type `set_dtype` changes."""
     kept = {name: tensor.clone() for name, tensor in module.state_dict().items()}
     module.set_dtype(torch.float16)
-    layers = [
+    layers: list[nn.Module] = [
         layer
         for layer in module.modules()
         if isinstance(layer, HEAVY_LAYERS) and next(layer.parameters()).dtype == torch.float16

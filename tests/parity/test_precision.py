@@ -9,11 +9,14 @@ import pytest
 import torch
 from torch import nn
 
+from pipeline.engines.trellis2.flow import SLatFlowModel
 from pipeline.nn.structure_decoder import occupied_coords
-from tests.parity.harness import KITS, fixture_paths, read_fixture, run_fixture
+from tests.parity.harness import KITS, Fixture, fixture_paths, read_fixture, run_fixture
 from tests.parity.precision import in_precision
 from tests.parity.registry import all_targets
 from tests.parity.rounding import ROUNDINGS, Rounding, rounded, rounded_attention
+from tests.parity.trellis import sparse_input, tensor
+from tests.parity.trellis2 import filled
 
 SMALL = [
     path
@@ -87,3 +90,32 @@ def test_a_structure_decoder_in_half_precision_may_not_decide_otherwise_far_from
     deviations = in_precision(all_targets(), "float16")[fixture.target](changed)
 
     assert {one.output for one in deviations if not one.ok} == {"logits", "coords"}
+
+
+needs_second_kit = pytest.mark.skipif(
+    not fixture_paths(KITS / "parity_trellis2"), reason="the parity kit of TRELLIS.2 is not next to this checkout"
+)
+
+
+@needs_second_kit
+@pytest.mark.parametrize("name", ["slat_flow_shape_tiny_a", "slat_flow_tex_tiny_b_batch2"])
+def test_weights_that_are_stored_in_bfloat16_lose_less_in_float16(name: str) -> None:
+    fixture = read_fixture(KITS / "parity_trellis2" / f"{name}.npz")
+    exact = _velocities_with_stored_weights(fixture, torch.float32)
+
+    def distance(dtype: torch.dtype) -> float:
+        return float((_velocities_with_stored_weights(fixture, dtype) - exact).norm() / exact.norm())
+
+    assert distance(torch.float16) < 1e-3  # the weights are exact in it
+    assert distance(torch.bfloat16) > 5e-3
+
+
+def _velocities_with_stored_weights(fixture: Fixture, dtype: torch.dtype) -> torch.Tensor:
+    model: SLatFlowModel = filled(SLatFlowModel(**fixture.args), fixture.spec)
+    model.set_dtype(torch.bfloat16)
+    model.set_dtype(dtype)
+    feats, voxels = sparse_input(fixture)
+    concat = tensor(fixture, "concat_feats") if "concat_feats" in fixture.inputs else None
+    with torch.inference_mode():
+        condition = model.encode_condition(tensor(fixture, "cond")[None])
+        return model(feats, voxels, tensor(fixture, "t"), condition, concat).float()
