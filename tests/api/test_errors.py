@@ -73,7 +73,7 @@ def test_a_locked_database_is_a_503_with_a_request_id_and_retry_after(
     assert len(deployment.service.store.list_jobs(JobFilter(None))) == 1
 
 
-@pytest.mark.parametrize("job_id", ["0", "2147483648", "99999999999", "9999999999999999999"])
+@pytest.mark.parametrize("job_id", ["0", "2147483648", "99999999999", "9" * 19, "1" * 20])
 def test_an_id_that_no_job_ever_has_is_a_404(deployment: Deployment, job_id: str) -> None:
     for answer in (
         deployment.post(f"{FETCH}/{job_id}"),
@@ -83,7 +83,7 @@ def test_an_id_that_no_job_ever_has_is_a_404(deployment: Deployment, job_id: str
         assert (answer.status_code, answer.json()["message"]) == (404, f"There is no job with the id {job_id}.")
 
 
-@pytest.mark.parametrize("job_id", ["abc", "1.5", "-1", "²", "1" * 20, True, None, 1.5, [1], {}])
+@pytest.mark.parametrize("job_id", ["abc", "1.5", "-1", "²", "1" * 61, True, None, 1.5, [1], {}])
 def test_a_malformed_id_is_a_400(deployment: Deployment, job_id: object) -> None:
     answer = deployment.post(FETCH, {"request_id": job_id})
     assert answer.status_code == 400

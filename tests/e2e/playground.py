@@ -23,7 +23,8 @@ CHROMIUM_OPTIONS = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-
 SMALL = {"width": 480, "height": 720}  # the CPU renders every pixel
 TINY = {"width": 320, "height": 460}
 JOB_WAIT_MS = 120_000  # far longer than a job takes here; only a failing test waits so long
-WAIT_S = 30.0
+WAIT_S = 60.0  # for what a page shows; Playwright's own 5 s are short where several browsers share two cores
+expect.set_options(timeout=WAIT_S * 1000)
 NEEDS_CHROMIUM = pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium")
 DROP = """([files]) => {
   const transfer = new DataTransfer();

@@ -8,6 +8,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -186,6 +187,9 @@ def test_a_refused_submit_leaves_the_result_and_counts_down(
     here = visit(viewport=TINY, has_key=False)
     page = here.page
     page.fill("#key", key[0])
+    # A key's minute is one of the clock: both submits must fall into one.
+    if (left_s := 60 - time.time() % 60) < 40:
+        time.sleep(left_s)
     job_id = make(here, figure)
     page.click("#submit")
 

@@ -24,7 +24,7 @@ from pipeline.ops.blocks import rows_at_once
 from pipeline.ops.parallel import each_on_one_thread
 
 CPU_BLOCK = 1024  # points per matrix product
-GPU_BLOCK, LEAST_GPU_BLOCK = 1 << 17, 1 << 12
+GPU_BLOCK, LEAST_GPU_BLOCK = 1 << 18, 1 << 12
 """The same on a GPU, where a product of few points takes less time than its launch; the last block of an evaluation is
 the least power of two that holds the rest."""
 BYTES_OF_POINT = 12 * (8 + 4) + 6 * 64 * 4  # rows and weights of twelve texels, and some hidden layers
