@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ import typer
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
+    from pipeline.engines.registry import EngineSpec
     from pipeline.nn.hub_download import OnBytes
 
 
@@ -116,14 +118,24 @@ def fetch_on_first_use(engine: str, weights: str, *, say: Callable[[str], None],
     """
     from pipeline.engines.registry import TINY_WEIGHTS, find_spec, weights_module
 
-    module = weights_module(find_spec(engine))
+    spec = find_spec(engine)
+    module = weights_module(spec)
     if module is None or weights == TINY_WEIGHTS:
         return
     folder = Path(weights)
     if missing := module.missing_bytes(folder):
         say(f"the weights of {engine} are not in {folder} yet: downloading {missing / 1e9:.2f} GB, once")
+        if words := missing_gpu(spec):
+            say(words)
         say("if interrupted, the next run resumes the download")
         module.fetch_weights(folder, on_bytes=on_bytes)
+
+
+def missing_gpu(spec: EngineSpec) -> str:
+    """What an engine lacks on this machine, before its weights are downloaded for it; "" if nothing."""
+    if not spec.needs_gpu or shutil.which("nvidia-smi") is not None:
+        return ""
+    return f"{spec.name} needs {spec.needs}, and this machine has no NVIDIA driver: on a CPU it runs, very slowly"
 
 
 def bytes_bar(progress: Progress) -> OnBytes:

@@ -66,6 +66,11 @@ class EngineSpec:
     gpus_by_detail: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
     takes_snapshot: bool = True
 
+    @property
+    def needs_gpu(self) -> bool:
+        """Whether it is of use on a GPU alone; on a CPU it runs, very slowly."""
+        return "GPU" in self.needs
+
 
 TINY_WEIGHTS = "tiny"
 """Passed instead of a folder: deterministic test weights of small shapes, for tests and trial deployments."""

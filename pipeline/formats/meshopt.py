@@ -10,8 +10,9 @@ Source: Khronos, EXT_meshopt_compression, Appendix A (bitstream, modes 0 and 1),
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from pipeline.mesh.kernels import kernel
 
 ATTRIBUTES_HEADER, TRIANGLES_HEADER = 0xA0, 0xE1
 GROUP = 16
@@ -108,8 +109,7 @@ def encode_triangles(faces: NDArray[np.integer]) -> bytes:
     return b"".join([bytes([TRIANGLES_HEADER]), codes.tobytes(), extra[:used].tobytes(), CODES.tobytes()])
 
 
-# Annotated, without explicit numba signatures; the reason stands in `pipeline.mesh.simplify`.
-@njit(cache=True, error_model="numpy")
+@kernel
 def _age_of(vertex: int, vertices: NDArray[np.int64], pushed: int) -> int:
     """How many others were pushed after a vertex; `FIFO` if it is in the queue no more."""
     for age in range(FIFO):
@@ -118,7 +118,7 @@ def _age_of(vertex: int, vertices: NDArray[np.int64], pushed: int) -> int:
     return FIFO
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def _write_index(index: int, last: int, data: NDArray[np.uint8], at: int) -> int:
     """Write an index as its difference from the last one, zigzag, seven bits in a byte; returns where it ends."""
     delta = index - last
@@ -131,7 +131,7 @@ def _write_index(index: int, last: int, data: NDArray[np.uint8], at: int) -> int
     return at + 1
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def _encode_faces(
     faces: NDArray[np.int64],  # (F, 3)
     table: NDArray[np.uint8],  # (16,)

@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from pipeline.mesh.kernels import kernel, pixel_range
 from pipeline.mesh.material import METALLIC, ROUGHNESS, Material, SurfaceAttributes, alpha_mode_of
 from pipeline.mesh.tri_mesh import TriMesh
 from pipeline.mesh.unwrap import UnwrappedMesh
@@ -174,8 +174,7 @@ def own_texels(unwrapped: UnwrappedMesh, *, texture_size: int) -> tuple[NDArray[
     return face, weights
 
 
-# Annotated, without explicit numba signatures; the reason stands in `pipeline.mesh.simplify`.
-@njit(cache=True, error_model="numpy")
+@kernel
 def _distance2(px: float, py: float, ax: float, ay: float, bx: float, by: float) -> float:
     """Squared distance of the point p from the segment a b."""
     ex, ey = bx - ax, by - ay
@@ -187,7 +186,7 @@ def _distance2(px: float, py: float, ax: float, ay: float, bx: float, by: float)
     return dx * dx + dy * dy
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def _rasterise(
     corners: NDArray[np.float64],  # (F, 3, 2) texels
     face: NDArray[np.int32],  # (S, S) written
@@ -204,11 +203,8 @@ def _rasterise(
         bx, by = corners[f, 1, 0], corners[f, 1, 1]
         cx, cy = corners[f, 2, 0], corners[f, 2, 1]
         area = (bx - ax) * (cy - ay) - (by - ay) * (cx - ax)
-        # Texels whose centres, at k + 0.5, lie in the bounding box grown by `reach`.
-        left = max(int(np.ceil(min(ax, bx, cx) - reach - 0.5)), 0)
-        right = min(int(np.floor(max(ax, bx, cx) + reach - 0.5)), size - 1)
-        top = max(int(np.ceil(min(ay, by, cy) - reach - 0.5)), 0)
-        bottom = min(int(np.floor(max(ay, by, cy) + reach - 0.5)), size - 1)
+        left, right = pixel_range(ax, bx, cx, reach, size)
+        top, bottom = pixel_range(ay, by, cy, reach, size)
         for y in range(top, bottom + 1):
             for x in range(left, right + 1):
                 if nearest[y, x] < 0:  # covered: the atlas has no overlaps, so no other face covers it too
@@ -223,11 +219,9 @@ def _rasterise(
                 if area != 0 and u >= 0 and v >= 0 and w >= 0:
                     distance = -1.0  # covered: nearer than any face that does not cover it
                 else:
-                    distance = min(
-                        _distance2(px, py, ax, ay, bx, by),
-                        _distance2(px, py, bx, by, cx, cy),
-                        _distance2(px, py, cx, cy, ax, ay),
-                    )
+                    distance = _distance2(px, py, ax, ay, bx, by)
+                    distance = min(distance, _distance2(px, py, bx, by, cx, cy))
+                    distance = min(distance, _distance2(px, py, cx, cy, ax, ay))
                 if distance < nearest[y, x]:
                     nearest[y, x] = distance
                     face[y, x] = f

@@ -284,7 +284,7 @@ def split_fans(
     vertices: NDArray[np.float64], faces: NDArray[np.int32], opposite: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
     """Give each fan of faces its own copy of the vertex; unused vertices vanish. (V, 3), (F, 3) -> (W, 3), (F, 3)."""
-    fan, fans = label_fans(opposite, len(opposite))
+    fan, fans = label_fans(opposite)
     corner = faces.ravel()
     of_fan = np.empty(fans, np.int64)
     of_fan[fan] = corner
@@ -319,7 +319,7 @@ def close_holes(
     open_at = np.full(len(vertices), -1, np.int64)
     open_at[start[is_open]] = np.flatnonzero(is_open)
     next_open = np.where(is_open, open_at[end], -1)
-    loop, loops = boundary_loops(opposite, next_open)
+    loop, loops = boundary_loops(next_open)
     lengths = np.bincount(loop[is_open], minlength=loops)
     fits = (lengths >= 3) & (lengths <= max_edges)
     if np.isfinite(max_extent_m):

@@ -9,9 +9,9 @@ from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from pipeline.mesh.kernels import kernel
 from pipeline.mesh.tri_mesh import TriMesh
 
 CELLS_PER_FACE = 0.7
@@ -120,8 +120,7 @@ class _Grid(NamedTuple):
     members: NDArray[np.int32]
 
 
-# Annotated, without explicit numba signatures; the reason stands in `pipeline.mesh.simplify`.
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _sort_into_cells(
     first: NDArray[np.int64],  # (F, 3) lowest cell of each face's bounding box
     last: NDArray[np.int64],  # (F, 3) highest cell
@@ -150,7 +149,7 @@ def _sort_into_cells(
     return starts, members
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _find_nearest(
     grid: _Grid,
     is_oriented: bool,
@@ -205,7 +204,7 @@ def _find_nearest(
             ring += 1
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def nearest_in_triangle(point: NDArray[np.float64], corners: NDArray[np.float64]) -> tuple[float, float, float]:
     """Barycentric weights of the point of a triangle, (3, 3), that is nearest to a point, (3,).
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from pipeline.mesh.kernels import kernel
 from pipeline.mesh.tri_mesh import TriMesh
 
 LEAF_FACES = 4
@@ -98,7 +98,7 @@ def windings(
     return _windings(tree, origins, directions, skip)
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def _crossings(
     tree: RayTree,
     origin: NDArray[np.float64],
@@ -141,7 +141,7 @@ def _crossings(
     return count
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def _distance(corners: NDArray[np.float64], origin: NDArray[np.float64], direction: NDArray[np.float64]) -> float:
     """Distance along a ray to a triangle, -1 if it misses. Source: Möller and Trumbore 1997, both sides hit."""
     ax, ay, az = corners[0, 0], corners[0, 1], corners[0, 2]
@@ -163,7 +163,7 @@ def _distance(corners: NDArray[np.float64], origin: NDArray[np.float64], directi
     return (vx * qx + vy * qy + vz * qz) / determinant
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def _exits(
     tree: RayTree, origins: NDArray[np.float64], directions: NDArray[np.float64], skip: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -183,7 +183,7 @@ def _exits(
     return lengths, cosines
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def _windings(
     tree: RayTree, origins: NDArray[np.float64], directions: NDArray[np.float64], skip: float
 ) -> NDArray[np.int64]:

@@ -7,9 +7,9 @@ vertices. Knows nothing of positions and formats.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from pipeline.mesh.kernels import kernel
 from pipeline.mesh.topology import pair_half_edges
 
 RECENT_EDGES, RECENT_VERTICES = 15, 12
@@ -42,8 +42,7 @@ def reorder(faces: NDArray[np.int32], vertices: int) -> tuple[NDArray[np.int32],
     return new[ordered], old
 
 
-# Annotated, without explicit numba signatures; the reason stands in `pipeline.mesh.simplify`.
-@njit(cache=True, error_model="numpy")
+@kernel
 def _order_faces(
     faces: NDArray[np.int64],  # (F, 3)
     opposite: NDArray[np.int64],  # (3F,) the opposite of each half-edge, or -1

@@ -21,14 +21,15 @@ Guha, Nekhayev, "Topology preserving edge contraction", 1999 (the link condition
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from pipeline.mesh.clean import separate_coincident_vertices
+from pipeline.mesh.kernels import kernel
 from pipeline.mesh.topology import NO_OPPOSITE, half_edge_ends, pair_half_edges
 from pipeline.mesh.tri_mesh import TriMesh
 
@@ -247,13 +248,7 @@ def _faces_of_vertices(faces: NDArray[np.int32], vertices: int) -> tuple[NDArray
     return np.asarray(at_corner.indptr, np.int32), np.asarray(at_corner.indices, np.int32)
 
 
-# The kernels below are annotated but have no explicit numba signature: a signature would compile at import, and nothing
-# happens at import here. They compile at the first call and are cached on disk. Arrays are made outside of them, and
-# arguments of one kernel have the same types at all calls: each function of numpy and each further type costs the first
-# run a tenth of a second or more.
-
-
-@njit(cache=True, error_model="numpy")
+@kernel
 def _add_quadrics(
     points: NDArray[np.float64],  # (V, 3)
     faces: NDArray[np.int32],  # (F, 3)
@@ -272,7 +267,7 @@ def _add_quadrics(
         ux, uy, uz = points[b, 0] - x, points[b, 1] - y, points[b, 2] - z
         vx, vy, vz = points[c, 0] - x, points[c, 1] - y, points[c, 2] - z
         nx, ny, nz = uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx
-        double_area = np.sqrt(nx * nx + ny * ny + nz * nz)
+        double_area = math.sqrt(nx * nx + ny * ny + nz * nz)
         scale = 1 / double_area if double_area > 1e-300 else 1e300
         equation[0], equation[1], equation[2] = nx * scale, ny * scale, nz * scale
         equation[3] = -(equation[0] * x + equation[1] * y + equation[2] * z)
@@ -296,7 +291,7 @@ def _add_quadrics(
             quadrics[v, 9] += stay * (x * x + y * y + z * z)
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def _error(q: NDArray[np.float64], x: float, y: float, z: float) -> float:
     """Value of a quadric, (10,), at a point."""
     return (
@@ -307,7 +302,7 @@ def _error(q: NDArray[np.float64], x: float, y: float, z: float) -> float:
     )
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def _placement(
     q: NDArray[np.float64],  # (10,) sum of both ends' quadrics
     points: NDArray[np.float64],  # (V, 3)
@@ -333,10 +328,11 @@ def _placement(
         bx = (i * q[3] + j * q[6] + k * q[8]) * scale
         by = (j * q[3] + o * q[6] + m * q[8]) * scale
         bz = (k * q[3] + m * q[6] + n * q[8]) * scale
-        length2 = (px - rx) ** 2 + (py - ry) ** 2 + (pz - rz) ** 2
+        sx, sy, sz = px - rx, py - ry, pz - rz
+        tx, ty, tz = bx - x, by - y, bz - z
         # Accept the minimum within two edge lengths of the midpoint. Almost parallel planes meet far away: there the
         # minimum is exact and useless.
-        if (bx - x) ** 2 + (by - y) ** 2 + (bz - z) ** 2 < 4 * length2:
+        if tx * tx + ty * ty + tz * tz < 4 * (sx * sx + sy * sy + sz * sz):
             return bx, by, bz, max(_error(q, bx, by, bz), 0.0)
     # As in the paper, fall back to the best of both ends and the midpoint; the midpoint wins ties.
     error, at_p, at_r = _error(q, x, y, z), _error(q, px, py, pz), _error(q, rx, ry, rz)
@@ -347,7 +343,7 @@ def _placement(
     return x, y, z, max(error, 0.0)  # rounding gives values just below 0
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def _price_edges(
     points: NDArray[np.float64],  # (V, 3)
     faces: NDArray[np.int32],  # (F, 3)
@@ -380,7 +376,7 @@ def _price_edges(
     return count
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def _flips_or_degenerates(
     v: int,
     other: int,
@@ -420,19 +416,20 @@ def _flips_or_degenerates(
         n0, n1, n2 = ey * nz - ez * ny, ez * nx - ex * nz, ex * ny - ey * nx
         old2, new2 = o0 * o0 + o1 * o1 + o2 * o2, n0 * n0 + n1 * n1 + n2 * n2
         dot = o0 * n0 + o1 * n1 + o2 * n2
-        if new2 < MIN_CROSS2 or dot < least_cosine * np.sqrt(old2 * new2):
+        if new2 < MIN_CROSS2 or dot < least_cosine * math.sqrt(old2 * new2):
             return True
         # Quality: 4 sqrt(3) area / (sum of squared sides), 1 for an equilateral triangle.
+        dx, dy, dz = nx - ex, ny - ey, nz - ez
         sides = (
             ex * ex + ey * ey + ez * ez + nx * nx + ny * ny + nz * nz
-            + (nx - ex) ** 2 + (ny - ey) ** 2 + (nz - ez) ** 2
+            + dx * dx + dy * dy + dz * dz
         )  # fmt: skip
-        if 2 * SQRT_3 * np.sqrt(new2) < least_quality * sides:
+        if 2 * SQRT_3 * math.sqrt(new2) < least_quality * sides:
             return True
     return False
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def _collapse(
     first: NDArray[np.int32],  # (N,) ends of the edges, in the order in which they are tried
     second: NDArray[np.int32],  # (N,)

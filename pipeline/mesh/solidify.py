@@ -16,11 +16,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from pipeline.mesh.clean import separate_coincident_vertices
 from pipeline.mesh.clean_open import faces_of_bodies
+from pipeline.mesh.kernels import kernel
 from pipeline.mesh.nearest_surface import nearest_in_triangle
 from pipeline.mesh.simplify import simplify
 from pipeline.mesh.tri_mesh import TriMesh
@@ -136,8 +136,7 @@ def _fill_hollows(values: NDArray[np.float32]) -> None:
         values[hollow] = -values[hollow]
 
 
-# Annotated, without explicit numba signatures; the reason stands in `pipeline.mesh.simplify`.
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _halves(corners: NDArray[np.float64], halves: NDArray[np.float64]) -> bool:
     """Split a triangle, (3, 3), at its longest edge if that is long: whether it was; writes `halves`, (2, 3, 3)."""
     longest, at = LONGEST_EDGE * LONGEST_EDGE, -1
@@ -157,7 +156,7 @@ def _halves(corners: NDArray[np.float64], halves: NDArray[np.float64]) -> bool:
     return True
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _visits(faces: NDArray[np.float64], reach: float, most: int) -> int:
     """Pairs of a piece of a face, (F, 3, 3) in cells, and a point in the box around it; counts little beyond `most`."""
     total = 0.0
@@ -179,7 +178,7 @@ def _visits(faces: NDArray[np.float64], reach: float, most: int) -> int:
     return int(total)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _lower_to_distance(
     values: NDArray[np.float32],  # (X, Y, Z) in cells, lowered
     faces: NDArray[np.float64],  # (F, 3, 3) in cells
@@ -207,7 +206,7 @@ def _lower_to_distance(
             _lower_around(values, piece, offset, reach, first, last, point)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _lower_around(
     values: NDArray[np.float32],  # (X, Y, Z)
     piece: NDArray[np.float64],  # (3, 3)
@@ -240,7 +239,7 @@ def _lower_around(
                 values[x, y, z] = min(values[x, y, z], np.sqrt(d2) - offset)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _negate_inside(
     values: NDArray[np.float32],  # (X, Y, Z)
     faces: NDArray[np.int64],  # (F, 3, 3) odd numbers of half steps of a cell
@@ -281,7 +280,7 @@ def _negate_inside(
                     values[x, y, z] = -values[x, y, z]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _side(start: NDArray[np.int64], end: NDArray[np.int64], x: int, y: int) -> int:
     """Twice the area of the triangle of an edge and a point, -1 for points on an edge that belong to its other side."""
     dx, dy = end[0] - start[0], end[1] - start[1]

@@ -6,8 +6,9 @@ Half-edge h = 3 f + k goes from corner k of face f to the next corner; "its corn
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from pipeline.mesh.kernels import kernel
 
 Faces = NDArray[np.int32]
 HalfEdges = NDArray[np.int64]
@@ -69,24 +70,28 @@ def _sorted_with_order(keys: NDArray[np.int64], limit: int) -> tuple[NDArray[np.
     return both >> bits, both & ((1 << bits) - 1)
 
 
-@njit(cache=True, error_model="numpy")
-def label_fans(
-    opposite: HalfEdges,  # (3F,)
-    count: int,
-) -> tuple[NDArray[np.int64], int]:
+def label_fans(opposite: HalfEdges) -> tuple[NDArray[np.int64], int]:
     """Number the fans of faces around vertices: maximal sets of corners connected through edges at the vertex.
 
     Args:
         opposite: (3F,) the opposite of each half-edge, which runs in the opposite direction; -1 for none.
-        count: 3F.
 
     Returns:
         (3F,) the fan of each half-edge's corner, and the number of fans. A vertex is manifold if all of its corners
         are in one fan.
     """
-    fan = np.full(count, -1, np.int64)
+    fan = np.full(len(opposite), -1, np.int64)
+    return fan, _label_fans(opposite, fan)
+
+
+@kernel
+def _label_fans(
+    opposite: HalfEdges,  # (3F,)
+    fan: NDArray[np.int64],  # (3F,) -1; written
+) -> int:
+    """See `label_fans`; returns the number of fans."""
     fans = 0
-    for first in range(count):
+    for first in range(len(opposite)):
         if fan[first] >= 0:
             continue
         here = first
@@ -106,26 +111,30 @@ def label_fans(
             fan[here] = fans
             here = opposite[here]
         fans += 1
-    return fan, fans
+    return fans
 
 
-@njit(cache=True, error_model="numpy")
-def boundary_loops(
-    opposite: HalfEdges,  # (3F,)
-    next_open: HalfEdges,  # (3F,)
-) -> tuple[NDArray[np.int64], int]:
+def boundary_loops(next_open: HalfEdges) -> tuple[NDArray[np.int64], int]:
     """Number the boundary loops.
 
     Args:
-        opposite: (3F,) the opposite of each half-edge, -1 at a boundary; only its length is used.
         next_open: (3F,) for a half-edge at a boundary, the one that starts where it ends; -1 for all others.
 
     Returns:
         (3F,) the loop of each half-edge at a boundary, -1 for others; and the number of loops.
     """
-    loop = np.full(len(opposite), -1, np.int64)
+    loop = np.full(len(next_open), -1, np.int64)
+    return loop, _label_loops(next_open, loop)
+
+
+@kernel
+def _label_loops(
+    next_open: HalfEdges,  # (3F,)
+    loop: NDArray[np.int64],  # (3F,) -1; written
+) -> int:
+    """See `boundary_loops`; returns the number of loops."""
     loops = 0
-    for first in range(len(opposite)):
+    for first in range(len(next_open)):
         if next_open[first] < 0 or loop[first] >= 0:
             continue
         here = first
@@ -133,4 +142,4 @@ def boundary_loops(
             loop[here] = loops
             here = next_open[here]
         loops += 1
-    return loop, loops
+    return loops

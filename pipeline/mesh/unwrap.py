@@ -11,12 +11,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 from scipy.ndimage import maximum_filter1d
 from scipy.sparse import coo_matrix, identity
 from scipy.sparse.csgraph import connected_components
 
+from pipeline.mesh.kernels import kernel, pixel_range
 from pipeline.mesh.topology import pair_half_edges
 from pipeline.mesh.tri_mesh import TriMesh
 
@@ -30,16 +30,21 @@ LEAST_COSINE = 0.2
 """Least cosine between a face's normal and its chart's axis; the texture is stretched by at most its inverse."""
 SMALL_CHART = 40
 """A chart with fewer faces is merged into a neighbour if the stretch allows it: its padding costs more than it."""
-CELLS = 128
-"""Cells along each side of the texture in which charts are packed, each in a box of whole cells with half a cell free
-on every side. A texel of a mipmap level is then of one box alone while it is no larger than a cell: of 1024 texels, at
-the first three levels."""
+CELLS, FINER_CELLS = 64, 128
+"""Cells along each side of the texture in which charts are packed, each in the middle of a box of whole cells with half
+a cell free on every side at least. What bilinear filtering reads of a mipmap level is then of one box alone while a
+texel of that level is no larger than a cell: of 1024 texels, down to level 4 (texels of 16 x 16), or down to level 3
+with the finer cells."""
+LEAST_DENSITY = 0.97
+"""Texels along a metre with the coarser cells, relative to the finer ones; with fewer, the finer cells are used."""
+ESTIMATE_ERROR = 0.03
+"""By how much the estimate of that ratio was too low or too high on seven meshes of 6 to 391 charts, where it was near
+the least one: the coarser cells are not tried where it is lower by more."""
 MAX_ROUNDS = 12
 """Bounds the search for overlaps; from the seventh round on, each overlapping face gets a chart of its own."""
-FILLED_SHARE = 0.92
-"""Share of the texture that the charts' bounding boxes with padding fill in the first attempt to pack."""
-DENSITY_STEP = 0.98
-"""Factor of the density after an attempt that did not fit the texture."""
+DENSITY_STEP, BISECTIONS = 0.98, 4
+"""Factor of the density after an attempt to pack that did not fit the texture, and further attempts between the first
+that fits and the one before: the density is then found to 0.13 %, if all smaller ones fit."""
 MOST_PADDING = 0.5
 """Share of the texture that the smallest boxes, of four cells, may take; with more charts, the cells are halved."""
 
@@ -66,7 +71,7 @@ def unwrap(mesh: TriMesh, *, texture_size: int) -> UnwrappedMesh:
 
     Args:
         mesh: (V, 3) vertices and (F, 3) faces.
-        texture_size: side of the texture in texels; charts are about `PADDING_TEXELS` apart.
+        texture_size: side of the texture in texels, in which overlaps are looked for.
 
     Raises:
         ValueError: the mesh has no face.
@@ -171,8 +176,7 @@ def _overlapping_faces(unwrapped: UnwrappedMesh, size: int) -> NDArray[np.bool_]
     return overlapping
 
 
-# Annotated, without an explicit numba signature; the reason stands in `pipeline.mesh.simplify`.
-@njit(cache=True, error_model="numpy")
+@kernel
 def _mark_overlapping(
     corners: NDArray[np.float64],  # (F, 3, 2) texels
     is_owned: NDArray[np.bool_],  # (S, S) False; written
@@ -189,10 +193,8 @@ def _mark_overlapping(
             continue
         if area < 0:  # make it counter-clockwise for the edge functions below
             bx, by, cx, cy = cx, cy, bx, by
-        left = max(int(np.ceil(min(ax, bx, cx) - 0.5)), 0)
-        right = min(int(np.floor(max(ax, bx, cx) - 0.5)), size - 1)
-        top = max(int(np.ceil(min(ay, by, cy) - 0.5)), 0)
-        bottom = min(int(np.floor(max(ay, by, cy) - 0.5)), size - 1)
+        left, right = pixel_range(ax, bx, cx, 0.0, size)
+        top, bottom = pixel_range(ay, by, cy, 0.0, size)
         # Two passes, so that a face that overlaps owns no texel: it leaves the chart, and must not evict others.
         for write in range(2):
             if overlapping[f]:
@@ -223,6 +225,23 @@ def _pack(mesh: TriMesh, flat: NDArray[np.float64], chart: NDArray[np.int64]) ->
     return UnwrappedMesh(mesh.vertices[source].astype(np.float32), faces, places, source)
 
 
+@dataclass(frozen=True, eq=False)
+class _Packing:
+    """Places of the charts' boxes, in cells.
+
+    Attributes:
+        side: cells along the texture's side.
+        density: cells per metre.
+        corner: (N, 2) left and top of each box.
+        is_turned: (N,) whether a chart is turned by a right angle.
+    """
+
+    side: int
+    density: float
+    corner: NDArray[np.int64]
+    is_turned: NDArray[np.bool_]
+
+
 def _place(local: NDArray[np.float64], chart: NDArray[np.int64]) -> NDArray[np.float32]:
     """Texture coordinates (V, 2) in [0, 1] from positions (V, 2) in each vertex's chart (V,), in metres.
 
@@ -233,45 +252,81 @@ def _place(local: NDArray[np.float64], chart: NDArray[np.int64]) -> NDArray[np.f
     np.minimum.at(low, chart, local)
     np.maximum.at(high, chart, local)
     sizes = high - low
-    side = CELLS
-    while 4 * charts > MOST_PADDING * side**2:
-        side *= 2
-    density = _density(sizes, side)
-    while (packed := _pack_boxes(np.ceil(sizes * density + 1).astype(np.int64), side)) is None:
-        density *= DENSITY_STEP
-    corner, is_turned = packed
-    inside = (local - low[chart]) * density
+    packing = _choose_packing(sizes)
+    sizes, inside, is_turned = sizes * packing.density, (local - low[chart]) * packing.density, packing.is_turned
     # A turn by a right angle, which mirrors nothing.
-    turned = np.stack([inside[:, 1], sizes[chart, 0] * density - inside[:, 0]], axis=1)
-    placed = corner[chart] + 0.5 + np.where(is_turned[chart, None], turned, inside)
-    return np.clip(placed / side, 0, 1).astype(np.float32)
+    turned = np.stack([inside[:, 1], sizes[chart, 0] - inside[:, 0]], axis=1)
+    inside = np.where(is_turned[chart, None], turned, inside)
+    # What rounding to whole cells left over is shared by both sides: all of it on one side would be filled with the
+    # colours of the next chart, where that is nearer, within cells that this chart's edge reads.
+    boxes = _in_cells(sizes)
+    margin = np.where(is_turned[:, None], (boxes - sizes)[:, ::-1], boxes - sizes) / 2
+    return np.clip(((packing.corner + margin)[chart] + inside) / packing.side, 0, 1).astype(np.float32)
 
 
-def _density(sizes: NDArray[np.float64], side: int) -> float:
-    """Cells per metre at which the boxes of charts (N, 2), in metres, fill `FILLED_SHARE` of side x side cells.
+def _in_cells(sizes: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Boxes of charts, both (N, 2) in cells: half a cell is free on every side."""
+    return np.ceil(sizes + 1 - 1e-9).astype(np.int64)  # a chart of a whole number of cells may be larger by rounding
 
-    The positive root d of sum((w d + p)(h d + p)) = `FILLED_SHARE` side^2, where p is what is free and what rounding
-    adds on average; at most what lets the largest chart fit.
+
+def _choose_packing(sizes: NDArray[np.float64]) -> _Packing:
+    """Pack charts (N, 2), in metres, in coarse cells if that costs few texels of their surface, else in finer ones."""
+    least = CELLS
+    while 4 * len(sizes) > MOST_PADDING * least**2:
+        least *= 2
+    if least >= FINER_CELLS:
+        return _pack_densely(sizes, least)
+    fine = _pack_densely(sizes, FINER_CELLS)
+    estimate = (_most_density(sizes, least) / least) / (_most_density(sizes, FINER_CELLS) / FINER_CELLS)
+    if estimate < LEAST_DENSITY - ESTIMATE_ERROR:
+        return fine
+    coarse = _pack_densely(sizes, least)
+    return coarse if coarse.density / coarse.side >= LEAST_DENSITY * fine.density / fine.side else fine
+
+
+def _pack_densely(sizes: NDArray[np.float64], side: int) -> _Packing:
+    """Pack charts (N, 2), in metres, into side x side cells at the largest density that is found to fit."""
+    density, too_dense = _most_density(sizes, side), None
+    while (packed := _pack_boxes(_in_cells(sizes * density), side)) is None:
+        too_dense = density
+        density *= DENSITY_STEP
+    if too_dense is not None:
+        for _ in range(BISECTIONS):
+            middle = (density + too_dense) / 2
+            found = _pack_boxes(_in_cells(sizes * middle), side)
+            if found is None:
+                too_dense = middle
+            else:
+                density, packed = middle, found
+    return _Packing(side, density, *packed)
+
+
+def _most_density(sizes: NDArray[np.float64], side: int) -> float:
+    """Cells per metre at which charts (N, 2), in metres, would fill side x side cells without a gap.
+
+    The positive root d of sum((w d + p)(h d + p)) = side^2, where p is what is free and what rounding adds on average;
+    at most what lets the largest chart fit.
     """
     area, half_border = max(float(sizes.prod(axis=1).sum()), 1e-12), 1.5 * float(sizes.sum())
-    excess = 1.5**2 * len(sizes) - FILLED_SHARE * side**2
+    excess = 1.5**2 * len(sizes) - side**2
     root = (-half_border + np.sqrt(max(half_border**2 - 4 * area * excess, 0))) / (2 * area)
     return float(min(root, (side - 1) / max(float(sizes.max()), 1e-9)))
 
 
 def _pack_boxes(boxes: NDArray[np.int64], side: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]] | None:
-    """Pack boxes, widths and heights (N, 2), into a square without overlap, from the largest to the smallest.
+    """Pack boxes, widths and heights (N, 2), into a square without overlap, from the widest to the narrowest.
 
-    Each is placed, upright or turned, where its bottom comes lowest below all that was placed before it; of such
-    places, where it leaves the least area unused, then the leftmost. Source: Jylanki, "A thousand ways to pack the
-    bin", 2010 (skyline, bottom-left).
+    Each is placed, upright or turned, below all that was placed before it, where it leaves the least area unused; of
+    such places, where its bottom comes lowest, then the leftmost. Source: Jylanki, "A thousand ways to pack the bin",
+    2010 (skyline, minimum waste fit).
 
     Returns:
         Left and top of each, (N, 2), and whether its sides are exchanged, (N,); None if they do not fit.
     """
     corner, is_turned = np.zeros_like(boxes), np.zeros(len(boxes), np.bool_)
     skyline = np.zeros(side, np.int64)  # how far down each column is filled
-    for number in np.lexsort((boxes.min(axis=1), boxes.max(axis=1)))[::-1]:
+    most = side**3  # above any cost of a place
+    for number in np.lexsort((boxes.max(axis=1), boxes.min(axis=1)))[::-1]:
         best = None
         area = np.concatenate([[0], np.cumsum(skyline)])
         for turned in (False, True):
@@ -280,13 +335,14 @@ def _pack_boxes(boxes: NDArray[np.int64], side: int) -> tuple[NDArray[np.int64],
                 continue
             top = maximum_filter1d(skyline, width, origin=-(width // 2))[: side - width + 1]  # of a box at each column
             unused = top * width - (area[width:] - area[:-width])
-            left = int(np.argmin(top * side**2 + unused))
-            place = (int(top[left]) + height, int(unused[left]), left, turned, width, height)
-            if place[0] <= side and (best is None or place < best):
+            cost = np.where(top + height <= side, unused * side + top, most)
+            left = int(np.argmin(cost))
+            place = (int(unused[left]), int(top[left]) + height, left, turned, width, height)
+            if cost[left] < most and (best is None or place < best):
                 best = place
         if best is None:
             return None
-        bottom, _, left, is_turned[number], width, height = best
+        _, bottom, left, is_turned[number], width, height = best
         corner[number] = left, bottom - height
         skyline[left : left + width] = bottom
     return corner, is_turned

@@ -7,10 +7,10 @@ Triangle-Box Overlap Testing", Journal of Graphics Tools 6 (1), with touching co
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from pipeline.errors import InvalidRequest
+from pipeline.mesh.kernels import kernel
 
 VOXEL_RESOLUTION = 64
 """Cells along the side of the grid, as the text models were trained with."""
@@ -46,7 +46,7 @@ def voxelize(vertices: NDArray[np.floating], faces: NDArray[np.integer]) -> NDAr
     return np.argwhere(occupied).astype(np.uint8)
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def _mark(
     vertices: NDArray[np.float64],  # (V, 3) in the unit cube around the origin
     faces: NDArray[np.int64],  # (F, 3)
@@ -80,7 +80,7 @@ def _mark(
     return occupied
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def _touches_cube(corners: NDArray[np.float64], half: float) -> bool:
     """Return whether a triangle touches the cube around the origin; no axis separates the two if it does.
 

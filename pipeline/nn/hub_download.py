@@ -108,11 +108,29 @@ def _transfer(url: str, part: Path, *, headers: Mapping[str, str], on_bytes: Cal
                     return
                 reason = "the connection broke"
             except httpx.HTTPError as error:
-                reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+                reason = _why(error)
             failures = 0 if part.exists() and part.stat().st_size > before else failures + 1
             if failures >= MAX_FAILURES:
                 raise _TransferFailed(reason)
             time.sleep(PAUSE_S * failures)
+
+
+def _why(error: httpx.HTTPError) -> str:
+    """Why a transfer broke, in words for whoever started it."""
+    import httpx
+
+    from pipeline.net.egress import why_unreachable
+
+    host = error.request.url.host
+    match error:
+        case httpx.ConnectError():
+            return f"{host} cannot be reached: {why_unreachable(error)}"
+        case httpx.TimeoutException():
+            return f"{host} did not answer within {TIMEOUT_S:g} s"
+        case httpx.ProxyError():
+            return "the proxy of the environment refuses the connection"
+        case _:
+            return f"the connection to {host} broke"
 
 
 def _download_rest(

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from pipeline.mesh.kernels import kernel, pixel_range
 from pipeline.render.orbit import Camera, intrinsics_of, look_at, orbit_cameras
 
 FOV_RAD = math.radians(32)
@@ -130,9 +130,10 @@ def _to_z_up(vectors: NDArray[np.floating]) -> NDArray[np.float64]:
     return np.stack([vectors[:, 0], -vectors[:, 2], vectors[:, 1]], axis=1).astype(np.float64)
 
 
-# Annotated, without explicit numba signatures; the reason stands in `pipeline.mesh.simplify`. They release the GIL, so
-# that the frames of a turntable render in parallel.
-@njit(cache=True, nogil=True, error_model="numpy")
+# Kernels release the GIL, so that the frames of a turntable render in parallel.
+
+
+@kernel
 def _find_faces(
     screen: NDArray[np.float64],  # (V, 3) column, row, inverse depth
     faces: NDArray[np.int32],  # (F, 3)
@@ -155,10 +156,8 @@ def _find_faces(
         # Rows grow downwards, so a front face is clockwise and has a negative area.
         if area == 0 or (area > 0 and not is_double_sided):
             continue
-        left = max(int(np.ceil(min(ax, bx, cx) - 0.5)), 0)
-        right = min(int(np.floor(max(ax, bx, cx) - 0.5)), width - 1)
-        top = max(int(np.ceil(min(ay, by, cy) - 0.5)), 0)
-        bottom = min(int(np.floor(max(ay, by, cy) - 0.5)), height - 1)
+        left, right = pixel_range(ax, bx, cx, 0.0, width)
+        top, bottom = pixel_range(ay, by, cy, 0.0, height)
         for y in range(top, bottom + 1):
             for x in range(left, right + 1):
                 px, py = x + 0.5, y + 0.5
@@ -179,7 +178,7 @@ def _find_faces(
                         face[y, x] = f
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _shade(
     screen: NDArray[np.float64],  # (V, 3) column, row, inverse depth
     faces: NDArray[np.int32],  # (F, 3)

@@ -1,8 +1,9 @@
 """Time and memory of the sparse operations for 10^4, 10^5 and 10^6 voxels: they must grow with the voxels alone.
 
 Random weights of a reduced width, on the CPU: `python -m scripts.benchmarks voxels`. Each size runs in a process of its
-own, after a warm-up. The memory of an operation is the process's peak in it above what it began with, its
-result included; Linux with glibc only. With `--full-width` one convolution of the widest layer of TRELLIS.2 instead.
+own, after a warm-up. The memory of an operation is the process's peak in it above what it began with, its result
+included; Linux with glibc only. With `--full-width` one convolution of `--width` channels instead; the released
+TRELLIS.2 has 128 at a million voxels.
 """
 
 from __future__ import annotations
@@ -100,7 +101,7 @@ def _seconds(work: Callable[[], object]) -> float:
 
 
 def measure_full_width(count: int, width: int) -> list[Row]:
-    """One convolution of `width` channels, in half precision, over a part of the rows."""
+    """One convolution of `width` channels in float32; the memory includes features and result."""
     coords = shell(count)
     seconds = 0.0
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import pytest
 from starlette.testclient import TestClient
+from structlog.testing import capture_logs
 
 from pipeline.api.app import create_app
 from pipeline.jobs.model import JobFilter, WorkerRecord
@@ -291,6 +292,26 @@ def test_without_a_public_url_links_never_follow_a_foreign_host(
     body = deployment.post(SUBMIT, {"image": IMAGE}, **headers).json()
     assert body["fetch_result"].startswith(start + "api/")
     assert all(link.startswith("http://127.0.0.1:8000/files/") for link in body["future_links"])
+
+
+@pytest.mark.parametrize(
+    ("public_url", "headers", "warnings"),
+    [
+        (None, {"x-forwarded-for": "203.0.113.9"}, 1),
+        (None, {"forwarded": "for=203.0.113.9"}, 1),
+        (None, {}, 0),
+        ("https://3d.example.com", {"x-forwarded-for": "203.0.113.9"}, 0),
+    ],
+)
+def test_a_proxy_in_front_of_a_service_without_a_public_url_is_told_in_the_log_once(
+    deploy: Callable[..., Deployment], public_url: str | None, headers: dict[str, str], warnings: int
+) -> None:
+    deployment = deploy(public_url=public_url)
+    with capture_logs() as lines:
+        for _ in range(3):
+            deployment.post(SUBMIT, {"image": IMAGE}, prefer="wait=0", **headers)
+
+    assert sum("PUBLIC_URL is not set" in line["event"] for line in lines) == warnings
 
 
 def test_every_answer_forbids_to_guess_its_type(deployment: Deployment) -> None:

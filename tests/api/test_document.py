@@ -82,6 +82,20 @@ def test_every_field_and_parameter_has_a_description() -> None:
     assert missing == []
 
 
+def test_the_headers_that_change_an_answer_are_parameters() -> None:
+    headers = {
+        operation["operationId"].removesuffix("_v6"): {
+            one["name"] for one in operation.get("parameters", ()) if one["in"] == "header"
+        }
+        for methods in openapi_document()["paths"].values()
+        for operation in methods.values()
+    }
+
+    for name in ("submit", "submit_text", "export"):
+        assert headers[name] == {"Idempotency-Key", "Prefer"}, name
+    assert headers["fetch"] == headers["fetch_by_body"] == {"Prefer"}
+
+
 def test_operation_ids_are_short_and_unique_and_tags_are_described() -> None:
     document = openapi_document()
     operations = [operation for methods in document["paths"].values() for operation in methods.values()]

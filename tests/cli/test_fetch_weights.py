@@ -11,7 +11,11 @@ import typer
 from typer.testing import CliRunner
 
 from pipeline.cli import fetch_weights
+from pipeline.cli.fetch_weights import fetch_on_first_use
+from pipeline.engines.registry import ENGINES
+from pipeline.engines.trellis import weights as trellis_weights
 from pipeline.engines.trellis.text import weights as text_weights
+from pipeline.engines.triposr import weights as triposr_weights
 from pipeline.nn import remover_weights
 from pipeline.nn.hub_download import fetch_files
 from tests.fakes.model_hub import CONTENT, REVISION, serving
@@ -34,7 +38,7 @@ def test_an_unknown_engine_is_refused_in_one_sentence() -> None:
     result = CliRunner().invoke(command(), ["fetch-weights", "--engine", "nonsense"])
 
     assert result.exit_code == 1
-    assert result.output.startswith("engine must be one of preview, trellis")
+    assert result.output == f"engine must be one of {', '.join(spec.name for spec in ENGINES)}, got 'nonsense'\n"
 
 
 def test_a_size_is_for_the_engine_that_has_several() -> None:
@@ -55,6 +59,27 @@ def test_a_size_says_what_it_downloads(tmp_path: Path, monkeypatch: pytest.Monke
         "base": "trellis-text: 3.09 GB to download",
         "xlarge": "trellis-text: 6.51 GB to download",
     }
+
+
+@pytest.mark.parametrize(("has_driver", "is_told"), [(False, True), (True, False)])
+def test_the_first_use_of_weights_for_a_gpu_says_that_there_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_driver: bool, is_told: bool
+) -> None:
+    said: list[str] = []
+    monkeypatch.setenv("PATH", str(tmp_path))
+    if has_driver:
+        (tmp_path / "nvidia-smi").touch(mode=0o755)
+    for module in (trellis_weights, triposr_weights):
+        monkeypatch.setattr(module, "fetch_weights", lambda folder, **_: said.append("downloading"))
+
+    for engine in ("trellis", "triposr"):  # TripoSR is made for CPUs too
+        fetch_on_first_use(engine, str(tmp_path / "w"), say=said.append, on_bytes=lambda name, done, size: None)
+
+    told = "trellis needs 4.4 GB of weights and a GPU with 16 GB, and this machine has no NVIDIA driver"
+    assert [line for line in said if "driver" in line] == (
+        [f"{told}: on a CPU it runs, very slowly"] if is_told else []
+    )
+    assert [line.startswith(told) for line in said[:3]] == [False, is_told, False] and said.count("downloading") == 2
 
 
 def test_one_remover_is_fetched_alone_after_its_size_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

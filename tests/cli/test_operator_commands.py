@@ -6,12 +6,14 @@ import csv
 import io
 import json
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
+from standardwebhooks import Webhook
 from typer.testing import CliRunner, Result
 
 from pipeline.cli import jobs, keys, serve, usage
@@ -30,7 +32,9 @@ from pipeline.jobs.model import (
     NewJob,
 )
 from pipeline.jobs.stores.sql.store import SqlStore
+from pipeline.secrets import load_master_keys
 from pipeline.settings import Settings
+from pipeline.webhooks.signing import WebhookSigner
 
 Command = Callable[..., Result]
 
@@ -267,6 +271,25 @@ def test_the_webhook_secret_of_a_key_is_shown_and_rotated(command: Command) -> N
     assert made.stdout.strip() not in shown
     assert rotated.startswith("whsec_") and rotated != secret[0]
     assert rotated in command("keys", "show", "shop").stdout
+
+
+def test_the_secret_of_a_key_from_the_settings_is_shown_as_webhooks_are_signed(
+    command: Command, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("IMAGE_TO_3D_API_KEY", "one from the environment")
+    settings, store = Settings(data_dir=data), store_of(data)
+    ensure_key(store, settings)
+    (key,) = store.list_keys()
+    store.close()
+    body = b'{"status":"success"}'
+    signer = WebhookSigner(load_master_keys(settings))
+    headers = signer.headers(key, webhook_id="msg_1", timestamp=time.time(), body=body)
+
+    shown = re.search(r"webhook secret +(whsec_\S+)", command("keys", "show", key.name).stdout)
+
+    assert key.name in command("keys", "list").stdout
+    assert shown is not None
+    assert Webhook(shown[1]).verify(body, headers) == {"status": "success"}
 
 
 def test_jobs_are_cancelled(command: Command, data: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import re
 import shlex
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,18 @@ def test_commands_and_their_options_exist(document: Path) -> None:
         for word in rest:
             if word.startswith("-") and word != "-":
                 assert word.partition("=")[0] in {*options, "--help"}, f"image-to-3d {' '.join(words)}"
+
+
+@by_path
+def test_the_package_is_installed_from_the_clone_with_extras_that_exist(document: Path) -> None:
+    """It is not on PyPI, as README says; once it is, both change."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    for line in commands_of(document):
+        for words in re.findall(r"pip install ([^&|;#]*)", line):
+            packages = [word for word in shlex.split(words) if not word.startswith("-")]
+            assert not any(word.startswith("image-to-3d") for word in packages), line
+            for named in (re.fullmatch(r"\.\[(.*)\]", word) for word in packages):
+                assert named is None or set(named[1].split(",")) <= set(extras), line
 
 
 @by_path

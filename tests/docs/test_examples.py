@@ -5,19 +5,24 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
+import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx
 import pytest
 
 from tests.docs.conftest import IMAGE, INTERPRETERS, NODE, WAIT_S, Endpoint, curl
-from tests.docs.tables import EXAMPLES
+from tests.docs.tables import EXAMPLES, ROOT
 from tests.servers.s3 import free_port, moto_server
 
 needs_node = pytest.mark.skipif(NODE is None, reason="needs node")
@@ -74,6 +79,34 @@ def test_an_events_example_follows_a_job_to_its_end(name: str, endpoint: Endpoin
 
     assert "success" in told
     assert ".glb" in told
+
+
+def test_the_requests_of_the_readme_are_answered(endpoint: Endpoint, tmp_path: Path) -> None:
+    blocks = re.findall(r"^```sh\n(.*?)^```", (ROOT / "README.md").read_text(), flags=re.MULTILINE | re.DOTALL)
+    (block,) = (block for block in blocks if "curl " in block)
+    shutil.copy(IMAGE, tmp_path / "robot.png")
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as images:
+        thread = threading.Thread(target=images.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        address = f"http://127.0.0.1:{images.server_port}"
+        for placeholder, value in (
+            ("http://127.0.0.1:8000", endpoint.url),
+            ("i3d_…", endpoint.key),
+            ("https://YOUR-HOST", address),
+        ):
+            assert placeholder in block
+            block = block.replace(placeholder, value)
+        command = block.replace("python -c", f"{sys.executable} -c").replace("curl http", "curl -sS http")
+        done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, timeout=WAIT_S)
+        job_ids = [body["id"] for body in map(json.loads, re.split(r"(?<=\})\s*(?=\{\"status\")", done.stdout))]
+        results = [endpoint.result_of(job_id) for job_id in job_ids]
+        images.shutdown()
+        thread.join()
+
+    assert done.returncode == 0, done.stderr
+    assert [result["status"] for result in results] == ["success", "success"]
+    assert httpx.get(results[1]["output"][0]).content[:4] == b"glTF"
 
 
 @contextmanager

@@ -6,11 +6,13 @@ import base64
 import tracemalloc
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from urllib.parse import quote, quote_from_bytes
 
 import pytest
 
 from pipeline.errors import InvalidRequest, UnreadableImage
+from pipeline.imaging.decode import decode_image
 from pipeline.imaging.inline import UNQUOTED_CHARS, at_most, check_inline, read_inline
 from pipeline.imaging.signatures import require_accepted
 from pipeline.net.download import MAX_BYTES
@@ -46,9 +48,15 @@ def test_anything_else_is_refused(source: str) -> None:
         read_inline(source)
 
 
-@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF"])
-def test_the_signature_of_every_accepted_format_passes(format: str) -> None:
-    require_accepted(encode(draw_figure(16, background=(255, 255, 255))[..., :3], format))
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "HEIC"])
+def test_the_signature_of_every_accepted_format_passes_and_is_decoded(format: str) -> None:
+    phone = Path(__file__).parent / "figure.heic"
+    image = draw_figure(16, background=(255, 255, 255))[..., :3]
+    content = phone.read_bytes() if format == "HEIC" else encode(image, format)
+
+    require_accepted(content)
+
+    assert decode_image(content).shape[2] == 4
 
 
 @pytest.mark.parametrize(("content", "words"), [(b"", "is empty"), (b"<svg/>", "an SVG drawing"), (b"R", "not a")])

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
+from structlog.testing import capture_logs
 
 from pipeline.errors import StoreUnavailable
 from pipeline.jobs import worker_loop
@@ -82,6 +84,34 @@ def test_work_that_raises_fails_the_job_without_exposing_details(opened: SqlStor
     result = opened.get(job_id, api_key_id=None).result
     assert result is not None
     assert (result.state, result.message) == (JobState.FAILED, "The job failed for an internal reason (KeyError).")
+
+
+def test_the_log_of_a_failed_job_says_why_where_and_whose(opened: SqlStore, key: ApiKey) -> None:
+    job_id = opened.submit(new_job(key)).job.id
+    failed = JobResult(
+        JobState.FAILED,
+        message="the GPU ran out of memory",
+        error_code="out_of_memory",
+        stage_seconds={"intake": 0.1, "generate": 0.2},
+        engine="trellis",
+    )
+
+    with capture_logs(processors=[structlog.contextvars.merge_contextvars]) as lines:
+        worker_for(opened, lambda job, keeper: failed).run_one(threading.Event())
+
+    (line,) = (line for line in lines if line["event"] == "job failed")
+    assert line.pop("seconds") >= 0
+    assert line == {
+        "event": "job failed",
+        "log_level": "warning",
+        "job_id": job_id,
+        "key_id": key.id,
+        "attempt": 1,
+        "error_code": "out_of_memory",
+        "reason": "the GPU ran out of memory",
+        "stage": "generate",
+        "engine": "trellis",
+    }
 
 
 def test_work_that_the_store_interrupts_is_requeued(opened: SqlStore, key: ApiKey) -> None:

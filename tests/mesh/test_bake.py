@@ -128,13 +128,14 @@ def seam_steps(unwrapped: UnwrappedMesh, texture: NDArray[np.uint8]) -> NDArray[
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_no_seam_is_seen_in_the_first_mipmap_levels(name: str) -> None:
-    """At level 3 a texel is as wide as the gap between charts, and more of the neighbours' colours reach in."""
+    """At level 4 a texel, of 16 x 16, is as wide as the gap between these charts; behind it, neighbours' colours reach
+    in. What is left there, 8 to 10, is the field's own change within a texel."""
     unwrapped = unwrapped_of(name)
     level = texture_of(unwrapped, small(name)).astype(np.float32)
     steps = []
-    for _ in range(4):
+    for _ in range(5):
         steps.append(np.quantile(seam_steps(unwrapped, level), 0.95))
         level = level.reshape(len(level) // 2, 2, len(level) // 2, 2, 3).mean(axis=(1, 3))
 
     assert len(seam_steps(unwrapped, level)) > 100
-    assert steps[0] < 2 and steps[1] < 2 and steps[2] < 6 and steps[3] < 20, steps  # of 255
+    assert steps[0] < 2 and steps[1] < 2 and steps[2] < 3 and steps[3] < 8 and steps[4] < 14, steps  # of 255

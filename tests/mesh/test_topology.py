@@ -51,7 +51,7 @@ def test_both_directions_of_an_edge_have_one_key_and_other_edges_another() -> No
 
 def fans_of(mesh: TriMesh) -> tuple[list[int], int]:
     opposite, _ = pair_half_edges(mesh.faces, len(mesh.vertices))
-    fan, fans = label_fans(opposite, len(opposite))
+    fan, fans = label_fans(opposite)
     return fan.tolist(), fans
 
 
@@ -91,7 +91,7 @@ def test_boundary_loops_are_the_removed_faces(missing: list[int], lengths: list[
     at = {int(start[h]): int(h) for h in np.flatnonzero(is_open)}
     next_open = np.array([at[int(e)] if o else -1 for e, o in zip(end, is_open, strict=True)], np.int64)
 
-    loop, loops = boundary_loops(opposite, next_open)
+    loop, loops = boundary_loops(next_open)
 
     assert loops == len(lengths)
     assert sorted(np.bincount(loop[is_open], minlength=loops).tolist()) == lengths

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import WeightsUnusable
+from pipeline.nn import hub_download
 from pipeline.nn.hub_download import RECORD_NAME, fetch_files, verify_record
 from tests.fakes.model_hub import CONTENT, REVISION, Hub, serving
 
@@ -62,6 +63,26 @@ def test_a_transfer_whose_process_was_killed_resumes_in_the_next_process(hub: st
 def test_a_file_that_the_hub_does_not_have_is_named(hub: str, tmp_path: Path) -> None:
     with pytest.raises(WeightsUnusable, match=r"^other\.safetensors of someone/model cannot be downloaded: "):
         fetch_files("someone/model", ["other.safetensors"], tmp_path, revision=REVISION, endpoint=hub)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "words"),
+    [
+        ("http://models.invalid", "models.invalid cannot be reached: its name does not resolve"),
+        ("http://127.0.0.1:1", "127.0.0.1 cannot be reached: connection refused"),
+    ],
+)
+def test_a_hub_that_cannot_be_reached_is_named_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, endpoint: str, words: str
+) -> None:
+    monkeypatch.setattr(hub_download, "PAUSE_S", 0.0)
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+
+    with pytest.raises(WeightsUnusable) as failed:
+        fetch_files("someone/model", ["a.safetensors"], tmp_path, revision=REVISION, endpoint=endpoint)
+
+    assert str(failed.value) == f"a.safetensors of someone/model cannot be downloaded: {words}"
 
 
 def test_the_first_verification_records_a_file_and_later_ones_compare_it(tmp_path: Path) -> None:

@@ -13,9 +13,11 @@ from typing import Any, get_args
 from uuid import uuid4
 
 import imageio_ffmpeg
+import lib3mf
 import numpy as np
 import pytest
 import trimesh
+from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.engines.base import Generation, GenerationOptions, ignore_steps
@@ -203,7 +205,51 @@ def test_size_origin_and_up_axis_are_those_of_the_request(exported: Callable) ->
     assert b"toy, z-up, millimetres" in files["toy.stl"].path.read_bytes()[:80]
 
 
-@pytest.mark.parametrize("prefix", ["my robot", "car -s 2", "Grün Käfer", "fig #2 50%"])
+LARGEST_AND_UP = {
+    "glb": (1.0, 1),
+    "obj": (1.0, 1),
+    "ply": (1.0, 2),
+    "stl": (100.0, 2),
+    "usdz": (1.0, 1),
+    "3mf": (100.0, 2),
+}
+"""Longest side in the file's own numbers, and the axis that its readers take for up, by format: metres and y where glTF
+and USD say so and importers of OBJ assume it; slicers read STL and 3MF in millimetres, z up, and importers PLY z up."""
+
+
+def numbers_in(path: Path) -> NDArray[np.floating]:
+    """Coordinates of the vertices (V, 3) as they stand in a file, by readers that know nothing of this project."""
+    if path.suffix == ".usdz":
+        usd = pytest.importorskip("pxr.UsdGeom"), pytest.importorskip("pxr.Usd")
+        stage = usd[1].Stage.Open(str(path))
+        assert (usd[0].GetStageMetersPerUnit(stage), usd[0].GetStageUpAxis(stage)) == (1.0, "Y")
+        (mesh,) = (prim for prim in stage.Traverse() if prim.IsA(usd[0].Mesh))
+        to_stage = np.array(usd[0].Imageable(mesh).ComputeLocalToWorldTransform(0))
+        return np.array(usd[0].Mesh(mesh).GetPointsAttr().Get()) @ to_stage[:3, :3] + to_stage[3, :3]
+    if path.suffix == ".3mf":
+        model = lib3mf.get_wrapper().CreateModel()
+        model.QueryReader("3mf").ReadFromFile(str(path))
+        assert model.GetUnit() == lib3mf.ModelUnit.MilliMeter
+        meshes = model.GetMeshObjects()
+        assert meshes.MoveNext()
+        return np.array([tuple(vertex.Coordinates) for vertex in meshes.GetCurrentMeshObject().GetVertices()])
+    return np.asarray(opened(path)[0].vertices)
+
+
+@pytest.mark.parametrize("output_format", OUTPUT_FORMATS)
+def test_readers_find_the_subject_standing_in_the_size_of_their_format(exported: Callable, output_format: str) -> None:
+    largest, up = LARGEST_AND_UP[output_format]
+    points = numbers_in(exported(output_format=output_format)[f"toy.{output_format}"].path)
+    low, high = points.min(axis=0), points.max(axis=0)
+    level = [0, 3 - up]
+
+    assert (high - low)[up] == pytest.approx(largest, rel=1e-3)
+    assert (high - low)[level].max() < 0.8 * largest  # the figure is taller than wide and deep
+    assert low[up] == pytest.approx(0, abs=1e-4 * largest)
+    assert (low + high)[level] == pytest.approx((0, 0), abs=1e-3 * largest)
+
+
+@pytest.mark.parametrize("prefix", ["my robot", "my  robot", "car -s 2", "Grün Käfer", "fig #2 50%"])
 def test_companions_have_names_that_every_reader_takes_for_one_word(tmp_path: Path, prefix: str) -> None:
     request = request_for(output_format="obj")
     done = export(generation(), request=request, file_prefix=prefix, folder=tmp_path, on_step=ignore_steps)

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from pipeline.engines.preview.nearest import nearest_position
 from pipeline.engines.preview.seams import seam_correction
+from pipeline.mesh.kernels import kernel
 
 RADIUS = 3
 """Patches are 7 pixels wide: enough for the direction of an edge, few enough for a second of work."""
@@ -193,7 +194,9 @@ class _Search:
         cost = np.where(self.allowed, cost, FORBIDDEN).astype(np.float32)
         height_weight = np.float32(HEIGHT_COST / height**2)
         canvas, exemplar = self.canvas.reshape(height, -1), self.exemplar.reshape(height, -1)
-        _search(canvas, exemplar, self.targets, cost, self.sources, self.costs, height_weight, SWEEPS, seed)
+        is_target = np.zeros(cost.shape, np.bool_)
+        is_target[self.targets[:, 0], self.targets[:, 1]] = True
+        _search(canvas, exemplar, self.targets, is_target, cost, self.sources, self.costs, height_weight, SWEEPS, seed)
 
     def vote(self) -> None:
         """Give every pixel of the region the weighted mean of what the patches over it say."""
@@ -301,12 +304,12 @@ def _row_difference(
     return total
 
 
-# Annotated, without explicit numba signatures; the reason stands in `pipeline.mesh.simplify`.
-@njit(cache=True, nogil=True)
+@kernel
 def _search(
     canvas: NDArray[np.float32],  # (h, 3 w)
     exemplar: NDArray[np.float32],  # (h, 3 w)
     targets: NDArray[np.int32],  # (T, 2), at least `RADIUS` away from the border
+    is_target: NDArray[np.bool_],  # (h, w)
     source_cost: NDArray[np.float32],  # (h, w)
     sources: NDArray[np.int32],  # (h, w, 2) written
     costs: NDArray[np.float32],  # (h, w) written
@@ -316,9 +319,6 @@ def _search(
 ) -> None:
     """PatchMatch: try the sources of the neighbours, then random ones around the best so far, ever closer."""
     height, width = source_cost.shape
-    is_target = np.zeros((height, width), np.bool_)
-    for t in range(len(targets)):
-        is_target[targets[t, 0], targets[t, 1]] = True
     state = np.uint32(seed * 2654435761 % 4294967296 | 1)
     for sweep in range(-1, sweeps):  # sweep -1 computes the costs of the sources as they are
         step = 1 if sweep % 2 == 0 else -1
@@ -327,7 +327,7 @@ def _search(
             row, column = targets[t, 0], targets[t, 1]
             best = np.float32(1e30) if sweep < 0 else costs[row, column]
             best_row, best_column = sources[row, column, 0], sources[row, column, 1]
-            reach = max(height, width) // 2
+            reach = (height if height > width else width) // 2
             attempt = 0
             while True:
                 if attempt == 0:
@@ -374,7 +374,7 @@ def _search(
             sources[row, column, 0], sources[row, column, 1] = best_row, best_column
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _vote(
     exemplar: NDArray[np.float32],  # (H, W, 3)
     canvas: NDArray[np.float32],  # (H, W, 3) written

@@ -14,12 +14,12 @@ from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 from scipy import spatial
 from scipy.sparse import csr_matrix
 
 from pipeline.engines.base import ColourSource
+from pipeline.mesh.kernels import kernel
 from pipeline.mesh.packing import PacksArrays
 
 SH_C0 = 0.28209479177387814  # the constant spherical harmonic, 1 / (2 sqrt(pi))
@@ -193,8 +193,7 @@ def _inverse_covariances(rotation: NDArray[np.float32], variance: NDArray[np.flo
     )
 
 
-# Annotated, without an explicit numba signature; the reason stands in `pipeline.mesh.simplify`.
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _add_nearest(
     grid: _Grid,
     points: NDArray[np.float32],  # (P, 3)

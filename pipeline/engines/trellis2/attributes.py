@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from pipeline.mesh.kernels import kernel
 from pipeline.mesh.material import SurfaceAttributes
 from pipeline.mesh.nearest_surface import NO_FACE, NearestSurface
 from pipeline.mesh.packing import PacksArrays
@@ -64,8 +64,7 @@ def _keys_of(coords: NDArray[np.int64], resolution: int) -> NDArray[np.int64]:
     return (x * resolution + y) * resolution + z
 
 
-# Annotated, without an explicit numba signature; the reason stands in `pipeline.mesh.simplify`.
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _interpolate(
     at: NDArray[np.float64],  # (P, 3) in voxels
     keys: NDArray[np.int64],  # (N,) ascending

@@ -84,7 +84,7 @@ def test_the_search_comes_close_to_the_best_patches_of_all() -> None:
     costs = np.zeros((32, 32), np.float32)
 
     flat = (32, -1)
-    _search(canvas.reshape(flat), exemplar.reshape(flat), targets, cost, sources, costs, np.float32(0), 8, 1)
+    _search(canvas.reshape(flat), exemplar.reshape(flat), targets, inner, cost, sources, costs, np.float32(0), 8, 1)
 
     def patches(image: np.ndarray) -> np.ndarray:
         return np.array([image[r - 3 : r + 4, c - 3 : c + 4].ravel() for r, c in targets], np.float64)
