@@ -182,14 +182,18 @@ def _database(settings: Settings) -> Iterator[Finding]:
     from pipeline.deployment import check_store_exists, open_store
     from pipeline.errors import NotFound
     from pipeline.jobs.stores.sql.connection import schema_revision
-    from pipeline.jobs.stores.sql.schema import SCHEMA_REVISION
+    from pipeline.jobs.stores.sql.schema import SCHEMA_REVISION, oldest_code
 
     try:
         check_store_exists(settings)
     except NotFound as error:
         yield Finding("database", "warning", str(error))
         return
-    if (found := schema_revision(settings.sql_url)) != SCHEMA_REVISION:
+    found = schema_revision(settings.sql_url)
+    if found is not None and oldest_code(found) > SCHEMA_REVISION:
+        yield Finding("database", "failed", f"it has revision {found}, which this version cannot use")
+        return
+    if found is None or found < SCHEMA_REVISION:
         # Opening it would migrate it, maybe while an older version of the service runs.
         detail = f"it has revision {found}, this version {SCHEMA_REVISION}; a start of the service migrates it"
         yield Finding("database", "warning", detail)

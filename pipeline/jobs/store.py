@@ -212,8 +212,12 @@ class KeyStore(Protocol):
         """The key with this hash, revoked ones included."""
         ...
 
-    def get_key(self, api_key_id: str) -> ApiKey:
-        """The key with this id, revoked ones included."""
+    def get_key(self, api_key_id: str, *, max_age_s: float = 0.0) -> ApiKey:
+        """The key with this id, revoked ones included.
+
+        Args:
+            max_age_s: accept the key as it was so long ago.
+        """
         ...
 
     def list_keys(self) -> list[ApiKey]:

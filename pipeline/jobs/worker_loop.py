@@ -226,19 +226,21 @@ class QueueWorker:
         """Claim one job and complete it, or requeue it when told to stop.
 
         Returns:
-            The job as it was claimed, None where there was none.
+            The job as this worker's last write left it, None where there was none.
 
         Raises:
             StoreUnavailable: the store was unavailable before a job was claimed.
         """
         options = self._options
         job = self._store.claim(self._worker_id, lease_s=options.lease_s, job_id=job_id, engines=options.engines)
-        if job is not None:
-            self._run(job, stop)
-        return job
+        return None if job is None else self._run(job, stop)
 
-    def _run(self, job: Job, stop: threading.Event) -> None:
-        """Complete a job that this worker has claimed or taken over, requeue it, or hand it over."""
+    def _run(self, job: Job, stop: threading.Event) -> Job:
+        """Complete a job that this worker has claimed or taken over, requeue it, or hand it over.
+
+        Returns:
+            The job as the last write left it: as it was claimed, where nothing was written afterwards.
+        """
         traced = {"job.id": job.id, "job.attempt": job.attempts}
         with (
             structlog.contextvars.bound_contextvars(job_id=job.id, key_id=job.api_key_id, attempt=job.attempts),
@@ -249,18 +251,19 @@ class QueueWorker:
             heartbeat_worker = partial(self._heartbeat_worker, job.id)
             with LeaseKeeper(self._store, job, self._options, stop=stop, heartbeat_worker=heartbeat_worker) as keeper:
                 result = self._try(job, keeper)
-                outcome = "" if isinstance(result, Transferred) else self._conclude(job, keeper, result)
+                left, outcome = (job, "") if isinstance(result, Transferred) else self._conclude(job, keeper, result)
             if isinstance(result, Transferred):  # no heartbeat may follow: the lease is another one's from here on
-                outcome = self._transfer(job, keeper, result, stop)
+                left, outcome = self._transfer(job, keeper, result, stop)
                 note({"job.outcome": outcome})
                 log.info("job goes on elsewhere", outcome=outcome, seconds=round(time.monotonic() - started_s, 3))
-                return
+                return left
             note({"job.outcome": outcome, "job.engine": result.engine})
             seconds = round(time.monotonic() - started_s, 3)
             if outcome == JobState.FAILED:
                 log.warning("job failed", seconds=seconds, **_why(result))
             else:
                 log.info("job finished", outcome=outcome, engine=result.engine, seconds=seconds)
+            return left
 
     def run_dispatched(
         self, job_id: int, stop: threading.Event, *, made_progress: Callable[[Job], bool] = lambda job: False
@@ -275,7 +278,7 @@ class QueueWorker:
             made_progress: called with a job whose process died under this id; True makes that attempt not count.
 
         Returns:
-            The job as it was claimed or taken over, None where it has ended, must wait, or is another worker's.
+            The job as this worker's last write left it, None where it had ended, must wait, or is another worker's.
 
         Raises:
             StoreUnavailable: the store was unavailable before the job was claimed.
@@ -305,8 +308,7 @@ class QueueWorker:
             job = self._store.transfer(found.lease, worker_id=self._worker_id, lease_s=self._options.lease_s)
         except LeaseLost:  # another process was faster
             return None
-        self._run(job, stop)
-        return job
+        return self._run(job, stop)
 
     def _running(self, job_id: int) -> Job | None:
         """The job, if a worker or a passive holder has it."""
@@ -327,19 +329,21 @@ class QueueWorker:
                 JobState.FAILED, message=message, error_code=StageError.code, retryable=StageError.retryable
             )
 
-    def _conclude(self, job: Job, keeper: LeaseKeeper, result: JobResult) -> str:
-        """Complete or requeue the job; returns the outcome in a word."""
+    def _conclude(self, job: Job, keeper: LeaseKeeper, result: JobResult) -> tuple[Job, str]:
+        """Complete or requeue the job; returns the job as it is then, and the outcome in a word."""
         if result.state is JobState.CANCELLED and not keeper.is_cancel_requested:  # interrupted
             written = self._written(keeper, lambda: self._store.requeue(job.lease))
-            return written if isinstance(written, str) else str(written.state)
+            return (job, written) if isinstance(written, str) else (written, str(written.state))
         written = self._written(keeper, lambda: self._store.complete(job.lease, result))
         if isinstance(written, str):
-            return written
+            return job, written
         self._on_end(written)
-        return str(written.state)
+        return written, str(written.state)
 
-    def _transfer(self, job: Job, keeper: LeaseKeeper, transferred: Transferred, stop: threading.Event) -> str:
-        """Give the job to its passive holder, then start what that waits for; returns the outcome in a word.
+    def _transfer(
+        self, job: Job, keeper: LeaseKeeper, transferred: Transferred, stop: threading.Event
+    ) -> tuple[Job, str]:
+        """Give the job to its passive holder, then start what that waits for; returns what `_conclude` does.
 
         Whoever looks after passive holders finds a job of which nothing was started, so a failed start is only logged.
         """
@@ -350,15 +354,14 @@ class QueueWorker:
             ),
         )
         if isinstance(waiting, str):
-            return waiting
+            return job, waiting
         if waiting.is_cancel_requested:  # whoever asked may have found this worker as the holder
-            self._take_over(waiting, stop)
-            return "cancelled"
+            return self._take_over(waiting, stop) or waiting, "cancelled"
         try:
             transferred.start()
         except Exception:
             log.exception("nothing started for a job that was transferred", job_id=job.id)
-        return "transferred"
+        return waiting, "transferred"
 
     def _written(self, keeper: LeaseKeeper, write: Callable[[], Job]) -> Job | str:
         """The job as this worker's last write left it, repeated while the store is unavailable; or why there is none.

@@ -123,14 +123,18 @@ class ControlChannel:
         """The id of the call that starts a container, once."""
         return self.entries.pop(f"{self.name}/start", None)
 
-    def clear_messages(self) -> None:
-        """Delete progress and cancellation request, which are of a call that has ended."""
-        for entry in ("progress", "cancel"):
+    def clear_messages(self, *, has_request: bool = True) -> None:
+        """Delete progress and cancellation request, which are of a call that has ended.
+
+        Args:
+            has_request: whether there may be a cancellation request.
+        """
+        for entry in ("progress", "cancel") if has_request else ("progress",):
             self.entries.pop(f"{self.name}/{entry}", None)
 
-    def clear(self) -> None:
+    def clear(self, *, has_request: bool = True) -> None:
         """Delete all entries but the call that starts a container, which `take_start_id` takes."""
-        self.clear_messages()
+        self.clear_messages(has_request=has_request)
         self.entries.pop(f"{self.name}/call", None)
 
 

@@ -64,9 +64,10 @@ class Dispatcher:
         return job.progress.stage != before
 
     def forget(self, job_id: int) -> None:
-        """Delete the entries of a job that has ended."""
+        """Delete the entry of a job that has ended. What `made_progress` noted of a few expires by itself, as idle
+        entries of a Modal Dict do.
+        """
         self._entries.pop(_entry_of(job_id), None)
-        self._entries.pop(f"died/{job_id}", None)
 
     def dispatch_waiting(
         self,

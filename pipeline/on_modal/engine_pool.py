@@ -77,11 +77,12 @@ class EnginePool:
         self._check = check
         self._starting: dict[str, RemoteCall] = {}
 
-    def wake(self, name: str | None, *, channel: str | None = None) -> None:
+    def wake(self, name: str | None, *, channel: str | None = None, is_first_run: bool = False) -> None:
         """Start a container of the engine that a request names, without waiting for it.
 
         Args:
             channel: the name of the generation's `ControlChannel`; a container that `EarlyStart` asked for is used.
+            is_first_run: nobody can have started the generation.
 
         Raises:
             InvalidRequest: the deployment does not offer the engine.
@@ -89,11 +90,12 @@ class EnginePool:
         """
         chosen = self._chosen(name)
         self._check(chosen)
-        best_effort(partial(mark_startable, self._entries, chosen), None)
         own = None if channel is None else ControlChannel(self._entries, channel)
-        if own is not None and best_effort(own.saved_call, SavedCall()).call_id:
+        if own is not None and not is_first_run and best_effort(own.saved_call, SavedCall()).call_id:
             return  # an earlier attempt has started the generation
         started = None if own is None else best_effort(own.take_start_id, None)
+        if started is None:
+            best_effort(partial(mark_startable, self._entries, chosen), None)
         wake = self._containers[chosen]().wake
         self._starting[chosen] = wake.spawn() if started is None else self._reopen(started)
 
@@ -147,16 +149,19 @@ class EnginePool:
         """Stop the generation of a job that was cancelled; returns its GPU seconds as far as they are known."""
         return stop_generation(ControlChannel(self._entries, channel), self._reopen, transient=self._transient)
 
-    def forget(self, channel: str) -> None:
+    def forget(self, channel: str, *, was_asked_to_stop: bool = True) -> None:
         """Delete the channel of a generation whose job has ended, and cancel the start of a container that it does not
         need any more.
+
+        Args:
+            was_asked_to_stop: whether there may be a request to cancel the generation.
         """
         own = ControlChannel(self._entries, channel)
         self._cancel_starts()
         early = best_effort(own.take_start_id, None)
         if early is not None:
             best_effort(lambda: self._reopen(early).cancel(), None)
-        best_effort(own.clear, None)
+        best_effort(partial(own.clear, has_request=was_asked_to_stop), None)
 
     def abandon(self, channel: str) -> None:
         """Cancel the generation of a job that was given up while it waited or ran, then `forget`."""

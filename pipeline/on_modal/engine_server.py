@@ -29,6 +29,9 @@ from pipeline.stages.generate import configured_engine, device_name, log_device,
 DEVICE_ERRORS = re.compile(r"CUDA|cuDNN|CUBLAS|NCCL|device-side|GPU")
 """Words in a framework's messages that mean the device, and with it this process, is unusable."""
 
+SHOW_UP_INTERVAL_S = 30.0
+"""How often a container shows that one of its engine works, at the beginning of a generation."""
+
 log = structlog.get_logger()
 
 
@@ -83,6 +86,7 @@ class EngineServer:
         self._engine: Engine | None = None
         self._has_weights = self._is_on_device = False
         self._prepared_at = self._snapshot_age_s = 0.0
+        self._shown_at_s = float("-inf")
         self._restarts: int | None = None
 
     def import_engine(self) -> None:
@@ -187,9 +191,12 @@ class EngineServer:
         self._restarts = restarts
 
         def show_up() -> None:
-            channel.report_alive(self.name)
             if call_id:
                 channel.claim_call(call_id)
+            now_s = time.monotonic()
+            if now_s - self._shown_at_s >= SHOW_UP_INTERVAL_S:
+                channel.report_alive(self.name)
+                self._shown_at_s = now_s
 
         started_s = time.perf_counter()
         try:

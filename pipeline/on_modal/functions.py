@@ -25,6 +25,9 @@ from pipeline.stages.deliver import retry_uploads
 HEARTBEAT_INTERVAL_S = 5.0
 """Pause between two heartbeats of a job whose store is reached over the network: also the delay of a cancellation while
 a container works on the job. All jobs write to one entry, so that a write costs the others a read and often a try."""
+LIMITS_AGE_S = 5.0
+"""How old the limits of a key may be where they tell whether the end of a job lets another one of the key begin: the
+cleaner finds that one too."""
 UPLOADS_FOR_S = 240.0
 """For how long one run of the cleaner starts late uploads, so that slow buckets do not fill its whole time limit."""
 
@@ -66,13 +69,17 @@ def run_job(
     def clean_up_after(job: Job) -> None:
         shutil.rmtree(folder_of(job, settings.work_dir), ignore_errors=True)
         deployment.dispatch.forget(job.id)
-        (engines.forget if job.state is JobState.SUCCESS else engines.abandon)(job.file_prefix)
+        if job.state is JobState.SUCCESS:
+            engines.forget(job.file_prefix, was_asked_to_stop=job.is_cancel_requested)
+        else:
+            engines.abandon(job.file_prefix)
         if job.webhook_url is not None:
             send_webhooks(job.id)
         _best_effort_commit(deployment.commit_work)
 
     def start_containers(job: Job, engine: str | None) -> None:
-        engines.wake(engine, channel=job.file_prefix)
+        is_first_run = job.attempts == 1 and not job.progress.stage
+        engines.wake(engine, channel=job.file_prefix, is_first_run=is_first_run)
         start_prewarm()
 
     handler = JobHandler(
@@ -120,13 +127,9 @@ def run_job(
         for known in store.get_many([job_id]):
             if known.state.is_final:  # given up, or cancelled: its last attempt left a generation behind
                 engines.abandon(known.file_prefix)
-        return
-    state = next((known.state for known in store.get_many([job_id])), JobState.CANCELLED)
-    if state is JobState.QUEUED:
+    elif job.state is JobState.QUEUED:
         deployment.dispatch(job_id)  # it was requeued through no fault of its own
-    elif state.is_final and any(
-        key.id == job.api_key_id and key.limits.running is not None for key in store.list_keys()
-    ):
+    elif job.state.is_final and store.get_key(job.api_key_id, max_age_s=LIMITS_AGE_S).limits.running is not None:
         deployment.dispatch.dispatch_waiting(store, api_key_id=job.api_key_id, lost_after_s=0.0, limit=1)
 
 

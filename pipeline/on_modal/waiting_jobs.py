@@ -25,7 +25,7 @@ from pipeline.on_modal.shared_dict import SharedDict
 FIRST_SIGN_TIMEOUT_S = 960.0
 """How long a generation may wait while no container of its engine works. A deployed class whose containers crash at
 their start is started without end: without this bound its generations would wait as long. Longer than a generation may
-take, since a container shows itself when it begins one."""
+take, by more than `engine_server.SHOW_UP_INTERVAL_S`, since a container shows itself when it begins one."""
 
 log = structlog.get_logger()
 
@@ -99,18 +99,19 @@ class WaitingJobs:
 
     def _look_after(self, store: JobStore, job: Job) -> bool:
         """Whether the job was dispatched."""
+        now = self._clock()
+        is_recent = now - ((job.lease_expires_at or 0.0) - PASSIVE_LEASE_S) < LOST_AFTER_S
+        if is_recent and not job.is_cancel_requested:
+            return False  # it was transferred or looked after a moment ago, and may be about to start its call
         if self._dispatch.is_dispatched(job.id):
             return False
-        now, channel = self._clock(), self._channel(job)
+        channel = self._channel(job)
         saved = channel.saved_call()
         if job.is_cancel_requested:
             ask_to_stop(channel, self._find_call)
-        elif self._is_waited_for(saved):
-            if not self._is_given_up(channel, saved, job.engine or self._default):
-                self._renew(store, job, now=now)
-                return False
-        elif now - ((job.lease_expires_at or 0.0) - PASSIVE_LEASE_S) < LOST_AFTER_S:
-            return False  # it was transferred a moment ago, and is about to start its call
+        elif self._is_waited_for(saved) and not self._is_given_up(channel, saved, job.engine or self._default):
+            self._renew(store, job, now=now)
+            return False
         log.info("waiting job dispatched", job_id=job.id, remote_call=saved.call_id)
         self._dispatch(job.id)
         return True

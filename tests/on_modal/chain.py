@@ -235,18 +235,19 @@ class Chain:
         self._step("FunctionGetOutputs")
         return not self.calls[call_id].is_ended.is_set()
 
-    def run(self, call: Call, server: EngineServer | None = None) -> bool:
+    def run(self, call: Call, server: EngineServer | None = None, store: KvStore | None = None) -> bool:
         """Run a call in a container; False where the container was killed, and the call runs again.
 
         Args:
             server: of a container of the engine that is up; a new one by default.
+            store: of a container of jobs that is up; a new one by default.
         """
         call.runs += 1
         call.began_at = call.began_at or time.monotonic()
         arguments = pickle.loads(call.pickled)
         try:
             if call.function == OF_JOBS:
-                answer = self._run_job(call.object_id, *arguments)
+                answer = self._run_job(call.object_id, store or self.open_store(), *arguments)
             elif call.function == OF_ENGINES:
                 answer = self._generate(call.object_id, server or self.start_server(), *arguments)
             else:
@@ -279,14 +280,22 @@ class Chain:
         self.dispatch(job_id, call_id)
         return answer
 
-    def _run_job(self, worker_id: str, job_id: int, announced: str) -> None:
+    def containers(self) -> _Container:
+        """The containers of the engine, as other containers reach them."""
+        return _Container(self)
+
+    def open_store(self) -> KvStore:
+        """The store of one more container."""
+        return KvStore(self._map, clock=self._now)
+
+    def _run_job(self, worker_id: str, store: KvStore, job_id: int, announced: str) -> None:
         functions.run_job(
             job_id,
-            replace(self.deployment, store=KvStore(self._map, clock=self._now)),  # each container has its own
+            replace(self.deployment, store=store),
             announced=announced,
             worker_id=worker_id,
             engines=EnginePool(
-                {"preview": lambda: _Container(self)},
+                {"preview": self.containers},
                 default="preview",
                 weights="tiny",
                 entries=self.entries,
@@ -340,7 +349,13 @@ class _Method:
 
 
 class LightHandler:
-    """In place of `JobHandler`: the same run with the same hooks, of views that are there and files that stay here."""
+    """In place of `JobHandler`: the same run with the same hooks, of views that are there and files that stay here.
+
+    Attributes:
+        intake_s, deliver_s: how long these stages take.
+    """
+
+    intake_s = deliver_s = 0.0
 
     def __init__(
         self,
@@ -358,11 +373,13 @@ class LightHandler:
     def __call__(self, job: Job, lease: LeaseKeeper) -> JobResult:
         def load_views(request: GenerationRequest) -> list[ForegroundImage]:
             self._prepare(job, None)
+            time.sleep(self.intake_s)
             return LoadedViews([VIEW])
 
         def deliver(files: Sequence[Any]) -> Delivery:
             if not files:
                 raise EngineFailed("nothing to deliver")
+            time.sleep(self.deliver_s)
             return Delivery(())
 
         return run_job(

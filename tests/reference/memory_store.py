@@ -348,7 +348,7 @@ class MemoryStore:
         with self._lock:
             return next((key for key in self._keys.values() if key.sha256 == sha256), None)
 
-    def get_key(self, api_key_id: str) -> ApiKey:
+    def get_key(self, api_key_id: str, *, max_age_s: float = 0.0) -> ApiKey:
         with self._lock:
             return self._key(api_key_id)
 

@@ -3,9 +3,15 @@
 The commit protocol is Delta Lake's (Armbrust et al., "Delta Lake: High-Performance ACID Table Storage over Cloud Object
 Stores", VLDB 2020, section 3.2): version n of the log `x` is the entry `x/n`, written once. A process that read version
 n commits by creating `x/n+1`; if that entry exists, another process was faster, and the change is repeated on the new
-version. The entry `x` is Delta's `_last_checkpoint`: a number not far below the newest version, from which a reader
-walks up until an entry is missing. Unlike Delta's, every version holds the whole value, so older versions are needed
-by nobody, and `vacuum` deletes them.
+version. The entry `x/newest` is Delta's `_last_checkpoint`: a copy of a version not far below the newest, from which a
+reader walks up until an entry is missing. Unlike Delta's, every version holds the whole value, so older versions are
+needed by nobody, and `vacuum` deletes them. The entry `x` holds the number of such a version, which is all that version
+0.1.0 reads and writes.
+
+Many processes that write at once spend most of their operations in vain: on reads of versions that are not the newest
+any more, and on creates that another process was faster with. So a process that knows a recent version starts a change
+from the copy without asking for a later one, which the create does anyway; after a create that was too late it tries
+once more on the version that it found, and pauses before each further try.
 
 A deleted version must not be mistaken for one that was never written. Four rules prevent it:
 
@@ -22,8 +28,8 @@ A create of u+1 that takes effect minutes late, when u+1 has been deleted, leave
 By 3, no reader takes it for the newest version: u-1 or u was deleted before u+1 (1: oldest first), or the token in it
 differs. The same holds for any old version: u-1 was there later, so u+1 had not been deleted, hence did not exist yet.
 By 4, its writer does not take it for a commit. Within `TRUSTED_S` of u being the newest, all later versions are younger
-than that, hence (1) still there, and an entry that was created is the first of its number. The number in the entry `x`
-does not matter for this: a late writer may set it back.
+than that, hence (1) still there, and an entry that was created is the first of its number. What `x` and
+`x/newest` hold does not matter for this: a late writer may set them back.
 
 The protocol assumes that the clocks of two machines differ by less than 30 s: `RETAIN_S` exceeds the sum of that,
 `SNAPSHOT_VALID_S` and `TRUSTED_S`. It assumes nothing about how long an operation takes, and tolerates operations that
@@ -45,6 +51,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Generic, TypeVar
 
 from pipeline.errors import ImageTo3DError, StoreUnavailable
@@ -56,6 +63,14 @@ TRUSTED_S = 30.0
 RETAIN_S = 120.0
 OPTIMISTIC_S = 0.25
 """A change starts from a snapshot of this age without reading again; the create shows whether it was the newest."""
+OPTIMISTIC_COMMITS = 1.0
+"""But not where others have probably made so many commits since: a create in vain costs two operations."""
+FAR_BEHIND_COMMITS = 2.0
+"""From so many commits on, the copy is nearer than the next version."""
+NUMBER_EVERY = 8
+"""The number of a commit is recorded at every eighth: only version 0.1.0 asks for it where there is a copy."""
+RATE_WINDOW_S = 5.0
+"""The rate of commits is that of the last seconds before a version was read."""
 COMMIT_TIMEOUT_S = 30.0
 """How long a change is repeated while other processes commit first."""
 MOST_PAUSE_S = 2.0
@@ -74,6 +89,19 @@ class SnapshotExpired(Exception):
     """A snapshot is older than `SNAPSHOT_VALID_S`; the operation starts again. Never leaves the store."""
 
 
+class Encoded(Generic[S]):
+    """A value as bytes, which is decoded when it is asked for first: a reader passes versions that nobody looks at."""
+
+    def __init__(self, body: bytes, decode: Callable[[bytes], S]) -> None:
+        self.body = body
+        self._decode = decode
+
+    @cached_property
+    def value(self) -> S:
+        """The value; the same object each time."""
+        return self._decode(self.body)
+
+
 @dataclass(frozen=True)
 class Version(Generic[S]):
     """One version of the log, as it was read.
@@ -82,8 +110,7 @@ class Version(Generic[S]):
         number: 0 for a log without commits.
         previous: the token of the version before it; None in entries of version 0.1.0. Stored as `prev`.
         read_at_s: monotonic; this version was the newest at some time since then, so all later ones are younger.
-        body: the value, encoded.
-        value: the value; shared by all readers, who must not change it.
+        encoded: the value; shared by all readers, who must not change it.
         retained: (number, time of the commit) of the versions that are not deleted, oldest first. Stored as `trail`.
     """
 
@@ -91,9 +118,13 @@ class Version(Generic[S]):
     read_at_s: float
     token: str
     previous: str | None
-    body: bytes
-    value: S
+    encoded: Encoded[S]
     retained: tuple[tuple[int, float], ...]
+
+    @property
+    def value(self) -> S:
+        """The value, decoded."""
+        return self.encoded.value
 
     def is_valid(self) -> bool:
         """Whether it was read recently enough to be used: rule 2."""
@@ -187,28 +218,52 @@ class CommitLog(Generic[S]):
 
     def _walk_up(self, known: Version[S]) -> Version[S] | None:
         """The newest version, from one that was the newest recently; None where the walk took too long to trust."""
-        newest, steps = known, 0
+        newest, steps = known, 2 if self._later_commits(known) >= FAR_BEHIND_COMMITS else 0
         while True:
+            if steps == 2:  # far behind: the copy is nearer
+                newest = self._later_copy(newest)
             asked_at_s = time.monotonic()
             entry = self._entries.get(self._key(newest.number + 1))
             if entry is None:
                 return replace(newest, read_at_s=asked_at_s) if known.is_valid() else None
             newest, steps = self._open(newest.number + 1, entry, asked_at_s), steps + 1
-            if steps == 2:  # far behind: the last commit on record is nearer
-                last = self._last_commit()
-                entry = self._entries.get(self._key(last)) if last > newest.number else None
-                newest = newest if entry is None else self._open(last, entry, asked_at_s)
+
+    def _later_copy(self, known: Version[S]) -> Version[S]:
+        """The version in the copy where it is later, else the known one. It need not be the newest, but it was after
+        the known one: what is true of the time since that was read is true of it.
+        """
+        copy = self._copy(known.read_at_s)
+        return known if copy is None or copy.number <= known.number else copy
+
+    def _copy(self, read_at_s: float) -> Version[S] | None:
+        """A version not far below the newest, or a deleted one; None where 0.1.0 alone has committed."""
+        entry = self._entries.get(self._copy_key)
+        if entry is None:
+            return None
+        copy = self._open(0, entry, read_at_s)
+        return replace(copy, number=copy.retained[-1][0])
+
+    def _later_commits(self, known: Version[S]) -> float:
+        """How many commits others have probably made since a version was read, at the rate before.
+
+        An estimate, for which machines' clocks need not agree: it decides what is asked first.
+        """
+        age_s = time.monotonic() - known.read_at_s
+        since = self._wall_clock() - age_s - RATE_WINDOW_S
+        recent = sum(at >= since for _, at in known.retained)
+        return recent / RATE_WINDOW_S * age_s
 
     def _find(self) -> Version[S]:
         """The newest version, without knowing a recent one: rule 3."""
-        number, scanned_at_s = self._last_commit(), float("-inf")
+        copy, scanned_at_s = self._copy(time.monotonic()), float("-inf")
+        number = self._last_commit() if copy is None else copy.number  # its value may be an old one, set back
         while True:
             asked_at_s = time.monotonic()
             if number == 0:
                 number, scanned_at_s = self._newest_by_scan(), asked_at_s
                 if number == 0:
                     initial = self._initial()
-                    return Version(0, asked_at_s, "", None, initial, self._decode(initial), ())
+                    return Version(0, asked_at_s, "", None, Encoded(initial, self._decode), ())
             while self._entries.get(self._key(number + 1)) is not None:
                 number += 1
                 asked_at_s = time.monotonic()
@@ -240,13 +295,18 @@ class CommitLog(Generic[S]):
         """The number of a commit not far below the newest, or of a deleted one; 0 where none is on record."""
         return int(self._entries.get(self._name) or 0)
 
+    @property
+    def _copy_key(self) -> str:
+        return f"{self._name}/newest"
+
     def _key(self, number: int) -> str:
         return f"{self._name}/{number}"
 
     def _open(self, number: int, entry: bytes, read_at_s: float) -> Version[S]:
         fields, body = _fields_of(entry)
         retained = tuple((int(number), float(at)) for number, at in fields["trail"])
-        return Version(number, read_at_s, fields["token"], fields.get("prev"), body, self._decode(body), retained)
+        encoded = Encoded(body, self._decode)
+        return Version(number, read_at_s, fields["token"], fields.get("prev"), encoded, retained)
 
     def _remember(self, version: Version[S]) -> Version[S]:
         known = self._known
@@ -311,13 +371,14 @@ class CommitLog(Generic[S]):
         """Delete what creates that took effect too late have left: a scan, for maintenance.
 
         Raises:
-            StoreUnavailable: the map is unavailable; the next sweep deletes the rest.
+            StoreUnavailable: the map is unavailable; the next sweep deletes the rest, also of what took too long.
         """
         numbers = self._numbers()
         newest = self.read()
         oldest = newest.retained[0][0] if newest.retained else newest.number
         for number in sorted(number for number in numbers if number < oldest):
-            newest.check()
+            if not newest.is_valid():
+                return
             self._entries.delete(self._key(number))
 
     def _serve(self, requests: list[_Request[S]]) -> bool:
@@ -339,32 +400,54 @@ class CommitLog(Generic[S]):
 
     def _commit(self, requests: list[_Request[S]]) -> int:
         """Repeat the changes until they are committed; returns the version's number, 0 where nothing changed."""
-        began_at_s, tries = time.monotonic(), 0
+        began_at_s, losses, must_read = time.monotonic(), 0, False
         while time.monotonic() - began_at_s < COMMIT_TIMEOUT_S:
-            base = self.read(max_age_s=OPTIMISTIC_S if tries == 0 else 0.0)
+            base = self.read() if must_read else self._base(losses)
+            tried_at_s = time.monotonic()
             try:
                 draft = self._change(base, requests)
-                tries += 1
-                is_unwritten = base.number == 0 and base.body != self._empty
-                if draft.value == base.value and draft.retained == base.retained and not is_unwritten:
+                body = self._encode(draft.value)
+                is_unwritten = base.number == 0 and base.encoded.body != self._empty
+                if body == base.encoded.body and draft.retained == base.retained and not is_unwritten:
                     if base.read_at_s >= began_at_s:
                         return 0
-                    continue  # with nothing to create, only another read tells whether the base is the newest
+                    must_read = True  # with nothing to create, only another read tells whether the base is the newest
+                    continue
                 base.check()
             except SnapshotExpired:
+                must_read = True
                 continue
-            if self._write(draft):
+            if self._write(draft, body):
                 return base.number + 1
-            took_s = time.monotonic() - base.read_at_s
-            time.sleep(random.uniform(0.0, min(MOST_PAUSE_S, took_s * 2 ** min(tries, 10))))
+            must_read, losses = False, losses + 1
+            if losses > 1:
+                took_s = time.monotonic() - tried_at_s
+                time.sleep(random.uniform(0.0, min(MOST_PAUSE_S, took_s * 2 ** min(losses + 1, 10))))
         raise StoreUnavailable("The store is busy.")
+
+    def _base(self, losses: int) -> Version[S]:
+        """A version for the next try. It need not be the newest, which the create shows: a read that makes sure takes
+        another operation, after which it may be as old as before.
+
+        Args:
+            losses: tries that found another process's commit. The first has read that commit.
+        """
+        known = self._known
+        if known is None or time.monotonic() - known.read_at_s > SNAPSHOT_VALID_S / 2:
+            return self.read()
+        if losses == 1:
+            return known
+        later = self._later_commits(known)
+        if losses == 0 and time.monotonic() - known.read_at_s <= OPTIMISTIC_S and later < OPTIMISTIC_COMMITS:
+            return known
+        return self._remember(self._later_copy(known)) if later >= OPTIMISTIC_COMMITS else self.read()
 
     def _change(self, base: Version[S], requests: list[_Request[S]]) -> Draft[S]:
         """All changes on one draft. When one raises, the others are repeated without it, on a fresh draft."""
         for request in requests:
             request.error = None
         while True:
-            draft = Draft(base, self._decode(base.body), base.retained)
+            draft = Draft(base, self._decode(base.encoded.body), base.retained)
             for request in requests:
                 if request.error is not None:
                     continue
@@ -376,11 +459,14 @@ class CommitLog(Generic[S]):
             else:
                 return draft
 
-    def _write(self, draft: Draft[S]) -> bool:
-        """Create the next version; False where another process committed first."""
+    def _write(self, draft: Draft[S], body: bytes) -> bool:
+        """Create the next version; False where another process committed first.
+
+        Args:
+            body: the draft's value, encoded.
+        """
         number, token, now = draft.base.number + 1, secrets.token_hex(8), self._wall_clock()
         retained = (*draft.retained, (number, now))
-        body = self._encode(draft.value)
         fields = {"token": token, "prev": draft.base.token, "trail": retained}
         entry = zlib.compress(json.dumps(fields).encode() + b"\n" + body, 1)
         if len(entry) > MAX_VALUE_BYTES:
@@ -390,9 +476,11 @@ class CommitLog(Generic[S]):
             return False
         if time.monotonic() - draft.base.read_at_s > TRUSTED_S and not self._is_committed(number, token):
             return False
-        self._remember(Version(number, created_at_s, token, draft.base.token, body, draft.value, retained))
-        with suppress(StoreUnavailable):  # the version is committed; the next writer records its number
-            self._entries.put(self._name, str(number).encode())
+        self._remember(Version(number, created_at_s, token, draft.base.token, Encoded(body, self._decode), retained))
+        with suppress(StoreUnavailable):  # the version is committed; the next writer copies its own
+            self._entries.put(self._copy_key, entry)
+            if number % NUMBER_EVERY == 1:
+                self._entries.put(self._name, str(number).encode())
         return True
 
     def _create(self, base: Version[S], entry: bytes, token: str) -> bool:

@@ -55,24 +55,35 @@ class HeartbeatWriter:
     def __init__(self, entries: KeyValues) -> None:
         self._entries = entries
         self._last: dict[Lease, tuple[int, Heartbeat]] = {}
+        self._unwritten: dict[Lease, str] = {}
+
+    def begin(self, lease: Lease, lease_epoch: int) -> None:
+        """Note that a worker of this process was given a lease, under which nobody has written a heartbeat."""
+        self._unwritten[lease] = heartbeat_key(lease.job_id, lease_epoch)
+
+    def may_exist(self, key: str) -> bool:
+        """Whether there may be an entry; False only for heartbeats of this process that it has not written."""
+        return key not in tuple(self._unwritten.values())  # a copy: other threads begin and end
 
     def last(self, lease: Lease, open_job: OpenJob) -> Heartbeat:
         """The last heartbeat of the current epoch; without one, what the head says."""
         lease_epoch, heartbeat = self._last.get(lease, (-1, None))
         if heartbeat is not None and lease_epoch == open_job.lease_epoch:
             return heartbeat
-        found = self._entries.get(heartbeat_key(open_job.job.id, open_job.lease_epoch))
-        job = open_job.job
+        job, key = open_job.job, heartbeat_key(open_job.job.id, open_job.lease_epoch)
+        found = self._entries.get(key) if self.may_exist(key) else None
         return Heartbeat(job.lease_expires_at or 0.0, job.progress) if found is None else HEARTBEAT.from_json(found)
 
     def write(self, lease: Lease, open_job: OpenJob, heartbeat: Heartbeat) -> None:
         """Write a heartbeat of the current epoch."""
+        self._unwritten.pop(lease, None)  # before: a put that fails may have taken effect
         self._entries.put(heartbeat_key(open_job.job.id, open_job.lease_epoch), HEARTBEAT.to_json(heartbeat))
         self._last[lease] = (open_job.lease_epoch, heartbeat)
 
     def forget(self, lease: Lease) -> None:
         """Forget a lease that has ended."""
         self._last.pop(lease, None)
+        self._unwritten.pop(lease, None)
 
 
 def claim(

@@ -84,9 +84,11 @@ class KvStore:
         self._clock = clock
         self._wall_clock = wall_clock
         self._retention = retention
+        self._heartbeats = HeartbeatWriter(entries)
         self._database = Database(
             entries,
             initial=lambda: restored_head(backup, entries, wall_now=wall_clock()),
+            may_exist=self._heartbeats.may_exist,
             wall_clock=wall_clock,
         )
         self._workers: CommitLog[dict[str, WorkerRecord]] = CommitLog(
@@ -97,7 +99,6 @@ class KvStore:
             empty=WORKERS.to_json({}),
             wall_clock=wall_clock,
         )
-        self._heartbeats = HeartbeatWriter(entries)
 
     def close(self) -> None:
         """Nothing to close."""
@@ -241,8 +242,8 @@ class KvStore:
     def claim(
         self, worker_id: str, *, lease_s: float, job_id: int | None = None, engines: Collection[str] | None = None
     ) -> Job | None:
-        return self._database.commit(
-            lambda transaction: leases.claim(
+        def claim(transaction: Transaction) -> tuple[Job, int] | None:
+            job = leases.claim(
                 transaction,
                 worker_id,
                 now=self._clock(),
@@ -251,7 +252,14 @@ class KvStore:
                 engines=engines,
                 retention=self._retention,
             )
-        )
+            return None if job is None else (job, transaction.head.open[job.id].lease_epoch)
+
+        claimed = self._database.commit(claim)
+        if claimed is None:
+            return None
+        job, lease_epoch = claimed
+        self._heartbeats.begin(job.lease, lease_epoch)
+        return job
 
     def renew(self, lease: Lease, *, lease_s: float, progress: Progress | None = None) -> bool:
         open_job = self._held(lease)
@@ -292,15 +300,17 @@ class KvStore:
         return job
 
     def transfer(self, lease: Lease, *, worker_id: str, lease_s: float, progress: Progress | None = None) -> Job:
-        def transfer(transaction: Transaction) -> Job:
+        def transfer(transaction: Transaction) -> tuple[Job, int]:
             found = held(transaction.head, lease)
             # A heartbeat holds the lease's end and the progress, which are both replaced.
             job = found.job if progress is not None else with_heartbeat(transaction, found)
             after = transitions.transferred(job, worker_id, now=self._clock(), lease_s=lease_s, progress=progress)
-            return documents.save(transaction, job, after)
+            return documents.save(transaction, job, after), found.lease_epoch
 
-        job = self._database.commit(transfer)
+        job, lease_epoch = self._database.commit(transfer)
         self._heartbeats.forget(lease)
+        if documents.may_have_heartbeat(job):
+            self._heartbeats.begin(job.lease, lease_epoch)
         return job
 
     def expire_leases(self, worker_id: str) -> int:
@@ -318,7 +328,11 @@ class KvStore:
 
     def complete(self, lease: Lease, result: JobResult) -> Job:
         def complete(transaction: Transaction) -> Job:
-            job = submission.find_job(transaction, lease.job_id)
+            found = transaction.head.open.get(lease.job_id)
+            if found is not None and result.state is JobState.SUCCESS:
+                job = found.job  # of a heartbeat only the progress would count, which a success replaces
+            else:
+                job = submission.find_job(transaction, lease.job_id)
             if job is None:
                 raise transitions.lease_lost(lease)
             return self._apply(transaction, job, transitions.completion(job, lease, result))
@@ -371,8 +385,8 @@ class KvStore:
     def find_key(self, sha256: str) -> ApiKey | None:
         return next((key for key in self.list_keys() if key.sha256 == sha256), None)
 
-    def get_key(self, api_key_id: str) -> ApiKey:
-        account = self._database.read(lambda snapshot: snapshot.head.accounts.get(api_key_id))
+    def get_key(self, api_key_id: str, *, max_age_s: float = 0.0) -> ApiKey:
+        account = self._database.read(lambda snapshot: snapshot.head.accounts.get(api_key_id), max_age_s=max_age_s)
         if account is None:
             raise no_such_key(api_key_id)
         return account.key

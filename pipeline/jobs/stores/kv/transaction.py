@@ -103,6 +103,7 @@ class Database:
 
     Args:
         initial: the head of a map without commits.
+        may_exist: False for an entry that was never written, and need not be deleted.
         wall_clock: seconds since 1970, for the age of what was written.
     """
 
@@ -111,9 +112,11 @@ class Database:
         entries: KeyValues,
         *,
         initial: Callable[[], Head] = Head,
+        may_exist: Callable[[str], bool] = lambda key: True,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self.entries = entries
+        self._may_exist = may_exist
         self._wall_clock = wall_clock
         self._log: CommitLog[Head] = CommitLog(
             entries,
@@ -159,7 +162,7 @@ class Database:
     def remove(self, keys: Iterable[str]) -> None:
         """Delete entries that nothing refers to; those that cannot be deleted now are swept by maintenance."""
         with suppress(StoreUnavailable):
-            for key in keys:
+            for key in filter(self._may_exist, keys):
                 self.entries.delete(key)
 
     def vacuum(self) -> None:

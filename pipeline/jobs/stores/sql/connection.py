@@ -20,7 +20,7 @@ import structlog
 from sqlalchemy import event, exc
 
 from pipeline.errors import StoreUnavailable
-from pipeline.jobs.stores.sql.schema import SCHEMA_REVISION
+from pipeline.jobs.stores.sql.schema import SCHEMA_REVISION, oldest_code
 from pipeline.private_files import make_private_file, make_private_folder
 
 BUSY = "The service's database is busy or unavailable; try again."
@@ -228,18 +228,18 @@ class Database:
     def migrate(self) -> None:
         """Migrate the schema to this version; of several processes, one does it and the others wait.
 
+        A newer schema stays as it is, where this version can use it: after a rollback.
+
         Raises:
-            StoreUnavailable: the database is unavailable, or newer than this version of the service.
+            StoreUnavailable: the database is unavailable, or of a newer version whose schema this one cannot use.
         """
         with self.read() as connection:
-            if _revision(connection) == SCHEMA_REVISION:
+            if _is_usable(_revision(connection)):
                 return
         with self.write() as connection:
             self.take_turns(connection)
-            found = _revision(connection)
-            if found is not None and found > SCHEMA_REVISION:
-                raise StoreUnavailable(f"the database has revision {found}; this version knows {SCHEMA_REVISION}")
-            _upgrade(connection)
+            if not _is_usable(_revision(connection)):
+                _upgrade(connection)
 
     def take_turns(self, connection: sa.Connection) -> None:
         """Wait in a write transaction until no other process is in one that took its turn here too."""
@@ -321,6 +321,21 @@ def _revision(connection: sa.Connection) -> str | None:
     if not sa.inspect(connection).has_table("alembic_version"):
         return None
     return connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar()
+
+
+def _is_usable(found: str | None) -> bool:
+    """Whether a database needs no migration.
+
+    Raises:
+        StoreUnavailable: it is of a newer version whose schema this one cannot use.
+    """
+    if found is None or found < SCHEMA_REVISION:
+        return False
+    if found != SCHEMA_REVISION and oldest_code(found) > SCHEMA_REVISION:
+        raise StoreUnavailable(f"the database has revision {found}; this version knows {SCHEMA_REVISION}")
+    if found != SCHEMA_REVISION:
+        log.warning("database of a newer version, which this one can use", found=found, known=SCHEMA_REVISION)
+    return True
 
 
 def _upgrade(connection: sa.Connection) -> None:

@@ -19,7 +19,14 @@ from sqlalchemy import Boolean, Column, Double, Index, Integer, LargeBinary, Met
 from pipeline.jobs.model import ApiKey, Job, JobMeta, JobResult, JobState, KeyLimits, OutboxTask, Progress
 
 SCHEMA_REVISION = "0004"
-"""The newest migration; a store opens only a database of this revision."""
+"""The newest migration. From the next one on, a revision is named by its number and the oldest number whose code can go
+on with it, as in `0006-0004`: a migration that only adds keeps the latter, so that an older version may start again."""
+
+
+def oldest_code(revision: str) -> str:
+    """The oldest revision whose code can use a database of this revision."""
+    return revision.partition("-")[2] or revision
+
 
 IS_QUEUED = sa.text("state = 'queued'")
 IS_RUNNING = sa.text("state = 'running'")

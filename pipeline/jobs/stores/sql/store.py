@@ -370,7 +370,7 @@ class SqlStore:
             row = connection.execute(sa.select(keys).where(keys.c.sha256 == sha256)).one_or_none()
             return None if row is None else key_from_row(row)
 
-    def get_key(self, api_key_id: str) -> ApiKey:
+    def get_key(self, api_key_id: str, *, max_age_s: float = 0.0) -> ApiKey:
         with self._database.read() as connection:
             row = connection.execute(sa.select(keys).where(keys.c.id == api_key_id)).one_or_none()
             if row is None:

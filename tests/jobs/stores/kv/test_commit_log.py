@@ -283,24 +283,70 @@ def test_a_commit_whose_answer_takes_minutes_is_recognized(monkeypatch: pytest.M
     assert log_of(schedule, entries).read().value == ["first", "slow", "meanwhile"]
 
 
+class Counted(MemoryKeyValues):
+    """A map that notes what it is asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[str] = []
+
+    def get(self, key: str) -> bytes | None:
+        self.asked.append(key)
+        return super().get(key)
+
+    def put(self, key: str, value: bytes) -> None:
+        self.asked.append(f"put {key}")
+        super().put(key, value)
+
+    def create(self, key: str, value: bytes) -> bool:
+        self.asked.append(f"create {key}")
+        return super().create(key, value)
+
+    def names(self) -> list[str]:
+        self.asked.append("scan")
+        return super().names()
+
+
 def test_a_reader_without_a_recent_version_asks_four_entries() -> None:
-    asked: list[str] = []
-
-    class Counted(MemoryKeyValues):
-        def get(self, key: str) -> bytes | None:
-            asked.append(key)
-            return super().get(key)
-
-        def names(self) -> list[str]:
-            asked.append("scan")
-            return super().names()
-
     entries = Counted()
     writer, reader = (log_of(time, entries) for _ in range(2))
     append(writer, "first")
     append(writer, "second")
-    asked.clear()
+    entries.asked.clear()
 
     reader.read()
 
-    assert asked == ["x", "x/3", "x/2", "x/1"]
+    assert entries.asked == ["x/newest", "x/3", "x/2", "x/1"]
+
+
+def test_a_map_in_which_version_0_1_0_committed_last_is_read_by_its_number() -> None:
+    entries = Counted()
+    writer, reader = (log_of(time, entries) for _ in range(2))
+    append(writer, "first")
+    append(writer, "second")
+    entries.delete("x/newest")
+    entries.put("x", b"2")
+    entries.asked.clear()
+
+    assert reader.read().value == ["first", "second"]
+    assert entries.asked == ["x/newest", "x", "x/3", "x/2", "x/1"]
+
+
+def test_a_process_that_is_far_behind_starts_from_the_copy_and_retries_on_what_it_found() -> None:
+    entries = Counted()
+    others, late = (log_of(time, entries) for _ in range(2))
+    append(others, "0")
+    late.read()
+    late._later_commits = lambda known: 9.0  # pyright: ignore[reportAttributeAccessIssue]
+    for number in range(1, 5):
+        append(others, str(number))
+    behind = entries.get("x/newest")
+    append(others, "5")
+    assert behind is not None
+    entries.put("x/newest", behind)
+    entries.asked.clear()
+
+    append(late, "late")
+
+    assert entries.asked == ["x/newest", "create x/6", "x/6", "create x/7", "put x/newest"]
+    assert others.read().value == [*map(str, range(6)), "late"]

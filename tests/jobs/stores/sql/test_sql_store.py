@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import subprocess
 import sys
@@ -59,6 +60,68 @@ def test_a_database_of_a_newer_version_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(StoreUnavailable, match=f"has revision 9999; this version knows {SCHEMA_REVISION}"):
         SqlStore(url)
+
+
+def test_a_version_from_before_a_migration_that_only_added_starts_and_works(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'jobs.sqlite'}"
+    SqlStore(url).close()
+    engine = sa.create_engine(url)
+    with engine.begin() as connection:  # what a later version's migration does
+        connection.execute(sa.text("ALTER TABLE jobs ADD COLUMN colour VARCHAR(9) DEFAULT '' NOT NULL"))
+        connection.execute(sa.text("ALTER TABLE tasks ADD COLUMN shape VARCHAR(9)"))
+        connection.execute(sa.text(f"UPDATE alembic_version SET version_num = '9999-{SCHEMA_REVISION}'"))
+
+    store = SqlStore(url)
+    store.submit(new_job(add_key(store), webhook_url="http://127.0.0.1/hook"))
+    job = store.claim("w", lease_s=30)
+    assert job is not None
+    assert store.complete(job.lease, JobResult(JobState.SUCCESS)).state is JobState.SUCCESS
+    assert store.claim_task("webhook", claim_s=60) is not None
+    store.close()
+
+    with engine.connect() as connection:
+        assert MigrationContext.configure(connection).get_current_revision() == f"9999-{SCHEMA_REVISION}"
+    engine.dispose()
+
+
+def test_a_version_from_before_a_migration_that_removed_something_is_refused(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'jobs.sqlite'}"
+    SqlStore(url).close()
+    with sqlite3.connect(tmp_path / "jobs.sqlite") as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999-9998'")
+    connection.close()
+
+    with pytest.raises(StoreUnavailable, match=f"has revision 9999-9998; this version knows {SCHEMA_REVISION}"):
+        SqlStore(url)
+
+
+def migrations() -> list[tuple[str, str]]:
+    """The revision and the text of each migration, the first excepted."""
+    folder = Path(database.__file__).with_name("migrations") / "versions"
+    texts = {path: path.read_text() for path in folder.glob("*_0*.py")}
+    found = [(re.findall(r'^revision = "(.+)"', text, re.MULTILINE)[0], text) for text in texts.values()]
+    return sorted(found)[1:]
+
+
+def test_every_migration_says_which_code_can_go_on_with_it() -> None:
+    assert migrations()[-1][0] == SCHEMA_REVISION
+    for revision, text in migrations():
+        number, is_named, oldest = revision.partition("-")
+        assert is_named or number <= "0004", f"{revision} does not name the oldest code that can use its schema"
+        only_adds = not re.search(r"drop_|alter_|rename_|execute\(", text)
+        assert only_adds or oldest == number, f"{revision} changes what older code uses"
+
+
+def test_a_column_that_a_migration_added_needs_no_value_from_older_code(database_url: str) -> None:
+    SqlStore(database_url).close()
+    engine = sa.create_engine(database_url)
+    found = sa.inspect(engine)
+
+    for _, text in migrations():
+        for table, column in re.findall(r'op\.add_column\("(\w+)", sa\.Column\("(\w+)"', text):
+            stored = next(each for each in found.get_columns(table) if each["name"] == column)
+            assert stored["nullable"] or stored["default"] is not None, f"{table}.{column}"
+    engine.dispose()
 
 
 def test_a_database_of_the_first_revision_goes_on_with_its_tasks(tmp_path: Path) -> None:
