@@ -7,6 +7,7 @@ result, what carries a warning, and the confidence's errors.
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import statistics
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -51,7 +52,8 @@ def main(argv: list[str]) -> int:
     grounds: tuple[GroundName, ...] = (*GROUNDS, *HARD_GROUNDS)
     places: list[tuple[str, GroundName]] = [(name, ground) for name in subjects for ground in grounds]
     seeds = {name: arguments.seed + number for number, name in enumerate(subjects)}
-    with ProcessPoolExecutor(arguments.processes) as pool:
+    # OpenCV's threads, which drawing the subjects has started, do not survive a fork.
+    with ProcessPoolExecutor(arguments.processes, mp_context=multiprocessing.get_context("spawn")) as pool:
         results = dict(
             zip(
                 places,
