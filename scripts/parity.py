@@ -16,6 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tests.parity.harness import run_folders
+from tests.parity.precision import PRECISIONS, in_precision
 from tests.parity.registry import all_targets
 
 
@@ -33,7 +34,11 @@ def main() -> int:
         action="store_true",
         help="run the fixtures whose targets have a GPU kernel, with the kernels in Triton's interpreter; minutes each",
     )
-    parser.add_argument("--precision", choices=["float16", "bfloat16"], help="run the models in half precision")
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        help="run the models in half precision, or with only the factors of their products rounded, or some of them",
+    )
     arguments = parser.parse_args()
     if not (arguments.folders or arguments.manifests or arguments.full_size):
         parser.error("name at least one folder")
@@ -54,11 +59,7 @@ def main() -> int:
 
         failed += run_folders(arguments.folders, with_kernels(all_targets()), only_known=True)
     elif arguments.folders and arguments.precision:
-        import torch
-
-        from tests.parity.precision import in_precision
-
-        chosen = in_precision(all_targets(), getattr(torch, arguments.precision))
+        chosen = in_precision(all_targets(), arguments.precision)
         failed += run_folders(arguments.folders, chosen, only_known=True)
     elif arguments.folders:
         failed += run_folders(arguments.folders, all_targets())

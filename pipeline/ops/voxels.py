@@ -29,6 +29,8 @@ OCTANTS = [
 ]  # z fastest, the order that the released decoder was trained with
 TABLE_LIMIT = 1 << 26
 """Elements of a table that are computed at once: bounds the memory and does not change the result."""
+CACHED_ROWS = 1 << 14
+"""Rows whose neighbours are searched at once on a CPU, whose caches hold what is computed on the way."""
 NEIGHBOUR_OFFSETS = [(i // 9 - 1, i // 3 % 3 - 1, i % 3 - 1) for i in range(27)]  # the order of a kernel's taps
 
 
@@ -212,23 +214,35 @@ class VoxelSet:
             return torch.full((27, 0), 0, dtype=torch.int32, device=self.device)
         keys = self._linear_keys(self.coords)
         sorted_keys, order = torch.sort(keys)
+        # A key that no voxel has, and the row that stands for none.
+        sorted_keys = torch.nn.functional.pad(sorted_keys, (0, 1), value=1 << 62)
+        order = torch.nn.functional.pad(order.int(), (0, 1), value=count)
         rows = torch.arange(count, dtype=torch.int32, device=self.device)
-        # A column beyond the last row takes what is written for neighbours that do not exist, so that nothing waits for
+        # The place beyond the table takes what is written for neighbours that do not exist, so that nothing waits for
         # their number.
-        table = torch.full((27, count + 1), count, dtype=torch.int32, device=self.device)
-        table[13, :count] = rows
-        steps = self._linear_keys(_neighbour_offsets(self.device)) - self._linear_keys(
-            torch.zeros((1, 4), dtype=torch.int32, device=self.device)
-        )
-        at_once = max(1, TABLE_LIMIT // count)
-        for first in range(0, 13, at_once):  # tap 26 - t has the opposite offset of tap t: each search fills two rows
-            last = min(13, first + at_once)
-            wanted = keys + steps[first:last, None]  # (T, N)
-            place = torch.searchsorted(sorted_keys, wanted).clamp_(max=count - 1)
-            there = torch.where(sorted_keys[place] == wanted, order[place], count)
-            table[first:last, :count] = there.int()
-            table[27 - last : 27 - first].scatter_(1, there.flip(0), rows.expand(last - first, -1))
-        return table[:, :count].contiguous()
+        flat = torch.full((27 * count + 1,), count, dtype=torch.int32, device=self.device)
+        table = flat[:-1].view(27, count)
+        table[13] = rows
+        offsets = self._linear_keys(_neighbour_offsets(self.device))
+        steps = (offsets - offsets[13])[0:13:3, None]  # of taps 0, 3, 6, 9 and 12
+        at_once = CACHED_ROWS if self.device.type == "cpu" else max(1, TABLE_LIMIT // len(steps))
+        for start in range(0, count, at_once):
+            some = slice(start, start + at_once)
+            wanted = keys[some] + steps  # (5, B)
+            place = torch.searchsorted(sorted_keys, wanted)
+            # Taps t, t + 1 and t + 2 are one above the other along z, and so are their keys: one search for the three.
+            for z in range(3):
+                if z == 1:  # tap 12 is the last below the voxel's own
+                    wanted, place = wanted[:4], place[:4]
+                there = sorted_keys[place] == wanted
+                neighbour = torch.where(there, order[place], count)
+                table[z:13:3, some] = neighbour
+                # Tap 26 - t has the opposite offset of tap t: the search fills two rows of the table.
+                opposite = (26 - z) * count - 3 * count * torch.arange(len(wanted), device=self.device)
+                opposite = torch.where(there, opposite[:, None] + neighbour, 27 * count)
+                flat.scatter_(0, opposite.flatten(), rows[some].repeat(len(wanted)))
+                wanted, place = wanted + 1, place + there
+        return table
 
     def _make_windows(self, size: int, shift: int) -> list[WindowGroup]:
         ids = self.coords.clone()

@@ -1,18 +1,20 @@
 """Time and memory of the sparse operations for 10^4, 10^5 and 10^6 voxels: they must grow with the voxels alone.
 
 Random weights of a reduced width, on the CPU: `python -m scripts.benchmarks voxels`. Each size runs in a process of its
-own, whose peak of memory is measured. With `--full-width` one convolution of `--width` channels instead; the released
+own, after a warm-up. The memory of an operation is the process's peak in it above what it began with, its result
+included; Linux with glibc only. With `--full-width` one convolution of `--width` channels instead; the released
 TRELLIS.2 has 128 at a million voxels.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import multiprocessing
-import resource
 import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
 
@@ -21,6 +23,9 @@ from pipeline.ops.voxels import VoxelSet
 
 COUNTS = (10_000, 100_000, 1_000_000)
 WIDTH = 16
+WARM_UP = 100_000
+"""Voxels of a run before, which is not measured: libraries load at their first use, and the allocator of a process that
+has worked keeps blocks of some megabytes for the next."""
 ROUNDS = 3  # the best of them
 Row = tuple[str, float, float]  # operation, microseconds a voxel, bytes a voxel
 
@@ -41,17 +46,21 @@ def shell(count: int) -> torch.Tensor:
 def measure(count: int, width: int) -> list[Row]:
     """Rows of one size; in a process of its own."""
     torch.set_num_threads(1)
+    _measure_operations(WARM_UP, width)
+    return _measure_operations(count, width)
+
+
+def _measure_operations(count: int, width: int) -> list[Row]:
     coords = shell(count)
     generator = torch.Generator().manual_seed(0)
     feats = torch.randn((1, len(coords), width), generator=generator)
     weight = torch.randn((width, 3, 3, 3, width), generator=generator)
     rows = []
 
-    def add(name: str, work: Callable[[], object], rounds: int = ROUNDS) -> None:
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        best = min(_seconds(work) for _ in range(rounds))
-        grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-        rows.append((name, best / len(coords) * 1e6, grown * 1024 / len(coords)))
+    def add(name: str, work: Callable[[], object]) -> None:
+        most = _peak_bytes(work)
+        best = min(_seconds(work) for _ in range(ROUNDS))
+        rows.append((name, best / len(coords) * 1e6, most / len(coords)))
 
     with torch.inference_mode():
         voxels = VoxelSet(coords, batch_size=1)
@@ -67,7 +76,21 @@ def measure(count: int, width: int) -> list[Row]:
         add("channel to space", lambda: take_octants(merged, children))
         _ = voxels.neighbours
         add("convolution", lambda: gather_conv3(feats, voxels, weight, None))
-    return rows
+    return [*rows, ("together", sum(row[1] for row in rows), max(row[2] for row in rows))]
+
+
+def _peak_bytes(work: Callable[[], object]) -> int:
+    """The most memory of this process while it works, above what it had before."""
+    ctypes.CDLL(None).malloc_trim(0)  # what was freed and kept would not be counted
+    Path("/proc/self/clear_refs").write_text("5")  # the peak becomes what is in use now
+    before = _status_bytes("VmRSS")
+    work()
+    return _status_bytes("VmHWM") - before
+
+
+def _status_bytes(name: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
 
 
 def _seconds(work: Callable[[], object]) -> float:
@@ -80,12 +103,16 @@ def _seconds(work: Callable[[], object]) -> float:
 def measure_full_width(count: int, width: int) -> list[Row]:
     """One convolution of `width` channels in float32; the memory includes features and result."""
     coords = shell(count)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with torch.inference_mode():
+    seconds = 0.0
+
+    def convolve() -> None:
+        nonlocal seconds
         feats, weight = torch.zeros((1, len(coords), width)), torch.zeros((width, 3, 3, 3, width))
         seconds = _seconds(lambda: gather_conv3(feats, VoxelSet(coords, batch_size=1), weight, None))
-    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    return [(f"convolution of {width} channels", seconds / len(coords) * 1e6, grown * 1024 / len(coords))]
+
+    with torch.inference_mode():
+        most = _peak_bytes(convolve)
+    return [(f"convolution of {width} channels", seconds / len(coords) * 1e6, most / len(coords))]
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -19,6 +19,7 @@ import trimesh
 from PIL import Image
 from playwright.sync_api import Page, expect
 
+from pipeline.engines.registry import ENGINES
 from tests.e2e.playground import JOB_WAIT_MS, NEEDS_CHROMIUM, TINY, Deployment, Visit, count_red
 from tests.fakes.images import encode
 
@@ -289,8 +290,9 @@ def test_the_engine_decides_which_options_are_shown_and_angles_are_stated_by_vie
     expect(page.locator("[data-field=depth]")).to_be_visible()
     for name in ("ss_sampling_steps", "slat_guidance_strength", "splat", "multi_image_mode", "view_angles"):
         expect(page.locator(f"[data-field={name}]")).to_be_hidden()
-    expect(page.locator("#option-engine option[disabled]")).to_have_count(3)  # trellis, trellis2, triposr
-    expect(page.locator("#option-engine-hint")).to_contain_text("Not offered here: trellis, triposr, trellis2.")
+    others = [spec.name for spec in ENGINES if "image" in spec.inputs and spec.name != "preview"]
+    expect(page.locator("#option-engine option[disabled]")).to_have_count(len(others))
+    expect(page.locator("#option-engine-hint")).to_contain_text(f"Not offered here: {', '.join(others)}.")
     here.drop(("front.png", figure), ("back.png", figure), ("side.png", figure))
     page.get_by_label("Taken from: view 3").select_option("left")
     page.fill("#option-depth", "0.3")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from pipeline.ops import voxels as module
 from pipeline.ops.voxels import OCTANTS, VoxelSet
 from tests.reference.voxels import cells_of, neighbour_rows, random_coords, rows_by_voxel, windows_of
 
@@ -18,6 +19,13 @@ def test_neighbours_equal_those_that_a_dictionary_finds(count: int, side: int, b
     voxels = VoxelSet(coords)
 
     assert voxels.neighbours.tolist() == neighbour_rows(coords)
+
+
+def test_neighbours_that_are_searched_in_blocks_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    coords = random_coords(40, 5, seed=40)
+    monkeypatch.setattr(module, "CACHED_ROWS", 7)
+
+    assert VoxelSet(coords).neighbours.tolist() == neighbour_rows(coords)
 
 
 @pytest.mark.parametrize(("count", "side", "batch"), SETS)

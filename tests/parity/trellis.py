@@ -38,7 +38,7 @@ from pipeline.sampling.contexts import Contexts, latent_velocities, model_time, 
 from pipeline.sampling.flow_euler import FlowStep, euler_steps, flow_times
 from pipeline.sampling.guidance import Evaluate, Guidance, guided_velocity
 from tests.parity.harness import Check, Deviation, Fixture, compare, compare_outputs
-from tests.parity.precision import lowered
+from tests.parity.precision import lowered, with_decided_signs
 from tests.reference.flow import denoised
 from tests.reference.gaussians import render_gaussians
 
@@ -51,6 +51,11 @@ TARGETS: dict[str, Check] = {}
 Compute = Callable[[Fixture], Mapping[str, Any]]
 
 
+def as_array(value: Any) -> NDArray[Any]:
+    """A tensor or array as numpy has it, which knows no bfloat16."""
+    return np.asarray(value.float() if isinstance(value, Tensor) and value.dtype == torch.bfloat16 else value)
+
+
 def check_into(registry: dict[str, Check]) -> Callable[..., Callable[[Compute], Compute]]:
     """Return a decorator for functions that compute a fixture's outputs, which are then compared one by one."""
 
@@ -59,7 +64,7 @@ def check_into(registry: dict[str, Check]) -> Callable[..., Callable[[Compute], 
             def run(fixture: Fixture) -> list[Deviation]:
                 with torch.inference_mode():
                     computed = compute(fixture)
-                return compare_outputs(fixture, {k: np.asarray(v) for k, v in computed.items()})
+                return compare_outputs(fixture, {name: as_array(value) for name, value in computed.items()})
 
             for target in targets:
                 registry[target] = run
@@ -258,8 +263,9 @@ def structure_flow(fixture: Fixture) -> Mapping[str, Any]:
 @check("SparseStructureDecoder")
 def structure_decoder(fixture: Fixture) -> Mapping[str, Any]:
     logits = filled(SparseStructureDecoder(**model_args(fixture.args)), fixture.spec)(tensor(fixture, "x"))
-    half = coarsened_occupancy(logits, side=logits.shape[-1] // 2)
-    return {"logits": logits, "coords": occupied_coords(logits), "coords_half": half}
+    decided = with_decided_signs(logits, fixture)
+    half = coarsened_occupancy(decided, side=logits.shape[-1] // 2)
+    return {"logits": logits, "coords": occupied_coords(decided), "coords_half": half}
 
 
 @check("SLatFlowModel")
@@ -528,7 +534,8 @@ class PipelineRun:
         evaluate = logged(structure_velocities(flow, self.contexts), self.logs[0])
         latent = run_sampler(noise, evaluate, settings(run["sparse_structure_sampler_params"]), **self._several)
         logits = self.models["sparse_structure_decoder"](latent)
-        return {"z_s": latent, "logits": logits, "coords": occupied_coords(logits)}
+        coords = occupied_coords(with_decided_signs(logits, self.fixture))
+        return {"z_s": latent, "logits": logits, "coords": coords}
 
     def sample_latents(self, coords: Tensor) -> dict[str, Any]:
         """The second stage on given voxels, and the first decoder."""

@@ -51,7 +51,7 @@ from pipeline.sampling.flow_euler import euler_steps, flow_times
 from pipeline.sampling.guidance import RescaledGuidance, guided_velocity
 from tests.parity.harness import Check, Deviation, Fixture, compare, compare_outputs
 from tests.parity.precision import lowered
-from tests.parity.trellis import canonical, logged, sparse_input, tensor
+from tests.parity.trellis import as_array, canonical, logged, sparse_input, tensor
 from tests.reference.flow import denoised
 
 HOLE_PERIMETER = 0.03
@@ -98,7 +98,7 @@ def check(*targets: str) -> Callable[[Callable[[Fixture], Mapping[str, Any]]], C
 
 def compare_all(fixture: Fixture, computed: Mapping[str, Any]) -> list[Deviation]:
     """Compare every output; faces as a set of rotated triples, attributes at vertices with the guard of the kit."""
-    arrays = {name: np.asarray(value) for name, value in computed.items()}
+    arrays = {name: as_array(value) for name, value in computed.items()}
     special = [name for name in fixture.golden if name.endswith("faces") or "faces_" in name or name == "vertex_attrs"]
     rest = Fixture(**{**vars(fixture), "golden": {k: v for k, v in fixture.golden.items() if k not in special}})
     deviations = compare_outputs(rest, arrays) if rest.golden else []

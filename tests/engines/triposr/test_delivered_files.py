@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from pipeline.cli import app
 from pipeline.cli.fetch_weights import fetch_on_first_use
 from pipeline.engines.base import GenerationOptions
+from pipeline.engines.registry import ENGINES
 from pipeline.engines.triposr import weights as triposr_weights
 from pipeline.errors import InvalidRequest
 from pipeline.stages.generate import LocalEngines
@@ -70,7 +71,9 @@ def test_several_views_are_refused_naming_the_engines_that_take_them() -> None:
     engines = LocalEngines("triposr", weights="tiny")
     view = np.asarray(draw_figure(64))
 
-    with pytest.raises(InvalidRequest, match=r"takes one view, got 2; preview, trellis, trellis2 would take them$"):
+    others = ", ".join(spec.name for spec in ENGINES if spec.max_views > 1)
+
+    with pytest.raises(InvalidRequest, match=rf"takes one view, got 2; {others} would take them$"):
         engines.generate("triposr", [view, view], GenerationOptions(seed=1), lambda share: None)
 
 
@@ -99,7 +102,7 @@ def test_the_list_of_engines_shows_the_missing_bytes_of_each(tmp_path: Path) -> 
     result = CliRunner().invoke(app, ["engines", "--weights", str(tmp_path), "--json"])
 
     listed = {row["name"]: row for row in json.loads(result.output)["engines"]}
-    assert list(listed) == ["preview", "trellis", "trellis-text", "triposr", "trellis2"]
+    assert list(listed) == [spec.name for spec in ENGINES]
     assert (listed["preview"]["missing_bytes"], listed["triposr"]["missing_bytes"]) == (0, 1677246742)
     assert all(row["installed"] for row in listed.values())
     assert "1.7 GB to fetch" in CliRunner().invoke(app, ["engines", "--weights", str(tmp_path)]).output
