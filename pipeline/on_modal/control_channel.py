@@ -198,7 +198,7 @@ class ProgressReporter:
             if self._is_finished.wait(self._heartbeat_interval_s):
                 return
             best_effort(self._publish, None)
-            if beat % CANCEL_CHECK_HEARTBEATS == 0:
+            if beat % CANCEL_CHECK_HEARTBEATS == CANCEL_CHECK_HEARTBEATS - 1:
                 self._is_cancel_requested = best_effort(self._channel.is_cancel_requested, self._is_cancel_requested)
 
     def _publish(self) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import base64
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -474,3 +475,37 @@ def test_a_deployment_without_weights_names_the_command_and_starts_no_engine_con
     assert final["message"] in printed
     assert "Traceback" not in printed
     assert len(own_modal.containers("Generator")) == started
+
+
+def test_a_served_app_makes_a_model_and_ends_when_it_is_interrupted(own_modal: FakeModal, image: str) -> None:
+    """`modal serve`, as in development: an App for as long as the command runs."""
+    unset = {name: "" for name in os.environ if name.startswith("IMAGE_TO_3D_") or name == "DATABASE_URL"}
+    with subprocess.Popen(
+        [sys.executable, "-m", "modal", "serve", "modal_app.py"],
+        env=os.environ | unset | SETTINGS | own_modal.environment(),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as serving:
+        try:
+            url = wait_for_url(serving, own_modal)
+            submitted = httpx.post(url + SUBMIT, json={"key": KEY, "image": image}, timeout=WAIT_S).json()
+            ended = until_final(own_modal, submitted["id"])
+            assert ended["status"] == "success", ended
+        finally:
+            serving.send_signal(signal.SIGINT)
+            printed, _ = serving.communicate(timeout=60)
+    assert serving.returncode == 0, printed
+
+
+def wait_for_url(serving: subprocess.Popen[str], fake_modal: FakeModal) -> str:
+    """The public address of an App that `modal serve` starts."""
+    deadline_s = time.monotonic() + WAIT_S
+    while serving.poll() is None and time.monotonic() < deadline_s:
+        with suppress(LookupError, httpx.HTTPError):
+            url = fake_modal.web_url("web")
+            if httpx.get(url + "/health", timeout=WAIT_S).is_success:
+                return url
+        time.sleep(0.2)
+    raise AssertionError("modal serve did not start")

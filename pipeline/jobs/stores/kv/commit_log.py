@@ -350,20 +350,24 @@ class CommitLog(Generic[S]):
     def vacuum(self) -> None:
         """Run the housekeeping and delete old versions.
 
+        The versions are deleted first, and only then taken out of `retained`: a commit that took as long as many
+        deletes would always be too late where others write, and would repeat them all.
+
         Raises:
             StoreUnavailable: the map is unavailable; the next vacuum deletes the rest.
         """
+        base, deleted = self.read(), set[int]()
+        for number, committed_at in base.retained:
+            is_young = self._wall_clock() - committed_at < RETAIN_S
+            if number >= base.number - 1 or is_young or not base.is_valid():
+                break
+            self._entries.delete(self._key(number))
+            deleted.add(number)
 
         def change(draft: Draft[S]) -> None:
             if self._housekeeping is not None:
                 self._housekeeping(draft)
-            while draft.retained and draft.retained[0][0] < draft.base.number - 1:
-                number, committed_at = draft.retained[0]
-                if self._wall_clock() - committed_at < RETAIN_S:
-                    break
-                draft.base.check()
-                self._entries.delete(self._key(number))
-                draft.retained = draft.retained[1:]
+            draft.retained = tuple((number, at) for number, at in draft.retained if number not in deleted)
 
         self.commit(change)
 

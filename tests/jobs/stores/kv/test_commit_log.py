@@ -229,6 +229,8 @@ def test_a_create_that_takes_effect_minutes_late_does_not_fork_the_log(
     slow, other = (log_of(schedule, entries) for _ in range(2))
     append(slow, "first")
     append(slow, "second")
+    stale = entries.get("x/newest")
+    assert stale is not None
 
     def meanwhile() -> None:
         for number in range(70):
@@ -243,7 +245,8 @@ def test_a_create_that_takes_effect_minutes_late_does_not_fork_the_log(
     with pytest.raises(Died if is_killed else StoreUnavailable):
         append(slow, "late")
 
-    entries.put("x", b"3")  # as a late writer of the number would leave it
+    entries.put("x", b"3")  # as late writers of the number and of the copy would leave them
+    entries.put("x/newest", stale)
     assert ("x/3" in entries.names()) is is_killed
     for log in (log_of(schedule, entries), other):
         assert "late" not in log.read().value
@@ -281,6 +284,30 @@ def test_a_commit_whose_answer_takes_minutes_is_recognized(monkeypatch: pytest.M
     append(slow, "slow")
 
     assert log_of(schedule, entries).read().value == ["first", "slow", "meanwhile"]
+
+
+def test_a_copy_that_is_set_back_and_a_create_that_is_repeated_do_not_fork_the_log(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    schedule = Schedule(random.Random(0), deaths=0.0)
+    monkeypatch.setattr(commit_log, "time", schedule)
+    entries = MemoryKeyValues()
+    log = log_of(schedule, entries)
+    append(log, "first")
+    append(log, "second")
+    first, second = entries.get("x/1"), entries.get("x/newest")
+    assert first is not None and second is not None
+    for number in range(60):
+        schedule.now += 5.0
+        append(log, str(number))
+    log.vacuum()
+    assert "x/1" not in entries.names() and "x/2" not in entries.names()
+
+    entries.create("x/1", first)
+    entries.put("x/newest", second)
+
+    assert log_of(schedule, entries).read().value[-1] == "59"
+    assert log.read().value[-1] == "59"
 
 
 class Counted(MemoryKeyValues):
