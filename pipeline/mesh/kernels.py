@@ -8,6 +8,7 @@ further type costs the first run a twentieth of a second or more.
 
 from __future__ import annotations
 
+import atexit
 import gc
 import math
 from collections.abc import Callable
@@ -44,6 +45,7 @@ class _WithoutGarbageCollection(numba_events.Listener):
 
 
 numba_events.register("numba:compile", _WithoutGarbageCollection())  # compilation holds numba's global lock
+atexit.register(gc.freeze)  # Python would search numba's objects once more when it ends: half a second
 
 
 @kernel
