@@ -133,7 +133,7 @@ def fetch_on_first_use(engine: str, weights: str, *, say: Callable[[str], None],
 
 def missing_gpu(spec: EngineSpec) -> str:
     """What an engine lacks on this machine, before its weights are downloaded for it; "" if nothing."""
-    if not spec.needs_gpu or shutil.which("nvidia-smi") is not None:
+    if not spec.gpu_memory_gb or shutil.which("nvidia-smi") is not None:
         return ""
     return f"{spec.name} needs {spec.needs}, and this machine has no NVIDIA driver: on a CPU it runs, very slowly"
 

@@ -36,7 +36,8 @@ class EngineSpec:
         summary: one line of description.
         gpus: GPU types for a deployment on Modal, by Modal's names, best first; empty for an engine without a GPU.
         memory_gib: host memory for a container on Modal: the weights, which lie there first, and 5 GiB for the rest.
-        needs: what it needs beyond a CPU and its packages, as words that follow "needs"; "" if nothing.
+        weights_gb: size of the weights of a default request, 10^9 bytes; 0 for an engine without weights.
+        gpu_memory_gb: memory of the least GPU that it is of use on, 10^9 bytes; 0 for one that is of use on a CPU.
         ignores: fields of a submit that never change its result.
         inputs: what it makes assets from.
         defaults: of fields of a submit, where they differ from the documented ones.
@@ -57,7 +58,8 @@ class EngineSpec:
     summary: str
     gpus: tuple[str, ...] = ()
     memory_gib: int = 10
-    needs: str = ""
+    weights_gb: float = 0
+    gpu_memory_gb: int = 0
     ignores: tuple[str, ...] = ()
     inputs: tuple[RequestKind, ...] = ("image",)
     defaults: Mapping[str, float] = field(default_factory=dict)
@@ -67,9 +69,11 @@ class EngineSpec:
     takes_snapshot: bool = True
 
     @property
-    def needs_gpu(self) -> bool:
-        """Whether it is of use on a GPU alone; on a CPU it runs, very slowly."""
-        return "GPU" in self.needs
+    def needs(self) -> str:
+        """What it needs beyond a CPU and its packages, as words that follow "needs"; "" if nothing."""
+        weights = f"{self.weights_gb:g} GB of weights" if self.weights_gb else ""
+        gpu = f"a GPU with {self.gpu_memory_gb} GB" if self.gpu_memory_gb else ""
+        return " and ".join(filter(None, (weights, gpu)))
 
 
 TINY_WEIGHTS = "tiny"
@@ -123,7 +127,8 @@ ENGINES: tuple[EngineSpec, ...] = (
         has_weights=True,
         summary="the released TRELLIS model",
         gpus=("H100", "A100-80GB", "A100-40GB"),
-        needs="4.4 GB of weights and a GPU with 16 GB",
+        weights_gb=4.4,
+        gpu_memory_gb=16,
         ignores=("view_angles", "depth", *MATERIALS),
         prepare="pipeline.engines.trellis.preprocess:prepare",
         stages=TRELLIS_STAGES,
@@ -139,7 +144,8 @@ ENGINES: tuple[EngineSpec, ...] = (
         summary="the released TRELLIS-text models: a text instead of an image",
         gpus=("H100", "A100-80GB", "A100-40GB"),
         memory_gib=12,
-        needs="6.5 GB of weights and a GPU with 16 GB",
+        weights_gb=6.5,
+        gpu_memory_gb=16,
         inputs=("text",),
         stages=TRELLIS_TEXT_STAGES,
     ),
@@ -153,7 +159,7 @@ ENGINES: tuple[EngineSpec, ...] = (
         has_weights=True,
         summary="the released TripoSR model: drafts, also on a laptop's CPU",
         gpus=("L4", "A10", "T4"),
-        needs="1.7 GB of weights",
+        weights_gb=1.7,
         ignores=(*SAMPLING, "view_angles", "depth", *MATERIALS),
     ),
     EngineSpec(
@@ -168,7 +174,8 @@ ENGINES: tuple[EngineSpec, ...] = (
         gpus=("H100", "H200", "A100-80GB"),
         gpus_by_detail={512: ("L40S", "H100", "A100-80GB")},
         memory_gib=22,  # also a network of 5 GB in float32, while its layers take their types
-        needs="16.4 GB of weights and a GPU with 24 GB",
+        weights_gb=16.4,
+        gpu_memory_gb=24,
         ignores=("view_angles", "depth", "resolution", "chunk_size", "splat"),
         defaults={"slat_guidance_strength": 7.5},
         prepare="pipeline.engines.trellis2.preprocess:prepare",
