@@ -24,6 +24,7 @@ from schemas.request import ImageTo3DRequest
 from schemas.table import SERVICE_FIELDS
 from tests.fakes.brightness_model import write_brightness_model
 from tests.fakes.images import bare_png, draw_figure, encode
+from tests.interrupts import heed_interrupts
 
 ROOT = Path(__file__).resolve().parents[2]
 FAST = ("--resolution", "64", "--texture-size", "512")
@@ -278,8 +279,7 @@ def test_ctrl_c_at_any_moment_leaves_no_files(image: Path, tmp_path: Path, after
         env={**os.environ, "TMPDIR": str(scratch)},
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        # A shell starts its background jobs with SIGINT ignored, and so would be this one where the tests run in one.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        preexec_fn=heed_interrupts,
     )
     time.sleep(after_s)
     process.send_signal(signal.SIGINT)

@@ -29,6 +29,7 @@ from tests.e2e.faults import KEY, Receiver
 from tests.fakes.images import draw_figure, encode
 from tests.fakes.modal import FakeModal, Limits, reason_unavailable
 from tests.fakes.otlp_collector import Received, trace_receiver
+from tests.interrupts import heed_interrupts
 from tests.servers.postgres import running_server
 from tests.servers.s3 import moto_server
 
@@ -487,6 +488,7 @@ def test_a_served_app_makes_a_model_and_ends_when_it_is_interrupted(own_modal: F
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        preexec_fn=heed_interrupts,
     ) as serving:
         try:
             url = wait_for_url(serving, own_modal)
@@ -495,7 +497,11 @@ def test_a_served_app_makes_a_model_and_ends_when_it_is_interrupted(own_modal: F
             assert ended["status"] == "success", ended
         finally:
             serving.send_signal(signal.SIGINT)
-            printed, _ = serving.communicate(timeout=60)
+            try:
+                printed, _ = serving.communicate(timeout=WAIT_S)
+            except subprocess.TimeoutExpired:
+                serving.kill()  # or leaving the block would wait for it
+                raise
     assert serving.returncode == 0, printed
 
 
