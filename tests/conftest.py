@@ -30,6 +30,7 @@ SERVICE_FILES = frozenset(
         "ops/test_isosurface.py",
         "scripts/test_cost_model.py",
         "stages/test_export.py",
+        "stages/test_export_kernels.py",
         "test_imports.py",
         "test_python_api.py",
         "webhooks/test_sender.py",

@@ -179,6 +179,7 @@ def _generate(
         run_request,
     )
     from pipeline.settings import split_list
+    from pipeline.stages.export_kernels import compiling_beside
     from schemas.formats import OUTPUT_FORMATS
     from schemas.text import parse_any_request
 
@@ -192,7 +193,7 @@ def _generate(
     if not force:
         check_output_files(request, output)
     settings = read_settings(weights=weights)
-    with _display() as display:
+    with _display() as display, compiling_beside():
         result = run_request(
             request,
             request.sources if request.kind == "image" else (),

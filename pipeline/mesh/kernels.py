@@ -12,6 +12,7 @@ import atexit
 import gc
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from numba import njit
@@ -23,6 +24,11 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 def kernel(function: _Function) -> _Function:
     """Compile a function at its first call; divisions by zero give infinities and NaN, and the GIL is released."""
     return cast(_Function, njit(cache=True, nogil=True, error_model="numpy")(function))
+
+
+def is_on_disk(function: Callable[..., Any]) -> bool:
+    """Whether numba's cache has a compiled form of a kernel, perhaps of an earlier version of it."""
+    return any(Path(cast(Any, function).stats.cache_path).glob(f"*.{function.__name__}-*.nbi"))
 
 
 class _WithoutGarbageCollection(numba_events.Listener):

@@ -9,29 +9,13 @@ from threading import Thread
 
 import numpy as np
 import structlog
-from numpy.typing import NDArray
-from scipy.spatial import ConvexHull
 
-from pipeline.engines.base import ColourSource, Generation, ignore_steps
 from pipeline.engines.preview.back_colours import invent_back_colours
 from pipeline.engines.preview.subject_image import SubjectImage
 from pipeline.engines.trellis.colours import GaussianColours, VertexColours
-from pipeline.mesh.tri_mesh import TriMesh
-from pipeline.stages.export import export
-from schemas.request import ImageTo3DRequest
-
-POINTS = 200
-GOLDEN_ANGLE_RAD = np.pi * (3 - np.sqrt(5))
+from pipeline.stages.export_kernels import export_ball
 
 log = structlog.get_logger()
-
-
-class Grey(ColourSource):
-    """One colour everywhere."""
-
-    def colours_at(self, points: NDArray[np.float32], normals: NDArray[np.float32]) -> NDArray[np.float32]:
-        """See `ColourSource`."""
-        return np.full((len(points), 3), 0.5, np.float32)
 
 
 @cache
@@ -55,20 +39,10 @@ def _try_prewarm() -> None:
 
 def prewarm_numba() -> None:
     """Export a ball with a hole, invent a back, look a Gaussian up: afterwards, no job has a kernel to compile."""
-    request = ImageTo3DRequest(image=("none",), texture_size=512, compression="meshopt")
     with tempfile.TemporaryDirectory(prefix="image-to-3d-") as folder:
-        export(_ball(), request=request, file_prefix="ball", folder=Path(folder), on_step=ignore_steps)
+        export_ball(Path(folder), compression="meshopt")
     invent_back_colours(_tall_ellipse(), seed=1)
     _one_gaussian().colours_at(np.zeros((1, 3), np.float32), np.zeros((1, 3), np.float32))
-
-
-def _ball() -> Generation:
-    """Points along a spiral from pole to pole, and their hull without one face, so that the export closes a hole."""
-    z = np.linspace(-1, 1, POINTS)
-    radius, turn = np.sqrt(1 - z**2), GOLDEN_ANGLE_RAD * np.arange(POINTS)
-    points = 0.5 * np.stack([radius * np.cos(turn), radius * np.sin(turn), z], axis=1)
-    faces = ConvexHull(points).simplices[1:]
-    return Generation(TriMesh(points.astype(np.float32), faces.astype(np.int32)), Grey(), engine="", seed=1)
 
 
 def _one_gaussian() -> GaussianColours:

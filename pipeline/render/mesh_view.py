@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.mesh.kernels import kernel, pixel_range
+from pipeline.mesh.kernels import is_on_disk, kernel, pixel_range
 from pipeline.render.orbit import Camera, intrinsics_of, look_at, orbit_cameras
 
 FOV_RAD = math.radians(32)
@@ -74,6 +74,11 @@ def thumbnail(mesh: RenderMesh, *, size: int) -> NDArray[np.uint8]:
     yaw, pitch, radius = math.pi + math.radians(25), math.radians(15), _distance(mesh)
     eye = radius * np.array([math.sin(yaw) * math.cos(pitch), math.cos(yaw) * math.cos(pitch), math.sin(pitch)])
     return render_view(mesh, Camera(look_at(eye, np.zeros(3)), intrinsics_of(FOV_RAD)), size=size)
+
+
+def is_compiled() -> bool:
+    """Whether this machine has compiled the last kernel of a thumbnail, perhaps of an earlier version."""
+    return is_on_disk(_shade)
 
 
 def render_view(mesh: RenderMesh, camera: Camera, *, size: int) -> NDArray[np.uint8]:
