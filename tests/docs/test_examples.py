@@ -90,13 +90,13 @@ def test_the_requests_of_the_readme_are_answered(endpoint: Endpoint, tmp_path: P
         thread = threading.Thread(target=images.serve_forever, kwargs={"poll_interval": 0.05})
         thread.start()
         address = f"http://127.0.0.1:{images.server_port}"
-        for placeholder, value in (
+        for example, real in (
             ("http://127.0.0.1:8000", endpoint.url),
             ("i3d_…", endpoint.key),
             ("https://YOUR-HOST", address),
         ):
-            assert placeholder in block
-            block = block.replace(placeholder, value)
+            assert example in block
+            block = block.replace(example, real)
         command = block.replace("python -c", f"{sys.executable} -c").replace("curl http", "curl -sS http")
         done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, timeout=WAIT_S)
         job_ids = [body["id"] for body in map(json.loads, re.split(r"(?<=\})\s*(?=\{\"status\")", done.stdout))]

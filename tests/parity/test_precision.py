@@ -12,6 +12,7 @@ from torch import nn
 from pipeline.engines.trellis2.flow import SLatFlowModel
 from pipeline.nn.structure_decoder import occupied_coords
 from tests.parity.harness import KITS, Fixture, fixture_paths, read_fixture, run_fixture
+from tests.parity.kits import needs_kit
 from tests.parity.precision import in_precision
 from tests.parity.registry import all_targets
 from tests.parity.rounding import ROUNDINGS, Rounding, rounded, rounded_attention
@@ -24,8 +25,6 @@ SMALL = [
     if path.stem.startswith(("pipeline_run", "ss_", "slat_")) and not path.stem.endswith(("2blk", "wide"))
 ]
 """Of whole models, without those of the released width."""
-
-needs_kit = pytest.mark.skipif(not SMALL, reason="the parity kit is not next to this checkout")
 
 
 @pytest.mark.parametrize(("bits", "dtype"), [(8, torch.bfloat16), (11, torch.float16)])
@@ -60,7 +59,7 @@ def test_attention_without_rounding_is_that_of_torch() -> None:
     torch.testing.assert_close(found, expected)
 
 
-@needs_kit
+@needs_kit("parity")
 @pytest.mark.parametrize("path", SMALL, ids=lambda path: path.stem)
 def test_float16_is_within_the_bound_but_for_voxels_whose_logits_are_near_zero(path: Path) -> None:
     verdict = run_fixture(path, in_precision(all_targets(), "float16"))
@@ -68,7 +67,7 @@ def test_float16_is_within_the_bound_but_for_voxels_whose_logits_are_near_zero(p
     assert verdict.ok, verdict.line()
 
 
-@needs_kit
+@needs_kit("parity")
 @pytest.mark.parametrize("name", [*ROUNDINGS, "float16", "bfloat16"])
 def test_bfloat16_needs_two_parts_of_weights_and_of_activations(name: str) -> None:
     targets = in_precision(all_targets(), name)
@@ -79,7 +78,7 @@ def test_bfloat16_needs_two_parts_of_weights_and_of_activations(name: str) -> No
     assert [verdict.ok for verdict in verdicts] == [is_exact_enough] * len(verdicts)
 
 
-@needs_kit
+@needs_kit("parity")
 def test_a_structure_decoder_in_half_precision_may_not_decide_otherwise_far_from_zero() -> None:
     fixture = read_fixture(KITS / "parity" / "ss_dec_tiny_a.npz")
     logits = fixture.golden["logits"].copy()
@@ -92,12 +91,7 @@ def test_a_structure_decoder_in_half_precision_may_not_decide_otherwise_far_from
     assert {one.output for one in deviations if not one.ok} == {"logits", "coords"}
 
 
-needs_second_kit = pytest.mark.skipif(
-    not fixture_paths(KITS / "parity_trellis2"), reason="the parity kit of TRELLIS.2 is not next to this checkout"
-)
-
-
-@needs_second_kit
+@needs_kit("parity_trellis2")
 @pytest.mark.parametrize("name", ["slat_flow_shape_tiny_a", "slat_flow_tex_tiny_b_batch2"])
 def test_weights_that_are_stored_in_bfloat16_lose_less_in_float16(name: str) -> None:
     fixture = read_fixture(KITS / "parity_trellis2" / f"{name}.npz")

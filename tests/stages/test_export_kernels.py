@@ -32,7 +32,8 @@ from pipeline.stages.export_kernels import compiling_beside
 
 assert not is_compiled()
 with suppress(KeyboardInterrupt), compiling_beside():
-    assert os.waitpid(-1, os.WNOHANG) == (0, 0)  # it runs
+    if os.cpu_count() != 1:  # a single core compiles nothing beside its work
+        assert os.waitpid(-1, os.WNOHANG) == (0, 0)  # it runs
     raise KeyboardInterrupt
 with suppress(ChildProcessError):
     os.waitpid(-1, os.WNOHANG)
@@ -71,7 +72,6 @@ def test_the_first_command_of_a_machine_writes_what_later_ones_write(tmp_path: P
     assert list(folders["scratch"].iterdir()) == []
 
 
-@pytest.mark.skipif(os.cpu_count() == 1, reason="a single core compiles nothing beside its work")
 def test_a_block_that_is_left_early_leaves_neither_process_nor_files(tmp_path: Path) -> None:
     folders = {"cache": tmp_path / "cache", "scratch": tmp_path / "scratch"}
 
