@@ -38,8 +38,8 @@ USAGE_COST = 12.0
 MOST_USAGE = 5
 """Uses beyond its share that a source pays for."""
 VOTE_SHARPNESS = 4.0
-"""The scale of costs in the votes is the usual one divided by this, so that few patches decide each pixel. Means of many
-are blurred, and a search that starts from them prefers plain patches."""
+"""The scale of costs in the votes is the usual one divided by this, so that few patches decide each pixel. Means of
+many are blurred, and a search that starts from them prefers plain patches."""
 BAND_SIGMAS = (1.0, 2.0, 4.0)
 """Blurs between which the frequency bands of the finest level lie, in its pixels."""
 MOST_GAIN = 3.0
