@@ -46,13 +46,11 @@ _BLANKS = b" \t\r\n\xef\xbb\xbf\xff\xfe\0"
 class BodyFormat(Protocol):
     """A collector of one body."""
 
-    is_cheap: bool
-    """Whether `feed` may run on the event loop."""
     may_hold_key: bool
     """Whether the API key can stand in it."""
 
     def feed(self, piece: bytes) -> None:
-        """Take the next bytes.
+        """Take the next bytes. Blocks where they are many: parsing takes time, and a file may wait for the disk.
 
         Raises:
             InvalidRequest: they are malformed, or more than the bounds allow.
@@ -60,7 +58,7 @@ class BodyFormat(Protocol):
         ...
 
     def keys(self) -> Iterator[str]:
-        """The API keys that stand in what has arrived; at most `MAX_KEYS`."""
+        """The API keys that stand in what has arrived; at most `MAX_KEYS`. Blocks where that is much."""
         ...
 
     def finish(self) -> dict[str, Any]:
@@ -107,7 +105,7 @@ def choose_format(content_type: str, beginning: bytes, *, takes_raw: bool) -> Bo
 class JsonBody:
     """A JSON object. Counts of its structural characters stop a body of millions of tiny values while it arrives."""
 
-    is_cheap, may_hold_key = True, True
+    may_hold_key = True
 
     def __init__(self) -> None:
         self._content = bytearray()
@@ -133,7 +131,7 @@ class JsonBody:
 class FormBody:
     """An `application/x-www-form-urlencoded` form."""
 
-    is_cheap, may_hold_key = True, True
+    may_hold_key = True
 
     def __init__(self) -> None:
         self._content = bytearray()
@@ -163,7 +161,7 @@ class FormBody:
 class MultipartBody:
     """A `multipart/form-data` form; its files go to a temporary file."""
 
-    is_cheap, may_hold_key = False, True  # the parser is Python code
+    may_hold_key = True
 
     def __init__(self, reader: FormReader) -> None:
         self._reader = reader
@@ -181,7 +179,7 @@ class MultipartBody:
 class RawBody:
     """The bytes of one image, in a temporary file; the field `image`."""
 
-    is_cheap, may_hold_key = False, False  # it may wait for the disk
+    may_hold_key = False
 
     def __init__(self) -> None:
         self._spool = Spool()
