@@ -107,6 +107,7 @@ class EnginePool:
         restarts_requested: Callable[[], int] = lambda: 0,
         job_id: int = 0,
         announced: str = "",
+        is_first_run: bool = False,
     ) -> EngineClient:
         """The `generate` of `run_job` for the engine that a request names; raises nothing before it is called.
 
@@ -114,7 +115,7 @@ class EnginePool:
             channel: the name of the generation's `ControlChannel`.
             restarts_requested: how many restarts of the engines have been requested so far.
             job_id: the job that the container dispatches when it has the answer; 0 for none.
-            announced: as for `EngineClient`.
+            announced, is_first_run: as for `EngineClient`.
         """
 
         def connect() -> Connection:
@@ -131,6 +132,7 @@ class EnginePool:
             channel=ControlChannel(self._entries, channel),
             reopen=self._reopen,
             announced=announced,
+            is_first_run=is_first_run,
             transient=self._transient,
             patience_s=self._patience_s,
         )
