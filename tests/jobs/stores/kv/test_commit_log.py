@@ -375,5 +375,5 @@ def test_a_process_that_is_far_behind_starts_from_the_copy_and_retries_on_what_i
 
     append(late, "late")
 
-    assert entries.asked == ["x/newest", "create x/6", "x/6", "create x/7", "put x/newest"]
+    assert entries.asked == ["x/newest", "create x/6", "x/newest", "x/6", "create x/7", "put x/newest"]
     assert others.read().value == [*map(str, range(6)), "late"]
