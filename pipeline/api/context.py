@@ -292,6 +292,6 @@ class Context:
         )
 
 
-def context_of(request: Request) -> Context:
+async def context_of(request: Request) -> Context:  # FastAPI runs a plain function in a thread, for each request
     """The context that `create_app` made."""
     return request.app.state.context
