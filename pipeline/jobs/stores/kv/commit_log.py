@@ -209,7 +209,7 @@ class CommitLog(Generic[S]):
             StoreUnavailable: the map is unavailable.
         """
         known = self._known
-        if known is not None and time.monotonic() - known.read_at_s <= max_age_s:
+        if known is not None and time.monotonic() - known.read_at_s < max_age_s:
             return known
         if known is not None and time.monotonic() - known.read_at_s <= SNAPSHOT_VALID_S / 2:
             newest = self._walk_up(known)
