@@ -30,11 +30,13 @@ By 3, no reader takes it for the newest version: u-1 or u was deleted before u+1
 differs. The same holds for any old version: u-1 was there later, so u+1 had not been deleted, hence did not exist yet.
 By 4, its writer does not take it for a commit. Within `TRUSTED_S` of u being the newest, all later versions are younger
 than that, hence (1) still there, and an entry that was created is the first of its number. What `x` and
-`x/newest` hold does not matter for this: a late writer may set them back.
+`x/newest` hold does not matter for this: a late writer may set them back. Of two that are old the later one is used.
 
 The protocol assumes that the clocks of two machines differ by less than 30 s: `RETAIN_S` exceeds the sum of that,
 `SNAPSHOT_VALID_S` and `TRUSTED_S`. It assumes nothing about how long an operation takes, and tolerates operations that
-are repeated later by the network.
+are repeated later by the network, but not four at once, each more than `RETAIN_S` late: a repeated create of a deleted
+version u, another writer's create of u+1, and puts that set both `x` and `x/newest` back before u. A reader that knows
+no version would take u+1 for the newest.
 
 Each version carries a random token. An operation that failed without an answer may have taken effect; the token shows
 whether it did. Changes that threads of one process request at the same time share one commit.
@@ -257,7 +259,10 @@ class CommitLog(Generic[S]):
     def _find(self) -> Version[S]:
         """The newest version, without knowing a recent one: rule 3."""
         copy, scanned_at_s = self._copy(time.monotonic()), float("-inf")
-        number = self._last_commit() if copy is None else copy.number  # its value may be an old one, set back
+        number = 0 if copy is None else copy.number
+        # Either of the two may be an old one, set back. It matters where later versions can be deleted.
+        if copy is None or self._wall_clock() - copy.retained[-1][1] > RETAIN_S / 2:
+            number = max(number, self._last_commit())
         while True:
             asked_at_s = time.monotonic()
             if number == 0:
