@@ -100,7 +100,8 @@ def _engine_start(start: Callable[[], EngineStart], boot_s: float) -> str:
     restore = f" (without the boot: restore {max(0.0, rest_s - boot_s):.1f} s)" if boot_s else ""
     return (
         f"{found.engine} on {found.device}: answered after {total_s:.1f} s; to the device {sum(after.values()):.1f} s, "
-        f"queue, boot and restore {rest_s:.1f} s{restore}; before its snapshot, {found.snapshot_age_s:.0f} s old: {parts}"
+        f"queue, boot and restore {rest_s:.1f} s{restore}; "
+        f"before its snapshot, {found.snapshot_age_s:.0f} s old: {parts}"
     )
 
 
