@@ -243,6 +243,8 @@ class SqlStore:
     def claim(
         self, worker_id: str, *, lease_s: float, job_id: int | None = None, engines: Collection[str] | None = None
     ) -> Job | None:
+        if job_id is not None and (taken := self._take_over(job_id, worker_id, lease_s=lease_s)) is not None:
+            return taken
         full_keys: set[str] = set()
         while True:
             now = self._clock()
@@ -272,6 +274,15 @@ class SqlStore:
                     after = transitions.claimed(job, worker_id, now=now, lease_s=lease_s)
                     return statements.save(connection, job, after)
                 full_keys.add(job.api_key_id)
+
+    def _take_over(self, job_id: int, worker_id: str, *, lease_s: float) -> Job | None:
+        """The job under a lease of this worker, where its holder is passive."""
+        with self._database.write() as connection:
+            job = statements.find_job(connection, job_id, for_update=True)
+            if job is None or not transitions.waits_for_call(job):
+                return None
+            after = transitions.transferred(job, worker_id, now=self._clock(), lease_s=lease_s)
+            return statements.save(connection, job, after)
 
     def renew(self, lease: Lease, *, lease_s: float, progress: Progress | None = None) -> bool:
         changed: dict[str, Any] = {"lease_expires_at": transitions.lease_end(self._clock(), lease_s)}
