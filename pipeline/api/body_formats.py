@@ -46,11 +46,13 @@ _BLANKS = b" \t\r\n\xef\xbb\xbf\xff\xfe\0"
 class BodyFormat(Protocol):
     """A collector of one body."""
 
+    is_cheap: bool
+    """Whether `feed` may run on the event loop."""
     may_hold_key: bool
     """Whether the API key can stand in it."""
 
     def feed(self, piece: bytes) -> None:
-        """Take the next bytes. Blocks where they are many: parsing takes time, and a file may wait for the disk.
+        """Take the next bytes.
 
         Raises:
             InvalidRequest: they are malformed, or more than the bounds allow.
@@ -58,7 +60,7 @@ class BodyFormat(Protocol):
         ...
 
     def keys(self) -> Iterator[str]:
-        """The API keys that stand in what has arrived; at most `MAX_KEYS`. Blocks where that is much."""
+        """The API keys that stand in what has arrived; at most `MAX_KEYS`."""
         ...
 
     def finish(self) -> dict[str, Any]:
@@ -105,7 +107,7 @@ def choose_format(content_type: str, beginning: bytes, *, takes_raw: bool) -> Bo
 class JsonBody:
     """A JSON object. Counts of its structural characters stop a body of millions of tiny values while it arrives."""
 
-    may_hold_key = True
+    is_cheap, may_hold_key = True, True
 
     def __init__(self) -> None:
         self._content = bytearray()
@@ -131,7 +133,7 @@ class JsonBody:
 class FormBody:
     """An `application/x-www-form-urlencoded` form."""
 
-    may_hold_key = True
+    is_cheap, may_hold_key = True, True
 
     def __init__(self) -> None:
         self._content = bytearray()
@@ -161,7 +163,7 @@ class FormBody:
 class MultipartBody:
     """A `multipart/form-data` form; its files go to a temporary file."""
 
-    may_hold_key = True
+    is_cheap, may_hold_key = False, True  # the parser is Python code
 
     def __init__(self, reader: FormReader) -> None:
         self._reader = reader
@@ -179,7 +181,7 @@ class MultipartBody:
 class RawBody:
     """The bytes of one image, in a temporary file; the field `image`."""
 
-    may_hold_key = False
+    is_cheap, may_hold_key = False, False  # it may wait for the disk
 
     def __init__(self) -> None:
         self._spool = Spool()

@@ -23,7 +23,7 @@ from pipeline.errors import BodyTooLarge, BodyTooSlow, CallerError, ServiceBusy,
 SMALL_BYTES = 64 << 10
 """A body up to this size is read before its key is checked: the cost is negligible."""
 PIECE_BYTES = 1 << 20
-"""A larger body is handed on in pieces of about this size."""
+"""A larger body is handed on in pieces of about this size, most of them in a thread."""
 UNKNOWN_CALLERS_BYTES = 48 << 20
 """What all larger bodies together may hold in memory while no key of theirs is known."""
 BUDGET_WAIT_S = 20.0
@@ -133,7 +133,7 @@ class BodyReader:
         Raises:
             Unauthorized: there is none.
         """
-        keys = await run_in_threadpool(lambda: list(body.keys()))
+        keys = list(body.keys())
         for key in keys:
             if await self._is_known_key(key.strip()):
                 return
@@ -141,9 +141,12 @@ class BodyReader:
 
 
 async def _receive(received: _Received, body: BodyFormat) -> None:
-    """Hand the rest of a body on to its format, in a thread: the event loop only receives it."""
-    while piece := await received.next(PIECE_BYTES):
-        await run_in_threadpool(body.feed, piece)
+    """Hand the rest of a body on to its format."""
+    while piece := await received.next(SMALL_BYTES if body.is_cheap else PIECE_BYTES):
+        if body.is_cheap:
+            body.feed(piece)
+        else:
+            await run_in_threadpool(body.feed, piece)
 
 
 class _Received:
