@@ -432,6 +432,14 @@ def time_commits() -> list[float]:
     return platform_probe.time_commits(Path("/data/work"), state.commit)
 
 
+@testing.function(image=web_image)
+def age_of_container() -> float:
+    """How old the process of a container is that does nothing else."""
+    from pipeline.on_modal import platform_probe
+
+    return platform_probe.process_age_s()
+
+
 @testing.function(image=web_image, block_network=True)
 def echo_isolated(data: bytes) -> bytes:
     """What came, from a container without a network."""
@@ -449,6 +457,7 @@ def smoke(url: str = "", webhook: str = "", cold: bool = False) -> None:
 
     probes = Probes(
         entries=shared_dict,
+        age_of_container=age_of_container.remote,
         start_engine=lambda: modal.Cls.from_name(NAME, "Generator")().describe_start.remote(),
         commit_seconds=time_commits.remote,
         echo_isolated=lambda data: echo_isolated.spawn(data).get(timeout=2 * MINUTES),

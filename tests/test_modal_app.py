@@ -122,7 +122,7 @@ def test_what_an_operator_runs_has_apps_of_its_own_that_start_nothing_else(app: 
 
     assert (names["fetching"], names["testing"]) == (
         ["fetch_weights"],
-        ["echo_isolated", "smoke", "time_commits"],
+        ["age_of_container", "echo_isolated", "smoke", "time_commits"],
     )
     assert names["once"] == ["OnceTrellisGenerator.*", "OnceTriposrGenerator.*", "make_files"]
     assert (names["keys"], names["rotate_secrets"]) == (["change_keys"], ["reencrypt_secrets"])

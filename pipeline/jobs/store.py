@@ -126,7 +126,8 @@ class JobStore(Protocol):
 
         Args:
             lease_s: how long the worker holds the job without a `renew`.
-            job_id: claim this job or none, for deployments that dispatch jobs themselves.
+            job_id: claim this job or none, for deployments that dispatch jobs themselves. From a passive holder it is
+                taken over at once, in the same attempt.
             engines: leave jobs that need another engine to other workers; None is every engine.
 
         Returns:

@@ -167,7 +167,7 @@ def passive_holder(name: str) -> str:
 
 
 def is_passive(worker_id: str | None) -> bool:
-    """Whether a job with this holder may be taken over at once, by `transferred`."""
+    """Whether a job with this holder may be taken over at once, by a worker that it is dispatched to."""
     return worker_id is not None and worker_id.startswith(PASSIVE)
 
 
@@ -179,6 +179,11 @@ def longest_lease_s(worker_id: str | None, lease_s: float) -> float:
 def transferred(job: Job, worker_id: str, *, now: float, lease_s: float, progress: Progress | None = None) -> Job:
     """The job under a lease of another holder. The attempt goes on: it is not counted again."""
     return replace(renewed(job, now=now, lease_s=lease_s, progress=progress), worker_id=worker_id)
+
+
+def waits_for_call(job: Job) -> bool:
+    """Whether a passive holder has the job: a worker that it is dispatched to gets it, by `transferred`."""
+    return job.state is JobState.RUNNING and is_passive(job.worker_id)
 
 
 def claimed(job: Job, worker_id: str, *, now: float, lease_s: float) -> Job:

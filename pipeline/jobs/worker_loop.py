@@ -283,9 +283,6 @@ class QueueWorker:
         Raises:
             StoreUnavailable: the store was unavailable before the job was claimed.
         """
-        found = self._running(job_id)
-        if found is not None and is_passive(found.worker_id):
-            return self._take_over(found, stop)
         job = self.run_one(stop, job_id=job_id)
         found = None if job is not None else self._running(job_id)
         if found is None or is_passive(found.worker_id):
@@ -302,13 +299,6 @@ class QueueWorker:
         else:
             self._store.expire_leases(self._worker_id)
         return self.run_one(stop, job_id=job_id)
-
-    def _take_over(self, found: Job, stop: threading.Event) -> Job | None:
-        try:
-            job = self._store.transfer(found.lease, worker_id=self._worker_id, lease_s=self._options.lease_s)
-        except LeaseLost:  # another process was faster
-            return None
-        return self._run(job, stop)
 
     def _running(self, job_id: int) -> Job | None:
         """The job, if a worker or a passive holder has it."""
@@ -356,7 +346,7 @@ class QueueWorker:
         if isinstance(waiting, str):
             return job, waiting
         if waiting.is_cancel_requested:  # whoever asked may have found this worker as the holder
-            return self._take_over(waiting, stop) or waiting, "cancelled"
+            return self.run_one(stop, job_id=job.id) or waiting, "cancelled"
         try:
             transferred.start()
         except Exception:

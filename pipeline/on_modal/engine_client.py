@@ -68,6 +68,7 @@ class EngineClient:
         channel: of this generation.
         reopen: finds a started call by its id.
         announced: the id of a call whose container has announced its answer; "" if none has.
+        is_first_run: nobody can have started the generation, so that the channel is not asked.
         transient: as for `PatientCall`.
         poll_s: as `POLL_S`.
         patience_s: as `ANSWER_PATIENCE_S`.
@@ -80,6 +81,7 @@ class EngineClient:
         channel: ControlChannel,
         reopen: Callable[[str], RemoteCall],
         announced: str = "",
+        is_first_run: bool = False,
         transient: tuple[type[Exception], ...] = (OSError,),
         poll_s: float = POLL_S,
         patience_s: float = ANSWER_PATIENCE_S,
@@ -88,6 +90,7 @@ class EngineClient:
         self._channel = channel
         self._reopen = reopen
         self._announced = announced
+        self._is_first_run = is_first_run
         self._transient = transient
         self._poll_s = poll_s
         self._patience_s = patience_s
@@ -104,7 +107,7 @@ class EngineClient:
         """
         connection = self._connect()
         check_views(connection.spec, len(views))
-        saved = self._saved_call()
+        saved = SavedCall() if self._is_first_run else self._saved_call()
         answer: Any = None
         if call_id := self._announced or saved.call_id:
             answer = self._answer_of(call_id, saved, on_step)

@@ -107,6 +107,7 @@ class EnginePool:
         restarts_requested: Callable[[], int] = lambda: 0,
         job_id: int = 0,
         announced: str = "",
+        is_first_run: bool = False,
     ) -> EngineClient:
         """The `generate` of `run_job` for the engine that a request names; raises nothing before it is called.
 
@@ -114,7 +115,7 @@ class EnginePool:
             channel: the name of the generation's `ControlChannel`.
             restarts_requested: how many restarts of the engines have been requested so far.
             job_id: the job that the container dispatches when it has the answer; 0 for none.
-            announced: as for `EngineClient`.
+            announced, is_first_run: as for `EngineClient`.
         """
 
         def connect() -> Connection:
@@ -131,6 +132,7 @@ class EnginePool:
             channel=ControlChannel(self._entries, channel),
             reopen=self._reopen,
             announced=announced,
+            is_first_run=is_first_run,
             transient=self._transient,
             patience_s=self._patience_s,
         )
@@ -150,22 +152,23 @@ class EnginePool:
         return stop_generation(ControlChannel(self._entries, channel), self._reopen, transient=self._transient)
 
     def forget(self, channel: str, *, was_asked_to_stop: bool = True) -> None:
-        """Delete the channel of a generation whose job has ended, and cancel the start of a container that it does not
-        need any more.
+        """Delete the channel of a generation whose job has ended, and cancel the starts that this process asked for.
 
         Args:
             was_asked_to_stop: whether there may be a request to cancel the generation.
         """
-        own = ControlChannel(self._entries, channel)
         self._cancel_starts()
+        best_effort(partial(ControlChannel(self._entries, channel).clear, has_request=was_asked_to_stop), None)
+
+    def abandon(self, channel: str) -> None:
+        """Cancel the generation of a job that has ended without its result, and the start of a container that it does
+        not need any more, then `forget`.
+        """
+        own = ControlChannel(self._entries, channel)
         early = best_effort(own.take_start_id, None)
         if early is not None:
             best_effort(lambda: self._reopen(early).cancel(), None)
-        best_effort(partial(own.clear, has_request=was_asked_to_stop), None)
-
-    def abandon(self, channel: str) -> None:
-        """Cancel the generation of a job that was given up while it waited or ran, then `forget`."""
-        saved = best_effort(ControlChannel(self._entries, channel).saved_call, SavedCall()).call_id
+        saved = best_effort(own.saved_call, SavedCall()).call_id
         if saved:
             log.warning("generation of a job that was given up is cancelled", remote_call=saved)
             best_effort(lambda: self._reopen(saved).cancel(), None)

@@ -78,8 +78,7 @@ def run_job(
         _best_effort_commit(deployment.commit_work)
 
     def start_containers(job: Job, engine: str | None) -> None:
-        is_first_run = job.attempts == 1 and not job.progress.stage
-        engines.wake(engine, channel=job.file_prefix, is_first_run=is_first_run)
+        engines.wake(engine, channel=job.file_prefix, is_first_run=_is_first_run(job))
         start_prewarm()
 
     handler = JobHandler(
@@ -91,6 +90,7 @@ def run_job(
             restarts_requested=store.restarts_requested,
             job_id=job.id,
             announced=announced,
+            is_first_run=_is_first_run(job),
         ),
         prepare=start_containers,
         before_resuming=deployment.reload_work,
@@ -151,6 +151,11 @@ def clean_up(deployment: Deployment, *, commit_backup: Callable[[], None] = lamb
     retry_uploads(store, temporary=outputs, bucket_of=service.bucket_of, for_s=UPLOADS_FOR_S)
     service.http.close()
     log.info("cleaned", dispatched_again=dispatched_again)
+
+
+def _is_first_run(job: Job) -> bool:
+    """Whether no generation of a job can have been started: no process has had it before."""
+    return job.attempts == 1 and not job.progress.stage
 
 
 def _best_effort_commit(commit: Callable[[], None]) -> None:

@@ -16,7 +16,7 @@ from pipeline.errors import LeaseLost
 from pipeline.jobs.model import Job, JobState, Progress
 from pipeline.jobs.stages import percent_of
 from pipeline.jobs.store import JobStore
-from pipeline.jobs.transitions import PASSIVE_LEASE_S, is_passive
+from pipeline.jobs.transitions import PASSIVE_LEASE_S, waits_for_call
 from pipeline.on_modal.control_channel import ControlChannel, SavedCall, best_effort
 from pipeline.on_modal.dispatch import LOST_AFTER_S, Dispatcher, jobs_in
 from pipeline.on_modal.remote_call import RemoteCall
@@ -74,7 +74,7 @@ class WaitingJobs:
 
     def with_progress(self, job: Job) -> Job:
         """The job with the progress of its generation, where it waits for one."""
-        if job.state is not JobState.RUNNING or not is_passive(job.worker_id):
+        if not waits_for_call(job):
             return job
         share = best_effort(partial(self._channel(job).progress, 0.0), 0.0)
         return replace(job, progress=Progress("generate", percent_of("generate", share)))
@@ -84,7 +84,7 @@ class WaitingJobs:
 
         A worker that holds the job learns of the request by its next heartbeat.
         """
-        if job.state is JobState.RUNNING and is_passive(job.worker_id):
+        if waits_for_call(job):
             ask_to_stop(self._channel(job), self._find_call)
             self._dispatch(job.id)
 
@@ -94,7 +94,7 @@ class WaitingJobs:
         Returns:
             How many were dispatched.
         """
-        waiting = [job for job in jobs_in(store, JobState.RUNNING) if is_passive(job.worker_id)]
+        waiting = [job for job in jobs_in(store, JobState.RUNNING) if waits_for_call(job)]
         return sum(best_effort(partial(self._look_after, store, job), False) for job in waiting)
 
     def _look_after(self, store: JobStore, job: Job) -> bool:

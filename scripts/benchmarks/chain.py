@@ -54,7 +54,7 @@ def what_it_does(frame: FrameType | None) -> str:
         frame = frame.f_back
     if ("chain.py", "run") not in names:
         return ""
-    pauses = {("commit_log.py", "_commit"), ("worker_loop.py", "_written")}
+    pauses = {("commit_log.py", "_pause"), ("worker_loop.py", "_written")}
     if ("chain.py", "hook") in names or ("worker_loop.py", "__exit__") in names or names[0] in pauses:
         return ASKS
     if ("chain.py", "get") in names:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import threading
 import time
 from collections.abc import Callable
 from datetime import datetime
+from typing import Any
 
 import pytest
+from fastapi.routing import APIRoute
 
+from pipeline.api import account, events, exports, routes, uploads
 from pipeline.jobs.model import JobFilter, JobState, KeyLimits
 from tests.api.conftest import IMAGE, SUBMIT, Deployment
 
@@ -327,3 +331,14 @@ def test_events_report_progress_and_then_the_final_body(deployment: Deployment) 
     ]
     assert events[0][0] == "progress" and events[0][1]["queue_position"] == 1
     assert events[-1][0] == "end" and events[-1][1]["status"] == "success"
+
+
+@pytest.mark.parametrize("module", [routes, events, exports, account, uploads])
+def test_no_request_takes_a_thread_for_what_its_route_depends_on(module: Any) -> None:
+    calls = [
+        dependency.call
+        for route in module.router.routes
+        if isinstance(route, APIRoute)
+        for dependency in route.dependant.dependencies
+    ]
+    assert calls and all(inspect.iscoroutinefunction(call) for call in calls)  # FastAPI runs others in threads

@@ -409,6 +409,7 @@ def test_the_smoke_test_passes(fake_modal: FakeModal) -> None:
     assert [line.split()[0] for line in table] == ["ok"] * 7, printed
     assert "delivered" in table[-1]
     measured = {line.split()[1]: line for line in printed.splitlines() if line.startswith("measured ")}
+    assert re.search(r"queue and boot \d+\.\d s, then its client and this file \d+\.\d s", measured["boot"])
     assert re.search(r"preview on CPU: answered after [\d.]+ s; to the device", measured["engine"])
     assert re.search(r"put p50 \d+ ms, p99 \d+ ms, get p50 \d+ ms", measured["dictionary"])
     assert "5 of 60 MB: median" in measured["commits"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -39,12 +40,14 @@ class Steps:
 
     def __init__(self, act: Callable[[int], None] = lambda number: None) -> None:
         self.number = 0
+        self.by_name = Counter[str]()
         self.is_counting = False
         self._act = act
 
     def __call__(self, step: str) -> None:
         if self.is_counting and threading.current_thread() is threading.main_thread():
             self.number += 1
+            self.by_name[step] += 1
             self._act(self.number)
 
 
@@ -126,6 +129,19 @@ def test_a_job_takes_two_dispatches_and_one_generation_and_no_container_waits(tm
     left = [key for key in platform.chain.entries.keys() if key.startswith((job.file_prefix, "dispatch/"))]  # noqa: SIM118
     assert left == []
     check_ended_once(platform, job)
+
+
+def test_an_undisturbed_job_asks_little_of_the_platform(tmp_path: Path) -> None:
+    """What its containers ask for is what all jobs together wait for. Heartbeats and progress are not counted."""
+    platform = Platform(tmp_path)
+
+    platform.run_to_end(submitted(platform))
+
+    asked = platform.steps.by_name
+    assert asked["VolumeCommit"] == 2  # the checkpoint before the transfer, and its deletion at the end
+    assert asked["FunctionMap"] == 3  # the start of a container, the generation, the second dispatch
+    assert asked["FunctionCallCancel"] == asked["FunctionGetOutputs"] == 1
+    assert sum(count for step, count in asked.items() if step.startswith("Dict")) <= 26
 
 
 @pytest.mark.parametrize("part", range(4))

@@ -123,7 +123,7 @@ def test_the_end_of_a_job_cancels_a_start_that_it_did_not_use(deployment: Deploy
     if is_taken:  # and the image was refused afterwards
         deployment.pool.wake(None, channel=JOB.file_prefix)
 
-    deployment.pool.forget(JOB.file_prefix)
+    deployment.pool.abandon(JOB.file_prefix)
 
     assert deployment.container.calls[0].was_cancelled
     assert deployment.entries.keys() == ["startable/preview"]

@@ -10,8 +10,9 @@ needed by nobody, and `vacuum` deletes them. The entry `x` holds the number of s
 
 Many processes that write at once spend most of their operations in vain: on reads of versions that are not the newest
 any more, and on creates that another process was faster with. So a process that knows a recent version starts a change
-from the copy without asking for a later one, which the create does anyway; after a create that was too late it tries
-once more on the version that it found, and pauses before each further try.
+from the copy without asking for a later one, which the create does anyway. After a create that was too late it reads
+the copy again, which also shows that the version was another process's: each has the times of those before it. From the
+second such create on it pauses before it reads.
 
 A deleted version must not be mistaken for one that was never written. Four rules prevent it:
 
@@ -29,11 +30,13 @@ By 3, no reader takes it for the newest version: u-1 or u was deleted before u+1
 differs. The same holds for any old version: u-1 was there later, so u+1 had not been deleted, hence did not exist yet.
 By 4, its writer does not take it for a commit. Within `TRUSTED_S` of u being the newest, all later versions are younger
 than that, hence (1) still there, and an entry that was created is the first of its number. What `x` and
-`x/newest` hold does not matter for this: a late writer may set them back.
+`x/newest` hold does not matter for this: a late writer may set them back. Of two that are old the later one is used.
 
 The protocol assumes that the clocks of two machines differ by less than 30 s: `RETAIN_S` exceeds the sum of that,
 `SNAPSHOT_VALID_S` and `TRUSTED_S`. It assumes nothing about how long an operation takes, and tolerates operations that
-are repeated later by the network.
+are repeated later by the network, but not four at once, each more than `RETAIN_S` late: a repeated create of a deleted
+version u, another writer's create of u+1, and puts that set both `x` and `x/newest` back before u. A reader that knows
+no version would take u+1 for the newest.
 
 Each version carries a random token. An operation that failed without an answer may have taken effect; the token shows
 whether it did. Changes that threads of one process request at the same time share one commit.
@@ -51,7 +54,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Generic, TypeVar
 
 from pipeline.errors import ImageTo3DError, StoreUnavailable
@@ -208,7 +211,7 @@ class CommitLog(Generic[S]):
             StoreUnavailable: the map is unavailable.
         """
         known = self._known
-        if known is not None and time.monotonic() - known.read_at_s <= max_age_s:
+        if known is not None and time.monotonic() - known.read_at_s < max_age_s:
             return known
         if known is not None and time.monotonic() - known.read_at_s <= SNAPSHOT_VALID_S / 2:
             newest = self._walk_up(known)
@@ -256,7 +259,10 @@ class CommitLog(Generic[S]):
     def _find(self) -> Version[S]:
         """The newest version, without knowing a recent one: rule 3."""
         copy, scanned_at_s = self._copy(time.monotonic()), float("-inf")
-        number = self._last_commit() if copy is None else copy.number  # its value may be an old one, set back
+        number = 0 if copy is None else copy.number
+        # Either of the two may be an old one, set back. It matters where later versions can be deleted.
+        if copy is None or self._wall_clock() - copy.retained[-1][1] > RETAIN_S / 2:
+            number = max(number, self._last_commit())
         while True:
             asked_at_s = time.monotonic()
             if number == 0:
@@ -421,12 +427,10 @@ class CommitLog(Generic[S]):
             except SnapshotExpired:
                 must_read = True
                 continue
-            if self._write(draft, body):
+            losses += 1
+            if self._write(draft, body, pause=partial(_pause, losses, tried_at_s)):
                 return base.number + 1
-            must_read, losses = False, losses + 1
-            if losses > 1:
-                took_s = time.monotonic() - tried_at_s
-                time.sleep(random.uniform(0.0, min(MOST_PAUSE_S, took_s * 2 ** min(losses + 1, 10))))
+            must_read = False
         raise StoreUnavailable("The store is busy.")
 
     def _base(self, losses: int) -> Version[S]:
@@ -434,15 +438,13 @@ class CommitLog(Generic[S]):
         another operation, after which it may be as old as before.
 
         Args:
-            losses: tries that found another process's commit. The first has read that commit.
+            losses: tries that found another process's commit. The last has read that commit or a later one.
         """
         known = self._known
         if known is None or time.monotonic() - known.read_at_s > SNAPSHOT_VALID_S / 2:
             return self.read()
-        if losses == 1:
-            return known
         later = self._later_commits(known)
-        if losses == 0 and time.monotonic() - known.read_at_s <= OPTIMISTIC_S and later < OPTIMISTIC_COMMITS:
+        if losses or (time.monotonic() - known.read_at_s <= OPTIMISTIC_S and later < OPTIMISTIC_COMMITS):
             return known
         return self._remember(self._later_copy(known)) if later >= OPTIMISTIC_COMMITS else self.read()
 
@@ -463,11 +465,13 @@ class CommitLog(Generic[S]):
             else:
                 return draft
 
-    def _write(self, draft: Draft[S], body: bytes) -> bool:
-        """Create the next version; False where another process committed first.
+    def _write(self, draft: Draft[S], body: bytes, *, pause: Callable[[], None]) -> bool:
+        """Create the next version; False where another process committed first: then its version is known, or one
+        after it.
 
         Args:
             body: the draft's value, encoded.
+            pause: called before that version is read, so that it is as new as it can be when the next try begins.
         """
         number, token, now = draft.base.number + 1, secrets.token_hex(8), self._wall_clock()
         retained = (*draft.retained, (number, now))
@@ -476,7 +480,7 @@ class CommitLog(Generic[S]):
         if len(entry) > MAX_VALUE_BYTES:
             raise StoreUnavailable(f"The store is full: its open jobs take {len(entry)} bytes.")
         created_at_s = time.monotonic()
-        if not self._create(draft.base, entry, token):
+        if not self._create(draft.base, entry) and not self._is_own(draft.base, token, now, pause):
             return False
         if time.monotonic() - draft.base.read_at_s > TRUSTED_S and not self._is_committed(number, token):
             return False
@@ -487,17 +491,28 @@ class CommitLog(Generic[S]):
                 self._entries.put(self._name, str(number).encode())
         return True
 
-    def _create(self, base: Version[S], entry: bytes, token: str) -> bool:
+    def _create(self, base: Version[S], entry: bytes) -> bool:
+        """Whether the next version was created; False where it was there: another process's, or that of this create,
+        which the client has repeated.
+        """
         key = self._key(base.number + 1)
         try:
-            if self._entries.create(key, entry):
-                return True
+            return self._entries.create(key, entry)
         except StoreUnavailable:  # it may have taken effect; a second create shows whether it did
             if not base.is_valid():
                 raise
-            if self._entries.create(key, entry):
-                return True
-        existing = self._entries.get(key)
+            return self._entries.create(key, entry)
+
+    def _is_own(self, base: Version[S], token: str, committed_at: float, pause: Callable[[], None]) -> bool:
+        """Whether the version after `base` is the one that was to be created with this token at this time.
+
+        The copy shows in most cases that it is not, and is the version to try on: its `retained` has the time of each.
+        """
+        pause()
+        newest = self._remember(self._later_copy(base))
+        if any(number == base.number + 1 and at != committed_at for number, at in newest.retained):
+            return False
+        existing = self._entries.get(self._key(base.number + 1))
         if existing is None:  # it existed, and is old enough to be deleted: too late to tell whose it was
             raise StoreUnavailable("The store is busy.")
         found = self._remember(self._open(base.number + 1, existing, base.read_at_s))
@@ -521,6 +536,17 @@ class CommitLog(Generic[S]):
         if after is None:
             raise StoreUnavailable("The store is busy: a change was not written in time.")
         return False
+
+
+def _pause(losses: int, since_s: float) -> None:
+    """Let other processes commit, after the second try that found the commit of one, and after each later one.
+
+    Args:
+        since_s: begin of the try.
+    """
+    if losses > 1:
+        took_s = time.monotonic() - since_s
+        time.sleep(random.uniform(0.0, min(MOST_PAUSE_S, took_s * 2 ** min(losses + 2, 10))))
 
 
 def _fields_of(entry: bytes) -> tuple[dict[str, Any], bytes]:

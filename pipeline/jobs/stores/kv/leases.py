@@ -99,12 +99,14 @@ def claim(
     """A job for a worker: one whose lease has expired, else the oldest queued one whose key may run more.
 
     Args:
-        job_id: this job or none.
+        job_id: this job or none; from a passive holder it is taken over.
         engines: those of the worker; None is every engine.
     """
     head = transaction.head
     open_jobs = sorted(head.open.values(), key=lambda found: found.job.seq)
     candidates = [found for found in open_jobs if job_id in (None, found.job.id)]
+    if job_id is not None and candidates and transitions.waits_for_call(job := candidates[0].job):
+        return save(transaction, job, transitions.transferred(job, worker_id, now=now, lease_s=lease_s))
     running = [found for found in candidates if _may_be_due(found.job, now, lease_s)]
     for job in with_heartbeats(transaction, running):
         decision = transitions.lease_checked(job, worker_id, now=now, lease_s=lease_s, engines=engines)

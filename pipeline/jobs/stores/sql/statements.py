@@ -22,6 +22,7 @@ from pipeline.jobs.stores.sql.schema import (
     job_from_row,
     job_requests,
     jobs,
+    key_buckets,
     key_months,
     keys,
     tasks,
@@ -38,6 +39,31 @@ _COUNT_SUBMIT = sa.text(
 _ADD_TO_TOTAL = sa.text(
     "INSERT INTO totals (name, label, value) VALUES (:name, :label, :value)"
     " ON CONFLICT (name, label) DO UPDATE SET value = totals.value + excluded.value"
+)
+
+# What each submit executes is built once: a select that is built for each call takes 134 µs in place of 30. A parameter
+# must not have the name of a column, which SQLAlchemy keeps for the values of an INSERT or UPDATE.
+KEY_BY_ID = sa.select(keys).where(keys.c.id == sa.bindparam("of_key"))
+LOCK_KEY = KEY_BY_ID.with_for_update()
+KEY_BY_HASH = sa.select(keys).where(keys.c.sha256 == sa.bindparam("hash"))
+BUCKET_OF_KEY = sa.select(key_buckets.c.encrypted).where(key_buckets.c.api_key_id == sa.bindparam("of_key"))
+QUEUED_IN_ALL = sa.select(sa.func.sum(keys.c.queued))
+_CALLS_OF_MONTH = sa.select(key_months.c.calls).where(
+    key_months.c.api_key_id == sa.bindparam("of_key"), key_months.c.month == sa.bindparam("in_month")
+)
+_COUNT_QUEUED = (
+    keys.update()
+    .where(keys.c.id == sa.bindparam("of_key"))
+    .values(
+        queued=keys.c.queued + sa.bindparam("further"),
+        minute=sa.bindparam("this_minute"),
+        minute_calls=sa.bindparam("calls_in_minute"),
+    )
+)
+_INSERT_JOB = jobs.insert().returning(jobs.c.seq)
+_INSERT_REQUEST = job_requests.insert()
+_REPEATED = sa.select(jobs).where(
+    jobs.c.api_key_id == sa.bindparam("of_key"), jobs.c.idempotency_key == sa.bindparam("repeated")
 )
 
 LARGE_REQUEST_BYTES = 1 << 20
@@ -57,12 +83,12 @@ def insert_job(connection: sa.Connection, new: NewJob, use: KeyUse, now: float) 
     """
     job = transitions.queued(new, job_id=secrets.randbelow(MAX_JOB_ID) + 1, seq=0, now=now)
     change = transitions.usage_change(None, job)
-    counters = {"queued": keys.c.queued + change.queued, "minute": minute_of(now), "minute_calls": use.this_minute + 1}
-    connection.execute(keys.update().where(keys.c.id == job.api_key_id).values(counters))
+    minute = {"this_minute": minute_of(now), "calls_in_minute": use.this_minute + 1}
+    connection.execute(_COUNT_QUEUED, {"of_key": job.api_key_id, "further": change.queued, **minute})
     connection.execute(
         _COUNT_SUBMIT, {"api_key_id": job.api_key_id, "month": change.month, "calls": change.month_calls}
     )
-    seq = connection.execute(jobs.insert().returning(jobs.c.seq), job_columns(job)).scalar_one()
+    seq = connection.execute(_INSERT_JOB, job_columns(job)).scalar_one()
     _insert_request(connection, job.id, new.request)
     return replace(job, seq=seq)
 
@@ -82,7 +108,7 @@ def insert_ended_job(
         retention=retention,
         draw_task_id=lambda: f"msg_{uuid.uuid4().hex}",
     )
-    seq = connection.execute(jobs.insert().returning(jobs.c.seq), job_columns(end.job)).scalar_one()
+    seq = connection.execute(_INSERT_JOB, job_columns(end.job)).scalar_one()
     if end.tasks:
         connection.execute(tasks.insert(), [asdict(task) for task in end.tasks])
     return replace(end.job, seq=seq)
@@ -94,7 +120,7 @@ def _insert_request(connection: sa.Connection, job_id: int, body: bytes) -> None
     SQLite takes an integer primary key for the row's id, which `blobopen` needs.
     """
     if connection.dialect.name != "sqlite" or len(body) < LARGE_REQUEST_BYTES:
-        connection.execute(job_requests.insert(), {"job_id": job_id, "body": body})
+        connection.execute(_INSERT_REQUEST, {"job_id": job_id, "body": body})
         return
     connection.execute(job_requests.insert().values(job_id=job_id, body=sa.func.zeroblob(len(body))))
     driver: Any = connection.connection.driver_connection
@@ -111,15 +137,15 @@ def find_by_idempotency_key(connection: sa.Connection, new: NewJob) -> Job | Non
     """
     if new.idempotency_key is None:
         return None
-    is_same = (jobs.c.api_key_id == new.api_key_id) & (jobs.c.idempotency_key == new.idempotency_key)
-    row = connection.execute(sa.select(jobs).where(is_same)).one_or_none()
+    same = {"of_key": new.api_key_id, "repeated": new.idempotency_key}
+    row = connection.execute(_REPEATED, same).one_or_none()
     return None if row is None else transitions.repeated(job_from_row(row), new)
 
 
 def key_use_of(connection: sa.Connection, key: sa.Row[Any], now: float) -> KeyUse:
     """What a key, a row of `keys`, has in use now."""
-    of_month = (key_months.c.api_key_id == key.id) & (key_months.c.month == month_of(now))
-    calls = connection.execute(sa.select(key_months.c.calls).where(of_month)).scalar_one_or_none()
+    of_month = {"of_key": key.id, "in_month": month_of(now)}
+    calls = connection.execute(_CALLS_OF_MONTH, of_month).scalar_one_or_none()
     this_minute = submits_this_minute(key.minute, key.minute_calls, now=now)
     return KeyUse(key.queued, key.running, this_minute=this_minute, this_month=calls or 0)
 

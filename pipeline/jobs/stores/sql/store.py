@@ -133,7 +133,7 @@ class SqlStore:
 
     def _submit(self, connection: sa.Connection, new: NewJob) -> Submitted:
         now = self._clock()
-        key = connection.execute(sa.select(keys).where(keys.c.id == new.api_key_id).with_for_update()).one_or_none()
+        key = connection.execute(statements.LOCK_KEY, {"of_key": new.api_key_id}).one_or_none()
         first = statements.find_by_idempotency_key(connection, new)
         if first is not None:
             return Submitted(first, is_new=False, queue_position=statements.queue_position_of(connection, first))
@@ -142,12 +142,12 @@ class SqlStore:
             None if key is None else key_from_row(key), use, now=now, is_export=new.meta.export_of is not None
         )
         job = statements.insert_job(connection, new, use, now)
-        waiting = connection.execute(sa.select(sa.func.sum(keys.c.queued))).scalar_one()
+        waiting = connection.execute(statements.QUEUED_IN_ALL).scalar_one()
         return Submitted(job, is_new=True, queue_position=int(waiting), rate=rate)
 
     def record(self, new: NewJob, result: JobResult) -> Job:
         with self._database.write() as connection:
-            connection.execute(sa.select(keys.c.id).where(keys.c.id == new.api_key_id).with_for_update())
+            connection.execute(statements.LOCK_KEY, {"of_key": new.api_key_id})
             first = statements.find_by_idempotency_key(connection, new)
             if first is not None:
                 return first
@@ -243,6 +243,8 @@ class SqlStore:
     def claim(
         self, worker_id: str, *, lease_s: float, job_id: int | None = None, engines: Collection[str] | None = None
     ) -> Job | None:
+        if job_id is not None and (taken := self._take_over(job_id, worker_id, lease_s=lease_s)) is not None:
+            return taken
         full_keys: set[str] = set()
         while True:
             now = self._clock()
@@ -267,11 +269,20 @@ class SqlStore:
                 job = statements.lock_first(connection, queued)
                 if job is None:
                     return None  # other workers claimed them meanwhile
-                key = connection.execute(sa.select(keys).where(keys.c.id == job.api_key_id).with_for_update()).one()
+                key = connection.execute(statements.LOCK_KEY, {"of_key": job.api_key_id}).one()
                 if transitions.may_run_more(key_from_row(key).limits, running=key.running):
                     after = transitions.claimed(job, worker_id, now=now, lease_s=lease_s)
                     return statements.save(connection, job, after)
                 full_keys.add(job.api_key_id)
+
+    def _take_over(self, job_id: int, worker_id: str, *, lease_s: float) -> Job | None:
+        """The job under a lease of this worker, where its holder is passive."""
+        with self._database.write() as connection:
+            job = statements.find_job(connection, job_id, for_update=True)
+            if job is None or not transitions.waits_for_call(job):
+                return None
+            after = transitions.transferred(job, worker_id, now=self._clock(), lease_s=lease_s)
+            return statements.save(connection, job, after)
 
     def renew(self, lease: Lease, *, lease_s: float, progress: Progress | None = None) -> bool:
         changed: dict[str, Any] = {"lease_expires_at": transitions.lease_end(self._clock(), lease_s)}
@@ -354,7 +365,7 @@ class SqlStore:
         row = fields | limit_columns(key.limits) | {"queued": 0, "running": 0, "minute": 0, "minute_calls": 0}
         try:
             with self._database.write() as connection:
-                known = connection.execute(sa.select(keys).where(keys.c.sha256 == key.sha256)).one_or_none()
+                known = connection.execute(statements.KEY_BY_HASH, {"hash": key.sha256}).one_or_none()
                 if known is not None:
                     return key_from_row(known)
                 connection.execute(keys.insert().values(row))
@@ -367,12 +378,12 @@ class SqlStore:
 
     def find_key(self, sha256: str) -> ApiKey | None:
         with self._database.read() as connection:
-            row = connection.execute(sa.select(keys).where(keys.c.sha256 == sha256)).one_or_none()
+            row = connection.execute(statements.KEY_BY_HASH, {"hash": sha256}).one_or_none()
             return None if row is None else key_from_row(row)
 
     def get_key(self, api_key_id: str, *, max_age_s: float = 0.0) -> ApiKey:
         with self._database.read() as connection:
-            row = connection.execute(sa.select(keys).where(keys.c.id == api_key_id)).one_or_none()
+            row = connection.execute(statements.KEY_BY_ID, {"of_key": api_key_id}).one_or_none()
             if row is None:
                 raise no_such_key(api_key_id)
             return key_from_row(row)
@@ -403,7 +414,7 @@ class SqlStore:
 
     def key_use(self, api_key_id: str) -> KeyUse:
         with self._database.read() as connection:
-            key = connection.execute(sa.select(keys).where(keys.c.id == api_key_id)).one_or_none()
+            key = connection.execute(statements.KEY_BY_ID, {"of_key": api_key_id}).one_or_none()
             return NOT_USED if key is None else statements.key_use_of(connection, key, self._clock())
 
     def save_s3(self, api_key_id: str, encrypted: bytes) -> None:
@@ -416,8 +427,7 @@ class SqlStore:
 
     def s3_of(self, api_key_id: str) -> bytes | None:
         with self._database.read() as connection:
-            query = sa.select(key_buckets.c.encrypted).where(key_buckets.c.api_key_id == api_key_id)
-            return connection.execute(query).scalar_one_or_none()
+            return connection.execute(statements.BUCKET_OF_KEY, {"of_key": api_key_id}).scalar_one_or_none()
 
     def reset_s3(self, api_key_id: str) -> bool:
         with self._database.write() as connection:

@@ -286,8 +286,9 @@ def test_a_commit_whose_answer_takes_minutes_is_recognized(monkeypatch: pytest.M
     assert log_of(schedule, entries).read().value == ["first", "slow", "meanwhile"]
 
 
-def test_a_copy_that_is_set_back_and_a_create_that_is_repeated_do_not_fork_the_log(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize("repeated", [1, 2])
+def test_a_copy_that_is_set_back_and_creates_that_are_repeated_do_not_fork_the_log(
+    repeated: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     schedule = Schedule(random.Random(0), deaths=0.0)
     monkeypatch.setattr(commit_log, "time", schedule)
@@ -303,7 +304,8 @@ def test_a_copy_that_is_set_back_and_a_create_that_is_repeated_do_not_fork_the_l
     log.vacuum()
     assert "x/1" not in entries.names() and "x/2" not in entries.names()
 
-    entries.create("x/1", first)
+    for number, entry in list(enumerate([first, second], 1))[:repeated]:
+        entries.create(f"x/{number}", entry)
     entries.put("x/newest", second)
 
     assert log_of(schedule, entries).read().value[-1] == "59"
@@ -375,5 +377,5 @@ def test_a_process_that_is_far_behind_starts_from_the_copy_and_retries_on_what_i
 
     append(late, "late")
 
-    assert entries.asked == ["x/newest", "create x/6", "x/6", "create x/7", "put x/newest"]
+    assert entries.asked == ["x/newest", "create x/6", "x/newest", "x/6", "create x/7", "put x/newest"]
     assert others.read().value == [*map(str, range(6)), "late"]

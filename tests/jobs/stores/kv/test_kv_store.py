@@ -244,6 +244,32 @@ def test_several_processes_share_limits_and_the_queue() -> None:
     assert len(stores[1].usage_rows(LedgerFilter(key.id))) == 30
 
 
+class CountedKeyValues(MemoryKeyValues):
+    """A map that counts how often it is read."""
+
+    gets = 0
+
+    def get(self, key: str) -> bytes | None:
+        self.gets += 1
+        return super().get(key)
+
+
+def test_waiting_for_many_jobs_asks_the_map_once(clock: Clock) -> None:
+    entries = CountedKeyValues()
+    store = KvStore(entries, clock=clock)
+    key = add_key(store)
+    jobs = [store.submit(new_job(key)).job for _ in range(100)]
+    leases = [job.lease for number in range(100) if (job := store.claim(f"w{number}", lease_s=30)) is not None]
+    for lease in leases:
+        store.renew(lease, lease_s=30, progress=Progress("generate", 7))
+    store.ended([job.id for job in jobs])
+    entries.gets = 0
+
+    assert store.ended([job.id for job in jobs]) == []
+
+    assert len(leases) == 100 and entries.gets == 1
+
+
 def test_one_idempotency_key_in_several_processes_creates_one_job() -> None:
     entries = MemoryKeyValues()
     stores = [KvStore(entries) for _ in range(8)]
