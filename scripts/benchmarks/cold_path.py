@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[2]
 KEY = "an-api-key-of-the-benchmark"
 WAIT_S = 600.0
+SCALEDOWN_S = 60.0
+"""How long an idle container stays: Modal's default, where a function says nothing else."""
 STATED = {
     "latency_s": 0.02,
     "commit_s": 0.7,
@@ -104,11 +106,11 @@ def report(parts: Sequence[Part], total_s: float) -> str:
 def measure(conditions: Conditions, engine: str, *, checkout: Path, image: bytes) -> Iterator[str]:
     """Deploy, then twice submit a job to a deployment without a container, and tell the parts up to its webhook."""
     from tests.e2e.faults import Receiver
-    from tests.fakes.modal import FakeModal
+    from tests.fakes.modal import FakeModal, Limits
 
     with (
         tempfile.TemporaryDirectory(prefix="cold-") as name,
-        FakeModal(Path(name)) as fake_modal,
+        FakeModal(Path(name), limits=Limits(scaledown_s=SCALEDOWN_S)) as fake_modal,
         Receiver() as receiver,
     ):
         deploy(fake_modal, engine, checkout)
