@@ -281,7 +281,15 @@ class KvStore:
 
     def report(self, lease: Lease, progress: Progress) -> None:
         open_job = self._held(lease)
-        self._heartbeats.write(lease, open_job, replace(self._heartbeats.last(lease, open_job), progress=progress))
+        if documents.may_have_heartbeat(open_job.job):
+            self._heartbeats.write(lease, open_job, replace(self._heartbeats.last(lease, open_job), progress=progress))
+            return
+
+        def report(transaction: Transaction) -> None:
+            job = held(transaction.head, lease).job
+            documents.save(transaction, job, replace(job, progress=progress))
+
+        self._database.commit(report)
 
     def _held(self, lease: Lease) -> OpenJob:
         try:
