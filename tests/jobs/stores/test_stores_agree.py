@@ -173,7 +173,7 @@ def draw_operation(rng: random.Random, clock: Clock, seqs: list[int]) -> Callabl
     return rng.choices([operation for _, operation in operations], [weight for weight, _ in operations])[0]
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", [*range(6), 25, 32])  # the last two shorten a lease when the clock steps back
 def test_both_stores_give_the_same_results_throughout_a_history(
     replicas: tuple[Replica, Replica], clock: Clock, seed: int
 ) -> None:
