@@ -26,7 +26,7 @@ from pipeline.api.refusals import Refusals
 from pipeline.api.request_body import BodyReader
 from pipeline.api.requests import header_key, presented_key
 from pipeline.api.upload_allowance import UploadAllowance
-from pipeline.api.waiting import CompletionWaiter
+from pipeline.api.waiting import CompletionWaiter, Followers
 from pipeline.errors import NotFound, RateLimited, Unauthorized
 from pipeline.jobs.api_keys import authenticate, authenticate_by_hash
 from pipeline.jobs.model import ApiKey, Job
@@ -46,6 +46,8 @@ RESOLVE_TIMEOUT_S = 5.0
 MAX_PROBE_THREADS = 32
 MAX_PROBES_PER_KEY = 2
 CLIENT_POLL_S = 0.25
+FOLLOW_POLL_S = 0.4
+"""Pause between two looks at a followed job, where looks are cheap; longer where `Service.poll_s` is."""
 REDELIVERIES_PER_JOB, REDELIVERIES_PER_KEY = 5, 60
 """Per minute: each sends a request to a third party."""
 
@@ -60,6 +62,7 @@ class Context:
         self.settings = service.settings
         self.store = service.store
         self.completions = CompletionWaiter(service.store, poll_s=service.poll_s)
+        self.followers = Followers(self.completions, pause_s=max(FOLLOW_POLL_S, 2 * service.poll_s))
         self.queue_stats = QueueStatsReader(service.store)
         self.refusals = Refusals()
         settings = service.settings

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -15,10 +14,8 @@ from pipeline.api.problems import BAD_REQUEST, NOT_FOUND, OK, UNAUTHORIZED, docu
 from pipeline.api.requests import read_id
 from pipeline.api.routes import ENTERPRISE
 from pipeline.errors import NotFound, StoreUnavailable
+from pipeline.jobs.model import Job
 from schemas.responses import ErrorBody
-
-EVENT_POLL_S = 0.4
-"""Pause between two looks at a followed job, where looks are cheap; longer where `Service.poll_s` is."""
 
 router = APIRouter(tags=["jobs"])
 
@@ -35,31 +32,34 @@ async def events(call_id: str, request: Request, context: Context = Depends(cont
     """Server-sent events: stage, percent and queue position as they change, then the final body."""
     caller, _ = await context.user(request)
     job = await context.in_thread(context.job_of, caller, read_id(call_id))
-    return EventSourceResponse(_events(job.id, caller.key.id, context, context.base_url(request)), ping=15)
+    return EventSourceResponse(_events(job, context, context.base_url(request)), ping=15)
 
 
-async def _events(job_id: int, api_key_id: str, context: Context, base_url: str) -> AsyncIterator[dict[str, str]]:
+async def _events(job: Job, context: Context, base_url: str) -> AsyncIterator[dict[str, str]]:
     last: dict[str, Any] | None = None
-    pause_s = max(EVENT_POLL_S, 2 * context.service.poll_s)
 
     def read() -> tuple[bool, dict[str, Any]]:
-        job = context.service.with_progress(context.store.get(job_id, api_key_id=api_key_id))
-        return job.state.is_final, context.job_body(job, fetch_path=f"{ENTERPRISE}/fetch", base_url=base_url)
+        latest = context.service.with_progress(context.store.get(job.id, api_key_id=job.api_key_id))
+        return latest.state.is_final, context.job_body(latest, fetch_path=f"{ENTERPRISE}/fetch", base_url=base_url)
 
-    while True:
-        try:
-            is_final, body = await context.in_thread(read)
-        except NotFound as error:  # the job was deleted while the client was connected
-            yield {"event": "end", "data": json.dumps(ErrorBody(message=str(error), error_code=error.code).to_json())}
-            return
-        except StoreUnavailable:  # the stream stays open until the store answers again
-            await asyncio.sleep(pause_s)
-            continue
-        if is_final:
-            yield {"event": "end", "data": json.dumps(body)}
-            return
-        progress = {name: body[name] for name in ("stage", "progress", "queue_position", "eta", "message")}
-        if last is None or progress | {"eta": 0} != last | {"eta": 0}:
-            yield {"event": "progress", "data": json.dumps(progress)}
-            last = progress
-        await asyncio.sleep(pause_s)
+    with context.followers.joined():
+        while True:
+            try:
+                is_final, body = await context.in_thread(read)
+            except NotFound as error:  # the job was deleted while the client was connected
+                yield {
+                    "event": "end",
+                    "data": json.dumps(ErrorBody(message=str(error), error_code=error.code).to_json()),
+                }
+                return
+            except StoreUnavailable:  # the stream stays open until the store answers again
+                await context.followers.pause(job)
+                continue
+            if is_final:
+                yield {"event": "end", "data": json.dumps(body)}
+                return
+            progress = {name: body[name] for name in ("stage", "progress", "queue_position", "eta", "message")}
+            if last is None or progress | {"eta": 0} != last | {"eta": 0}:
+                yield {"event": "progress", "data": json.dumps(progress)}
+                last = progress
+            await context.followers.pause(job)

@@ -1,9 +1,11 @@
-"""Waiting for jobs to end: many waiting requests share one query. Knows nothing of HTTP."""
+"""Waiting for jobs to end, and following them: many waiting requests share one query. Knows nothing of HTTP."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import structlog
 from starlette.concurrency import run_in_threadpool
@@ -11,6 +13,9 @@ from starlette.concurrency import run_in_threadpool
 from pipeline.errors import ImageTo3DError
 from pipeline.jobs.model import Job
 from pipeline.jobs.store import JobStore
+
+LOOKS_PER_S = 100.0
+"""Of all followers together: a look takes three queries, and a caller may follow thousands of jobs."""
 
 log = structlog.get_logger()
 
@@ -61,3 +66,37 @@ class CompletionWaiter:
                 for future in self._waiting.pop(job.id, []):
                     if not future.done():
                         future.set_result(job)
+
+
+class Followers:
+    """The pauses between the looks of those that follow a job's progress.
+
+    Args:
+        pause_s: between two looks of one of them, where few follow.
+    """
+
+    def __init__(self, completions: CompletionWaiter, *, pause_s: float) -> None:
+        self._completions = completions
+        self._pause_s = pause_s
+        self._count = 0
+
+    @contextmanager
+    def joined(self) -> Iterator[None]:
+        """Count as one of them for the block."""
+        self._count += 1
+        try:
+            yield
+        finally:
+            self._count -= 1
+
+    @property
+    def pause_s(self) -> float:
+        """Between two looks of each: the more follow, the longer, so that all look at most `LOOKS_PER_S` times."""
+        return max(self._pause_s, self._count / LOOKS_PER_S)
+
+    async def pause(self, job: Job) -> None:
+        """Wait until it is time for the next look; a longer pause ends with the job."""
+        if self.pause_s > self._pause_s:
+            await self._completions.wait(job, self.pause_s)
+        else:
+            await asyncio.sleep(self._pause_s)

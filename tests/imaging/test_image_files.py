@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, features
 
 from pipeline.errors import UnreadableImage
 from pipeline.imaging.decode import decode_image
@@ -19,6 +20,7 @@ from tests.fakes.images import draw_figure, encode
 PIXELS = draw_figure(160, background=(200, 200, 210))
 PHOTO = Image.fromarray(PIXELS).convert("RGB")
 BIG = 3 << 20
+FIGURE_HEIC = Path(__file__).parent / "figure.heic"
 
 
 def chunk(name: bytes, data: bytes) -> bytes:
@@ -119,6 +121,33 @@ def test_a_png_without_its_end_is_read_and_a_cut_one_is_not() -> None:
     assert np.array_equal(decode_image(png[: int(0.99 * len(png))])[:97, :, :3], noise[:97])
     with pytest.raises(UnreadableImage, match="damaged or truncated"):
         decode_image(png[: int(0.9 * len(png))])
+
+
+CUT = [
+    *(("PNG", {}), ("PNG", {"interlace": 1}), ("JPEG", {}), ("JPEG", {"progressive": True}), ("WEBP", {})),
+    *(("WEBP", {"lossless": True}), ("GIF", {}), ("BMP", {}), ("TIFF", {}), ("TIFF", {"compression": "tiff_lzw"})),
+    *(("TIFF", {"compression": "tiff_adobe_deflate"}), ("TIFF", {"compression": "jpeg"}), ("AVIF", {})),
+    ("HEIC", {}),
+]
+
+
+@pytest.mark.parametrize(("format", "options"), CUT, ids=str)
+def test_a_cut_file_is_refused_or_has_nearly_all_of_its_pixels(format: str, options: dict[str, object]) -> None:
+    if format == "AVIF" and not features.check("avif"):
+        pytest.skip("this Pillow reads no AVIF")
+    noise = np.random.default_rng(0).integers(0, 40, (512, 512, 3), np.uint8)
+    photo = Image.fromarray(np.asarray(PHOTO.resize((512, 512))) ^ noise)
+    content = FIGURE_HEIC.read_bytes() if format == "HEIC" else encode(photo, format, **options)
+    whole = decode_image(content).astype(int)
+
+    for share in (0.01, 0.1, 0.5, 0.9, 0.99):
+        try:
+            cut = decode_image(content[: int(share * len(content))])
+        except UnreadableImage as refusal:
+            assert "damaged" in str(refusal)
+        else:
+            differs = (np.abs(cut - whole) > 64).any(axis=-1)
+            assert share >= 0.9 and differs.mean() < 0.02
 
 
 LINEAR = np.full((4, 4, 3), 55, np.uint8)

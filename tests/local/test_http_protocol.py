@@ -1,4 +1,4 @@
-"""The web process's connections against a real uvicorn: silent, half-sent, kept alive, too many."""
+"""The web process's connections against a real uvicorn: silent, half-sent, unread, kept alive, too many."""
 
 from __future__ import annotations
 
@@ -14,15 +14,23 @@ from starlette.types import Receive, Scope, Send
 from pipeline.local.http_protocol import bounded_protocol
 
 HEAD_TIMEOUT_S = 0.5
+WRITE_STALL_S = 1.0
+LONG_BYTES = 64 << 20  # far more than the buffers of both ends hold
 LIMIT = 8
 WAIT_S = 30.0  # far longer than anything takes here
 HEAD = b"GET / HTTP/1.1\r\nhost: x\r\n"
 
 
 async def slow_app(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answers after three head timeouts where the path says so."""
+    """Answers after three head timeouts, or at length, where the path says so."""
     import anyio
 
+    if scope["path"] == "/long":
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for _ in range(LONG_BYTES >> 16):
+            await send({"type": "http.response.body", "body": bytes(1 << 16), "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+        return
     if scope["path"] == "/slow":
         await anyio.sleep(3 * HEAD_TIMEOUT_S)
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
@@ -32,7 +40,7 @@ async def slow_app(scope: Scope, receive: Receive, send: Send) -> None:
 @pytest.fixture
 def connect() -> Iterator[Callable[[], socket.socket]]:
     """Opens connections to a server with the bounded protocol."""
-    protocol = bounded_protocol(limit=LIMIT, head_timeout_s=HEAD_TIMEOUT_S)
+    protocol = bounded_protocol(limit=LIMIT, head_timeout_s=HEAD_TIMEOUT_S, write_stall_s=WRITE_STALL_S)
     config = uvicorn.Config(slow_app, port=0, http=protocol, lifespan="off", log_config=None, timeout_keep_alive=60)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
@@ -94,6 +102,35 @@ def test_an_answer_may_take_longer_than_a_head(connect: Callable[[], socket.sock
     connection = connect()
     connection.sendall(HEAD.replace(b"/", b"/slow", 1) + b"\r\n")
     assert b"200 OK" in read_answer(connection)
+
+
+def read_all(connection: socket.socket, *, pause_s: float) -> int:
+    """The bytes that come until the server closes, read with pauses at first."""
+    size_bytes = 0
+    for number in range(1 << 30):
+        try:
+            piece = connection.recv(1 << 16)
+        except ConnectionResetError:
+            break
+        if not piece:
+            break
+        size_bytes += len(piece)
+        if number < 600:
+            time.sleep(pause_s)
+    return size_bytes
+
+
+def test_a_client_that_does_not_read_its_answer_is_cut_off(connect: Callable[[], socket.socket]) -> None:
+    connection = connect()
+    connection.sendall(HEAD.replace(b"/", b"/long", 1) + b"connection: close\r\n\r\n")
+    time.sleep(3 * WRITE_STALL_S)
+    assert read_all(connection, pause_s=0.0) < LONG_BYTES
+
+
+def test_a_client_that_reads_slowly_gets_its_answer(connect: Callable[[], socket.socket]) -> None:
+    connection = connect()
+    connection.sendall(HEAD.replace(b"/", b"/long", 1) + b"connection: close\r\n\r\n")
+    assert read_all(connection, pause_s=WRITE_STALL_S / 300) > LONG_BYTES
 
 
 def test_a_keep_alive_connection_waits_for_its_next_request(connect: Callable[[], socket.socket]) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from ipaddress import IPv4Address, ip_address
@@ -223,3 +224,23 @@ def test_the_network_of_these_tests_records_what_is_allowed(network: RecordingNe
     assert set(network.asked) == {"1.1.1.1"} and len(network.asked) >= 4
     request_through_each_field("http://127.0.0.1/", LAPTOP, resolver_to(CLOUD))
     assert set(network.asked) == {"1.1.1.1", "127.0.0.1"}
+
+
+@pytest.mark.parametrize("first", range(4), ids=lambda number: f"public {number} times first")
+@pytest.mark.parametrize(
+    "then", [["127.0.0.1"], ["1.1.1.1", "10.0.0.1"], ["169.254.169.254", "1.1.1.1"], ["::ffff:10.0.0.1"]]
+)
+def test_a_name_that_resolves_to_another_address_later_is_not_followed_inside(
+    network: RecordingNetwork, first: int, then: list[str]
+) -> None:
+    asked: Counter[str] = Counter()
+
+    def resolve(host: str, port: int) -> list[str]:
+        asked[host] += 1
+        return ["1.1.1.1"] if asked[host] <= first else then
+
+    request_through_each_field("http://rebound.example/", STRICT, resolve)
+
+    assert set(network.asked) <= {"1.1.1.1"}
+    assert asked["rebound.example"] > len(network.asked)  # the check before, and once for each connection
+    assert len(network.asked) == max(0, first - 1)  # no connection after the name leads inside
