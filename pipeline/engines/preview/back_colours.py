@@ -24,7 +24,7 @@ from pipeline.engines.preview.subject_image import SubjectImage
 
 OUTER_DEPTH = 0.7
 """The part of the front that is lower than this, relative to the middle of its row, may turn round to the back."""
-DEEPEST_SOURCE = 0.9
+DEEPEST_SOURCE = 0.8
 """Patches from deeper parts of the front never appear on the back."""
 DEPTH_COST = 1500.0
 """Cost of a source for each unit of depth beyond `OUTER_DEPTH`, in squared Lab units as all costs."""
@@ -32,8 +32,13 @@ RIM = 0.015
 """Width of the strip along the silhouette that is always that of the front, relative to the subject's longer side."""
 RARITY_COST = 100.0
 """Cost of a source for each unit of rarity beyond 0.5."""
-PLAINNESS_COST = 120.0
+PLAINNESS_COSTS = (300.0, 120.0)
 """Cost of a source without detail: plain patches match anything moderately well, and would make a plain back."""
+OUTER_ENERGIES = (0.45, 0.65)
+"""Gradient energy of the outer front relative to that of the front, at which these costs apply; linear between.
+A front whose middle holds most of its detail must use what its outer part has; others would get scratches."""
+ENERGY_PX = 160
+"""Longer side of the image whose gradients are compared, about that of a thumbnail."""
 DETAIL_QUANTILE = 0.85
 """A patch with more detail than 85 % of the front counts as fully detailed."""
 ANALYSIS_PX = 80
@@ -83,7 +88,8 @@ def invent_back_colours(image: SubjectImage, *, seed: int) -> NDArray[np.float32
     if not target.any():
         return image.colours
     cost = DEPTH_COST * np.maximum(rows.depths - OUTER_DEPTH, 0) + RARITY_COST * np.maximum(rarity - 0.5, 0)
-    cost += PLAINNESS_COST * (1 - find_detail(image.colours, mask))
+    outer_energy = relative_energy(image.colours, mask, (rows.depths <= OUTER_DEPTH) & ~is_rare)
+    cost += np.interp(outer_energy, OUTER_ENERGIES, PLAINNESS_COSTS) * (1 - find_detail(image.colours, mask))
     cost[~mask | is_rare | (rows.depths > DEEPEST_SOURCE)] = FORBIDDEN
     features = Features.of_front(image.colours, mask)
     back = image.colours
@@ -177,6 +183,24 @@ def find_detail(colours: NDArray[np.float32], mask: NDArray[np.bool_]) -> NDArra
     share = cv2.blur(mask.astype(np.float32), (side, side))
     mean = cv2.blur(texture, (side, side)) / np.maximum(share, 0.1)
     return np.minimum(mean / max(float(np.quantile(mean[mask], DETAIL_QUANTILE)), 1.5), 1).astype(np.float32)
+
+
+def relative_energy(colours: NDArray[np.float32], mask: NDArray[np.bool_], part: NDArray[np.bool_]) -> float:
+    """Return the mean squared gradient of a part of the subject, relative to that of all of it; 1 if there is none."""
+    scale = min(1.0, ENERGY_PX / max(mask.shape))
+    size = (max(1, round(mask.shape[1] * scale)), max(1, round(mask.shape[0] * scale)))
+    small, inside, chosen = (
+        np.asarray(cv2.resize(each.astype(np.float32), size, interpolation=cv2.INTER_AREA))
+        for each in (colours, mask, part)
+    )
+    # The silhouette is no detail: pixels next to it are left out.
+    whole = cv2.erode((inside > 0.99).astype(np.uint8), np.ones((5, 5), np.uint8), borderValue=0) > 0
+    across, down = (np.diff(small, axis=axis, append=0) ** 2 for axis in (1, 0))
+    energy = (across + down).sum(axis=2)
+    in_part = whole & (chosen > 0.5)
+    if not in_part.any() or energy[whole].mean() == 0:
+        return 1.0
+    return float(energy[in_part].mean() / energy[whole].mean())
 
 
 def _across_rows(mask: NDArray[np.bool_]) -> _Rows:

@@ -37,6 +37,9 @@ USAGE_COST = 12.0
 """Cost of a source for each time that it was used beyond its share."""
 MOST_USAGE = 5
 """Uses beyond its share that a source pays for."""
+VOTE_SHARPNESS = 4.0
+"""The scale of costs in the votes is the usual one divided by this, so that few patches decide each pixel. Means of
+many are blurred, and a search that starts from them prefers plain patches."""
 BAND_SIGMAS = (1.0, 2.0, 4.0)
 """Blurs between which the frequency bands of the finest level lie, in its pixels."""
 MOST_GAIN = 3.0
@@ -210,7 +213,7 @@ class _Search:
         rows, columns = self.targets[:, 0], self.targets[:, 1]
         costs = self.costs[rows, columns]
         # Wexler et al., section 3.2: the 75th percentile of the costs is their scale.
-        scale = max(float(np.percentile(costs, 75)), 1.0)
+        scale = max(float(np.percentile(costs, 75)) / VOTE_SHARPNESS, 1.0)
         weights[rows, columns] = np.maximum(np.exp(-np.minimum(costs, 1e4) / scale), 1e-6)
         return weights
 
