@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 import structlog
@@ -81,7 +81,7 @@ class Followers:
         self._count = 0
 
     @contextmanager
-    def joined(self) -> Iterator[None]:
+    def joined(self) -> Generator[None]:
         """Count as one of them for the block."""
         self._count += 1
         try:

@@ -111,13 +111,19 @@ def _processes(workers: int | None, gpus: str | None) -> dict[str, Any]:
 def _started(data: Path | None, **given: Any) -> Iterator[Settings]:
     """Settings and logging of a process of the service. An `ImageTo3DError` is printed as one sentence, exit code 1."""
     from pipeline.engines.registry import find_spec
-    from pipeline.errors import ImageTo3DError
+    from pipeline.errors import CannotStart, ImageTo3DError
+    from pipeline.private_files import make_private_folder
     from pipeline.telemetry import configure_logging
 
     settings = settings_for(data, **given)
     try:
         for name in (*settings.offered_engines, *settings.worker_engines):
             find_spec(name)
+        try:
+            make_private_folder(settings.data_dir)
+        except OSError as error:
+            reason = (error.strerror or "").lower()
+            raise CannotStart(f"Cannot use {settings.data_dir} as the data folder: {reason}; name another.") from error
         configure_logging(settings.log_level, settings.log_format)
         yield settings
     except ImageTo3DError as error:

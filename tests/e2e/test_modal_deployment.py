@@ -506,6 +506,7 @@ def test_a_served_app_makes_a_model_and_ends_when_it_is_interrupted(own_modal: F
                 serving.kill()  # or leaving the block would wait for it
                 raise
     assert serving.returncode == 0, printed
+    assert httpx.get(url + "/health", timeout=WAIT_S).status_code == 404
 
 
 def wait_for_url(serving: subprocess.Popen[str], fake_modal: FakeModal) -> str:

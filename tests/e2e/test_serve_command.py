@@ -142,6 +142,44 @@ def test_a_port_that_is_taken_is_one_sentence_and_nothing_is_announced(tmp_path:
     ]
 
 
+@pytest.mark.parametrize("command", ["serve", "web", "worker"])
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        (
+            "postgres://nobody:secret-word@127.0.0.1:9/x",
+            "cannot be opened (connection failed: .* refused.*DATABASE_URL",
+        ),
+        ("mysql://nobody:secret-word@127.0.0.1/x", "postgresql://user:password@host/name; mysql is no kind"),
+        ("postgresql://nobody:secret-word@host:port/x", "DATABASE_URL must be an address such as postgresql://"),
+        ("secret-word", "DATABASE_URL must be an address such as postgresql://"),
+    ],
+)
+def test_a_database_that_cannot_be_opened_is_one_sentence(tmp_path: Path, command: str, url: str, words: str) -> None:
+    environment = os.environ | {"IMAGE_TO_3D_DATABASE_URL": url, "IMAGE_TO_3D_PORT": "0"}
+    arguments = [sys.executable, "-m", "pipeline.cli", command, "--data", str(tmp_path)]
+
+    ended = subprocess.run(
+        arguments, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=WAIT_S, check=False
+    )
+
+    assert (ended.returncode, ended.stdout) == (1, "")
+    (line,) = ended.stderr.splitlines()
+    assert re.search(words.replace("(", r"\("), line) and "secret-word" not in line
+
+
+@pytest.mark.parametrize("command", ["serve", "web", "worker"])
+def test_a_data_folder_that_is_a_file_is_one_sentence(tmp_path: Path, command: str) -> None:
+    taken = tmp_path / "data"
+    taken.write_text("")
+    arguments = [sys.executable, "-m", "pipeline.cli", command, "--data", str(taken)]
+
+    ended = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, timeout=WAIT_S, check=False)
+
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr == f"Cannot use {taken} as the data folder: file exists; name another.\n"
+
+
 def test_all_processes_exit_if_the_supervisor_is_killed(tmp_path: Path) -> None:
     with serving(tmp_path / "data") as (process, _, _):
         pids = children_of(process.pid)

@@ -195,6 +195,8 @@ class MemoryStore:
             for job in sorted(self._jobs.values(), key=lambda job: (job.state is JobState.QUEUED, job.seq)):
                 if job_id not in (None, job.id):
                     continue
+                if job_id is not None and transitions.waits_for_call(job):
+                    return self._put(job, transitions.transferred(job, worker_id, now=now, lease_s=lease_s))
                 if job.state is JobState.RUNNING:
                     decision = transitions.lease_checked(job, worker_id, now=now, lease_s=lease_s, engines=engines)
                     after = self._apply(job, decision)

@@ -402,7 +402,10 @@ def test_a_job_is_transferred_within_its_attempt_and_taken_over_by_one_process(
         with pytest.raises(LeaseLost):
             void()
 
-    taken = store.transfer(waiting.lease, worker_id="second", lease_s=30)
+    assert store.claim("another", lease_s=30) is None  # it looks for any job, and this one waits
+    taken = store.claim("second", lease_s=30, job_id=first.id)
+    assert taken is not None
+    assert store.claim("third", lease_s=30, job_id=first.id) is None
     with pytest.raises(LeaseLost):
         store.transfer(waiting.lease, worker_id="third", lease_s=30)
 

@@ -20,8 +20,9 @@ A deleted version must not be mistaken for one that was never written. Four rule
    nor the one before the newest.
 2. A snapshot is valid for `SNAPSHOT_VALID_S`: a commit whose create has not been sent by then starts again.
 3. A reader that finds entry u+1 missing, and did not know u as the newest within the last `SNAPSHOT_VALID_S`, reads u
-   and u-1 afterwards, and trusts u only if u-1 is the version that u was made from. Otherwise a scan of all names finds
-   the newest version.
+   and u-1 afterwards, and trusts u only if u-1 is the version that u was made from; and, where the copy is old enough
+   for later versions to be deleted, if u is later than the number in `x/deleted`, which a vacuum writes before it
+   deletes that version. Otherwise a scan of all names finds the newest version.
 4. A writer whose create took longer than `TRUSTED_S` asks, before anything else, whether its version is part of the
    log, and deletes it where it is not.
 
@@ -30,13 +31,13 @@ By 3, no reader takes it for the newest version: u-1 or u was deleted before u+1
 differs. The same holds for any old version: u-1 was there later, so u+1 had not been deleted, hence did not exist yet.
 By 4, its writer does not take it for a commit. Within `TRUSTED_S` of u being the newest, all later versions are younger
 than that, hence (1) still there, and an entry that was created is the first of its number. What `x` and
-`x/newest` hold does not matter for this: a late writer may set them back. Of two that are old the later one is used.
+`x/newest` hold does not matter for this: a late writer may set them back.
 
 The protocol assumes that the clocks of two machines differ by less than 30 s: `RETAIN_S` exceeds the sum of that,
 `SNAPSHOT_VALID_S` and `TRUSTED_S`. It assumes nothing about how long an operation takes, and tolerates operations that
-are repeated later by the network, but not four at once, each more than `RETAIN_S` late: a repeated create of a deleted
-version u, another writer's create of u+1, and puts that set both `x` and `x/newest` back before u. A reader that knows
-no version would take u+1 for the newest.
+are repeated later by the network, but not four at once, each more than `RETAIN_S` late: creates of two deleted versions
+u and u+1, and puts that set both `x/newest` and `x/deleted` back before u. A reader that knows no version would take
+u+1 for the newest.
 
 Each version carries a random token. An operation that failed without an answer may have taken effect; the token shows
 whether it did. Changes that threads of one process request at the same time share one commit.
@@ -259,10 +260,9 @@ class CommitLog(Generic[S]):
     def _find(self) -> Version[S]:
         """The newest version, without knowing a recent one: rule 3."""
         copy, scanned_at_s = self._copy(time.monotonic()), float("-inf")
-        number = 0 if copy is None else copy.number
-        # Either of the two may be an old one, set back. It matters where later versions can be deleted.
-        if copy is None or self._wall_clock() - copy.retained[-1][1] > RETAIN_S / 2:
-            number = max(number, self._last_commit())
+        number = self._last_commit() if copy is None else copy.number  # its value may be an old one, set back
+        is_old = copy is not None and self._wall_clock() - copy.retained[-1][1] > RETAIN_S / 2
+        deleted = int(self._entries.get(self._deleted_key) or 0) if is_old else 0
         while True:
             asked_at_s = time.monotonic()
             if number == 0:
@@ -280,7 +280,7 @@ class CommitLog(Generic[S]):
                 newest = self._open(number, entry, asked_at_s)
                 # Versions that a scan has missed are younger than the scan, so none of them is deleted yet.
                 is_scanned = time.monotonic() - scanned_at_s <= TRUSTED_S
-                if is_scanned or self._is_made_from(newest, before):
+                if is_scanned or (number > deleted and self._is_made_from(newest, before)):
                     return newest
             number = 0  # the last commit on record is deleted
 
@@ -304,6 +304,10 @@ class CommitLog(Generic[S]):
     @property
     def _copy_key(self) -> str:
         return f"{self._name}/newest"
+
+    @property
+    def _deleted_key(self) -> str:
+        return f"{self._name}/deleted"
 
     def _key(self, number: int) -> str:
         return f"{self._name}/{number}"
@@ -362,10 +366,12 @@ class CommitLog(Generic[S]):
         Raises:
             StoreUnavailable: the map is unavailable; the next vacuum deletes the rest.
         """
-        base, deleted = self.read(), set[int]()
-        for number, committed_at in base.retained:
-            is_young = self._wall_clock() - committed_at < RETAIN_S
-            if number >= base.number - 1 or is_young or not base.is_valid():
+        base, deleted, now = self.read(), set[int](), self._wall_clock()
+        old = [number for number, at in base.retained if number < base.number - 1 and now - at >= RETAIN_S]
+        if old:
+            self._entries.put(self._deleted_key, str(max(old)).encode())
+        for number in old:
+            if not base.is_valid():
                 break
             self._entries.delete(self._key(number))
             deleted.add(number)

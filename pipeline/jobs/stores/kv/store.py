@@ -266,8 +266,10 @@ class KvStore:
         heartbeat, now = self._heartbeats.last(lease, open_job), self._clock()
         if progress is not None:
             heartbeat = replace(heartbeat, progress=progress)
-        if documents.may_have_heartbeat(open_job.job) and heartbeat.lease_expires_at - now >= lease_s / 2:
-            expires_at = transitions.lease_end(now, lease_s)
+        expires_at = transitions.lease_end(now, lease_s)
+        # A lease that ends before the head's, since the clock was set back, must be in the head: see `leases.claim`.
+        extends = heartbeat.lease_expires_at - now >= lease_s / 2 and expires_at >= (open_job.job.lease_expires_at or 0)
+        if documents.may_have_heartbeat(open_job.job) and extends:
             self._heartbeats.write(lease, open_job, replace(heartbeat, lease_expires_at=expires_at))
             return open_job.job.is_cancel_requested
 
@@ -281,7 +283,15 @@ class KvStore:
 
     def report(self, lease: Lease, progress: Progress) -> None:
         open_job = self._held(lease)
-        self._heartbeats.write(lease, open_job, replace(self._heartbeats.last(lease, open_job), progress=progress))
+        if documents.may_have_heartbeat(open_job.job):
+            self._heartbeats.write(lease, open_job, replace(self._heartbeats.last(lease, open_job), progress=progress))
+            return
+
+        def report(transaction: Transaction) -> None:
+            job = held(transaction.head, lease).job
+            documents.save(transaction, job, replace(job, progress=progress))
+
+        self._database.commit(report)
 
     def _held(self, lease: Lease) -> OpenJob:
         try:

@@ -19,11 +19,15 @@ import sqlalchemy as sa
 import structlog
 from sqlalchemy import event, exc
 
-from pipeline.errors import StoreUnavailable
+from pipeline.errors import CannotStart, StoreUnavailable
 from pipeline.jobs.stores.sql.schema import SCHEMA_REVISION, oldest_code
 from pipeline.private_files import make_private_file, make_private_folder
 
 BUSY = "The service's database is busy or unavailable; try again."
+SQLITE_SAYS = "The service's database is busy or unavailable ({}); try again."
+"""With SQLite's own words, such as `database or disk is full`. Postgres' words hold addresses and names of users."""
+UNREACHABLE = "The service's database cannot be opened ({}); check DATABASE_URL, or the data folder."
+NO_ADDRESS = "DATABASE_URL must be an address such as postgresql://user:password@host/name."
 REFUSED = "The service's database refused a statement ({}); the service's log says which."
 BUSY_TIMEOUT_S = 10.0
 LOCK_POLL_S = 0.001
@@ -33,6 +37,7 @@ MAX_TOGETHER = 64
 START_LOCK = 0x1243D
 """Postgres advisory lock, held to the end of a transaction, under which processes that start take turns."""
 
+DRIVERS = frozenset({"sqlite", "postgresql+psycopg"})
 POOLER_OPTIONS = frozenset({"pgbouncer", "connection_limit", "pool_timeout"})
 """Options that hosters add to the address of their pooler for other clients; libpq refuses an address with them."""
 
@@ -91,6 +96,7 @@ class _Piece(Generic[Result]):
         self.work = work
         self.is_settled = threading.Event()
         self.is_committed = False
+        self.failure = BUSY
         self._value: Result | None = None
         self._error: Exception | None = None
 
@@ -108,7 +114,7 @@ class _Piece(Generic[Result]):
         """The result of the work, or its exception."""
         self.is_settled.wait()
         if not self.is_committed:
-            raise StoreUnavailable(BUSY)
+            raise StoreUnavailable(self.failure)
         if self._error is not None:
             raise self._error
         return self._value  # pyright: ignore[reportReturnType]
@@ -124,10 +130,13 @@ class Database:
         url: as SQLAlchemy reads it, `sqlite:///…` or `postgresql+psycopg://…`.
         pool_size: connections that stay open once they were needed.
         pool_overflow: further connections under load.
+
+    Raises:
+        CannotStart: the address is none that this service can use.
     """
 
     def __init__(self, url: str, *, pool_size: int = 8, pool_overflow: int = 8) -> None:
-        address = sa.make_url(url)
+        address = _read_address(url)
         self.is_sqlite = address.get_backend_name() == "sqlite"
         if self.is_sqlite:
             if address.database and address.database != ":memory:":
@@ -220,6 +229,10 @@ class Database:
                 for piece in pieces:
                     piece.run(connection)
             is_committed = True
+        except StoreUnavailable as error:
+            for piece in pieces:
+                piece.failure = str(error)
+            raise
         finally:
             for piece in pieces:
                 piece.is_committed = is_committed
@@ -233,13 +246,26 @@ class Database:
         Raises:
             StoreUnavailable: the database is unavailable, or of a newer version whose schema this one cannot use.
         """
-        with self.read() as connection:
-            if _is_usable(_revision(connection)):
-                return
+        if _is_usable(self.revision()):
+            return
         with self.write() as connection:
             self.take_turns(connection)
             if not _is_usable(_revision(connection)):
                 _upgrade(connection)
+
+    def revision(self) -> str | None:
+        """The revision of this service's tables, None in an empty database. The first look at a database.
+
+        Raises:
+            StoreUnavailable: it cannot be reached; the reason is the driver's, which may name a user, never a password.
+        """
+        try:
+            with self.read() as connection:
+                return _revision(connection)
+        except StoreUnavailable as error:
+            if not isinstance(error.__cause__, exc.OperationalError):
+                raise
+            raise StoreUnavailable(UNREACHABLE.format(_first_line(error.__cause__))) from error
 
     def take_turns(self, connection: sa.Connection) -> None:
         """Wait in a write transaction until no other process is in one that took its turn here too."""
@@ -259,10 +285,29 @@ def schema_revision(url: str) -> str | None:
     """
     database = Database(url)
     try:
-        with database.read() as connection:
-            return _revision(connection)
+        return database.revision()
     finally:
         database.close()
+
+
+def _read_address(url: str) -> sa.URL:
+    """The parts of a database's address.
+
+    Raises:
+        CannotStart: it is malformed, or another kind of database.
+    """
+    try:
+        address = sa.make_url(url)
+    except (exc.ArgumentError, ValueError):
+        raise CannotStart(NO_ADDRESS) from None
+    if address.drivername not in DRIVERS:
+        raise CannotStart(f"{NO_ADDRESS[:-1]}; {address.drivername} is no kind of database that this service uses.")
+    return address
+
+
+def _first_line(error: exc.DBAPIError) -> str:
+    """What the driver says, without the advice that follows it."""
+    return next(iter(str(error.orig).strip().splitlines()), type(error.orig).__name__).rstrip(".")
 
 
 def _prepare_sqlite(connection: Any, record: object) -> None:
@@ -309,11 +354,23 @@ def _translated() -> Generator[None]:
     except (exc.IntegrityError, exc.DataError):
         raise  # the statement's own: a key that is taken, a value out of range
     except (exc.OperationalError, exc.InterfaceError, exc.TimeoutError, sqlite3.OperationalError) as error:
-        raise StoreUnavailable(BUSY) from error
+        words = _words_of_sqlite(error)
+        raise StoreUnavailable(BUSY if words is None else SQLITE_SAYS.format(words)) from error
     except exc.DBAPIError as error:  # a missing table or right, a pooler that breaks sessions, a read-only replica
         reason = type(error.orig).__name__
         log.error("database refused a statement", reason=reason, statement=error.statement)
         raise StoreUnavailable(REFUSED.format(reason)) from error
+
+
+def _words_of_sqlite(error: Exception) -> str | None:
+    """What SQLite said first: it drops the savepoints of a failed transaction, and says next that they are gone."""
+    words: str | None = None
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, sqlite3.OperationalError):
+            words = str(cause)
+        cause = cause.__cause__ or cause.__context__
+    return words
 
 
 def _revision(connection: sa.Connection) -> str | None:

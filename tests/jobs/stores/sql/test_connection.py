@@ -102,7 +102,7 @@ def test_a_full_disk_rolls_back_the_whole_group(database: Database) -> None:
     futures = do_together(database, [put(1), put(2, text="x" * 100_000), put(3)])
 
     for future in futures:
-        with pytest.raises(StoreUnavailable, match="busy or unavailable"):
+        with pytest.raises(StoreUnavailable, match=r"busy or unavailable \(database or disk is full\)"):
             future.result(10)
     assert numbers(database) == []
 
