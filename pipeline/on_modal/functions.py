@@ -51,8 +51,8 @@ def run_job(
     of the generation where that is there, and transfers the job where it is not.
 
     No stage waits for a commit of its checkpoint but the one before the transfer: the GPU's result can be asked for
-    again by its call, and the platform commits in the background every few seconds. Outputs are committed before the
-    end of the job is written.
+    again by its call, and the platform commits in the background every few seconds: also the deletion of a checkpoint.
+    Outputs are committed before the end of the job is written.
 
     Args:
         announced: the call of the generation that has announced its answer; "" if another one dispatches.
@@ -75,7 +75,6 @@ def run_job(
             engines.abandon(job.file_prefix)
         if job.webhook_url is not None:
             send_webhooks(job.id)
-        _best_effort_commit(deployment.commit_work)
 
     def start_containers(job: Job, engine: str | None) -> None:
         engines.wake(engine, channel=job.file_prefix, is_first_run=_is_first_run(job))
@@ -159,7 +158,7 @@ def _is_first_run(job: Job) -> bool:
 
 
 def _best_effort_commit(commit: Callable[[], None]) -> None:
-    """Commit what no answer depends on: a generation kept for exports, the deletion of checkpoints."""
+    """Commit what no answer depends on: a generation kept for exports, what intake found."""
     try:
         commit()
     except Exception:

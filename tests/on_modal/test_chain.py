@@ -138,7 +138,7 @@ def test_an_undisturbed_job_asks_little_of_the_platform(tmp_path: Path) -> None:
     platform.run_to_end(submitted(platform))
 
     asked = platform.steps.by_name
-    assert asked["VolumeCommit"] == 2  # the checkpoint before the transfer, and its deletion at the end
+    assert asked["VolumeCommit"] == 1  # the checkpoint before the transfer
     assert asked["FunctionMap"] == 3  # the start of a container, the generation, the second dispatch
     assert asked["FunctionCallCancel"] == asked["FunctionGetOutputs"] == 1
     assert sum(count for step, count in asked.items() if step.startswith("Dict")) <= 26
