@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 
 from pipeline.engines.preview.features import Features
-from pipeline.engines.preview.patch_synthesis import FINEST_PX, FORBIDDEN, SIDE, synthesize
+from pipeline.engines.preview.patch_synthesis import FINEST_PX, FORBIDDEN, SIDE, PatchSynthesis
 from pipeline.engines.preview.subject_image import SubjectImage
 
 OUTER_DEPTH = 0.7
@@ -92,9 +92,9 @@ def invent_back_colours(image: SubjectImage, *, seed: int) -> NDArray[np.float32
     cost += np.interp(outer_energy, OUTER_ENERGIES, PLAINNESS_COSTS) * (1 - find_detail(image.colours, mask))
     cost[~mask | is_rare | (rows.depths > DEEPEST_SOURCE)] = FORBIDDEN
     features = Features.of_front(image.colours, mask)
-    back = image.colours
+    back, synthesis = image.colours, PatchSynthesis(image.colours, target, mask, rows.start_columns)
     for _ in range(ATTEMPTS):
-        back = synthesize(image.colours, target, mask, cost.astype(np.float32), rows.start_columns, seed=seed)
+        back = synthesis.fill(cost.astype(np.float32), seed=seed)
         repeated = features.find_repeated(back, target)
         if not repeated.any():
             break

@@ -20,7 +20,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from pipeline.engines.preview.nearest import nearest_position
-from pipeline.engines.preview.seams import seam_correction
+from pipeline.engines.preview.seams import SeamSolver
 from pipeline.mesh.kernels import kernel
 
 RADIUS = 3
@@ -48,48 +48,63 @@ FORBIDDEN = np.float32(1e6)
 """Source cost of patches that are never used."""
 
 
-def synthesize(
-    colours: NDArray[np.float32],
-    target: NDArray[np.bool_],
-    inside: NDArray[np.bool_],
-    source_cost: NDArray[np.float32],
-    start_columns: NDArray[np.float32],
-    *,
-    seed: int,
-) -> NDArray[np.float32]:
-    """Fill a region of an image.
+class PatchSynthesis:
+    """Fills a region of an image, for any costs of its sources. A further search does not start from the one before:
+    what that had taken from sources that are excluded since would leave its outline.
 
     Args:
         colours: (H, W, 3) sRGB in [0, 1].
         target: (H, W), the pixels to fill.
-        source_cost: (H, W) cost of taking a patch around each pixel, in squared Lab units; `FORBIDDEN` excludes it.
+        inside: (H, W), the pixels of the subject.
         start_columns: (H, W) column from which each pixel is filled at first.
-        seed: of the random search.
-
-    Returns:
-        (H, W, 3) sRGB in [0, 1]; equal to `colours` outside the target.
     """
-    height, width = target.shape
-    lab = np.asarray(cv2.cvtColor(colours, cv2.COLOR_RGB2LAB), np.float32)
-    scale = max(1.0, max(height, width) / FINEST_PX)
-    steps = max(0, int(np.ceil(np.log2(max(height, width) / scale / COARSEST_PX))))
-    search: _Search | None = None
-    for level in range(steps, -1, -1):
-        factor = scale * 2**level
-        finer = _Search.at_level(lab, target, source_cost, start_columns, factor)
-        if not finer.is_solvable:
-            continue
-        if search is not None:
-            finer.take_over(search)
-        rounds = ROUNDS[min(steps - level, len(ROUNDS) - 1)]
-        for k in range(rounds):
-            finer.improve(seed + 1000 * level + k)
-            finer.vote()
-        search = finer
-    if search is None:
-        return colours
-    filled = cv2.cvtColor(search.full_size(lab, target, inside), cv2.COLOR_LAB2RGB)
-    return np.where(target[..., None], np.clip(filled, 0, 1), colours)
+
+    def __init__(
+        self,
+        colours: NDArray[np.float32],
+        target: NDArray[np.bool_],
+        inside: NDArray[np.bool_],
+        start_columns: NDArray[np.float32],
+    ) -> None:
+        self._colours = colours
+        self._lab = np.asarray(cv2.cvtColor(colours, cv2.COLOR_RGB2LAB), np.float32)
+        self._target = target
+        self._inside = inside
+        self._start_columns = start_columns
+        self._seams: SeamSolver | None = None
+
+    def fill(self, source_cost: NDArray[np.float32], *, seed: int) -> NDArray[np.float32]:
+        """Fill the region.
+
+        Args:
+            source_cost: (H, W) cost of taking a patch around each pixel, in squared Lab units; `FORBIDDEN` excludes it.
+            seed: of the random search.
+
+        Returns:
+            (H, W, 3) sRGB in [0, 1]; equal to `colours` outside the target.
+        """
+        size = max(self._target.shape)
+        scale = max(1.0, size / FINEST_PX)
+        coarsest = max(0, int(np.ceil(np.log2(size / scale / COARSEST_PX))))
+        search: _Search | None = None
+        for level in range(coarsest, -1, -1):
+            factor = scale * 2**level
+            finer = _Search.at_level(self._lab, self._target, source_cost, self._start_columns, factor)
+            if not finer.is_solvable:
+                continue
+            if search is not None:
+                finer.take_over(search)
+            for k in range(ROUNDS[min(coarsest - level, len(ROUNDS) - 1)]):
+                finer.improve(seed + 1000 * level + k)
+                finer.vote()
+            search = finer
+        if search is None:
+            return self._colours
+        if self._seams is None or self._seams.target.shape != search.target.shape:
+            self._seams = SeamSolver(search.target, _reduced(self._inside, search.target.shape) > 0.5)
+        correction = self._seams.correction(search.exemplar, search.sources)
+        filled = cv2.cvtColor(search.full_size(self._lab, self._target, correction), cv2.COLOR_LAB2RGB)
+        return np.where(self._target[..., None], np.clip(filled, 0, 1), self._colours)
 
 
 @dataclass(eq=False)
@@ -218,12 +233,14 @@ class _Search:
         return weights
 
     def full_size(
-        self, lab: NDArray[np.float32], target: NDArray[np.bool_], inside: NDArray[np.bool_]
+        self, lab: NDArray[np.float32], target: NDArray[np.bool_], correction: NDArray[np.float32]
     ) -> NDArray[np.float32]:
-        """Fill the region of the full image with the patches that were found: (H, W, 3) Lab."""
+        """Fill the region of the full image with the patches that were found: (H, W, 3) Lab.
+
+        Args:
+            correction: (h, w, 3) Lab, added to the colours of each source.
+        """
         filled = lab.copy()
-        small_inside = _reduced(inside, self.target.shape) > 0.5
-        correction = seam_correction(self.exemplar, self.target, small_inside, self.sources)
         weights = np.where(self.target, self._weights(), 0).astype(np.float32)
         scale = (target.shape[0] / self.target.shape[0], target.shape[1] / self.target.shape[1])
         pixels = _positions(target)
@@ -231,7 +248,8 @@ class _Search:
         sigmas = tuple(sigma * max(scale) for sigma in BAND_SIGMAS)
         # What the sources have in each band, the mean of squares: averages of colours have less.
         wanted, limits = np.zeros_like(lab), np.zeros_like(lab)
-        for found, voted in ((_band_energies(lab, sigmas), wanted), (_nearby_range(lab, max(sigmas)), limits)):
+        energies = np.stack([band**2 for band in _bands(lab, sigmas)], axis=2)
+        for found, voted in ((energies, wanted), (_nearby_range(lab, max(sigmas)), limits)):
             _vote(found, voted, pixels, self.sources, weights, np.zeros_like(correction), scale[0], scale[1], 1)
         lightness = _with_energies(filled, wanted, target, sigmas)
         # Beyond what the sources show nearby, more contrast would be a halo beside an edge.
@@ -241,14 +259,10 @@ class _Search:
 
 
 def _bands(lab: NDArray[np.float32], sigmas: tuple[float, ...]) -> list[NDArray[np.float32]]:
-    """Return the differences of ever stronger blurs, finest first: (H, W, 3) each."""
-    blurred = [lab, *(np.asarray(cv2.GaussianBlur(lab, (0, 0), sigma), np.float32) for sigma in sigmas)]
+    """Return the differences of ever stronger blurs of the lightness, finest first: (H, W, 3) Lab -> (H, W) each."""
+    lightness = np.ascontiguousarray(lab[..., 0])
+    blurred = [lightness, *(np.asarray(cv2.GaussianBlur(lightness, (0, 0), sigma), np.float32) for sigma in sigmas)]
     return [finer - coarser for finer, coarser in pairwise(blurred)]
-
-
-def _band_energies(lab: NDArray[np.float32], sigmas: tuple[float, ...]) -> NDArray[np.float32]:
-    """Return the squares of the lightness of three bands: (H, W, 3) Lab -> (H, W, 3)."""
-    return np.ascontiguousarray(np.stack([band[..., 0] ** 2 for band in _bands(lab, sigmas)], axis=2), np.float32)
 
 
 def _nearby_range(lab: NDArray[np.float32], reach: float) -> NDArray[np.float32]:
@@ -269,14 +283,14 @@ def _with_energies(
 
     A band is never weakened: patches that fit each other have their edges where the region has none.
     """
-    found, lightness = _band_energies(lab, sigmas), lab[..., 0].copy()
+    lightness = lab[..., 0].copy()
     for k, (band, sigma) in enumerate(zip(_bands(lab, sigmas), sigmas, strict=True)):
         have, want = (
-            np.asarray(cv2.GaussianBlur(each[..., k] * target.astype(np.float32), (0, 0), 4 * sigma), np.float32)
-            for each in (found, wanted)
+            np.asarray(cv2.GaussianBlur(each * target.astype(np.float32), (0, 0), 4 * sigma), np.float32)
+            for each in (band**2, wanted[..., k])
         )
         gain = np.sqrt((want + 1e-3) / (have + 1e-3)).clip(1, MOST_GAIN)
-        lightness += (gain - 1) * band[..., 0]
+        lightness += (gain - 1) * band
     return lightness
 
 

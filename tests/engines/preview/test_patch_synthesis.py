@@ -4,8 +4,8 @@ import cv2
 import numpy as np
 import pytest
 
-from pipeline.engines.preview.patch_synthesis import FORBIDDEN, RADIUS, _search, synthesize
-from pipeline.engines.preview.seams import seam_correction
+from pipeline.engines.preview.patch_synthesis import FORBIDDEN, RADIUS, PatchSynthesis, _search
+from pipeline.engines.preview.seams import SeamSolver
 
 
 def fill(colours: np.ndarray, target: np.ndarray, cost: np.ndarray | None = None, *, seed: int = 1) -> np.ndarray:
@@ -14,7 +14,7 @@ def fill(colours: np.ndarray, target: np.ndarray, cost: np.ndarray | None = None
         source_cost = np.maximum(source_cost, cost)
     columns = np.broadcast_to(np.arange(target.shape[1], dtype=np.float32), target.shape)
     start = np.where(target, 5, columns).astype(np.float32)
-    return synthesize(colours, target, np.ones_like(target), source_cost, start, seed=seed)
+    return PatchSynthesis(colours, target, np.ones_like(target), start).fill(source_cost, seed=seed)
 
 
 def textured(side: int = 64) -> np.ndarray:
@@ -108,7 +108,7 @@ def test_a_step_of_shading_between_two_sources_disappears_and_a_border_stays() -
     def steps(right: tuple[float, float, float]) -> np.ndarray:
         exemplar[:, :30], exemplar[:, 30:] = (50, 0, 0), right
         copied = exemplar[sources[..., 0], sources[..., 1]]
-        filled = copied + seam_correction(exemplar, target, np.ones_like(target), sources)
+        filled = copied + SeamSolver(target, np.ones_like(target)).correction(exemplar, sources)
         return np.abs(np.diff(filled[4], axis=0)).max(axis=0)
 
     assert steps((60, 0, 0))[0] < 2
