@@ -295,6 +295,11 @@ class Context:
         )
 
 
-async def context_of(request: Request) -> Context:  # FastAPI runs a plain function in a thread, for each request
+def context_in(request: Request) -> Context:
     """The context that `create_app` made."""
     return request.app.state.context
+
+
+async def context_of(request: Request) -> Context:  # FastAPI runs a plain function in a thread, for each request
+    """`context_in`, as a dependency of routes."""
+    return context_in(request)

@@ -54,7 +54,7 @@ def reference(request: Request) -> HTMLResponse:
 @router.get("/llms.txt", include_in_schema=False)
 def llms(request: Request) -> PlainTextResponse:
     """The service in a text for programs that read text."""
-    return PlainTextResponse(llms_text(request.app.openapi(), base_url=context_of(request).base_url(request)))
+    return PlainTextResponse(llms_text(request.app.openapi(), base_url=context_in(request).base_url(request)))
 
 
 @router.get("/playground/{name}", include_in_schema=False)
@@ -71,7 +71,7 @@ def reference_asset(name: str, request: Request) -> Response:
 
 def _page(folder: str, request: Request) -> HTMLResponse:
     """A page; its links begin with the path that a proxy may serve the whole service below."""
-    path = urlsplit(context_of(request).base_url(request)).path.rstrip("/")
+    path = urlsplit(context_in(request).base_url(request)).path.rstrip("/")
     content = read_asset(folder, "index.html").content.replace(b'="/', f'="{escape(path)}/'.encode())
     headers = {**PAGE_HEADERS, "content-security-policy": POLICIES[folder]}
     return HTMLResponse(content, headers=headers)
