@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 
 from pipeline.api.assets import answer_asset, read_asset
-from pipeline.api.context import Context, context_of
+from pipeline.api.context import Context, context_in, context_of
 from pipeline.api.llms import llms_text
 from pipeline.api.metrics import metrics_text
 from pipeline.api.problems import OK, UNAUTHORIZED, UNAVAILABLE, documented
