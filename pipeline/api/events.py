@@ -42,7 +42,7 @@ async def _events(job: Job, context: Context, base_url: str) -> AsyncIterator[di
         latest = context.service.with_progress(context.store.get(job.id, api_key_id=job.api_key_id))
         return latest.state.is_final, context.job_body(latest, fetch_path=f"{ENTERPRISE}/fetch", base_url=base_url)
 
-    with context.followers.joined():
+    with context.followers.joined(job.api_key_id):
         while True:
             try:
                 is_final, body = await context.in_thread(read)

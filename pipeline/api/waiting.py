@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Generator
 from contextlib import contextmanager
 
@@ -14,8 +14,9 @@ from pipeline.errors import ImageTo3DError
 from pipeline.jobs.model import Job
 from pipeline.jobs.store import JobStore
 
-LOOKS_PER_S = 100.0
-"""Of all followers together: a look takes three queries, and a caller may follow thousands of jobs."""
+LOOKS_PER_S = 50.0
+"""Of all followers of one key's jobs together: a look takes three queries, and a caller may follow thousands of jobs.
+Those of other keys are updated no less often for it."""
 
 log = structlog.get_logger()
 
@@ -78,25 +79,27 @@ class Followers:
     def __init__(self, completions: CompletionWaiter, *, pause_s: float) -> None:
         self._completions = completions
         self._pause_s = pause_s
-        self._count = 0
+        self._by_key = Counter[str]()
 
     @contextmanager
-    def joined(self) -> Generator[None]:
-        """Count as one of them for the block."""
-        self._count += 1
+    def joined(self, api_key_id: str) -> Generator[None]:
+        """Count as a follower of one of a key's jobs for the block."""
+        self._by_key[api_key_id] += 1
         try:
             yield
         finally:
-            self._count -= 1
+            self._by_key[api_key_id] -= 1
+            self._by_key += Counter[str]()  # drops the keys that nobody follows
 
-    @property
-    def pause_s(self) -> float:
-        """Between two looks of each: the more follow, the longer, so that all look at most `LOOKS_PER_S` times."""
-        return max(self._pause_s, self._count / LOOKS_PER_S)
+    def pause_s(self, api_key_id: str) -> float:
+        """Between two looks of each: the more follow a key's jobs, the longer, so that they look at most `LOOKS_PER_S`
+        times together."""
+        return max(self._pause_s, self._by_key[api_key_id] / LOOKS_PER_S)
 
     async def pause(self, job: Job) -> None:
         """Wait until it is time for the next look; a longer pause ends with the job."""
-        if self.pause_s > self._pause_s:
-            await self._completions.wait(job, self.pause_s)
+        pause_s = self.pause_s(job.api_key_id)
+        if pause_s > self._pause_s:
+            await self._completions.wait(job, pause_s)
         else:
             await asyncio.sleep(self._pause_s)
