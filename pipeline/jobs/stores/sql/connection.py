@@ -312,13 +312,16 @@ def _first_line(error: exc.DBAPIError) -> str:
 
 def _prepare_sqlite(connection: Any, record: object) -> None:
     connection.isolation_level = None  # this module begins transactions, not the driver
+    cursor = connection.cursor()
+    # SQLite does not wait for the lock that the change to a write-ahead log takes: processes that start together.
+    _execute_when_free(cursor, "PRAGMA journal_mode = WAL")
     for pragma in (
-        "journal_mode = WAL",
         f"busy_timeout = {int(BUSY_TIMEOUT_S * 1000)}",
         "cache_size = -16000",
         "journal_size_limit = 67108864",
     ):
-        connection.execute(f"PRAGMA {pragma}").close()
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
 
 
 def _begin_immediate(connection: sa.Connection) -> None:
@@ -331,20 +334,29 @@ def _begin_immediate(connection: sa.Connection) -> None:
     cursor.execute("PRAGMA busy_timeout = 0")
     # FULL: what was committed survives a power cut.
     cursor.execute(f"PRAGMA synchronous = {'FULL' if connection.get_execution_options()['is_durable'] else 'NORMAL'}")
-    deadline_s = time.monotonic() + BUSY_TIMEOUT_S
     try:
-        while True:
-            try:
-                cursor.execute("BEGIN IMMEDIATE")
-            except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline_s:
-                    raise
-                time.sleep(LOCK_POLL_S)
-            else:
-                return
+        _execute_when_free(cursor, "BEGIN IMMEDIATE")
     finally:
         cursor.execute(f"PRAGMA busy_timeout = {int(BUSY_TIMEOUT_S * 1000)}")
         cursor.close()
+
+
+def _execute_when_free(cursor: Any, statement: str) -> None:
+    """Execute a statement as soon as no other connection holds the lock that it needs.
+
+    Raises:
+        sqlite3.OperationalError: that took longer than `BUSY_TIMEOUT_S`.
+    """
+    deadline_s = time.monotonic() + BUSY_TIMEOUT_S
+    while True:
+        try:
+            cursor.execute(statement)
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline_s:
+                raise
+            time.sleep(LOCK_POLL_S)
+        else:
+            return
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import re
 import sqlite3
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -49,6 +50,20 @@ def test_processes_that_start_together_migrate_once(tmp_path: Path) -> None:
 
     answers = [(process.communicate(timeout=60)[0], process.returncode) for process in processes]
     assert answers == [(b"0\n", 0)] * 3
+
+
+@pytest.mark.parametrize("begin", ["BEGIN IMMEDIATE", "BEGIN EXCLUSIVE"])
+def test_a_new_database_that_another_process_writes_is_waited_for(begin: str, tmp_path: Path) -> None:
+    other = sqlite3.connect(tmp_path / "jobs.sqlite", isolation_level=None, check_same_thread=False)
+    other.execute("CREATE TABLE other (a)")
+    other.execute(begin)  # while it is not yet in the mode of a write-ahead log
+    threading.Timer(0.2, lambda: other.execute("COMMIT")).start()
+
+    store = SqlStore(f"sqlite:///{tmp_path / 'jobs.sqlite'}")
+
+    assert store.restarts_requested() == 0
+    store.close()
+    other.close()
 
 
 @pytest.mark.parametrize("newer", ["9999", "9999-9998"])
