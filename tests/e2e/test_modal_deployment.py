@@ -263,23 +263,20 @@ def jobs_in_ledger(fake_modal: FakeModal) -> int:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_job_that_is_killed_in_any_stage_and_delivered_again_ends_once(fake_modal: FakeModal, stage: str) -> None:
-    # A warm preview generation ends within 0.05 s; this many steps of the tiny TRELLIS take several times as long.
-    steps = {"ss_sampling_steps": 50, "slat_sampling_steps": 50}
-    fields = {"engine": "trellis", "resolution": 256, "seed": 4, "texture_size": 1024, **steps}
+    fields = {"engine": "trellis", "resolution": 256, "seed": 4, "texture_size": 1024}
     charged = jobs_in_ledger(fake_modal)
     calls = len(fake_modal.calls())
     with Receiver() as receiver, SlowImageServer(encode(draw_figure(96)), pause_s=0.5) as server:
-        submitted = post(fake_modal, SUBMIT, image=server.url, webhook=receiver.url, **fields).json()
-        dispatch = fake_modal.calls(RUN_JOB)[-1].call_id
         generations = len(fake_modal.calls("TrellisGenerator"))
         if stage == "generate":
-            fake_modal.kill_container_of("TrellisGenerator", after_s=0.02, timeout_s=WAIT_S)
-        else:
-            fake_modal.kill_container_of(
-                RUN_JOB,
-                when=lambda folders: stage_in(folders["/data/work"], submitted["id"]) == stage,
-                timeout_s=WAIT_S,  # two containers start one after the other
+            kill = fake_modal.plan_kill("TrellisGenerator", method="generate", after_s=0.02)
+        submitted = post(fake_modal, SUBMIT, image=server.url, webhook=receiver.url, **fields).json()
+        dispatch = fake_modal.calls(RUN_JOB)[-1].call_id
+        if stage != "generate":
+            kill = fake_modal.plan_kill(
+                RUN_JOB, when=lambda folders: stage_in(folders["/data/work"], submitted["id"]) == stage
             )
+        fake_modal.wait_for_kill(kill, timeout_s=WAIT_S)  # two containers start one after the other
         final = until_final(fake_modal, submitted["id"])
         fake_modal.wait_until(lambda: all(call.is_finished for call in fake_modal.calls(RUN_JOB)), timeout_s=WAIT_S)
         of_job = [call.call_id for call in fake_modal.calls(RUN_JOB)]
@@ -313,10 +310,9 @@ def test_a_job_that_is_killed_in_any_stage_and_delivered_again_ends_once(fake_mo
 
 
 def test_a_generation_whose_container_is_killed_runs_on_another(fake_modal: FakeModal, image: str) -> None:
-    steps = {"ss_sampling_steps": 50, "slat_sampling_steps": 50}
-    submitted = post(fake_modal, SUBMIT, image=image, engine="trellis", resolution=256, seed=4, **steps).json()
-
-    fake_modal.kill_container_of("TrellisGenerator", after_s=0.05)
+    kill = fake_modal.plan_kill("TrellisGenerator", method="generate", after_s=0.05)
+    submitted = post(fake_modal, SUBMIT, image=image, engine="trellis", resolution=256, seed=4).json()
+    fake_modal.wait_for_kill(kill, timeout_s=WAIT_S)
 
     final = until_final(fake_modal, submitted["id"])
     assert final["status"] == "success", final

@@ -20,10 +20,11 @@ from modal_proto import api_pb2
 
 from tests.fakes.modal.conditions import FaultCounter
 from tests.fakes.modal.launch import Launcher
-from tests.fakes.modal.state import App, Attempt, Call, Container, Function, Input, State, new_id
+from tests.fakes.modal.state import App, Attempt, Call, Container, Function, Input, Kill, State, new_id
 from tests.fakes.modal.volume_view import session_pids
 
 Result = api_pb2.GenericResult
+KILL_POLL_S = 0.005
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ class Runner:
         self._limits = limits
         self._faults = faults
         self._tasks: set[asyncio.Task[None]] = set()
+        self._kills: list[Kill] = []
         self._is_closing = False
 
     # Inputs
@@ -117,7 +119,14 @@ class Runner:
         return min(float(function.autoscaler.scaledown_window or 60), self._limits.scaledown_s)
 
     def finish(self, container: Container, item: api_pb2.FunctionPutOutputsItem) -> None:
-        """Accepts an outcome from a container; the outcome of an input that it no longer runs is dropped."""
+        """Accepts an outcome from a container; the outcome of an input that it no longer runs is dropped.
+
+        That of a container which is killed, or which a planned kill waits for, is lost with it.
+        """
+        for kill in list(self._kills):
+            self._carry_out(kill, container, is_last_moment=True)
+        if container.is_killed:
+            return
         attempt = container.running.pop(item.input_id, None)
         if attempt is not None:
             container.function.crashes = 0
@@ -360,9 +369,39 @@ class Runner:
         for function_id in app.function_ids.values():
             self.scale(self._state.functions[function_id])
 
+    def plan(self, kill: Kill) -> None:
+        """Kills the container that a plan is of once there is one, and at the latest before its outcome counts."""
+        self._kills.append(kill)
+        self._look_for(kill)
+
+    def _look_for(self, kill: Kill) -> None:
+        for container in self._state.containers.values():
+            self._carry_out(kill, container)
+        if kill in self._kills and not self._is_closing:
+            asyncio.get_running_loop().call_later(KILL_POLL_S, self._look_for, kill)
+
+    def _carry_out(self, kill: Kill, container: Container, *, is_last_moment: bool = False) -> None:
+        """Kills a container if the plan is of it, and of now."""
+        tag = container.function.tag
+        if kill not in self._kills or kill.name not in (tag, tag.removesuffix(".*")) or container.is_ended:
+            return
+        begins = [
+            attempt.started_at
+            for attempt in container.running.values()
+            if kill.method in ("", attempt.given.payload.method_name)
+        ]
+        if not begins or not (is_last_moment or time.time() - min(begins) >= kill.after_s):
+            return
+        if not kill.when({view.mount_path: view.source for view in container.views.values()}):
+            return
+        (self.preempt if kill.preempt else self.kill)(container)
+        self._kills.remove(kill)
+        kill.task_id = container.task_id
+        kill.done.set()
+
     def kill(self, container: Container) -> None:
         """Sends SIGKILL to a container's process and everything that it started."""
-        container.is_retiring = True
+        container.is_retiring = container.is_killed = True
         if container.process is not None and container.process.returncode is None:
             _kill_session(container.process.pid)
 

@@ -33,7 +33,18 @@ from tests.fakes.modal.grpc_service import Service
 from tests.fakes.modal.launch import Launcher
 from tests.fakes.modal.materials import FileHandlers
 from tests.fakes.modal.runner import Limits, Runner
-from tests.fakes.modal.state import DEFAULT_ENVIRONMENT, App, Attempt, Call, Container, Function, Secret, State, new_id
+from tests.fakes.modal.state import (
+    DEFAULT_ENVIRONMENT,
+    App,
+    Attempt,
+    Call,
+    Container,
+    Function,
+    Kill,
+    Secret,
+    State,
+    new_id,
+)
 from tests.fakes.modal.storage import DictHandlers, QueueHandlers
 from tests.fakes.modal.volumes import VolumeHandlers
 from tests.fakes.modal.web import BlobHandlers, WebServer
@@ -277,49 +288,43 @@ class FakeModal:
 
         self._look(advance)
 
-    def kill_container_of(
+    def plan_kill(
         self,
         name: str,
         *,
+        method: str = "",
         after_s: float = 0.0,
         when: Callable[[Mapping[str, Path]], bool] = lambda _: True,
         preempt: bool = False,
-        timeout_s: float = 60.0,
-    ) -> str:
-        """SIGKILLs a container of the function while it runs an input, which the server then runs again.
+    ) -> Kill:
+        """SIGKILLs the next container of the function that runs an input, which the server then runs again.
+
+        Planned before the input exists, the kill comes at the latest when the container gives its outcome, which is
+        then lost, however short the input is.
 
         Args:
             name: The function, or the class.
+            method: Of a class, the method; empty for all.
             after_s: How long the container runs its input first.
             when: Given its Volumes' folders on this machine by mount path, says whether to kill it now.
             preempt: Interrupt it (SIGINT) and kill it only after the grace period, as a preemption does.
-            timeout_s: How long to wait for a container that runs an input.
+        """
+        kill = Kill(name, method, after_s, when, preempt)
+        self._look(lambda: self._runner.plan(kill))
+        return kill
 
-        Returns:
-            The killed container's task id.
+    def wait_for_kill(self, kill: Kill, *, timeout_s: float = 60.0) -> str:
+        """Waits until a planned kill was carried out; returns the killed container's task id.
 
         Raises:
-            TimeoutError: No container ran an input for that long.
+            TimeoutError: No container ran an input at the planned moment for that long.
         """
-        deadline = time.monotonic() + timeout_s
+        self._await(kill.done.wait, timeout_s)
+        return kill.task_id
 
-        def kill_one() -> str | None:
-            """Runs as one step of the server's loop: between two steps, the input may end."""
-            for container in self._containers(name):
-                if container.is_ended or not container.running:
-                    continue
-                started_at = min(each.started_at for each in container.running.values())
-                folders = {view.mount_path: view.source for view in container.views.values()}
-                if time.time() - started_at >= after_s and when(folders):
-                    (self._runner.preempt if preempt else self._runner.kill)(container)
-                    return container.task_id
-            return None
-
-        while time.monotonic() < deadline:
-            if (task_id := self._look(kill_one)) is not None:
-                return task_id
-            time.sleep(0.005)
-        raise TimeoutError(f"no container of {name} met the condition within {timeout_s} s")
+    def kill_container_of(self, name: str, *, preempt: bool = False) -> str:
+        """SIGKILLs a container that runs an input of the function now; returns its task id."""
+        return self.wait_for_kill(self.plan_kill(name, preempt=preempt))
 
     def redeliver(self, call_id: str, *, timeout_s: float = 60.0) -> list[str]:
         """Runs a call's inputs once more, as at-least-once delivery may; the first outcome stands.

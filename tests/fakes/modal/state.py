@@ -8,7 +8,7 @@ import asyncio
 import secrets
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -244,6 +244,7 @@ class Container:
     events: list[tuple[float, str]] = field(default_factory=list)
     is_ready: bool = False
     is_retiring: bool = False
+    is_killed: bool = False
     is_ended: bool = False
     failure: api_pb2.GenericResult | None = None
     lines: list[str] = field(default_factory=list)
@@ -251,6 +252,29 @@ class Container:
     def note(self, event: str) -> None:
         """Record an event and its time."""
         self.events.append((time.time(), event))
+
+
+@dataclass(eq=False)
+class Kill:
+    """A kill that a test plans: of the container that runs an input of a function at the given moment.
+
+    Attributes:
+        name: the function, or the class.
+        method: of a class, the method; empty for all.
+        after_s: how long the container runs the input first. If that ends earlier, its outcome is lost with it.
+        when: given the container's Volumes' folders on this machine by mount path, whether to kill it now.
+        preempt: interrupt it (SIGINT) and kill it only after the grace period, as a preemption does.
+        task_id: of the container that was killed.
+        done: set once it was killed.
+    """
+
+    name: str
+    method: str
+    after_s: float
+    when: Callable[[Mapping[str, Path]], bool]
+    preempt: bool
+    task_id: str = ""
+    done: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 @dataclass

@@ -141,6 +141,18 @@ def test_a_lost_container_has_its_input_run_again(
     assert fake_modal.wait_for(call.object_id).crashes == 1
 
 
+def test_a_planned_kill_meets_an_input_however_short_it_is(
+    fake_modal: FakeModal, function: Callable[[str], Any]
+) -> None:
+    kill = fake_modal.plan_kill("double", after_s=30)
+    call = function("double").spawn(4)
+
+    fake_modal.wait_for_kill(kill)
+
+    assert call.get(timeout=10) == 8
+    assert fake_modal.wait_for(call.object_id).crashes == 1
+
+
 def test_a_redelivered_input_runs_beside_the_first_and_the_first_outcome_stands(
     fake_modal: FakeModal, function: Callable[[str], Any], state: modal.Dict
 ) -> None:
