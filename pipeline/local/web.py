@@ -52,6 +52,7 @@ def run_web(
         config = uvicorn.Config(
             create_app(settings, service=service),
             http=bounded_protocol(limit=max_connections()),
+            loop="uvloop",
             log_config=None,
             access_log=False,
             timeout_keep_alive=KEEP_ALIVE_S,
