@@ -10,6 +10,7 @@ One image without a deployment: `modal run modal_app.py --image robot.png --out 
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Sequence
 from functools import cache
@@ -24,7 +25,7 @@ from pipeline.on_modal.one_shot import run_from_terminal, with_field_options
 from pipeline.on_modal.preload import preload, preload_options
 from pipeline.on_modal.remote_call import marked_as_remote
 from pipeline.on_modal.requirements import requirements
-from pipeline.on_modal.settings import ScalingSettings, environment_of_containers
+from pipeline.on_modal.settings import ScalingSettings, environment_of_containers, unknown_settings
 from pipeline.settings import Settings
 
 if TYPE_CHECKING:
@@ -44,6 +45,9 @@ MINUTES = 60
 NAME = "image-to-3d"
 # Read once per process. Containers get them by their environment, since they import this file without the deployer's.
 SETTINGS, SCALING = Settings(), ScalingSettings()
+if modal.is_local():
+    for sentence in unknown_settings():
+        print(f"warning: {sentence}", file=sys.stderr)
 ENVIRONMENT = environment_of_containers(engine=SCALING.engine, weights="/weights", data_dir="/data")
 BLOCKLIST = "/blocklist.txt"  # a copy of the deployer's file, in the web function
 if SETTINGS.prompt_blocklist_file is not None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -28,6 +29,8 @@ HOUR_S = 3600.0
 DAY_S = 24 * HOUR_S
 MIN_SECRET_CHARS = 16
 PREFIX = "IMAGE_TO_3D_"
+CLIENT_VARIABLES = (f"{PREFIX}URL", f"{PREFIX}KEY")
+"""By these the examples for clients know the service and their key."""
 DATABASE_NAME = "jobs.sqlite"
 
 Time = Annotated[float, Field(ge=0, le=1)]
@@ -390,6 +393,25 @@ def split_list(text: str) -> tuple[str, ...]:
 def variable_of(name: str) -> str:
     """The environment variable of a setting."""
     return f"{PREFIX}{name.upper()}"
+
+
+def unknown_variables(*models: type[BaseSettings]) -> list[str]:
+    """A sentence on each variable of the environment that is named like a setting and is none of these models."""
+    known = set(CLIENT_VARIABLES)
+    for model in models:
+        known.update(map(variable_of, model.model_fields))
+        for field in model.model_fields.values():
+            if isinstance(field.validation_alias, AliasChoices):
+                known.update(str(choice) for choice in field.validation_alias.choices)
+    unknown = sorted(name for name in os.environ if name.upper().startswith(PREFIX) and name.upper() not in known)
+    sentences = []
+    for name in unknown:
+        nearest = get_close_matches(
+            name.upper().removeprefix(PREFIX), [each.removeprefix(PREFIX) for each in known], n=1
+        )
+        hint = f": did you mean {PREFIX}{nearest[0]}?" if nearest else "."
+        sentences.append(f"{name} is not a setting of this version{hint}")
+    return sentences
 
 
 def environment_with(variables: Mapping[str, str]) -> dict[str, str]:

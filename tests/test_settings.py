@@ -10,6 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from pipeline.jobs.model import KeyLimits
+from pipeline.on_modal.settings import unknown_settings
 from pipeline.secrets import load_master_keys
 from pipeline.settings import Settings
 from pipeline.version import __version__
@@ -21,6 +22,18 @@ HEAVY = ("torch", "numpy", "scipy", "trimesh", "boto3", "alembic")
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("IMAGE_TO_3D_DATABASE_URL", "DATABASE_URL", "IMAGE_TO_3D_DATA_DIR", "IMAGE_TO_3D_SECRET_KEYS"):
         monkeypatch.delenv(name, raising=False)
+
+
+def test_a_variable_that_is_named_like_a_setting_and_is_none_is_told_with_the_nearest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("MAX_QUEUED", "MASTER_KEY", "GPUS", "MAX_QUEUD", "TEAM"):  # the first three are settings
+        monkeypatch.setenv(f"IMAGE_TO_3D_{name}", "1")
+
+    assert unknown_settings() == [
+        "IMAGE_TO_3D_MAX_QUEUD is not a setting of this version: did you mean IMAGE_TO_3D_MAX_QUEUED?",
+        "IMAGE_TO_3D_TEAM is not a setting of this version.",
+    ]
 
 
 def test_a_setting_is_its_name_in_capitals_behind_the_prefix(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,6 +75,7 @@ def findings(settings: Settings, *, key: str | None, runs_job: bool) -> Iterator
 
     checks: list[tuple[str, Callable[[], Iterator[Finding]]]] = [
         ("python", _python),
+        ("settings", _settings),
         ("engine", lambda: _engines(settings)),
         ("formats", lambda: _formats(settings)),
         ("gpu", lambda: _gpu(settings)),
@@ -98,6 +99,14 @@ def _python() -> Iterator[Finding]:
     from pipeline.version import __version__
 
     yield Finding("python", "ok", f"image-to-3d {__version__}, Python {platform.python_version()}, {sys.executable}")
+
+
+def _settings() -> Iterator[Finding]:
+    """The variables that are named like settings and change nothing."""
+    from pipeline.on_modal.settings import unknown_settings
+
+    unknown = unknown_settings()
+    yield Finding("settings", "warning" if unknown else "ok", " ".join(unknown) or "every variable is one of a setting")
 
 
 def _engines(settings: Settings) -> Iterator[Finding]:

@@ -112,10 +112,13 @@ def _started(data: Path | None, **given: Any) -> Iterator[Settings]:
     """Settings and logging of a process of the service. An `ImageTo3DError` is printed as one sentence, exit code 1."""
     from pipeline.engines.registry import find_spec
     from pipeline.errors import CannotStart, ImageTo3DError
+    from pipeline.on_modal.settings import unknown_settings
     from pipeline.private_files import make_private_folder
     from pipeline.telemetry import configure_logging
 
     settings = settings_for(data, **given)
+    for sentence in unknown_settings():
+        typer.echo(f"warning: {sentence}", err=True)
     try:
         for name in (*settings.offered_engines, *settings.worker_engines):
             find_spec(name)

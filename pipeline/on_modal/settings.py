@@ -12,7 +12,7 @@ from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from pipeline.engines.registry import EngineSpec, gpus_of
-from pipeline.settings import PREFIX, Settings, present_variables, split_list, variable_of
+from pipeline.settings import PREFIX, Settings, present_variables, split_list, unknown_variables, variable_of
 
 
 class ScalingSettings(BaseSettings):
@@ -119,3 +119,8 @@ def environment_of_containers(**defaults: str) -> dict[str, str]:
     variables = (*(variable_of(name) for name in sorted(names)), *OTEL_VARIABLES)
     given = {variable_of(name): value for name, value in (CONTAINER_DEFAULTS | defaults).items()}
     return CLIENT_VARIABLES | given | present_variables((*variables, *CLIENT_VARIABLES))
+
+
+def unknown_settings() -> list[str]:
+    """A sentence on each variable of the environment that is named like a setting of a deployment and is none."""
+    return unknown_variables(Settings, ScalingSettings)

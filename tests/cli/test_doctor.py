@@ -53,6 +53,17 @@ def test_a_fresh_folder_is_told_what_is_missing_and_stays_empty(tmp_path: Path) 
     assert found["disk"][0] in ("ok", "warning") and not (tmp_path / "data").exists()
 
 
+def test_a_misspelt_setting_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ("--data", str(tmp_path), "--skip-job")
+    assert run(*words)[1]["settings"][0] == "ok"
+
+    monkeypatch.setenv("IMAGE_TO_3D_MAX_QUEUD", "5")
+
+    verdict, detail = run(*words)[1]["settings"]
+    assert verdict == "warning"
+    assert "did you mean IMAGE_TO_3D_MAX_QUEUED?" in detail
+
+
 def test_the_formats_are_those_that_requests_may_name_and_what_the_others_need(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
