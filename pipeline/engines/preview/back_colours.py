@@ -49,8 +49,6 @@ BLOCK = 1024
 """Patches compared at once: 13 MB of differences."""
 PLAIN_DELTA_E = 12.0
 """Patches that differ by less are not rare, however plain the rest is."""
-ATTEMPTS = 3
-"""A feature of the front that the back repeats is no source in the next attempt."""
 TALLEST_SIDE_VIEW = 0.9
 """Width relative to height: a taller subject counts as seen from its front."""
 
@@ -92,14 +90,12 @@ def invent_back_colours(image: SubjectImage, *, seed: int) -> NDArray[np.float32
     cost += np.interp(outer_energy, OUTER_ENERGIES, PLAINNESS_COSTS) * (1 - find_detail(image.colours, mask))
     cost[~mask | is_rare | (rows.depths > DEEPEST_SOURCE)] = FORBIDDEN
     features = Features.of_front(image.colours, mask)
-    back, synthesis = image.colours, PatchSynthesis(image.colours, target, mask, rows.start_columns)
-    for _ in range(ATTEMPTS):
-        back = synthesis.fill(cost.astype(np.float32), seed=seed)
-        repeated = features.find_repeated(back, target)
-        if not repeated.any():
-            break
-        cost[repeated] = FORBIDDEN
-    return back
+    synthesis = PatchSynthesis(image.colours, target, mask, rows.start_columns)
+    return synthesis.fill(
+        cost.astype(np.float32),
+        seed=seed,
+        find_unwanted=lambda back: features.find_repeated(back, target),  # a feature that the back repeats
+    )
 
 
 def is_seen_from_side(mask: NDArray[np.bool_]) -> bool:

@@ -11,6 +11,7 @@ by-example noise using a histogram-preserving blending operator", PACMCGIT 1 (20
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -29,6 +30,7 @@ SIDE = 2 * RADIUS + 1
 FINEST_PX, COARSEST_PX = 375, 75
 ROUNDS = (6, 4, 3, 2)
 """Searches and votes of each level, coarsest first; the last number holds for all further levels."""
+MOST_RESTARTS = 2
 SWEEPS = 2
 """PatchMatch passes of a search, in alternating directions."""
 HEIGHT_COST = 8e3
@@ -49,8 +51,7 @@ FORBIDDEN = np.float32(1e6)
 
 
 class PatchSynthesis:
-    """Fills a region of an image, for any costs of its sources. A further search does not start from the one before:
-    what that had taken from sources that are excluded since would leave its outline.
+    """Fills a region of an image.
 
     Args:
         colours: (H, W, 3) sRGB in [0, 1].
@@ -71,40 +72,67 @@ class PatchSynthesis:
         self._target = target
         self._inside = inside
         self._start_columns = start_columns
-        self._seams: SeamSolver | None = None
+        size = max(target.shape)
+        self._scale = max(1.0, size / FINEST_PX)
+        self._coarsest = max(0, int(np.ceil(np.log2(size / self._scale / COARSEST_PX))))
 
-    def fill(self, source_cost: NDArray[np.float32], *, seed: int) -> NDArray[np.float32]:
+    def fill(
+        self,
+        source_cost: NDArray[np.float32],
+        *,
+        seed: int,
+        find_unwanted: Callable[[NDArray[np.float32]], NDArray[np.bool_]] | None = None,
+    ) -> NDArray[np.float32]:
         """Fill the region.
 
         Args:
             source_cost: (H, W) cost of taking a patch around each pixel, in squared Lab units; `FORBIDDEN` excludes it.
             seed: of the random search.
+            find_unwanted: Given the image as all levels but the finest fill it, (H, W, 3) sRGB, finds pixels, (H, W),
+                that are no sources after all. The search begins anew without them, up to `MOST_RESTARTS` times. It does
+                not start from the one before: what that had taken from them would leave its outline.
 
         Returns:
             (H, W, 3) sRGB in [0, 1]; equal to `colours` outside the target.
         """
-        size = max(self._target.shape)
-        scale = max(1.0, size / FINEST_PX)
-        coarsest = max(0, int(np.ceil(np.log2(size / scale / COARSEST_PX))))
-        search: _Search | None = None
-        for level in range(coarsest, -1, -1):
-            factor = scale * 2**level
+        levels = range(self._coarsest, -1, -1)
+        coarser = levels[:-1] or levels
+        search = self._refine(None, coarser, source_cost, seed)
+        for _ in range(MOST_RESTARTS):
+            if search is None or find_unwanted is None:
+                break
+            unwanted = find_unwanted(self._with_region(search.resized(self._target.shape))) & (source_cost < FORBIDDEN)
+            if not unwanted.any():  # or only what was no source anyway: the search would find the same
+                break
+            source_cost = np.where(unwanted, FORBIDDEN, source_cost)
+            search = self._refine(None, coarser, source_cost, seed)
+        search = self._refine(search, levels[len(coarser) :], source_cost, seed)
+        if search is None:
+            return self._colours
+        seams = SeamSolver(search.target, _reduced(self._inside, search.target.shape) > 0.5)
+        correction = seams.correction(search.exemplar, search.sources)
+        return self._with_region(search.full_size(self._lab, self._target, correction))
+
+    def _refine(
+        self, search: _Search | None, levels: range, source_cost: NDArray[np.float32], seed: int
+    ) -> _Search | None:
+        """Search on further levels; return the last one, None if none so far had both a patch to fill and a source."""
+        for level in levels:
+            factor = self._scale * 2**level
             finer = _Search.at_level(self._lab, self._target, source_cost, self._start_columns, factor)
             if not finer.is_solvable:
                 continue
             if search is not None:
                 finer.take_over(search)
-            for k in range(ROUNDS[min(coarsest - level, len(ROUNDS) - 1)]):
+            for k in range(ROUNDS[min(self._coarsest - level, len(ROUNDS) - 1)]):
                 finer.improve(seed + 1000 * level + k)
                 finer.vote()
             search = finer
-        if search is None:
-            return self._colours
-        if self._seams is None or self._seams.target.shape != search.target.shape:
-            self._seams = SeamSolver(search.target, _reduced(self._inside, search.target.shape) > 0.5)
-        correction = self._seams.correction(search.exemplar, search.sources)
-        filled = cv2.cvtColor(search.full_size(self._lab, self._target, correction), cv2.COLOR_LAB2RGB)
-        return np.where(self._target[..., None], np.clip(filled, 0, 1), self._colours)
+        return search
+
+    def _with_region(self, lab: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the image with the region of another one: (H, W, 3) Lab -> sRGB."""
+        return np.where(self._target[..., None], np.clip(cv2.cvtColor(lab, cv2.COLOR_LAB2RGB), 0, 1), self._colours)
 
 
 @dataclass(eq=False)
@@ -231,6 +259,11 @@ class _Search:
         scale = max(float(np.percentile(costs, 75)) / VOTE_SHARPNESS, 1.0)
         weights[rows, columns] = np.maximum(np.exp(-np.minimum(costs, 1e4) / scale), 1e-6)
         return weights
+
+    def resized(self, shape: tuple[int, ...]) -> NDArray[np.float32]:
+        """Resize the canvas: (H, W, 3) Lab."""
+        size = (shape[1], shape[0])
+        return np.asarray(cv2.resize(self.canvas, size, interpolation=cv2.INTER_CUBIC), np.float32)
 
     def full_size(
         self, lab: NDArray[np.float32], target: NDArray[np.bool_], correction: NDArray[np.float32]

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from pipeline.engines.preview.patch_synthesis import FORBIDDEN, RADIUS, PatchSynthesis, _search
+from pipeline.engines.preview.patch_synthesis import FORBIDDEN, RADIUS, ROUNDS, PatchSynthesis, _Search, _search
 from pipeline.engines.preview.seams import SeamSolver
 
 
@@ -64,6 +64,31 @@ def test_excluded_sources_do_not_appear() -> None:
     found = fill(colours, hole(), cost)
 
     assert found[hole()][:, 0].max() < 0.4
+
+
+def test_unwanted_pixels_are_no_sources_and_the_search_begins_anew_only_for_new_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    colours = textured(160) * np.float32([0.1, 1, 1])
+    target = cv2.resize(hole().astype(np.uint8), (160, 160)) > 0
+    red = np.zeros_like(target)
+    red[60:100, 5:45] = True
+    colours[red] = (1, 0, 0)
+    unwanted = cv2.dilate(red.astype(np.uint8), np.ones((4 * RADIUS + 1,) * 2, np.uint8)) > 0
+    columns = np.broadcast_to(np.arange(160, dtype=np.float32), target.shape)
+    synthesis = PatchSynthesis(colours, target, np.ones_like(target), np.where(target, 25, columns).astype(np.float32))
+    source_cost = np.where(target, FORBIDDEN, 0).astype(np.float32)
+    seen: list[np.ndarray] = []
+    searched: list[int] = []
+    improve = _Search.improve
+    monkeypatch.setattr(_Search, "improve", lambda level, seed: searched.append(seed) or improve(level, seed))
+
+    found = synthesis.fill(source_cost, seed=1, find_unwanted=lambda image: seen.append(image) or unwanted)
+
+    assert seen[0][target][:, 0].max() > 0.9, "the coarser levels took what nobody had excluded"
+    assert found[target][:, 0].max() < 0.4
+    assert len(seen) == 2
+    assert len(searched) == 2 * sum(ROUNDS[:2]) + ROUNDS[2], "the coarser levels twice, the finest one once"
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 50), (20, 20)])
