@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from functools import cache
 
 import numpy as np
@@ -15,7 +16,7 @@ from pipeline.engines.preview.view_direction import ViewDirection
 from pipeline.errors import InvalidRequest, UnreadableImage
 from schemas.contract import ViewAngle
 from tests.reference.carved_overlap import share_of_hull
-from tests.reference.subjects import crop, subject_views
+from tests.reference.subjects import SUBJECTS, crop, subject_views
 
 USUAL: tuple[ViewAngle, ...] = (0.0, 90.0, 180.0)
 
@@ -109,6 +110,21 @@ def test_views_of_different_subjects_are_refused_or_warned_of_with_the_numbers()
         arrange_views(several, None, max_side_px=512)
     two = arrange_views([view("character", 0.0), view("teapot", 0.0)], None, max_side_px=512)
     assert "They may show different subjects" in two.warnings[-1]
+
+
+@pytest.mark.parametrize(("first", "second"), [*itertools.permutations(SUBJECTS, 2)])
+def test_two_views_of_different_subjects_are_refused_or_warned_of(first: str, second: str) -> None:
+    try:
+        warnings = arrange_views([view(first, 0.0), view(second, 0.0)], None, max_side_px=512).warnings
+    except UnreadableImage:
+        return
+    assert "They may show different subjects" in warnings[-1]
+
+
+@pytest.mark.parametrize("name", SUBJECTS)
+@pytest.mark.parametrize("side", [90.0, 270.0])
+def test_two_views_of_one_subject_are_not_warned_of(name: str, side: float) -> None:
+    assert arrange_views(views(name, 0.0, side), (0.0, side), max_side_px=512).warnings == ()
 
 
 def test_a_wrong_angle_is_warned_of() -> None:
