@@ -44,7 +44,7 @@ def answer_to(port: int, head: bytes) -> bytes:
         connection.sendall(head)
         while piece := connection.recv(65536):
             received += piece
-        return received
+    return received
 
 
 @pytest.mark.parametrize("order", [0, 1])
