@@ -21,7 +21,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from pipeline.engines.preview.nearest import nearest_position
-from pipeline.engines.preview.seams import SeamSolver
+from pipeline.engines.preview.seams import shading_correction
 from pipeline.mesh.kernels import kernel
 
 RADIUS = 3
@@ -109,8 +109,8 @@ class PatchSynthesis:
         search = self._refine(search, levels[len(coarser) :], source_cost, seed)
         if search is None:
             return self._colours
-        seams = SeamSolver(search.target, _reduced(self._inside, search.target.shape) > 0.5)
-        correction = seams.correction(search.exemplar, search.sources)
+        inside = _reduced(self._inside, search.target.shape) > 0.5
+        correction = shading_correction(search.exemplar, search.sources, target=search.target, inside=inside)
         return self._with_region(search.full_size(self._lab, self._target, correction))
 
     def _refine(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
@@ -18,85 +16,59 @@ REACH_PX = 16
 NEIGHBOURS = ((0, 1), (0, -1), (1, 0), (-1, 0))
 
 
-class SeamSolver:
-    """Solves a screened Poisson equation for the colours of a filled region, for any sources.
+def shading_correction(
+    exemplar: NDArray[np.float32],
+    sources: NDArray[np.int32],
+    *,
+    target: NDArray[np.bool_],
+    inside: NDArray[np.bool_],
+) -> NDArray[np.float32]:
+    """Return what to add to the colours of the sources of a filled region.
 
-    Their gradients are those of the sources, and they equal the exemplar at the region's rim, so that no step of
-    shading shows between patches; a border between two materials keeps its step. The matrix depends on the region
-    alone, and is factorised once.
+    Solves a screened Poisson equation: the gradients are those of the sources, and the colours equal the exemplar at the
+    region's rim, so that no step of shading shows between patches; a border between two materials keeps its step.
     Source: Pérez, Gangnet, Blake, "Poisson image editing", ACM TOG 22 (2003); the screening: Bhat, Curless, Cohen,
     Zitnick, "Fourier analysis of the 2D screened Poisson equation", ECCV 2008.
 
     Args:
+        exemplar: (h, w, 3) Lab of the image.
+        sources: (h, w, 2) row and column in the exemplar from which each pixel was copied.
         target: (h, w) pixels that were filled.
         inside: (h, w) pixels of the subject.
+
+    Returns:
+        (h, w, 3) Lab; 0 outside the target.
     """
-
-    def __init__(self, target: NDArray[np.bool_], inside: NDArray[np.bool_]) -> None:
-        self.target = target
-        self._pixels = pixels = np.argwhere(target)
-        count = len(pixels)
-        number = np.full(target.shape, -1)
-        number[target] = np.arange(count)
-        diagonal = np.full(count, 1 / REACH_PX**2)
-        rows, columns = [], []
-        self._neighbours: list[_Neighbours] = []
-        for direction in np.array(NEIGHBOURS):
-            neighbour = pixels + direction
-            is_known = ((neighbour >= 0) & (neighbour < target.shape)).all(axis=1)
-            neighbour = np.where(is_known[:, None], neighbour, pixels)
-            at = (neighbour[:, 0], neighbour[:, 1])
-            is_known &= inside[at]
-            diagonal += is_known
-            is_free = is_known & target[at]
-            rows.append(np.flatnonzero(is_free))
-            columns.append(number[at][is_free])
-            self._neighbours.append(_Neighbours(direction, neighbour, is_known, is_known & ~target[at]))
-        row, column = np.concatenate(rows), np.concatenate(columns)
-        matrix = sparse.coo_matrix((-np.ones(len(row)), (row, column)), shape=(count, count)) + sparse.diags(diagonal)
-        # Symmetric positive definite, so no pivoting is needed; see `inflate.solve_poisson`.
-        self._solver = splu(
-            matrix.tocsc(), permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True}
-        )
-
-    def correction(self, exemplar: NDArray[np.float32], sources: NDArray[np.int32]) -> NDArray[np.float32]:
-        """Return what to add to the colours of the sources.
-
-        Args:
-            exemplar: (h, w, 3) Lab of the image.
-            sources: (h, w, 2) row and column in the exemplar from which each pixel was copied.
-
-        Returns:
-            (h, w, 3) Lab; 0 outside the target.
-        """
-        own = np.argwhere(np.ones_like(self.target)).reshape(*self.target.shape, 2)
-        sources = np.where(self.target[..., None], sources, own)
-        source = sources[self.target]
-        copied = _colours_at(exemplar, source)
-        right = copied / REACH_PX**2
-        for to in self._neighbours:
-            at = (to.pixels[:, 0], to.pixels[:, 1])
-            right -= _gradient(exemplar, source, sources[at], to.direction) * to.is_known[:, None]
-            right[to.is_fixed] += _colours_at(exemplar, to.pixels[to.is_fixed])
-        correction = np.zeros_like(exemplar)
-        correction[self.target] = self._solver.solve(right) - copied
-        return correction
-
-
-@dataclass(frozen=True, eq=False)
-class _Neighbours:
-    """The neighbours of the region's pixels in one direction; each pixel itself where it has none in the image.
-
-    Attributes:
-        pixels: (P, 2) row and column.
-        is_known: (P,) whether the neighbour belongs to the subject.
-        is_fixed: (P,) and not to the region.
-    """
-
-    direction: NDArray[np.integer]
-    pixels: NDArray[np.integer]
-    is_known: NDArray[np.bool_]
-    is_fixed: NDArray[np.bool_]
+    pixels = np.argwhere(target)
+    count = len(pixels)
+    number = np.full(target.shape, -1)
+    number[target] = np.arange(count)
+    own = np.argwhere(np.ones_like(target)).reshape(*target.shape, 2)
+    sources = np.where(target[..., None], sources, own)
+    source = sources[target]
+    copied = _colours_at(exemplar, source)
+    right = copied / REACH_PX**2
+    diagonal = np.full(count, 1 / REACH_PX**2)
+    rows, columns = [], []
+    for direction in np.array(NEIGHBOURS):
+        neighbour = pixels + direction
+        is_known = ((neighbour >= 0) & (neighbour < target.shape)).all(axis=1)
+        neighbour = np.where(is_known[:, None], neighbour, pixels)
+        at = (neighbour[:, 0], neighbour[:, 1])
+        is_known &= inside[at]
+        is_free, is_fixed = is_known & target[at], is_known & ~target[at]
+        diagonal += is_known
+        rows.append(np.flatnonzero(is_free))
+        columns.append(number[at][is_free])
+        right -= _gradient(exemplar, source, sources[at], direction) * is_known[:, None]
+        right[is_fixed] += _colours_at(exemplar, neighbour[is_fixed])
+    row, column = np.concatenate(rows), np.concatenate(columns)
+    matrix = sparse.coo_matrix((-np.ones(len(row)), (row, column)), shape=(count, count)) + sparse.diags(diagonal)
+    # Symmetric positive definite, so no pivoting is needed; see `inflate.solve_poisson`.
+    solver = splu(matrix.tocsc(), permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True})
+    correction = np.zeros_like(exemplar)
+    correction[target] = solver.solve(right) - copied
+    return correction
 
 
 def _gradient(

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from pipeline.engines.preview.patch_synthesis import FORBIDDEN, RADIUS, ROUNDS, PatchSynthesis, _Search, _search
-from pipeline.engines.preview.seams import SeamSolver
+from pipeline.engines.preview.seams import shading_correction
 
 
 def fill(colours: np.ndarray, target: np.ndarray, cost: np.ndarray | None = None, *, seed: int = 1) -> np.ndarray:
@@ -133,7 +133,7 @@ def test_a_step_of_shading_between_two_sources_disappears_and_a_border_stays() -
     def steps(right: tuple[float, float, float]) -> np.ndarray:
         exemplar[:, :30], exemplar[:, 30:] = (50, 0, 0), right
         copied = exemplar[sources[..., 0], sources[..., 1]]
-        filled = copied + SeamSolver(target, np.ones_like(target)).correction(exemplar, sources)
+        filled = copied + shading_correction(exemplar, sources, target=target, inside=np.ones_like(target))
         return np.abs(np.diff(filled[4], axis=0)).max(axis=0)
 
     assert steps((60, 0, 0))[0] < 2
