@@ -25,8 +25,8 @@ def shading_correction(
 ) -> NDArray[np.float32]:
     """Return what to add to the colours of the sources of a filled region.
 
-    Solves a screened Poisson equation: the gradients are those of the sources, and the colours equal the exemplar at the
-    region's rim, so that no step of shading shows between patches; a border between two materials keeps its step.
+    Solves a screened Poisson equation: the gradients are those of the sources, and the colours equal the exemplar at
+    the region's rim, so that no step of shading shows between patches; a border between two materials keeps its step.
     Source: Pérez, Gangnet, Blake, "Poisson image editing", ACM TOG 22 (2003); the screening: Bhat, Curless, Cohen,
     Zitnick, "Fourier analysis of the 2D screened Poisson equation", ECCV 2008.
 
