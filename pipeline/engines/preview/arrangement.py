@@ -9,7 +9,7 @@ The rule, with shares measured by `unexplained_shares` on the chosen angles and 
 - Stated sides are kept, but warned of when the colours of front, back and sides fit the opposite sides better.
 
 Rendered views of one subject have shares up to 0.06 and colours up to 0.41, two of them up to 0.34; views of five
-different ones have a mean share of at least 0.1 and colours from 0.55 on (`python -m scripts.benchmarks preview views`).
+different ones have a mean share of at least 0.1 and colours from 0.55 on (see `scripts.benchmarks preview views`).
 """
 
 from __future__ import annotations
