@@ -397,7 +397,7 @@ def variable_of(name: str) -> str:
 
 def unknown_variables(*models: type[BaseSettings]) -> list[str]:
     """A sentence on each variable of the environment that is named like a setting and is none of these models."""
-    known = set(CLIENT_VARIABLES)
+    known: set[str] = {*CLIENT_VARIABLES}
     for model in models:
         known.update(map(variable_of, model.model_fields))
         for field in model.model_fields.values():
