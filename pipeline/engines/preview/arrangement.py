@@ -5,7 +5,7 @@ The rule, with shares measured by `unexplained_shares` on the chosen angles and 
 - A mean share above `REFUSED_MEAN` is refused: no body looks like that. Where the colours differ by more than
   `REFUSED_COLOURS` too, a mean above `REFUSED_MEAN_OF_OTHER_COLOURS` is enough.
 - A share above `DOUBTED_SHARE`, or colours further apart than `DOUBTED_COLOURS`, is warned of, with the numbers. Two
-  silhouettes from the side hardly ever contradict each other, so of two views the colours must agree better.
+  silhouettes from the side hardly ever contradict each other, so the colours of two must agree better.
 - Stated sides are kept, but warned of when the colours of front, back and sides fit the opposite sides better.
 
 Rendered views of one subject have shares up to 0.06 and colours up to 0.41, two of them up to 0.34; views of five
@@ -152,7 +152,8 @@ def _doubts(chosen: _Candidate, distance: float) -> list[str]:
             f"The views disagree: {_percentages(chosen.shares)} of the silhouettes from {in_words(chosen.angles)} "
             "contradict the other views. They may show different subjects, or be from other angles."
         )
-    usual = DOUBTED_COLOURS_OF_TWO if len(chosen.images) == 2 else DOUBTED_COLOURS
+    from_the_side = sum(direction.is_level for direction in chosen.directions)
+    usual = DOUBTED_COLOURS_OF_TWO if from_the_side == 2 else DOUBTED_COLOURS
     if distance > usual:
         warnings.append(
             f"The colours of neighbouring views differ by {distance:.2f} where they should show the same; up to "
