@@ -76,6 +76,21 @@ def test_no_state_of_the_page_has_a_serious_finding(
     assert findings(page, axe) == []
 
 
+def test_a_cancelled_upload_is_told_in_view_and_marks_no_field(visit: Callable[..., Visit], figure: bytes) -> None:
+    here = visit(viewport=PHONE)
+    page = here.page
+    page.route("**/3d/image_to_3d", lambda route: None)  # never answered, so the image is still being sent
+    here.drop(("figure.png", figure))
+    page.click("#submit")
+
+    page.click("#cancel")
+
+    here.expect_state("failed")
+    expect(page.locator("#failure")).to_have_text("The image was not sent, and no job was made.")
+    expect(page.locator("#failure-title")).to_be_in_viewport(ratio=1)
+    expect(page.locator("[aria-invalid]")).to_have_count(0)
+
+
 @pytest.mark.parametrize("viewport", [LOW, PHONE], ids=["low", "phone"])
 def test_key_button_and_result_are_in_view_without_scrolling(
     visit: Callable[..., Visit], figure: bytes, viewport: dict[str, int]

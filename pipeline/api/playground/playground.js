@@ -84,7 +84,7 @@ function showFailure(title, message, { status, code, retryable, retryAfter, keep
   at("notice-box").hidden = place !== "notice";
   turnTo(place === "notice" ? "done" : "failed", `${title}. ${message}`);
   if (shown) setAddress(`#job/${shown.id}`);
-  showProblem(message, { status, code });
+  if (status || code) showProblem(message, { status, code }); // only what the service says begins with a field
 }
 
 async function showEnd(body) {
