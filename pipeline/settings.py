@@ -397,20 +397,20 @@ def variable_of(name: str) -> str:
 
 def unknown_variables(*models: type[BaseSettings]) -> list[str]:
     """A sentence on each variable of the environment that is named like a setting and is none of these models."""
-    known: set[str] = {*CLIENT_VARIABLES}
+    names: set[str] = {*CLIENT_VARIABLES}
     for model in models:
-        known.update(map(variable_of, model.model_fields))
-        for field in model.model_fields.values():
-            if isinstance(field.validation_alias, AliasChoices):
-                known.update(str(choice) for choice in field.validation_alias.choices)
-    unknown = sorted(name for name in os.environ if name.upper().startswith(PREFIX) and name.upper() not in known)
+        for field_name, field in model.model_fields.items():
+            alias = field.validation_alias
+            names.update(map(str, alias.choices) if isinstance(alias, AliasChoices) else [variable_of(field_name)])
+    known = {name.removeprefix(PREFIX) for name in names if name.startswith(PREFIX)}
     sentences = []
-    for name in unknown:
-        nearest = get_close_matches(
-            name.upper().removeprefix(PREFIX), [each.removeprefix(PREFIX) for each in known], n=1
-        )
+    for variable in sorted(os.environ):
+        name = variable.upper().removeprefix(PREFIX)
+        if name == variable.upper() or name in known:
+            continue
+        nearest = get_close_matches(name, known, n=1)
         hint = f": did you mean {PREFIX}{nearest[0]}?" if nearest else "."
-        sentences.append(f"{name} is not a setting of this version{hint}")
+        sentences.append(f"{variable} is not a setting of this version{hint}")
     return sentences
 
 

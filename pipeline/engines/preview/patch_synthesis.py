@@ -31,6 +31,7 @@ FINEST_PX, COARSEST_PX = 375, 75
 ROUNDS = (6, 4, 3, 2)
 """Searches and votes of each level, coarsest first; the last number holds for all further levels."""
 MOST_RESTARTS = 2
+"""How often the search begins anew without sources that turned out unwanted."""
 SWEEPS = 2
 """PatchMatch passes of a search, in alternating directions."""
 HEIGHT_COST = 8e3
