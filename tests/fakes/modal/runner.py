@@ -374,6 +374,11 @@ class Runner:
         self._kills.append(kill)
         self._look_for(kill)
 
+    def call_off(self, kill: Kill) -> None:
+        """Forgets a planned kill that was not carried out."""
+        if kill in self._kills:
+            self._kills.remove(kill)
+
     def _look_for(self, kill: Kill) -> None:
         for container in self._state.containers.values():
             self._carry_out(kill, container)

@@ -317,9 +317,13 @@ class FakeModal:
         """Waits until a planned kill was carried out; returns the killed container's task id.
 
         Raises:
-            TimeoutError: No container ran an input at the planned moment for that long.
+            TimeoutError: No container ran an input at the planned moment for that long; none is killed later.
         """
-        self._await(kill.done.wait, timeout_s)
+        try:
+            self._await(kill.done.wait, timeout_s)
+        except TimeoutError:
+            self._look(lambda: self._runner.call_off(kill))
+            raise
         return kill.task_id
 
     def kill_container_of(self, name: str, *, preempt: bool = False) -> str:

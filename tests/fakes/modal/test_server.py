@@ -153,6 +153,19 @@ def test_a_planned_kill_meets_an_input_however_short_it_is(
     assert fake_modal.wait_for(call.object_id).crashes == 1
 
 
+def test_a_kill_that_was_waited_for_in_vain_is_called_off(
+    fake_modal: FakeModal, function: Callable[[str], Any]
+) -> None:
+    kill = fake_modal.plan_kill("double")
+    with pytest.raises(TimeoutError):
+        fake_modal.wait_for_kill(kill, timeout_s=0.1)
+
+    call = function("double").spawn(5)
+
+    assert call.get(timeout=10) == 10
+    assert fake_modal.wait_for(call.object_id).crashes == 0
+
+
 def test_a_redelivered_input_runs_beside_the_first_and_the_first_outcome_stands(
     fake_modal: FakeModal, function: Callable[[str], Any], state: modal.Dict
 ) -> None:
